@@ -1,0 +1,78 @@
+"""``dreambooth COMMAND``: finds the command, runs it, turns errors into one line.
+
+A command is a module with ``HELP`` (one line), ``add_arguments(parser)`` and
+``run(args) -> int``. It is imported only when it is called, so that ``dreambooth check``
+does not wait for what ``dreambooth train`` needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+import traceback
+from collections.abc import Sequence
+from types import ModuleType
+
+from dreambooth_core import __version__
+from dreambooth_core.errors import DreamBoothError
+
+COMMANDS: dict[str, str] = {
+    "train": "learn a subject or style from pictures, by a configuration file",
+    "check": "say what a configuration would do, without doing it",
+    "sample": "make pictures with a base, and adapters at given weights",
+    "inspect": "say what a model file or adapter is",
+    "convert": "turn a checkpoint or adapter into another format",
+    "merge": "add up adapters with weights",
+    "extract": "get an adapter out of two checkpoints",
+    "bake": "write adapters into a checkpoint",
+    "resize": "change an adapter's rank",
+    "demo": "watch a tiny Stable Diffusion learn a new subject",
+    "runs": "list runs, follow one, or send it a command",
+    "doctor": "check versions, devices, attention kernels, memory and disk",
+}
+"""Command names and their one-line help; ``commands/<name>.py`` holds each."""
+
+
+def load(name: str) -> ModuleType:
+    """The module of a command."""
+    return importlib.import_module(f"dreambooth_core.commands.{name}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code: 0 done, 1 failed, 2 bad input, 130 stopped."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name = next((a for a in arguments if not a.startswith("-")), None)
+    parser = _parser(name if name in COMMANDS else None)
+    args = parser.parse_args(arguments)
+    try:
+        return int(args.run(args))
+    except DreamBoothError as error:
+        if args.debug:
+            traceback.print_exc()
+        if getattr(args, "json", False):
+            json.dump({"error": error.as_dict()}, sys.stdout)
+            sys.stdout.write("\n")
+        else:
+            sys.stderr.write(f"dreambooth {args.command}: {error.line}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write(f"dreambooth {args.command}: stopped\n")
+        return 130
+
+
+def _parser(name: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dreambooth", description="Teach Stable Diffusion something new."
+    )
+    parser.add_argument("--version", action="version", version=f"dreambooth {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command, text in COMMANDS.items():
+        sub = commands.add_parser(command, help=text, description=text[0].upper() + text[1:] + ".")
+        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        if command == name:
+            module = load(command)
+            module.add_arguments(sub)
+            sub.set_defaults(run=module.run)
+    return parser

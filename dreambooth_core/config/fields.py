@@ -1,0 +1,71 @@
+"""How a configuration field says what it is. Standard library only.
+
+Every user interface (command line, WebUI tab, ComfyUI nodes) draws its controls from this
+metadata, so a label, a help text or a range is written once, beside the code that reads it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class FieldInfo:
+    """What a user interface needs to know of one field."""
+
+    label: str
+    help: str
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] | None = None
+    unit: str = ""
+    advanced: bool = False
+    path: str = ""
+    """``"file"``, ``"folder"`` or ``"any"`` where the value is a path."""
+
+
+def option(
+    default: Any = dataclasses.MISSING,
+    *,
+    label: str,
+    help: str,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    choices: Sequence[str] | None = None,
+    unit: str = "",
+    advanced: bool = False,
+    path: str = "",
+    factory: Callable[[], Any] | None = None,
+) -> Any:
+    """A dataclass field with its :class:`FieldInfo`.
+
+    ``default`` for plain values, ``factory`` for lists, dicts and nested dataclasses.
+    """
+    info = FieldInfo(
+        label=label,
+        help=" ".join(help.split()),
+        minimum=minimum,
+        maximum=maximum,
+        choices=tuple(choices) if choices is not None else None,
+        unit=unit,
+        advanced=advanced,
+        path=path,
+    )
+    metadata = {"info": info}
+    if factory is not None:
+        return dataclasses.field(default_factory=factory, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def section(kind: type, *, label: str, help: str) -> Any:
+    """A nested group of options, itself a dataclass of options."""
+    return option(factory=kind, label=label, help=help)
+
+
+def info_of(field: dataclasses.Field[Any]) -> FieldInfo:
+    """The metadata of a field made by :func:`option`. Raises ``KeyError`` for any other."""
+    info: FieldInfo = field.metadata["info"]
+    return info

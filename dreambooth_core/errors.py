@@ -1,0 +1,53 @@
+"""The errors that a person may read: one line that says what, where, and what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class DreamBoothError(Exception):
+    """Any failure whose message is meant for a person. ``exit_code`` is the command's."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str | Path | None = None, do: str | None = None) -> None:
+        self.what = what.rstrip(".")
+        self.where = str(where) if where is not None else None
+        self.do = do
+        super().__init__(self.line)
+
+    @property
+    def line(self) -> str:
+        """The whole message: ``where: what. do``."""
+        place = f"{self.where}: " if self.where else ""
+        advice = f". {self.do}" if self.do else ""
+        text = f"{place}{self.what}{advice}"
+        return " ".join(text.split())
+
+    def as_dict(self) -> dict[str, str | None]:
+        """The parts, for ``--json`` and for user interfaces that mark a field."""
+        return {"what": self.what, "where": self.where, "do": self.do, "line": self.line}
+
+
+class UserError(DreamBoothError):
+    """Wrong usage or bad input: the person can mend it."""
+
+    exit_code = 2
+
+
+class Unsupported(UserError):
+    """A file or an option of a known kind that this program does not handle."""
+
+
+class Stopped(DreamBoothError):
+    """The person asked to stop. Not a failure: what was saved stays."""
+
+    exit_code = 130
+
+
+class SaveFailed(DreamBoothError):
+    """A file could not be written; the file that was there before is untouched."""
+
+
+class TrainingFailed(DreamBoothError):
+    """The run cannot go on: NaN, nothing learns, no memory left."""
