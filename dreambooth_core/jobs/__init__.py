@@ -1,0 +1,47 @@
+"""Jobs: a run is a folder, and this is how to start, watch, ask and list them.
+
+Standard library only: hosts import it in their own Python. ::
+
+    run = RunFolder.create(runs, "my dog")
+    run.config.write_text(...)
+    start(run)
+    for event in attach(run):
+        ...
+"""
+
+from dreambooth_core.jobs.client import attach, command, terminate
+from dreambooth_core.jobs.control import VERBS, Control
+from dreambooth_core.jobs.environment import clean_environment, engine_python
+from dreambooth_core.jobs.events import ENDINGS, KINDS, Event, EventLog, read_events
+from dreambooth_core.jobs.folder import RunFolder
+from dreambooth_core.jobs.launch import start
+from dreambooth_core.jobs.lock import FileLock
+from dreambooth_core.jobs.names import sanitise
+from dreambooth_core.jobs.receipt import read_receipt, write_receipt
+from dreambooth_core.jobs.status import STATES, RunSummary, find_run, list_runs, status
+
+__all__ = [
+    "ENDINGS",
+    "KINDS",
+    "STATES",
+    "VERBS",
+    "Control",
+    "Event",
+    "EventLog",
+    "FileLock",
+    "RunFolder",
+    "RunSummary",
+    "attach",
+    "clean_environment",
+    "command",
+    "engine_python",
+    "find_run",
+    "list_runs",
+    "read_events",
+    "read_receipt",
+    "sanitise",
+    "start",
+    "status",
+    "terminate",
+    "write_receipt",
+]

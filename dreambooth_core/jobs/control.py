@@ -1,0 +1,90 @@
+"""``control.jsonl``: what a person asks of a running worker, one JSON object a line.
+
+Clients append, the worker polls. A line ``{"verb": "start", "events": N}`` marks each start of
+the worker (``N``: how long the event log was): what was asked before it is history, what was
+asked after it counts, even if the worker needs a minute to come up. ``exited`` marks that the
+process that was started has ended.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from dreambooth_core.errors import UserError
+from dreambooth_core.jobs.files import append_line, read_lines
+
+logger = logging.getLogger(__name__)
+
+VERBS: dict[str, str] = {
+    "sample": "make the validation images now",
+    "save": "save now and go on",
+    "stop": "stop now; what was saved stays",
+    "stop_after_step": "finish this step, save, stop",
+    "stop_after_epoch": "finish this epoch, save, stop",
+}
+"""What can be asked, and what it means."""
+
+START = "start"
+EXITED = "exited"
+
+
+class Control:
+    """Writes requests, or hands out those that are new since the last :meth:`poll`."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._offset = 0
+
+    def request(self, verb: str) -> None:
+        """Asks for ``verb``.
+
+        Raises:
+            UserError: there is no such verb, or the run's folder is not writable.
+        """
+        if verb not in VERBS:
+            raise UserError(f"unknown command {verb!r}", do=f"Use one of {', '.join(VERBS)}.")
+        self._append({"verb": verb})
+
+    def mark_start(self, events: int) -> None:
+        """Notes that a worker is about to run, the event log being ``events`` bytes long."""
+        self._append({"verb": START, "events": events})
+
+    def mark_exited(self, code: int) -> None:
+        """Notes that the started process has ended, with its exit code."""
+        self._append({"verb": EXITED, "code": code})
+
+    def poll(self) -> list[str]:
+        """The verbs asked for since the last call, or since the latest start, oldest first."""
+        records, self._offset = read_lines(self.path, self._offset)
+        verbs: list[str] = []
+        for record in records:
+            verb = record.get("verb")
+            if verb == START:
+                verbs.clear()
+            elif verb in VERBS:
+                verbs.append(str(verb))
+            elif verb != EXITED:
+                logger.warning("%s: unknown command %.60r was ignored", self.path, verb)
+        return verbs
+
+    def last_start(self) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+        """The latest ``start`` record, and the ``exited`` record after it; None for each absent."""
+        start: dict[str, Any] | None = None
+        exited: dict[str, Any] | None = None
+        for record in read_lines(self.path)[0]:
+            if record.get("verb") == START:
+                start, exited = record, None
+            elif record.get("verb") == EXITED:
+                exited = record
+        return start, exited
+
+    def _append(self, record: dict[str, Any]) -> None:
+        try:
+            append_line(self.path, {"time": round(time.time(), 3), **record})
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise UserError(f"cannot ask the run: {reason}", where=self.path) from error

@@ -1,0 +1,120 @@
+"""Small files of a run: whole ones replaced atomically, logs that only grow."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dreambooth_core.errors import SaveFailed
+
+logger = logging.getLogger(__name__)
+
+
+def plain(value: Any) -> Any:
+    """``value`` as JSON can say it: NaN and infinity become null, paths and the rest strings."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(item) for item in value]
+    if isinstance(value, Path):
+        return value.as_posix()
+    if callable(getattr(value, "item", None)):  # a number of numpy's or torch's
+        with contextlib.suppress(ValueError, RuntimeError, TypeError):
+            return plain(value.item())
+    return str(value)
+
+
+def to_json(value: Any, *, indent: int | None = None) -> str:
+    """Valid JSON for whatever ``value`` holds."""
+    return json.dumps(plain(value), ensure_ascii=False, indent=indent, allow_nan=False)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Writes ``path`` as a whole or not at all: a reader never sees half of it.
+
+    Raises:
+        SaveFailed: the disk is full or the folder is not writable; the old file is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        # Opened by hand for the usual permissions: those of tempfile are the owner's alone.
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        reason = error.strerror or str(error)
+        raise SaveFailed(f"could not be written: {reason}", where=path) from error
+
+
+def append_line(path: Path, record: dict[str, Any]) -> None:
+    """Appends ``record`` as one JSON line, in a single write, and hands it to the system.
+
+    A line that a killed writer left half-written is closed first, so that it spoils itself alone.
+
+    Raises:
+        OSError: the disk is full or the folder is not writable.
+    """
+    line = to_json(record).encode("utf-8") + b"\n"
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
+    handle = os.open(path, flags, 0o666)
+    try:
+        size = os.fstat(handle).st_size
+        if size:
+            os.lseek(handle, size - 1, os.SEEK_SET)
+            if os.read(handle, 1) not in (b"\n", b""):
+                line = b"\n" + line
+        written = os.write(handle, line)
+        while written < len(line):  # only on a disk that is nearly full
+            written += os.write(handle, line[written:])
+    finally:
+        os.close(handle)
+
+
+def read_lines(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
+    """The complete JSON lines from byte ``offset`` on, and the offset to go on from.
+
+    A last line without its end is left for the next call; a line that is not a JSON object is
+    skipped with a warning. A file that is not there yet has no lines; one that is shorter than
+    ``offset`` was replaced and is read from its beginning.
+    """
+    try:
+        with path.open("rb") as file:
+            if offset > os.fstat(file.fileno()).st_size:
+                offset = 0
+            file.seek(offset)
+            data = file.read()
+    except FileNotFoundError:
+        return [], 0
+    end = data.rfind(b"\n") + 1
+    return list(_objects(data[:end], path)), offset + end
+
+
+def _objects(data: bytes, path: Path) -> Iterator[dict[str, Any]]:
+    for line in data.split(b"\n"):
+        text = line.decode("utf-8", errors="replace").strip().strip("\x00")
+        if not text:
+            continue
+        try:
+            record = json.loads(text)
+        except (ValueError, RecursionError):
+            record = None
+        if isinstance(record, dict):
+            yield record
+        else:
+            logger.warning("%s: a line that is not a JSON object was skipped: %.60s", path, text)

@@ -1,0 +1,117 @@
+"""Starts a worker that outlives whoever started it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import subprocess
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dreambooth_core.errors import UserError
+from dreambooth_core.jobs.environment import clean_environment, clone, engine_python
+from dreambooth_core.jobs.folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+WORKER = "dreambooth_core.worker"
+NOTED = "--noted"
+"""Tells the worker that the start is already marked in ``control.jsonl``."""
+
+CREATE_NEW_PROCESS_GROUP = 0x00000200
+CREATE_NO_WINDOW = 0x08000000
+CREATE_BREAKAWAY_FROM_JOB = 0x01000000
+
+
+def start(
+    folder: RunFolder | str | os.PathLike[str],
+    python: str | os.PathLike[str] | None = None,
+    env: Mapping[str, str] | None = None,
+) -> None:
+    """Starts a worker on a run and returns at once; the run's events tell the rest.
+
+    The worker has its own session (POSIX) or process group and hidden console (Windows): it
+    lives on when the caller ends, its window is closed or Ctrl+C is pressed there. What it
+    prints goes to ``logs/worker.log``.
+
+    Args:
+        folder: a run with its ``config.yaml``.
+        python: the interpreter; by default the engine's own.
+        env: the environment to derive the worker's from; by default this process's. What would
+            bring another Python's packages is taken out.
+
+    Raises:
+        UserError: a worker is at work there already, or none could be started.
+    """
+    run = folder if isinstance(folder, RunFolder) else RunFolder(folder)
+    if not run.path.is_dir():
+        raise UserError("no such run", where=run.path)
+    run.make()
+    if run.lock.is_held():
+        raise UserError("this run has a worker already", where=run.path)
+    interpreter = str(python) if python is not None else str(engine_python(env))
+    run.control.mark_start(run.events.size())
+    arguments = [interpreter, "-m", WORKER, str(run.path), NOTED]
+    try:
+        process = _detached(arguments, run.worker_log, clone(), clean_environment(env))
+    except OSError as error:
+        run.control.mark_exited(-1)
+        raise UserError(
+            f"the engine's Python could not be started: {error.strerror or error}",
+            where=interpreter,
+            do="Run 'python install.py' to make its environment.",
+        ) from error
+    logger.info("%s: worker %d started", run.name, process.pid)
+    waiter = threading.Thread(
+        target=_note_exit, args=(process, run), name=f"dreambooth-{run.name}", daemon=True
+    )
+    waiter.start()
+
+
+def detachment(*, windows: bool = os.name == "nt", breakaway: bool = True) -> dict[str, Any]:
+    """The arguments of ``Popen`` that cut a process loose from this one.
+
+    A hidden console instead of none (``DETACHED_PROCESS``): without a console each of the
+    worker's own children would open a window. A job object, in which some launchers put the
+    host, would end the worker with the host, so it breaks away where that is allowed.
+    """
+    if not windows:
+        return {"start_new_session": True}
+    flags = CREATE_NEW_PROCESS_GROUP | CREATE_NO_WINDOW
+    return {"creationflags": flags | (CREATE_BREAKAWAY_FROM_JOB if breakaway else 0)}
+
+
+def _detached(
+    arguments: Sequence[str], log: Path, directory: Path, env: dict[str, str]
+) -> subprocess.Popen[bytes]:
+    """The worker's process. ``-m`` looks into ``directory`` first: the caller's own version."""
+    with log.open("ab") as output:
+
+        def popen(**more: Any) -> subprocess.Popen[bytes]:
+            return subprocess.Popen(
+                list(arguments),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=directory,
+                env=env,
+                close_fds=True,
+                **more,
+            )
+
+        try:
+            return popen(**detachment())
+        except PermissionError:
+            if os.name != "nt":
+                raise
+            return popen(**detachment(breakaway=False))  # the job object forbids it
+
+
+def _note_exit(process: subprocess.Popen[bytes], run: RunFolder) -> None:
+    """Waits for the worker, so that it leaves no zombie, and notes that it is gone."""
+    code = process.wait()
+    with contextlib.suppress(UserError):  # the run's folder was deleted meanwhile
+        run.control.mark_exited(code)

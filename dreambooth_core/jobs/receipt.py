@@ -1,0 +1,59 @@
+"""``receipt.json``: what ran, with what, and what came of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import sys
+import time
+from typing import Any
+
+from dreambooth_core import __version__
+from dreambooth_core.errors import UserError
+from dreambooth_core.jobs.files import replace_text, to_json
+from dreambooth_core.jobs.folder import RunFolder
+
+
+def write_receipt(folder: RunFolder, **facts: Any) -> None:
+    """Adds ``facts`` to the run's receipt and writes it whole.
+
+    A fact that is a dict is merged into the one of that name, any other replaces it. Version,
+    platform and the hash of the configuration are filled in here.
+
+    Raises:
+        SaveFailed: the disk is full or not writable; the old receipt is untouched.
+    """
+    receipt = read_receipt(folder)
+    receipt.update(
+        dreambooth=__version__,
+        python=platform.python_version(),
+        executable=sys.executable,
+        platform=platform.platform(),
+        written=round(time.time(), 3),
+    )
+    if folder.config.is_file():
+        receipt["config_sha256"] = hashlib.sha256(folder.config.read_bytes()).hexdigest()
+    for name, value in facts.items():
+        old = receipt.get(name)
+        receipt[name] = (
+            {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
+        )
+    replace_text(folder.receipt, to_json(receipt, indent=2) + "\n")
+
+
+def read_receipt(folder: RunFolder) -> dict[str, Any]:
+    """The receipt so far; empty if there is none.
+
+    Raises:
+        UserError: it is not a JSON object.
+    """
+    try:
+        receipt = json.loads(folder.receipt.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise UserError(f"not valid JSON: {error}", where=folder.receipt) from error
+    if not isinstance(receipt, dict):
+        raise UserError("not a JSON object", where=folder.receipt)
+    return receipt

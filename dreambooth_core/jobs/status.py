@@ -1,0 +1,239 @@
+"""What state a run is in, read from its folder alone."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dreambooth_core.errors import UserError
+from dreambooth_core.jobs.events import ENDINGS, Event
+from dreambooth_core.jobs.folder import RunFolder
+from dreambooth_core.jobs.names import sanitise
+
+STATES = ("waiting", "running", "stopped", "finished", "failed", "lost")
+GRACE = 120.0
+"""Seconds in which a started worker must have taken its lock; slow disks and virus scanners."""
+
+
+@dataclass
+class RunSummary:
+    """A run at a glance. Times are seconds since 1970."""
+
+    name: str
+    path: str
+    state: str
+    """waiting (made or just started), running, stopped (on request), finished, failed, or lost
+    (its worker died without a word)."""
+    step: int = 0
+    steps: int = 0
+    loss: float | None = None
+    created: float | None = None
+    started: float | None = None
+    updated: float | None = None
+    ended: float | None = None
+    message: str = ""
+    """Why it failed, stopped or was lost, in a line."""
+    warnings: int = 0
+    results: list[str] = field(default_factory=list)
+    """Paths of what it made, relative to ``path``."""
+    samples: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @property
+    def live(self) -> bool:
+        """Whether a worker is, or is about to be, at work."""
+        return self.state == "running"
+
+
+@dataclass
+class _Digest:
+    """What the events say so far. Grows with the file, so that polling stays cheap."""
+
+    offset: int = 0
+    identity: tuple[int, int] = (0, 0)
+    step: int = 0
+    steps: int = 0
+    loss: float | None = None
+    created: float | None = None
+    started: float | None = None
+    updated: float | None = None
+    message: str = ""
+    warnings: int = 0
+    results: list[str] = field(default_factory=list)
+    samples: list[str] = field(default_factory=list)
+    last: Event | None = None
+    """The latest event."""
+
+    def add(self, event: Event) -> None:
+        kind = event["kind"]
+        when = event.get("time")
+        self.updated = when if isinstance(when, (int, float)) else self.updated
+        self.created = self.created if self.created is not None else self.updated
+        self.last = event
+        if kind == "started":
+            self.started, self.message = self.updated, ""
+        if kind in ("started", "progress"):
+            self._advance(event)
+        elif kind == "sample":
+            _append(self.samples, event.get("path"))
+        elif kind == "saved" and event.get("result", False):
+            _append(self.results, event.get("path"))
+        elif kind == "warning":
+            self.warnings += 1
+        elif kind in ENDINGS:
+            self.message = str(event.get("message") or "")
+            results = event.get("results")
+            for path in results if isinstance(results, list) else []:
+                _append(self.results, path)
+
+    def _advance(self, event: Event) -> None:
+        for name in ("step", "steps"):
+            value = event.get(name)
+            if isinstance(value, int):
+                setattr(self, name, value)
+        loss = event.get("loss")
+        if isinstance(loss, (int, float)):
+            self.loss = float(loss)
+
+
+def _append(paths: list[str], path: Any) -> None:
+    if isinstance(path, str):
+        if path in paths:
+            paths.remove(path)
+        paths.append(path)
+
+
+_digests: dict[Path, _Digest] = {}
+_digesting = threading.Lock()
+
+
+def status(folder: RunFolder | str | os.PathLike[str]) -> RunSummary:
+    """The present state of one run.
+
+    Raises:
+        UserError: there is no such run.
+    """
+    run = folder if isinstance(folder, RunFolder) else RunFolder(folder)
+    if not run.path.is_dir():
+        raise UserError("no such run", where=run.path, do="'dreambooth runs' lists them.")
+    # The lock first: a worker writes its ending before it lets go, never after.
+    held = run.lock.is_held()
+    digest = _digest(run)
+    state, message = _state(run, held, digest)
+    ended = digest.updated if state in ("finished", "stopped", "failed", "lost") else None
+    return RunSummary(
+        name=run.name,
+        path=str(run.path),
+        state=state,
+        step=digest.step,
+        steps=digest.steps,
+        loss=digest.loss,
+        created=digest.created if digest.created is not None else _birth(run),
+        started=digest.started,
+        updated=digest.updated,
+        ended=ended,
+        message=message,
+        warnings=digest.warnings,
+        results=list(digest.results),
+        samples=list(digest.samples),
+    )
+
+
+def list_runs(root: str | os.PathLike[str]) -> list[RunSummary]:
+    """The runs below ``root``, the latest first; none if there is no such folder."""
+    base = Path(root).expanduser()
+    try:
+        folders = [path for path in base.iterdir() if path.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror or error}", where=base) from error
+    found: list[RunSummary] = []
+    for path in folders:
+        run = RunFolder(path)
+        if run.exists():
+            found.append(status(run))
+    return sorted(found, key=lambda run: (run.updated or run.created or 0.0, run.name))[::-1]
+
+
+def find_run(root: str | os.PathLike[str], name: str) -> RunFolder:
+    """The run that a person names: by its name below ``root``, or by the path of its folder.
+
+    Raises:
+        UserError: there is none; the nearest name is given.
+    """
+    base = Path(root).expanduser()
+    if sanitise(name) == name and RunFolder(base / name).exists():
+        return RunFolder(base / name)
+    if RunFolder(name).exists():
+        return RunFolder(name)
+    from difflib import get_close_matches
+
+    names = [run.name for run in list_runs(base)]
+    near = get_close_matches(name, names, n=1)
+    do = f"Did you mean {near[0]}?" if near else "'dreambooth runs' lists them."
+    raise UserError(f"no run is named {name!r}", where=base, do=do)
+
+
+def _digest(run: RunFolder) -> _Digest:
+    path = run.events_file
+    with _digesting:
+        try:
+            facts = path.stat()
+        except OSError:
+            _digests.pop(path, None)
+            return _Digest()
+        identity = (facts.st_dev, facts.st_ino)
+        digest = _digests.get(path)
+        if digest is None or digest.identity != identity or facts.st_size < digest.offset:
+            digest = _digests[path] = _Digest(identity=identity)
+        events, digest.offset = run.events.read(digest.offset)
+        for event in events:
+            digest.add(event)
+        return digest
+
+
+def _state(run: RunFolder, held: bool, digest: _Digest) -> tuple[str, str]:
+    if held:
+        return "running", ""
+    start, exited = run.control.last_start()
+    if start is not None and not _said_anything(start, digest):
+        code = exited.get("code") if exited else None
+        if exited is not None:
+            return "lost", f"the worker ended with code {code} at once; see {run.worker_log}"
+        age = time.time() - _number(start.get("time"))
+        if age < GRACE:
+            return "waiting", ""
+        return "lost", f"the worker did not come up; see {run.worker_log}"
+    last = digest.last
+    if last is None:
+        return "waiting", ""
+    if last["kind"] == "error":
+        return "failed", digest.message
+    if last["kind"] == "finished":
+        return ("stopped" if last.get("outcome") == "stopped" else "finished"), digest.message
+    return "lost", "the worker died: no memory left, a power cut, or it was killed"
+
+
+def _said_anything(start: dict[str, Any], digest: _Digest) -> bool:
+    """Whether there are events since the latest start."""
+    return digest.offset > _number(start.get("events"))
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, (int, float)) else 0.0
+
+
+def _birth(run: RunFolder) -> float | None:
+    for path in (run.config, run.control_file, run.path):
+        try:
+            return path.stat().st_mtime
+        except OSError:
+            continue
+    return None
