@@ -1,0 +1,4 @@
+"""What is learned: noise, target and weight of a training sample, and the loss.
+
+``Objective`` (``objective.py``) puts the small pure functions of the other modules together.
+"""

@@ -1,0 +1,167 @@
+"""Options of the objective. Standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dreambooth_core.config.fields import option
+
+LOSSES = ("l2", "l1", "huber", "smooth_l1")
+HUBER_SCHEDULES = ("constant", "snr", "exponential")
+WEIGHTINGS = ("none", "min_snr", "debiased", "v_equivalent")
+TIMESTEP_BIASES = ("none", "earlier", "later", "cubic", "logit_normal")
+
+
+@dataclass
+class ObjectiveOptions:
+    """How far a prediction is from its target, and how much each noise level counts."""
+
+    loss: str = option(
+        "l2",
+        label="Loss",
+        help="""Distance between prediction and target: squared (l2), absolute (l1),
+        pseudo-Huber or smooth L1. The last three forgive outliers.""",
+        choices=LOSSES,
+    )
+    huber_c: float = option(
+        0.1,
+        label="Huber threshold",
+        help="Error from which Huber and smooth L1 grow linearly instead of squared.",
+        minimum=1e-6,
+        maximum=10.0,
+        advanced=True,
+    )
+    huber_schedule: str = option(
+        "constant",
+        label="Huber schedule",
+        help="""How the threshold depends on the noise: constant; snr and exponential go from
+        1 where there is no noise to the threshold where there is most.""",
+        choices=HUBER_SCHEDULES,
+        advanced=True,
+    )
+    weighting: str = option(
+        "none",
+        label="Weighting",
+        help="""Weight of each noise level: none; min_snr (faster convergence);
+        debiased (1/sqrt(SNR)); v_equivalent (an epsilon base learns colours and composition as
+        a v base does).""",
+        choices=WEIGHTINGS,
+    )
+    min_snr_gamma: float = option(
+        5.0,
+        label="Min-SNR gamma",
+        help="Cap of the signal-to-noise ratio for min_snr. The paper recommends 5.",
+        minimum=0.01,
+        maximum=100.0,
+        advanced=True,
+    )
+    max_weight: float = option(
+        20.0,
+        label="Largest weight",
+        help="""Cap of the weight for debiased and v_equivalent, which grow without bound where
+        there is almost only noise.""",
+        minimum=1.0,
+        maximum=1e6,
+        advanced=True,
+    )
+    offset_noise: float = option(
+        0.0,
+        label="Offset noise",
+        help="""Strength of noise that is constant over each channel: teaches very dark and very
+        bright pictures. 0 is off, 0.05 to 0.1 is usual.""",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    pyramid_noise: float = option(
+        0.0,
+        label="Pyramid noise discount",
+        help="""Share that each coarser level of noise keeps. 0 is off, 0.1 to 0.4 suits
+        fine-tuning, 0.9 training from scratch.""",
+        minimum=0.0,
+        maximum=0.99,
+    )
+    pyramid_levels: int = option(
+        10,
+        label="Pyramid noise levels",
+        help="At most so many coarser levels; fewer where the picture gets too small.",
+        minimum=1,
+        maximum=16,
+        advanced=True,
+    )
+    input_perturbation: float = option(
+        0.0,
+        label="Input perturbation",
+        help="""Extra noise that the model sees and is not asked for: it learns to correct its
+        own errors. 0 is off, 0.1 is recommended.""",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    zero_terminal_snr: bool = option(
+        False,
+        label="Zero terminal SNR",
+        help="""Rescale the noise schedule so that the last step is pure noise. Needs a base with
+        v-prediction (or sample prediction).""",
+    )
+    min_timestep: int = option(
+        0,
+        label="First timestep",
+        help="Lowest noise level that is trained.",
+        minimum=0,
+        maximum=999,
+        advanced=True,
+    )
+    max_timestep: int = option(
+        999,
+        label="Last timestep",
+        help="Highest noise level that is trained, inclusive.",
+        minimum=0,
+        maximum=999,
+        advanced=True,
+    )
+    timestep_bias: str = option(
+        "none",
+        label="Timestep bias",
+        help="""Which noise levels are drawn more often: none; earlier (little noise, details);
+        later (much noise, composition); cubic (strongly later); logit_normal (the middle).""",
+        choices=TIMESTEP_BIASES,
+    )
+    timestep_bias_multiplier: float = option(
+        2.0,
+        label="Bias multiplier",
+        help="How many times more often earlier/later draw the favoured part.",
+        minimum=0.0,
+        maximum=100.0,
+        advanced=True,
+    )
+    timestep_bias_portion: float = option(
+        0.25,
+        label="Bias portion",
+        help="Share of the range that earlier/later favour.",
+        minimum=0.01,
+        maximum=0.99,
+        advanced=True,
+    )
+    logit_mean: float = option(
+        0.0,
+        label="Logit-normal mean",
+        help="Location for logit_normal; above 0 draws more noise.",
+        minimum=-5.0,
+        maximum=5.0,
+        advanced=True,
+    )
+    logit_std: float = option(
+        1.0,
+        label="Logit-normal width",
+        help="Width for logit_normal.",
+        minimum=0.05,
+        maximum=10.0,
+        advanced=True,
+    )
+    mask_floor: float = option(
+        0.0,
+        label="Weight outside masks",
+        help="With masked loss: how much counts what lies outside the mask. 1 ignores masks.",
+        minimum=0.0,
+        maximum=1.0,
+        advanced=True,
+    )

@@ -1,0 +1,70 @@
+"""How much a sample's loss counts, by its signal-to-noise ratio.
+
+An error in the predicted picture x0 shows up in the three targets as
+
+    |d_eps|² = SNR * |d_x0|²        |d_v|² = (SNR + 1) * |d_x0|²
+
+so a weighting that is stated for one prediction type is right for all of them once it is
+divided by that factor. All functions take and return ``[B]``, fp32.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dreambooth_core.errors import UserError
+from dreambooth_core.objective.targets import check
+
+
+def min_snr(snr: Tensor, prediction_type: str, gamma: float = 5.0) -> Tensor:
+    """Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting Strategy"
+    (arXiv:2303.09556): ``min(SNR, gamma)`` on x0.
+
+    Epsilon: ``min(SNR, gamma) / SNR``, which is 1 at zero SNR; v: ``min(SNR, gamma) /
+    (SNR + 1)``; sample: ``min(SNR, gamma)``.
+    """
+    if check(prediction_type) == "epsilon":
+        return (gamma / snr).clamp(max=1.0)
+    if prediction_type == "v_prediction":
+        return snr.clamp(max=gamma) / (snr + 1.0)
+    return snr.clamp(max=gamma)
+
+
+def debiased(snr: Tensor, prediction_type: str, cap: float = 20.0) -> Tensor:
+    """Yu et al. 2024, "Debias the Training of Diffusion Models" (arXiv:2310.08442):
+    ``1 / sqrt(SNR)`` on epsilon, at most ``cap``; the same weight on x0 for the others.
+
+    Epsilon: ``1 / sqrt(SNR)``; v: ``sqrt(SNR) / (SNR + 1)``; sample: ``sqrt(SNR)``.
+    """
+    on_epsilon = snr.rsqrt().clamp(max=cap)
+    if check(prediction_type) == "epsilon":
+        return on_epsilon
+    on_sample = snr * on_epsilon
+    return on_sample / (snr + 1.0) if prediction_type == "v_prediction" else on_sample
+
+
+def v_equivalent(snr: Tensor, prediction_type: str, cap: float = 20.0) -> Tensor:
+    """The weight that v-prediction has by itself (Salimans & Ho 2022, section 4).
+
+    Epsilon: ``(SNR + 1) / SNR``, at most ``cap``; v: 1; sample: ``SNR + 1``, at most ``cap``.
+    Epsilon's own loss hardly counts errors of the picture where noise prevails, and there its
+    colours and composition are decided.
+    """
+    if check(prediction_type) == "v_prediction":
+        return torch.ones_like(snr)
+    natural = (snr + 1.0) / snr if prediction_type == "epsilon" else snr + 1.0
+    return natural.clamp(max=cap)
+
+
+def weights(snr: Tensor, prediction_type: str, weighting: str, gamma: float, cap: float) -> Tensor:
+    """The weights that ``objective.weighting`` names."""
+    if weighting == "none":
+        return torch.ones_like(snr)
+    if weighting == "min_snr":
+        return min_snr(snr, prediction_type, gamma)
+    if weighting == "debiased":
+        return debiased(snr, prediction_type, cap)
+    if weighting == "v_equivalent":
+        return v_equivalent(snr, prediction_type, cap)
+    raise UserError(f"weighting {weighting!r} is not known", where="objective.weighting")

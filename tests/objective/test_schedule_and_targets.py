@@ -1,0 +1,138 @@
+"""Noise schedule, targets and weights, each against a computation of its own."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from dreambooth_core.errors import UserError
+from dreambooth_core.objective import schedule, targets, weights
+
+
+def test_stable_diffusions_schedule_equals_diffusers():
+    from diffusers import DDPMScheduler
+
+    for name in ("scaled_linear", "linear"):
+        theirs = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule=name)
+        assert torch.equal(schedule.alphas_cumprod(beta_schedule=name), theirs.alphas_cumprod)
+    with pytest.raises(UserError, match="quadratic"):
+        schedule.alphas_cumprod(beta_schedule="quadratic")
+
+
+def test_zero_terminal_snr_ends_in_pure_noise_and_keeps_the_start():
+    before = schedule.alphas_cumprod()
+    after = schedule.rescale_to_zero_terminal_snr(before)
+    assert after[-1] == 0.0
+    assert after[0].item() == pytest.approx(before[0].item(), rel=1e-6)
+    assert (after[1:] < after[:-1]).all()
+    # The same by hand for one step in the middle, from the paper's algorithm 1.
+    root = [math.sqrt(float(before[i])) for i in (0, 500, 999)]
+    middle = ((root[1] - root[2]) * root[0] / (root[0] - root[2])) ** 2
+    assert float(after[500]) == pytest.approx(middle, rel=1e-5)
+    assert schedule.snr(after)[-1] == 0.0
+
+
+def test_zero_terminal_snr_equals_diffusers():
+    from diffusers import DDPMScheduler
+
+    theirs = DDPMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        rescale_betas_zero_snr=True,
+    ).alphas_cumprod
+    ours = schedule.rescale_to_zero_terminal_snr(schedule.alphas_cumprod())
+    assert torch.allclose(ours, theirs, atol=2e-6)
+
+
+def test_noise_and_targets_by_hand():
+    clean, noise = torch.tensor([[[[2.0]]]]), torch.tensor([[[[0.5]]]])
+    kept = torch.tensor([0.36])
+    noisy = schedule.add_noise(clean, noise, kept)
+    assert noisy.item() == pytest.approx(0.6 * 2.0 + 0.8 * 0.5)
+    assert targets.target("epsilon", clean, noise, kept).item() == 0.5
+    assert targets.target("sample", clean, noise, kept).item() == 2.0
+    v = targets.target("v_prediction", clean, noise, kept)
+    assert v.item() == pytest.approx(0.6 * 0.5 - 0.8 * 2.0)
+    with pytest.raises(UserError, match="flow"):
+        targets.target("flow", clean, noise, kept)
+
+
+def test_targets_equal_diffusers():
+    from diffusers import DDPMScheduler
+
+    theirs = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    clean, noise = torch.randn(4, 4, 3, 3), torch.randn(4, 4, 3, 3)
+    steps = torch.tensor([0, 10, 500, 999])
+    kept = schedule.alphas_cumprod()[steps]
+    assert torch.allclose(
+        schedule.add_noise(clean, noise, kept), theirs.add_noise(clean, noise, steps), atol=1e-6
+    )
+    assert torch.allclose(
+        targets.target("v_prediction", clean, noise, kept),
+        theirs.get_velocity(clean, noise, steps),
+        atol=1e-6,
+    )
+
+
+@pytest.mark.parametrize("kind", targets.PREDICTION_TYPES)
+def test_a_perfect_prediction_gives_back_picture_and_noise(kind):
+    clean, noise = torch.randn(5, 4, 2, 2).double(), torch.randn(5, 4, 2, 2).double()
+    kept = torch.tensor([0.999, 0.7, 0.5, 0.1, 0.005]).double()
+    noisy = schedule.add_noise(clean, noise, kept)
+    perfect = targets.target(kind, clean, noise, kept)
+    assert torch.allclose(targets.predicted_sample(kind, perfect, noisy, kept), clean, atol=1e-9)
+    assert torch.allclose(targets.predicted_noise(kind, perfect, noisy, kept), noise, atol=1e-9)
+
+
+@pytest.mark.parametrize("weighting", ["min_snr", "debiased"])
+def test_a_weighting_is_the_same_for_all_prediction_types(weighting):
+    """One error of the picture, seen as epsilon, v and sample, costs the same in all three."""
+    kept = schedule.alphas_cumprod()[torch.tensor([20, 300, 700])].double()
+    ratio = kept / (1 - kept)
+    clean, noise = torch.randn(3, 4, 2, 2).double(), torch.randn(3, 4, 2, 2).double()
+    noisy = schedule.add_noise(clean, noise, kept)
+    wrong = clean + 0.1 * torch.randn(3, 4, 2, 2).double()
+    costs = []
+    for kind in targets.PREDICTION_TYPES:
+        wrong_noise = (noisy - kept.sqrt().view(-1, 1, 1, 1) * wrong) / (1 - kept).sqrt().view(
+            -1, 1, 1, 1
+        )
+        prediction = targets.target(kind, wrong, wrong_noise, kept)
+        aim = targets.target(kind, clean, noise, kept)
+        error = (prediction - aim).square().flatten(1).mean(1)
+        costs.append(error * weights.weights(ratio, kind, weighting, gamma=5.0, cap=1e9))
+    assert torch.allclose(costs[0], costs[1], rtol=1e-6)
+    assert torch.allclose(costs[0], costs[2], rtol=1e-6)
+
+
+def test_min_snr_by_hand():
+    ratio = torch.tensor([0.0, 0.5, 5.0, 20.0])
+    assert weights.min_snr(ratio, "epsilon").tolist() == [1.0, 1.0, 1.0, 0.25]
+    expected = [0.0, 0.5 / 1.5, 5 / 6, 5 / 21]
+    assert weights.min_snr(ratio, "v_prediction").tolist() == pytest.approx(expected)
+    assert weights.min_snr(ratio, "sample").tolist() == [0.0, 0.5, 5.0, 5.0]
+    assert weights.min_snr(ratio, "epsilon", gamma=1.0)[2] == pytest.approx(0.2)
+
+
+def test_debiased_and_v_equivalent_by_hand():
+    ratio = torch.tensor([0.0, 0.04, 4.0])
+    assert weights.debiased(ratio, "epsilon", cap=3.0).tolist() == pytest.approx([3.0, 3.0, 0.5])
+    assert weights.debiased(ratio, "v_prediction", cap=9.0)[2] == pytest.approx(2.0 / 5.0)
+    assert weights.debiased(ratio, "v_prediction").isfinite().all()
+    assert weights.v_equivalent(ratio, "epsilon", cap=20.0).tolist() == pytest.approx(
+        [20.0, 20.0, 1.25]
+    )
+    assert weights.v_equivalent(ratio, "v_prediction").tolist() == [1.0, 1.0, 1.0]
+    assert weights.v_equivalent(ratio, "sample", cap=3.0).tolist() == pytest.approx([1, 1.04, 3])
+
+
+def test_weightings_are_finite_everywhere_on_a_zero_terminal_schedule():
+    ratio = schedule.snr(schedule.rescale_to_zero_terminal_snr(schedule.alphas_cumprod()))
+    for kind in targets.PREDICTION_TYPES:
+        for name in ("none", "min_snr", "debiased", "v_equivalent"):
+            assert weights.weights(ratio, kind, name, 5.0, 20.0).isfinite().all(), (kind, name)
+    with pytest.raises(UserError, match="min_snt"):
+        weights.weights(ratio, "epsilon", "min_snt", 5.0, 20.0)
