@@ -1,0 +1,82 @@
+"""Sizes for pictures of any shape: aspect-ratio buckets (as NovelAI described them in 2022).
+
+Every bucket has at most as many pixels as the wanted square, so that memory is bounded by the
+square; a picture goes to the bucket that cuts the least off it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from dreambooth_core.data.options import LATENT_FACTOR, DataOptions
+from dreambooth_core.data.views import Size
+from dreambooth_core.errors import UserError
+
+
+def bucket_sizes(area: int, step: int, longest: int) -> list[Size]:
+    """All (height, width), multiples of ``step``, that are as large as ``area`` allows.
+
+    For each width the tallest height that fits, and the same turned; sorted.
+
+    Raises:
+        UserError: Not even a square of one step fits.
+    """
+    if step < LATENT_FACTOR or step % LATENT_FACTOR:
+        raise UserError(
+            f"{step} is not a multiple of {LATENT_FACTOR}",
+            where="data.bucket_step",
+            do="64 suits every Stable Diffusion UNet.",
+        )
+    sizes: set[Size] = set()
+    for width in range(step, max(longest, step) + 1, step):
+        height = min(area // width // step, max(longest // step, 1)) * step
+        if height >= step:
+            sizes |= {(height, width), (width, height)}
+    if not sizes:
+        raise UserError(
+            f"no bucket of {step} × {step} pixels fits into {area} pixels",
+            where="data.bucket_step",
+            do="Raise data.resolution or lower data.bucket_step.",
+        )
+    return sorted(size for size in sizes if not _is_inside_another(size, sizes))
+
+
+def choose(original: Size, sizes: Sequence[Size]) -> Size:
+    """The size that cuts the least off a picture of ``original`` (height, width).
+
+    Among equals the one with more pixels; then the first.
+    """
+    shape = math.log(original[1] / original[0])
+    return min(
+        sizes,
+        key=lambda size: (
+            round(abs(math.log(size[1] / size[0]) - shape), 9),
+            -size[0] * size[1],
+            size,
+        ),
+    )
+
+
+class Sizer:
+    """Gives every picture its size, as the options say."""
+
+    def __init__(self, options: DataOptions) -> None:
+        """Raises ``UserError`` for sizes that no autoencoder can take."""
+        fixed = options.fixed_size()
+        if options.crop != "bucket":
+            self.sizes: list[Size] = [fixed]
+            return
+        longest = round(max(fixed) * options.bucket_stretch)
+        found = set(bucket_sizes(fixed[0] * fixed[1], options.bucket_step, longest))
+        # The size that was asked for is always there, also where the step does not divide it.
+        self.sizes = sorted(found | {fixed})
+
+    def size_of(self, original: Size) -> Size:
+        """(height, width) for a picture of ``original`` (height, width), upright."""
+        return choose(original, self.sizes)
+
+
+def _is_inside_another(size: Size, sizes: set[Size]) -> bool:
+    """Whether another bucket is at least as large on both sides: then this one wastes pixels."""
+    return any(other != size and other[0] >= size[0] and other[1] >= size[1] for other in sizes)

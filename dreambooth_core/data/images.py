@@ -1,0 +1,115 @@
+"""Pictures to tensors: scaled by Lanczos, cut, mirrored; Pillow and numpy, never torchvision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dreambooth_core.data.decode import Undecodable, decode, decode_grey
+from dreambooth_core.data.inventory import Picture
+from dreambooth_core.data.views import View, scaled
+from dreambooth_core.errors import UserError
+
+
+def load_rgb(path: Path, background: str = "white") -> Image.Image:
+    """A picture file as upright 8-bit RGB.
+
+    Raises:
+        UserError: The file has gone, or can no longer be decoded, since stock was taken.
+    """
+    try:
+        return decode(_read(path), path.suffix, background)
+    except Undecodable as error:
+        raise UserError(f"the picture cannot be used: {error}", where=path) from error
+
+
+def load_mask(picture: Picture, source: str = "auto") -> Image.Image | None:
+    """The picture's mask as 8-bit grey of the picture's size, 255 where the loss counts.
+
+    Args:
+        source: ``files`` (the mask file beside it), ``alpha``, ``auto`` (the file, else the alpha),
+            ``none``. ``None`` where there is no such mask: everything counts.
+    """
+    if source == "none":
+        return None
+    try:
+        if source in ("auto", "files") and picture.mask is not None:
+            mask = decode_grey(_read(picture.mask), picture.mask.suffix)
+            size = (picture.width, picture.height)
+            return mask if mask.size == size else mask.resize(size, Image.Resampling.BILINEAR)
+        if source in ("auto", "alpha") and picture.has_alpha:
+            return decode_grey(_read(picture.path), picture.path.suffix, alpha=True)
+    except Undecodable as error:
+        raise UserError(f"the mask cannot be used: {error}", where=picture.path) from error
+    return None
+
+
+def apply_view(
+    image: Image.Image, view: View, resample: Image.Resampling = Image.Resampling.LANCZOS
+) -> Image.Image:
+    """Scale to cover the view's size, cut, mirror.
+
+    Only the part that stays is computed: a strip of 1 × 10000 pixels, scaled whole, would not fit
+    into any memory.
+    """
+    height, width = scaled((image.height, image.width), view.size)
+    right, bottom = view.left + view.width, view.top + view.height
+    if (image.height, image.width) == (height, width):
+        image = image.crop((view.left, view.top, right, bottom))
+    else:
+        across, down = image.width / width, image.height / height
+        box = (view.left * across, view.top * down, right * across, bottom * down)
+        box = (*box[:2], min(box[2], image.width), min(box[3], image.height))
+        image = image.resize((view.width, view.height), resample, box=box)
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if view.flip else image
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """An RGB image as float32 [3, H, W] in [-1, 1]."""
+    values = np.array(image.convert("RGB"), dtype=np.float32)
+    return torch.from_numpy(values).permute(2, 0, 1).contiguous() / 127.5 - 1.0
+
+
+def to_image(tensor: Tensor) -> Image.Image:
+    """The inverse of :func:`to_tensor`: [3, H, W] in [-1, 1] to an RGB image, clamped."""
+    values = ((tensor.detach().float().cpu() + 1.0) * 127.5).round().clamp(0, 255)
+    return Image.fromarray(values.permute(1, 2, 0).to(torch.uint8).numpy())
+
+
+def pixels(picture: Picture, view: View, background: str = "white") -> Tensor:
+    """The view of a picture as float32 [3, height, width] in [-1, 1]."""
+    return to_tensor(apply_view(load_rgb(picture.path, background), view))
+
+
+def mask(picture: Picture, view: View, source: str = "auto", floor: float = 0.0) -> Tensor | None:
+    """The view of a picture's mask as float32 [1, height, width] in [floor, 1], or ``None``.
+
+    ``floor`` is the weight of what the mask leaves out.
+    """
+    grey = load_mask(picture, source)
+    if grey is None:
+        return None
+    values = np.array(apply_view(grey, view, Image.Resampling.BILINEAR), dtype=np.float32)
+    return floor + (1.0 - floor) * torch.from_numpy(values).unsqueeze(0) / 255.0
+
+
+def latent_mask(mask: Tensor, factor: int = 8) -> Tensor:
+    """A mask [..., 1, H, W] at the latents' size [..., 1, H/factor, W/factor], averaged."""
+    flat = mask.reshape(-1, 1, *mask.shape[-2:])
+    small = torch.nn.functional.avg_pool2d(flat, factor)
+    return small.reshape(*mask.shape[:-2], *small.shape[-2:])
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"the picture cannot be read ({error.strerror})",
+            where=path,
+            do="It was there when the folder was looked at; put it back or start anew.",
+        ) from error

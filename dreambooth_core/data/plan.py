@@ -1,0 +1,328 @@
+"""Which picture is in which batch: a pure function of the seed and the step.
+
+Nothing is drawn in sequence, so a run that resumes needs to know its step and nothing else, and a
+plan for two processes is the plan for one, shared out.
+
+Words: a *step* is one step of the optimizer; it has ``accumulation`` *micro batches* of
+``batch_size × processes`` *slots* each. An *epoch* shows every instance picture as often as it
+repeats. Batches that are not full are kept and are smaller, so the last of a bucket or of an epoch
+can be; nothing is dropped and nothing is shown twice. An epoch ends with a step of its own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from dreambooth_core.data.views import Size, View, place
+from dreambooth_core.errors import UserError
+from dreambooth_core.randomness import permutation, uniform
+
+INSTANCE = "instance"
+CLASS = "class"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the plan has to know of a picture."""
+
+    original: Size
+    """(height, width) of the upright picture."""
+    size: Size
+    """(height, width) to train at: its bucket."""
+    concept: int = 0
+    repeats: int = 1
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One sample of one step."""
+
+    number: int
+    """Unlike that of any other slot of this step; even for instance, odd for class pictures. It
+    does not depend on accumulation, processes or prior preservation, so noise can be keyed by
+    (seed, step, number)."""
+    kind: str
+    """``"instance"`` or ``"class"``."""
+    picture: int
+    """Index among the pictures of its kind."""
+    concept: int
+    epoch: int
+    turn: int
+    """Which showing of the picture: its repeat in this epoch, or a class picture's round."""
+    view: View
+    micro: int = 0
+    """Which micro batch of the step."""
+    counts: bool = True
+    """False for a filler: a process without a sample of its own goes through the motions, so that
+    the others need not wait for it, and its loss has weight 0."""
+
+    @property
+    def size(self) -> Size:
+        """(height, width) in pixels."""
+        return self.view.size
+
+    @property
+    def crop(self) -> tuple[int, int]:
+        """(top, left) in the scaled picture."""
+        return self.view.crop
+
+    @property
+    def flip(self) -> bool:
+        """Whether the picture is mirrored."""
+        return self.view.flip
+
+
+@dataclass(frozen=True)
+class _Showing:
+    """An instance picture's place in an epoch."""
+
+    picture: int
+    turn: int
+    ordinal: int = 0
+    """How many showings of its concept came before it in this epoch."""
+
+
+class BatchPlan:
+    """The batches of a run.
+
+    Args:
+        instances: The subject's pictures.
+        classes: The class pictures; none without prior preservation. Each instance slot has a
+            class slot of its concept beside it; the class pictures of a concept take turns, each
+            seen once before any is seen again.
+        seed: Of the run.
+        batch_size: Instance slots of a micro batch in one process.
+        accumulation: Micro batches of a step.
+        processes: How many processes share a step.
+        flip: Mirror half of the showings.
+        crop: ``center``, ``random``, or ``bucket`` (which cuts in the centre).
+        crop_positions: Random crops take one of so many places; 0 for any.
+    """
+
+    def __init__(
+        self,
+        instances: Sequence[Entry],
+        classes: Sequence[Entry] = (),
+        *,
+        seed: int = 0,
+        batch_size: int = 1,
+        accumulation: int = 1,
+        processes: int = 1,
+        flip: bool = False,
+        crop: str = "bucket",
+        crop_positions: int = 8,
+    ) -> None:
+        if not instances:
+            raise UserError("there is no picture to train on", where="concepts")
+        self.instances = list(instances)
+        self.classes = list(classes)
+        self.seed = seed
+        self.batch_size = batch_size
+        self.accumulation = accumulation
+        self.processes = processes
+        self.flip = flip
+        self.random_crop = crop == "random"
+        self.crop_positions = crop_positions
+        self._class_members: dict[int, list[int]] = {}
+        for index, entry in enumerate(self.classes):
+            self._class_members.setdefault(entry.concept, []).append(index)
+        self._per_concept = Counter[int]()
+        self._per_size = Counter[Size]()
+        for entry in self.instances:
+            self._per_concept[entry.concept] += entry.repeats
+            self._per_size[entry.size] += entry.repeats
+        self._batches = lru_cache(maxsize=2)(self._batches_of)
+        self._class_order = lru_cache(maxsize=64)(self._class_round)
+
+    @property
+    def global_batch_size(self) -> int:
+        """Instance slots of a full micro batch, over all processes."""
+        return self.batch_size * self.processes
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Showings of instance pictures in an epoch."""
+        return self._per_concept.total()
+
+    @property
+    def micro_batches_per_epoch(self) -> int:
+        """Each bucket's last batch may be smaller than the others."""
+        return sum(-(-count // self.global_batch_size) for count in self._per_size.values())
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of the optimizer; the last may have fewer micro batches than the others."""
+        return -(-self.micro_batches_per_epoch // self.accumulation)
+
+    def epoch_of(self, step: int) -> int:
+        """The epoch, from 0, that a step from 0 belongs to."""
+        return step // self.steps_per_epoch
+
+    def ends_epoch(self, step: int) -> bool:
+        """Whether the step is the last of its epoch."""
+        return (step + 1) % self.steps_per_epoch == 0
+
+    def slots(self, step: int) -> list[Slot]:
+        """All slots of a step, over all micro batches and processes."""
+        return [slot for batch in self.micro_batches(step) for slot in batch]
+
+    def micro_batches(self, step: int) -> list[list[Slot]]:
+        """The step's micro batches: instance slots of one size, then the class slots."""
+        epoch, place_in_epoch = divmod(step, self.steps_per_epoch)
+        start = place_in_epoch * self.accumulation
+        chosen = self._batches(epoch)[start : start + self.accumulation]
+        result = []
+        number = 0
+        for micro, showings in enumerate(chosen):
+            numbered = list(enumerate(showings, number))
+            own = [self._instance_slot(n, micro, epoch, showing) for n, showing in numbered]
+            beside = [self._class_slot(n, micro, epoch, showing) for n, showing in numbered]
+            result.append(own + [slot for slot in beside if slot is not None])
+            number += len(showings)
+        return result
+
+    def share(self, batch: Sequence[Slot], rank: int) -> list[Slot]:
+        """The part of a micro batch that one process computes.
+
+        Instance slots are dealt out in runs as even as possible, and a class slot goes with its
+        instance slot. A process that gets nothing is given a filler (``counts`` is false).
+        """
+        own = [slot for slot in batch if slot.kind == INSTANCE]
+        first, last = (len(own) * r // self.processes for r in (rank, rank + 1))
+        mine = {slot.number for slot in own[first:last]}
+        part = [slot for slot in batch if slot.number - slot.number % 2 in mine]
+        return part or [replace(own[0], counts=False)]
+
+    def views(self) -> list[tuple[str, int, View]]:
+        """Every (kind, picture, view) that the plan can ask for, to encode them beforehand.
+
+        Raises:
+            ValueError: Crops are at any place, so there is no end to them.
+        """
+        found = []
+        for kind, entries in ((INSTANCE, self.instances), (CLASS, self.classes)):
+            for picture, entry in enumerate(entries):
+                seen = dict.fromkeys(
+                    place(entry.original, entry.size, at, flip=flip)
+                    for at in self._places()
+                    for flip in ((False, True) if self.flip else (False,))
+                )
+                found += [(kind, picture, view) for view in seen]
+        return found
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the views can be listed."""
+        return not self.random_crop or self.crop_positions > 0
+
+    def _places(self) -> list[tuple[float, float]]:
+        if not self.random_crop:
+            return [(0.5, 0.5)]
+        if not self.is_finite:
+            raise ValueError("crops at any position cannot be listed")
+        return [self._grid(index, index) for index in range(self.crop_positions)]
+
+    def _grid(self, down: int, across: int) -> tuple[float, float]:
+        last = max(self.crop_positions - 1, 1)
+        middle = self.crop_positions == 1
+        return (0.5, 0.5) if middle else (down / last, across / last)
+
+    def _batches_of(self, epoch: int) -> list[list[_Showing]]:
+        """The micro batches of an epoch: a batch is ready as soon as its bucket has enough."""
+        waiting: dict[Size, list[_Showing]] = {}
+        ready = []
+        seen = Counter[int]()
+        for showing in self._order(epoch):
+            entry = self.instances[showing.picture]
+            numbered = replace(showing, ordinal=seen[entry.concept])
+            seen[entry.concept] += 1
+            bucket = waiting.setdefault(entry.size, [])
+            bucket.append(numbered)
+            if len(bucket) == self.global_batch_size:
+                ready.append(bucket)
+                del waiting[entry.size]
+        return ready + list(waiting.values())
+
+    def _order(self, epoch: int) -> list[_Showing]:
+        """The showings of an epoch, shuffled evenly.
+
+        The repeats of a picture are spread over the epoch, one in each of as many equal parts, and
+        so are the showings of each concept: a stretch of steps has every concept in its share.
+        """
+        by_concept: dict[int, list[tuple[float, _Showing]]] = {}
+        for picture, entry in enumerate(self.instances):
+            for turn in range(entry.repeats):
+                drawn = uniform("order", self.seed, epoch, picture, turn)
+                where = (turn + drawn) / entry.repeats
+                member = (where, _Showing(picture, turn))
+                by_concept.setdefault(entry.concept, []).append(member)
+        spread: list[tuple[float, int, _Showing]] = []
+        for concept, members in by_concept.items():
+            members.sort(key=lambda member: (member[0], member[1].picture))
+            for rank, (_, showing) in enumerate(members):
+                drawn = uniform("spread", self.seed, epoch, concept, rank)
+                spread.append(((rank + drawn) / len(members), concept, showing))
+        spread.sort(key=lambda member: member[:2])
+        return [showing for _, _, showing in spread]
+
+    def _instance_slot(self, number: int, micro: int, epoch: int, showing: _Showing) -> Slot:
+        entry = self.instances[showing.picture]
+        view = self._view(entry, INSTANCE, epoch, showing.picture, showing.turn)
+        return Slot(
+            number=2 * number,
+            kind=INSTANCE,
+            picture=showing.picture,
+            concept=entry.concept,
+            epoch=epoch,
+            turn=showing.turn,
+            view=view,
+            micro=micro,
+        )
+
+    def _class_slot(self, number: int, micro: int, epoch: int, showing: _Showing) -> Slot | None:
+        concept = self.instances[showing.picture].concept
+        members = self._class_members.get(concept)
+        if not members:
+            return None
+        # How many class slots of this concept the whole run had before this one.
+        before = epoch * self._per_concept[concept] + showing.ordinal
+        turn, place_in_round = divmod(before, len(members))
+        picture = members[self._class_order(len(members), concept, turn)[place_in_round]]
+        return Slot(
+            number=2 * number + 1,
+            kind=CLASS,
+            picture=picture,
+            concept=concept,
+            epoch=epoch,
+            turn=turn,
+            view=self._view(self.classes[picture], CLASS, 0, picture, turn),
+            micro=micro,
+        )
+
+    def _class_round(self, count: int, concept: int, turn: int) -> list[int]:
+        return permutation(count, CLASS, self.seed, concept, turn)
+
+    def _view(self, entry: Entry, *key: int | str) -> View:
+        flip = self.flip and uniform("flip", self.seed, *key) < 0.5
+        if not self.random_crop:
+            return place(entry.original, entry.size, flip=flip)
+        down, across = uniform("crop", self.seed, *key), uniform("crop across", self.seed, *key)
+        if self.crop_positions:
+            # A picture overhangs on one side only, so one number places it on both.
+            index = int(down * self.crop_positions)
+            down, across = self._grid(index, index)
+        return place(entry.original, entry.size, (down, across), flip=flip)
+
+
+def groups(batch: Sequence[Slot]) -> list[list[Slot]]:
+    """A micro batch in parts of one size each, so that each part can be one tensor.
+
+    Class pictures keep their own bucket, which need not be that of the subject's pictures.
+    """
+    parts: dict[Size, list[Slot]] = {}
+    for slot in batch:
+        parts.setdefault(slot.size, []).append(slot)
+    return list(parts.values())
