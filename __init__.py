@@ -1,0 +1,39 @@
+"""The door of ComfyUI, which imports this folder as a package under a name made from its path."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+
+
+def _load(name, folder):
+    """The package in ROOT/folder under the given name, imported once."""
+    loaded = sys.modules.get(name)
+    if loaded is not None:
+        return loaded
+    place = ROOT / folder
+    spec = importlib.util.spec_from_file_location(
+        name, place / "__init__.py", submodule_search_locations=[str(place)]
+    )
+    package = importlib.util.module_from_spec(spec)
+    sys.modules[name] = package
+    try:
+        spec.loader.exec_module(package)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return package
+
+
+NODE_CLASS_MAPPINGS = {}
+NODE_DISPLAY_NAME_MAPPINGS = {}
+
+# Other programs that come by (test runners, type checkers) see a package without nodes.
+if importlib.util.find_spec("folder_paths") is not None:
+    _load("dreambooth_core", "dreambooth_core")
+    _nodes = _load("dreambooth_comfy_nodes", "comfy_nodes")
+    NODE_CLASS_MAPPINGS = _nodes.NODE_CLASS_MAPPINGS
+    NODE_DISPLAY_NAME_MAPPINGS = _nodes.NODE_DISPLAY_NAME_MAPPINGS
+
+__all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]

@@ -1,0 +1,286 @@
+"""Builds the environment: an empty one, the locked packages, torch, the dreambooth command."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from dreambooth_core.environment import makers, recipe
+from dreambooth_core.environment import marker as markers
+from dreambooth_core.environment.layout import Layout
+from dreambooth_core.environment.lock import held
+from dreambooth_core.environment.machine import Machine, detect
+from dreambooth_core.environment.pip import Pip
+from dreambooth_core.environment.processes import run_logged
+from dreambooth_core.environment.progress import Reporter
+from dreambooth_core.environment.sources import (
+    Source,
+    package_options,
+    package_place,
+    torch_source,
+)
+from dreambooth_core.environment.torch_builds import (
+    TORCH_VERSION,
+    XFORMERS_FOR_TORCH,
+    Choice,
+    choose,
+)
+from dreambooth_core.environment.transaction import recover, replacing
+from dreambooth_core.errors import DreamBoothError, UserError
+
+UNPACKED = 3
+"""Disk space that an installation needs, in times of its download."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What an environment should be."""
+
+    torch: str | None = None
+    """The name of a build, or ``auto``; None keeps what was asked for before. ``none`` leaves
+    torch out (for tests of this installer)."""
+    test: bool = False
+    """With the tools of the test suite."""
+    xformers: bool = False
+    rebuild: bool = False
+    """Anew, even where nothing changed."""
+
+
+class Builder:
+    """Brings one environment to what is wished. ``log`` takes all that pip says."""
+
+    def __init__(self, layout: Layout, reporter: Reporter, log: Path) -> None:
+        self.layout = layout
+        self.reporter = reporter
+        self.log_path = log
+        self.recipe = recipe.recipe_for(layout)
+        self.environ = os.environ
+
+    def bring_up_to(self, wish: Wish) -> None:
+        """Does what is missing; returns at once, and says nothing, where nothing is.
+
+        Raises:
+            DreamBoothError: a step failed. Nothing half-made is left behind.
+            KeyboardInterrupt: the user stopped it; the same holds.
+        """
+        missing = self._missing(wish)
+        if not missing:
+            return
+        with held(self.layout.lock):
+            recover(self.layout)
+            with self._log() as log:
+                begun = time.monotonic()
+                self._do(wish, self._missing(wish), log)
+        self.reporter.say(f"Ready after {time.monotonic() - begun:.0f} s.")
+
+    def _missing(self, wish: Wish) -> list[str]:
+        """``packages`` (everything), or which of ``project``, ``test``, ``xformers``."""
+        now = recipe.status(self.layout, wish.torch)
+        if wish.rebuild or not now.ready:
+            return ["packages"]
+        known = markers.read(self.layout)
+        assert known is not None
+        missing = [] if now.project_ready else ["project"]
+        recipe_there = recipe.recipe_for(self.layout, _version(known.python))
+        if wish.test and known.added.get("test") != recipe.test_fingerprint(recipe_there):
+            missing.append("test")
+        if wish.xformers and "xformers" not in known.added:
+            missing.append("xformers")
+        return missing
+
+    def _do(self, wish: Wish, missing: list[str], log: IO[str]) -> None:
+        if "packages" in missing:
+            self._build(wish, log)
+            return
+        known = markers.read(self.layout)
+        assert known is not None
+        self.recipe = recipe.recipe_for(self.layout, _version(known.python))
+        pip = self._pip_of(known, log)
+        if "project" in missing:
+            self.reporter.say(f"Setting up the dreambooth command anew in {self.layout.home}.")
+            self._link(pip, known)
+        if "test" in missing:
+            self._add_test(pip, known, "1/1")
+        if "xformers" in missing:
+            self._add_xformers(pip, known)
+
+    # -- the whole environment ---------------------------------------------------------------
+
+    def _build(self, wish: Wish, log: IO[str]) -> None:
+        before = markers.read(self.layout)
+        kind = makers.kind_for_this_python()
+        reason = recipe.status(self.layout, wish.torch).reason or "as asked"
+        self.reporter.say(
+            f"Setting up the engine in {self.layout.home} "
+            f"(Python {'.'.join(map(str, sys.version_info[:3]))}): {reason}."
+        )
+        machine = detect()
+        torch = wish.torch or (before.asked if before else "auto")
+        choice = None if torch == "none" else choose(machine, torch)
+        known = markers.Marker(
+            whole=False,
+            kind="venv",
+            base=makers.base_python(),
+            home=str(self.layout.home),
+            python=f"{sys.version_info.major}.{sys.version_info.minor}",
+            asked=torch,
+            torch=choice.build.name if choice else "none",
+        )
+        with replacing(self.layout):
+            markers.write(self.layout, known)
+            total = 4 + wish.test
+            self.reporter.step(1, total, "an empty environment")
+            options = package_options(self.environ)
+            pip = makers.make(self.layout, kind, self.recipe.pin("pip"), log, options)
+            known.kind = "target" if makers.is_target(self.layout) else "venv"
+            source = self._announce(pip, choice, machine, wish)
+            self.reporter.step(2, total, f"{self.recipe.count()} packages")
+            self._install_lock(pip, self._lock_for(known), self.recipe.count())
+            self.reporter.step(3, total, f"torch {TORCH_VERSION}" if source else "no torch")
+            if source and choice:
+                self._install_torch(pip, source, choice)
+            if wish.test:
+                self._add_test(pip, known, f"4/{total}")
+            self.reporter.step(total, total, "checking that all fits together")
+            self._check(pip, known, with_torch=source is not None)
+            self._link(pip, known)
+            known.packages = recipe.packages_fingerprint(self.recipe, known.asked, self.environ)
+            known.whole = True
+            markers.write(self.layout, known)
+        if wish.xformers or (before and "xformers" in before.added):
+            self._add_xformers(pip, known)
+
+    def _announce(
+        self, pip: Pip, choice: Choice | None, machine: Machine, wish: Wish
+    ) -> Source | None:
+        """Says what will be downloaded and from where, and that the disk has room for it."""
+        configured = pip.configured()
+        packages = self.recipe.download_bytes() / 1e6
+        if wish.test:
+            packages += self.recipe.download_bytes(test=True) / 1e6
+        where = package_place(self.environ, configured)
+        source = None
+        if choice:
+            source = torch_source(pip, choice.build, machine.system, self.environ, configured)
+            label = f"for {choice.build.label} ({choice.reason})"
+            if self.environ.get("TORCH_INDEX_URL"):
+                label = "from TORCH_INDEX_URL"
+            self.reporter.say(
+                f"torch {TORCH_VERSION} {label}; about {source.megabytes} MB from {source.where}"
+            )
+            if choice.warning:
+                self.reporter.say(f"Note: {choice.warning}.")
+        self.reporter.say(f"Everything else: about {packages:.0f} MB from {where}")
+        needed = (packages + (source.megabytes if source else 0)) * UNPACKED
+        free = shutil.disk_usage(self.layout.home).free / 1e6
+        if free < needed:
+            raise DreamBoothError(
+                f"not enough room on the disk: about {needed / 1e3:.1f} GB are needed and "
+                f"{free / 1e3:.1f} GB are free",
+                where=self.layout.home,
+                do="Make room, or set DREAMBOOTH_ENV to a folder on another disk",
+            )
+        return source
+
+    def _install_lock(self, pip: Pip, lock: Path, count: int) -> None:
+        pip.install(
+            ["--no-deps", "-r", str(lock)],
+            step="the packages",
+            count=count,
+            progress=self.reporter.progress,
+        )
+
+    def _lock_for(self, known: markers.Marker) -> Path:
+        """The lock; without pip where pip would replace itself while it runs."""
+        if known.kind == "venv":
+            return self.recipe.lock
+        lines = self.recipe.lock.read_text(encoding="utf-8").splitlines(keepends=True)
+        lock = self.layout.home / "lock.txt"
+        lock.write_text("".join(x for x in lines if not x.startswith("pip==")), encoding="utf-8")
+        return lock
+
+    def _install_torch(self, pip: Pip, source: Source, choice: Choice) -> None:
+        """torch, and what only its GPU builds need; the lock holds what all builds need."""
+        needs = ["--no-deps"] if choice.build.alone else ["-c", str(self.recipe.lock)]
+        # The options of a source stand for themselves: INDEX_URL must not come before them.
+        own = len(package_options(self.environ))
+        alone = Pip(pip.command, pip.log, [*source.options, *pip.options[own:]])
+        alone.install(
+            [*needs, source.requirement], step="torch", count=1, progress=self.reporter.progress
+        )
+
+    def _check(self, pip: Pip, known: markers.Marker, with_torch: bool) -> None:
+        if known.kind == "venv" and with_torch:
+            pip.check()
+        if with_torch:
+            code = "import torch; torch.ones(2, 2).mm(torch.ones(2, 2))"
+            run_logged([*self.layout.command(), "-c", code], pip.log, "a working torch")
+
+    # -- parts that can be added -----------------------------------------------------------------
+
+    def _link(self, pip: Pip, known: markers.Marker) -> None:
+        if known.kind == "venv":
+            pip.link(self.layout.root)
+        known.project = recipe.project_fingerprint(self.layout)
+        markers.write(self.layout, known)
+
+    def _add_test(self, pip: Pip, known: markers.Marker, numbers: str) -> None:
+        number, total = (int(part) for part in numbers.split("/"))
+        count = self.recipe.count(test=True)
+        self.reporter.step(number, total, f"{count} packages for the test suite")
+        self._install_lock(pip, self.recipe.test_lock, count)
+        known.added["test"] = recipe.test_fingerprint(self.recipe)
+        markers.write(self.layout, known)
+
+    def _add_xformers(self, pip: Pip, known: markers.Marker) -> None:
+        version = XFORMERS_FOR_TORCH.get(TORCH_VERSION)
+        if version is None or not known.torch.startswith("cu"):
+            raise UserError(
+                f"there is no xformers for torch {TORCH_VERSION} ({known.torch})",
+                where="--xformers",
+                do="It is for NVIDIA GPUs only; training works without it",
+            )
+        self.reporter.step(1, 1, f"xformers {version}, from where pip is configured to look")
+        pip.install(
+            ["--no-deps", f"xformers=={version}"],
+            step="xformers",
+            count=1,
+            progress=self.reporter.progress,
+        )
+        known.added["xformers"] = version
+        markers.write(self.layout, known)
+
+    def _pip_of(self, known: markers.Marker, log: IO[str]) -> Pip:
+        options = package_options(self.environ)
+        if known.kind == "target":
+            options = [*options, "--target", str(self.layout.site), "--upgrade"]
+        return Pip([*self.layout.command(), "-m", "pip"], log, options)
+
+    @contextmanager
+    def _log(self) -> Iterator[IO[str]]:
+        """The log, named in the message when something fails."""
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        with self.log_path.open("w", encoding="utf-8", errors="replace") as log:
+            try:
+                yield log
+            except DreamBoothError as error:
+                note = f"(log: {self.log_path})"
+                raise replace_advice(error, note) from error
+
+
+def replace_advice(error: DreamBoothError, note: str) -> DreamBoothError:
+    """The same error with a note at its end."""
+    do = f"{error.do.rstrip('.')} {note}" if error.do else note
+    return type(error)(error.what, where=error.where, do=do)
+
+
+def _version(text: str) -> tuple[int, int]:
+    major, _, minor = text.partition(".")
+    return int(major), int(minor)

@@ -1,0 +1,172 @@
+"""Three ways to make an empty environment, for three kinds of Python."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+from dreambooth_core.environment.layout import Layout
+from dreambooth_core.environment.pip import Pip
+from dreambooth_core.environment.processes import run_logged
+from dreambooth_core.errors import DreamBoothError, UserError
+
+BOOT = '''\
+"""Runs Python code with the packages of this folder, and none of the Python's own.
+
+    python boot.py -m MODULE [ARGUMENTS]
+    python boot.py -c CODE [ARGUMENTS]
+    python boot.py SCRIPT [ARGUMENTS]
+
+Made by install.py, for a Python that cannot make virtual environments.
+"""
+
+import os
+import runpy
+import site
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = {root!r}
+
+
+def main():
+    own = ("site-packages", "dist-packages")
+    sys.path[:] = [p for p in sys.path[1:] if os.path.basename(p.rstrip("\\\\/")) not in own]
+    sys.path.insert(0, ROOT)
+    packages = os.path.join(HERE, "site")
+    sys.path.insert(0, packages)
+    site.addsitedir(packages)  # the .pth files in it count too
+    what = sys.argv[1] if len(sys.argv) > 1 else ""
+    if what in ("-m", "-c"):
+        if len(sys.argv) < 3:
+            sys.exit("boot.py: " + what + " needs an argument")
+        target = sys.argv[2]
+        sys.argv = [what, *sys.argv[3:]]
+        if what == "-m":
+            runpy.run_module(target, run_name="__main__", alter_sys=True)
+        else:
+            exec(compile(target, "<string>", "exec"), {{"__name__": "__main__"}})
+    elif what:
+        sys.argv = sys.argv[1:]
+        sys.path.insert(0, os.path.dirname(os.path.abspath(what)))
+        runpy.run_path(what, run_name="__main__")
+    else:
+        sys.exit(__doc__)
+
+
+if __name__ == "__main__":
+    main()
+'''
+
+
+def base_python() -> str:
+    """The Python under a virtual environment, or the running one: a host's may be thrown away."""
+    return getattr(sys, "_base_executable", None) or sys.executable
+
+
+def kind_for_this_python() -> str:
+    """``venv``, ``uv`` (a virtual environment made by uv) or ``target``."""
+    if _is_embeddable():
+        return "target"  # its ._pth file switches virtual environments off
+    if _has("venv") and _has("ensurepip"):
+        return "venv"
+    return "uv"
+
+
+def make(layout: Layout, kind: str, pip_pin: str, log: IO[str], options: Sequence[str]) -> Pip:
+    """Makes the environment in ``layout.home`` with a current pip in it, and returns that pip.
+
+    Raises:
+        DreamBoothError: a step failed.
+    """
+    if kind == "target":
+        return _make_target(layout, pip_pin, log, options)
+    if kind == "uv":
+        try:
+            return _make_with_uv(layout, pip_pin, log, options)
+        except _NoUv as reason:
+            log.write(f"uv cannot help ({reason}): a folder of packages is made instead\n")
+            return _make_target(layout, pip_pin, log, options)
+    run_logged([base_python(), "-m", "venv", str(layout.home)], log, "the virtual environment")
+    pip = Pip([str(layout.venv_python), "-m", "pip"], log, options)
+    # Before 24.1 pip cannot tell a program how far a download is.
+    pip.install(["--no-deps", pip_pin], step="pip")
+    return pip
+
+
+def is_target(layout: Layout) -> bool:
+    """Which kind was made in the end."""
+    return layout.boot.is_file()
+
+
+class _NoUv(Exception):
+    """uv does not exist for this system, or does not serve this Python."""
+
+
+def _make_with_uv(layout: Layout, pip_pin: str, log: IO[str], options: Sequence[str]) -> Pip:
+    own = _own_pip(log, options)
+    with tempfile.TemporaryDirectory(prefix="dreambooth-") as folder:
+        tools = Path(folder)
+        try:
+            own.install(["--target", folder, "--no-deps", "uv"], step="uv")
+        except DreamBoothError as error:
+            raise _NoUv(error.line) from error
+        own.install(["--target", folder, "--no-deps", pip_pin], step="pip")
+        program = next((p for p in (tools / "bin").glob("uv*") if p.stem == "uv"), None)
+        if program is None:
+            raise _NoUv("its package holds no program")
+        command = [str(program), "venv", "--no-config", "--no-project", "--allow-existing"]
+        command += ["--offline", "--python", base_python(), str(layout.home)]
+        try:
+            run_logged(command, log, "the virtual environment")
+        except DreamBoothError as error:
+            raise _NoUv(error.line) from error
+        seed = Pip([str(layout.venv_python), str(tools / "pip")], log, options)
+        seed.install(["--no-deps", pip_pin], step="pip")
+    return Pip([str(layout.venv_python), "-m", "pip"], log, options)
+
+
+def _make_target(layout: Layout, pip_pin: str, log: IO[str], options: Sequence[str]) -> Pip:
+    # What uv may have left is no part of this kind.
+    for name in ("bin", "Scripts", "lib", "Lib", "lib64", "pyvenv.cfg"):
+        path = layout.home / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    layout.site.mkdir()
+    layout.boot.write_text(BOOT.format(root=str(layout.root)), encoding="utf-8")
+    own = _own_pip(log, options)
+    own.install(["--target", str(layout.site), "--no-deps", pip_pin], step="pip")
+    return Pip(
+        [base_python(), str(layout.boot), "-m", "pip"],
+        log,
+        [*options, "--target", str(layout.site), "--upgrade"],
+    )
+
+
+def _own_pip(log: IO[str], options: Sequence[str]) -> Pip:
+    """The pip of the running Python, which is only ever told to write elsewhere."""
+    if not _has("pip"):
+        raise UserError(
+            "this Python has neither venv with ensurepip nor pip",
+            where=sys.executable,
+            do="Install them (on Debian and Ubuntu: apt install python3-venv), or run install.py "
+            "with another Python from 3.10 to 3.13",
+        )
+    return Pip([sys.executable, "-m", "pip"], log, options)
+
+
+def _is_embeddable() -> bool:
+    """Whether this is the embeddable package of python.org: a ``._pth`` file lies beside it."""
+    return any(Path(base_python()).parent.glob("python*._pth"))
+
+
+def _has(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+

@@ -1,0 +1,51 @@
+"""The file in an environment that says that it is ours, what it holds, and whether it is whole."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from dreambooth_core.environment.layout import Layout
+
+
+@dataclass
+class Marker:
+    """What is known of an environment. ``whole`` turns true as the last act of a build."""
+
+    whole: bool
+    kind: str
+    """``venv`` or ``target`` (see Layout)."""
+    base: str
+    """The Python that it was made with; an environment does not outlive it."""
+    home: str
+    """Where it was made: an environment that was moved does not work."""
+    python: str
+    """``3.11``: the version that its packages are for."""
+    packages: str = ""
+    """Fingerprint of the lock and of the choice of torch."""
+    project: str = ""
+    """Fingerprint of pyproject.toml and of the clone's place, for the ``dreambooth`` command."""
+    torch: str = ""
+    """The name of torch's build (``cpu``, ``cu130`` …)."""
+    asked: str = "auto"
+    """What the user asked for as torch's build."""
+    added: dict[str, str] = field(default_factory=dict)
+    """Fingerprints of what was added later: ``test``, ``xformers``."""
+
+
+def read(layout: Layout) -> Marker | None:
+    """The marker of an environment; None where there is none or it cannot be understood."""
+    try:
+        data = json.loads(layout.marker.read_text(encoding="utf-8"))
+        return Marker(**data)
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def write(layout: Layout, marker: Marker) -> None:
+    """Writes the marker in one go: a reader sees the old or the new, never half of one."""
+    temporary = Path(f"{layout.marker}.tmp")
+    temporary.write_text(json.dumps(asdict(marker), indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, layout.marker)

@@ -1,0 +1,225 @@
+"""Runs pip: its progress is passed on, its output kept, its failure turned into one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO
+from urllib.parse import urlsplit
+
+from dreambooth_core.environment.processes import clean_environment
+from dreambooth_core.errors import DreamBoothError
+
+Progress = Callable[[int, int, str], None]
+"""Called with (done, total, unit): bytes of a file (``B``) or packages (``packages``)."""
+
+OFFLINE = re.compile(
+    r"NewConnectionError|ConnectTimeout|Max retries exceeded|connection broken|ProxyError"
+    r"|Temporary failure in name resolution|Name or service not known|getaddrinfo failed"
+    r"|nodename nor servname|Network is unreachable|No route to host|Connection refused"
+    r"|Connection reset|ReadTimeout|Read timed out|Could not fetch URL|ConnectionError",
+    re.IGNORECASE,
+)
+FAILURES = (
+    (
+        re.compile(r"No space left on device|not enough space on the disk|Errno 28", re.IGNORECASE),
+        "the disk is full",
+        "Make room, or set DREAMBOOTH_ENV to a folder on another disk, and run this again",
+    ),
+    (
+        re.compile(r"Windows Long Path|filename or extension is too long", re.IGNORECASE),
+        "the folder's path is too long for Windows",
+        r"Set DREAMBOOTH_ENV to a short folder, C:\dreambooth say, and run this again",
+    ),
+    (
+        re.compile(r"CERTIFICATE_VERIFY_FAILED|SSLError|SSLCertVerification"),
+        "the package index has a certificate that Python does not trust",
+        "Behind a proxy, set PIP_CERT to its certificate, and run this again",
+    ),
+    (
+        OFFLINE,
+        "the package index cannot be reached: is there a network?",
+        "Connect, or name a mirror with INDEX_URL and TORCH_INDEX_URL, and run this again",
+    ),
+    (
+        re.compile(r"Permission denied|Access is denied|WinError 5\b|Errno 13"),
+        "a file may not be written",
+        "Stop what is training, or set DREAMBOOTH_ENV to a folder of yours, and run this again",
+    ),
+)
+"""What pip prints, what it means, what to do. The first that matches wins."""
+
+
+class Pip:
+    """One environment's pip.
+
+    Args:
+        command: what runs it, ``[python, "-m", "pip"]``.
+        log: where all that it prints is written.
+        options: added to each installation (where packages come from, where they go).
+    """
+
+    def __init__(self, command: Sequence[str], log: IO[str], options: Sequence[str] = ()) -> None:
+        self.command = list(command)
+        self.log = log
+        self.options = list(options)
+
+    def install(
+        self,
+        arguments: Sequence[str],
+        *,
+        step: str,
+        count: int = 0,
+        progress: Progress | None = None,
+    ) -> None:
+        """``pip install``; ``count`` is how many packages are expected, for the progress.
+
+        Raises:
+            DreamBoothError: pip failed; the message says why and what to do.
+        """
+        # An old pip, from before the locked one is in, does not know "raw".
+        fixed = ["install", "--progress-bar", "raw" if progress else "off", "--no-input"]
+        fixed += ["--only-binary", ":all:"]
+        fixed += ["--no-warn-script-location", "--disable-pip-version-check"]
+        self._run([*fixed, *self.options, *arguments], step, count, progress)
+
+    def link(self, project: Path) -> None:
+        """Makes a project's command and metadata known here, its code staying where it is.
+
+        Raises:
+            DreamBoothError: pip failed.
+        """
+        fixed = ["install", "--no-deps", "--no-build-isolation", "--no-input", "--no-index"]
+        fixed += ["--disable-pip-version-check", "--no-warn-script-location"]
+        self._run([*fixed, "--editable", str(project)], "the dreambooth command")
+
+    def check(self) -> None:
+        """``pip check``: everything that a package needs is there.
+
+        Raises:
+            DreamBoothError: something is missing or does not fit.
+        """
+        self._run(["check", "--disable-pip-version-check"], "the check of the packages")
+
+    def would_take(self, requirement: str, options: Sequence[str] = ()) -> str | None:
+        """The address of the file that would be installed; None where there is none.
+
+        Looks at the places that pip is configured for. Downloads metadata at most.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            report = Path(folder, "report.json")
+            command = [*self.command, "install", "--dry-run", "--no-deps", "--ignore-installed"]
+            command += ["--only-binary", ":all:", "--no-input", "--quiet", "--report", str(report)]
+            done = subprocess.run(
+                [*command, *options, requirement],
+                env=clean_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=self.log,
+                stderr=self.log,
+                check=False,
+            )
+            if done.returncode or not report.is_file():
+                return None
+            installs = json.loads(report.read_text(encoding="utf-8")).get("install", [])
+            return installs[0]["download_info"]["url"] if installs else None
+
+    def configured(self) -> dict[str, str]:
+        """Where pip is configured to look: ``index-url``, ``extra-index-url``, ``find-links``."""
+        done = subprocess.run(
+            [*self.command, "config", "list"],
+            env=clean_environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
+        lines = re.findall(r"^[^=]*\.([a-z-]+)='(.*)'$", done.stdout, re.MULTILINE)
+        return {k: v for k, v in lines if k in ("index-url", "extra-index-url", "find-links")}
+
+    def _run(
+        self, arguments: list[str], step: str, count: int = 0, progress: Progress | None = None
+    ) -> None:
+        self.log.write(f"\n$ pip {' '.join(map(hide_credentials, arguments))}\n")
+        self.log.flush()
+        output: list[str] = []
+        follow = _Follower(count, progress) if progress else None
+        # The lock's handle is inherited (see lock.py), therefore close_fds is off: where the
+        # installer is killed, nobody builds in the same folder before this child has ended.
+        with subprocess.Popen(
+            [*self.command, *arguments],
+            env=clean_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            close_fds=os.name == "nt",
+        ) as child:
+            assert child.stdout is not None
+            try:
+                for line in child.stdout:
+                    if follow and follow.took(line):
+                        continue
+                    output.append(line)
+                    self.log.write(line)
+            except BaseException:
+                child.kill()
+                raise
+        self.log.flush()
+        if child.returncode:
+            what, do = explain("".join(output))
+            raise DreamBoothError(f"{step}: {what}", do=do)
+
+
+class _Follower:
+    """Reads progress out of pip's lines."""
+
+    def __init__(self, count: int, progress: Progress) -> None:
+        self.count = count
+        self.seen = 0
+        self.progress = progress
+
+    def took(self, line: str) -> bool:
+        """Reports a line that is about progress; True where it says nothing else."""
+        raw = re.match(r"Progress (\d+) of (\d+)", line)
+        if raw:
+            # With many packages their number tells more than the bytes of each.
+            if self.count <= 1:
+                self.progress(int(raw[1]), int(raw[2]), "B")
+            return True
+        if self.count > 1 and re.match(r"(Collecting|Processing|Requirement already) ", line):
+            self.seen = min(self.seen + 1, self.count)
+            self.progress(self.seen, self.count, "packages")
+        return False
+
+
+def explain(output: str) -> tuple[str, str]:
+    """(what went wrong, what to do) from pip's output."""
+    for pattern, what, do in FAILURES:
+        if pattern.search(output):
+            return what, do
+    missing = re.search(r"No matching distribution found for (\S+)", output)
+    if missing:
+        return (
+            f"the package index has no {missing[1]} for this Python and system",
+            "If INDEX_URL, TORCH_INDEX_URL or pip's configuration names a mirror, name one that "
+            "has it, or none, and run this again",
+        )
+    errors = [line[6:].strip() for line in output.splitlines() if line.startswith("ERROR:")]
+    return (errors[-1] if errors else "pip failed", "See the log for all that pip said")
+
+
+def hide_credentials(text: str) -> str:
+    """An address without the name and password that it may hold."""
+    if "@" not in text or "://" not in text:
+        return text
+    parts = urlsplit(text)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

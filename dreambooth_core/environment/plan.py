@@ -1,0 +1,57 @@
+"""What building the environment would download, told before anybody asks for it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from dreambooth_core.environment import marker as markers
+from dreambooth_core.environment.layout import Layout
+from dreambooth_core.environment.machine import detect
+from dreambooth_core.environment.recipe import recipe_for
+from dreambooth_core.environment.sources import package_place
+from dreambooth_core.environment.torch_builds import TORCH_VERSION, choose
+
+
+def plan(layout: Layout, environ: Mapping[str, str] | None = None) -> dict[str, object]:
+    """The build of torch, why, about how many megabytes, and from where.
+
+    pip's own configuration is not asked (that takes a while and needs pip): a mirror or a local
+    folder of wheels that it names is used all the same.
+
+    Raises:
+        DreamBoothError: torch does not exist for this machine.
+    """
+    variables = os.environ if environ is None else environ
+    known = markers.read(layout)
+    machine = detect()
+    choice = choose(machine, known.asked if known and known.asked != "none" else "auto")
+    place = variables.get("TORCH_INDEX_URL") or choice.build.index(machine.system)
+    packages = recipe_for(layout).download_bytes() // 1_000_000
+    general = package_place(variables, {})
+    return {
+        "torch": f"{TORCH_VERSION} ({choice.build.label})",
+        "because": choice.reason,
+        "warning": choice.warning or "",
+        "download_megabytes": choice.build.megabytes[machine.system] + packages,
+        "from": sorted({place or general, general}),
+    }
+
+
+def advice(layout: Layout) -> str | None:
+    """What would fit this machine better than what is installed; None where all is well.
+
+    A GPU that was added, or a driver that was updated, since the environment was built.
+    """
+    known = markers.read(layout)
+    if known is None or not known.whole or known.asked != "auto":
+        return None
+    choice = choose(detect())
+    if choice.warning:
+        return choice.warning
+    if choice.build.name == known.torch or choice.build.name == "cpu":
+        return None
+    return (
+        f"torch is the {known.torch} build, but this machine has {choice.reason}: "
+        "run `python install.py --rebuild`"
+    )
