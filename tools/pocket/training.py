@@ -33,12 +33,10 @@ def save_json(value: object, path: Path) -> None:
     os.replace(temporary, path)
 
 
-def rate_at(step: int, steps: int, peak: float, warm: int = 200, floor: float = 0.02) -> float:
-    """Linear warm-up, then a half cosine from ``peak`` down to ``floor`` times it."""
-    if step < warm:
-        return peak * (step + 1) / warm
-    part = (step - warm) / max(1, steps - warm)
-    return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, part))))
+def rate_at(step: int, total: int, peak: float, floor: float = 0.02, warm: int = 150) -> float:
+    """Linear warm-up times a half cosine from ``peak`` to ``floor`` times it."""
+    cosine = floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * step / total))
+    return peak * cosine * min(1.0, (step + 1) / warm)
 
 
 class Average:
@@ -76,9 +74,11 @@ class Run:
         every: int = 500,
         weight_decay: float = 0.01,
         clip: float = 1.0,
+        floor: float = 0.02,
     ) -> None:
         self.name, self.module, self.total, self.peak = name, module, total, rate
         self.folder, self.every, self.clip = folder / name, every, clip
+        self.floor = floor
         parameters = [p for p in module.parameters() if p.requires_grad]
         self.parameters = parameters
         self.optimiser = torch.optim.AdamW(
@@ -109,7 +109,7 @@ class Run:
 
     def optimise(self, step: int, loss: torch.Tensor) -> None:
         """Backward, clip, AdamW step, average."""
-        rate = rate_at(step, self.total, self.peak)
+        rate = rate_at(step, self.total, self.peak, self.floor)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.optimiser.zero_grad(set_to_none=True)

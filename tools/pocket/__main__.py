@@ -1,0 +1,128 @@
+"""``python -m tools.pocket``: makes the embedded base, from nothing, in one command.
+
+Every stage is seeded and keeps what it has done in the work folder, so the same command continues
+after a stop. One CPU thread; the minutes of each stage go into ``<work>/minutes.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from diffusers import AutoencoderKL
+from safetensors.torch import load_file
+from torch import nn
+from transformers import logging as transformers_logging
+
+from . import autoencoder, denoiser, export, latents, subject, vision, vocabulary
+from .captions import KNOWN
+from .training import save_json, save_weights
+
+ASSETS = Path(__file__).resolve().parents[2] / "dreambooth_core" / "assets"
+STAGES = ("vocabulary", "autoencoder", "latents", "denoiser-64", "denoiser-128", "vision")
+Made = TypeVar("Made")
+
+
+class Workshop:
+    """Where the stages keep their work, and how long each took."""
+
+    def __init__(self, work: Path, assets: Path) -> None:
+        self.work, self.assets = work, assets
+        self.tokens = assets / "clip_tokenizer"
+
+    def timed(self, stage: str, make: Callable[[], Made]) -> Made:
+        """Runs a stage; notes its wall and CPU minutes, summed over interrupted runs."""
+        print(f"== {stage}", flush=True)
+        wall, cpu = time.monotonic(), time.process_time()
+        made = make()
+        spent = (time.monotonic() - wall, time.process_time() - cpu)
+        run = self.work / stage / "state.json"
+        if run.exists():
+            facts = json.loads(run.read_text(encoding="utf-8"))
+            spent = (facts["wall_seconds"], facts["cpu_seconds"])
+        self._note(stage, *spent)
+        return made
+
+    def _note(self, stage: str, wall: float, cpu: float) -> None:
+        path = self.work / "minutes.json"
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        before = known.get(stage, {"wall": 0.0})
+        if wall / 60 > before["wall"]:
+            known[stage] = {"wall": round(wall / 60, 1), "cpu": round(cpu / 60, 1)}
+        save_json(known, path)
+
+    def make_vocabulary(self) -> None:
+        """The tokenizer's files."""
+        if not (self.tokens / "vocab.json").exists():
+            vocabulary.write(self.tokens, vocabulary.download(self.work))
+
+    def make_autoencoder(self) -> AutoencoderKL:
+        """Trained and normalised; kept whole once normalised."""
+        kept = self.work / "autoencoder.safetensors"
+        model = autoencoder.build()
+        if kept.exists():
+            model.load_state_dict(load_file(kept))
+        else:
+            model = autoencoder.train(self.work)
+            model.to(memory_format=torch.contiguous_format)
+            latents.normalise(model.eval())
+            save_weights(model.state_dict(), kept)
+        return model.eval().requires_grad_(False)
+
+    def make_latents(self, vae: AutoencoderKL) -> dict[int, latents.Latents]:
+        """Caches of both sizes."""
+        for side in latents.COUNTS:
+            latents.encode(vae, self.work, side)
+        return {side: latents.Latents(self.work, side) for side in latents.COUNTS}
+
+    def material(self, caches: dict[int, latents.Latents]) -> denoiser.Material:
+        """What the denoiser trains on."""
+        words = vocabulary.rare_words(self.tokens, KNOWN)
+        return denoiser.Material(vocabulary.tokenizer(self.tokens), words, caches)
+
+
+def make(shop: Workshop, last: str) -> None:
+    """All stages up to ``last``, then the folder with what there is."""
+    wanted = STAGES[: STAGES.index(last) + 1]
+    shop.timed("vocabulary", shop.make_vocabulary)
+    vae = shop.timed("autoencoder", shop.make_autoencoder)
+    if "latents" not in wanted:
+        return
+    material = shop.material(shop.timed("latents", lambda: shop.make_latents(vae)))
+    if "denoiser-64" not in wanted:
+        return
+    both: nn.ModuleDict = shop.timed(
+        "denoiser-64", lambda: denoiser.train_small(shop.work, material)
+    )
+    unet, text = both["unet"], both["text"]
+    if "denoiser-128" in wanted:
+        unet = shop.timed("denoiser-128", lambda: denoiser.train_large(shop.work, material, both))
+    pocket = shop.assets / "pocket"
+    export.write_pipeline(pocket, unet, text, vae)
+    if "vision" in wanted:
+        words = material.tokenizer
+        scorer = shop.timed("vision", lambda: vision.train(shop.work, words, text, vae))
+        export.write_scorer(pocket, scorer)
+    print(f"{pocket}: {export.size_of(pocket) / 1e6:.1f} MB")
+
+
+def main() -> None:
+    """Reads the command line and makes pocket and the demo's pictures."""
+    parser = argparse.ArgumentParser(prog="python -m tools.pocket", description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("build/pocket"), help="kept work")
+    parser.add_argument("--assets", type=Path, default=ASSETS, help="where the results go")
+    parser.add_argument("--last", choices=STAGES, default=STAGES[-1], help="stop after this stage")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    transformers_logging.set_verbosity_error()
+    subject.write(options.assets / "demo" / "star")
+    make(Workshop(options.work, options.assets), options.last)
+
+
+if __name__ == "__main__":
+    main()
