@@ -1,0 +1,1 @@
+"""Adapters (LoRA and its relatives): read, write, apply, merge, resize, extract, inspect."""

@@ -1,0 +1,198 @@
+"""Adapters on real models: several under names, weighted, switched, taken off without a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dreambooth_core.errors import UserError
+from dreambooth_core.formats.adapters.model import Adapter, Weights, component_of
+
+Strength = float | tuple[float, float]
+"""One weight for all, or ``(weight for the UNet, weight for the text encoders)``."""
+
+
+@dataclass
+class _Spot:
+    """A module that adapters change, and what it was before."""
+
+    module: nn.Module
+    weight: Tensor
+    bias: Tensor | None
+
+
+class AdapterStack:
+    """``weight = base + Σ strengthᵢ · ΔWᵢ`` on the modules themselves.
+
+    The base's tensors are kept, so that a restored model is bit-exactly what it was; the sum is
+    made in fp32 and rounded once to the base's type.
+    """
+
+    def __init__(self, models: Mapping[str, nn.Module]) -> None:
+        """``models``: by component, ``unet``, ``text_encoder``, ``text_encoder_2``."""
+        self._modules = {name: _by_path(model) for name, model in models.items()}
+        self._adapters: dict[str, Adapter] = {}
+        self._strengths: dict[str, tuple[float, float]] = {}
+        self._spots: dict[str, _Spot] = {}
+
+    @property
+    def weights(self) -> dict[str, tuple[float, float]]:
+        """The loaded adapters and their strengths ``(UNet, text encoders)``."""
+        return dict(self._strengths)
+
+    def load(self, name: str, adapter: Adapter, weight: Strength = 1.0) -> None:
+        """Adds an adapter, at full strength unless told otherwise. The others stay as they are.
+
+        Raises:
+            UserError: the name is taken, or the adapter does not fit the models; they are then
+                left as they were.
+        """
+        if name in self._adapters:
+            raise UserError(f"there is already an adapter named {name!r}", do="Unload it first.")
+        self._locate(name, adapter)
+        before = dict(self._strengths)
+        self._adapters[name] = adapter
+        self._strengths[name] = _pair(weight)
+        try:
+            self._refresh(set(adapter.modules))
+        except UserError:
+            del self._adapters[name]
+            self._strengths = before
+            self._refresh(set(adapter.modules))
+            raise
+
+    def set_weights(self, weights: Mapping[str, Strength]) -> None:
+        """Switches: those named get their strength, all others get 0.
+
+        Raises:
+            UserError: a name that is not loaded.
+        """
+        for name in weights:
+            self._known(name)
+        wanted = {name: _pair(weights.get(name, 0.0)) for name in self._adapters}
+        moved = [name for name, pair in wanted.items() if pair != self._strengths[name]]
+        self._strengths = wanted
+        self._refresh({module for name in moved for module in self._adapters[name].modules})
+
+    def unload(self, name: str) -> None:
+        """Takes an adapter off; what no other adapter changes is the base again, bit for bit."""
+        self._known(name)
+        adapter = self._adapters.pop(name)
+        del self._strengths[name]
+        self._refresh(set(adapter.modules))
+        for module in adapter.modules:
+            if not any(module in other.modules for other in self._adapters.values()):
+                del self._spots[module]
+
+    def clear(self) -> None:
+        """Takes all adapters off."""
+        for name in list(self._adapters):
+            self.unload(name)
+
+    def _known(self, name: str) -> None:
+        if name not in self._adapters:
+            loaded = ", ".join(self._adapters) or "none"
+            raise UserError(f"there is no adapter named {name!r}", do=f"Loaded: {loaded}.")
+
+    def _locate(self, name: str, adapter: Adapter) -> None:
+        missing: list[str] = []
+        spots: dict[str, _Spot] = {}
+        for path in adapter.modules:
+            if path in self._spots:
+                continue
+            module = self._modules.get(component_of(path), {}).get(path.split(".", 1)[1])
+            if module is None:
+                missing.append(path)
+                continue
+            spots[path] = _kept(path, module)
+        if missing:
+            raise UserError(
+                f"adapter {name!r} changes {len(missing)} modules that this base does not have, "
+                f"the first is {missing[0]}",
+                do="Use it with the kind of base that it was made for.",
+            )
+        self._spots.update(spots)
+
+    def _active(self, path: str) -> Iterator[tuple[Weights, float]]:
+        side = 0 if component_of(path) == "unet" else 1
+        for name, adapter in self._adapters.items():
+            strength = self._strengths[name][side]
+            if path in adapter.modules and strength:
+                yield adapter.modules[path], strength
+
+    @torch.no_grad()
+    def _refresh(self, paths: set[str]) -> None:
+        for path in paths:
+            spot = self._spots[path]
+            active = list(self._active(path))
+            try:
+                weight, bias = changed(spot.weight, spot.bias, active)
+            except UserError as error:
+                raise UserError(error.what, where=path, do=error.do) from error
+            _put(spot.module, "weight", weight)
+            if spot.bias is not None and bias is not None:
+                _put(spot.module, "bias", bias)
+
+
+def changed(
+    weight: Tensor, bias: Tensor | None, active: list[tuple[Weights, float]]
+) -> tuple[Tensor, Tensor | None]:
+    """A weight and its bias with the changes added in fp32 and rounded once to the base's type.
+
+    Raises:
+        UserError: shapes differ, or a bias is changed that is not there.
+    """
+    if not active:
+        return weight, bias
+    total = weight.float() if weight.dtype != torch.float64 else weight
+    total = total.clone()
+    offset = None if bias is None else bias.float().clone()
+    for weights, strength in active:
+        here = weights.to(device=weight.device)
+        total += here.delta(weight) * strength
+        shift = here.bias_delta()
+        if shift is not None:
+            if offset is None:
+                raise UserError("the adapter changes a bias that the base does not have")
+            offset += shift.reshape(offset.shape) * strength
+    new_bias = offset.to(bias.dtype) if bias is not None and offset is not None else None
+    return total.to(weight.dtype), new_bias
+
+
+def _kept(path: str, module: nn.Module) -> _Spot:
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor) or not weight.is_floating_point():
+        raise UserError(
+            f"{path} is quantised, and an adapter cannot be added to its weight",
+            do="Load the base in 16 or 32 bit.",
+        )
+    bias = getattr(module, "bias", None)
+    kept = bias.detach().clone() if isinstance(bias, Tensor) else None
+    return _Spot(module, weight.detach().clone(), kept)
+
+
+def _by_path(model: nn.Module) -> dict[str, nn.Module]:
+    """Modules by canonical path: CLIP's with ``text_model``, peft's layers by what they wrap."""
+    found: dict[str, nn.Module] = {}
+    for path, module in model.named_modules():
+        if ".base_layer" in path:
+            continue
+        path = path.removeprefix("base_model.model.").removeprefix("_orig_mod.")
+        inner = getattr(module, "base_layer", module)
+        found[path] = inner
+        if path.startswith(("encoder.layers.", "embeddings.", "final_layer_norm")):
+            found.setdefault(f"text_model.{path}", inner)
+    return found
+
+
+def _put(module: nn.Module, name: str, value: Tensor) -> None:
+    getattr(module, name).data.copy_(value)
+
+
+def _pair(weight: Strength) -> tuple[float, float]:
+    if isinstance(weight, tuple):
+        return float(weight[0]), float(weight[1])
+    return float(weight), float(weight)

@@ -1,0 +1,138 @@
+"""What an adapter file says of itself: kohya's ``ss_*``, ``modelspec.*``, and what shapes tell."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from dreambooth_core.formats.adapters.model import LoraWeights, Weights
+
+LAYERS_KEY = "dreambooth_layers_per_block"
+"""Resblocks per level, written for reduced SDXL layouts only: LDM's names depend on it."""
+
+BASE_VERSION = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
+"""kohya's ``ss_base_model_version`` by family."""
+
+ARCHITECTURE = {
+    "sd1": "stable-diffusion-v1/lora",
+    "sd2": "stable-diffusion-v2-512/lora",
+    "sdxl": "stable-diffusion-xl-v1-base/lora",
+}
+"""``modelspec.architecture`` (SAI model spec 1.0.0) by family."""
+
+_CONTEXT = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
+
+
+def family_of(modules: Mapping[str, Weights], metadata: Mapping[str, str]) -> str | None:
+    """``sd1``, ``sd2``, ``sdxl``, or ``None``: metadata first, then what the shapes tell."""
+    return _said(metadata) or _shown(modules)
+
+
+def training_settings(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The training settings among the metadata, numbers as numbers, without long tables."""
+    settings: dict[str, Any] = {}
+    for key, value in sorted(metadata.items()):
+        if not key.startswith("ss_") or value in ("None", "") or len(value) > 400:
+            continue
+        settings[key[3:]] = _plain(value)
+    return settings
+
+
+def trigger_words(metadata: Mapping[str, str], count: int = 8) -> list[str]:
+    """Trigger phrases: as written, else the captions' most frequent tags."""
+    for key in ("modelspec.trigger_phrase", "ss_trigger_words", "trigger_words", "instance_prompt"):
+        if metadata.get(key):
+            return [word.strip() for word in metadata[key].split(",") if word.strip()]
+    try:
+        folders = json.loads(metadata.get("ss_tag_frequency", "{}"))
+    except ValueError:
+        return []
+    if not isinstance(folders, dict):
+        return []
+    totals: dict[str, int] = {}
+    for tags in folders.values():
+        for tag, times in tags.items() if isinstance(tags, dict) else ():
+            if isinstance(times, int):
+                totals[tag.strip()] = totals.get(tag.strip(), 0) + times
+    ranked = sorted(totals.items(), key=lambda item: (-item[1], item[0]))
+    return [tag for tag, _ in ranked[:count]]
+
+
+def for_kohya(
+    metadata: Mapping[str, str], modules: Mapping[str, Weights], family: str | None
+) -> dict[str, str]:
+    """The metadata with what the hosts look at filled in; nothing that is there is changed.
+
+    A1111 tells SD1 from SD2 and SDXL by ``ss_v2`` and ``ss_base_model_version``.
+    """
+    filled = dict(metadata)
+    filled.pop("format", None)
+    ranks = {w.rank for w in modules.values() if w.rank}
+    alphas = {w.alpha for w in modules.values() if w.rank}
+    network = "networks.lora"
+    if not all(isinstance(w, LoraWeights) and w.mid is None for w in modules.values()):
+        network = "lycoris.kohya"
+    filled.setdefault("ss_network_module", network)
+    if len(ranks) == 1:
+        filled.setdefault("ss_network_dim", str(ranks.pop()))
+    elif ranks:
+        filled.setdefault("ss_network_dim", "Dynamic")
+    if len(alphas) == 1:
+        filled.setdefault("ss_network_alpha", str(alphas.pop()))
+    elif alphas:
+        filled.setdefault("ss_network_alpha", "Dynamic")
+    if family:
+        filled.setdefault("ss_base_model_version", BASE_VERSION[family])
+        filled.setdefault("ss_v2", str(family == "sd2"))
+        filled.setdefault("modelspec.sai_model_spec", "1.0.0")
+        filled.setdefault("modelspec.architecture", ARCHITECTURE[family])
+        filled.setdefault(
+            "modelspec.implementation", "https://github.com/Stability-AI/StableDiffusion"
+        )
+    return filled
+
+
+def _said(metadata: Mapping[str, str]) -> str | None:
+    version = metadata.get("ss_base_model_version", "").lower()
+    if version.startswith("sdxl"):
+        return "sdxl"
+    architecture = metadata.get("modelspec.architecture", "").lower()
+    if "stable-diffusion-xl" in architecture:
+        return "sdxl"
+    if "stable-diffusion-v2" in architecture or version.startswith("sd_v2"):
+        return "sd2"
+    if metadata.get("ss_v2") == "True":
+        return "sd2"
+    if "stable-diffusion-v1" in architecture or version.startswith(("sd_v1", "sd_1")):
+        return "sd1"
+    return None
+
+
+def _shown(modules: Mapping[str, Weights]) -> str | None:
+    if any(n.startswith(("text_encoder_2.", "unet.add_embedding")) for n in modules):
+        return "sdxl"
+    for name, weights in modules.items():
+        if isinstance(weights, LoraWeights):
+            width = int(weights.down.shape[1])
+            if name.endswith((".attn2.to_k", ".attn2.to_v")):
+                return _CONTEXT.get(width)
+            if name.startswith("text_encoder.") and name.endswith((".q_proj", ".mlp.fc1")):
+                found = _CONTEXT.get(width)
+                if found:
+                    return found
+    depths = [
+        int(n.split(".transformer_blocks.")[1].split(".")[0])
+        for n in modules
+        if ".transformer_blocks." in n
+    ]
+    return "sdxl" if depths and max(depths) > 0 else None
+
+
+def _plain(value: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    return {"True": True, "False": False}.get(value, value)

@@ -1,0 +1,215 @@
+"""peft's configuration of an adapter: what ``adapter_config.json`` and diffusers' metadata say."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dreambooth_core.errors import Unsupported
+from dreambooth_core.formats.adapters.model import (
+    LohaWeights,
+    LokrWeights,
+    LoraWeights,
+    OftWeights,
+    Weights,
+)
+
+METADATA_KEY = "lora_adapter_metadata"
+"""Where diffusers (0.34 and newer) keeps the configuration in a safetensors header."""
+
+_METHODS = ("LORA", "LOHA", "LOKR", "OFT")
+
+
+@dataclass(frozen=True)
+class PeftSettings:
+    """The part of a peft configuration that ΔW depends on."""
+
+    method: str = "LORA"
+    rank: int = 8
+    alpha: float | None = None
+    rank_pattern: Mapping[str, int] = field(default_factory=dict)
+    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
+    rank_stabilised: bool = False
+    neumann_terms: int = 5
+    """OFT: terms of the series that stands for the inverse; 0 for the exact one."""
+    base: str = ""
+
+    @classmethod
+    def parse(cls, config: Mapping[str, Any]) -> PeftSettings:
+        """From the JSON of ``adapter_config.json``, or of diffusers' metadata for one component.
+
+        Raises:
+            Unsupported: a method other than LoRA, LoHa, LoKr, OFT, or a transposed layer.
+        """
+        method = str(config.get("peft_type") or "LORA").rsplit(".", 1)[-1].upper()
+        if method not in _METHODS:
+            raise Unsupported(f"peft's method {method} is not handled")
+        if config.get("fan_in_fan_out"):
+            raise Unsupported("an adapter of transposed layers (fan_in_fan_out) is not handled")
+        alpha = config.get("lora_alpha", config.get("alpha"))
+        neumann = config.get("use_cayley_neumann", True)
+        return cls(
+            method=method,
+            rank=int(config.get("r") or 8),
+            alpha=None if alpha is None else float(alpha),
+            rank_pattern=dict(config.get("rank_pattern") or {}),
+            alpha_pattern=dict(config.get("alpha_pattern") or {}),
+            rank_stabilised=bool(config.get("use_rslora")),
+            neumann_terms=int(config.get("num_cayley_neumann_terms") or 5) if neumann else 0,
+            base=str(config.get("base_model_name_or_path") or ""),
+        )
+
+    def effective_alpha(self, name: str, rank: int) -> float:
+        """alpha so that alpha / rank is the scale; the square root of rsLoRA is folded in."""
+        alpha = _lookup(self.alpha_pattern, name)
+        value = float(alpha if alpha is not None else self.alpha or rank)
+        return value * math.sqrt(rank) if self.rank_stabilised else value
+
+    def scale(self, name: str) -> float:
+        """alpha / rank by the configuration alone, for modules that have no thin matrix."""
+        rank = int(_lookup(self.rank_pattern, name) or self.rank)
+        return self.effective_alpha(name, rank) / rank
+
+
+def from_metadata(metadata: Mapping[str, str]) -> dict[str, PeftSettings]:
+    """diffusers' configuration by component; empty where there is none."""
+    try:
+        packed = json.loads(metadata.get(METADATA_KEY, "{}"))
+    except ValueError:
+        return {}
+    if not isinstance(packed, dict):
+        return {}
+    parts: dict[str, dict[str, Any]] = {}
+    for key, value in packed.items():
+        component, _, option = key.partition(".")
+        parts.setdefault(component, {})[option] = value
+    return {component: PeftSettings.parse(config) for component, config in parts.items()}
+
+
+def to_config(named: Mapping[str, Weights], base: str = "") -> dict[str, Any]:
+    """The configuration that makes peft build these layers; ``named`` by path in the component.
+
+    Raises:
+        Unsupported: methods are mixed, or peft has no such method.
+    """
+    kinds = {type(weights) for weights in named.values()}
+    if len(kinds) != 1:
+        raise Unsupported(
+            "peft holds one method per model, and this adapter mixes several",
+            do="Write the kohya layout, or merge the adapter into plain LoRA first.",
+        )
+    kind = kinds.pop()
+    config: dict[str, Any] = {
+        "base_model_name_or_path": base or None,
+        "bias": "none",
+        "inference_mode": True,
+        "target_modules": sorted(named),
+        "modules_to_save": None,
+    }
+    if kind is LoraWeights:
+        return {**config, **_lora_config(named)}
+    if kind is LohaWeights:
+        ranks = {name: w.rank for name, w in named.items()}
+        tucker = any(isinstance(w, LohaWeights) and w.t1 is not None for w in named.values())
+        patterns = _patterns(ranks, {n: w.alpha for n, w in named.items()}, "alpha")
+        return {**config, "peft_type": "LOHA", "use_effective_conv2d": tucker, **patterns}
+    if kind is LokrWeights:
+        return {**config, **_lokr_config(named)}
+    if kind is OftWeights:
+        return {**config, **_oft_config(named)}
+    raise Unsupported("peft has no layout for weights that are stored in full")
+
+
+def _lora_config(named: Mapping[str, Weights]) -> dict[str, Any]:
+    if any(isinstance(w, LoraWeights) and w.mid is not None for w in named.values()):
+        raise Unsupported("peft has no Tucker form of LoRA", do="Write the kohya layout.")
+    dora = {isinstance(w, LoraWeights) and w.dora_scale is not None for w in named.values()}
+    if len(dora) > 1:
+        raise Unsupported("peft cannot mix LoRA and DoRA in one model", do="Write kohya.")
+    patterns = _patterns(
+        {n: w.rank for n, w in named.items()}, {n: w.alpha for n, w in named.items()}, "lora_alpha"
+    )
+    return {
+        "peft_type": "LORA",
+        "use_dora": dora.pop(),
+        "use_rslora": False,
+        "lora_dropout": 0.0,
+        "fan_in_fan_out": False,
+        **patterns,
+    }
+
+
+def _lokr_config(named: Mapping[str, Weights]) -> dict[str, Any]:
+    lokrs = {name: w for name, w in named.items() if isinstance(w, LokrWeights)}
+    largest = max(max(*w.first().shape, *w.second().shape[:2]) for w in lokrs.values())
+    ranks = {name: w.rank or largest for name, w in lokrs.items()}
+    alphas = {name: w.alpha if w.rank else float(largest) for name, w in lokrs.items()}
+    factors = Counter(int(min(w.first().shape)) for w in lokrs.values())
+    return {
+        "peft_type": "LOKR",
+        "decompose_both": any(w.w1 is None for w in lokrs.values()),
+        "decompose_factor": factors.most_common(1)[0][0] if len(factors) == 1 else -1,
+        "use_effective_conv2d": any(w.t2 is not None for w in lokrs.values()),
+        **_patterns(ranks, alphas, "alpha"),
+    }
+
+
+def _oft_config(named: Mapping[str, Weights]) -> dict[str, Any]:
+    ofts = [w for w in named.values() if isinstance(w, OftWeights)]
+    terms, sizes = {w.terms for w in ofts}, {w.rank for w in ofts}
+    if any(w.side != "in" or w.rescale is not None or w.alpha for w in ofts):
+        raise Unsupported(
+            "this OFT turns outputs (kohya, LyCORIS); peft's turns inputs",
+            do="Write the kohya layout.",
+        )
+    if len(terms) > 1 or len(sizes) > 1:
+        raise Unsupported("peft holds one OFT block size per model", do="Write one at a time.")
+    count = terms.pop()
+    return {
+        "peft_type": "OFT",
+        "r": 0,
+        "oft_block_size": sizes.pop(),
+        "use_cayley_neumann": bool(count),
+        "num_cayley_neumann_terms": count or 5,
+        "block_share": all(w.blocks.shape[0] == 1 for w in ofts),
+    }
+
+
+def _patterns(
+    ranks: Mapping[str, int], alphas: Mapping[str, float], alpha_key: str
+) -> dict[str, Any]:
+    rank, alpha = _most_common(ranks.values()), _most_common(alphas.values())
+    return {
+        "r": int(rank),
+        alpha_key: _whole(alpha),
+        "rank_pattern": {re.escape(n): r for n, r in ranks.items() if r != rank},
+        "alpha_pattern": {re.escape(n): _whole(a) for n, a in alphas.items() if a != alpha},
+    }
+
+
+def _most_common(values: Iterable[float]) -> float:
+    return Counter(values).most_common(1)[0][0]
+
+
+def _whole(value: float) -> int | float:
+    return int(value) if float(value).is_integer() else float(value)
+
+
+def _lookup(pattern: Mapping[str, Any], name: str) -> Any | None:
+    """The entry whose key matches the end of ``name``, as peft matches them."""
+    path = name.split(".", 1)[1]
+    spellings = (path, path.removeprefix("text_model."))
+    for key, value in pattern.items():
+        for spelling in spellings:
+            try:
+                if re.match(rf"(.*\.)?({key})$", spelling):
+                    return value
+            except re.error:
+                if spelling.endswith(key):
+                    return value
+    return None

@@ -1,0 +1,324 @@
+"""Reads adapters: kohya, diffusers (old and new) and peft, files and folders.
+
+Every layout ends in the same :class:`Adapter`; no key of the file is dropped in silence.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+import re
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dreambooth_core.errors import Unsupported, UserError
+from dreambooth_core.formats import storage
+from dreambooth_core.formats.adapters import names, tails
+from dreambooth_core.formats.adapters.metadata import LAYERS_KEY, family_of
+from dreambooth_core.formats.adapters.model import COMPONENTS, Adapter, Weights
+from dreambooth_core.formats.adapters.peft_config import PeftSettings, from_metadata
+
+log = logging.getLogger(__name__)
+
+_PREFIXES: tuple[tuple[str, str], ...] = (
+    ("lora_unet_", "unet"),
+    ("lycoris_unet_", "unet"),
+    ("oft_unet_", "unet"),
+    ("lora_te1_", "text_encoder"),
+    ("lora_te2_", "text_encoder_2"),
+    ("lora_te_", "text_encoder"),
+    ("lycoris_te1_", "text_encoder"),
+    ("lycoris_te2_", "text_encoder_2"),
+    ("lycoris_te_", "text_encoder"),
+    ("lycoris_", "unet"),
+    ("model.diffusion_model.", "unet"),
+    ("diffusion_model.", "unet"),
+    ("unet.", "unet"),
+    ("text_encoders.clip_l.transformer.", "text_encoder"),
+    ("text_encoders.clip_h.transformer.", "text_encoder"),
+    ("text_encoders.clip_g.transformer.", "text_encoder_2"),
+    ("cond_stage_model.transformer.", "text_encoder"),
+    ("text_encoder_2.", "text_encoder_2"),
+    ("text_encoder.", "text_encoder"),
+)
+_STRANGERS = (
+    (
+        re.compile(
+            r"(lora_unet_|transformer\.|diffusion_model\.)?(double|single)_(transformer_)?blocks"
+        ),
+        "Flux",
+    ),
+    (re.compile(r"(lora_unet_|diffusion_model\.)?joint_blocks"), "Stable Diffusion 3"),
+    (re.compile(r"lora_prior_"), "Stable Cascade"),
+    (re.compile(r"lora_te3_|text_encoders\.t5"), "a model with a T5 text encoder"),
+    (
+        re.compile(r"(base_model\.model\.)?(lora_transformer_|transformer\.)"),
+        "a diffusion transformer (Flux, Stable Diffusion 3 or similar)",
+    ),
+    (re.compile(r"(base_model\.model\.)?(model\.)?layers\.\d+"), "a language model"),
+)
+_BARE_UNET = re.compile(
+    r"(down_blocks|up_blocks|mid_block|conv_in|conv_out|time_embedding|"
+    r"add_embedding|input_blocks|output_blocks|middle_block)[._]?"
+)
+_BARE_TEXT = re.compile(r"(text_model|encoder\.layers|encoder_layers|text_projection)")
+_DIFFUSERS_FILES = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin")
+_PEFT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+
+
+@dataclass(frozen=True)
+class _Source:
+    """One tensor file, and what is known of it from outside."""
+
+    path: Path
+    component: str | None = None
+    settings: PeftSettings | None = None
+
+
+def read_adapter(path: str | Path, *, strict: bool = True) -> Adapter:
+    """Reads an adapter file, a peft folder, or a folder with one adapter per model.
+
+    ``strict`` refuses a file with keys that belong to no known module; otherwise they are
+    listed in ``skipped`` and a warning is logged.
+
+    Raises:
+        UserError: no such file, damaged, nothing to read in it, or incomplete.
+        Unsupported: an adapter for another kind of model, or of another method.
+    """
+    path = Path(path)
+    sources = _folder(path) if path.is_dir() else [_beside(path)]
+    modules: dict[str, Weights] = {}
+    metadata: dict[str, str] = {}
+    extras: dict[str, Tensor] = {}
+    skipped: list[str] = []
+    layers = 2
+    for source in sources:
+        tensors, said = _load(source.path)
+        metadata = {**said, **metadata}
+        if source.settings and source.settings.base:
+            metadata.setdefault("base_model_name_or_path", source.settings.base)
+        try:
+            grouped, rest, riding, layers_here = _group(tensors, said, source)
+            for key, piece in grouped.items():
+                modules[key] = piece.assemble()
+        except UserError as error:
+            raise type(error)(error.what, where=source.path, do=error.do) from error
+        extras.update(riding)
+        skipped += rest
+        layers = layers_here if layers_here != 2 else layers
+    _judge(path, modules, skipped, strict)
+    family = family_of(modules, metadata)
+    return Adapter(modules, metadata, family, layers, extras, skipped)
+
+
+def _judge(path: Path, modules: dict[str, Weights], skipped: list[str], strict: bool) -> None:
+    if skipped:
+        _name_strangers(path, skipped)
+    if not modules:
+        raise UserError("there is no adapter in this file", where=path)
+    if skipped:
+        text = f"{len(skipped)} keys belong to no known module, the first is {skipped[0]!r}"
+        if strict:
+            raise Unsupported(text, where=path)
+        log.warning("%s: %s", path, text)
+
+
+def _name_strangers(path: Path, skipped: Iterable[str]) -> None:
+    for key in skipped:
+        for form, owner in _STRANGERS:
+            if form.match(key):
+                raise Unsupported(
+                    f"this adapter is for {owner}",
+                    where=path,
+                    do="Stable Diffusion 1, 2 and XL are handled.",
+                )
+        method = tails.other_method(key)
+        if method:
+            raise Unsupported(f"this adapter holds {method}, which is not handled", where=path)
+
+
+def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors and the text metadata of a safetensors file or of a pickled state dict."""
+    if path.suffix.lower() == ".safetensors":
+        return storage.read_tensors(path, copy=True), storage.read_metadata(path)
+    if not path.exists():
+        raise UserError("no such file", where=path)
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        zipfile.BadZipFile,
+        ValueError,
+    ) as error:
+        reason = str(error).splitlines()[0] if str(error) else "damaged"
+        raise UserError(
+            f"this is neither a safetensors file nor a safe pickle of tensors ({reason})",
+            where=path,
+        ) from error
+    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
+        loaded = loaded["state_dict"]
+    if not isinstance(loaded, dict):
+        raise UserError("there are no named tensors in this file", where=path)
+    return {str(k): v for k, v in loaded.items() if isinstance(v, Tensor)}, {}
+
+
+def _beside(path: Path) -> _Source:
+    """A file, with the ``adapter_config.json`` that stands beside peft's."""
+    config = path.with_name("adapter_config.json")
+    if path.name.startswith("adapter_model") and config.is_file():
+        return _Source(path, _named_after(path.parent), _settings(config))
+    return _Source(path)
+
+
+def _folder(folder: Path) -> list[_Source]:
+    """The tensor files of a folder: peft's, one per model, diffusers', or the only one there is."""
+    if found := _peft(folder, None):
+        return [found]
+    parts = [_peft(folder / name, name) for name in COMPONENTS if (folder / name).is_dir()]
+    sources = [part for part in parts if part]
+    if sources:
+        return sources
+    for name in _DIFFUSERS_FILES:
+        if (folder / name).is_file():
+            return [_Source(folder / name)]
+    files = sorted(folder.glob("*.safetensors"))
+    if len(files) == 1:
+        return [_beside(files[0])]
+    if files:
+        raise UserError(
+            f"there are {len(files)} safetensors files in this folder",
+            where=folder,
+            do="Name one of them.",
+        )
+    raise UserError("there is no adapter in this folder", where=folder)
+
+
+def _peft(folder: Path, component: str | None) -> _Source | None:
+    """peft's folder, or its only sub folder: adapters with a name of their own are saved there."""
+    if not (folder / "adapter_config.json").is_file():
+        inner = [p.parent for p in sorted(folder.glob("*/adapter_config.json"))]
+        inner = [p for p in inner if p.name not in COMPONENTS]
+        if component is None or not inner:
+            return None
+        if len(inner) > 1:
+            raise UserError(
+                f"there are {len(inner)} adapters in this folder: "
+                f"{', '.join(p.name for p in inner)}",
+                where=folder,
+                do="Name one of them.",
+            )
+        folder = inner[0]
+    for name in _PEFT_FILES:
+        if (folder / name).is_file():
+            guess = component or _named_after(folder)
+            return _Source(folder / name, guess, _settings(folder / "adapter_config.json"))
+    raise UserError("adapter_config.json is there, but not adapter_model.safetensors", where=folder)
+
+
+def _named_after(folder: Path) -> str | None:
+    return folder.name if folder.name in COMPONENTS else None
+
+
+def _settings(path: Path) -> PeftSettings:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        return PeftSettings.parse(config)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"not a valid peft configuration ({error})", where=path) from error
+    except Unsupported as error:
+        raise Unsupported(error.what, where=path, do=error.do) from error
+
+
+def _group(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], source: _Source
+) -> tuple[dict[str, tails.Piece], list[str], dict[str, Tensor], int]:
+    """Keys by module: ``(pieces, unknown keys, tensors that ride along, layers per block)``."""
+    packed = from_metadata(metadata)
+    extras = {k: t for k, t in tensors.items() if k.startswith("bundle_emb.")}
+    cut = {key: tails.split(key) for key in tensors if key not in extras}
+    layers = _layers(metadata, [c[0] for c in cut.values() if c])
+    found: dict[str, dict[str, Tensor]] = {}
+    unknown: list[str] = []
+    for key, parts in cut.items():
+        name = module_name(parts[0], source.component, layers) if parts else None
+        if parts is None or name is None:
+            unknown.append(key)
+            continue
+        module = found.setdefault(name, {})
+        if parts[1] in module:
+            raise UserError(f"two keys stand for the same weight of {name}, one is {key!r}")
+        module[parts[1]] = tensors[key]
+    pieces = {}
+    for name, group in found.items():
+        settings = source.settings or packed.get(name.split(".", 1)[0])
+        pieces[name] = tails.Piece(name, group, settings)
+    return pieces, unknown, extras, layers
+
+
+def _layers(metadata: Mapping[str, str], raw: Iterable[str]) -> int:
+    said = metadata.get(LAYERS_KEY, "")
+    if said.isdigit() and int(said) > 0:
+        return int(said)
+    flats = []
+    for name in raw:
+        stripped = _strip(name)
+        if stripped and stripped[0] == "unet":
+            flats.append(stripped[1].replace(".", "_"))
+    return names.guess_layers_per_block(flats)
+
+
+def _strip(raw: str) -> tuple[str, str] | None:
+    """``(component, the name without its prefix)``."""
+    while raw.startswith("base_model.model."):
+        raw = raw[len("base_model.model.") :]
+    for prefix, component in _PREFIXES:
+        if raw.startswith(prefix):
+            rest = raw[len(prefix) :]
+            while rest.startswith("base_model.model."):
+                rest = rest[len("base_model.model.") :]
+            return component, rest
+    return None
+
+
+def module_name(raw: str, component: str | None = None, layers_per_block: int = 2) -> str | None:
+    """The canonical name of a module under any layout's name for it; ``None`` if unknown.
+
+    ``component`` is what the folder says, for names that do not say it themselves.
+    """
+    stripped = _strip(raw)
+    if stripped:
+        component, rest = stripped
+    else:
+        rest = raw
+        while rest.startswith("base_model.model."):
+            rest = rest[len("base_model.model.") :]
+        component = component or _bare(rest)
+    if component is None:
+        return None
+    rest = rest.replace(".processor.", ".").replace("_processor_", "_")
+    if component == "unet":
+        path = names.unet_path(rest.replace(".", "_"), layers_per_block)
+    else:
+        for old, new in (
+            ("to_out", "out_proj"),
+            ("to_q", "q_proj"),
+            ("to_k", "k_proj"),
+            ("to_v", "v_proj"),
+        ):
+            rest = rest.removesuffix(f".{old}") + f".{new}" if rest.endswith(f".{old}") else rest
+        path = names.text_path(rest.replace(".", "_"))
+    return f"{component}.{path}" if path else None
+
+
+def _bare(rest: str) -> str | None:
+    if _BARE_UNET.match(rest):
+        return "unet"
+    return "text_encoder" if _BARE_TEXT.match(rest) else None

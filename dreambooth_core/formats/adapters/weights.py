@@ -1,0 +1,211 @@
+"""What one module of an adapter holds, and the weight change it makes.
+
+Every kind answers the same questions: ``delta(base)`` is the change ΔW in fp32, ``factors()``
+is the same change as a product of two thin matrices where that is exact and needs no base,
+``tensors()`` are the tensors under the tails that kohya and LyCORIS write.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from dreambooth_core.errors import UserError
+
+Factors = tuple[Tensor, Tensor, tuple[int, ...]]
+"""``(up [out, rank], down [rank, in * kernel], shape of ΔW)``, fp32, with the scale inside."""
+
+
+class Weights:
+    """The part of an adapter that changes one module of the base."""
+
+    method: ClassVar[str] = ""
+    alpha: float
+
+    @property
+    def rank(self) -> int:
+        """The inner dimension; 0 where the method has none."""
+        raise NotImplementedError
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether ΔW depends on the weight that it changes."""
+        return False
+
+    def delta(self, base: Tensor | None = None) -> Tensor:
+        """ΔW in fp32, in the shape of ``base`` where it is given.
+
+        Raises:
+            UserError: the base is needed and missing, or has another size.
+        """
+        raise NotImplementedError
+
+    def bias_delta(self) -> Tensor | None:
+        """The change of the module's bias in fp32, shape [out]; most methods have none."""
+        return None
+
+    def factors(self) -> Factors | None:
+        """ΔW as a low-rank product, exact; ``None`` where there is no such thing."""
+        return None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors by kohya's tails, ``alpha`` among them."""
+        raise NotImplementedError
+
+    def to(
+        self, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    ) -> Weights:
+        """A copy whose floating-point tensors are of ``dtype`` and on ``device``."""
+        changes = {
+            name: value.to(device=device or value.device, dtype=dtype or value.dtype)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor) and value.is_floating_point()
+        }
+        copy = object.__new__(type(self))
+        copy.__dict__.update({**vars(self), **changes})
+        return copy
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The widest floating-point type among the tensors."""
+        kinds = [v.dtype for n, v in self.tensors().items() if n != "alpha"]
+        widest = kinds[0]
+        for kind in kinds[1:]:
+            widest = torch.promote_types(widest, kind)
+        return widest
+
+    def elements(self) -> int:
+        """How many numbers the module stores, alpha apart."""
+        return sum(t.numel() for n, t in self.tensors().items() if n != "alpha")
+
+
+@dataclass(eq=False)
+class LoraWeights(Weights):
+    """LoRA, LoCon (convolutions), with ``mid`` the Tucker form, with ``dora_scale`` DoRA.
+
+    ``ΔW = alpha / rank · up · down`` (Hu et al. 2021, arXiv:2106.09685); DoRA rescales
+    W + ΔW to the magnitudes in ``dora_scale`` (Liu et al. 2024, arXiv:2402.09353).
+
+    Shapes: linear ``down [rank, in]``, ``up [out, rank]``; convolution ``down [rank, in, h, w]``,
+    ``up [out, rank, 1, 1]``; Tucker ``down [rank, in, 1, 1]``, ``mid [rank, rank, h, w]``.
+    ``dora_scale`` is ``[out, 1, …]`` (per output) or ``[1, in, …]`` (per input).
+    """
+
+    down: Tensor
+    up: Tensor
+    alpha: float
+    mid: Tensor | None = None
+    dora_scale: Tensor | None = None
+    method: ClassVar[str] = "lora"
+
+    @property
+    def rank(self) -> int:
+        return int(self.down.shape[0])
+
+    @property
+    def needs_base(self) -> bool:
+        return self.dora_scale is not None
+
+    def factors(self) -> Factors | None:
+        return None if self.needs_base else self.low_rank()
+
+    def low_rank(self) -> Factors:
+        """The product ``up · down`` with its scale, whatever DoRA makes of it later."""
+        up, down = self.up.float(), self.down.float()
+        if math.prod(up.shape[2:]) != 1:
+            raise UserError(f"an up matrix of shape {tuple(up.shape)} is not 1x1")
+        if self.mid is not None:
+            down = torch.einsum("mnhw,ni->mihw", self.mid.float(), down.flatten(1))
+        shape = (up.shape[0], *down.shape[1:])
+        scale = self.alpha / self.rank
+        return up.flatten(1) * scale, down.flatten(1), shape
+
+    def delta(self, base: Tensor | None = None) -> Tensor:
+        up, down, shape = self.low_rank()
+        return finish((up @ down).reshape(shape), base, self.dora_scale)
+
+    def tensors(self) -> dict[str, Tensor]:
+        named = {"lora_down.weight": self.down, "lora_up.weight": self.up}
+        if self.mid is not None:
+            named["lora_mid.weight"] = self.mid
+        return {**named, **common(self.alpha, self.dora_scale)}
+
+
+@dataclass(eq=False)
+class DiffWeights(Weights):
+    """A change stored in full: ``weight`` of the base's shape, ``bias`` [out], either optional."""
+
+    weight: Tensor | None
+    bias: Tensor | None = None
+    alpha: float = 1.0
+    norm: bool = False
+    """Written as LyCORIS writes normalisation layers (``w_norm``, ``b_norm``)."""
+    method: ClassVar[str] = "diff"
+
+    @property
+    def rank(self) -> int:
+        return 0
+
+    def delta(self, base: Tensor | None = None) -> Tensor:
+        if self.weight is not None:
+            return finish(self.weight.float(), base, None)
+        if base is None:
+            raise UserError("a change of a bias alone needs the base's weight for its shape")
+        return torch.zeros_like(base, dtype=torch.float32)
+
+    def bias_delta(self) -> Tensor | None:
+        return None if self.bias is None else self.bias.float()
+
+    def tensors(self) -> dict[str, Tensor]:
+        named = {}
+        if self.weight is not None:
+            named["w_norm" if self.norm else "diff"] = self.weight
+        if self.bias is not None:
+            named["b_norm" if self.norm else "diff_b"] = self.bias
+        return named
+
+
+def common(alpha: float, dora_scale: Tensor | None) -> dict[str, Tensor]:
+    """The tensors that all low-rank methods share."""
+    named = {"alpha": torch.tensor(float(alpha))}
+    if dora_scale is not None:
+        named["dora_scale"] = dora_scale
+    return named
+
+
+def finish(delta: Tensor, base: Tensor | None, dora_scale: Tensor | None) -> Tensor:
+    """ΔW in the base's shape, rescaled where it is DoRA.
+
+    Raises:
+        UserError: sizes differ, or DoRA without a base.
+    """
+    if base is not None and delta.shape != base.shape:
+        if delta.numel() != base.numel() or delta.shape[0] != base.shape[0]:
+            raise UserError(
+                f"the adapter changes a weight of shape {list(delta.shape)}, "
+                f"but the base's is {list(base.shape)}",
+                do="Use an adapter that was made for this base.",
+            )
+        delta = delta.reshape(base.shape)
+    if dora_scale is None:
+        return delta
+    if base is None:
+        raise UserError(
+            "the weight change of a DoRA depends on the base model",
+            do="Give the base that it was trained on.",
+        )
+    weight = base.float()
+    changed = weight + delta
+    magnitude = dora_scale.float()
+    if magnitude.shape[0] == weight.shape[0] or magnitude.numel() == weight.shape[0]:
+        axes: list[int] = list(range(1, weight.ndim))
+        magnitude = magnitude.reshape(-1, *[1] * (weight.ndim - 1))
+    else:
+        axes = [0, *range(2, weight.ndim)]
+        magnitude = magnitude.reshape(1, -1, *[1] * (weight.ndim - 2))
+    norm = torch.linalg.vector_norm(changed, dim=axes, keepdim=True)
+    return changed * (magnitude / norm.clamp_min(torch.finfo(torch.float32).tiny)) - weight

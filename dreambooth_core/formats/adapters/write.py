@@ -1,0 +1,202 @@
+"""Writes adapters: kohya (what A1111, Forge and ComfyUI load), diffusers, peft folders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dreambooth_core.errors import Unsupported, UserError
+from dreambooth_core.formats import storage
+from dreambooth_core.formats.adapters import names
+from dreambooth_core.formats.adapters.metadata import LAYERS_KEY, family_of, for_kohya
+from dreambooth_core.formats.adapters.model import (
+    Adapter,
+    LoraWeights,
+    OftWeights,
+    Weights,
+    component_of,
+)
+from dreambooth_core.formats.adapters.peft_config import METADATA_KEY, to_config
+
+LAYOUTS = ("kohya", "diffusers", "peft")
+_PEFT_TAILS = {
+    "lora_down.weight": "lora_A.weight",
+    "lora_up.weight": "lora_B.weight",
+    "dora_scale": "lora_magnitude_vector",
+}
+
+
+def write_adapter(
+    adapter: Adapter,
+    path: str | Path,
+    layout: str = "kohya",
+    *,
+    dtype: torch.dtype | None = None,
+) -> Path:
+    """Writes an adapter and returns what was written: a file, or for peft a folder.
+
+    ``dtype``: the floating-point type to store; by default each tensor keeps its own.
+
+    Raises:
+        UserError: an unknown layout, or nothing to write.
+        Unsupported: the layout cannot hold the adapter's method.
+        SaveFailed: the file could not be written.
+    """
+    path = Path(path)
+    if layout not in LAYOUTS:
+        raise UserError(f"there is no layout {layout!r}", do=f"Choose from {', '.join(LAYOUTS)}.")
+    if not adapter.modules:
+        raise UserError("the adapter is empty, there is nothing to write", where=path)
+    if dtype is not None:
+        adapter = adapter.to(dtype)
+    if layout == "peft":
+        return _write_peft(adapter, path)
+    if layout == "diffusers":
+        storage.write_tensors(path, diffusers_tensors(adapter), diffusers_metadata(adapter))
+        return path
+    storage.write_tensors(path, kohya_tensors(adapter), kohya_metadata(adapter))
+    return path
+
+
+def kohya_tensors(adapter: Adapter) -> dict[str, Tensor]:
+    """The adapter under kohya's keys.
+
+    Raises:
+        Unsupported: an OFT that turns inputs, which kohya's layout cannot say.
+    """
+    family = adapter.family or family_of(adapter.modules, adapter.metadata)
+    unet = [n.split(".", 1)[1] for n in adapter.modules if component_of(n) == "unet"]
+    levels = names.attention_levels(unet, family)
+    tensors: dict[str, Tensor] = {}
+    for name, weights in adapter.modules.items():
+        if isinstance(weights, OftWeights) and weights.side == "in":
+            raise Unsupported(
+                "peft's OFT turns inputs, and the hosts' OFT turns outputs",
+                do="Give the base: the change can then be written in full (diff) or as a LoRA.",
+            )
+        module = kohya_name(name, family, adapter.layers_per_block, levels)
+        for tail, tensor in weights.tensors().items():
+            key = f"{module}.{tail}"
+            if key in tensors:
+                raise UserError(f"two modules would be written as {key!r}")
+            tensors[key] = tensor
+    return {**tensors, **adapter.extras}
+
+
+def kohya_name(name: str, family: str | None, layers_per_block: int, levels: set[int]) -> str:
+    """A module's name in kohya's layout, the one that both hosts know for its family."""
+    component, path = name.split(".", 1)
+    if component == "unet":
+        flat = None
+        if family == "sdxl":
+            flat = names.ldm_name(path, layers_per_block, levels)
+        return f"lora_unet_{flat or names.flat_name(path)}"
+    prefix = {
+        "text_encoder": "lora_te1" if family == "sdxl" else "lora_te",
+        "text_encoder_2": "lora_te2",
+    }[component]
+    return f"{prefix}_{names.flat_name(path)}"
+
+
+def kohya_metadata(adapter: Adapter) -> dict[str, str]:
+    """The metadata for kohya's layout: all that is there, and what the hosts look at."""
+    family = adapter.family or family_of(adapter.modules, adapter.metadata)
+    metadata = for_kohya(_without_peft(adapter.metadata), adapter.modules, family)
+    if adapter.layers_per_block != 2:
+        metadata[LAYERS_KEY] = str(adapter.layers_per_block)
+    return metadata
+
+
+def diffusers_tensors(adapter: Adapter) -> dict[str, Tensor]:
+    """The adapter under the names that ``load_lora_weights`` takes: LoRA and DoRA only."""
+    tensors: dict[str, Tensor] = {}
+    for name, weights in adapter.modules.items():
+        if not isinstance(weights, LoraWeights) or weights.mid is not None:
+            raise Unsupported(
+                f"diffusers' layout holds LoRA and DoRA, and {name} is {weights.method}",
+                do="Write the kohya layout.",
+            )
+        tensors.update(peft_tensors(name, weights))
+    return {**tensors, **adapter.extras}
+
+
+def diffusers_metadata(adapter: Adapter) -> dict[str, str]:
+    """All metadata, and ranks and alphas as diffusers 0.34 and newer read them."""
+    packed: dict[str, Any] = {}
+    for component in adapter.components:
+        config = to_config(dict(adapter.of(component)))
+        config.pop("base_model_name_or_path")
+        packed.update({f"{component}.{key}": value for key, value in config.items()})
+    kept = _without_peft(adapter.metadata)
+    kept["format"] = "pt"
+    if adapter.family and adapter.family != family_of(adapter.modules, kept):
+        kept = for_kohya(kept, adapter.modules, adapter.family)
+    return {**kept, METADATA_KEY: json.dumps(packed, sort_keys=True)}
+
+
+def peft_tensors(name: str, weights: Weights) -> dict[str, Tensor]:
+    """One module under peft's tails, without alpha: peft keeps that in its configuration."""
+    if isinstance(weights, OftWeights):
+        size = weights.rank
+        rows, columns = torch.triu_indices(size, size, 1)
+        blocks = weights.blocks - weights.blocks.transpose(-1, -2)
+        vectors = blocks[:, rows, columns]
+        return {f"{name}.oft_R.weight": vectors if weights.terms else -vectors}
+    tensors: dict[str, Tensor] = {}
+    for tail, tensor in weights.tensors().items():
+        if tail == "alpha":
+            continue
+        if tail == "dora_scale":
+            tensor = _magnitude(name, weights, tensor)
+        tensors[f"{name}.{_PEFT_TAILS.get(tail, tail)}"] = tensor
+    return tensors
+
+
+def _magnitude(name: str, weights: Weights, scale: Tensor) -> Tensor:
+    """DoRA's magnitudes in peft's shape: [out], for convolutions [1, out, 1, 1]."""
+    if not isinstance(weights, LoraWeights):
+        raise Unsupported("peft has no DoRA of LoHa or LoKr", do="Write the kohya layout.")
+    if scale.shape[0] != weights.up.shape[0]:
+        raise Unsupported(
+            f"{name} keeps a magnitude per input, and peft's DoRA has one per output",
+            do="Write the kohya layout.",
+        )
+    flat = scale.reshape(-1)
+    return flat if weights.down.ndim == 2 else flat.reshape(1, -1, *[1] * (weights.down.ndim - 2))
+
+
+def _write_peft(adapter: Adapter, folder: Path) -> Path:
+    """``adapter_config.json`` and ``adapter_model.safetensors`` in a sub folder per model:
+    ``unet``, ``text_encoder``, ``text_encoder_2``, as peft's example script does."""
+    base = adapter.metadata.get("base_model_name_or_path", "")
+    parts: dict[Path, tuple[dict[str, Any], dict[str, Tensor]]] = {}
+    for component in adapter.components:
+        named = {peft_path(path): weights for path, weights in adapter.of(component)}
+        tensors: dict[str, Tensor] = {}
+        for path, weights in named.items():
+            tensors.update(peft_tensors(f"base_model.model.{path}", weights))
+        parts[folder / component] = to_config(named, base), tensors
+    kept: Mapping[str, str] = kohya_metadata(adapter)
+    for place, (config, tensors) in parts.items():
+        place.mkdir(parents=True, exist_ok=True)
+        storage.write_tensors(
+            place / "adapter_model.safetensors", tensors, {**kept, "format": "pt"}
+        )
+        storage.write_json(place / "adapter_config.json", config)
+    return folder
+
+
+def peft_path(path: str) -> str:
+    """A path as the model's own module tree has it: CLIP's has had no ``text_model`` since
+    transformers 5, and both library sets of this project are of that generation."""
+    return path.removeprefix("text_model.")
+
+
+def _without_peft(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Metadata without what describes another layout: it would contradict the file."""
+    return {k: v for k, v in metadata.items() if k not in (METADATA_KEY, "format")}
