@@ -1,0 +1,253 @@
+"""One configuration out of defaults, a preset, files and ``key=value``.
+
+The layers, each over the one before: the dataclasses' defaults → the preset → the files, in
+order → the overrides. Sections are merged key by key; lists are replaced as a whole. Relative
+paths in a file are relative to that file, those of an override to the working directory; only
+fields that say they are paths are touched.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from dreambooth_core.config.describe import split_key
+from dreambooth_core.config.fields import FieldInfo
+from dreambooth_core.config.reading import (
+    COMMAND_LINE,
+    Source,
+    compose,
+    read_file,
+    read_node,
+    read_text,
+    unknown_key,
+)
+from dreambooth_core.config.shapes import Shape, members
+from dreambooth_core.config.suggest import advice, nearest
+from dreambooth_core.config.writing import dump
+from dreambooth_core.errors import UserError
+
+__all__ = ["PRESETS", "dump", "load", "preset_names", "validate"]
+
+T = TypeVar("T")
+
+PRESETS = Path(__file__).parent / "presets"
+"""The presets that come with the engine: ``<name>.yaml``."""
+
+
+def load(
+    schema: type[T],
+    *,
+    preset: str | os.PathLike[str] | None = None,
+    files: Iterable[str | os.PathLike[str]] = (),
+    overrides: Iterable[str] = (),
+) -> T:
+    """Builds a configuration and checks every value of it.
+
+    Args:
+        schema: the root dataclass.
+        preset: a name out of :func:`preset_names`, or a YAML file.
+        files: YAML or JSON files.
+        overrides: ``key=value``; keys are dotted, with ``[n]`` for the items of a list (the
+            number after the last adds one). Texts are taken as they are, lists and sections
+            are YAML in flow style: ``concepts=[{images: dog}]``.
+
+    Raises:
+        UserError: an unknown key, a wrong value, a missing or broken file; one line that says
+            where.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    origins: dict[str, str] = {}
+    layers = [_preset_file(preset)] if preset is not None else []
+    layers += [Path(file).expanduser() for file in files]
+    try:
+        config: Any = OmegaConf.structured(schema)
+        for path in layers:
+            config = OmegaConf.merge(config, read_file(path, schema, origins))
+        source = Source(COMMAND_LINE, Path.cwd(), schema, lines=False, origins=origins)
+        for override in overrides:
+            _override(config, override, source)
+        missing = OmegaConf.missing_keys(config)
+        if missing:
+            raise _required(sorted(missing), origins)
+        built = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        key = getattr(error, "full_key", None) or ""
+        raise UserError(f"{key}: {reason}" if key else reason, where=origins.get(key)) from error
+    except ValueError as error:  # a section's own check
+        raise UserError(str(error)) from error
+    validate(built, origins)
+    return cast(T, built)
+
+
+def preset_names() -> list[str]:
+    """The presets that come with the engine."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def _preset_file(preset: str | os.PathLike[str]) -> Path:
+    path = Path(preset).expanduser()
+    if path.suffix in (".yaml", ".yml", ".json") or path.parent != Path("."):
+        return path
+    shipped = PRESETS / f"{preset}.yaml"
+    if not shipped.is_file():
+        names = preset_names()
+        raise UserError(f"unknown preset {str(preset)!r}", do=advice(str(preset), names) or None)
+    return shipped
+
+
+def _override(config: Any, override: str, source: Source) -> None:
+    """Sets one ``key=value`` in an OmegaConf node."""
+    key, equals, text = override.partition("=")
+    key = key.strip()
+    if not equals or not key:
+        raise UserError(f"{override!r} sets nothing", where=source.name, do="Write key=value.")
+    try:
+        steps = split_key(key)
+    except ValueError as error:
+        raise UserError(str(error), where=source.name, do="Keys look like a.b or a[0].b.") from None
+    here, shape, info, parent = config, Shape("section", schema=source.schema), None, None
+    walked = ""
+    for step in steps:
+        parent = here
+        shape, info = _below(shape, info, step, walked, source)
+        if isinstance(step, int):
+            _grow(here, step, shape, walked, source)
+            walked = f"{walked}[{step}]"
+        else:
+            walked = f"{walked}.{step}" if walked else step
+        source.origins.setdefault(walked, source.name)
+        here = here[step] if isinstance(step, int) or step in here else None
+        if here is None and shape.kind == "section" and shape.schema is not None:
+            parent[step] = _blank(shape.schema)
+            here = parent[step]
+    value = _value(text, shape, walked, info, source)
+    source.origins[walked] = source.name
+    assert parent is not None
+    last = steps[-1]
+    if isinstance(last, str):
+        parent.merge_with({last: value})
+    elif shape.kind == "section":
+        here.merge_with(value)
+    else:
+        parent[last] = value
+
+
+def _below(
+    shape: Shape, info: FieldInfo | None, step: str | int, walked: str, source: Source
+) -> tuple[Shape, FieldInfo | None]:
+    """The type one step further down a key."""
+    if shape.kind == "section" and shape.schema is not None:
+        member = members(shape.schema).get(str(step))
+        if member is None:
+            raise unknown_key(str(step), walked, shape.schema, source, source.name)
+        return member.shape, member.info
+    if shape.kind == "list" and isinstance(step, int) and shape.item is not None:
+        return shape.item, info
+    if shape.kind == "dict" and shape.item is not None:
+        return shape.item, None
+    if shape.kind == "list":
+        do = f"Its items are {walked}[0], {walked}[1] …"
+        raise UserError(f"{walked} is a list and has no {step!r}", where=source.name, do=do)
+    raise UserError(f"{walked} is a single value and has no {step!r}", where=source.name)
+
+
+def _grow(items: Any, index: int, shape: Shape, walked: str, source: Source) -> None:
+    """Makes room for the item after the last."""
+    if index > len(items):
+        raise UserError(
+            f"{walked}[{index}] would leave a gap: {walked} has {len(items)} items",
+            where=source.name,
+        )
+    if index == len(items):
+        empty: dict[str, Any] = {"bool": False, "int": 0, "float": 0.0, "str": "", "list": []}
+        items.append(_blank(shape.schema) if shape.schema else empty.get(shape.kind, {}))
+
+
+def _blank(schema: type) -> Any:
+    """A section with its required fields still to be set."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.structured(schema)
+
+
+def _value(text: str, shape: Shape, key: str, info: FieldInfo | None, source: Source) -> Any:
+    """The value of an override: texts as they are, numbers leniently, the rest as YAML."""
+    if shape.optional and text.strip() in ("null", "~"):
+        return None
+    if shape.kind in ("section", "list", "dict"):
+        node = compose(text, source)
+        if node is None:
+            return {} if shape.kind != "list" else []
+        return read_node(node, shape, key, info, source)
+    return read_text(text, shape, key, info, source)
+
+
+def _required(missing: list[str], origins: dict[str, str]) -> UserError:
+    what = f"{', '.join(missing)} must be set"
+    where = _origin(missing[0], origins)
+    return UserError(what, where=where, do="Set it in the file or as key=value.")
+
+
+def validate(config: Any, origins: dict[str, str] | None = None) -> None:
+    """Checks ranges and choices of every field, in sections and lists too.
+
+    Raises:
+        UserError: the first value that is outside, and what is allowed.
+    """
+    _validate(config, "", origins or {})
+
+
+def _validate(config: Any, prefix: str, origins: dict[str, str]) -> None:
+    schema: type = type(config)
+    for member in members(schema).values():
+        key = prefix + member.name
+        _check(getattr(config, member.name), key, member.info, origins)
+
+
+def _check(value: Any, key: str, info: FieldInfo, origins: dict[str, str]) -> None:
+    if dataclasses.is_dataclass(value):
+        _validate(value, key + ".", origins)
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            _check(item, f"{key}[{number}]", info, origins)
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            _check(item, f"{key}.{name}", info, origins)
+    elif isinstance(value, str):
+        if info.choices is not None and value not in info.choices:
+            do = f"Choose from {', '.join(info.choices)}."
+            near = nearest(value, info.choices)
+            if near is not None:
+                do = f"Did you mean {near}? {do}"
+            what = f"{key}: {value!r} is not a choice"
+            raise UserError(what, where=_origin(key, origins), do=do)
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        low = info.minimum is not None and value < info.minimum
+        high = info.maximum is not None and value > info.maximum
+        if low or high:
+            what = f"{key}: {value} is too {'small' if low else 'large'}"
+            raise UserError(what, where=_origin(key, origins), do=f"Allowed: {_range(info)}.")
+
+
+def _range(info: FieldInfo) -> str:
+    unit = f" {info.unit}" if info.unit else ""
+    if info.minimum is not None and info.maximum is not None:
+        return f"{info.minimum:g} to {info.maximum:g}{unit}"
+    if info.minimum is not None:
+        return f"{info.minimum:g}{unit} and more"
+    return f"{info.maximum:g}{unit} and less"
+
+
+def _origin(key: str, origins: dict[str, str]) -> str | None:
+    """Where a key, or the nearest thing around it, was set; None for a default."""
+    while key and key not in origins:
+        dot, bracket = key.rfind("."), key.rfind("[")
+        key = key[: max(dot, bracket)] if max(dot, bracket) > 0 else ""
+    return origins.get(key) if key else None

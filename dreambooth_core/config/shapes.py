@@ -1,0 +1,96 @@
+"""What type a configuration field has. Standard library only."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Union
+
+from dreambooth_core.config.fields import FieldInfo
+
+SCALARS: dict[type, str] = {bool: "bool", int: "int", float: "float", str: "str"}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A field's type, taken apart."""
+
+    kind: str
+    """``bool``, ``int``, ``float``, ``str``, ``list``, ``dict`` or ``section``."""
+    optional: bool = False
+    """Whether None is a value."""
+    item: Shape | None = None
+    """What a list or dict holds; the keys of a dict are texts."""
+    schema: type | None = None
+    """The dataclass of a section."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A field of a section."""
+
+    name: str
+    shape: Shape
+    info: FieldInfo
+    field: dataclasses.Field[Any]
+
+
+@cache
+def members(schema: type) -> dict[str, Member]:
+    """The fields of a dataclass by name, in order.
+
+    Raises:
+        TypeError: a field has a type that configurations do not use.
+    """
+    hints = typing.get_type_hints(schema)
+    found: dict[str, Member] = {}
+    for field in dataclasses.fields(schema):
+        if not field.init:
+            continue
+        try:
+            shape = shape_of(hints[field.name])
+        except TypeError as error:
+            raise TypeError(f"{schema.__name__}.{field.name}: {error}") from None
+        info = field.metadata.get("info") or FieldInfo(label=field.name, help="")
+        found[field.name] = Member(field.name, shape, info, field)
+    return found
+
+
+def shape_of(hint: Any) -> Shape:
+    """Takes a type annotation apart.
+
+    Raises:
+        TypeError: a type that configurations do not use.
+    """
+    if hint in SCALARS:
+        return Shape(SCALARS[hint])
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return Shape("section", schema=hint)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        others = [each for each in arguments if each is not type(None)]
+        if len(others) == 1 and len(arguments) == 2:
+            return dataclasses.replace(shape_of(others[0]), optional=True)
+    if origin is list and len(arguments) == 1:
+        return Shape("list", item=shape_of(arguments[0]))
+    if origin is dict and len(arguments) == 2 and arguments[0] is str:
+        return Shape("dict", item=shape_of(arguments[1]))
+    raise TypeError(f"{hint!r} is not a type that configurations use")
+
+
+def paths(schema: type, prefix: str = "") -> list[str]:
+    """The dotted name of every field, those of sections and of list items (``a[].b``) included."""
+    names: list[str] = []
+    for member in members(schema).values():
+        name = prefix + member.name
+        inner = member.shape
+        while inner.kind == "list" and inner.item is not None:
+            name, inner = name + "[]", inner.item
+        if inner.kind == "section" and inner.schema is not None:
+            names += paths(inner.schema, name + ".")
+        else:
+            names.append(prefix + member.name)
+    return names
