@@ -10,21 +10,23 @@ from PIL import Image
 from torch import Tensor
 
 from dreambooth_core.data.decode import Undecodable, decode, decode_grey
-from dreambooth_core.data.inventory import Picture
+from dreambooth_core.data.inventory import Picture, hash_bytes
 from dreambooth_core.data.views import View, scaled
 from dreambooth_core.errors import UserError
 
 
-def load_rgb(path: Path, background: str = "white") -> Image.Image:
-    """A picture file as upright 8-bit RGB.
+def load_rgb(picture: Picture, background: str = "white") -> Image.Image:
+    """A picture's file as upright 8-bit RGB.
 
     Raises:
-        UserError: The file has gone, or can no longer be decoded, since stock was taken.
+        UserError: The file has gone or was changed since stock was taken: what is cached under
+            its old content must not come from the new.
     """
     try:
-        return decode(_read(path), path.suffix, background)
+        content = _read(picture.path, picture.content_hash)
+        return decode(content, picture.path.suffix, background)
     except Undecodable as error:
-        raise UserError(f"the picture cannot be used: {error}", where=path) from error
+        raise UserError(f"the picture cannot be used: {error}", where=picture.path) from error
 
 
 def load_mask(picture: Picture, source: str = "auto") -> Image.Image | None:
@@ -38,11 +40,12 @@ def load_mask(picture: Picture, source: str = "auto") -> Image.Image | None:
         return None
     try:
         if source in ("auto", "files") and picture.mask is not None:
-            mask = decode_grey(_read(picture.mask), picture.mask.suffix)
+            mask = decode_grey(_read(picture.mask, picture.mask_hash), picture.mask.suffix)
             size = (picture.width, picture.height)
             return mask if mask.size == size else mask.resize(size, Image.Resampling.BILINEAR)
         if source in ("auto", "alpha") and picture.has_alpha:
-            return decode_grey(_read(picture.path), picture.path.suffix, alpha=True)
+            content = _read(picture.path, picture.content_hash)
+            return decode_grey(content, picture.path.suffix, alpha=True)
     except Undecodable as error:
         raise UserError(f"the mask cannot be used: {error}", where=picture.path) from error
     return None
@@ -82,7 +85,7 @@ def to_image(tensor: Tensor) -> Image.Image:
 
 def pixels(picture: Picture, view: View, background: str = "white") -> Tensor:
     """The view of a picture as float32 [3, height, width] in [-1, 1]."""
-    return to_tensor(apply_view(load_rgb(picture.path, background), view))
+    return to_tensor(apply_view(load_rgb(picture, background), view))
 
 
 def mask(picture: Picture, view: View, source: str = "auto", floor: float = 0.0) -> Tensor | None:
@@ -104,12 +107,19 @@ def latent_mask(mask: Tensor, factor: int = 8) -> Tensor:
     return small.reshape(*mask.shape[:-2], *small.shape[-2:])
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, expected_hash: str) -> bytes:
     try:
-        return path.read_bytes()
+        content = path.read_bytes()
     except OSError as error:
         raise UserError(
             f"the picture cannot be read ({error.strerror})",
             where=path,
             do="It was there when the folder was looked at; put it back or start anew.",
         ) from error
+    if expected_hash and hash_bytes(content) != expected_hash:
+        raise UserError(
+            "the picture was changed while the run was going on",
+            where=path,
+            do="Start anew to train on the new one.",
+        )
+    return content

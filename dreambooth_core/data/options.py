@@ -139,7 +139,7 @@ class DataOptions:
         prompt: always the instance prompt. files: the caption files. filewords: the words of the
         file names (or caption files), put where the prompt says [filewords].""",
     )
-    templates: list[str] = option(  # noqa: RUF009
+    templates: list[str] = option(
         factory=list,
         label="Prompt templates",
         help="""One is drawn for each picture and epoch, like "a rendering of [prompt]".

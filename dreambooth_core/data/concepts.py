@@ -1,0 +1,234 @@
+"""The concepts of a run: their options, checked, with the pictures that were found."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dreambooth_core.data.captions import FILEWORDS, read_caption
+from dreambooth_core.data.inventory import Inventory, Picture, take_stock
+from dreambooth_core.data.options import ConceptOptions, DataOptions, PriorOptions
+from dreambooth_core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Concept:
+    """One subject, ready to be trained on."""
+
+    index: int
+    options: ConceptOptions
+    inventory: Inventory
+    class_inventory: Inventory | None = None
+    """``None`` until the class pictures are there, and without prior preservation."""
+    class_images_wanted: int = 0
+    """0 without prior preservation."""
+
+    @property
+    def name(self) -> str:
+        """For reports: the name given, the prompt, or the number."""
+        options = self.options
+        return options.name or options.instance_prompt or f"concept {self.index + 1}"
+
+    @property
+    def pictures(self) -> list[Picture]:
+        """The subject's pictures."""
+        return self.inventory.taken
+
+    @property
+    def class_pictures(self) -> list[Picture]:
+        """As many of the class pictures as are wanted, the first ones."""
+        if self.class_inventory is None:
+            return []
+        return self.class_inventory.taken[: self.class_images_wanted]
+
+    def repeats_of(self, picture: Picture) -> int:
+        """Showings in an epoch: the concept's repeats times the folder's own (``10_sks dog``)."""
+        return self.options.repeats * picture.repeats
+
+    @property
+    def showings(self) -> int:
+        """Showings of all its pictures in an epoch."""
+        return sum(self.repeats_of(picture) for picture in self.pictures)
+
+    def with_class_pictures(self, inventory: Inventory) -> Concept:
+        """The same concept with its class pictures."""
+        return replace(self, class_inventory=inventory)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For receipts: plain JSON values."""
+        classes = self.class_inventory
+        return {
+            "name": self.name,
+            "instance_prompt": self.options.instance_prompt,
+            "class_prompt": self.options.class_prompt,
+            "images": self.inventory.as_dict(),
+            "class_images": classes.as_dict() if classes is not None else None,
+            "class_images_used": len(self.class_pictures),
+            "showings_per_epoch": self.showings,
+        }
+
+
+def gather(
+    concepts: Sequence[ConceptOptions],
+    data: DataOptions,
+    prior: PriorOptions,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Concept]:
+    """Take stock of every concept's pictures and check its prompts.
+
+    Raises:
+        UserError: There is no concept, a folder cannot be used, a prompt is missing. It names the
+            field: ``concepts[0].class_prompt``.
+    """
+    if not concepts:
+        raise UserError(
+            "there is no concept",
+            where="concepts",
+            do="Give at least one, with images and an instance_prompt.",
+        )
+    found = []
+    for index, options in enumerate(concepts):
+        where = f"concepts[{index}]"
+        if not options.images.strip():
+            raise UserError("no folder with pictures is given", where=f"{where}.images")
+        _check_class(options, prior, where)
+        inventory = take_stock(
+            options.images,
+            subfolders=data.subfolders,
+            exclude=[options.class_images] if options.class_images else [],
+            progress=progress,
+        )
+        _check_captions(options, data, inventory, where)
+        wanted = (options.num_class_images or prior.num_images) if prior.enabled else 0
+        found.append(Concept(index, options, inventory, class_images_wanted=wanted))
+    return found
+
+
+def read_concepts_list(path: Path | str) -> list[ConceptOptions]:
+    """A ``concepts_list.json`` as ShivamShrirao's train_dreambooth takes it.
+
+    A list of objects with ``instance_prompt``, ``class_prompt``, ``instance_data_dir``,
+    ``class_data_dir``; also ``num_class_images``, ``repeats`` and ``name``. Folders are relative to
+    the working folder, or, where there is no such folder, to the file.
+
+    Raises:
+        UserError: Not such a file; an unknown key, with the nearest known one.
+    """
+    path = Path(path).expanduser()
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise UserError(f"the list cannot be read ({error.strerror})", where=path) from error
+    except ValueError as error:
+        raise UserError(f"this is not JSON ({error})", where=path) from error
+    if not isinstance(content, list) or not content:
+        raise UserError("this is not a list of concepts", where=path, do='Start it with "[".')
+    return [_from_json(item, index, path) for index, item in enumerate(content)]
+
+
+_JSON_KEYS = {
+    "instance_prompt": "instance_prompt",
+    "class_prompt": "class_prompt",
+    "instance_data_dir": "images",
+    "class_data_dir": "class_images",
+    "num_class_images": "num_class_images",
+    "repeats": "repeats",
+    "name": "name",
+}
+
+
+def _from_json(item: Any, index: int, path: Path) -> ConceptOptions:
+    where = f"{path} [{index}]"
+    if not isinstance(item, dict):
+        raise UserError("a concept is an object with keys", where=where)
+    values: dict[str, Any] = {}
+    for key, value in item.items():
+        if key not in _JSON_KEYS:
+            near = difflib.get_close_matches(key, _JSON_KEYS, n=1)
+            do = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(_JSON_KEYS)}."
+            raise UserError(f"unknown key {key!r}", where=where, do=do)
+        if value is None:
+            continue
+        number = key in ("num_class_images", "repeats")
+        good = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        if not (good if number else isinstance(value, str)):
+            kind = "a whole number of at least 1" if number else "a text"
+            raise UserError(f"{key} is {value!r}, which is not {kind}", where=where)
+        values[_JSON_KEYS[key]] = value
+    if not values.get("images"):
+        raise UserError("instance_data_dir is missing", where=where)
+    for key in ("images", "class_images"):
+        if values.get(key):
+            values[key] = _near(values[key], path.parent)
+    return ConceptOptions(**values)
+
+
+def _near(folder: str, beside: Path) -> str:
+    """The folder as it is written, unless only the one beside the list exists."""
+    plain = Path(folder).expanduser()
+    other = beside / plain
+    return str(other) if not plain.exists() and other.exists() else folder
+
+
+def _check_class(options: ConceptOptions, prior: PriorOptions, where: str) -> None:
+    if not prior.enabled:
+        return
+    if not options.class_prompt.strip():
+        raise UserError(
+            "prior preservation needs a class prompt",
+            where=f"{where}.class_prompt",
+            do='Name the kind of thing, like "a photo of a dog", or turn prior.enabled off.',
+        )
+    if options.class_images and _same(options.class_images, options.images):
+        raise UserError(
+            "the class pictures are in the folder of the subject's pictures",
+            where=f"{where}.class_images",
+            do="Give them a folder of their own.",
+        )
+
+
+def _check_captions(
+    options: ConceptOptions, data: DataOptions, inventory: Inventory, where: str
+) -> None:
+    """Every picture has something to be called."""
+    if options.instance_prompt.strip():
+        if options.instance_prompt.strip() == options.class_prompt.strip():
+            inventory.warnings.append(
+                "instance prompt and class prompt are the same: nothing will call the subject"
+            )
+        if data.captions == "files":
+            bare = [picture.name for picture in inventory.taken if not _has_text(picture)]
+            if bare:
+                inventory.warnings.append(
+                    f"{len(bare)} pictures have no caption file and get the instance prompt: "
+                    + ", ".join(bare[:5])
+                )
+        return
+    if data.captions == "prompt":
+        raise UserError("the instance prompt is empty", where=f"{where}.instance_prompt")
+    named = data.captions == "filewords"
+    bare = [
+        picture.name
+        for picture in inventory.taken
+        if not _has_text(picture) and not (named and any(c.isalpha() for c in picture.path.stem))
+    ]
+    if bare:
+        raise UserError(
+            f"the instance prompt is empty, and {bare[0]} has no caption of its own",
+            where=f"{where}.instance_prompt",
+            do=f'Say what the pictures show, like "a photo of sks dog", or use {FILEWORDS}.',
+        )
+
+
+def _has_text(picture: Picture) -> bool:
+    return picture.caption is not None and bool(read_caption(picture.caption))
+
+
+def _same(one: str, other: str) -> bool:
+    first, second = Path(one).expanduser(), Path(other).expanduser()
+    return first.exists() and second.exists() and first.samefile(second)

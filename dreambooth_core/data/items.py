@@ -1,0 +1,201 @@
+"""From a slot of the plan to what the step needs: pixels, caption, mask, and the sizes for SDXL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from dreambooth_core.data import images
+from dreambooth_core.data.buckets import Sizer
+from dreambooth_core.data.captions import FILEWORDS, Captioner, caption_of, words_of
+from dreambooth_core.data.concepts import Concept
+from dreambooth_core.data.inventory import Picture
+from dreambooth_core.data.options import DataOptions
+from dreambooth_core.data.plan import CLASS, BatchPlan, Entry, Slot
+from dreambooth_core.data.views import Size, View, crop_top_left, cut_share, enlargement, scaled
+
+_KEPT_PICTURES = 32
+_KEPT_MASKS = 64
+_BLOWN_UP = 1.25
+_MUCH_CUT = 0.35
+
+
+@dataclass(frozen=True)
+class Item:
+    """One sample, named but not yet loaded. Sizes are (height, width), as SDXL's time ids."""
+
+    slot: Slot
+    picture: Picture
+    caption: str
+    original_size: Size
+    crop_top_left: tuple[int, int]
+    target_size: Size
+
+
+class Items:
+    """All pictures of a run, and what each slot of a plan stands for.
+
+    Args:
+        concepts: With their class pictures where prior preservation is on.
+        options: How pictures and captions are prepared.
+        seed: Of the run.
+
+    Raises:
+        UserError: Sizes that no autoencoder can take.
+    """
+
+    def __init__(self, concepts: Sequence[Concept], options: DataOptions, *, seed: int) -> None:
+        self.concepts = list(concepts)
+        self.options = options
+        self.seed = seed
+        self.sizer = Sizer(options)
+        factors = _balance(self.concepts) if options.balance_concepts else [1] * len(concepts)
+        self.pictures: list[Picture] = []
+        self.class_pictures: list[Picture] = []
+        self.entries: list[Entry] = []
+        self.class_entries: list[Entry] = []
+        texts, words, names = [], [], []
+        self.class_captions: list[str] = []
+        for concept, factor in zip(self.concepts, factors, strict=True):
+            about = concept.options
+            for picture in concept.pictures:
+                repeats = concept.repeats_of(picture) * factor
+                self.pictures.append(picture)
+                self.entries.append(self._entry(picture, concept.index, repeats))
+                texts.append(
+                    caption_of(picture, about.instance_prompt, options.captions, about.name)
+                )
+                words.append(words_of(picture))
+                names.append(about.name)
+            for picture in concept.class_pictures:
+                self.class_pictures.append(picture)
+                self.class_entries.append(self._entry(picture, concept.index, 1))
+                # Texts beside class pictures count only where the prompt asks for them.
+                mode = "files" if FILEWORDS in about.class_prompt else "prompt"
+                self.class_captions.append(
+                    caption_of(picture, about.class_prompt, mode, about.name)
+                )
+        self.captioner = Captioner(texts, options, seed=seed, words=words, names=names)
+        self._rgb = lru_cache(maxsize=_KEPT_PICTURES)(self._load_scaled)
+        self._mask = lru_cache(maxsize=_KEPT_MASKS)(self._load_mask)
+
+    def plan(self, *, batch_size: int, accumulation: int = 1, processes: int = 1) -> BatchPlan:
+        """The batches of the run over these pictures."""
+        return BatchPlan(
+            self.entries,
+            self.class_entries,
+            seed=self.seed,
+            batch_size=batch_size,
+            accumulation=accumulation,
+            processes=processes,
+            flip=self.options.flip,
+            crop=self.options.crop,
+            crop_positions=self.options.crop_positions,
+        )
+
+    def picture(self, slot: Slot) -> Picture:
+        """The picture that a slot names."""
+        return (self.class_pictures if slot.kind == CLASS else self.pictures)[slot.picture]
+
+    def caption(self, slot: Slot) -> str:
+        """What the slot's picture is said to show this time."""
+        if slot.kind == CLASS:
+            return self.class_captions[slot.picture]
+        return self.captioner.caption(slot.picture, slot.epoch, slot.turn)
+
+    def item(self, slot: Slot) -> Item:
+        """Everything about a slot but its pixels."""
+        picture = self.picture(slot)
+        original = (picture.height, picture.width)
+        return Item(
+            slot=slot,
+            picture=picture,
+            caption=self.caption(slot),
+            original_size=original,
+            crop_top_left=crop_top_left(original, slot.view),
+            target_size=slot.view.size,
+        )
+
+    def pixels(self, picture: Picture, view: View) -> Tensor:
+        """float32 [3, height, width] in [-1, 1]."""
+        whole = scaled((picture.height, picture.width), view.size)
+        if whole[0] * whole[1] > 4 * view.height * view.width:
+            return images.pixels(picture, view, self.options.background)
+        return images.to_tensor(images.apply_view(self._rgb(picture, *whole), view))
+
+    def mask(self, slot: Slot) -> Tensor | None:
+        """float32 [1, height, width], the weight of each pixel in the loss; ``None`` for all 1.
+
+        Class pictures have none: the whole picture is to be preserved.
+        """
+        if slot.kind == CLASS or self.options.masks == "none":
+            return None
+        return self._mask(self.picture(slot), slot.view)
+
+    def all_captions(self) -> list[str] | None:
+        """Every caption of the run, without doubles; ``None`` where tags vary."""
+        own = self.captioner.all_captions()
+        return None if own is None else list(dict.fromkeys([*own, *self.class_captions]))
+
+    def first_captions(self) -> dict[str, str]:
+        """One caption of each kind and concept as it is at first, for the receipt."""
+        found: dict[str, str] = {}
+        for index, entry in enumerate(self.entries):
+            found.setdefault(self._label(entry, "instance"), self.captioner.texts[index])
+        for index, entry in enumerate(self.class_entries):
+            found.setdefault(self._label(entry, "class"), self.class_captions[index])
+        return found
+
+    def warnings(self) -> list[str]:
+        """What a person should know of sizes and masks."""
+        found = []
+        for picture, entry in zip(self.pictures, self.entries, strict=True):
+            factor = enlargement(entry.original, entry.size)
+            if factor > _BLOWN_UP:
+                found.append(f"{picture.name} is small and is enlarged {factor:.1f} times")
+            share = cut_share(entry.original, entry.size)
+            if share > _MUCH_CUT:
+                found.append(f"{share:.0%} of {picture.name} is cut away")
+            if self.options.masks == "files" and picture.mask is None:
+                found.append(f"{picture.name} has no mask: all of it counts")
+        return found
+
+    def as_dict(self) -> dict[str, Any]:
+        """For receipts: concepts, buckets, captions, warnings as plain JSON values."""
+        buckets: dict[str, int] = {}
+        for entry in self.entries:
+            name = f"{entry.size[1]}x{entry.size[0]}"
+            buckets[name] = buckets.get(name, 0) + 1
+        return {
+            "concepts": [concept.as_dict() for concept in self.concepts],
+            "buckets": buckets,
+            "first_captions": self.first_captions(),
+            "warnings": self.warnings(),
+        }
+
+    def _label(self, entry: Entry, kind: str) -> str:
+        return kind if len(self.concepts) == 1 else f"{kind} {entry.concept + 1}"
+
+    def _entry(self, picture: Picture, concept: int, repeats: int) -> Entry:
+        original = (picture.height, picture.width)
+        return Entry(original, self.sizer.size_of(original), concept, repeats)
+
+    def _load_scaled(self, picture: Picture, height: int, width: int) -> Image.Image:
+        rgb = images.load_rgb(picture, self.options.background)
+        if rgb.size == (width, height):
+            return rgb
+        return rgb.resize((width, height), Image.Resampling.LANCZOS)
+
+    def _load_mask(self, picture: Picture, view: View) -> Tensor | None:
+        return images.mask(picture, view, self.options.masks, self.options.unmasked_weight)
+
+
+def _balance(concepts: Sequence[Concept]) -> list[int]:
+    """By how much to repeat each concept so that all have about as many showings as the largest."""
+    most = max(concept.showings for concept in concepts)
+    return [max(round(most / concept.showings), 1) for concept in concepts]

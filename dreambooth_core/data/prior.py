@@ -1,0 +1,226 @@
+"""Class images: which are there, which are missing, and making those.
+
+They are kept in a folder named by what they depend on, so that a second run finds them and a run
+with another base, prompt or setting never takes them for its own. Image number ``i`` is made from
+a seed of its own: neither the batch size, nor the number of processes, nor an interruption changes
+it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from PIL import Image
+
+from dreambooth_core.data.captions import FILEWORDS, fill, words_of
+from dreambooth_core.data.concepts import Concept
+from dreambooth_core.data.inventory import Inventory, Picture, Skipped, look_at, take_stock
+from dreambooth_core.data.options import DataOptions, PriorOptions
+from dreambooth_core.errors import SaveFailed, Stopped, UserError
+from dreambooth_core.formats.files import write_bytes, write_json, write_text
+from dreambooth_core.randomness import seed_of
+
+Make = Callable[[list[str], list[int]], list[Image.Image]]
+"""Prompts and seeds → images. Each image from a generator of its own seed."""
+
+_OURS = re.compile(r"class-([0-9a-f]{12})-(\d+)\.png")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that a class image depends on."""
+
+    base: str
+    """Fingerprint of the base's weights."""
+    prompts: tuple[str, ...]
+    """Image ``i`` shows prompt ``i`` modulo their number; usually there is one."""
+    negative_prompt: str = ""
+    height: int = 512
+    width: int = 512
+    steps: int = 50
+    guidance: float = 7.5
+    scheduler: str = ""
+    precision: str = ""
+    seed: int = 0
+    captioned: bool = False
+    """Each image gets its prompt in a ``.txt`` beside it: they differ from image to image."""
+
+    @property
+    def digest(self) -> str:
+        """12 hexadecimal digits that differ where any part differs."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+    @property
+    def folder_name(self) -> str:
+        """A name that a person recognises, and the digest."""
+        words = re.sub(r"[^\w]+", "-", self.prompts[0].lower(), flags=re.ASCII).strip("-")[:40]
+        return f"{words}-{self.digest}" if words else self.digest
+
+    def prompt_of(self, index: int) -> str:
+        """The prompt of image ``index``."""
+        return self.prompts[index % len(self.prompts)]
+
+    def seed_of(self, index: int) -> int:
+        """The seed of image ``index``: it depends on the run of images and on ``index`` alone."""
+        return seed_of("class image", self.seed, index)
+
+
+@dataclass(frozen=True)
+class ClassImages:
+    """The state of one concept's class images."""
+
+    recipe: Recipe
+    wanted: int
+    inventory: Inventory
+    missing: tuple[int, ...] = ()
+    """Indices of the images to make."""
+
+    @property
+    def folder(self) -> Path:
+        """Where they are, and where the missing ones go."""
+        return self.inventory.folder
+
+    def as_dict(self) -> dict[str, object]:
+        """For receipts and ``check``: plain JSON values."""
+        return {
+            "folder": str(self.folder),
+            "wanted": self.wanted,
+            "there": len(self.inventory.taken),
+            "missing": len(self.missing),
+            "recipe": asdict(self.recipe),
+        }
+
+
+def recipe_of(concept: Concept, prior: PriorOptions, data: DataOptions, base: str) -> Recipe:
+    """What a concept's class images are made from; ``base`` is the fingerprint of the base.
+
+    A class prompt with ``[filewords]`` gives as many prompts as the subject's pictures have texts.
+
+    Raises:
+        UserError: The size is none that the base can make.
+    """
+    options = concept.options
+    captioned = FILEWORDS in options.class_prompt
+    prompts = dict.fromkeys(
+        fill(options.class_prompt, words=words_of(picture) if captioned else "", name=options.name)
+        for picture in concept.pictures
+    )
+    height, width = data.fixed_size()
+    return Recipe(
+        base=base,
+        prompts=tuple(prompts),
+        negative_prompt=prior.negative_prompt,
+        height=height,
+        width=width,
+        steps=prior.steps,
+        guidance=prior.guidance,
+        scheduler=prior.scheduler,
+        precision=prior.precision,
+        seed=prior.seed,
+        captioned=captioned,
+    )
+
+
+def find_class_images(
+    recipe: Recipe, wanted: int, *, kept_in: Path | str, own_folder: Path | str | None = None
+) -> ClassImages:
+    """Look which class images are there.
+
+    Args:
+        wanted: How many there should be.
+        kept_in: The folder of the folders of generated class images.
+        own_folder: A folder that the user named. If it has enough pictures, whatever made them,
+            it is used as it is; if it has fewer, the rest is made into it.
+
+    Raises:
+        UserError: ``own_folder`` cannot be used.
+    """
+    if not recipe.prompts:
+        raise UserError("there is no class prompt", where="class_prompt")
+    folder = Path(own_folder).expanduser() if own_folder else Path(kept_in) / recipe.folder_name
+    inventory = take_stock(folder, subfolders=False, allow_empty=True)
+    if own_folder:
+        others = [p.name for p in inventory.taken if _is_others(p, recipe)]
+        if others:
+            inventory.warnings.append(
+                f"{len(others)} class pictures were generated by another base, prompt or setting "
+                f"and are used all the same, {others[0]} for one"
+            )
+    else:
+        ours = [p for p in inventory.taken if _index(p, recipe) is not None]
+        inventory = replace(inventory, taken=ours)
+    there = {_index(picture, recipe) for picture in inventory.taken}
+    lacking = max(wanted - len(inventory.taken), 0)
+    free = (index for index in range(wanted + len(there)) if index not in there)
+    missing = tuple(index for index, _ in zip(free, range(lacking), strict=False))
+    return ClassImages(recipe, wanted, inventory, missing)
+
+
+def make_missing(
+    state: ClassImages,
+    make: Make,
+    *,
+    batch_size: int = 4,
+    rank: int = 0,
+    processes: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> int:
+    """Make the missing class images, or this process's share of them; returns how many.
+
+    When all processes are done, :func:`find_class_images` finds them.
+
+    Args:
+        progress: Called with (made, to be made) of this process.
+
+    Raises:
+        Stopped: ``stop`` said so between two batches; what was made stays.
+        SaveFailed: An image could not be written.
+    """
+    mine = list(state.missing[rank::processes])
+    if mine and rank == 0:
+        about = {**asdict(state.recipe), "prompts": list(state.recipe.prompts)}
+        write_json(state.folder / f".class-{state.recipe.digest}.json", about)
+    for start in range(0, len(mine), batch_size):
+        if stop is not None and stop():
+            raise Stopped("stopped while class images were being made", where=state.folder)
+        batch = mine[start : start + batch_size]
+        prompts = [state.recipe.prompt_of(index) for index in batch]
+        images = make(prompts, [state.recipe.seed_of(index) for index in batch])
+        if len(images) != len(batch):
+            raise ValueError(f"{len(batch)} prompts gave {len(images)} images")
+        for index, prompt, image in zip(batch, prompts, images, strict=True):
+            _write(state, index, prompt, image)
+        if progress is not None:
+            progress(start + len(batch), len(mine))
+    return len(mine)
+
+
+def _write(state: ClassImages, index: int, prompt: str, image: Image.Image) -> None:
+    path = state.folder / f"class-{state.recipe.digest}-{index:05d}.png"
+    content = io.BytesIO()
+    image.convert("RGB").save(content, "PNG")
+    if state.recipe.captioned:
+        # The caption goes first: an image without it would be trained under another prompt.
+        write_text(path.with_suffix(".txt"), prompt + "\n")
+    write_bytes(path, content.getvalue())
+    if isinstance(seen := look_at(path), Skipped):
+        raise SaveFailed(f"the class image cannot be read back: {seen.reason}", where=path)
+
+
+def _index(picture: Picture, recipe: Recipe) -> int | None:
+    """The number of an image that this very recipe made."""
+    match = _OURS.fullmatch(picture.path.name)
+    return int(match.group(2)) if match and match.group(1) == recipe.digest else None
+
+
+def _is_others(picture: Picture, recipe: Recipe) -> bool:
+    match = _OURS.fullmatch(picture.path.name)
+    return match is not None and match.group(1) != recipe.digest
