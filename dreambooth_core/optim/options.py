@@ -1,0 +1,224 @@
+"""Options of the optimizer. Standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dreambooth_core.config.fields import option, section
+
+OPTIMIZERS = (
+    "adamw",
+    "adamw8bit",
+    "paged_adamw",
+    "paged_adamw8bit",
+    "adam",
+    "sgd",
+    "lion",
+    "lion8bit",
+    "paged_lion8bit",
+    "ademamix8bit",
+    "adafactor",
+    "prodigy",
+    "dadapt_adam",
+    "dadapt_lion",
+    "adamw_schedulefree",
+    "radam_schedulefree",
+    "sgd_schedulefree",
+)
+SCHEDULES = (
+    "constant",
+    "constant_with_warmup",
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "piecewise_constant",
+)
+
+
+@dataclass
+class EmaOptions:
+    """A running average of the trained weights, often smoother than the weights themselves."""
+
+    enabled: bool = option(
+        False,
+        label="EMA",
+        help="Keep a running average of the trained weights, and save it as the result.",
+    )
+    decay: float = option(
+        0.9999,
+        label="EMA decay",
+        help="Share of the old average that each step keeps. Short runs: 0.99 to 0.999.",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    warmup: bool = option(
+        True,
+        label="EMA warm-up",
+        help="Begin with a smaller decay, so that the start of a run is soon forgotten.",
+        advanced=True,
+    )
+    every: int = option(
+        1,
+        label="EMA every … steps",
+        help="Average only so often, with the decay adjusted to match. Saves time on the CPU.",
+        minimum=1,
+        maximum=1000,
+        advanced=True,
+    )
+    on_cpu: bool = option(
+        False,
+        label="EMA on the CPU",
+        help="Keep the average in the computer's memory instead of the GPU's.",
+        advanced=True,
+    )
+
+
+@dataclass
+class OptimOptions:
+    """How weights follow their gradients."""
+
+    optimizer: str = option(
+        "adamw",
+        label="Optimizer",
+        help="""AdamW; its 8-bit form takes a quarter of the memory; the paged ones spill into
+        the computer's memory; Prodigy and D-Adaptation find the learning rate themselves;
+        the schedule-free ones need no learning rate schedule.""",
+        choices=OPTIMIZERS,
+    )
+    learning_rate: float | None = option(
+        None,
+        label="Learning rate",
+        help="""Empty: 1 for Prodigy and D-Adaptation, otherwise 1e-4 for adapters and 2e-6 for
+        full fine-tuning.""",
+        minimum=0.0,
+        maximum=1000.0,
+    )
+    text_learning_rate: float | None = option(
+        None,
+        label="Text encoder learning rate",
+        help="Learning rate of the text encoders. Empty: the same.",
+        minimum=0.0,
+        maximum=1000.0,
+    )
+    embedding_learning_rate: float | None = option(
+        None,
+        label="Embedding learning rate",
+        help="Learning rate of learned tokens. Empty: 5e-3 with a fixed-rate optimizer.",
+        minimum=0.0,
+        maximum=1000.0,
+        advanced=True,
+    )
+    scale_lr: bool = option(
+        False,
+        label="Scale learning rate",
+        help="Multiply learning rates by batch size, gradient accumulation and processes.",
+        advanced=True,
+    )
+    schedule: str = option(
+        "constant",
+        label="Schedule",
+        help="How the learning rate changes over the run.",
+        choices=SCHEDULES,
+    )
+    warmup_steps: int = option(
+        0,
+        label="Warm-up steps",
+        help="Steps over which the learning rate rises from 0. Not with constant.",
+        minimum=0,
+    )
+    cycles: float | None = option(
+        None,
+        label="Cycles",
+        help="""cosine: number of waves (empty: 0.5, one fall to 0);
+        cosine_with_restarts: number of restarts (empty: 1).""",
+        minimum=0.0,
+        maximum=1000.0,
+        advanced=True,
+    )
+    power: float = option(
+        1.0,
+        label="Power",
+        help="Exponent of the polynomial schedule.",
+        minimum=0.0,
+        maximum=100.0,
+        advanced=True,
+    )
+    final_learning_rate: float = option(
+        1e-7,
+        label="Final learning rate",
+        help="Where the polynomial schedule ends.",
+        minimum=0.0,
+        maximum=1.0,
+        advanced=True,
+    )
+    step_rules: str = option(
+        "",
+        label="Step rules",
+        help="""piecewise_constant: "1:10,0.1:20,0.01" is factor 1 until step 10, 0.1 until step
+        20, then 0.01.""",
+        advanced=True,
+    )
+    beta1: float | None = option(
+        None,
+        label="Beta 1",
+        help="Memory of the gradient's mean. Empty: the optimizer's own (AdamW 0.9).",
+        minimum=0.0,
+        maximum=0.99999,
+        advanced=True,
+    )
+    beta2: float | None = option(
+        None,
+        label="Beta 2",
+        help="Memory of the gradient's square. Empty: the optimizer's own (AdamW 0.999).",
+        minimum=0.0,
+        maximum=0.99999,
+        advanced=True,
+    )
+    weight_decay: float = option(
+        0.01,
+        label="Weight decay",
+        help="How strongly weights are pulled towards 0.",
+        minimum=0.0,
+        maximum=10.0,
+        advanced=True,
+    )
+    epsilon: float | None = option(
+        None,
+        label="Epsilon",
+        help="Guard against division by zero. Empty: the optimizer's own (AdamW 1e-8).",
+        minimum=0.0,
+        maximum=1.0,
+        advanced=True,
+    )
+    arguments: dict[str, str] = option(
+        factory=dict,
+        label="Further arguments",
+        help="Arguments of the chosen optimizer by their own names, such as d_coef: 2.",
+        advanced=True,
+    )
+    max_grad_norm: float = option(
+        1.0,
+        label="Gradient clipping",
+        help="Largest norm of all gradients together. 0 does not clip.",
+        minimum=0.0,
+        maximum=1e6,
+        advanced=True,
+    )
+    fused_backward: bool = option(
+        False,
+        label="Step inside backward",
+        help="""Each weight takes its step as soon as its gradient is there, and the gradient is
+        freed: full fine-tuning without memory for all gradients at once.""",
+        advanced=True,
+    )
+    stochastic_rounding: bool = option(
+        False,
+        label="Stochastic rounding",
+        help="""With weights in bf16: round each step up or down by chance, so that small steps
+        are not lost. A quarter to half of the memory for weights and gradients.""",
+        advanced=True,
+    )
+    ema: EmaOptions = section(
+        EmaOptions, label="EMA", help="A running average of the trained weights."
+    )

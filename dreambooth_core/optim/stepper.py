@@ -1,0 +1,160 @@
+"""``Stepper``: how a step is taken, whatever the optimizer and however the weights are kept.
+
+The training loop says ``begin(step)``, runs forward and backward, and says ``finish(step)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dreambooth_core.optim.clipping import clip_gradients
+from dreambooth_core.optim.fused import FusedBackward, only
+from dreambooth_core.optim.kinds import kind_of
+from dreambooth_core.optim.optimizers import ParamGroup, build_optimizer
+from dreambooth_core.optim.options import OptimOptions
+from dreambooth_core.optim.rounding import as_fp32
+from dreambooth_core.optim.schedules import make_schedule
+from dreambooth_core.optim.state import load_optimizer_state, optimizer_state
+from dreambooth_core.randomness import generator
+
+
+class Stepper:
+    """An optimizer with its schedule, clipping, rounding, and its place in the backward pass.
+
+    Args:
+        options: the ``optim`` section.
+        groups: what is trained, each group with its learning rate.
+        total_steps: optimizer steps of the whole run.
+        seed: the run's seed, for stochastic rounding.
+
+    Raises:
+        UserError: see ``build_optimizer`` and ``make_schedule``. What cannot be combined is
+            refused earlier, by ``combinations.refuse``.
+    """
+
+    def __init__(
+        self,
+        options: OptimOptions,
+        groups: Sequence[ParamGroup],
+        *,
+        total_steps: int,
+        seed: int = 0,
+    ) -> None:
+        self.options = options
+        self.kind = kind_of(options.optimizer)
+        self.schedule = make_schedule(options, total_steps)
+        self.optimizer = build_optimizer(options, groups)
+        self._seed = seed
+        self._step = 0
+        self._numbers = {p: n for n, p in enumerate(self.parameters)}
+        self._fused = (
+            FusedBackward(self.optimizer, self._step_one) if options.fused_backward else None
+        )
+        self.begin(0)
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """All trained parameters, in a fixed order."""
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    @property
+    def learning_rates(self) -> dict[str, float]:
+        """The learning rate of each group now; for Prodigy and D-Adaptation what they found."""
+        return {
+            str(group["name"]): float(group["lr"]) * float(group.get("d", 1.0))
+            for group in self.optimizer.param_groups
+        }
+
+    def begin(self, step: int) -> None:
+        """Sets the learning rates of optimizer step ``step``, counted from 0.
+
+        With ``fused_backward`` the weights then change during the backward pass.
+        """
+        self._step = step
+        for group in self.optimizer.param_groups:
+            rate = group["initial_lr"]
+            group["lr"] = rate * self.schedule.factor(step, rate)
+
+    def finish(self, scaler: Any = None) -> Tensor | None:
+        """Takes the step with the gradients that are there, and frees them.
+
+        ``scaler`` is a ``torch.amp.GradScaler`` or None. Returns the norm of all gradients
+        before clipping, a scalar tensor; None with ``fused_backward``, where they are gone.
+        """
+        if self._fused is not None:
+            return None
+        scaling = scaler is not None and scaler.is_enabled()
+        if scaling:
+            scaler.unscale_(self.optimizer)
+        norm = clip_gradients(self.parameters, self.options.max_grad_norm)
+        if scaling:
+            scaler.step(self.optimizer)
+            scaler.update()
+        elif self.options.stochastic_rounding:
+            self._step_rounded()
+        else:
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """Inside, the weights are those to sample with or save as the result.
+
+        Only schedule-free optimizers, which train at another point than they average, have
+        others. Afterwards the weights are exactly what they were.
+        """
+        if not self.kind.averages:
+            yield
+            return
+        kept = [p.detach().clone() for p in self.parameters]
+        self.optimizer.eval()  # type: ignore[attr-defined]
+        try:
+            yield
+        finally:
+            self.optimizer.train()  # type: ignore[attr-defined]
+            with torch.no_grad():
+                for parameter, value in zip(self.parameters, kept, strict=True):
+                    parameter.copy_(value)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimizer's state, readable with ``torch.load(weights_only=True)``."""
+        return optimizer_state(self.optimizer)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what :meth:`state_dict` gave, bit for bit; rates stay as configured."""
+        load_optimizer_state(self.optimizer, state)
+
+    def close(self) -> None:
+        """Takes hooks off the parameters."""
+        if self._fused is not None:
+            self._fused.close()
+
+    def _step_one(self, group: dict[str, Any], parameter: nn.Parameter) -> None:
+        with only(self.optimizer, group, parameter):
+            if self.options.stochastic_rounding:
+                with as_fp32([parameter], [self._generator(parameter)]):
+                    self.optimizer.step()
+            else:
+                self.optimizer.step()
+
+    def _step_rounded(self) -> None:
+        """One parameter at a time where that is the same, so that few are in fp32 at once."""
+        if self.kind.per_parameter:
+            for group in self.optimizer.param_groups:
+                for parameter in group["params"]:
+                    if parameter.grad is not None:
+                        self._step_one(group, parameter)
+            return
+        parameters = [p for p in self.parameters if p.grad is not None]
+        with as_fp32(parameters, [self._generator(p) for p in parameters]):
+            self.optimizer.step()
+
+    def _generator(self, parameter: nn.Parameter) -> torch.Generator:
+        number = self._numbers[parameter]
+        return generator("rounding", self._seed, self._step, number, device=str(parameter.device))

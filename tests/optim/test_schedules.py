@@ -1,0 +1,181 @@
+"""Schedules against diffusers', rates, clipping, and the table of combinations."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from dreambooth_core.errors import UserError
+from dreambooth_core.optim import combinations
+from dreambooth_core.optim.clipping import clip_gradients
+from dreambooth_core.optim.combinations import RULES, Setting, refuse
+from dreambooth_core.optim.options import SCHEDULES, OptimOptions
+from dreambooth_core.optim.rates import rates
+from dreambooth_core.optim.schedules import make_schedule, parse_rules
+
+TOTAL, RATE = 50, 3e-4
+
+
+@pytest.mark.library_api
+@pytest.mark.parametrize("warmup", [0, 7])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_schedule_equals_diffusers(name, warmup):
+    from diffusers.optimization import get_scheduler
+
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=RATE)
+    rules = "1:10,0.1:20,0.01"
+    cycles, power = 3, 2.0
+    theirs = get_scheduler(
+        name,
+        optimizer,
+        step_rules=rules,
+        num_warmup_steps=warmup,
+        num_training_steps=TOTAL,
+        num_cycles=cycles,
+        power=power,
+    )
+    options = OptimOptions(
+        schedule=name,
+        warmup_steps=warmup,
+        power=power,
+        step_rules=rules,
+        cycles=cycles if name == "cosine_with_restarts" else None,
+    )
+    ours = make_schedule(options, TOTAL)
+    for step in range(TOTAL + 1):
+        assert ours.factor(step, RATE) * RATE == pytest.approx(
+            optimizer.param_groups[0]["lr"], rel=1e-9, abs=1e-15
+        )
+        optimizer.step()
+        theirs.step()
+
+
+def test_cosine_cycles_equal_diffusers():
+    from diffusers.optimization import get_cosine_schedule_with_warmup
+
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1.0)
+    theirs = get_cosine_schedule_with_warmup(optimizer, 5, TOTAL, num_cycles=2.5)
+    ours = make_schedule(OptimOptions(schedule="cosine", cycles=2.5, warmup_steps=5), TOTAL)
+    for step in range(TOTAL):
+        assert ours.factor(step) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
+        optimizer.step()
+        theirs.step()
+
+
+def test_polynomial_ends_at_the_final_rate_for_every_group():
+    options = OptimOptions(schedule="polynomial", final_learning_rate=1e-5)
+    schedule = make_schedule(options, 10)
+    for rate in (1e-3, 5e-5):
+        assert schedule.factor(10, rate) * rate == pytest.approx(1e-5)
+        assert schedule.factor(99, rate) * rate == pytest.approx(1e-5)
+
+
+def test_step_rules():
+    assert parse_rules("1:10,0.1:20,0.01") == (((10, 1.0), (20, 0.1)), 0.01)
+    assert parse_rules("0.5") == ((), 0.5)
+    for wrong in ("", "1:10", "a:10,1", "1:x,1", "1:2:3,1"):
+        with pytest.raises(UserError, match="step rules"):
+            parse_rules(wrong)
+
+
+def test_an_unknown_schedule_is_named():
+    with pytest.raises(UserError, match=r"'cosin' is not known.*cosine_with_restarts"):
+        make_schedule(OptimOptions(schedule="cosin"), 10)
+
+
+def test_rates():
+    assert rates(OptimOptions()).unet == 1e-4
+    assert rates(OptimOptions(), full=True).text == 2e-6
+    assert rates(OptimOptions(optimizer="prodigy")).embedding == 1.0
+    given = OptimOptions(learning_rate=1e-3, text_learning_rate=1e-5, scale_lr=True)
+    scaled = rates(given, batch_size=2, accumulation=3, processes=4)
+    assert (scaled.unet, scaled.text) == pytest.approx((24e-3, 24e-5))
+    assert rates(OptimOptions(learning_rate=0.0)).unet == 0.0
+
+
+def test_clipping_by_hand():
+    a, b = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1))
+    idle = nn.Parameter(torch.zeros(1))
+    a.grad, b.grad = torch.tensor([3.0, 0.0]), torch.tensor([4.0])
+    assert clip_gradients([a, b, idle], 0.0).item() == 5.0
+    assert a.grad.tolist() == [3.0, 0.0]
+    assert clip_gradients([a, b, idle], 1.0).item() == 5.0
+    assert a.grad.tolist() == pytest.approx([0.6, 0.0], rel=1e-5)
+    assert b.grad.tolist() == pytest.approx([0.8], rel=1e-5)
+    assert clip_gradients([a, b], 2.0).item() == pytest.approx(1.0)
+    assert b.grad.tolist() == pytest.approx([0.8], rel=1e-5)
+    assert clip_gradients([idle], 1.0).item() == 0.0
+
+
+BROKEN = {
+    ("fused_backward", "gradient accumulation"): {"accumulation": 2},
+    ("fused_backward", "gradient clipping by norm"): {"max_grad_norm": 1.0},
+    ("fused_backward", "several processes"): {"processes": 2},
+    ("fused_backward", "fp16"): {"precision": "fp16"},
+    ("fused_backward", "Prodigy, D-Adaptation and schedule-free optimizers"): {
+        "optimizer": "prodigy"
+    },
+    ("fused_backward", "torch.compile"): {"compile": True},
+    ("stochastic_rounding", "weights that are not in bf16"): {
+        "stochastic_rounding": True,
+        "precision": "bf16",
+    },
+    ("stochastic_rounding", "schedule-free optimizers"): {
+        "stochastic_rounding": True,
+        "precision": "full_bf16",
+        "optimizer": "adamw_schedulefree",
+    },
+    ("schedule-free optimizers", "a learning rate schedule"): {
+        "optimizer": "adamw_schedulefree",
+        "schedule": "cosine",
+    },
+    ("schedule-free optimizers", "EMA"): {"optimizer": "sgd_schedulefree", "ema": True},
+    ("Prodigy and D-Adaptation", "a learning rate for each part"): {
+        "optimizer": "prodigy",
+        "learning_rates": (1.0, 0.5),
+    },
+    ("Prodigy and D-Adaptation", "a small learning rate"): {
+        "optimizer": "dadapt_adam",
+        "learning_rates": (1e-4,),
+    },
+    ("Prodigy and D-Adaptation", "fp16"): {"optimizer": "prodigy", "precision": "fp16"},
+    ("schedule constant", "warm-up"): {"warmup_steps": 5},
+    ("schedule piecewise_constant", "warm-up"): {
+        "schedule": "piecewise_constant",
+        "warmup_steps": 5,
+    },
+    ("a 4-bit or 8-bit base", "full fine-tuning"): {"quantized": "nf4", "trains_base": True},
+    (
+        "full_bf16",
+        "AdamW and others in bf16 without stochastic rounding, in full fine-tuning",
+    ): {"precision": "full_bf16", "trains_base": True},
+    ("fp16", "the CPU"): {"precision": "fp16", "device": "cpu"},
+    ("8-bit and paged optimizers, Lion", "Apple's GPUs"): {
+        "optimizer": "adamw8bit",
+        "device": "mps",
+    },
+}
+
+
+def test_every_rule_is_tested_and_refuses_by_name():
+    assert set(BROKEN) == {(rule.first, rule.second) for rule in RULES}
+    for (first, second), change in BROKEN.items():
+        fused = first == "fused_backward"
+        fine = Setting(fused_backward=fused, max_grad_norm=0.0 if fused else 1.0)
+        assert refuse(fine) == []
+        errors = refuse(dataclasses.replace(fine, **change))  # type: ignore[arg-type]
+        assert len(errors) == 1, (first, second, [e.line for e in errors])
+        assert f"{first} cannot be combined with {second}" in errors[0].line
+        assert errors[0].where
+        assert errors[0].do
+
+
+def test_the_page_is_in_step_with_the_table(tmp_path: Path):
+    page = Path(__file__).parents[2] / "docs" / "combinations.md"
+    assert page.read_text(encoding="utf-8") == combinations.as_markdown()
+    assert combinations.main([str(tmp_path / "page.md")]) == 0
+    assert (tmp_path / "page.md").read_bytes() == page.read_bytes()
