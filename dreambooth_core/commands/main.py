@@ -17,6 +17,7 @@ from types import ModuleType
 
 from dreambooth_core import __version__
 from dreambooth_core.errors import DreamBoothError
+from dreambooth_core.quiet import quieten
 
 COMMANDS: dict[str, str] = {
     "train": "learn a subject or style from pictures, by a configuration file",
@@ -42,6 +43,7 @@ def load(name: str) -> ModuleType:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0 done, 1 failed, 2 bad input, 130 stopped."""
+    quieten()
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = next((a for a in arguments if not a.startswith("-")), None)
     parser = _parser(name if name in COMMANDS else None)

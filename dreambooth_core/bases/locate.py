@@ -1,0 +1,72 @@
+"""From what the user wrote to a file or folder on this machine."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from dreambooth_core.errors import UserError
+
+EMBEDDED = "pocket"
+"""The name of the base that comes with the package; known here and nowhere else."""
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
+
+
+def embedded_folder() -> Path:
+    """Where the embedded base lies."""
+    return ASSETS / EMBEDDED
+
+
+def locate(model: str, *, revision: str | None = None, variant: str | None = None) -> Path:
+    """A path to the base: a folder in diffusers layout or a single file.
+
+    Args:
+        model: a path, a hub id, or ``pocket``.
+        revision: branch, tag or commit of a hub id.
+        variant: file variant of a hub id, such as ``fp16``.
+
+    Raises:
+        UserError: nothing is there, or the hub cannot be reached.
+    """
+    path = Path(model).expanduser()
+    if path.exists():
+        return path.resolve()
+    if model == EMBEDDED:
+        return embedded_folder()
+    if not _HUB_ID.match(model):
+        raise UserError(
+            "there is no such file or folder",
+            where=f"base.model: {model}",
+            do=f'Give a diffusers folder, a .safetensors or .ckpt file, a hub id or "{EMBEDDED}".',
+        )
+    return _download(model, revision, variant)
+
+
+def _download(model: str, revision: str | None, variant: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+    )
+
+    suffix = f".{variant}" if variant else ""
+    patterns = ["*.json", "*.txt", f"*/*{suffix}.safetensors", "tokenizer*/*"]
+    try:
+        return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
+    except RepositoryNotFoundError as error:
+        raise UserError(
+            "the hub has no such model, or it is private",
+            where=f"base.model: {model}",
+            do="Check the spelling; for a private or gated model set HF_TOKEN.",
+        ) from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+        raise UserError(
+            "the hub cannot be reached and the model is not in its cache",
+            where=f"base.model: {model}",
+            do="Check the network (HF_ENDPOINT chooses a mirror), or give a path.",
+        ) from error

@@ -1,0 +1,74 @@
+"""A run's events as a progress bar and a few lines on the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from dreambooth_core.jobs import Event
+
+PREPARING = {
+    "class_images": "class images",
+    "latents": "encoding pictures",
+    "texts": "encoding captions",
+}
+"""Stages before training, as progress events name them, and what they are called."""
+
+
+class EventPrinter:
+    """Shows events while the ``with`` block lasts. Call it with each event."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
+        self.progress = Progress(
+            TextColumn("{task.description:<18}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+            refresh_per_second=4,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> EventPrinter:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.progress.stop()
+
+    def __call__(self, event: Event) -> None:
+        kind = event["kind"]
+        if kind == "progress":
+            self._advance(event)
+        elif kind == "warning":
+            self.console.print(f"[yellow]warning[/]: {event['message']}", highlight=False)
+        elif kind == "saved" and event.get("result"):
+            self.console.print(f"saved {event['path']}", highlight=False)
+
+    def _advance(self, event: Event) -> None:
+        stage = event.get("stage", "train")
+        done, total = event.get("step", 0), event.get("steps", 0)
+        if stage not in self._tasks:
+            name = PREPARING.get(stage, "training")
+            self._tasks[stage] = self.progress.add_task(name, total=total, note="")
+        self.progress.update(self._tasks[stage], completed=done, total=total, note=_note(event))
+
+
+def _note(event: dict[str, Any]) -> str:
+    if event.get("loss") is None:
+        return ""
+    seconds = event.get("seconds_per_step") or 0.0
+    return f"loss {event['loss']:.4f}  lr {event['lr']:.1e}  {seconds:.2f} s/step"

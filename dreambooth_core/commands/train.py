@@ -1,0 +1,102 @@
+"""``dreambooth train CONFIG [key=value …]``: a run in the foreground, in a folder of its own."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from dreambooth_core.config.loading import dump, load
+from dreambooth_core.formats.files import write_text
+from dreambooth_core.jobs import Event, RunFolder
+from dreambooth_core.trainer.config import TrainConfig
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.add_argument("config", nargs="?", help="a YAML file; without one, give key=value only")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the file")
+    parser.add_argument("--preset", help="a preset's name or file, below the configuration")
+    parser.add_argument("--resume", metavar="RUN", help="go on with a run: its folder")
+    parser.add_argument("--json", action="store_true", help="print events, one JSON object a line")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains; returns the exit code."""
+    folder = resumed(args) if args.resume else new_run(args)
+    return train_here(folder, as_json=args.json)
+
+
+def read_config(args: argparse.Namespace) -> TrainConfig:
+    """The effective configuration of the command line."""
+    files, overrides = split_arguments(args)
+    return load(TrainConfig, preset=args.preset, files=files, overrides=overrides)
+
+
+def split_arguments(args: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """Configuration files and ``key=value`` pairs; the first argument may be either."""
+    given = [*([args.config] if args.config else []), *args.overrides]
+    files = [a for a in given[:1] if "=" not in a or Path(a).is_file()]
+    return files, given[len(files) :]
+
+
+def new_run(args: argparse.Namespace) -> RunFolder:
+    """A new run folder with the effective configuration in it."""
+    config = read_config(args)
+    folder = RunFolder.create(config.run.output, config.run.name)
+    write_text(folder.config, dump(config, help=True))
+    return folder
+
+
+def resumed(args: argparse.Namespace) -> RunFolder:
+    """The folder of an earlier run, its configuration updated with what is given now."""
+    folder = RunFolder.open(args.resume)
+    files, overrides = split_arguments(args)
+    if not any(o.startswith("run.resume=") for o in overrides):
+        overrides = [*overrides, "run.resume=latest"]
+    config = load(TrainConfig, files=[folder.config, *files], overrides=overrides)
+    write_text(folder.config, dump(config, help=True))
+    return folder
+
+
+def train_here(folder: RunFolder, *, as_json: bool = False) -> int:
+    """Does a run in this process and shows it; returns the exit code."""
+    from dreambooth_core.worker import supervise
+
+    if as_json:
+        return supervise(folder, on_event=_print_json)
+    from dreambooth_core.commands.progress import EventPrinter
+
+    printer = EventPrinter()
+    endings: list[Event] = []
+
+    def listen(event: Event) -> None:
+        printer(event)
+        if event["kind"] in ("finished", "error"):
+            endings.append(event)
+
+    with printer:
+        code = supervise(folder, on_event=listen)
+    _tell_ending(folder, endings, code, printer.console.print)
+    return code
+
+
+def _tell_ending(
+    folder: RunFolder, endings: list[Event], code: int, say: Callable[..., None]
+) -> None:
+    for event in endings:
+        if event["kind"] == "error":
+            say(f"[red]failed[/]: {event['message']}", highlight=False)
+        elif event.get("outcome") == "stopped":
+            say(f"{event.get('message') or 'stopped'}", highlight=False)
+            say(f"go on with: dreambooth train --resume {folder.path}", highlight=False)
+        else:
+            for result in event.get("results", [])[-1:]:
+                say(f"result: {folder.path / result}", highlight=False)
+
+
+def _print_json(event: Event) -> None:
+    sys.stdout.write(json.dumps(event) + "\n")
+    sys.stdout.flush()

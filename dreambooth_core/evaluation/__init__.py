@@ -1,0 +1,1 @@
+"""Looking at results: scores, grids of pictures, curves."""

@@ -1,0 +1,64 @@
+"""Labelled sheets of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw, ImageFont
+
+INK = (32, 33, 36)
+PAPER = (255, 255, 255)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a sheet: a label on the left and pictures of one size."""
+
+    label: str
+    pictures: Sequence[Image.Image]
+
+
+def sheet(
+    rows: Sequence[Row],
+    *,
+    columns: Sequence[str] = (),
+    title: str = "",
+    tile: int = 160,
+    gap: int = 8,
+) -> Image.Image:
+    """A sheet with a title, column headings and labelled rows.
+
+    Args:
+        rows: the rows; short ones leave their last places empty.
+        columns: a heading for each column, or none.
+        tile: side of a picture on the sheet, in pixels.
+        gap: white space around each picture, in pixels.
+    """
+    font = ImageFont.load_default(15)
+    heading = ImageFont.load_default(22)
+    label_width = max((_label_width(row.label, font) for row in rows), default=0) + 2 * gap
+    width = max((len(row.pictures) for row in rows), default=0) * (tile + gap) + label_width + gap
+    top = gap + (36 if title else 0)
+    column_height = 24 if columns else 0
+    height = top + column_height + len(rows) * (tile + gap) + gap
+    page = Image.new("RGB", (width, height), PAPER)
+    draw = ImageDraw.Draw(page)
+    if title:
+        draw.text((gap, gap), title, font=heading, fill=INK)
+    for index, text in enumerate(columns):
+        x = label_width + index * (tile + gap) + tile // 2
+        draw.text((x, top + column_height // 2), text, font=font, fill=INK, anchor="mm")
+    for line, row in enumerate(rows):
+        y = top + column_height + line * (tile + gap)
+        draw.multiline_text(
+            (gap, y + tile // 2), row.label, font=font, fill=INK, anchor="lm", spacing=5
+        )
+        for index, picture in enumerate(row.pictures):
+            resized = picture.convert("RGB").resize((tile, tile), Image.Resampling.LANCZOS)
+            page.paste(resized, (label_width + index * (tile + gap), y))
+    return page
+
+
+def _label_width(label: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
+    return int(max((font.getlength(line) for line in label.splitlines()), default=0))

@@ -1,0 +1,60 @@
+"""Options of the base: the model that training starts from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dreambooth_core.config.fields import option
+
+
+@dataclass
+class BaseOptions:
+    """Which model to start from, and how to read it."""
+
+    model: str = option(
+        "pocket",
+        label="Base model",
+        help="""A diffusers folder, a single .safetensors or .ckpt file, a hub id such as
+        owner/name, or "pocket", the tiny model that comes with this program.""",
+    )
+    revision: str | None = option(
+        None, label="Revision", help="Branch, tag or commit of a hub id.", advanced=True
+    )
+    variant: str | None = option(
+        None,
+        label="Variant",
+        help="Variant of a hub id's files, such as fp16.",
+        advanced=True,
+    )
+    vae: str | None = option(
+        None,
+        label="VAE",
+        help="Another autoencoder than the base's own: a diffusers folder or a single file.",
+        advanced=True,
+    )
+    prediction_type: str = option(
+        "auto",
+        label="Prediction type",
+        help="""What the UNet predicts. "auto" reads it from the model; a single file of
+        Stable Diffusion 2 may not say and must then be told here.""",
+        choices=("auto", "epsilon", "v_prediction", "sample"),
+        advanced=True,
+    )
+    clip_skip: int = option(
+        1,
+        label="Clip skip",
+        help="""Which layer of the text encoder conditions the UNet, counted as the WebUI
+        does: 1 is the last layer, 2 the one before it.""",
+        minimum=1,
+        maximum=12,
+        advanced=True,
+    )
+    max_prompt_chunks: int = option(
+        3,
+        label="Longest prompt",
+        help="""Prompts longer than 75 tokens are encoded in chunks of 75, as both hosts do;
+        this is the most chunks that are used, the rest of the prompt is cut with a warning.""",
+        minimum=1,
+        maximum=10,
+        advanced=True,
+    )

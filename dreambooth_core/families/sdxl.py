@@ -1,0 +1,48 @@
+"""Stable Diffusion XL: two text encoders and size conditions (Podell et al. 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from dreambooth_core.families.base import Components, Family, SizeInfo
+from dreambooth_core.families.text import Conditioning, encode_chunks, tokenise
+
+
+class StableDiffusionXL(Family):
+    """SDXL: CLIP ViT-L and OpenCLIP ViT-bigG side by side, penultimate layers, no final norm."""
+
+    name: ClassVar[str] = "sdxl"
+    label: ClassVar[str] = "Stable Diffusion XL"
+
+    def matches(self, unet_config: dict[str, Any], text_configs: Sequence[dict[str, Any]]) -> bool:
+        return unet_config.get("addition_embed_type") == "text_time" and len(text_configs) == 2
+
+    def encode(self, parts: Components, prompts: Sequence[str]) -> Conditioning:
+        hidden = []
+        pooled = None
+        for tokenizer, encoder in zip(parts.tokenizers, parts.text_encoders, strict=True):
+            ids = tokenise(tokenizer, prompts, max_chunks=parts.max_prompt_chunks)
+            embeds, pooled = encode_chunks(encoder, ids, skip=parts.clip_skip, normalise=False)
+            hidden.append(embeds)
+        return Conditioning(torch.cat(hidden, dim=-1), pooled)
+
+    def added_conditions(
+        self, parts: Components, conditioning: Conditioning, sizes: Sequence[SizeInfo]
+    ) -> dict[str, Tensor] | None:
+        numbers = [[*size.original, *size.crop_top_left, *size.target] for size in sizes]
+        embeds = conditioning.embeds
+        time_ids = torch.tensor(numbers, dtype=embeds.dtype, device=embeds.device)
+        if conditioning.pooled is None:
+            raise ValueError("SDXL needs the pooled output of its second text encoder")
+        return {"text_embeds": conditioning.pooled, "time_ids": time_ids}
+
+    def pipeline_class(self, parts: Components) -> type[Any]:
+        from diffusers import StableDiffusionXLInpaintPipeline, StableDiffusionXLPipeline
+
+        return (
+            StableDiffusionXLInpaintPipeline if parts.is_inpainting else StableDiffusionXLPipeline
+        )

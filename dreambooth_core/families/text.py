@@ -1,0 +1,119 @@
+"""Prompts to embeddings: CLIP text encoders, prompts of any length, clip skip."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the UNet is told about a batch of prompts.
+
+    ``embeds`` is ``[batch, tokens, width]``; ``pooled`` is ``[batch, width]`` where the family
+    has one (SDXL), else None.
+    """
+
+    embeds: Tensor
+    pooled: Tensor | None = None
+
+    def to(self, *, device: torch.device, dtype: torch.dtype) -> Conditioning:
+        """The same conditioning on a device and in a precision."""
+        pooled = None if self.pooled is None else self.pooled.to(device=device, dtype=dtype)
+        return Conditioning(self.embeds.to(device=device, dtype=dtype), pooled)
+
+    def as_dict(self) -> dict[str, Tensor]:
+        """Plain tensors, for the cache."""
+        found = {"embeds": self.embeds}
+        return found if self.pooled is None else {**found, "pooled": self.pooled}
+
+    @classmethod
+    def stack(cls, items: Sequence[Conditioning]) -> Conditioning:
+        """One batch of several, all of the same length (see :meth:`padded`)."""
+        embeds = torch.cat([item.embeds for item in items])
+        pooled = [item.pooled for item in items if item.pooled is not None]
+        return cls(embeds, torch.cat(pooled) if pooled else None)
+
+    def padded(self, tokens: int, empty: Conditioning) -> Conditioning:
+        """Lengthened to ``tokens`` with chunks of the empty prompt, as the hosts do.
+
+        ``empty`` is the conditioning of ``""`` for one prompt, one chunk long.
+        """
+        missing = (tokens - self.embeds.shape[1]) // empty.embeds.shape[1]
+        if missing <= 0:
+            return self
+        filler = empty.embeds.to(self.embeds).expand(self.embeds.shape[0], -1, -1)
+        return Conditioning(torch.cat([self.embeds, *[filler] * missing], dim=1), self.pooled)
+
+
+def tokenise(tokenizer: Any, prompts: Sequence[str], *, max_chunks: int) -> Tensor:
+    """Token ids ``[batch, chunks, 77]``: begin, 75 tokens, end, padded as the tokenizer pads.
+
+    Every prompt gets as many chunks as the longest needs, at most ``max_chunks``.
+    """
+    room = tokenizer.model_max_length - 2
+    ids = [
+        tokenizer(prompt, add_special_tokens=False, truncation=False, verbose=False).input_ids
+        for prompt in prompts
+    ]
+    needed = max(1, *(-(-len(tokens) // room) for tokens in ids))
+    if needed > max_chunks:
+        longest = max(ids, key=len)
+        cut = tokenizer.decode(longest[max_chunks * room :])
+        log.warning("a prompt is longer than %d tokens; cut: %s", max_chunks * room, cut)
+    chunks = min(needed, max_chunks)
+    rows = [
+        [_framed(tokenizer, tokens[i * room : (i + 1) * room], room) for i in range(chunks)]
+        for tokens in ids
+    ]
+    return torch.tensor(rows, dtype=torch.long)
+
+
+def _framed(tokenizer: Any, tokens: list[int], room: int) -> list[int]:
+    padding = [tokenizer.pad_token_id] * (room - len(tokens))
+    return [tokenizer.bos_token_id, *tokens, tokenizer.eos_token_id, *padding]
+
+
+def final_layer_norm(encoder: nn.Module) -> nn.Module:
+    """A CLIP text encoder's last norm; transformers 5 moved it out of ``text_model``."""
+    body = getattr(encoder, "text_model", encoder)
+    norm: nn.Module = body.final_layer_norm
+    return norm
+
+
+def encode_chunks(
+    encoder: nn.Module, ids: Tensor, *, skip: int, normalise: bool
+) -> tuple[Tensor, Tensor]:
+    """Hidden states and pooled output of a CLIP text encoder.
+
+    Args:
+        encoder: ``CLIPTextModel`` or ``CLIPTextModelWithProjection``.
+        ids: ``[batch, chunks, 77]``.
+        skip: layers to leave out at the end; 0 takes the last one.
+        normalise: apply the final layer norm to the layer taken (SD1, SD2; not SDXL).
+
+    Returns:
+        ``[batch, chunks * 77, width]`` and the pooled output of the first chunk,
+        ``[batch, width]``: projected where the encoder has a projection.
+    """
+    batch, chunks, length = ids.shape
+    ids = ids.to(next(encoder.parameters()).device)
+    output = encoder(ids.reshape(batch * chunks, length), output_hidden_states=True)
+    if skip == 0 and normalise:
+        hidden = output.last_hidden_state
+    else:
+        hidden = output.hidden_states[-1 - skip]
+        if normalise:
+            hidden = final_layer_norm(encoder)(hidden)
+    pooled = getattr(output, "text_embeds", None)
+    if pooled is None:
+        pooled = output.pooler_output
+    pooled = pooled.reshape(batch, chunks, -1)[:, 0]
+    return hidden.reshape(batch, chunks * length, -1), pooled

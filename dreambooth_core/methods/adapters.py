@@ -1,0 +1,118 @@
+"""LoRA and its relatives: small trainable matrices beside the base's frozen layers.
+
+LoRA (Hu et al. 2021), DoRA (Liu et al. 2024), LoHa (Hyeon-Woo et al. 2022), LoKr (Yeh et al.
+2024) and OFT (Qiu et al. 2023), all through peft, which swaps the target layers in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dreambooth_core.errors import UserError
+from dreambooth_core.formats.adapters.model import Adapter
+from dreambooth_core.formats.adapters.peft_state import from_peft
+from dreambooth_core.methods.base import Method, Trainable
+from dreambooth_core.methods.options import MethodOptions
+from dreambooth_core.methods.targets import target_layers
+from dreambooth_core.randomness import seed_of
+
+ADAPTER = "default"
+"""The name under which peft keeps the adapter that is trained."""
+
+
+class AdapterMethod(Method):
+    """Trains an adapter of any kind that peft can inject."""
+
+    def attach(self, seed: int) -> list[Trainable]:
+        for model in [*self.parts.models.values(), self.parts.vae]:
+            model.requires_grad_(False)
+        return [
+            Trainable(component, self._inject(component, model, seed))
+            for component, model in self.trained_models.items()
+        ]
+
+    def _inject(self, component: str, model: nn.Module, seed: int) -> dict[str, nn.Parameter]:
+        from peft import inject_adapter_in_model
+
+        layers = target_layers(model, component, self.options.targets)
+        if not layers:
+            raise UserError(
+                f"the {component} has no layers of the kind {self.options.targets!r}",
+                where="method.targets",
+                do="Choose other layers, or another base.",
+            )
+        config = peft_config(self.options, component, layers)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of("adapter", seed, component))
+            inject_adapter_in_model(config, model, adapter_name=ADAPTER)
+        trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        for parameter in trained.values():
+            parameter.data = parameter.data.float()
+        return trained
+
+    def adapter(self) -> Adapter:
+        modules = {}
+        for component, model in self.trained_models.items():
+            modules.update(from_peft(component, model, ADAPTER))
+        return Adapter(modules=modules, metadata={}, family=self.parts.family.name)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {name: p.detach() for name, p in self._named()}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, parameter in self._named():
+                parameter.copy_(tensors[name])
+
+    def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
+        for component, model in self.trained_models.items():
+            for name, parameter in model.named_parameters():
+                if parameter.requires_grad:
+                    yield f"{component}.{name}", parameter
+
+
+def peft_config(options: MethodOptions, component: str, layers: list[str]) -> Any:
+    """peft's configuration of the chosen kind for one model."""
+    import peft
+
+    text = component != "unet"
+    rank = (options.text_rank if text else None) or options.rank
+    alpha = (options.text_alpha if text else None) or options.alpha
+    dropout = options.dropout
+    if text and options.text_dropout is not None:
+        dropout = options.text_dropout
+    if options.kind in ("lora", "dora"):
+        # The adapters' scale is alpha / rank; peft types alpha as int but takes any number.
+        return peft.LoraConfig(
+            r=rank,
+            lora_alpha=alpha,  # type: ignore[arg-type]
+            lora_dropout=dropout,
+            target_modules=layers,
+            use_dora=options.kind == "dora",
+        )
+    if options.kind == "loha":
+        return peft.LoHaConfig(
+            r=rank,
+            alpha=alpha,  # type: ignore[arg-type]
+            rank_dropout=dropout,
+            target_modules=layers,
+        )
+    if options.kind == "lokr":
+        return peft.LoKrConfig(
+            r=rank,
+            alpha=alpha,  # type: ignore[arg-type]
+            rank_dropout=dropout,
+            target_modules=layers,
+        )
+    # The Neumann series only approximates the rotation; hosts compute the exact one.
+    return peft.OFTConfig(
+        r=0,
+        oft_block_size=rank,
+        module_dropout=dropout,
+        target_modules=layers,
+        use_cayley_neumann=False,
+    )

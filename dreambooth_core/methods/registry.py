@@ -1,0 +1,15 @@
+"""From a method's name to the class that trains it."""
+
+from __future__ import annotations
+
+from dreambooth_core.families.base import Components
+from dreambooth_core.methods.adapters import AdapterMethod
+from dreambooth_core.methods.base import Method
+from dreambooth_core.methods.full import FullMethod
+from dreambooth_core.methods.options import MethodOptions
+
+
+def method_for(options: MethodOptions, parts: Components) -> Method:
+    """The method that ``options.kind`` names, for a loaded base."""
+    kind: type[Method] = FullMethod if options.kind == "full" else AdapterMethod
+    return kind(options, parts)

@@ -1,0 +1,282 @@
+"""From a configuration to a session that can train, in the order in which memory allows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dreambooth_core.data.concepts import Concept, gather
+from dreambooth_core.data.fingerprint import fingerprint
+from dreambooth_core.data.items import Items
+from dreambooth_core.data.latents import LatentCache
+from dreambooth_core.data.plan import CLASS, BatchPlan
+from dreambooth_core.data.store import Store, make_store
+from dreambooth_core.data.texts import TextCache
+from dreambooth_core.families.base import Components
+from dreambooth_core.families.loading import load_base
+from dreambooth_core.jobs import Control, RunFolder
+from dreambooth_core.methods.base import Trainable
+from dreambooth_core.methods.registry import method_for
+from dreambooth_core.objective.objective import Objective
+from dreambooth_core.objective.schedule import alphas_cumprod
+from dreambooth_core.optim.combinations import Setting, refuse
+from dreambooth_core.optim.ema import Ema
+from dreambooth_core.optim.optimizers import ParamGroup
+from dreambooth_core.optim.rates import rates
+from dreambooth_core.optim.stepper import Stepper
+from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.trainer.precision import Precision, make_precision
+from dreambooth_core.trainer.priors import with_class_images
+from dreambooth_core.trainer.processes import Processes
+from dreambooth_core.trainer.report import Reporter
+from dreambooth_core.trainer.samples import Samples
+from dreambooth_core.trainer.session import Session
+from dreambooth_core.trainer.step import StepComputer
+from dreambooth_core.trainer.texts import TextSource, encode_each
+from dreambooth_core.trainer.validation import Validation
+
+CACHE_FOLDER = ".cache"
+"""Where the disk cache lies beside the runs."""
+
+TEXT_CACHE_LIMIT = 256 * 1024 * 1024
+"""Bytes of kept embeddings in memory; with shuffled tags there is no end of captions."""
+
+
+class Builder:
+    """Builds a session step by step; each step says what it needs of those before."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        folder: RunFolder,
+        control: Control,
+        reporter: Reporter,
+        processes: Processes,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self.config = config
+        self.folder = folder
+        self.control = control
+        self.reporter = reporter
+        self.processes = processes
+        self.should_stop = should_stop
+
+    def build(self) -> Session:
+        """The session, at step 0.
+
+        Raises:
+            UserError: whatever in the configuration cannot work.
+            Stopped: the user asked for it.
+        """
+        config = self.config
+        concepts = gather(config.concepts, config.data, config.prior)
+        precision = make_precision(
+            config.run.mixed_precision, self.processes.device, tf32=config.memory.tf32
+        )
+        parts = load_base(config.base)
+        self._place(parts, precision)
+        concepts = with_class_images(
+            config, concepts, parts, precision, self.processes, self.reporter, self.should_stop
+        )
+        items = Items(concepts, config.data, seed=config.run.seed)
+        self._tell_inventory(concepts, items)
+        plan = items.plan(
+            batch_size=config.run.batch_size,
+            accumulation=config.run.accumulation,
+            processes=self.processes.count,
+        )
+        method = method_for(config.method, parts)
+        trainables = method.attach(config.run.seed)
+        if config.memory.gradient_checkpointing:
+            for model in method.trained_models.values():
+                _checkpointing(model)
+        latents = self._latents(parts, items, plan)
+        texts = self._texts(parts, items, trained=method.trains_text)
+        if self._keeps_latents(plan):
+            parts.vae.to("cpu")
+        if texts is not None:
+            for encoder in parts.text_encoders:
+                encoder.to("cpu")
+        total = config.run.steps or config.run.epochs * plan.steps_per_epoch
+        stepper, ema = self._optimizer(trainables, total)
+        samples = Samples(
+            parts,
+            items,
+            latents,
+            TextSource(parts, texts),
+            seed=config.run.seed,
+            device=precision.device,
+            dtype=precision.dtype,
+        )
+        computer = StepComputer(
+            parts,
+            samples,
+            plan,
+            self._objective(parts),
+            precision,
+            self.processes,
+            seed=config.run.seed,
+            prior_weight=config.prior.weight if config.prior.enabled else 0.0,
+        )
+        validation = None
+        if config.validation.prompts:
+            validation = Validation(
+                config.validation,
+                parts,
+                precision,
+                self.folder,
+                self.reporter,
+                default_size=items.entries[0].size,
+            )
+        return Session(
+            config=config,
+            folder=self.folder,
+            reporter=self.reporter,
+            control=self.control,
+            processes=self.processes,
+            precision=precision,
+            parts=parts,
+            method=method,
+            items=items,
+            plan=plan,
+            samples=samples,
+            computer=computer,
+            trainables=trainables,
+            stepper=stepper,
+            ema=ema,
+            validation=validation,
+            total_steps=total,
+        )
+
+    def _place(self, parts: Components, precision: Precision) -> None:
+        """Frozen weights in the computing precision; the autoencoder stays in fp32."""
+        for model in parts.models.values():
+            model.to(precision.device, precision.dtype)
+        parts.vae.to(precision.device)
+
+    def _tell_inventory(self, concepts: list[Concept], items: Items) -> None:
+        for concept in concepts:
+            for skipped in concept.inventory.skipped:
+                self.reporter.warn(f"{skipped.name} is skipped: {skipped.reason}")
+            for warning in concept.inventory.warnings:
+                self.reporter.warn(warning)
+        for warning in items.warnings():
+            self.reporter.warn(warning)
+
+    def _objective(self, parts: Components) -> Objective:
+        scheduler = parts.scheduler_config
+        kept = alphas_cumprod(
+            int(scheduler.get("num_train_timesteps", 1000)),
+            float(scheduler.get("beta_start", 0.00085)),
+            float(scheduler.get("beta_end", 0.012)),
+            str(scheduler.get("beta_schedule", "scaled_linear")),
+        )
+        return Objective(self.config.objective, kept, parts.prediction_type)
+
+    def _store(self, limit: int | None = None) -> Store:
+        data = self.config.data
+        folder = Path(data.cache_folder or Path(self.config.run.output) / CACHE_FOLDER)
+        return make_store(data.cache, folder, limit)
+
+    def _latents(self, parts: Components, items: Items, plan: BatchPlan) -> LatentCache:
+        def encode(pixels: Tensor) -> tuple[Tensor, Tensor]:
+            parameter = next(parts.vae.parameters())
+            found = parts.vae.encode(pixels.to(parameter.device, parameter.dtype)).latent_dist
+            return found.mean, found.std
+
+        cache = LatentCache(
+            encode,
+            fingerprint(parts.vae),
+            self._store(),
+            pixels=items.pixels,
+            recipe=self.config.data.background,
+            batch_size=self.config.data.cache_batch_size,
+        )
+        if self._keeps_latents(plan):
+            wanted = [
+                ((items.class_pictures if kind == CLASS else items.pictures)[index], view)
+                for kind, index, view in plan.views()
+            ]
+            cache.fill(wanted, progress=self._progress("latents"), stop=self.should_stop)
+        return cache
+
+    def _keeps_latents(self, plan: BatchPlan) -> bool:
+        """Whether every latent is in the cache before training, and the autoencoder can leave."""
+        return plan.is_finite and self.config.data.cache != "off"
+
+    def _texts(self, parts: Components, items: Items, *, trained: bool) -> TextCache | None:
+        if trained or self.config.data.cache == "off":
+            return None
+        settings = (str(parts.clip_skip), str(parts.max_prompt_chunks))
+        cache = TextCache(
+            lambda captions: encode_each(parts, captions),
+            fingerprint(*parts.text_encoders, also=settings),
+            self._store(TEXT_CACHE_LIMIT),
+        )
+        captions = items.all_captions()
+        if captions is not None:
+            cache.fill(captions, progress=self._progress("texts"), stop=self.should_stop)
+        return cache
+
+    def _progress(self, stage: str) -> Callable[[int, int], None]:
+        def tell(done: int, total: int) -> None:
+            self.reporter.emit("progress", stage=stage, step=done, steps=total)
+
+        return tell
+
+    def _optimizer(self, trainables: list[Trainable], total: int) -> tuple[Stepper, Ema | None]:
+        config, count = self.config, self.processes.count
+        full = config.method.kind == "full"
+        learning = rates(
+            config.optim,
+            full=full,
+            batch_size=config.run.batch_size,
+            accumulation=config.run.accumulation,
+            processes=count,
+        )
+        groups = [
+            ParamGroup(
+                group.component,
+                list(group.parameters.values()),
+                learning.text if group.is_text else learning.unet,
+            )
+            for group in trainables
+        ]
+        broken = refuse(
+            Setting(
+                optimizer=config.optim.optimizer,
+                schedule=config.optim.schedule,
+                warmup_steps=config.optim.warmup_steps,
+                max_grad_norm=config.optim.max_grad_norm,
+                fused_backward=config.optim.fused_backward,
+                stochastic_rounding=config.optim.stochastic_rounding,
+                ema=config.optim.ema.enabled,
+                learning_rates=tuple(group.learning_rate for group in groups),
+                accumulation=config.run.accumulation,
+                processes=count,
+                precision=config.run.mixed_precision,
+                trains_base=full,
+                device=self.processes.device.type,
+            )
+        )
+        if broken:
+            raise broken[0]
+        stepper = Stepper(config.optim, groups, total_steps=total, seed=config.run.seed)
+        named = {
+            f"{group.component}.{name}": parameter
+            for group in trainables
+            for name, parameter in group.parameters.items()
+        }
+        return stepper, Ema(named, config.optim.ema) if config.optim.ema.enabled else None
+
+
+def _checkpointing(model: torch.nn.Module) -> None:
+    """Switches gradient checkpointing on; diffusers and transformers name it differently."""
+    enable = getattr(model, "enable_gradient_checkpointing", None) or getattr(
+        model, "gradient_checkpointing_enable", None
+    )
+    if enable is not None:
+        enable()

@@ -1,0 +1,62 @@
+"""The whole configuration of a training run.
+
+Each section is defined beside the code that reads it; here they are only put together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dreambooth_core.config.fields import option, section
+from dreambooth_core.data.options import ConceptOptions, DataOptions, PriorOptions
+from dreambooth_core.families.options import BaseOptions
+from dreambooth_core.methods.options import MethodOptions
+from dreambooth_core.objective.options import ObjectiveOptions
+from dreambooth_core.optim.options import OptimOptions
+from dreambooth_core.trainer.options import (
+    LogOptions,
+    MemoryOptions,
+    RunOptions,
+    SaveOptions,
+    ValidationOptions,
+)
+
+
+@dataclass
+class TrainConfig:
+    """What is trained, from what, on what, how, and what is written."""
+
+    base: BaseOptions = section(
+        BaseOptions, label="Base", help="The model that training starts from."
+    )
+    concepts: list[ConceptOptions] = option(
+        factory=list,
+        label="Concepts",
+        help="The subjects: pictures and prompts of each.",
+    )
+    data: DataOptions = section(
+        DataOptions, label="Pictures", help="How pictures and captions are prepared."
+    )
+    prior: PriorOptions = section(
+        PriorOptions,
+        label="Prior preservation",
+        help="Class pictures that keep the class from turning into the subject.",
+    )
+    method: MethodOptions = section(
+        MethodOptions, label="Method", help="What is trained, and how large it is."
+    )
+    objective: ObjectiveOptions = section(
+        ObjectiveOptions, label="Objective", help="Noise, loss and weights."
+    )
+    optim: OptimOptions = section(
+        OptimOptions, label="Optimizer", help="Optimizer, learning rate and its schedule."
+    )
+    memory: MemoryOptions = section(
+        MemoryOptions, label="Memory", help="What saves memory, and what it costs."
+    )
+    run: RunOptions = section(RunOptions, label="Run", help="Name, length, batch size, device.")
+    save: SaveOptions = section(SaveOptions, label="Saving", help="Checkpoints and results.")
+    validation: ValidationOptions = section(
+        ValidationOptions, label="Validation images", help="Images made while training goes on."
+    )
+    log: LogOptions = section(LogOptions, label="Logs", help="Where curves go.")

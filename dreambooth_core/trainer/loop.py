@@ -1,0 +1,175 @@
+"""The training loop: step, save, sample, listen; it knows neither family nor method."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from dreambooth_core.errors import Stopped, TrainingFailed
+from dreambooth_core.trainer.session import Session
+from dreambooth_core.trainer.step import StepLoss
+
+
+@dataclass
+class _Window:
+    """Losses since the last progress event, and the seconds that their steps took."""
+
+    losses: list[StepLoss] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def means(self) -> dict[str, float]:
+        count = len(self.losses)
+        return {
+            "loss": sum(loss.total for loss in self.losses) / count,
+            "instance_loss": sum(loss.instance for loss in self.losses) / count,
+            "class_loss": sum(loss.prior for loss in self.losses) / count,
+            "prior_share": sum(loss.prior_share for loss in self.losses) / count,
+            "seconds_per_step": self.seconds / count,
+        }
+
+
+def train(session: Session) -> None:
+    """Trains from the session's step to its last one.
+
+    Raises:
+        Stopped: the user asked for it; what the verb promises was saved before.
+        TrainingFailed: the loss is not a number, or nothing learns.
+    """
+    run = _Loop(session)
+    while session.step < session.total_steps:
+        run.step()
+        run.scheduled()
+        run.asked()
+
+
+class _Loop:
+    """One pass over the remaining steps."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.window = _Window()
+        self.stop_at_epoch_end = False
+        self._verbs: list[str] = []
+        self._saved_at = session.step
+        self._sampled_at = -1
+        if session.step == 0 and session.validation:
+            self.sample()
+
+    def step(self) -> None:
+        """One optimizer step.
+
+        Raises:
+            TrainingFailed: no gradient arrives, or one that is not a number.
+        """
+        session = self.session
+        started = time.monotonic()
+        for model in session.method.trained_models.values():
+            model.train()
+        session.stepper.begin(session.step)
+        loss = session.computer.backward(session.step)
+        session.processes.sum_gradients(session.parameters)
+        norm = session.stepper.finish(session.precision.scaler)
+        session.step += 1
+        if session.ema:
+            session.ema.update(session.step)
+        self._check(norm)
+        self.window.losses.append(loss)
+        self.window.seconds += time.monotonic() - started
+        last = session.step == session.total_steps
+        if session.step % session.config.log.every_steps == 0 or last:
+            self._report(norm)
+
+    def _check(self, norm: Tensor | None) -> None:
+        if norm is None:
+            return
+        if self.session.step == 1 and float(norm) == 0.0:
+            raise TrainingFailed(
+                "no gradient arrives at what is trained, so nothing would be learned",
+                do="`dreambooth doctor` shows which attention kernels work here.",
+            )
+        if not norm.isfinite() and not self.session.precision.scaler.is_enabled():
+            # The fp16 scaler expects this now and then: it skips the step and scales down.
+            raise TrainingFailed(
+                f"the gradients of step {self.session.step} are not numbers",
+                do="Lower the learning rate; resume from the latest checkpoint.",
+            )
+
+    def _report(self, norm: Tensor | None) -> None:
+        session = self.session
+        means = self.window.means()
+        if not session.samples.has_class_images:
+            means.pop("class_loss")
+            means.pop("prior_share")
+        session.reporter.emit(
+            "progress",
+            stage="train",
+            step=session.step,
+            steps=session.total_steps,
+            epoch=session.plan.epoch_of(session.step - 1),
+            lr=next(iter(session.stepper.learning_rates.values())),
+            gradient_norm=None if norm is None else float(norm),
+            **means,
+        )
+        self.window = _Window()
+
+    def scheduled(self) -> None:
+        """What the configuration asks for at this step."""
+        session = self.session
+        last = session.step == session.total_steps
+        save, watch = session.config.save, session.config.validation
+        if self._due(save.every_steps, save.every_epochs) and not last:
+            self.save()
+        if session.validation and (last or self._due(watch.every_steps, watch.every_epochs)):
+            self.sample()
+
+    def _due(self, steps: int | None, epochs: int | None) -> bool:
+        session = self.session
+        if steps and session.step % steps == 0:
+            return True
+        ended = session.plan.ends_epoch(session.step - 1)
+        done = session.plan.epoch_of(session.step - 1) + 1
+        return bool(epochs and ended and done % epochs == 0)
+
+    def asked(self) -> None:
+        """What the user asked for meanwhile.
+
+        Raises:
+            Stopped: a verb said so.
+        """
+        session = self.session
+        verbs = self._poll()
+        if "stop" in verbs:
+            raise Stopped(f"stopped at step {session.step}")
+        if "sample" in verbs:
+            self.sample()
+        if "save" in verbs:
+            self.save()
+        self.stop_at_epoch_end |= "stop_after_epoch" in verbs
+        ended = self.stop_at_epoch_end and session.plan.ends_epoch(session.step - 1)
+        if ("stop_after_step" in verbs or ended) and session.step < session.total_steps:
+            self.save()
+            raise Stopped(f"stopped after step {session.step}; saved")
+
+    def _poll(self) -> list[str]:
+        verbs = self._verbs + self.session.control.poll()
+        self._verbs = []
+        return verbs
+
+    def _wants_stop(self) -> bool:
+        """Whether ``stop`` has come meanwhile; other verbs are kept for later."""
+        self._verbs += self.session.control.poll()
+        return "stop" in self._verbs
+
+    def save(self) -> None:
+        """Writes a checkpoint, once for each step."""
+        if self._saved_at != self.session.step:
+            self.session.save_checkpoint()
+            self._saved_at = self.session.step
+
+    def sample(self) -> None:
+        """Makes the validation images, once for each step."""
+        if self._sampled_at != self.session.step:
+            self._sampled_at = self.session.step
+            self.session.sample(self._wants_stop)

@@ -1,0 +1,202 @@
+"""Options of the run itself: how long, how much at once, what is saved and shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dreambooth_core.config.fields import option
+
+PRECISIONS = ("no", "fp16", "bf16")
+LAYOUTS = ("kohya", "diffusers", "peft")
+
+
+@dataclass
+class RunOptions:
+    """How long the run lasts and what it works with."""
+
+    name: str = option(
+        "run",
+        label="Name",
+        help="Name of the run, of its folder and of its results.",
+    )
+    output: str = option(
+        "runs",
+        label="Runs folder",
+        help="Folder that holds a folder for each run.",
+        path="folder",
+    )
+    seed: int = option(
+        0,
+        label="Seed",
+        help="Fixes every random choice of the run: the same seed gives the same result.",
+        minimum=0,
+    )
+    steps: int | None = option(
+        None,
+        label="Steps",
+        help="Optimizer steps. If empty, the number of epochs decides.",
+        minimum=1,
+    )
+    epochs: int = option(
+        100,
+        label="Epochs",
+        help="Times that every picture is seen, where no number of steps is given.",
+        minimum=1,
+    )
+    batch_size: int = option(
+        1,
+        label="Batch size",
+        help="Instance pictures at once. With prior preservation as many class images join.",
+        minimum=1,
+        maximum=1024,
+    )
+    accumulation: int = option(
+        1,
+        label="Gradient accumulation",
+        help="Batches that are added up for one optimizer step: larger batches, no more memory.",
+        minimum=1,
+        maximum=1024,
+        advanced=True,
+    )
+    device: str = option(
+        "auto",
+        label="Device",
+        help="auto takes a GPU where there is one; otherwise cuda, cuda:1, mps, xpu or cpu.",
+        advanced=True,
+    )
+    mixed_precision: str = option(
+        "no",
+        label="Mixed precision",
+        help="bf16 or fp16 save memory and time on a GPU; trained weights stay in fp32.",
+        choices=PRECISIONS,
+    )
+    resume: str = option(
+        "",
+        label="Resume from",
+        help='A saved step of this run to go on from: "latest", a step number, or empty.',
+    )
+
+
+@dataclass
+class SaveOptions:
+    """What is written to disk."""
+
+    every_steps: int | None = option(
+        None,
+        label="Checkpoint every … steps",
+        help="How often the state is saved so that the run can be resumed; empty for never.",
+        minimum=1,
+    )
+    every_epochs: int | None = option(
+        None,
+        label="Checkpoint every … epochs",
+        help="The same, counted in epochs.",
+        minimum=1,
+        advanced=True,
+    )
+    keep: int | None = option(
+        None,
+        label="Checkpoints to keep",
+        help="The oldest are deleted beyond this number; empty keeps all.",
+        minimum=1,
+    )
+    layout: str = option(
+        "kohya",
+        label="Adapter layout",
+        help="kohya loads in every host; diffusers and peft are for scripts.",
+        choices=LAYOUTS,
+        advanced=True,
+    )
+    precision: str = option(
+        "fp16",
+        label="Precision of results",
+        help="Precision of the numbers in the saved files.",
+        choices=("fp32", "fp16", "bf16"),
+        advanced=True,
+    )
+
+
+@dataclass
+class ValidationOptions:
+    """Images made during the run, always from the same seeds, to see how it goes."""
+
+    prompts: list[str] = option(
+        factory=list,
+        label="Prompts",
+        help="One image for each prompt, each time. Empty: none are made.",
+    )
+    negative_prompt: str = option(
+        "", label="Negative prompt", help="What the images should not show."
+    )
+    every_steps: int | None = option(
+        None, label="Every … steps", help="How often images are made.", minimum=1
+    )
+    every_epochs: int | None = option(
+        None, label="Every … epochs", help="The same, counted in epochs.", minimum=1, advanced=True
+    )
+    images: int = option(
+        1, label="Images per prompt", help="With seeds that count up.", minimum=1, maximum=64
+    )
+    seed: int = option(0, label="Seed", help="Seed of the first image.", minimum=0)
+    steps: int = option(
+        25, label="Sampling steps", help="Denoising steps for one image.", minimum=1, maximum=1000
+    )
+    guidance: float = option(
+        7.0, label="Guidance", help="How strictly the prompt is followed.", minimum=0.0, maximum=50
+    )
+    scheduler: str = option(
+        "ddim",
+        label="Sampler",
+        help="Sampling method of the images.",
+        choices=("ddim", "euler", "euler_a", "dpm++", "unipc", "pndm"),
+        advanced=True,
+    )
+    size: int | None = option(
+        None,
+        label="Size",
+        help="Side in pixels; the training resolution if empty.",
+        minimum=8,
+        maximum=4096,
+        advanced=True,
+    )
+
+
+@dataclass
+class LogOptions:
+    """Where curves go."""
+
+    tensorboard: bool = option(
+        True, label="TensorBoard", help="Write curves and images for TensorBoard into logs/."
+    )
+    every_steps: int = option(
+        1,
+        label="Progress every … steps",
+        help="How often progress is reported; loss is averaged over that many steps.",
+        minimum=1,
+        advanced=True,
+    )
+
+
+@dataclass
+class MemoryOptions:
+    """What saves memory, and what it costs."""
+
+    gradient_checkpointing: bool = option(
+        False,
+        label="Gradient checkpointing",
+        help="Recomputes activations in the backward pass: much less memory, a third slower.",
+    )
+    attention: str = option(
+        "auto",
+        label="Attention",
+        help="""auto takes the first that really works here: xformers, PyTorch's own, or the
+        chunked one that needs little memory anywhere.""",
+        choices=("auto", "xformers", "sdpa", "chunked"),
+        advanced=True,
+    )
+    tf32: bool = option(
+        False,
+        label="TF32",
+        help="Faster matrix products on NVIDIA GPUs since Ampere, slightly less exact.",
+        advanced=True,
+    )

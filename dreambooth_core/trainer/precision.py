@@ -1,0 +1,57 @@
+"""Mixed precision: what runs in half precision, and the scaler that fp16 needs."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from dreambooth_core.errors import UserError
+
+DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+"""Computing precisions by the names of ``run.mixed_precision``."""
+
+STORED = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+"""Precisions of files by the names of ``save.precision``."""
+
+
+@dataclass
+class Precision:
+    """The precision of the frozen weights and of the forward pass."""
+
+    device: torch.device
+    dtype: torch.dtype
+    scaler: Any
+    """``torch.amp.GradScaler``; disabled, and then transparent, unless in fp16."""
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Inside, matrix products run in half precision where that was asked for."""
+        if self.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
+
+
+def make_precision(name: str, device: torch.device, *, tf32: bool = False) -> Precision:
+    """The precision that ``run.mixed_precision`` names.
+
+    Raises:
+        UserError: the device cannot compute in it.
+    """
+    dtype = DTYPES[name]
+    if dtype == torch.float16 and device.type == "cpu":
+        raise UserError(
+            "fp16 training needs a GPU",
+            where="run.mixed_precision",
+            do='Use "no" or "bf16" on a CPU.',
+        )
+    if dtype == torch.bfloat16 and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise UserError(
+            "this GPU does not compute in bf16", where="run.mixed_precision", do='Use "fp16".'
+        )
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+        torch.backends.cudnn.allow_tf32 = tf32
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+    return Precision(device, dtype, scaler)

@@ -1,0 +1,81 @@
+"""Telling the world what happens: the run's events, TensorBoard, and whoever listens."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from dreambooth_core.jobs import Event, RunFolder
+
+log = logging.getLogger(__name__)
+
+CURVES = {
+    "loss": "loss/total",
+    "instance_loss": "loss/instance",
+    "class_loss": "loss/class",
+    "prior_share": "loss/prior share",
+    "lr": "learning rate",
+    "gradient_norm": "gradient norm",
+    "seconds_per_step": "speed/seconds per step",
+}
+"""Numbers of a progress event that become TensorBoard curves."""
+
+
+class Reporter:
+    """Writes events, draws curves, and passes each event on. Silent unless ``enabled``.
+
+    With several processes only the main one reports.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        *,
+        tensorboard: bool,
+        on_event: Callable[[Event], None] | None = None,
+        enabled: bool = True,
+    ) -> None:
+        self.folder = folder
+        self.enabled = enabled
+        self._events = folder.events
+        self._on_event = on_event
+        self._board = _board(folder.logs) if tensorboard and enabled else None
+
+    def emit(self, kind: str, **details: Any) -> None:
+        """Writes one event."""
+        if not self.enabled:
+            return
+        event = self._events.write(kind, **details)
+        if self._board and kind == "progress":
+            for name, tag in CURVES.items():
+                if details.get(name) is not None:
+                    self._board.add_scalar(tag, details[name], details["step"])
+        if self._on_event:
+            self._on_event(event)
+
+    def warn(self, message: str) -> None:
+        """A warning that the user should see."""
+        log.warning("%s", message)
+        self.emit("warning", message=message)
+
+    def picture(self, tag: str, image: Image.Image, step: int) -> None:
+        """A picture for TensorBoard."""
+        if self._board:
+            import numpy
+
+            self._board.add_image(tag, numpy.asarray(image), step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Writes out what is buffered."""
+        if self._board:
+            self._board.close()
+
+
+def _board(folder: Path) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder))

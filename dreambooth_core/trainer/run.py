@@ -1,0 +1,163 @@
+"""A run from its folder to its results: what the worker calls."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from dreambooth_core.config.loading import load
+from dreambooth_core.errors import Stopped
+from dreambooth_core.evaluation.curves import loss_picture
+from dreambooth_core.formats.storage import sha256, write_bytes
+from dreambooth_core.jobs import Event, RunFolder, write_receipt
+from dreambooth_core.quiet import quieten
+from dreambooth_core.trainer import loop
+from dreambooth_core.trainer.build import Builder
+from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.trainer.processes import Processes, join
+from dreambooth_core.trainer.report import Reporter
+from dreambooth_core.trainer.session import Session
+from dreambooth_core.trainer.state import choose, load_state, refuse_changes
+
+log = logging.getLogger(__name__)
+
+LIBRARIES = ("torch", "diffusers", "transformers", "peft", "safetensors", "bitsandbytes")
+
+
+def run(folder: RunFolder, *, on_event: Callable[[Event], None] | None = None) -> None:
+    """Trains what the folder's ``config.yaml`` says, and writes everything into the folder.
+
+    Raises:
+        UserError: something in the configuration or the pictures cannot work.
+        TrainingFailed: training went wrong; what was saved stays.
+        Stopped: the user asked for it; what was saved stays.
+    """
+    quieten()
+    config = load(TrainConfig, files=[folder.config])
+    processes = join(config.run.device)
+    reporter = Reporter(
+        folder,
+        tensorboard=config.log.tensorboard,
+        on_event=on_event,
+        enabled=processes.is_main,
+    )
+    try:
+        _run(config, folder, processes, reporter)
+    finally:
+        reporter.close()
+        processes.close()
+
+
+def _run(
+    config: TrainConfig, folder: RunFolder, processes: Processes, reporter: Reporter
+) -> None:
+    started = time.time()
+    control = folder.control
+    waiting: list[str] = []
+
+    def should_stop() -> bool:
+        waiting.extend(control.poll())
+        return any(verb.startswith("stop") for verb in waiting)
+
+    session = Builder(config, folder, control, reporter, processes, should_stop).build()
+    _resume(session)
+    write_receipt(folder, **_facts(session))
+    reporter.emit(
+        "started",
+        step=session.step,
+        steps=session.total_steps,
+        trainable=sum(group.count for group in session.trainables),
+        device=str(processes.device),
+        family=session.parts.family.name,
+    )
+    begun = time.time()
+    try:
+        loop.train(session)
+    except Stopped:
+        _write_curve(session)
+        raise
+    trained = time.time() - begun
+    final = session.save_result(folder.name)
+    _write_curve(session)
+    write_receipt(
+        folder,
+        result={
+            "file": folder.relative(final),
+            "sha256": sha256(final) if final.is_file() else None,
+            "steps": session.step,
+            "train_seconds": round(trained, 3),
+            "total_seconds": round(time.time() - started, 3),
+        },
+    )
+    reporter.emit("finished", outcome="done", results=session.results)
+
+
+def _resume(session: Session) -> None:
+    wanted = session.config.run.resume
+    if not wanted:
+        return
+    path = choose(session.folder.checkpoints, wanted)
+    if path is None:
+        session.reporter.warn("there is no checkpoint to resume from; starting at step 0")
+        return
+    state = load_state(path)
+    refuse_changes(state.identity, session.identity)
+    session.restore(state)
+    log.info("resumed from %s", path)
+
+
+def _facts(session: Session) -> dict[str, Any]:
+    """What the receipt says before training starts."""
+    parts = session.parts
+    first = {
+        kind: {"text": text, "tokens": parts.family.first_tokens(parts, text)}
+        for kind, text in session.items.first_captions().items()
+    }
+    return {
+        "libraries": _versions(),
+        "base": {
+            "source": parts.source,
+            "fingerprint": parts.fingerprint,
+            "family": parts.family.name,
+            "prediction_type": parts.prediction_type,
+        },
+        "data": session.items.as_dict(),
+        "first_captions": first,
+        "trainable_parameters": {g.component: g.count for g in session.trainables},
+        "resumed_at": session.step,
+        "total_steps": session.total_steps,
+        "steps_per_epoch": session.plan.steps_per_epoch,
+        "device": str(session.processes.device),
+        "precision": session.config.run.mixed_precision,
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _write_curve(session: Session) -> None:
+    """``loss.png`` from the run's own events, so that it covers what came before a resume too."""
+    if not session.processes.is_main:
+        return
+    by_step: dict[int, Event] = {}
+    for event in session.folder.events:
+        if event["kind"] == "progress" and event.get("stage") == "train":
+            by_step[event["step"]] = event
+    events = [by_step[step] for step in sorted(by_step) if step <= session.step]
+    if not events:
+        return
+    curves = {"instance": [e["instance_loss"] for e in events]}
+    if all("class_loss" in e for e in events):
+        curves["class"] = [e["class_loss"] for e in events]
+    picture = loss_picture([e["step"] for e in events], curves, [e["lr"] for e in events])
+    write_bytes(session.folder.path / "loss.png", picture)

@@ -1,0 +1,125 @@
+"""Everything that a run consists of while it is alive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from dreambooth_core.data.items import Items
+from dreambooth_core.data.plan import BatchPlan
+from dreambooth_core.families.base import Components
+from dreambooth_core.jobs import Control, RunFolder
+from dreambooth_core.methods.base import Method, Trainable
+from dreambooth_core.optim.ema import Ema
+from dreambooth_core.optim.stepper import Stepper
+from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.trainer.precision import Precision
+from dreambooth_core.trainer.processes import Processes
+from dreambooth_core.trainer.report import Reporter
+from dreambooth_core.trainer.results import write_result
+from dreambooth_core.trainer.samples import Samples
+from dreambooth_core.trainer.state import TrainState, prune, save_state
+from dreambooth_core.trainer.step import StepComputer
+from dreambooth_core.trainer.validation import Validation
+
+
+@dataclass
+class Session:
+    """A run in memory: what was configured, loaded and built, and how far it has come."""
+
+    config: TrainConfig
+    folder: RunFolder
+    reporter: Reporter
+    control: Control
+    processes: Processes
+    precision: Precision
+    parts: Components
+    method: Method
+    items: Items
+    plan: BatchPlan
+    samples: Samples
+    computer: StepComputer
+    trainables: list[Trainable]
+    stepper: Stepper
+    ema: Ema | None
+    validation: Validation | None
+    total_steps: int
+    step: int = 0
+    """Optimizer steps that are done."""
+    results: list[str] = field(default_factory=list)
+    """What was written and is a result, relative to the run's folder."""
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """Everything that is trained."""
+        return [p for group in self.trainables for p in group.parameters.values()]
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What cannot change when a run is resumed."""
+        method = self.config.method
+        return {
+            "base": self.parts.fingerprint,
+            "family": self.parts.family.name,
+            "method": method.kind,
+            "rank": method.rank,
+            "alpha": method.alpha,
+            "targets": method.targets,
+            "trained": [group.component for group in self.trainables],
+            "parameters": sum(group.count for group in self.trainables),
+            "optimizer": self.config.optim.optimizer,
+            "ema": self.config.optim.ema.enabled,
+        }
+
+    @contextmanager
+    def result_weights(self) -> Iterator[None]:
+        """Inside, the models hold the weights to sample with and to save as the result."""
+        with self.ema.applied() if self.ema else self.stepper.evaluation():
+            yield
+
+    def sample(self, should_stop: Callable[[], bool]) -> None:
+        """Makes the validation images of this step, if there are any to make."""
+        if self.validation and self.processes.is_main:
+            with self.result_weights():
+                self.validation.make(self.step, should_stop)
+
+    def state(self) -> TrainState:
+        """The state at the present step; its tensors are the live ones."""
+        states: dict[str, Any] = {"optimizer": self.stepper.state_dict()}
+        if self.ema:
+            states["ema"] = self.ema.state_dict()
+        if self.precision.scaler.is_enabled():
+            states["scaler"] = self.precision.scaler.state_dict()
+        return TrainState(self.step, self.method.tensors(), states, self.identity)
+
+    def restore(self, state: TrainState) -> None:
+        """Goes back to a saved state."""
+        self.method.restore(state.weights)
+        self.stepper.load_state_dict(state.states["optimizer"])
+        if self.ema:
+            self.ema.load_state_dict(state.states["ema"])
+        if "scaler" in state.states:
+            self.precision.scaler.load_state_dict(state.states["scaler"])
+        self.step = state.step
+
+    def save_checkpoint(self) -> None:
+        """Writes a checkpoint, and what has been learned so far as a result that hosts load."""
+        if not self.processes.is_main:
+            return
+        path = save_state(self.folder.checkpoints, self.state())
+        self.reporter.emit("saved", path=self.folder.relative(path), step=self.step, result=False)
+        prune(self.folder.checkpoints, self.config.save.keep)
+        self.save_result(f"{self.folder.name}-{self.step:06d}")
+
+    def save_result(self, name: str) -> Path:
+        """Writes what has been learned under ``name``."""
+        with self.result_weights():
+            path = write_result(self, name)
+        self.results.append(self.folder.relative(path))
+        self.reporter.emit("saved", path=self.results[-1], step=self.step, result=True)
+        return path

@@ -1,0 +1,43 @@
+"""Where the text conditioning comes from: encoded once and kept, or anew at each step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from dreambooth_core.data.texts import TextCache
+from dreambooth_core.families.base import Components
+from dreambooth_core.families.text import Conditioning
+
+
+class TextSource:
+    """Conditioning of captions.
+
+    Args:
+        cache: keeps what was encoded; None while text encoders are trained.
+    """
+
+    def __init__(self, parts: Components, cache: TextCache | None) -> None:
+        self.parts = parts
+        self.cache = cache
+
+    def conditioning(self, captions: Sequence[str]) -> Conditioning:
+        """Conditioning of a batch of captions, differentiable if the encoders are trained."""
+        if self.cache is None:
+            return self.parts.family.encode(self.parts, captions)
+        found = [Conditioning(**self.cache.embedding(caption)) for caption in captions]
+        longest = max(item.embeds.shape[1] for item in found)
+        if any(item.embeds.shape[1] != longest for item in found):
+            empty = Conditioning(**self.cache.embedding(""))
+            found = [item.padded(longest, empty) for item in found]
+        return Conditioning.stack(found)
+
+
+def encode_each(parts: Components, captions: Sequence[str]) -> list[dict[str, torch.Tensor]]:
+    """Conditioning of each caption ``[1, tokens, width]`` as plain tensors, for the cache."""
+    found = []
+    for caption in captions:
+        conditioning = parts.family.encode(parts, [caption]).as_dict()
+        found.append({name: tensor.float().cpu() for name, tensor in conditioning.items()})
+    return found

@@ -1,0 +1,100 @@
+"""Images made during the run, from seeds of their own, so that training is not disturbed."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from dreambooth_core.errors import Stopped
+from dreambooth_core.families.base import Components
+from dreambooth_core.families.sampling import SamplingSettings, generate
+from dreambooth_core.formats.storage import write_bytes
+from dreambooth_core.jobs import RunFolder
+from dreambooth_core.trainer.options import ValidationOptions
+from dreambooth_core.trainer.precision import Precision
+from dreambooth_core.trainer.report import Reporter
+
+
+class Validation:
+    """Makes and writes the validation images of a run."""
+
+    def __init__(
+        self,
+        options: ValidationOptions,
+        parts: Components,
+        precision: Precision,
+        folder: RunFolder,
+        reporter: Reporter,
+        default_size: tuple[int, int],
+    ) -> None:
+        self.options = options
+        self.parts = parts
+        self.precision = precision
+        self.folder = folder
+        self.reporter = reporter
+        height, width = (options.size, options.size) if options.size else default_size
+        self.settings = SamplingSettings(
+            steps=options.steps,
+            guidance=options.guidance,
+            scheduler=options.scheduler,
+            width=width,
+            height=height,
+            negative_prompt=options.negative_prompt,
+        )
+
+    def make(self, step: int, should_stop: Callable[[], bool] | None = None) -> None:
+        """Makes all images of a step. A failure is a warning: the run is worth more.
+
+        Raises:
+            Stopped: ``should_stop`` said so.
+        """
+        prompts = [p for p in self.options.prompts for _ in range(self.options.images)]
+        seeds = [
+            self.options.seed + i for _ in self.options.prompts for i in range(self.options.images)
+        ]
+        if not prompts:
+            return
+        # The samplers of the pipeline may draw from torch's global generator.
+        state = torch.get_rng_state()
+        try:
+            with self.precision.autocast(), on_device(self.parts, self.precision.device):
+                images = generate(
+                    self.parts, prompts, seeds, self.settings, should_stop=should_stop
+                )
+            for index, (prompt, seed, image) in enumerate(
+                zip(prompts, seeds, images, strict=True)
+            ):
+                path = self.folder.samples / f"step-{step:06d}-{index:02d}.png"
+                buffer = io.BytesIO()
+                image.save(buffer, "PNG")
+                write_bytes(path, buffer.getvalue())
+                self.reporter.picture(f"validation/{index:02d} {prompt}", image, step)
+                self.reporter.emit(
+                    "sample", path=self.folder.relative(path), step=step, prompt=prompt, seed=seed
+                )
+        except Stopped:
+            raise
+        except Exception as error:
+            # Out of memory, a full disk, a sampler's own trouble: none is worth the run.
+            if isinstance(error, torch.cuda.OutOfMemoryError):
+                torch.cuda.empty_cache()
+            self.reporter.warn(f"validation images failed, training goes on: {error}")
+        finally:
+            torch.set_rng_state(state)
+
+
+@contextmanager
+def on_device(parts: Components, device: torch.device) -> Iterator[None]:
+    """Inside, all models are on ``device``; afterwards each is back where it was."""
+    models = [*parts.models.values(), parts.vae]
+    homes = [next(model.parameters()).device for model in models]
+    try:
+        for model in models:
+            model.to(device)
+        yield
+    finally:
+        for model, home in zip(models, homes, strict=True):
+            model.to(home)
