@@ -22,7 +22,9 @@ from dreambooth_core.jobs.events import ENDINGS, Event
 from dreambooth_core.jobs.folder import RunFolder
 from dreambooth_core.jobs.launch import NOTED
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("dreambooth_core.worker")  # also as __main__
+
+OURS = "dreambooth_core"
 
 OnEvent = Callable[[Event], None]
 
@@ -140,7 +142,7 @@ def name_failure(error: BaseException, folder: RunFolder) -> DreamBoothError:
             where=error.filename or folder.path,
             do="Make room and resume.",
         )
-    if isinstance(error, ModuleNotFoundError):
+    if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith(OURS):
         return UserError(
             f"the engine's environment lacks {error.name}", do="Run 'python install.py'."
         )

@@ -121,9 +121,9 @@ def _wait_until_free(run: RunFolder, seconds: float) -> bool:
     return True
 
 
-def _kill(pid: int, merciless: bool) -> None:
+def _kill(pid: int, merciless: bool, *, windows: bool = os.name == "nt") -> None:
     """Ends a process with its children. Only for a process that holds a run's lock."""
-    if os.name == "nt":
+    if windows:
         # Windows has no signal that a hidden process could handle; /T takes the children along.
         subprocess.run(
             ["taskkill", "/PID", str(pid), "/T", "/F"],

@@ -65,8 +65,8 @@ class Control:
             verb = record.get("verb")
             if verb == START:
                 verbs.clear()
-            elif verb in VERBS:
-                verbs.append(str(verb))
+            elif isinstance(verb, str) and verb in VERBS:
+                verbs.append(verb)
             elif verb != EXITED:
                 logger.warning("%s: unknown command %.60r was ignored", self.path, verb)
         return verbs

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,12 +55,24 @@ def replace_text(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        _replace(temporary, path)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
         reason = error.strerror or str(error)
         raise SaveFailed(f"could not be written: {reason}", where=path) from error
+
+
+def _replace(temporary: Path, path: Path, tries: int = 10) -> None:
+    """Windows refuses to replace a file in the instant in which somebody reads it."""
+    for attempt in range(tries):
+        try:
+            temporary.replace(path)
+            return
+        except PermissionError:
+            if os.name != "nt" or attempt == tries - 1:
+                raise
+            time.sleep(0.05)
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:

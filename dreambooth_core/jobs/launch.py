@@ -85,7 +85,12 @@ def detachment(*, windows: bool = os.name == "nt", breakaway: bool = True) -> di
 
 
 def _detached(
-    arguments: Sequence[str], log: Path, directory: Path, env: dict[str, str]
+    arguments: Sequence[str],
+    log: Path,
+    directory: Path,
+    env: dict[str, str],
+    *,
+    windows: bool = os.name == "nt",
 ) -> subprocess.Popen[bytes]:
     """The worker's process. ``-m`` looks into ``directory`` first: the caller's own version."""
     with log.open("ab") as output:
@@ -103,11 +108,11 @@ def _detached(
             )
 
         try:
-            return popen(**detachment())
+            return popen(**detachment(windows=windows))
         except PermissionError:
-            if os.name != "nt":
+            if not windows:
                 raise
-            return popen(**detachment(breakaway=False))  # the job object forbids it
+            return popen(**detachment(windows=True, breakaway=False))  # the job object forbids it
 
 
 def _note_exit(process: subprocess.Popen[bytes], run: RunFolder) -> None:
