@@ -1,0 +1,111 @@
+"""Turns parts into networks, and networks back into parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from dreambooth_core.errors import UserError
+from dreambooth_core.formats.checkpoints.parts import Component, ModelParts
+
+
+def build(
+    parts: ModelParts, *, only: tuple[str, ...] | None = None, dtype: torch.dtype | None = None
+) -> dict[str, nn.Module]:
+    """The networks of a model, in evaluation mode, on the CPU.
+
+    Without ``dtype`` the parameters are the parts' own tensors (often memory maps): nothing is
+    copied until it is used or changed.
+
+    Args:
+        parts: the model.
+        only: names of the networks to build; default: all.
+        dtype: what floating-point weights are cast to.
+
+    Raises:
+        UserError: weights do not fit their configuration.
+    """
+    names = only or tuple(parts.components)
+    return {name: build_component(name, parts.components[name], dtype) for name in names}
+
+
+def build_component(name: str, component: Component, dtype: torch.dtype | None = None) -> nn.Module:
+    """One network from its configuration and weights. Raises ``UserError``."""
+    model = empty(name, component.config)
+    state = _names_of(model, component.tensors)
+    if dtype is not None:
+        state = {k: t.to(dtype) if t.is_floating_point() else t for k, t in state.items()}
+    try:
+        missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
+    except RuntimeError as error:
+        line = " ".join(str(error).split())
+        raise UserError(f"the {name}'s weights do not fit its configuration: {line}") from error
+    missing = [key for key in missing if not key.endswith("position_ids")]
+    if missing or unexpected:
+        what = f"{missing[0]} is missing" if missing else f"{unexpected[0]} has no place"
+        raise UserError(f"the {name}'s weights do not fit its configuration: {what}")
+    _fill_buffers(model)
+    return model.eval()
+
+
+def empty(name: str, config: Mapping[str, Any]) -> nn.Module:
+    """A network without data, on the meta device."""
+    with torch.device("meta"):
+        if name == "unet":
+            from diffusers import UNet2DConditionModel
+
+            return _from_diffusers(UNet2DConditionModel, config)
+        if name == "vae":
+            from diffusers import AutoencoderKL
+
+            return _from_diffusers(AutoencoderKL, config)
+        from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+        kind = CLIPTextModelWithProjection if name == "text_encoder_2" else CLIPTextModel
+        module: nn.Module = kind(CLIPTextConfig(**config))
+        return module
+
+
+def component_of(name: str, model: nn.Module) -> Component:
+    """A network's configuration and weights, in the parts' names. Shares the weights."""
+    config: dict[str, Any] = (
+        dict(model.config) if name in ("unet", "vae") else model.config.to_dict()  # type: ignore[arg-type, union-attr, operator]
+    )
+    tensors = {}
+    for key, tensor in model.state_dict().items():
+        if key.endswith("position_ids"):
+            continue
+        if name.startswith("text") and key.startswith(("embeddings.", "encoder.", "final_layer")):
+            key = f"text_model.{key}"
+        tensors[key] = tensor.detach()
+    return Component(config, tensors)
+
+
+def _from_diffusers(kind: Any, config: Mapping[str, Any]) -> nn.Module:
+    values = {k: v for k, v in config.items() if not k.startswith("_")}
+    module: nn.Module = kind.from_config(values)
+    return module
+
+
+def _names_of(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Transformers 5 dropped the ``text_model.`` of CLIPTextModel; older ones have it."""
+    own = model.state_dict()
+    if any(key.startswith("text_model.") for key in own):
+        return dict(tensors)
+    return {key.removeprefix("text_model."): tensor for key, tensor in tensors.items()}
+
+
+def _fill_buffers(model: nn.Module) -> None:
+    """CLIP counts its positions in a buffer that no file needs to hold."""
+    for module in model.modules():
+        ids = getattr(module, "position_ids", None)
+        if isinstance(ids, torch.Tensor) and ids.device.type == "meta":
+            module.register_buffer(
+                "position_ids", torch.arange(ids.shape[-1]).unsqueeze(0), persistent=False
+            )
+    left = [n for n, t in model.named_buffers() if t.device.type == "meta"]
+    if left:
+        raise UserError(f"the buffer {left[0]} has no data")

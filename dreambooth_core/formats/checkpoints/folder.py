@@ -1,0 +1,207 @@
+"""Reads and writes a diffusers folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dreambooth_core.errors import Unsupported, UserError
+from dreambooth_core.formats import storage
+from dreambooth_core.formats.checkpoints import folder_layout as layout
+from dreambooth_core.formats.checkpoints import vae
+from dreambooth_core.formats.checkpoints.extras import kept
+from dreambooth_core.formats.checkpoints.parts import (
+    TEXT_ENCODERS,
+    Component,
+    ModelParts,
+    cast,
+    check_complete,
+)
+from dreambooth_core.formats.checkpoints.prediction import spelled
+from dreambooth_core.formats.checkpoints.scheduler import default_scheduler
+from dreambooth_core.formats.files import write_bytes, write_json
+from dreambooth_core.formats.tokenizers import PADDING, tokenizer_files, tokenizer_name
+
+REMAINDER = "single_file_remainder.safetensors"
+"""Beside ``model_index.json``: what the single file held and diffusers has no place for."""
+
+
+def family_of(path: Path, index: Mapping[str, Any]) -> str | None:
+    """The family of a diffusers folder, or ``None`` for a pipeline of another kind."""
+    kind = str(index.get("_class_name", ""))
+    if kind.startswith("StableDiffusionXL"):
+        first = index.get("text_encoder") or [None]
+        return "sdxl" if first[0] is not None else "sdxl_refiner"
+    if not kind.startswith("StableDiffusion") or kind.startswith("StableDiffusion3"):
+        return None
+    try:
+        config = layout.read_config(path / "text_encoder")
+    except UserError:
+        return None
+    # OpenAI's CLIP and OpenCLIP differ in the activation; width tells where it is not written.
+    activation = config.get("hidden_act", "quick_gelu")
+    return "sd2" if activation == "gelu" else "sd1"
+
+
+def read_folder(
+    path: str | Path, *, variant: str | None = None, prediction_type: str | None = None
+) -> ModelParts:
+    """Reads a diffusers folder of SD1, SD2 or SDXL.
+
+    Tensors are views on the files' memory maps, in the folder's dtype.
+
+    Args:
+        path: the folder with ``model_index.json``.
+        variant: read ``….<variant>.safetensors`` where it exists, for example ``fp16``.
+        prediction_type: overrides what the scheduler's configuration says.
+
+    Raises:
+        UserError: no such folder, another pipeline, or a network that is missing or damaged.
+    """
+    path = Path(path)
+    index = layout.read_json(path / "model_index.json", "this is not a diffusers folder")
+    family = family_of(path, index)
+    if family is None:
+        kind = index.get("_class_name", "unknown")
+        raise Unsupported(f"a folder of {kind}, not of Stable Diffusion 1, 2 or XL", where=path)
+    components = {}
+    for name in ("unet", "vae", *TEXT_ENCODERS[family]):
+        if not (path / name).is_dir():
+            raise UserError(f"the folder {name} is missing", where=path)
+        config = layout.read_config(path / name)
+        tensors = layout.read_weights(path / name, variant)
+        components[name] = Component(config, _todays_names(name, tensors))
+    scheduler = _scheduler(path, family, prediction_type)
+    extras, metadata = {}, {}
+    if (path / REMAINDER).is_file():
+        extras = storage.read_tensors(path / REMAINDER)
+        metadata = storage.read_metadata(path / REMAINDER)
+    parts = ModelParts(family, components, scheduler, extras, metadata)
+    parts.tokenizers = {
+        name: path / name
+        for i in range(len(PADDING[family]))
+        if (path / (name := tokenizer_name(family, i))).is_dir()
+    }
+    check_complete(parts, path)
+    return parts
+
+
+def write_folder(
+    parts: ModelParts,
+    path: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    extras: str = "text",
+    variant: str | None = None,
+) -> list[Path]:
+    """Writes a complete diffusers folder; returns the files.
+
+    Complete means: weights, configurations, scheduler, tokenizers, feature extractor,
+    ``model_index.json``. The safety checker is left out and said to be.
+
+    Args:
+        parts: the model.
+        path: the folder to make; files of the same name are replaced.
+        dtype: what floating-point weights are cast to; default: as they are.
+        extras: which unused tensors of the single file to keep in :data:`REMAINDER` (``text``,
+            ``all`` or ``none``), so that going back is exact.
+        variant: put into the names of weight files, for example ``fp16``.
+
+    Raises:
+        UserError: a network is missing.
+        SaveFailed: a file could not be written.
+    """
+    path = Path(path)
+    check_complete(parts, path)
+    files = []
+    for name, component in parts.components.items():
+        files.append(_write_weights(path / name, name, component, dtype, variant))
+        files.append(path / name / "config.json")
+        write_json(files[-1], component.config)
+    files += _write_tokenizers(parts, path)
+    write_json(path / "scheduler" / "scheduler_config.json", parts.scheduler)
+    files.append(path / "scheduler" / "scheduler_config.json")
+    if not parts.family.startswith("sdxl"):
+        write_json(path / "feature_extractor" / "preprocessor_config.json", layout.FEATURES)
+        files.append(path / "feature_extractor" / "preprocessor_config.json")
+    files += _write_remainder(parts, path, extras)
+    write_json(path / "model_index.json", layout.model_index(parts))
+    return [*files, path / "model_index.json"]
+
+
+def _write_weights(
+    folder: Path,
+    name: str,
+    component: Component,
+    dtype: torch.dtype | None,
+    variant: str | None,
+) -> Path:
+    stem = "model" if name.startswith("text_encoder") else "diffusion_pytorch_model"
+    path = folder / (f"{stem}.{variant}.safetensors" if variant else f"{stem}.safetensors")
+    tensors = {k: cast(t, dtype) for k, t in component.tensors.items()}
+    storage.write_tensors(path, tensors, {"format": "pt"})
+    return path
+
+
+def _write_tokenizers(parts: ModelParts, path: Path) -> list[Path]:
+    files = []
+    for i, padding in enumerate(PADDING[parts.family]):
+        name = tokenizer_name(parts.family, i)
+        own = parts.tokenizers.get(name)
+        if own is not None and own.is_dir():
+            content = {f.name: f.read_bytes() for f in own.iterdir() if f.is_file()}
+        else:
+            encoder = parts.components[TEXT_ENCODERS[parts.family][i]].config
+            length = int(encoder.get("max_position_embeddings", 77))
+            content = tokenizer_files(padding, max_length=length)
+        for file, data in content.items():
+            write_bytes(path / name / file, data)
+            files.append(path / name / file)
+    return files
+
+
+def _write_remainder(parts: ModelParts, path: Path, extras: str) -> list[Path]:
+    remainder = kept(parts, extras)
+    if not remainder and not parts.metadata:
+        (path / REMAINDER).unlink(missing_ok=True)
+        return []
+    storage.write_tensors(path / REMAINDER, remainder, parts.metadata)
+    return [path / REMAINDER]
+
+
+def _todays_names(name: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Text encoders with ``text_model.`` and without buffers; the VAE's attention as it is now."""
+    if name == "vae":
+        renamed = vae.old_attention_names(tensors)
+        return {renamed.get(k, k): _linear(k, t) for k, t in tensors.items()}
+    if not name.startswith("text_encoder"):
+        return tensors
+    found = {}
+    for key, tensor in tensors.items():
+        if key.endswith("position_ids"):
+            continue
+        if key.startswith(("embeddings.", "encoder.", "final_layer_norm.")):
+            key = f"text_model.{key}"
+        found[key] = tensor
+    return found
+
+
+def _linear(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """Attention weights of some old VAE folders are still 1×1 convolutions."""
+    if ".attentions." in name and tensor.ndim == 4:
+        return tensor.reshape(tensor.shape[:2])
+    return tensor
+
+
+def _scheduler(path: Path, family: str, asked: str | None) -> dict[str, Any]:
+    file = path / "scheduler" / "scheduler_config.json"
+    if file.is_file():
+        config = layout.read_json(file, "the scheduler's configuration cannot be read")
+    else:
+        config = default_scheduler(family, spelled(asked or "epsilon"))
+    if asked:
+        config = {**config, "prediction_type": spelled(asked)}
+    return config

@@ -1,0 +1,282 @@
+"""Writes the ``.yaml`` that A1111 and Forge read beside a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from dreambooth_core.errors import Unsupported
+from dreambooth_core.formats.checkpoints import unet, unet_config, vae
+from dreambooth_core.formats.checkpoints.parts import ModelParts
+
+STOCK_TEXT = {
+    "text_encoder": {"sd1": (768, 12), "sd2": (1024, 23), "sdxl": (768, 12)},
+    "text_encoder_2": {"sdxl": (1280, 32), "sdxl_refiner": (1280, 32)},
+}
+"""Width and layers of the text encoders of full-size models."""
+
+STOCK_UNET: dict[str, tuple[tuple[int, ...], int, int, tuple[int, ...]]] = {
+    "sd1": ((320, 640, 1280, 1280), 2, 768, (1, 1, 1, 0)),
+    "sd2": ((320, 640, 1280, 1280), 2, 1024, (1, 1, 1, 0)),
+    "sdxl": ((320, 640, 1280), 2, 2048, (0, 2, 10)),
+    "sdxl_refiner": ((384, 768, 1536, 1536), 2, 1280, (0, 4, 4, 0)),
+}
+"""Channels, resblocks, context width and transformer depths of full-size UNets."""
+
+
+def is_stock(parts: ModelParts) -> bool:
+    """Whether every network has the size of its family's full model."""
+    plan = unet.plan_from_config(parts.components["unet"].config)
+    channels, blocks, context, depths = STOCK_UNET[parts.family]
+    for level, depth in zip(plan.levels, depths, strict=False):
+        if level.down != (depth,) * blocks or level.up != (depth,) * (blocks + 1):
+            return False
+    return (
+        tuple(level.channels for level in plan.levels) == channels
+        and plan.context == context
+        and plan.middle is not None
+        and all(stock_text(parts, name) for name in parts.components if name.startswith("text"))
+        and vae.plan_from_config(parts.components["vae"].config).channels == (128, 256, 512, 512)
+    )
+
+
+def stock_text(parts: ModelParts, name: str) -> bool:
+    """Whether a text encoder has its family's full size."""
+    config = parts.components[name].config
+    size = (config["hidden_size"], config["num_hidden_layers"])
+    return size == STOCK_TEXT[name].get(parts.family)
+
+
+def needs_yaml(parts: ModelParts) -> bool:
+    """Whether A1111 cannot tell what this model is from its weights."""
+    if parts.family == "sd2" or parts.prediction_type != "epsilon":
+        return True
+    return not is_stock(parts)
+
+
+def yaml_text(parts: ModelParts, text_folders: dict[str, str]) -> str:
+    """The yaml of a model.
+
+    Args:
+        parts: the model.
+        text_folders: for reduced text encoders, the absolute path of the folder that holds their
+            ``config.json`` and tokenizer, by component name.
+
+    Raises:
+        Unsupported: the sizes cannot be said in this form.
+    """
+    from omegaconf import OmegaConf
+
+    xl = parts.family.startswith("sdxl")
+    model = (
+        _generative_models(parts, text_folders) if xl else _latent_diffusion(parts, text_folders)
+    )
+    return OmegaConf.to_yaml(OmegaConf.create({"model": model}))
+
+
+def _latent_diffusion(parts: ModelParts, text_folders: dict[str, str]) -> dict[str, Any]:
+    kind = "LatentInpaintDiffusion" if parts.inpainting else "LatentDiffusion"
+    params: dict[str, Any] = {
+        "parameterization": "v" if parts.prediction_type == "v_prediction" else "eps",
+        "linear_start": parts.scheduler.get("beta_start", 0.00085),
+        "linear_end": parts.scheduler.get("beta_end", 0.012),
+        "num_timesteps_cond": 1,
+        "log_every_t": 200,
+        "timesteps": parts.scheduler.get("num_train_timesteps", 1000),
+        "first_stage_key": "jpg",
+        "cond_stage_key": "txt",
+        "image_size": 64,
+        "channels": 4,
+        "cond_stage_trainable": False,
+        "conditioning_key": "hybrid" if parts.inpainting else "crossattn",
+        "monitor": "val/loss_simple_ema",
+        "scale_factor": parts.components["vae"].config.get("scaling_factor", 0.18215),
+        "use_ema": False,
+    }
+    if parts.inpainting:
+        params["finetune_keys"] = None
+    unet_params = {"image_size": 32, **_unet_params(parts), "legacy": False}
+    params["unet_config"] = {
+        "target": "ldm.modules.diffusionmodules.openaimodel.UNetModel",
+        "params": unet_params,
+    }
+    params["first_stage_config"] = _first_stage(parts, "ldm.models.autoencoder.AutoencoderKL")
+    params["cond_stage_config"] = _text(parts, text_folders)
+    return {
+        "base_learning_rate": 1e-4,
+        "target": f"ldm.models.diffusion.ddpm.{kind}",
+        "params": params,
+    }
+
+
+def _text(parts: ModelParts, text_folders: dict[str, str]) -> dict[str, Any]:
+    where = "ldm.modules.encoders.modules"
+    if parts.family == "sd2":
+        params = {"freeze": True, "layer": "penultimate"}
+        return {"target": f"{where}.FrozenOpenCLIPEmbedder", "params": params}
+    config: dict[str, Any] = {"target": f"{where}.FrozenCLIPEmbedder"}
+    if "text_encoder" in text_folders:
+        positions = parts.components["text_encoder"].config.get("max_position_embeddings", 77)
+        config["params"] = {"version": text_folders["text_encoder"], "max_length": positions}
+    return config
+
+
+def _generative_models(parts: ModelParts, text_folders: dict[str, str]) -> dict[str, Any]:
+    modules = "sgm.modules.diffusionmodules"
+    scaling = "VScaling" if parts.prediction_type == "v_prediction" else "EpsScaling"
+    unet_params = {
+        "adm_in_channels": unet.plan_from_config(parts.components["unet"].config).added,
+        "num_classes": "sequential",
+        **_unet_params(parts),
+        "spatial_transformer_attn_type": "softmax-xformers",
+    }
+    return {
+        "target": "sgm.models.diffusion.DiffusionEngine",
+        "params": {
+            "scale_factor": parts.components["vae"].config.get("scaling_factor", 0.13025),
+            "disable_first_stage_autocast": True,
+            "denoiser_config": {
+                "target": f"{modules}.denoiser.DiscreteDenoiser",
+                "params": {
+                    "num_idx": parts.scheduler.get("num_train_timesteps", 1000),
+                    "weighting_config": {"target": f"{modules}.denoiser_weighting.EpsWeighting"},
+                    "scaling_config": {"target": f"{modules}.denoiser_scaling.{scaling}"},
+                    "discretization_config": {
+                        "target": f"{modules}.discretizer.LegacyDDPMDiscretization"
+                    },
+                },
+            },
+            "network_config": {
+                "target": f"{modules}.openaimodel.UNetModel",
+                "params": unet_params,
+            },
+            "conditioner_config": {
+                "target": "sgm.modules.GeneralConditioner",
+                "params": {"emb_models": _embedders(parts, text_folders)},
+            },
+            "first_stage_config": _first_stage(
+                parts, "sgm.models.autoencoder.AutoencoderKLInferenceWrapper"
+            ),
+        },
+    }
+
+
+def _embedders(parts: ModelParts, text_folders: dict[str, str]) -> list[dict[str, Any]]:
+    where = "sgm.modules.encoders.modules"
+    embedders: list[dict[str, Any]] = []
+    if "text_encoder" in parts.components:
+        layers = int(parts.components["text_encoder"].config["num_hidden_layers"])
+        params: dict[str, Any] = {"layer": "hidden", "layer_idx": layers - 1}
+        if "text_encoder" in text_folders:
+            params["version"] = text_folders["text_encoder"]
+        embedders.append(
+            {
+                "is_trainable": False,
+                "input_key": "txt",
+                "target": f"{where}.FrozenCLIPEmbedder",
+                "params": params,
+            }
+        )
+    embedders.append(
+        {
+            "is_trainable": False,
+            "input_key": "txt",
+            "target": f"{where}.FrozenOpenCLIPEmbedder2",
+            "params": {
+                "arch": "ViT-bigG-14",
+                "version": "laion2b_s39b_b160k",
+                "freeze": True,
+                "layer": "penultimate",
+                "always_return_pooled": True,
+                "legacy": False,
+            },
+        }
+    )
+    width = parts.components["unet"].config.get("addition_time_embed_dim") or 256
+    last = "aesthetic_score" if parts.family == "sdxl_refiner" else "target_size_as_tuple"
+    for key in ("original_size_as_tuple", "crop_coords_top_left", last):
+        embedders.append(
+            {
+                "is_trainable": False,
+                "input_key": key,
+                "target": f"{where}.ConcatTimestepEmbedderND",
+                "params": {"outdim": width},
+            }
+        )
+    return embedders
+
+
+def _unet_params(parts: ModelParts) -> dict[str, Any]:
+    config = parts.components["unet"].config
+    plan = unet.plan_from_config(config)
+    heads = unet_config.heads_from_config(config)
+    blocks = [len(level.down) for level in plan.levels]
+    params: dict[str, Any] = {
+        "use_checkpoint": True,
+        "in_channels": plan.in_channels,
+        "out_channels": plan.out_channels,
+        "model_channels": plan.levels[0].channels,
+        "attention_resolutions": [2**i for i, lvl in enumerate(plan.levels) if lvl.attends][::-1],
+        "num_res_blocks": blocks[0] if len(set(blocks)) == 1 else blocks,
+        "channel_mult": _multiples([level.channels for level in plan.levels]),
+        **_heads(plan, heads, parts.family),
+        "use_spatial_transformer": True,
+        "use_linear_in_transformer": plan.linear,
+        "transformer_depth": _depth(plan),
+        "context_dim": plan.context,
+    }
+    if plan.middle is None:
+        raise Unsupported("a UNet without a middle block")
+    return params
+
+
+def _heads(plan: unet.UNetPlan, heads: tuple[int, ...], family: str) -> dict[str, int]:
+    width = unet_config.head_width(plan, heads)
+    if len(set(heads)) == 1 and (family == "sd1" or width is None):
+        return {"num_heads": heads[0]}
+    if width is not None:
+        return {"num_head_channels": width}
+    raise Unsupported("attention heads that are neither one number nor one width at all levels")
+
+
+def _depth(plan: unet.UNetPlan) -> int | list[int]:
+    depths: list[int] = []
+    for i, level in enumerate(plan.levels):
+        used = set(level.down + level.up)
+        if len(used) > 1:
+            raise Unsupported("transformer depths that differ within a level")
+        filler = plan.middle if i == len(plan.levels) - 1 else 1
+        depths.append(used.pop() or filler or 1)
+    if depths[-1] != plan.middle:
+        raise Unsupported("a middle block of another depth than the last level")
+    return depths[0] if len(set(depths)) == 1 else depths
+
+
+def _first_stage(parts: ModelParts, target: str) -> dict[str, Any]:
+    plan = vae.plan_from_config(parts.components["vae"].config)
+    return {
+        "target": target,
+        "params": {
+            "embed_dim": plan.latent,
+            "monitor": "val/rec_loss",
+            "ddconfig": {
+                "double_z": True,
+                "z_channels": plan.latent,
+                "resolution": 256,
+                "in_channels": plan.in_channels,
+                "out_ch": plan.out_channels,
+                "ch": plan.channels[0],
+                "ch_mult": _multiples(list(plan.channels)),
+                "num_res_blocks": plan.blocks,
+                "attn_resolutions": [],
+                "dropout": 0.0,
+            },
+            "lossconfig": {"target": "torch.nn.Identity"},
+        },
+    }
+
+
+def _multiples(channels: Sequence[int]) -> list[int]:
+    if any(c % channels[0] for c in channels):
+        raise Unsupported(f"channels {list(channels)} that are no multiples of the first")
+    return [c // channels[0] for c in channels]

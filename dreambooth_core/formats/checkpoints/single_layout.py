@@ -1,0 +1,100 @@
+"""Where each network lies in a single file, and which family a file is of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+from dreambooth_core.formats.checkpoints.unet import Shapes
+
+T = TypeVar("T")
+
+UNET = "model.diffusion_model."
+VAE = "first_stage_model."
+EMA = "model_ema."
+
+PREFIXES: dict[str, dict[str, str]] = {
+    "sd1": {"text_encoder": "cond_stage_model.transformer."},
+    "sd2": {"text_encoder": "cond_stage_model.model."},
+    "sdxl": {
+        "text_encoder": "conditioner.embedders.0.transformer.",
+        "text_encoder_2": "conditioner.embedders.1.model.",
+    },
+    "sdxl_refiner": {"text_encoder_2": "conditioner.embedders.0.model."},
+}
+"""The single file's prefix of each text encoder. UNet and VAE have the same in every family."""
+
+OPENCLIP = {("sd2", "text_encoder"), ("sdxl", "text_encoder_2"), ("sdxl_refiner", "text_encoder_2")}
+"""Text encoders that are stored in OpenCLIP's names."""
+
+MARKERS = ("v_pred", "ztsnr")
+
+
+def under(tensors: Mapping[str, T], prefix: str) -> dict[str, T]:
+    """The entries below a prefix, without it."""
+    cut = len(prefix)
+    return {name[cut:]: value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def prefixes(family: str) -> dict[str, str]:
+    """The single file's prefix of every network of a family."""
+    return {"unet": UNET, "vae": VAE, **PREFIXES[family]}
+
+
+def family_of(shapes: Shapes) -> str | None:
+    """The family of a checkpoint, by the width of the text that its UNet takes and its names.
+
+    Returns ``None`` where this is no Stable Diffusion UNet of the families handled here.
+    """
+    if f"{UNET}input_blocks.0.0.weight" not in shapes or f"{UNET}out.2.weight" not in shapes:
+        return None
+    inside = under(shapes, UNET)
+    if any("time_stack" in name or "time_mixer" in name for name in inside):
+        return None  # Stable Video Diffusion
+    added = "label_emb.0.0.weight" in inside
+    if any(name.startswith("conditioner.embedders.1.model.") for name in shapes):
+        return "sdxl"
+    if any(name.startswith("conditioner.embedders.0.model.") for name in shapes):
+        return "sdxl_refiner" if added else "sd2"
+    if any(name.startswith("cond_stage_model.model.") for name in shapes):
+        return None if added else "sd2"  # unCLIP has both
+    if any(name.startswith("cond_stage_model.transformer.") for name in shapes):
+        return "sd1"
+    if added:
+        return {2048: "sdxl", 1280: "sdxl_refiner"}.get(_context(inside))
+    return {768: "sd1", 1024: "sd2"}.get(_context(inside))
+
+
+def normalised(tensors: Mapping[str, T], family: str) -> dict[str, T]:
+    """Names as today's files have them.
+
+    Text encoders of some files lack ``text_model.``, and generative-models' SD2 files keep their
+    text encoder where SDXL does.
+    """
+    found: dict[str, T] = {}
+    plain = [p for f, p in _clip_prefixes(family)]
+    for name, value in tensors.items():
+        if family == "sd2" and name.startswith("conditioner.embedders.0.model."):
+            name = "cond_stage_model." + name.removeprefix("conditioner.embedders.0.")
+        for prefix in plain:
+            rest = name.removeprefix(prefix)
+            if name.startswith(prefix) and rest.startswith(("embeddings.", "encoder.", "final_")):
+                name = f"{prefix}text_model.{rest}"
+        found[name] = value
+    return found
+
+
+def ema_name(name: str) -> str:
+    """The name of a UNet weight's moving average: latent diffusion drops the dots.
+
+    ``name`` is the weight's name without the UNet's prefix.
+    """
+    return EMA + f"diffusion_model.{name}".replace(".", "")
+
+
+def _clip_prefixes(family: str) -> list[tuple[str, str]]:
+    return [(f, p) for f, p in PREFIXES[family].items() if (family, f) not in OPENCLIP]
+
+
+def _context(inside: Mapping[str, Sequence[int]]) -> int:
+    return next((int(s[1]) for k, s in inside.items() if k.endswith("attn2.to_k.weight")), 0)

@@ -1,0 +1,241 @@
+"""Writes a model as one file that A1111, ComfyUI and diffusers load."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dreambooth_core.errors import Unsupported, UserError
+from dreambooth_core.formats.checkpoints import (
+    ldm_yaml_write,
+    prediction,
+    single_layout,
+    text,
+    text_remainder,
+    unet,
+    vae,
+)
+from dreambooth_core.formats.checkpoints.extras import kept
+from dreambooth_core.formats.checkpoints.pairs import Pair, to_single
+from dreambooth_core.formats.checkpoints.parts import ModelParts, cast, check_complete
+from dreambooth_core.formats.checkpoints.single_read import OWN_KEY
+from dreambooth_core.formats.files import replacing, write_bytes, write_json, write_text
+from dreambooth_core.formats.storage import Lazy, TensorLike, write_tensors
+from dreambooth_core.formats.tokenizers import PADDING, tokenizer_files
+
+log = logging.getLogger(__name__)
+
+YAML = ("auto", "always", "never")
+
+_ARCHITECTURES = {
+    ("sd1", "epsilon"): "stable-diffusion-v1",
+    ("sd1", "v_prediction"): "stable-diffusion-v1",
+    ("sd2", "epsilon"): "stable-diffusion-v2-512",
+    ("sd2", "v_prediction"): "stable-diffusion-v2-768-v",
+    ("sdxl", "epsilon"): "stable-diffusion-xl-v1-base",
+    ("sdxl", "v_prediction"): "stable-diffusion-xl-v1-base",
+    ("sdxl_refiner", "epsilon"): "stable-diffusion-xl-v1-refiner",
+}
+_STALE = ("modelspec.hash_sha256", "sshs_model_hash", "sshs_legacy_hash", "format")
+# Values of a configuration that the single-file loaders take for granted.
+_GRANTED: dict[str, dict[str, Any]] = {
+    "unet": {"norm_num_groups": 32, "act_fn": "silu", "flip_sin_to_cos": True, "freq_shift": 0},
+    "vae": {"norm_num_groups": 32, "act_fn": "silu"},
+}
+
+
+@dataclass
+class Written:
+    """What a write made and what a person should know of it."""
+
+    path: Path
+    tensors: int
+    files: list[Path] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def write_single_file(
+    parts: ModelParts,
+    path: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    extras: str = "text",
+    yaml: str = "auto",
+    metadata: Mapping[str, str] | None = None,
+) -> Written:
+    """Writes ``.safetensors``, or ``.ckpt`` by the name's ending.
+
+    Beside a reduced model, a v-prediction model or an SD2 model a ``.yaml`` is written for A1111;
+    a reduced text encoder also gets a folder with its ``config.json`` and tokenizer.
+
+    Args:
+        parts: the model.
+        path: the file to make or replace.
+        dtype: what floating-point weights are cast to; default: as they are.
+        extras: of what the source file held and no network uses: ``text`` keeps the text
+            encoder's unused weights, ``all`` keeps everything (moving averages, schedules),
+            ``none`` drops it.
+        yaml: ``auto``, ``always`` or ``never``.
+        metadata: texts to add, such as trigger words or a title.
+
+    Raises:
+        UserError: a network is missing or has no single-file layout.
+        SaveFailed: the file could not be written.
+    """
+    path = Path(path)
+    if path.suffix not in (".safetensors", ".ckpt"):
+        raise UserError("a single file ends in .safetensors or .ckpt", where=path, do="Name it so")
+    check_complete(parts, path)
+    written = Written(path, 0, [path], _loader_warnings(parts))
+    tensors = tensors_of(parts, path, dtype=dtype, extras=extras)
+    texts = metadata_of(parts, path.stem, metadata or {})
+    written.tensors = len(tensors)
+    if path.suffix == ".safetensors":
+        write_tensors(path, tensors, {"format": "pt", **texts})
+    else:
+        _write_pickle(path, tensors, texts)
+    if yaml == "always" or (yaml == "auto" and ldm_yaml_write.needs_yaml(parts)):
+        _write_yaml(parts, path, written)
+    for warning in written.warnings:
+        log.warning("%s: %s", path.name, warning)
+    return written
+
+
+def tensors_of(
+    parts: ModelParts,
+    where: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    extras: str = "text",
+) -> dict[str, TensorLike]:
+    """Every tensor of the single file, by name; fused and cast ones are made when written."""
+    found: dict[str, TensorLike] = {}
+    for name, prefix in single_layout.prefixes(parts.family).items():
+        component = parts.components[name]
+        single = to_single(pairs_for(parts, name), component.tensors, where)
+        found |= {prefix + key: value for key, value in single.items()}
+        if name.startswith("text_encoder"):
+            found |= _text_rest(parts, name, prefix)
+    found |= {k: v for k, v in kept(parts, extras).items() if k not in found or _filled(k, parts)}
+    found = {key: cast(value, dtype) for key, value in found.items()}
+    found |= prediction.markers(parts.prediction_type, zero_terminal_snr=parts.zero_terminal_snr)
+    return found
+
+
+def pairs_for(parts: ModelParts, name: str) -> list[Pair]:
+    """The pairs of names of one network."""
+    config = parts.components[name].config
+    if name == "unet":
+        return unet.pairs_of(unet.plan_from_config(config))
+    if name == "vae":
+        return vae.pairs_of(vae.plan_from_config(config))
+    plan = _text_plan(parts, name)
+    openclip = (parts.family, name) in single_layout.OPENCLIP
+    return text.openclip_pairs(plan) if openclip else text.clip_pairs(plan)
+
+
+def metadata_of(parts: ModelParts, title: str, more: Mapping[str, str]) -> dict[str, str]:
+    """The texts that go into the file: the source's, the model spec's and our configurations.
+
+    The model spec is https://github.com/Stability-AI/ModelSpec, version 1.0.0.
+    """
+    kept = {k: v for k, v in parts.metadata.items() if k not in _STALE}
+    architecture = _ARCHITECTURES.get((parts.family, parts.prediction_type), parts.family)
+    if parts.inpainting:
+        architecture += "/inpainting"
+    edge = parts.resolution
+    spec = {
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": architecture,
+        "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
+        "modelspec.title": kept.get("modelspec.title", title),
+        "modelspec.resolution": kept.get("modelspec.resolution", f"{edge}x{edge}"),
+        "modelspec.prediction_type": "v" if parts.prediction_type == "v_prediction" else "epsilon",
+    }
+    own = {name: component.config for name, component in parts.components.items()}
+    packed = json.dumps({**own, "scheduler": parts.scheduler}, separators=(",", ":"))
+    return {**kept, **spec, **more, OWN_KEY: packed}
+
+
+def _text_plan(parts: ModelParts, name: str) -> text.TextPlan:
+    projected = name == "text_encoder_2"
+    return text.plan_from_config(parts.components[name].config, projected=projected)
+
+
+def _text_rest(parts: ModelParts, name: str, prefix: str) -> dict[str, TensorLike]:
+    """What loaders expect beside the weights that diffusers keeps."""
+    plan = _text_plan(parts, name)
+    token = parts.components[name].tensors["text_model.embeddings.token_embedding.weight"]
+    if (parts.family, name) not in single_layout.OPENCLIP:
+        ids = torch.arange(plan.positions, dtype=torch.int64, device=token.device)
+        return {f"{prefix}text_model.embeddings.position_ids": ids.unsqueeze(0)}
+    rest = text_remainder.remainder(
+        plan, token.dtype, last_layer=parts.family == "sd2", device=token.device
+    )
+    return {prefix + key: value for key, value in rest.items()}
+
+
+def _filled(key: str, parts: ModelParts) -> bool:
+    """Whether a name was only filled with a neutral value, so that a kept tensor goes first."""
+    used = {
+        prefix + pair.single
+        for name, prefix in single_layout.PREFIXES[parts.family].items()
+        for pair in pairs_for(parts, name)
+    }
+    return key.startswith(tuple(single_layout.PREFIXES[parts.family].values())) and key not in used
+
+
+def _write_pickle(path: Path, tensors: Mapping[str, TensorLike], texts: dict[str, str]) -> None:
+    made = {
+        name: (value() if isinstance(value, Lazy) else value).detach().contiguous()
+        for name, value in tensors.items()
+    }
+    with replacing(path) as file:
+        torch.save({"state_dict": made, "metadata": texts}, file)
+
+
+def _write_yaml(parts: ModelParts, path: Path, written: Written) -> None:
+    try:
+        folders = _text_folders(parts, path)
+        content = ldm_yaml_write.yaml_text(
+            parts, {name: folder.resolve().as_posix() for name, folder in folders.items()}
+        )
+    except Unsupported as error:
+        written.warnings.append(f"no yaml for A1111: {error.what} cannot be said in it")
+        return
+    for name, folder in folders.items():
+        padding = PADDING[parts.family][0 if name == "text_encoder" else -1]
+        config = parts.components[name].config
+        positions = int(config.get("max_position_embeddings", 77))
+        write_json(folder / "config.json", config)
+        for file, data in tokenizer_files(padding, max_length=positions).items():
+            write_bytes(folder / file, data)
+        written.files.append(folder)
+    write_text(path.with_suffix(".yaml"), content)
+    written.files.append(path.with_suffix(".yaml"))
+
+
+def _text_folders(parts: ModelParts, path: Path) -> dict[str, Path]:
+    """The folder of each reduced CLIP text encoder, which hosts size by its ``config.json``."""
+    return {
+        name: path.with_name(f"{path.stem}-clip")
+        for name in single_layout.PREFIXES[parts.family]
+        if (parts.family, name) not in single_layout.OPENCLIP
+        and not ldm_yaml_write.stock_text(parts, name)
+    }
+
+
+def _loader_warnings(parts: ModelParts) -> list[str]:
+    found = []
+    for name, granted in _GRANTED.items():
+        config = parts.components[name].config
+        for key, value in granted.items():
+            if config.get(key, value) != value:
+                found.append(f"the {name} has {key} = {config[key]}; other programs assume {value}")
+    return found

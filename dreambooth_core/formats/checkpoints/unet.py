@@ -1,0 +1,282 @@
+"""The UNet: its plan, read off a configuration or off tensor shapes, and its pairs of names.
+
+The single file numbers its blocks in one row, ``input_blocks.0 … n`` and ``output_blocks.0 … m``
+(the ``UNetModel`` of latent diffusion); diffusers groups them by level. With L levels of n
+resblocks, a level takes n input blocks and one more for its downsampler, and n + 1 output blocks;
+an upsampler is the last layer of its level's last output block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dreambooth_core.errors import Unsupported, UserError
+from dreambooth_core.formats.checkpoints.pairs import Pair, module
+
+Shapes = Mapping[str, Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Level:
+    """One resolution of the UNet. Depths count transformer blocks; 0 is a resblock alone."""
+
+    channels: int
+    down: tuple[int, ...]
+    up: tuple[int, ...]
+
+    @property
+    def attends(self) -> bool:
+        """Whether this level has attention."""
+        return any(self.down + self.up)
+
+
+@dataclass(frozen=True)
+class UNetPlan:
+    """Everything about a UNet that its weights' names and shapes depend on."""
+
+    in_channels: int
+    out_channels: int
+    levels: tuple[Level, ...]
+    middle: int | None
+    """Transformer depth of the middle block, or ``None`` where there is no middle block."""
+    context: int
+    """Width of the text embedding."""
+    linear: bool
+    """Whether the projections around a transformer are linear layers (SD2, SDXL) or 1×1
+    convolutions (SD1)."""
+    added: int | None
+    """Width of the vector of added conditions (SDXL), or ``None``."""
+
+
+def plan_from_config(config: Mapping[str, Any]) -> UNetPlan:
+    """The plan of a diffusers ``UNet2DConditionModel`` configuration.
+
+    Raises:
+        Unsupported: the configuration asks for something that the single-file layout cannot say.
+    """
+    _refuse_foreign(config)
+    channels = list(config["block_out_channels"])
+    count = len(channels)
+    layers = _per_level(config.get("layers_per_block", 2), count)
+    depths = _per_level(config.get("transformer_layers_per_block", 1), count)
+    reverse = config.get("reverse_transformer_layers_per_block")
+    up_depths = list(reversed(reverse)) if reverse else depths
+    downs = list(config["down_block_types"])
+    ups = list(reversed(config["up_block_types"]))
+    levels = []
+    for i in range(count):
+        down = _depths(depths[i], layers[i]) if downs[i].startswith("CrossAttn") else None
+        up = _depths(up_depths[i], layers[i] + 1) if ups[i].startswith("CrossAttn") else None
+        levels.append(Level(channels[i], down or (0,) * layers[i], up or (0,) * (layers[i] + 1)))
+    last = depths[-1][0] if isinstance(depths[-1], (list, tuple)) else depths[-1]
+    added = config.get("addition_embed_type") == "text_time"
+    return UNetPlan(
+        in_channels=int(config.get("in_channels", 4)),
+        out_channels=int(config.get("out_channels", 4)),
+        levels=tuple(levels),
+        middle=int(last) if config.get("mid_block_type", "UNetMidBlock2DCrossAttn") else None,
+        context=int(config["cross_attention_dim"]),
+        linear=bool(config.get("use_linear_projection", False)),
+        added=int(config["projection_class_embeddings_input_dim"]) if added else None,
+    )
+
+
+def plan_from_shapes(shapes: Shapes) -> UNetPlan:
+    """The plan of a UNet in the single file's names, without its prefix.
+
+    Raises:
+        UserError: the names are not those of a latent diffusion UNet.
+    """
+    try:
+        stem = shapes["input_blocks.0.0.weight"]
+        out = shapes["out.2.weight"]
+    except KeyError as error:
+        raise UserError(f"the UNet has no {error.args[0]}") from error
+    down = _walk_down(shapes)
+    levels = tuple(
+        Level(channels, depths, up)
+        for (channels, depths), up in zip(down, _walk_up(shapes, down), strict=True)
+    )
+    if levels[0].channels != stem[0]:
+        raise Unsupported("the UNet's first level is wider than its first convolution")
+    middle = "middle_block.0.in_layers.2.weight" in shapes
+    context = next((s[1] for k, s in shapes.items() if k.endswith("attn2.to_k.weight")), None)
+    if context is None:
+        raise Unsupported("this UNet has no cross-attention: it does not take text")
+    projection = next(s for k, s in shapes.items() if k.endswith(".proj_in.weight"))
+    added = shapes.get("label_emb.0.0.weight")
+    return UNetPlan(
+        in_channels=int(stem[1]),
+        out_channels=int(out[0]),
+        levels=levels,
+        middle=_depth(shapes, "middle_block.1") if middle else None,
+        context=int(context),
+        linear=len(projection) == 2,
+        added=int(added[1]) if added is not None else None,
+    )
+
+
+def pairs_of(plan: UNetPlan) -> list[Pair]:
+    """Every weight of the UNet: single file (without prefix) and diffusers."""
+    pairs = [
+        *module("time_embed.0", "time_embedding.linear_1"),
+        *module("time_embed.2", "time_embedding.linear_2"),
+        *module("input_blocks.0.0", "conv_in"),
+        *module("out.0", "conv_norm_out"),
+        *module("out.2", "conv_out"),
+    ]
+    if plan.added is not None:
+        pairs += module("label_emb.0.0", "add_embedding.linear_1")
+        pairs += module("label_emb.0.2", "add_embedding.linear_2")
+    pairs += _down_pairs(plan)
+    if plan.middle is not None:
+        pairs += _resblock("middle_block.0", "mid_block.resnets.0", skip=False)
+        pairs += _transformer("middle_block.1", "mid_block.attentions.0", plan.middle)
+        pairs += _resblock("middle_block.2", "mid_block.resnets.1", skip=False)
+    return pairs + _up_pairs(plan)
+
+
+def _down_pairs(plan: UNetPlan) -> list[Pair]:
+    pairs: list[Pair] = []
+    index, width = 1, plan.levels[0].channels
+    for i, level in enumerate(plan.levels):
+        for j, depth in enumerate(level.down):
+            here, there = f"input_blocks.{index}", f"down_blocks.{i}"
+            skip = width != level.channels
+            pairs += _resblock(f"{here}.0", f"{there}.resnets.{j}", skip=skip)
+            pairs += _transformer(f"{here}.1", f"{there}.attentions.{j}", depth)
+            index, width = index + 1, level.channels
+        if i < len(plan.levels) - 1:
+            pairs += module(f"input_blocks.{index}.0.op", f"down_blocks.{i}.downsamplers.0.conv")
+            index += 1
+    return pairs
+
+
+def _up_pairs(plan: UNetPlan) -> list[Pair]:
+    pairs: list[Pair] = []
+    index = 0
+    for i, level in enumerate(reversed(plan.levels)):
+        for j, depth in enumerate(level.up):
+            here, there = f"output_blocks.{index}", f"up_blocks.{i}"
+            pairs += _resblock(f"{here}.0", f"{there}.resnets.{j}", skip=True)
+            pairs += _transformer(f"{here}.1", f"{there}.attentions.{j}", depth)
+            if j == len(level.up) - 1 and i < len(plan.levels) - 1:
+                slot = 2 if depth else 1
+                pairs += module(f"{here}.{slot}.conv", f"{there}.upsamplers.0.conv")
+            index += 1
+    return pairs
+
+
+def _resblock(single: str, diffusers: str, *, skip: bool) -> list[Pair]:
+    pairs = [
+        *module(f"{single}.in_layers.0", f"{diffusers}.norm1"),
+        *module(f"{single}.in_layers.2", f"{diffusers}.conv1"),
+        *module(f"{single}.emb_layers.1", f"{diffusers}.time_emb_proj"),
+        *module(f"{single}.out_layers.0", f"{diffusers}.norm2"),
+        *module(f"{single}.out_layers.3", f"{diffusers}.conv2"),
+    ]
+    if skip:
+        pairs += module(f"{single}.skip_connection", f"{diffusers}.conv_shortcut")
+    return pairs
+
+
+def _transformer(single: str, diffusers: str, depth: int) -> list[Pair]:
+    """A spatial transformer; inside it the names are the same in both worlds."""
+    if not depth:
+        return []
+    layers = {"norm": True, "proj_in": True, "proj_out": True}
+    for block in range(depth):
+        inside = f"transformer_blocks.{block}"
+        for attention in ("attn1", "attn2"):
+            layers |= {f"{inside}.{attention}.to_{part}": False for part in "qkv"}
+            layers[f"{inside}.{attention}.to_out.0"] = True
+        for rest in ("ff.net.0.proj", "ff.net.2", "norm1", "norm2", "norm3"):
+            layers[f"{inside}.{rest}"] = True
+    return [
+        pair
+        for name, bias in layers.items()
+        for pair in module(f"{single}.{name}", f"{diffusers}.{name}", bias=bias)
+    ]
+
+
+def _walk_down(shapes: Shapes) -> list[tuple[int, tuple[int, ...]]]:
+    """Channels and depths of each level, read along the input blocks."""
+    levels: list[tuple[int, list[int]]] = []
+    fresh, index = True, 1
+    while True:
+        here = f"input_blocks.{index}"
+        conv = shapes.get(f"{here}.0.in_layers.2.weight")
+        if f"{here}.0.op.weight" in shapes:
+            fresh = True
+        elif conv is not None:
+            if fresh:
+                levels.append((int(conv[0]), []))
+            levels[-1][1].append(_depth(shapes, f"{here}.1"))
+            fresh = False
+        else:
+            break
+        index += 1
+    if not levels:
+        raise UserError("the UNet has no resblocks")
+    return [(channels, tuple(depths)) for channels, depths in levels]
+
+
+def _walk_up(shapes: Shapes, down: list[tuple[int, tuple[int, ...]]]) -> list[tuple[int, ...]]:
+    """Depths along the output blocks, grouped by level, the finest level first."""
+    groups: list[tuple[int, ...]] = []
+    index = 0
+    for _, depths in reversed(down):
+        size = len(depths) + 1
+        groups.append(tuple(_depth(shapes, f"output_blocks.{index + j}.1") for j in range(size)))
+        index += size
+    return groups[::-1]
+
+
+def _depth(shapes: Shapes, here: str) -> int:
+    """How many transformer blocks lie under a name; 0 where it is no transformer."""
+    depth = 0
+    while f"{here}.transformer_blocks.{depth}.norm1.weight" in shapes:
+        depth += 1
+    return depth
+
+
+def _per_level(value: Any, count: int) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value] * count
+
+
+def _depths(value: Any, blocks: int) -> tuple[int, ...]:
+    return tuple(value) if isinstance(value, (list, tuple)) else (int(value),) * blocks
+
+
+_PLAIN: dict[str, tuple[Any, ...]] = {
+    "only_cross_attention": (False, None),
+    "dual_cross_attention": (False, None),
+    "mid_block_only_cross_attention": (False, None),
+    "class_embed_type": (None,),
+    "num_class_embeds": (None,),
+    "encoder_hid_dim": (None,),
+    "encoder_hid_dim_type": (None,),
+    "addition_embed_type": (None, "text_time"),
+    "time_embedding_type": ("positional", None),
+    "time_embedding_dim": (None,),
+    "time_cond_proj_dim": (None,),
+    "resnet_time_scale_shift": ("default", None),
+    "conv_in_kernel": (3, None),
+    "conv_out_kernel": (3, None),
+    "attention_type": ("default", None),
+    "cross_attention_norm": (None,),
+    "mid_block_type": ("UNetMidBlock2DCrossAttn", None),
+}
+_BLOCKS = {"CrossAttnDownBlock2D", "DownBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"}
+
+
+def _refuse_foreign(config: Mapping[str, Any]) -> None:
+    for name, plain in _PLAIN.items():
+        if name in config and config[name] not in plain:
+            raise Unsupported(f"a UNet with {name} = {config[name]} has no single-file layout")
+    blocks = [*config["down_block_types"], *config["up_block_types"]]
+    foreign = [block for block in blocks if block not in _BLOCKS]
+    if foreign:
+        raise Unsupported(f"a UNet with {foreign[0]} has no single-file layout")

@@ -1,0 +1,178 @@
+"""The KL autoencoder: configuration, shapes and pairs of names.
+
+Single file: ``encoder.down.0 …`` and ``decoder.up.0 …``, both counted from the finest level;
+diffusers counts the decoder's blocks from the coarsest. The attention in the middle is made of
+1×1 convolutions there and of linear layers here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dreambooth_core.errors import Unsupported, UserError
+from dreambooth_core.formats.checkpoints.pairs import Pair, module
+from dreambooth_core.formats.checkpoints.unet import Shapes
+
+SCALING = {"sd1": 0.18215, "sd2": 0.18215, "sdxl": 0.13025, "sdxl_refiner": 0.13025}
+"""What latents are multiplied with before they go to the UNet."""
+
+
+@dataclass(frozen=True)
+class VAEPlan:
+    """Everything about an autoencoder that its weights' names and shapes depend on."""
+
+    channels: tuple[int, ...]
+    blocks: int
+    """Resblocks per level of the encoder; the decoder has one more."""
+    latent: int
+    in_channels: int
+    out_channels: int
+    quant: bool
+    """Whether a 1×1 convolution stands on either side of the latents (all of SD's have it)."""
+
+
+def plan_from_config(config: Mapping[str, Any]) -> VAEPlan:
+    """The plan of a diffusers ``AutoencoderKL`` configuration.
+
+    Raises:
+        Unsupported: another kind of autoencoder.
+    """
+    kinds = {*config["down_block_types"], *config["up_block_types"]}
+    foreign = kinds - {"DownEncoderBlock2D", "UpDecoderBlock2D"}
+    if foreign or not config.get("mid_block_add_attention", True):
+        what = min(foreign) if foreign else "no attention in the middle"
+        raise Unsupported(f"an autoencoder with {what} has no single-file layout")
+    return VAEPlan(
+        channels=tuple(config["block_out_channels"]),
+        blocks=int(config.get("layers_per_block", 1)),
+        latent=int(config.get("latent_channels", 4)),
+        in_channels=int(config.get("in_channels", 3)),
+        out_channels=int(config.get("out_channels", 3)),
+        quant=bool(config.get("use_quant_conv", True)),
+    )
+
+
+def plan_from_shapes(shapes: Shapes) -> VAEPlan:
+    """The plan of an autoencoder in the single file's names, without its prefix.
+
+    Raises:
+        UserError: the names are not those of a KL autoencoder.
+    """
+    try:
+        channels: list[int] = []
+        while (name := f"encoder.down.{len(channels)}.block.0.conv1.weight") in shapes:
+            channels.append(int(shapes[name][0]))
+        blocks = 0
+        while f"encoder.down.0.block.{blocks}.conv1.weight" in shapes:
+            blocks += 1
+        if any(".attn." in name and ".down." in name for name in shapes):
+            raise Unsupported("an autoencoder with attention outside its middle")
+        decoder = shapes["decoder.conv_in.weight"]
+        return VAEPlan(
+            channels=tuple(channels),
+            blocks=blocks,
+            latent=int(decoder[1]),
+            in_channels=int(shapes["encoder.conv_in.weight"][1]),
+            out_channels=int(shapes["decoder.conv_out.weight"][0]),
+            quant="quant_conv.weight" in shapes,
+        )
+    except KeyError as error:
+        raise UserError(f"the VAE has no {error.args[0]}") from error
+
+
+def config_from_plan(plan: VAEPlan, *, scaling: float, sample_size: int) -> dict[str, Any]:
+    """An ``AutoencoderKL`` configuration. ``sample_size`` is the edge of a picture in pixels."""
+    count = len(plan.channels)
+    return {
+        "_class_name": "AutoencoderKL",
+        "in_channels": plan.in_channels,
+        "out_channels": plan.out_channels,
+        "down_block_types": ["DownEncoderBlock2D"] * count,
+        "up_block_types": ["UpDecoderBlock2D"] * count,
+        "block_out_channels": list(plan.channels),
+        "layers_per_block": plan.blocks,
+        "act_fn": "silu",
+        "latent_channels": plan.latent,
+        "norm_num_groups": 32,
+        "sample_size": sample_size,
+        "scaling_factor": scaling,
+        "force_upcast": scaling == SCALING["sdxl"],
+        "use_quant_conv": plan.quant,
+        "use_post_quant_conv": plan.quant,
+    }
+
+
+def pairs_of(plan: VAEPlan) -> list[Pair]:
+    """Every weight of the autoencoder: single file (without prefix) and diffusers."""
+    pairs: list[Pair] = []
+    if plan.quant:
+        pairs += module("quant_conv", "quant_conv") + module("post_quant_conv", "post_quant_conv")
+    for half in ("encoder", "decoder"):
+        pairs += module(f"{half}.conv_in", f"{half}.conv_in")
+        pairs += module(f"{half}.norm_out", f"{half}.conv_norm_out")
+        pairs += module(f"{half}.conv_out", f"{half}.conv_out")
+        pairs += _resblock(f"{half}.mid.block_1", f"{half}.mid_block.resnets.0", skip=False)
+        pairs += _attention(f"{half}.mid.attn_1", f"{half}.mid_block.attentions.0")
+        pairs += _resblock(f"{half}.mid.block_2", f"{half}.mid_block.resnets.1", skip=False)
+    return pairs + _encoder(plan) + _decoder(plan)
+
+
+def old_attention_names(names: Mapping[str, Any]) -> dict[str, str]:
+    """Today's names for the attention weights of diffusers folders from before 2023."""
+    renamed = {}
+    for name in names:
+        for old, new in (
+            (".query.", ".to_q."),
+            (".key.", ".to_k."),
+            (".value.", ".to_v."),
+            (".proj_attn.", ".to_out.0."),
+        ):
+            if old in name:
+                renamed[name] = name.replace(old, new)
+    return renamed
+
+
+def _encoder(plan: VAEPlan) -> list[Pair]:
+    pairs: list[Pair] = []
+    width, last = plan.channels[0], len(plan.channels) - 1
+    for i, channels in enumerate(plan.channels):
+        here, there = f"encoder.down.{i}", f"encoder.down_blocks.{i}"
+        for j in range(plan.blocks):
+            skip = width != channels
+            pairs += _resblock(f"{here}.block.{j}", f"{there}.resnets.{j}", skip=skip)
+            width = channels
+        if i < last:
+            pairs += module(f"{here}.downsample.conv", f"{there}.downsamplers.0.conv")
+    return pairs
+
+
+def _decoder(plan: VAEPlan) -> list[Pair]:
+    pairs: list[Pair] = []
+    width, last = plan.channels[-1], len(plan.channels) - 1
+    for i in range(last, -1, -1):
+        here, there = f"decoder.up.{i}", f"decoder.up_blocks.{last - i}"
+        for j in range(plan.blocks + 1):
+            skip = width != plan.channels[i]
+            pairs += _resblock(f"{here}.block.{j}", f"{there}.resnets.{j}", skip=skip)
+            width = plan.channels[i]
+        if i > 0:
+            pairs += module(f"{here}.upsample.conv", f"{there}.upsamplers.0.conv")
+    return pairs
+
+
+def _resblock(single: str, diffusers: str, *, skip: bool) -> list[Pair]:
+    pairs = []
+    for name in ("norm1", "conv1", "norm2", "conv2"):
+        pairs += module(f"{single}.{name}", f"{diffusers}.{name}")
+    if skip:
+        pairs += module(f"{single}.nin_shortcut", f"{diffusers}.conv_shortcut")
+    return pairs
+
+
+def _attention(single: str, diffusers: str) -> list[Pair]:
+    pairs = module(f"{single}.norm", f"{diffusers}.group_norm")
+    for name, other in (("q", "to_q"), ("k", "to_k"), ("v", "to_v"), ("proj_out", "to_out.0")):
+        pairs += module(f"{single}.{name}", f"{diffusers}.{other}", kind="conv")
+    return pairs

@@ -1,0 +1,310 @@
+"""Says what a model file or folder is, from its first bytes, its tensors' names and shapes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dreambooth_core.errors import UserError
+from dreambooth_core.formats import pickles, storage
+from dreambooth_core.formats.checkpoints import prediction, single_layout
+from dreambooth_core.formats.checkpoints.unet import Shapes
+from dreambooth_core.formats.signatures import ADAPTER_FRAGMENTS, MAGIC, SIGNATURES
+
+NOT_A_MODEL = "not a model"
+
+_FAMILY_NAMES = {
+    "sd1": "Stable Diffusion 1",
+    "sd2": "Stable Diffusion 2",
+    "sdxl": "Stable Diffusion XL",
+    "sdxl_refiner": "Stable Diffusion XL refiner",
+}
+_VARIANTS = {9: "inpainting", 8: "edit (picture and instruction)", 5: "depth"}
+_CONTEXTS = {768: "sd1", 1024: "sd2", 2048: "sdxl", 1280: "sdxl_refiner"}
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a file or folder is."""
+
+    path: Path
+    kind: str
+    """``checkpoint``, ``diffusers`` (a folder), ``adapter``, ``vae``, ``unet``, ``text encoder``,
+    ``controlnet``, ``embedding``, …, ``not a model``."""
+    family: str | None
+    """``sd1``, ``sd2``, ``sdxl``, ``sdxl_refiner``, ``flux``, …; ``None`` where nothing tells."""
+    label: str
+    """The same in words: "a LoRA for Stable Diffusion XL"."""
+    container: str
+    """``safetensors``, ``pickle``, ``folder`` or ``other``."""
+    advice: str | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {
+            "path": str(self.path),
+            "kind": self.kind,
+            "family": self.family,
+            "label": self.label,
+            "container": self.container,
+            **self.details,
+        }
+
+
+def identify(path: str | Path) -> Identity:
+    """Says what a file or folder is.
+
+    Raises:
+        UserError: no such file, empty, cut short, a pickle that is refused, or a file of an
+            unknown kind; the message says what was found.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _folder(path)
+    if not path.exists():
+        raise UserError("no such file", where=path)
+    if path.stat().st_size == 0:
+        raise UserError("this file is empty", where=path, do="Download or copy it again")
+    foreign = _foreign(path)
+    if foreign is not None:
+        return foreign
+    if pickles.is_pickle(path):
+        loaded = pickles.load(path)
+        special = _special_pickle(path, loaded)
+        if special is not None:
+            return special
+        sorted_out = pickles.read_pickle(path)
+        shapes = {name: tuple(t.shape) for name, t in sorted_out.tensors.items()}
+        dtypes = Counter(str(t.dtype).removeprefix("torch.") for t in sorted_out.tensors.values())
+        return _by_names(path, shapes, dtypes, sorted_out.metadata, "pickle")
+    header = storage.read_header(path)
+    shapes = {name: entry.shape for name, entry in header.tensors.items()}
+    dtypes = Counter(entry.dtype for entry in header.tensors.values())
+    return _by_names(path, shapes, dtypes, header.metadata, "safetensors")
+
+
+def describe(path: str | Path) -> str:
+    """One phrase for an error message; never raises for a strange file."""
+    try:
+        return f"this is {identify(path).label}"
+    except UserError as error:
+        return error.what
+
+
+def require(path: str | Path, *kinds: str) -> Identity:
+    """The identity of a file that must be of one of these kinds. Raises ``UserError``."""
+    found = identify(path)
+    if found.kind not in kinds:
+        wanted = " or ".join(kinds)
+        raise UserError(f"this is {found.label}, not a {wanted}", where=path, do=found.advice)
+    return found
+
+
+def _by_names(
+    path: Path, shapes: Shapes, dtypes: Mapping[str, int], metadata: Mapping[str, str], holder: str
+) -> Identity:
+    details: dict[str, Any] = {
+        "tensors": len(shapes),
+        "parameters": sum(math.prod(shape) for shape in shapes.values()),
+        "dtypes": dict(dtypes),
+    }
+    kind, family, label = _classify(shapes)
+    if kind is None:
+        example = min(shapes, default="nothing")
+        raise UserError(
+            f"a file of an unknown kind: {len(shapes)} tensors, for example {example}", where=path
+        )
+    if kind == "checkpoint" and family in _FAMILY_NAMES:
+        details |= _checkpoint_details(shapes, metadata)
+        if details["variant"] != "base":
+            label += f", {details['variant']}"
+    return Identity(path, kind, family, label, holder, details=details)
+
+
+def _classify(shapes: Shapes) -> tuple[str | None, str | None, str]:
+    names = list(shapes)
+    if any(fragment in name for name in names for fragment in ADAPTER_FRAGMENTS):
+        family = _adapter_family(shapes)
+        return "adapter", family, _adapter_label(family)
+    for signature in SIGNATURES:
+        if all(any(part in name for name in names) for part in signature.all_of) and not any(
+            part in name for name in names for part in signature.none_of
+        ):
+            family = signature.family or _family_of_part(shapes)
+            return signature.kind, family, signature.label
+    family = single_layout.family_of(shapes)
+    if family is not None:
+        return "checkpoint", family, f"a {_FAMILY_NAMES[family]} checkpoint"
+    if any(name.startswith(single_layout.UNET) for name in names):
+        return "checkpoint", None, "a checkpoint of an unknown diffusion model"
+    if _is_embedding(shapes):
+        widths = {int(shape[-1]) for shape in shapes.values()}
+        family = "sdxl" if widths == {768, 1280} else _CONTEXTS.get(min(widths))
+        return "embedding", family, "a textual inversion embedding"
+    return None, None, ""
+
+
+def _checkpoint_details(shapes: Shapes, metadata: Mapping[str, str]) -> dict[str, Any]:
+    channels = int(shapes[f"{single_layout.UNET}input_blocks.0.0.weight"][1])
+    said = "v_prediction" if "v_pred" in shapes else prediction.from_metadata(metadata)
+    return {
+        "variant": _VARIANTS.get(channels, "base" if channels == 4 else f"{channels} channels"),
+        "prediction_type": said,
+        "zero_terminal_snr": "ztsnr" in shapes,
+        "ema": any(name.startswith(single_layout.EMA) for name in shapes),
+        "vae": any(name.startswith(single_layout.VAE) for name in shapes),
+    }
+
+
+def _adapter_family(shapes: Shapes) -> str | None:
+    """By the width of the text that cross-attention takes, read off a down projection."""
+    names = list(shapes)
+    if any("double_blocks" in n or "single_transformer_blocks" in n for n in names):
+        return "flux"
+    if any("joint_blocks" in n for n in names):
+        return "sd3"
+    if any(n.startswith("lora_te2_") or "text_encoder_2." in n for n in names):
+        return "sdxl"
+    for name, shape in shapes.items():
+        down = any(end in name for end in (".lora_down.", ".lora_A.", "lora.down.", "hada_w1_b"))
+        if down and "attn2" in name and ("to_k" in name or "to_v" in name):
+            return _CONTEXTS.get(int(shape[1]))
+    return None
+
+
+def _adapter_label(family: str | None) -> str:
+    name = {"flux": "Flux", "sd3": "Stable Diffusion 3"}.get(family or "")
+    name = name or _FAMILY_NAMES.get(family or "", "")
+    return f"a LoRA or relative for {name}" if name else "a LoRA or relative"
+
+
+def _family_of_part(shapes: Shapes) -> str | None:
+    for name, shape in shapes.items():
+        if name.endswith("attn2.to_k.weight") and len(shape) == 2:
+            return _CONTEXTS.get(int(shape[1]))
+    return None
+
+
+def _is_embedding(shapes: Shapes) -> bool:
+    """A handful of rows as wide as a text encoder, and nothing else."""
+    widths = (768, 1024, 1280)
+    return 0 < len(shapes) <= 4 and all(
+        len(s) in (1, 2) and s[-1] in widths and (len(s) == 1 or s[0] <= 256)
+        for s in shapes.values()
+    )
+
+
+def _special_pickle(path: Path, loaded: Any) -> Identity | None:
+    if not isinstance(loaded, Mapping):
+        return None
+    if "string_to_param" in loaded:
+        label = "a textual inversion embedding"
+        return Identity(path, "embedding", None, label, "pickle")
+    if any(isinstance(key, int) and key in (320, 640, 768, 1024, 1280) for key in loaded):
+        return Identity(path, "hypernetwork", None, "a hypernetwork", "pickle")
+    return None
+
+
+def _foreign(path: Path) -> Identity | None:
+    """Files that hold no tensors this program could read, by their first bytes or their name."""
+    with path.open("rb") as file:
+        head = file.read(2048)
+    lower = head.lstrip().lower()
+
+    def found(label: str, advice: str) -> Identity:
+        return Identity(path, NOT_A_MODEL, None, label, "other", advice=advice)
+
+    if path.suffix == ".pdparams" or b"StructuredToParameterName@@" in _tail(path):
+        return found("a Paddle checkpoint (.pdparams)", "Get the model in PyTorch's format")
+    if path.suffix == ".onnx":
+        return found("an ONNX model", "Get the model as .safetensors")
+    if lower.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        return found(
+            "a web page, not a model", "Download the file itself, perhaps after logging in"
+        )
+    if pickles.is_pickle(path):
+        return None
+    if path.suffix in (".ckpt", ".pt", ".bin", ".pth") and head.startswith(b"PK\x03\x04"):
+        return None  # a cut archive: the reader says so
+    for magic, label, advice in MAGIC:
+        if head.startswith(magic):
+            return found(label, advice)
+    if lower.startswith((b"{", b"[")) and not _safetensors(head):
+        return found("a JSON text, perhaps a server's error message", "Download the file again")
+    if not _safetensors(head) and _is_text(head):
+        return found("a text file", "Give a model file")
+    return None
+
+
+def _safetensors(head: bytes) -> bool:
+    return len(head) > 8 and head[8:9] == b"{"
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        text = head[:-4].decode("utf-8") if len(head) >= 2048 else head.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return all(char.isprintable() or char in "\r\n\t" for char in text)
+
+
+def _tail(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 65536))
+        return file.read()
+
+
+def _folder(path: Path) -> Identity:
+    for name, read in (
+        ("model_index.json", _diffusers_folder),
+        ("adapter_config.json", _peft_folder),
+        ("config.json", _part_folder),
+    ):
+        if (path / name).is_file():
+            try:
+                loaded = json.loads((path / name).read_text("utf-8"))
+            except (OSError, ValueError) as error:
+                raise UserError(f"{name} cannot be read ({error})", where=path) from error
+            return read(path, loaded if isinstance(loaded, dict) else {})
+    what = ", ".join(sorted(p.name for p in path.iterdir())[:3]) or "nothing"
+    raise UserError(f"this folder holds no model (found: {what})", where=path)
+
+
+def _diffusers_folder(path: Path, index: dict[str, Any]) -> Identity:
+    from dreambooth_core.formats.checkpoints import folder
+
+    kind = str(index.get("_class_name", ""))
+    family = folder.family_of(path, index)
+    name = _FAMILY_NAMES.get(family or "", kind or "an unknown pipeline")
+    return Identity(
+        path,
+        "diffusers",
+        family,
+        f"a diffusers folder of {name}",
+        "folder",
+        details={"pipeline": kind},
+    )
+
+
+def _peft_folder(path: Path, config: dict[str, Any]) -> Identity:
+    method = str(config.get("peft_type", "adapter"))
+    return Identity(
+        path, "adapter", None, f"a peft adapter ({method})", "folder", details={"peft": method}
+    )
+
+
+def _part_folder(path: Path, config: dict[str, Any]) -> Identity:
+    kinds = {
+        "UNet2DConditionModel": "unet",
+        "AutoencoderKL": "vae",
+        "ControlNetModel": "controlnet",
+    }
+    name = str(config.get("_class_name") or (config.get("architectures") or ["unknown"])[0])
+    kind = kinds.get(name, "text encoder" if name.startswith("CLIPTextModel") else "part")
+    return Identity(path, kind, None, f"a folder with a {name}", "folder")

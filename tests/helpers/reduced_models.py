@@ -1,0 +1,160 @@
+"""Reduced Stable Diffusion models of every family, and the full ones without data.
+
+Weights are random and made in place; no file is needed. Widths are multiples of 32, as group
+normalisation wants.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from dreambooth_core.formats.checkpoints import text, unet, unet_config, vae
+from dreambooth_core.formats.checkpoints.build import empty
+from dreambooth_core.formats.checkpoints.parts import Component, ModelParts
+from dreambooth_core.formats.checkpoints.scheduler import default_scheduler
+
+
+def unet_of(
+    family: str,
+    channels: tuple[int, ...] = (32, 64, 64, 64),
+    *,
+    blocks: int = 2,
+    context: int = 32,
+    heads: int = 4,
+    in_channels: int = 4,
+    pooled: int = 32,
+) -> dict[str, Any]:
+    """A UNet configuration in a family's manner."""
+    xl = family == "sdxl"
+    depths = (0, 2, 3) if xl else (*[1] * (len(channels) - 1), 0)
+    levels = tuple(
+        unet.Level(c, (d,) * blocks, (d,) * (blocks + 1))
+        for c, d in zip(channels, depths, strict=xl)
+    )
+    plan = unet.UNetPlan(
+        in_channels=in_channels,
+        out_channels=4,
+        levels=levels,
+        middle=3 if xl else 1,
+        context=context,
+        linear=family != "sd1",
+        added=6 * 8 + pooled if xl else None,
+    )
+    counts = (heads,) * len(levels) if family == "sd1" else unet_config.heads_of_width(plan, 16)
+    config = unet_config.config_from_plan(plan, counts, sample_size=8)
+    unet_config.set_time_width(config, pooled)
+    return config
+
+
+def text_of(width: int = 32, *, layers: int = 2, heads: int = 2, act: str, projected: bool) -> Any:
+    """A text encoder configuration."""
+    projection = width if projected else None
+    plan = text.TextPlan(layers, width, width * 2, 1000, 77, projection)
+    return text.config_from_plan(plan, heads=heads, activation=act, layers=layers)
+
+
+def reduced_configs(family: str, *, in_channels: int = 4) -> dict[str, dict[str, Any]]:
+    """Configurations of a model small enough to write and read in a test."""
+    scaling = vae.SCALING[family]
+    autoencoder = vae.VAEPlan((32, 32, 64, 64), 1, 4, 3, 3, True)
+    configs = {"vae": vae.config_from_plan(autoencoder, scaling=scaling, sample_size=64)}
+    if family == "sdxl":
+        configs["unet"] = unet_of(family, (32, 64, 64), context=64, in_channels=in_channels)
+        configs["text_encoder"] = text_of(act="quick_gelu", projected=False)
+        configs["text_encoder_2"] = text_of(act="gelu", projected=True, layers=3)
+        return configs
+    configs["unet"] = unet_of(family, in_channels=in_channels)
+    act = "gelu" if family == "sd2" else "quick_gelu"
+    configs["text_encoder"] = text_of(act=act, projected=False, layers=3)
+    return configs
+
+
+def random_tensors(
+    name: str, config: dict[str, Any], *, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> dict[str, torch.Tensor]:
+    """Random weights of a network, text encoders with their ``text_model.`` prefix."""
+    generator = torch.Generator().manual_seed(seed)
+    found = {}
+    for key, tensor in meta_tensors(name, config).items():
+        found[key] = torch.randn(tensor.shape, generator=generator).mul_(0.05).to(dtype)
+    return found
+
+
+def meta_tensors(name: str, config: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The weights' names and shapes as the libraries have them, without data."""
+    state = empty(name, config).state_dict()
+    if name.startswith("text"):
+        state = {k if k.startswith("text_") else f"text_model.{k}": t for k, t in state.items()}
+    return {key: tensor for key, tensor in state.items() if not key.endswith("position_ids")}
+
+
+def reduced_parts(
+    family: str,
+    *,
+    in_channels: int = 4,
+    prediction_type: str = "epsilon",
+    zero_terminal_snr: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> ModelParts:
+    """A whole reduced model with random weights."""
+    components = {
+        name: Component(config, random_tensors(name, config, seed=i, dtype=dtype))
+        for i, (name, config) in enumerate(
+            sorted(reduced_configs(family, in_channels=in_channels).items())
+        )
+    }
+    scheduler = default_scheduler(family, prediction_type, zero_terminal_snr=zero_terminal_snr)
+    return ModelParts(family, components, scheduler)
+
+
+def full_configs(family: str, *, in_channels: int = 4) -> dict[str, dict[str, Any]]:
+    """Configurations of the full-size SD1.5, SD2.1 and SDXL."""
+    if family == "sdxl":
+        depths, channels, width, added = (0, 2, 10), (320, 640, 1280), 2048, 2816
+    else:
+        depths, channels = (1, 1, 1, 0), (320, 640, 1280, 1280)
+        width, added = (768, None) if family == "sd1" else (1024, None)
+    levels = tuple(unet.Level(c, (d,) * 2, (d,) * 3) for c, d in zip(channels, depths, strict=True))
+    plan = unet.UNetPlan(
+        in_channels=in_channels,
+        out_channels=4,
+        levels=levels,
+        middle=10 if family == "sdxl" else 1,
+        context=width,
+        linear=family != "sd1",
+        added=added,
+    )
+    heads = unet_config.default_heads(plan, family)
+    autoencoder = vae.VAEPlan((128, 256, 512, 512), 2, 4, 3, 3, True)
+    configs = {
+        "unet": unet_config.config_from_plan(plan, heads, sample_size=64),
+        "vae": vae.config_from_plan(autoencoder, scaling=vae.SCALING[family], sample_size=512),
+    }
+    large = text.TextPlan(12, 768, 3072, 49408, 77, None)
+    huge = text.TextPlan(23, 1024, 4096, 49408, 77, None)
+    giant = text.TextPlan(32, 1280, 5120, 49408, 77, 1280)
+    if family == "sd2":
+        configs["text_encoder"] = _text(huge, "gelu")
+    else:
+        configs["text_encoder"] = _text(large, "quick_gelu")
+    if family == "sdxl":
+        configs["text_encoder_2"] = _text(giant, "gelu")
+    return configs
+
+
+def full_parts(
+    family: str, *, in_channels: int = 4, prediction_type: str = "epsilon"
+) -> ModelParts:
+    """A full-size model on the meta device: names and shapes, no data."""
+    components = {
+        name: Component(config, meta_tensors(name, config))
+        for name, config in full_configs(family, in_channels=in_channels).items()
+    }
+    return ModelParts(family, components, default_scheduler(family, prediction_type))
+
+
+def _text(plan: text.TextPlan, activation: str) -> dict[str, Any]:
+    heads = text.default_heads(plan.width)
+    return text.config_from_plan(plan, heads=heads, activation=activation, layers=plan.layers)
