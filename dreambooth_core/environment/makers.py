@@ -127,7 +127,8 @@ def _make_with_uv(layout: Layout, pip_pin: str, log: IO[str], options: Sequence[
         except DreamBoothError as error:
             raise _NoUv(error.line) from error
         seed = Pip([str(layout.venv_python), str(tools / "pip")], log, options)
-        seed.install(["--no-deps", pip_pin], step="pip")
+        # It finds itself in the folder of tools, which is not what is meant by installed.
+        seed.install(["--no-deps", "--ignore-installed", pip_pin], step="pip")
     return Pip([str(layout.venv_python), "-m", "pip"], log, options)
 
 
@@ -168,5 +169,7 @@ def _is_embeddable() -> bool:
 
 
 def _has(module: str) -> bool:
-    return importlib.util.find_spec(module) is not None
-
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:
+        return False

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
+import ssl
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
+from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 from dreambooth_core.environment.processes import clean_environment
 from dreambooth_core.errors import DreamBoothError
@@ -24,6 +27,10 @@ OFFLINE = re.compile(
     r"|nodename nor servname|Network is unreachable|No route to host|Connection refused"
     r"|Connection reset|ReadTimeout|Read timed out|Could not fetch URL|ConnectionError",
     re.IGNORECASE,
+)
+UNREACHABLE = (
+    "the package index cannot be reached: is there a network?",
+    "Connect, or name a mirror with INDEX_URL and TORCH_INDEX_URL, and run this again",
 )
 FAILURES = (
     (
@@ -41,11 +48,7 @@ FAILURES = (
         "the package index has a certificate that Python does not trust",
         "Behind a proxy, set PIP_CERT to its certificate, and run this again",
     ),
-    (
-        OFFLINE,
-        "the package index cannot be reached: is there a network?",
-        "Connect, or name a mirror with INDEX_URL and TORCH_INDEX_URL, and run this again",
-    ),
+    (OFFLINE, *UNREACHABLE),
     (
         re.compile(r"Permission denied|Access is denied|WinError 5\b|Errno 13"),
         "a file may not be written",
@@ -129,7 +132,7 @@ class Pip:
             return installs[0]["download_info"]["url"] if installs else None
 
     def configured(self) -> dict[str, str]:
-        """Where pip is configured to look: ``index-url``, ``extra-index-url``, ``find-links``."""
+        """Where pip is configured to look: ``index-url``, ``find-links``, ``no-index`` …"""
         done = subprocess.run(
             [*self.command, "config", "list"],
             env=clean_environment(),
@@ -141,7 +144,8 @@ class Pip:
             check=False,
         )
         lines = re.findall(r"^[^=]*\.([a-z-]+)='(.*)'$", done.stdout, re.MULTILINE)
-        return {k: v for k, v in lines if k in ("index-url", "extra-index-url", "find-links")}
+        places = ("index-url", "extra-index-url", "find-links", "no-index")
+        return {key: value for key, value in lines if key in places}
 
     def _run(
         self, arguments: list[str], step: str, count: int = 0, progress: Progress | None = None
@@ -176,7 +180,27 @@ class Pip:
         self.log.flush()
         if child.returncode:
             what, do = explain("".join(output))
+            # pip says the same of a package that is not there and of an index that is not.
+            if "(from versions: none)" in "".join(output) and not self._reaches_index():
+                what, do = UNREACHABLE
             raise DreamBoothError(f"{step}: {what}", do=do)
+
+    def _reaches_index(self) -> bool:
+        """Whether the index answers, with whatever."""
+        configured = self.configured()
+        if configured.get("no-index", "0") not in ("0", "false", ""):
+            return True
+        index = configured.get("index-url", "https://pypi.org/simple")
+        if "--index-url" in self.options:
+            index = self.options[self.options.index("--index-url") + 1]
+        try:
+            with urlopen(index.rstrip("/") + "/pip/", timeout=10):
+                return True
+        except URLError as error:
+            # Answers of any kind, and certificates that only pip knows, come from a server.
+            return isinstance(error, HTTPError) or isinstance(error.reason, ssl.SSLError)
+        except (OSError, ValueError):
+            return False
 
 
 class _Follower:
@@ -213,8 +237,10 @@ def explain(output: str) -> tuple[str, str]:
             "If INDEX_URL, TORCH_INDEX_URL or pip's configuration names a mirror, name one that "
             "has it, or none, and run this again",
         )
-    errors = [line[6:].strip() for line in output.splitlines() if line.startswith("ERROR:")]
-    return (errors[-1] if errors else "pip failed", "See the log for all that pip said")
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [line[6:].strip() for line in lines if line.startswith("ERROR:")]
+    last = (errors or lines or ["pip failed and said nothing"])[-1]
+    return last, "See what else pip said, mend it, and run this again"
 
 
 def hide_credentials(text: str) -> str:

@@ -35,6 +35,8 @@ def package_options(environ: Mapping[str, str]) -> list[str]:
 
 def package_place(environ: Mapping[str, str], configured: Mapping[str, str]) -> str:
     """Where everything but torch comes from."""
+    if configured.get("no-index", "0") not in ("0", "false", ""):
+        return hide_credentials(configured.get("find-links", "nowhere: pip has no-index"))
     index = environ.get("INDEX_URL", "").strip() or configured.get("index-url", "")
     place = hide_credentials(index) if index else PYPI
     more = set(configured) - {"index-url"}
