@@ -1,0 +1,1 @@
+"""Memory: estimated before a run starts, measured while it runs."""
