@@ -1,0 +1,177 @@
+"""What the files at the root promise: to installers, to hosts, to old Pythons."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+import subprocess
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import dreambooth_core
+
+ROOT = Path(__file__).resolve().parents[2]
+LOCKS = sorted((ROOT / "locks").glob("*.txt"))
+
+
+def names(lock: Path) -> set[str]:
+    """The packages of a lock."""
+    lines = lock.read_text(encoding="utf-8").splitlines()
+    return {re.split(r"[=\s]", line)[0] for line in lines if line and not line.startswith("#")}
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.stem)
+def test_locks_pin_everything_and_name_no_place(lock: Path) -> None:
+    for line in lock.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            assert re.match(r"[a-z0-9-]+==[^\s;]+( ; .+)?$", line), line
+    assert "://" not in lock.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.stem)
+def test_locks_hold_no_torch(lock: Path) -> None:
+    held_back = {"torch", "torchvision", "torchaudio", "triton", "xformers"}
+    assert not names(lock) & held_back
+    assert not [name for name in names(lock) if name.startswith(("nvidia", "cuda"))]
+
+
+@pytest.mark.parametrize("python", ["py310", "py311"])
+def test_locks_hold_all_that_is_asked_for(python: str) -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    dependencies = re.search(r"\ndependencies = \[\n(.*?)\n\]", project, re.DOTALL)
+    tools = re.search(r"\ntest = \[\n(.*?)\n\]", project, re.DOTALL)
+    assert dependencies and tools
+    for wanted, lock in ((dependencies[1], python), (tools[1], f"{python}-test")):
+        asked = set(re.findall(r'^\s+"([A-Za-z0-9_.-]+)', wanted, re.MULTILINE)) - {"torch"}
+        pinned = names(ROOT / "locks" / f"{lock}.txt")
+        assert {name.lower().replace("_", "-") for name in asked} <= pinned
+
+
+def test_one_version() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'\nversion = "{dreambooth_core.__version__}"\n' in project
+
+
+def test_requirements_install_nothing_into_a_host() -> None:
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    assert lines and all(line.startswith("#") for line in lines)
+
+
+def test_old_pythons_can_read_the_installer() -> None:
+    ast.parse((ROOT / "install.py").read_text(encoding="utf-8"), feature_version=(3, 4))
+
+
+def test_the_installer_needs_the_standard_library_alone() -> None:
+    files = [ROOT / "install.py", ROOT / "dreambooth_core" / "__init__.py"]
+    files += [ROOT / "dreambooth_core" / "errors.py"]
+    files += (ROOT / "dreambooth_core" / "environment").glob("*.py")
+    for file in files:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                modules.append(node.module or "")
+            for module in modules:
+                top = module.partition(".")[0]
+                assert (
+                    top in sys.stdlib_module_names
+                    or module in ("dreambooth_core",)
+                    or (
+                        module.startswith(("dreambooth_core.environment", "dreambooth_core.errors"))
+                    )
+                ), f"{file.name} imports {module}"
+
+
+# -- the hosts' doors ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fresh_modules() -> Iterator[None]:
+    """What a door loads is forgotten afterwards, and what the tests had loaded is back."""
+    before = dict(sys.modules)
+    path = list(sys.path)
+    for name in list(sys.modules):
+        if name.partition(".")[0] == "dreambooth_core":
+            del sys.modules[name]
+    yield
+    sys.modules.clear()
+    sys.modules.update(before)
+    sys.path[:] = path
+
+
+def run_door(path: Path, name: str) -> types.ModuleType:
+    """Runs a file as the hosts do: by path."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Blocks:
+    """gradio.Blocks, as far as the door goes."""
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+
+    def __enter__(self) -> Blocks:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
+@pytest.mark.usefixtures("fresh_modules")
+def test_the_webuis_tab_says_how_far_things_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    tabs: list[Any] = []
+    said: list[str] = []
+    callbacks = types.SimpleNamespace(on_ui_tabs=tabs.append)
+    gradio = types.SimpleNamespace(Blocks=Blocks, Markdown=said.append)
+    monkeypatch.setitem(sys.modules, "modules", types.SimpleNamespace(script_callbacks=callbacks))
+    monkeypatch.setitem(sys.modules, "modules.script_callbacks", callbacks)
+    monkeypatch.setitem(sys.modules, "gradio", gradio)
+    before = list(sys.path)
+    for _ in range(2):  # Reload UI runs the script again, with the modules still there
+        run_door(ROOT / "scripts" / "dreambooth.py", "dreambooth.py")
+    assert len(tabs) == 2
+    assert sys.path == before
+    ((_, title, element),) = tabs[0]()
+    assert (title, element) == ("DreamBooth", "dreambooth_tab")
+    assert "command line" in said[0] and str(ROOT) in said[0]
+
+
+@pytest.mark.usefixtures("fresh_modules")
+def test_an_unknown_host_gets_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    run_door(ROOT / "scripts" / "dreambooth.py", "dreambooth.py")
+    assert "no tab is shown" in caplog.text
+
+
+@pytest.mark.usefixtures("fresh_modules")
+def test_comfyui_gets_mappings(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = types.ModuleType("folder_paths")
+    host.__spec__ = importlib.util.spec_from_loader("folder_paths", None)
+    monkeypatch.setitem(sys.modules, "folder_paths", host)
+    before = list(sys.path)
+    pack = run_door(ROOT / "__init__.py", "/hosts/custom_nodes/dreambooth")
+    assert pack.NODE_CLASS_MAPPINGS == {} and pack.NODE_DISPLAY_NAME_MAPPINGS == {}
+    assert "dreambooth_comfy_nodes" in sys.modules
+    assert sys.path == before
+
+
+def test_preload_takes_a_parser() -> None:
+    run_door(ROOT / "preload.py", "preload").preload(object())
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, dreambooth_core, dreambooth_core.environment; "
+        "print([m for m in ('torch', 'numpy', 'yaml') if m in sys.modules])"
+    )
+    said = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True)
+    assert said.strip() == "[]"
