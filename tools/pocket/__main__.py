@@ -24,7 +24,9 @@ from .captions import KNOWN
 from .training import save_json, save_weights
 
 ASSETS = Path(__file__).resolve().parents[2] / "dreambooth_core" / "assets"
-STAGES = ("vocabulary", "autoencoder", "latents", "denoiser-64", "denoiser-128", "vision")
+STAGES = (
+    "vocabulary", "autoencoder", "latents", "denoiser-64", "denoiser-128", "decoder", "vision",
+)  # fmt: skip
 Made = TypeVar("Made")
 
 
@@ -102,6 +104,8 @@ def make(shop: Workshop, last: str) -> None:
     unet, text = both["unet"], both["text"]
     if "denoiser-128" in wanted:
         unet = shop.timed("denoiser-128", lambda: denoiser.train_large(shop.work, material, both))
+    if "decoder" in wanted:
+        vae = shop.timed("decoder", lambda: autoencoder.refine_decoder(shop.work, vae))
     pocket = shop.assets / "pocket"
     export.write_pipeline(pocket, unet, text, vae)
     if "vision" in wanted:

@@ -9,8 +9,8 @@ epsilon loss hardly counts the picture's error.
 The first level is 64 wide, not 32: the hosts hard-code 32 norm groups, and a norm over one channel
 would take the mean, hence the colour, out of the prediction.
 
-Most steps run on 8x8 latents (64 px); then the text tower is locked and the UNet alone goes on with
-16x16 latents (128 px), some steps at 8x8 so that both sizes work.
+The first part runs on 8x8 latents (64 px); then the text tower is locked and the UNet alone goes on
+with 16x16 latents (128 px), some steps at 8x8 so that both sizes work.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from .latents import Latents
 from .training import Run
 from .world import scene_number
 
-SMALL_STEPS, LARGE_STEPS = 6600, 2300
+SMALL_STEPS, LARGE_STEPS = 4200, 3400
 SMALL_BATCH, LARGE_BATCH = 32, 16
-SMALL_RATE, LARGE_RATE = 8e-4, 4e-4
+SMALL_RATE, LARGE_RATE = 8e-4, 6e-4
 SMALL_SHARE = 0.2
 DROPOUT = 0.1
 MAX_WEIGHT = 20.0

@@ -6,7 +6,9 @@ step samples a fresh latent from them, as the autoencoder would give it.
 
 from __future__ import annotations
 
+import json
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +17,10 @@ from diffusers import AutoencoderKL
 
 from .autoencoder import SCALING_FACTOR, fold_statistics, shrink, to_tensor
 from .painting import paint
+from .training import save_json
 from .world import scene_number
 
-COUNTS = {64: 32000, 128: 16000}
+COUNTS = {64: 30000, 128: 12000}
 CHUNK = 50
 
 
@@ -57,6 +60,7 @@ def encode(model: AutoencoderKL, folder: Path, side: int) -> None:
     paths = _paths(folder, side)
     if all(path.exists() for path in paths):
         return
+    wall, cpu = time.monotonic(), time.process_time()
     count, cells = COUNTS[side], side // 8
     means = np.empty((count, 4, cells, cells), np.float16)
     stds = np.empty_like(means)
@@ -73,6 +77,18 @@ def encode(model: AutoencoderKL, folder: Path, side: int) -> None:
         with temporary.open("wb") as file:
             np.save(file, values)
         os.replace(temporary, path)
+    _note_seconds(folder, time.monotonic() - wall, time.process_time() - cpu)
+
+
+def _note_seconds(folder: Path, wall: float, cpu: float) -> None:
+    """Adds to the stage's record, as ``training.Run`` keeps one."""
+    path = folder / "latents" / "state.json"
+    known = {"cpu_seconds": 0, "wall_seconds": 0}
+    if path.exists():
+        known = json.loads(path.read_text(encoding="utf-8"))
+    known["wall_seconds"] += round(wall)
+    known["cpu_seconds"] += round(cpu)
+    save_json(known, path)
 
 
 class Latents:

@@ -50,7 +50,7 @@ from .world import (
     resembles_subject,
 )
 
-STEPS = 1900
+STEPS = 1300
 RATE = 1.5e-3
 SIDE = 64
 FAMILIES, SIBLINGS, VIEWS = 6, 5, 2
