@@ -17,7 +17,7 @@ from dreambooth_core.environment import marker as markers
 from dreambooth_core.environment.layout import Layout
 from dreambooth_core.environment.lock import held
 from dreambooth_core.environment.machine import Machine, detect
-from dreambooth_core.environment.pip import Pip
+from dreambooth_core.environment.pip import Pip, hide_credentials
 from dreambooth_core.environment.processes import run_logged
 from dreambooth_core.environment.progress import Reporter
 from dreambooth_core.environment.sources import (
@@ -27,6 +27,7 @@ from dreambooth_core.environment.sources import (
     torch_source,
 )
 from dreambooth_core.environment.torch_builds import (
+    PYTORCH_INDEX,
     TORCH_VERSION,
     XFORMERS_FOR_TORCH,
     Choice,
@@ -124,6 +125,8 @@ class Builder:
         machine = detect()
         torch = wish.torch or (before.asked if before else "auto")
         choice = None if torch == "none" else choose(machine, torch)
+        if wish.xformers:
+            xformers_for(choice.build.name if choice else "none")  # refuse before downloading
         known = markers.Marker(
             whole=False,
             kind="venv",
@@ -240,15 +243,12 @@ class Builder:
         markers.write(self.layout, known)
 
     def _add_xformers(self, pip: Pip, known: markers.Marker) -> None:
-        version = XFORMERS_FOR_TORCH.get(TORCH_VERSION)
-        if version is None or not known.torch.startswith("cu"):
-            raise UserError(
-                f"there is no xformers for torch {TORCH_VERSION} ({known.torch})",
-                where="--xformers",
-                do="It is for NVIDIA GPUs only; training works without it",
-            )
-        self.reporter.step(1, 1, f"xformers {version}, from where pip is configured to look")
-        pip.install(
+        version = xformers_for(known.torch)
+        index = self.environ.get("TORCH_INDEX_URL") or f"{PYTORCH_INDEX}/{known.torch}"
+        self.reporter.step(1, 1, f"xformers {version} from {hide_credentials(index)}")
+        own = len(package_options(self.environ))
+        alone = Pip(pip.command, pip.log, ["--index-url", index, *pip.options[own:]])
+        alone.install(
             ["--no-deps", f"xformers=={version}"],
             step="xformers",
             count=1,
@@ -273,6 +273,22 @@ class Builder:
             except DreamBoothError as error:
                 note = f"(log: {self.log_path})"
                 raise replace_advice(error, note) from error
+
+
+def xformers_for(torch: str) -> str:
+    """The version of xformers for the pinned torch in a build: its CUDA kernels must match.
+
+    Raises:
+        UserError: there is none.
+    """
+    version = XFORMERS_FOR_TORCH.get(TORCH_VERSION)
+    if version is None or not torch.startswith("cu"):
+        raise UserError(
+            f"there is no xformers for torch {TORCH_VERSION} ({torch})",
+            where="--xformers",
+            do="It is for NVIDIA GPUs only; training works without it",
+        )
+    return version
 
 
 def replace_advice(error: DreamBoothError, note: str) -> DreamBoothError:

@@ -35,8 +35,9 @@ def older(tmp_path_factory: pytest.TempPathFactory) -> str:
     # Behind its own packages on the path: what the older lock holds comes first.
     Path(site, "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
+    pip += ["--no-deps", "--ignore-installed", "--no-compile"]
     subprocess.run(
-        [*pip, "--no-deps", "--ignore-installed", "-r", str(ROOT / "locks" / "py310.txt")],
+        [*pip, "-r", str(ROOT / "locks" / "py310.txt")],
         env=clean_environment(),
         check=True,
     )
