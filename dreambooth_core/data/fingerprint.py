@@ -8,16 +8,18 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-_SAMPLES = 1024
-_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_PIECE = 16384
+"""Bytes that are summed up into one word."""
+_SAMPLES = 4096
 
 
 def fingerprint(*models: nn.Module | Mapping[str, Tensor], also: Iterable[str] = ()) -> str:
     """32 hexadecimal digits that differ where weights differ.
 
-    Of every tensor: its name, shape and dtype, the sum of all its bits read as integers (exact, so
-    the same on every machine, and changed by any change of one value), and 1024 values evenly
-    spread over it. About a second for ten gigabytes, where a hash of all bytes takes ten.
+    Of every tensor: its name, shape and dtype, its bytes summed up as 64-bit words, 16 KiB at a
+    time (exact, so the same on every machine, and changed by any change of one value), and 4096
+    bytes spread over it. It reads as fast as the memory gives, where a hash of all bytes takes
+    seconds for each gigabyte.
 
     Args:
         models: Modules or state dicts, in the order that matters.
@@ -38,15 +40,20 @@ def fingerprint(*models: nn.Module | Mapping[str, Tensor], also: Iterable[str] =
 
 
 def _digest(value: Tensor) -> bytes:
-    """The sum of the bits and a sample of the values of one tensor."""
+    """The sums of the bits, piece by piece, and a sample of the values of one tensor."""
     if value.is_meta:
         raise ValueError("a tensor on the meta device has no values to tell it by")
-    flat = value.detach().contiguous().reshape(-1)
-    if flat.numel() == 0:
-        return b""
-    width = flat.element_size()
-    bits = flat.view(_INTEGERS[width]) if width in _INTEGERS else flat.view(torch.uint8)
-    total = int(bits.sum(dtype=torch.int64))
-    step = max(bits.numel() // _SAMPLES, 1)
-    sample = bits[::step].cpu().contiguous().view(torch.uint8)
-    return total.to_bytes(8, "little", signed=True) + sample.numpy().tobytes()
+    raw = value.detach().contiguous().reshape(-1).view(torch.uint8)
+    if raw.storage_offset() % 8:
+        # A part of a memory map can begin anywhere, and words must begin at a multiple of 8.
+        raw = raw.clone()
+    whole = raw.numel() // _PIECE * _PIECE
+    words = raw[:whole].view(torch.int64).view(-1, _PIECE // 8)
+    rest = raw[whole:]
+    spread = raw[:: max(raw.numel() // _SAMPLES, 1) | 1]
+    # Words are added modulo 2^64, in any order with the same result.
+    return _bytes(words.sum(1)) + _bytes(rest) + _bytes(spread)
+
+
+def _bytes(values: Tensor) -> bytes:
+    return values.cpu().contiguous().view(torch.uint8).numpy().tobytes()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dreambooth_core.data.decode import Undecodable, decode, decode_grey
 from dreambooth_core.data.inventory import Picture, hash_bytes
-from dreambooth_core.data.views import View, scaled
+from dreambooth_core.data.views import Size, View, scaled
 from dreambooth_core.errors import UserError
 
 
@@ -54,21 +54,37 @@ def load_mask(picture: Picture, source: str = "auto") -> Image.Image | None:
 def apply_view(
     image: Image.Image, view: View, resample: Image.Resampling = Image.Resampling.LANCZOS
 ) -> Image.Image:
-    """Scale to cover the view's size, cut, mirror.
-
-    Only the part that stays is computed: a strip of 1 × 10000 pixels, scaled whole, would not fit
-    into any memory.
-    """
+    """Scale to cover the view's size, cut, mirror."""
     height, width = scaled((image.height, image.width), view.size)
     right, bottom = view.left + view.width, view.top + view.height
-    if (image.height, image.width) == (height, width):
-        image = image.crop((view.left, view.top, right, bottom))
-    else:
+    if is_strip((image.height, image.width), view.size):
+        # Only the part that stays is computed.
         across, down = image.width / width, image.height / height
-        box = (view.left * across, view.top * down, right * across, bottom * down)
-        box = (*box[:2], min(box[2], image.width), min(box[3], image.height))
-        image = image.resize((view.width, view.height), resample, box=box)
+        left_top = (view.left * across, view.top * down)
+        right_bottom = (min(right * across, image.width), min(bottom * down, image.height))
+        image = image.resize((view.width, view.height), resample, box=(*left_top, *right_bottom))
+    else:
+        image = scale(image, (height, width), resample)
+        image = image.crop((view.left, view.top, right, bottom))
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if view.flip else image
+
+
+def scale(
+    image: Image.Image, size: Size, resample: Image.Resampling = Image.Resampling.LANCZOS
+) -> Image.Image:
+    """The whole image at (height, width)."""
+    if (image.height, image.width) == size:
+        return image
+    return image.resize((size[1], size[0]), resample)
+
+
+def is_strip(original: Size, target: Size) -> bool:
+    """Whether so much is cut off that scaling the whole could fill the memory.
+
+    A strip of 1 × 10000 pixels that is to cover 256 × 1024 would be 2.6 million pixels wide.
+    """
+    height, width = scaled(original, target)
+    return height * width > 4 * target[0] * target[1]
 
 
 def to_tensor(image: Image.Image) -> Tensor:

@@ -123,9 +123,10 @@ class Items:
 
     def pixels(self, picture: Picture, view: View) -> Tensor:
         """float32 [3, height, width] in [-1, 1]."""
-        whole = scaled((picture.height, picture.width), view.size)
-        if whole[0] * whole[1] > 4 * view.height * view.width:
+        original = (picture.height, picture.width)
+        if images.is_strip(original, view.size):
             return images.pixels(picture, view, self.options.background)
+        whole = scaled(original, view.size)
         return images.to_tensor(images.apply_view(self._rgb(picture, *whole), view))
 
     def mask(self, slot: Slot) -> Tensor | None:
@@ -186,10 +187,7 @@ class Items:
         return Entry(original, self.sizer.size_of(original), concept, repeats)
 
     def _load_scaled(self, picture: Picture, height: int, width: int) -> Image.Image:
-        rgb = images.load_rgb(picture, self.options.background)
-        if rgb.size == (width, height):
-            return rgb
-        return rgb.resize((width, height), Image.Resampling.LANCZOS)
+        return images.scale(images.load_rgb(picture, self.options.background), (height, width))
 
     def _load_mask(self, picture: Picture, view: View) -> Tensor | None:
         return images.mask(picture, view, self.options.masks, self.options.unmasked_weight)
