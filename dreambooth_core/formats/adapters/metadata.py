@@ -136,3 +136,18 @@ def _plain(value: str) -> Any:
         except ValueError:
             continue
     return {"True": True, "False": False}.get(value, value)
+
+
+def without_network(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Metadata without ranks, alphas and hashes: they no longer hold for a changed adapter."""
+    gone = (
+        "ss_network_dim",
+        "ss_network_alpha",
+        "ss_network_module",
+        "ss_network_args",
+        "sshs_model_hash",
+        "sshs_legacy_hash",
+        "modelspec.hash_sha256",
+        "lora_adapter_metadata",
+    )
+    return {key: value for key, value in metadata.items() if key not in gone}

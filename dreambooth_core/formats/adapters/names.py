@@ -133,6 +133,19 @@ def ldm_name(path: str, layers_per_block: int, attention_levels: Iterable[int]) 
     return _join(f"output_blocks_{i * per_level + j}_{slot}", kind, parts[4:])
 
 
+def kernel_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The true shape of a module's weight where a file stores it flat, [out, in * 9] for 3 x 3.
+
+    LoHa and LoKr keep no kernel; in these UNets the name tells where one is.
+    """
+    if len(shape) == 2 and name.startswith("unet.") and name.rsplit(".", 1)[-1] in _SQUARE:
+        return (shape[0], shape[1] // 9, 3, 3)
+    return shape
+
+
+_SQUARE = ("conv1", "conv2", "conv", "conv_in", "conv_out")
+
+
 def guess_layers_per_block(flat_names: Iterable[str]) -> int:
     """Resblocks per level that agree with the LDM names in a file; 2, the real models', if free.
 
@@ -152,6 +165,17 @@ def guess_layers_per_block(flat_names: Iterable[str]) -> int:
         return True
 
     return next((layers for layers in (2, 1, 3, 4, 5, 6) if fits(layers)), 2)
+
+
+def layers_shown(flat_names: Iterable[str]) -> int | None:
+    """Resblocks per level where diffusers' names show it: two levels of the way up that both end
+    at the same number. ``None`` if they do not."""
+    last: dict[str, int] = {}
+    for match in filter(None, map(_SPOT.match, flat_names)):
+        if match["side"] == "up":
+            last[match["i"]] = max(last.get(match["i"], 0), int(match["j"]))
+    ends = set(last.values())
+    return ends.pop() if len(last) > 1 and len(ends) == 1 and ends != {0} else None
 
 
 def attention_levels(paths: Iterable[str], family: str | None) -> set[int]:

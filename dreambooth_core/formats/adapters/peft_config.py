@@ -94,6 +94,9 @@ def from_metadata(metadata: Mapping[str, str]) -> dict[str, PeftSettings]:
 def to_config(named: Mapping[str, Weights], base: str = "") -> dict[str, Any]:
     """The configuration that makes peft build these layers; ``named`` by path in the component.
 
+    Names are given without ``text_model.``: peft matches ends of names, so the configuration
+    fits a CLIP of transformers older and newer than 5.6, which flattened CLIPTextModel.
+
     Raises:
         Unsupported: methods are mixed, or peft has no such method.
     """
@@ -104,6 +107,7 @@ def to_config(named: Mapping[str, Weights], base: str = "") -> dict[str, Any]:
             do="Write the kohya layout, or merge the adapter into plain LoRA first.",
         )
     kind = kinds.pop()
+    named = {path.removeprefix("text_model."): weights for path, weights in named.items()}
     config: dict[str, Any] = {
         "base_model_name_or_path": base or None,
         "bias": "none",
@@ -128,6 +132,8 @@ def to_config(named: Mapping[str, Weights], base: str = "") -> dict[str, Any]:
 def _lora_config(named: Mapping[str, Weights]) -> dict[str, Any]:
     if any(isinstance(w, LoraWeights) and w.mid is not None for w in named.values()):
         raise Unsupported("peft has no Tucker form of LoRA", do="Write the kohya layout.")
+    if any(w.bias_delta() is not None for w in named.values()):
+        raise Unsupported("peft's LoRA has no change of biases", do="Write the kohya layout.")
     dora = {isinstance(w, LoraWeights) and w.dora_scale is not None for w in named.values()}
     if len(dora) > 1:
         raise Unsupported("peft cannot mix LoRA and DoRA in one model", do="Write kohya.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -109,7 +110,7 @@ def _alpha(layer: Any, adapter: str, rank: int) -> float:
 def _fields(layer: Any, adapter: str, prefix: str, kinds: tuple[str, ...]) -> dict[str, Any]:
     found = {}
     for kind in kinds:
-        held = getattr(layer, prefix + kind, ())
+        held: Mapping[str, Tensor] = getattr(layer, prefix + kind, {})
         if adapter in held:
             found[kind] = _copy(held[adapter])
     return found

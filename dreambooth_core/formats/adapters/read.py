@@ -68,6 +68,13 @@ _BARE_UNET = re.compile(
     r"add_embedding|input_blocks|output_blocks|middle_block)[._]?"
 )
 _BARE_TEXT = re.compile(r"(text_model|encoder\.layers|encoder_layers|text_projection)")
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    zipfile.BadZipFile,
+    ValueError,
+)
 _DIFFUSERS_FILES = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin")
 _PEFT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 
@@ -151,13 +158,7 @@ def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise UserError("no such file", where=path)
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        zipfile.BadZipFile,
-        ValueError,
-    ) as error:
+    except _UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else "damaged"
         raise UserError(
             f"this is neither a safetensors file nor a safe pickle of tensors ({reason})",
@@ -272,7 +273,7 @@ def _layers(metadata: Mapping[str, str], raw: Iterable[str]) -> int:
         stripped = _strip(name)
         if stripped and stripped[0] == "unet":
             flats.append(stripped[1].replace(".", "_"))
-    return names.guess_layers_per_block(flats)
+    return names.layers_shown(flats) or names.guess_layers_per_block(flats)
 
 
 def _strip(raw: str) -> tuple[str, str] | None:

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -116,7 +117,8 @@ def _lora(piece: Piece) -> Weights:
     if magnitude is not None:
         dora = magnitude.reshape(-1, *[1] * (down.ndim - 1))
     alpha = piece.alpha(int(down.shape[0]))
-    return LoraWeights(down, up, alpha, mid=piece.tails.get("mid"), dora_scale=dora)
+    mid, bias = piece.tails.get("mid"), piece.tails.get("diff_b")
+    return LoraWeights(down, up, alpha, mid=mid, dora_scale=dora, bias=bias)
 
 
 def _loha(piece: Piece) -> Weights:
@@ -135,14 +137,12 @@ def _loha(piece: Piece) -> Weights:
 
 def _lokr(piece: Piece) -> Weights:
     if "lokr_t1" in piece.tails:
-        raise Unsupported(
-            f"the adapter's module {piece.name} has a Tucker core in its first factor"
-        )
+        raise Unsupported(f"{piece.name} has a LoKr with a Tucker core in its first factor")
     names = ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")
-    weights = LokrWeights(
-        **{n: piece.tails[f"lokr_{n}"] for n in names if f"lokr_{n}" in piece.tails},
-        dora_scale=piece.dora(),
-    )
+    fields: dict[str, Any] = {
+        n: piece.tails[f"lokr_{n}"] for n in names if f"lokr_{n}" in piece.tails
+    }
+    weights = LokrWeights(**fields, dora_scale=piece.dora())
     for factor in ("w1", "w2"):
         if getattr(weights, factor) is None:
             _ = piece.tails[f"lokr_{factor}_a"], piece.tails[f"lokr_{factor}_b"]

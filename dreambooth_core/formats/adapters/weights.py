@@ -100,6 +100,8 @@ class LoraWeights(Weights):
     alpha: float
     mid: Tensor | None = None
     dora_scale: Tensor | None = None
+    bias: Tensor | None = None
+    """A change of the module's bias [out], stored as it is (``diff_b``)."""
     method: ClassVar[str] = "lora"
 
     @property
@@ -128,10 +130,15 @@ class LoraWeights(Weights):
         up, down, shape = self.low_rank()
         return finish((up @ down).reshape(shape), base, self.dora_scale)
 
+    def bias_delta(self) -> Tensor | None:
+        return None if self.bias is None else self.bias.float()
+
     def tensors(self) -> dict[str, Tensor]:
         named = {"lora_down.weight": self.down, "lora_up.weight": self.up}
         if self.mid is not None:
             named["lora_mid.weight"] = self.mid
+        if self.bias is not None:
+            named["diff_b"] = self.bias
         return {**named, **common(self.alpha, self.dora_scale)}
 
 

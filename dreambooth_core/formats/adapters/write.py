@@ -116,7 +116,8 @@ def diffusers_tensors(adapter: Adapter) -> dict[str, Tensor]:
     """The adapter under the names that ``load_lora_weights`` takes: LoRA and DoRA only."""
     tensors: dict[str, Tensor] = {}
     for name, weights in adapter.modules.items():
-        if not isinstance(weights, LoraWeights) or weights.mid is not None:
+        plain = isinstance(weights, LoraWeights) and weights.mid is None and weights.bias is None
+        if not plain:
             raise Unsupported(
                 f"diffusers' layout holds LoRA and DoRA, and {name} is {weights.method}",
                 do="Write the kohya layout.",
@@ -134,6 +135,8 @@ def diffusers_metadata(adapter: Adapter) -> dict[str, str]:
         packed.update({f"{component}.{key}": value for key, value in config.items()})
     kept = _without_peft(adapter.metadata)
     kept["format"] = "pt"
+    if adapter.layers_per_block != 2:
+        kept[LAYERS_KEY] = str(adapter.layers_per_block)
     if adapter.family and adapter.family != family_of(adapter.modules, kept):
         kept = for_kohya(kept, adapter.modules, adapter.family)
     return {**kept, METADATA_KEY: json.dumps(packed, sort_keys=True)}
@@ -176,10 +179,11 @@ def _write_peft(adapter: Adapter, folder: Path) -> Path:
     base = adapter.metadata.get("base_model_name_or_path", "")
     parts: dict[Path, tuple[dict[str, Any], dict[str, Tensor]]] = {}
     for component in adapter.components:
-        named = {peft_path(path): weights for path, weights in adapter.of(component)}
+        named = dict(adapter.of(component))
         tensors: dict[str, Tensor] = {}
         for path, weights in named.items():
-            tensors.update(peft_tensors(f"base_model.model.{path}", weights))
+            inner = peft_path(component, path)
+            tensors.update(peft_tensors(f"base_model.model.{inner}", weights))
         parts[folder / component] = to_config(named, base), tensors
     kept: Mapping[str, str] = kohya_metadata(adapter)
     for place, (config, tensors) in parts.items():
@@ -191,10 +195,13 @@ def _write_peft(adapter: Adapter, folder: Path) -> Path:
     return folder
 
 
-def peft_path(path: str) -> str:
-    """A path as the model's own module tree has it: CLIP's has had no ``text_model`` since
-    transformers 5, and both library sets of this project are of that generation."""
-    return path.removeprefix("text_model.")
+def peft_path(component: str, path: str) -> str:
+    """A path as the model's own module tree has it.
+
+    transformers 5.6 flattened CLIPTextModel, so its paths have no ``text_model``; that of
+    CLIPTextModelWithProjection (SDXL's second encoder) has stayed.
+    """
+    return path.removeprefix("text_model.") if component == "text_encoder" else path
 
 
 def _without_peft(metadata: Mapping[str, str]) -> dict[str, str]:

@@ -1,0 +1,175 @@
+"""What an adapter file is, in words and numbers, for ``dreambooth inspect``."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dreambooth_core.formats import storage
+from dreambooth_core.formats.adapters.lowrank import energy
+from dreambooth_core.formats.adapters.metadata import training_settings, trigger_words
+from dreambooth_core.formats.adapters.model import (
+    Adapter,
+    LoraWeights,
+    OftWeights,
+    Weights,
+    block_of,
+    component_of,
+    kind_of,
+)
+
+
+def describe(adapter: Adapter, path: str | Path | None = None) -> dict[str, Any]:
+    """Everything that the file tells, as plain values (see the keys below)."""
+    damaged, empty = faults(adapter)
+    weights = adapter.modules.values()
+    metadata = adapter.metadata
+    report: dict[str, Any] = {
+        "kind": "adapter",
+        "layout": layout_of(path) if path is not None else None,
+        "family": adapter.family,
+        "method": adapter.method,
+        "methods": dict(Counter(kind_of(w) for w in weights)),
+        "modules": {c: sum(1 for _ in adapter.of(c)) for c in adapter.components},
+        "ranks": _counted(w.rank for w in weights if w.rank),
+        "alphas": _counted(w.alpha for w in weights if w.rank),
+        "targets": _targets(adapter),
+        "dtype": str(adapter.dtype).removeprefix("torch."),
+        "parameters": sum(w.elements() for w in weights),
+        "trigger_words": trigger_words(metadata),
+        "base": base_of(metadata),
+        "settings": training_settings(metadata),
+        "norms": block_norms(adapter, skip=set(damaged)),
+        "damaged": damaged,
+        "zero": empty,
+        "extras": sorted(adapter.extras),
+        "unknown_keys": adapter.skipped,
+        "metadata": dict(metadata),
+    }
+    return report
+
+
+def faults(adapter: Adapter) -> tuple[list[str], list[str]]:
+    """``(modules with NaN or infinity, modules that change nothing)``."""
+    damaged, empty = [], []
+    for name, weights in adapter.modules.items():
+        if not all(bool(torch.isfinite(t.float()).all()) for t in weights.tensors().values()):
+            damaged.append(name)
+        elif _changes_nothing(weights):
+            empty.append(name)
+    return damaged, empty
+
+
+def block_norms(adapter: Adapter, skip: set[str] | None = None) -> dict[str, float]:
+    """‖ΔW‖ per block, Frobenius; of DoRA the low-rank part, of OFT ‖Q‖: both need no base."""
+    squares: dict[str, float] = {}
+    for name, weights in adapter.modules.items():
+        block = block_of(name)
+        if skip and name in skip:
+            continue
+        squares[block] = squares.get(block, 0.0) + squared_norm(weights)
+    order = {c: i for i, c in enumerate(("unet", "text_encoder", "text_encoder_2"))}
+    names = sorted(squares, key=lambda b: (order[component_of(b)], _natural(b)))
+    return {name: math.sqrt(squares[name]) for name in names}
+
+
+def squared_norm(weights: Weights) -> float:
+    """‖ΔW‖², or what comes closest to it without a base."""
+    if isinstance(weights, LoraWeights):
+        up, down, _ = weights.low_rank()
+        return energy(up, down)
+    if isinstance(weights, OftWeights):
+        blocks = weights.blocks.double()
+        return float((blocks - blocks.transpose(-1, -2)).square().sum())
+    factors = weights.factors()
+    if factors is not None:
+        return energy(factors[0], factors[1])
+    if getattr(weights, "dora_scale", None) is not None:
+        plain = weights.to()
+        plain.__dict__["dora_scale"] = None
+        return float(plain.delta().double().square().sum())
+    bias = weights.bias_delta()
+    total = 0.0 if bias is None else float(bias.double().square().sum())
+    if getattr(weights, "weight", True) is not None:
+        total += float(weights.delta().double().square().sum())
+    return total
+
+
+def layout_of(path: str | Path) -> str:
+    """``kohya``, ``diffusers``, ``diffusers (old)``, ``peft``, ``ldm`` or ``other``."""
+    path = Path(path)
+    if path.is_dir():
+        return "diffusers" if next(path.glob("pytorch_lora_weights.*"), None) else "peft"
+    if path.suffix.lower() != ".safetensors":
+        return "other"
+    keys = list(storage.read_header(path).tensors)
+    signs = (
+        ("kohya", ("lora_unet_", "lora_te", "lycoris_", "oft_unet_")),
+        ("peft", ("base_model.model.",)),
+        ("ldm", ("diffusion_model.", "model.diffusion_model.", "text_encoders.")),
+    )
+    for layout, starts in signs:
+        if any(key.startswith(starts) for key in keys):
+            return layout
+    if any(".lora_A" in key for key in keys):
+        return "diffusers"
+    old = (".lora.down", "_lora.down", ".lora_linear_layer.down")
+    return "diffusers (old)" if any(sign in key for key in keys for sign in old) else "other"
+
+
+def base_of(metadata: Mapping[str, str]) -> str | None:
+    """The base that the file says it was trained on."""
+    keys = (
+        "ss_sd_model_name",
+        "base_model_name_or_path",
+        "modelspec.base",
+        "ss_base_model_version",
+    )
+    for key in keys:
+        value = metadata.get(key, "")
+        if value and value != "None":
+            return value
+    return None
+
+
+def _changes_nothing(weights: Weights) -> bool:
+    if isinstance(weights, LoraWeights) and weights.dora_scale is None and weights.bias is None:
+        return not bool(weights.up.any()) or not bool(weights.down.any()) or weights.alpha == 0
+    if getattr(weights, "dora_scale", None) is not None:
+        return False
+    if isinstance(weights, OftWeights) and weights.rescale is not None:
+        return False
+    return squared_norm(weights) == 0.0
+
+
+def _targets(adapter: Adapter) -> dict[str, int]:
+    """How often each kind of module is changed: ``unet attn1.to_q``, ``text_encoder q_proj``."""
+    found: Counter[str] = Counter()
+    for name in adapter.modules:
+        parts = name.split(".")
+        tail = [p for p in parts[1:] if not p.isdigit()]
+        last = (
+            ".".join(tail[-2:])
+            if any(p.startswith(("attn", "ff")) for p in tail[:-1])
+            else tail[-1]
+        )
+        if "net" in tail:
+            last = "ff.net.0.proj" if tail[-1] == "proj" else "ff.net.2"
+        found[f"{parts[0]} {last}"] += 1
+    return dict(sorted(found.items()))
+
+
+def _counted(values: Any) -> dict[str, int]:
+    counts = Counter(values)
+    return {f"{value:g}": counts[value] for value in sorted(counts)}
+
+
+def _natural(block: str) -> tuple[Any, ...]:
+    order = {"other": 0, "down_blocks": 1, "mid_block": 2, "up_blocks": 3, "layers": 1}
+    parts = block.split(".")
+    return order.get(parts[1], 9), int(parts[2]) if len(parts) > 2 else 0

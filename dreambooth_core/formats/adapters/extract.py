@@ -1,0 +1,172 @@
+"""Gets an adapter out of two models: the best low-rank form of what training changed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from dreambooth_core.errors import UserError
+from dreambooth_core.formats.adapters.lowrank import Keep, as_lora, reduce_matrix
+from dreambooth_core.formats.adapters.model import (
+    COMPONENTS,
+    Adapter,
+    DiffWeights,
+    Weights,
+    block_of,
+)
+
+States = Mapping[str, Mapping[str, Tensor]]
+"""State dicts in diffusers' names by component; text encoders with ``text_model.``."""
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What to extract."""
+
+    keep: Keep = field(default_factory=lambda: Keep(rank=32))
+    blocks: Mapping[str, Keep] = field(default_factory=dict)
+    """Other ranks or energies by the beginning of a block's name (``unet.down_blocks.1``)."""
+    rest: bool = False
+    """Also norms and biases, stored in full."""
+    dtype: torch.dtype = torch.float32
+
+    def keep_of(self, module: str) -> Keep:
+        """What to keep of one module: the longest matching beginning wins."""
+        fitting = [b for b in self.blocks if f"{module}.".startswith(f"{b}.")]
+        return self.blocks[max(fitting, key=len)] if fitting else self.keep
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """What an extraction found."""
+
+    ranks: dict[str, int]
+    """Rank per module."""
+    error: float
+    """‖ΔW - its low-rank form‖ / ‖ΔW‖ over the matrices that were extracted."""
+    block_errors: dict[str, float]
+    """The same per block."""
+    left_out: float
+    """The share of the whole change (norm) in tensors that were left out: norms, biases,
+    embeddings."""
+    unchanged: int
+    """Matrices that are equal in both models."""
+
+
+@dataclass
+class _Sums:
+    lost: float = 0.0
+    total: float = 0.0
+    outside: float = 0.0
+    unchanged: int = 0
+    blocks: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, module: str, lost: float, total: float) -> None:
+        self.lost += max(0.0, lost)
+        self.total += total
+        sums = self.blocks.setdefault(block_of(module), [0.0, 0.0])
+        sums[0] += max(0.0, lost)
+        sums[1] += total
+
+
+def extract(
+    base: States, tuned: States, options: Extraction | None = None, family: str | None = None
+) -> tuple[Adapter, Extracted]:
+    """The adapter that turns ``base`` into ``tuned``.
+
+    Raises:
+        UserError: the models differ in shape, or do not differ at all.
+    """
+    options = options or Extraction()
+    modules: dict[str, Weights] = {}
+    sums = _Sums()
+    for component in COMPONENTS:
+        if component not in base or component not in tuned:
+            continue
+        for name, change in _changes(component, base[component], tuned[component], sums):
+            made = _module(name, change, options, sums)
+            if made is not None:
+                modules[name] = made
+    if not modules and not sums.outside:
+        raise UserError(
+            "the two models are equal, there is nothing to extract",
+            do="Give the base first and the trained model second.",
+        )
+    if not modules:
+        raise UserError("the models differ only in norms, biases or embeddings", do="Give --rest.")
+    ranks = {n: w.rank for n, w in modules.items() if w.rank}
+    whole = sums.total + sums.outside
+    report = Extracted(
+        ranks,
+        _ratio(sums.lost, sums.total),
+        {block: _ratio(*pair) for block, pair in sums.blocks.items()},
+        _ratio(sums.outside, whole),
+        sums.unchanged,
+    )
+    return Adapter(modules, {}, family), report
+
+
+Change = dict[str, Tensor]
+"""``weight`` and ``bias`` changes in fp32, those that are not zero."""
+
+
+def _changes(
+    component: str, base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], sums: _Sums
+) -> list[tuple[str, Change]]:
+    missing = [key for key in base if key not in tuned and not key.endswith("position_ids")]
+    if missing:
+        raise UserError(
+            f"the trained model has no {component}.{missing[0]}, and {len(missing)} tensors in all "
+            "are missing",
+            do="Both models must be of one kind and size.",
+        )
+    found: dict[str, Change] = {}
+    for key, before in base.items():
+        path, _, kind = key.rpartition(".")
+        if kind not in ("weight", "bias") or not before.is_floating_point():
+            continue
+        after = tuned[key]
+        if after.shape != before.shape:
+            raise UserError(
+                f"{component}.{key} is {list(before.shape)} in the base and {list(after.shape)} "
+                "in the trained model",
+                do="Both models must be of one kind and size.",
+            )
+        change = after.float() - before.float()
+        if bool(change.any()):
+            found.setdefault(f"{component}.{path}", {})[kind] = change
+        elif kind == "weight" and before.ndim > 1:
+            sums.unchanged += 1
+    return list(found.items())
+
+
+def _module(name: str, change: Change, options: Extraction, sums: _Sums) -> Weights | None:
+    weight, bias = change.get("weight"), change.get("bias")
+    embedding = "embedding" in name.rsplit(".", 1)[-1]
+    is_matrix = weight is not None and weight.ndim > 1 and not embedding
+    if not is_matrix:
+        if options.rest and not embedding:
+            norm = weight is not None and weight.ndim == 1
+            return DiffWeights(weight, bias, norm=norm).to(options.dtype)
+        sums.outside += sum(_squares(t) for t in change.values())
+        return None
+    assert weight is not None
+    if bias is not None and not options.rest:
+        sums.outside += _squares(bias)
+    reduced = reduce_matrix(weight.flatten(1), options.keep_of(name))
+    sums.add(name, reduced.lost, reduced.total)
+    made = as_lora(reduced.up, reduced.down, weight.shape)
+    made.bias = bias if options.rest else None
+    return made.to(options.dtype)
+
+
+def _squares(tensor: Tensor) -> float:
+    return float(tensor.double().square().sum())
+
+
+def _ratio(part: float, whole: float) -> float:
+    return math.sqrt(part / whole) if whole else 0.0

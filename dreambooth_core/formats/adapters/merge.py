@@ -1,0 +1,381 @@
+"""Merges any number of adapters: exactly (``cat``), compactly (``svd``), or sparsely.
+
+=================  ==============================================================================
+cat                the exact weighted sum; ranks add up (the default)
+svd                the weighted sum, cut to the best approximation of a rank
+ties_svd, …_svd    TIES, DARE or pruning on the full weight changes, then cut to a rank
+linear, ties, …    peft's methods of the same names: they mix the up and down matrices apart,
+                   want equal ranks, and are *not* the sum of the adapters
+=================  ==============================================================================
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from dreambooth_core.errors import UserError
+from dreambooth_core.formats.adapters import names
+from dreambooth_core.formats.adapters.lowrank import (
+    Keep,
+    Reduced,
+    as_lora,
+    concatenate,
+    energy,
+    reduce_matrix,
+    reduce_product,
+)
+from dreambooth_core.formats.adapters.merged_metadata import merged_metadata
+from dreambooth_core.formats.adapters.model import (
+    Adapter,
+    DiffWeights,
+    LoraWeights,
+    Weights,
+    component_of,
+)
+from dreambooth_core.formats.adapters.sparse import Coin, combine
+from dreambooth_core.randomness import generator
+
+log = logging.getLogger(__name__)
+
+SPARSE = ("ties", "dare_linear", "dare_ties", "magnitude_prune")
+METHODS = ("cat", "svd", "linear", *SPARSE, *(f"{m}_svd" for m in SPARSE))
+
+
+@dataclass
+class Part:
+    """One adapter of a merge, and how much of it."""
+
+    adapter: Adapter
+    weight: float = 1.0
+    text_weight: float | None = None
+    """For the text encoders; by default the same weight."""
+    blocks: Mapping[str, float] = field(default_factory=dict)
+    """Factors per block, by the beginning of names: ``unet.down_blocks.1``, ``mid_block``."""
+    name: str = ""
+
+    def weight_of(self, module: str) -> float:
+        """The weight of one module: its model's, times the most specific block's factor."""
+        weight = self.weight
+        if component_of(module) != "unet" and self.text_weight is not None:
+            weight = self.text_weight
+        best = ""
+        for block in self.blocks:
+            full = block if block.split(".")[0] in _STARTS else f"unet.{block}"
+            if (module == full or module.startswith(f"{full}.")) and len(full) > len(best):
+                best = full
+                factor = self.blocks[block]
+        return weight * factor if best else weight
+
+
+_STARTS = ("unet", "text_encoder", "text_encoder_2")
+
+
+@dataclass
+class Plan:
+    """How to merge."""
+
+    method: str = "cat"
+    rank: int | None = None
+    """For svd and the _svd methods; by default the largest rank of a module's parts."""
+    density: float = 0.5
+    sign: str = "total"
+    seed: int = 0
+    dtype: torch.dtype | None = None
+    """What to store; by default the widest type of the parts."""
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise UserError(
+                f"there is no merge method {self.method!r}", do=f"Choose from {', '.join(METHODS)}."
+            )
+        if not 0 < self.density <= 1:
+            raise UserError(f"density is between 0 and 1, not {self.density:g}")
+        if self.sign not in ("total", "frequency"):
+            raise UserError(f"sign is total or frequency, not {self.sign!r}")
+        if self.rank is not None and self.rank < 1:
+            raise UserError(f"a rank is at least 1, not {self.rank}")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a merge did."""
+
+    method: str
+    modules: int
+    ranks: tuple[int, ...]
+    """The ranks that occur, rising."""
+    error: float
+    """‖result - Σ wᵢΔWᵢ‖ / ‖Σ wᵢΔWᵢ‖ over all modules: what svd cut off, rounding to 16 bit, and
+    for the other methods how far they are from a sum; 0 for cat in fp32."""
+    truncated: float
+    """What cutting to a rank lost, relative to the method's own full result; 0 without a cut."""
+    warnings: tuple[str, ...] = ()
+
+
+Base = Mapping[str, Tensor]
+"""Base weights by module name, for adapters whose change depends on them (DoRA, OFT)."""
+
+
+def merge(
+    parts: Sequence[Part], plan: Plan | None = None, base: Base | None = None
+) -> tuple[Adapter, Report]:
+    """Merges adapters; modules that only some of them change are merged from those.
+
+    Raises:
+        UserError: nothing to merge, families differ, ranks differ where the method wants them
+            equal, or a base is needed.
+    """
+    plan = plan or Plan()
+    if not parts:
+        raise UserError("there is nothing to merge")
+    family = _family(parts)
+    dtype = plan.dtype or _widest(parts)
+    modules: dict[str, Weights] = {}
+    tally = _Tally()
+    for name in dict.fromkeys(n for part in parts for n in part.adapter.modules):
+        terms = [
+            (p.adapter.modules[name], p.weight_of(name)) for p in parts if name in p.adapter.modules
+        ]
+        try:
+            made = _module(name, terms, plan, base, tally)
+            if isinstance(made, LoraWeights):
+                made.bias = _bias(terms)
+            modules[name] = made.to(dtype)
+        except UserError as error:
+            raise UserError(error.what, where=error.where or name, do=error.do) from error
+        if plan.method != "cat" or dtype.itemsize < 4:  # cat in fp32 is the sum by construction
+            tally.compare(name, modules[name], terms, base)
+    warnings = _warnings(plan, len(parts))
+    for text in warnings:
+        log.warning(text)
+    ranks = tuple(sorted({w.rank for w in modules.values() if w.rank}))
+    report = Report(plan.method, len(modules), ranks, tally.error, tally.truncation, warnings)
+    extras = {k: t for part in reversed(parts) for k, t in part.adapter.extras.items()}
+    layers = max((p.adapter.layers_per_block for p in parts), key=lambda n: n != 2)
+    metadata = merged_metadata([(p.name, p.weight, p.adapter.metadata) for p in parts], plan.method)
+    return Adapter(modules, metadata, family, layers, extras), report
+
+
+def subtract(one: Adapter, other: Adapter) -> Adapter:
+    """What ``one`` changes beyond ``other``, exactly."""
+    return merge([Part(one, 1.0), Part(other, -1.0)])[0]
+
+
+Term = tuple[Weights, float]
+
+
+@dataclass
+class _Tally:
+    """Sums of squares over modules."""
+
+    wrong: float = 0.0
+    right: float = 0.0
+    cut: float = 0.0
+    whole: float = 0.0
+
+    @property
+    def error(self) -> float:
+        return math.sqrt(self.wrong / self.right) if self.right else 0.0
+
+    @property
+    def truncation(self) -> float:
+        return math.sqrt(max(0.0, self.cut) / self.whole) if self.whole else 0.0
+
+    def keep(self, reduced: Reduced) -> Reduced:
+        self.cut += reduced.lost
+        self.whole += reduced.total
+        return reduced
+
+    def compare(self, name: str, result: Weights, terms: list[Term], base: Base | None) -> None:
+        """Adds the distance of a module's result from the true weighted sum."""
+        pairs = _pairs(terms)
+        found = result.factors()
+        if pairs is not None and found is not None:
+            up, down = concatenate([(u, d) for u, d, _ in pairs])
+            self.right += energy(up, down)
+            self.wrong += energy(*concatenate([(up, down), (-found[0], found[1])]))
+        elif not (isinstance(result, DiffWeights) and result.weight is None):
+            true = _dense(name, terms, base)
+            self.right += float(true.double().square().sum())
+            self.wrong += float((result.delta(true) - true).double().square().sum())
+
+
+def _module(name: str, terms: list[Term], plan: Plan, base: Base | None, tally: _Tally) -> Weights:
+    if plan.method in ("linear", *SPARSE):
+        return _apart(name, terms, plan)
+    if any(isinstance(w, DiffWeights) for w, _ in terms) and _is_small(terms):
+        return _full(name, terms, base)
+    pairs = _pairs(terms)
+    if plan.method == "cat":
+        if pairs is None:
+            return _full(name, terms, base)
+        up, down = concatenate([(u, d) for u, d, _ in pairs])
+        if up.shape[1] > min(up.shape[0], down.shape[1]):
+            # More columns than the weight has dimensions: the same sum fits a smaller rank.
+            reduced = reduce_product(up, down, Keep(min(up.shape[0], down.shape[1])))
+            up, down = reduced.up, reduced.down
+        return as_lora(up, down, names.kernel_shape(name, pairs[0][2]))
+    keep = Keep(plan.rank or max((w.rank for w, _ in terms), default=0) or 16)
+    if plan.method == "svd" and pairs is not None:
+        up, down = concatenate([(u, d) for u, d, _ in pairs])
+        reduced = tally.keep(reduce_product(up, down, keep))
+        return as_lora(reduced.up, reduced.down, names.kernel_shape(name, pairs[0][2]))
+    dense = _sparse_sum(name, terms, plan, base)
+    reduced = tally.keep(reduce_matrix(dense.flatten(1), keep, plan.seed))
+    return as_lora(reduced.up, reduced.down, dense.shape)
+
+
+def _is_small(terms: list[Term]) -> bool:
+    """Norms and biases: vectors have no rank to speak of and are summed in full."""
+    return any(
+        isinstance(w, DiffWeights) and (w.weight is None or w.weight.ndim < 2) for w, _ in terms
+    )
+
+
+def _pairs(terms: list[Term]) -> list[tuple[Tensor, Tensor, tuple[int, ...]]] | None:
+    """Each term's factors with its weight inside, or ``None`` if one has no exact factors."""
+    pairs = []
+    for weights, strength in terms:
+        found = weights.factors()
+        if found is None:
+            return None
+        pairs.append((found[0] * strength, found[1], found[2]))
+    shapes = {(u.shape[0], d.shape[1]) for u, d, _ in pairs}
+    if len(shapes) > 1:
+        raise UserError(f"the adapters change weights of different sizes: {sorted(shapes)}")
+    return sorted(pairs, key=lambda pair: -len(pair[2]))
+
+
+def _dense(name: str, terms: list[Term], base: Base | None) -> Tensor:
+    """Σ wᵢ ΔWᵢ in fp32."""
+    total: Tensor | None = None
+    for weights, strength in terms:
+        delta = _delta(name, weights, base) * strength
+        total = delta if total is None else total + delta.reshape(total.shape)
+    if total is None:
+        raise UserError("there is nothing to add up", where=name)
+    return total
+
+
+def _delta(name: str, weights: Weights, base: Base | None) -> Tensor:
+    weight = base.get(name) if base is not None else None
+    if weight is None and weights.needs_base:
+        raise UserError(
+            f"the change that a {weights.method} with these settings makes depends on the base",
+            where=name,
+            do="Give the base model with --base.",
+        )
+    delta = weights.delta(weight)
+    return delta if weight is not None else delta.reshape(names.kernel_shape(name, delta.shape))
+
+
+def _full(name: str, terms: list[Term], base: Base | None) -> DiffWeights:
+    """The sum stored in full, biases included."""
+    weighty = [(w, s) for w, s in terms if not (isinstance(w, DiffWeights) and w.weight is None)]
+    norm = any(isinstance(w, DiffWeights) and w.norm for w, _ in terms)
+    weight = _dense(name, weighty, base) if weighty else None
+    return DiffWeights(weight, _bias(terms), norm=norm)
+
+
+def _bias(terms: list[Term]) -> Tensor | None:
+    """Σ wᵢ Δbᵢ, where there is any."""
+    total: Tensor | None = None
+    for weights, strength in terms:
+        shift = weights.bias_delta()
+        if shift is not None:
+            total = shift * strength if total is None else total + shift * strength
+    return total
+
+
+def _sparse_sum(name: str, terms: list[Term], plan: Plan, base: Base | None) -> Tensor:
+    """The full weight changes combined by the method before the cut."""
+    if plan.method == "svd":
+        return _dense(name, terms, base)
+    deltas = [_delta(name, weights, base) for weights, _ in terms]
+    deltas = [delta.reshape(deltas[0].shape) for delta in deltas]
+    kind = plan.method.removesuffix("_svd")
+    return combine(
+        kind, deltas, [s for _, s in terms], plan.density, plan.sign, _coin(plan, name, "full")
+    )
+
+
+def _apart(name: str, terms: list[Term], plan: Plan) -> LoraWeights:
+    """peft's methods without a decomposition: up and down matrices combined each for itself."""
+    loras = [
+        (w, s)
+        for w, s in terms
+        if isinstance(w, LoraWeights) and w.factors() is not None and w.mid is None
+    ]
+    ranks = {w.rank for w, _ in loras}
+    if len(loras) < len(terms) or len(ranks) != 1:
+        found = "other methods than LoRA" if len(loras) < len(terms) else f"ranks {sorted(ranks)}"
+        raise UserError(
+            f"{plan.method} needs plain LoRA of one rank, and here are {found}",
+            where=name,
+            do=f"Use cat, svd{'' if plan.method == 'linear' else f' or {plan.method}_svd'}.",
+        )
+    scaled = [strength * w.alpha / w.rank for w, strength in loras]
+    roots = [math.sqrt(abs(s)) for s in scaled]
+    signed = [math.copysign(root, s) for root, s in zip(roots, scaled, strict=True)]
+    pieces = {
+        "down": combine(
+            plan.method,
+            [w.down.float() for w, _ in loras],
+            signed,
+            plan.density,
+            plan.sign,
+            _coin(plan, name, "down"),
+        ),
+        "up": combine(
+            plan.method,
+            [w.up.float() for w, _ in loras],
+            roots,
+            plan.density,
+            plan.sign,
+            _coin(plan, name, "up"),
+        ),
+    }
+    return LoraWeights(pieces["down"], pieces["up"], float(ranks.pop()))
+
+
+def _coin(plan: Plan, name: str, what: str) -> Coin:
+    """Random masks that depend on the seed, the module and the adapter's place, nothing else."""
+
+    def toss(which: int, tensor: Tensor, density: float) -> Tensor:
+        source = generator("merge", plan.seed, name, what, which)
+        drawn = torch.rand(tensor.shape, generator=source)
+        return (drawn < density).to(tensor.dtype).to(tensor.device)
+
+    return toss
+
+
+def _family(parts: Sequence[Part]) -> str | None:
+    families = {p.adapter.family for p in parts if p.adapter.family}
+    if len(families) > 1:
+        raise UserError(
+            f"these adapters are for different kinds of base: {', '.join(sorted(families))}",
+            do="Merge adapters of one family.",
+        )
+    return next(iter(families), None)
+
+
+def _widest(parts: Sequence[Part]) -> torch.dtype:
+    widest = parts[0].adapter.dtype
+    for part in parts[1:]:
+        widest = torch.promote_types(widest, part.adapter.dtype)
+    return widest
+
+
+def _warnings(plan: Plan, count: int) -> tuple[str, ...]:
+    if plan.method in ("linear", *SPARSE) and count > 1:
+        return (
+            f"{plan.method} mixes the up and down matrices apart, as peft does: the result is not "
+            "the sum of the adapters. Use cat for the exact sum, or svd for a compact one",
+        )
+    return ()
