@@ -15,6 +15,9 @@ from dreambooth_core.formats.checkpoints.build import empty
 from dreambooth_core.formats.checkpoints.parts import Component, ModelParts
 from dreambooth_core.formats.checkpoints.scheduler import default_scheduler
 
+VOCABULARY = 49408
+"""CLIP's whole vocabulary: the tokenizer comes with the package."""
+
 
 def unet_of(
     family: str,
@@ -51,7 +54,7 @@ def unet_of(
 def text_of(width: int = 32, *, layers: int = 2, heads: int = 2, act: str, projected: bool) -> Any:
     """A text encoder configuration."""
     projection = width if projected else None
-    plan = text.TextPlan(layers, width, width * 2, 1000, 77, projection)
+    plan = text.TextPlan(layers, width, width * 2, VOCABULARY, 77, projection)
     return text.config_from_plan(plan, heads=heads, activation=act, layers=layers)
 
 
@@ -61,9 +64,11 @@ def reduced_configs(family: str, *, in_channels: int = 4) -> dict[str, dict[str,
     autoencoder = vae.VAEPlan((32, 32, 64, 64), 1, 4, 3, 3, True)
     configs = {"vae": vae.config_from_plan(autoencoder, scaling=scaling, sample_size=64)}
     if family == "sdxl":
-        configs["unet"] = unet_of(family, (32, 64, 64), context=64, in_channels=in_channels)
+        configs["unet"] = unet_of(
+            family, (32, 64, 64), context=96, in_channels=in_channels, pooled=64
+        )
         configs["text_encoder"] = text_of(act="quick_gelu", projected=False)
-        configs["text_encoder_2"] = text_of(act="gelu", projected=True, layers=3)
+        configs["text_encoder_2"] = text_of(64, act="gelu", projected=True, layers=3)
         return configs
     configs["unet"] = unet_of(family, in_channels=in_channels)
     act = "gelu" if family == "sd2" else "quick_gelu"

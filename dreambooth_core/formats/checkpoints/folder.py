@@ -175,8 +175,7 @@ def _write_remainder(parts: ModelParts, path: Path, extras: str) -> list[Path]:
 def _todays_names(name: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Text encoders with ``text_model.`` and without buffers; the VAE's attention as it is now."""
     if name == "vae":
-        renamed = vae.old_attention_names(tensors)
-        return {renamed.get(k, k): _linear(k, t) for k, t in tensors.items()}
+        return vae.todays_names(tensors)
     if not name.startswith("text_encoder"):
         return tensors
     found = {}
@@ -187,13 +186,6 @@ def _todays_names(name: str, tensors: dict[str, torch.Tensor]) -> dict[str, torc
             key = f"text_model.{key}"
         found[key] = tensor
     return found
-
-
-def _linear(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """Attention weights of some old VAE folders are still 1×1 convolutions."""
-    if ".attentions." in name and tensor.ndim == 4:
-        return tensor.reshape(tensor.shape[:2])
-    return tensor
 
 
 def _scheduler(path: Path, family: str, asked: str | None) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def config_from_plan(
     plan: UNetPlan,
     heads: tuple[int, ...],
     *,
-    sample_size: int,
+    sample_size: int | None,
     upcast_attention: bool = False,
 ) -> dict[str, Any]:
     """A ``UNet2DConditionModel`` configuration.
@@ -76,7 +76,7 @@ def config_from_plan(
     Args:
         plan: what the shapes say.
         heads: attention heads at each level.
-        sample_size: edge of the latents in pixels of their own.
+        sample_size: edge of the latents; ``None`` where it is not known yet.
         upcast_attention: compute attention scores in fp32 (SD2.1 at 768 overflows in fp16).
 
     Raises:

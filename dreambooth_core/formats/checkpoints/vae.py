@@ -11,12 +11,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from dreambooth_core.errors import Unsupported, UserError
 from dreambooth_core.formats.checkpoints.pairs import Pair, module
 from dreambooth_core.formats.checkpoints.unet import Shapes
 
 SCALING = {"sd1": 0.18215, "sd2": 0.18215, "sdxl": 0.13025, "sdxl_refiner": 0.13025}
 """What latents are multiplied with before they go to the UNet."""
+
+_OLD_ATTENTION = (
+    (".query.", ".to_q."),
+    (".key.", ".to_k."),
+    (".value.", ".to_v."),
+    (".proj_attn.", ".to_out.0."),
+)
 
 
 @dataclass(frozen=True)
@@ -119,19 +128,46 @@ def pairs_of(plan: VAEPlan) -> list[Pair]:
     return pairs + _encoder(plan) + _decoder(plan)
 
 
-def old_attention_names(names: Mapping[str, Any]) -> dict[str, str]:
-    """Today's names for the attention weights of diffusers folders from before 2023."""
-    renamed = {}
-    for name in names:
-        for old, new in (
-            (".query.", ".to_q."),
-            (".key.", ".to_k."),
-            (".value.", ".to_v."),
-            (".proj_attn.", ".to_out.0."),
-        ):
-            if old in name:
-                renamed[name] = name.replace(old, new)
-    return renamed
+def todays_names(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Diffusers weights as they are named and shaped now.
+
+    Folders from before 2023 call the attention's layers ``query``, ``key``, ``value`` and
+    ``proj_attn``; in some they are still 1×1 convolutions.
+    """
+    found = {}
+    for name, tensor in tensors.items():
+        if ".attentions." in name:
+            for old, new in _OLD_ATTENTION:
+                name = name.replace(old, new)
+            if tensor.ndim == 4:
+                tensor = tensor.reshape(tensor.shape[:2])
+        found[name] = tensor
+    return found
+
+
+def plan_from_diffusers_shapes(shapes: Shapes) -> VAEPlan:
+    """The plan of an autoencoder in diffusers' names.
+
+    Raises:
+        UserError: the names are not those of a KL autoencoder.
+    """
+    try:
+        channels: list[int] = []
+        while (name := f"encoder.down_blocks.{len(channels)}.resnets.0.conv1.weight") in shapes:
+            channels.append(int(shapes[name][0]))
+        blocks = 0
+        while f"encoder.down_blocks.0.resnets.{blocks}.conv1.weight" in shapes:
+            blocks += 1
+        return VAEPlan(
+            channels=tuple(channels),
+            blocks=blocks,
+            latent=int(shapes["decoder.conv_in.weight"][1]),
+            in_channels=int(shapes["encoder.conv_in.weight"][1]),
+            out_channels=int(shapes["decoder.conv_out.weight"][0]),
+            quant="quant_conv.weight" in shapes,
+        )
+    except KeyError as error:
+        raise UserError(f"the VAE has no {error.args[0]}") from error
 
 
 def _encoder(plan: VAEPlan) -> list[Pair]:

@@ -1,0 +1,138 @@
+"""Converts a checkpoint: reads it, changes what was asked, writes it in the other layout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dreambooth_core.errors import UserError
+from dreambooth_core.formats.checkpoints import vae_read
+from dreambooth_core.formats.checkpoints.folder import write_folder
+from dreambooth_core.formats.checkpoints.parts import ModelParts, check_complete
+from dreambooth_core.formats.checkpoints.prediction import spelled
+from dreambooth_core.formats.checkpoints.read import read_model
+from dreambooth_core.formats.checkpoints.scheduler import default_scheduler, with_scheduler
+from dreambooth_core.formats.checkpoints.single_write import write_single_file
+
+SINGLE = (".safetensors", ".ckpt")
+
+
+@dataclass
+class Request:
+    """What a conversion is to do. Every field but the paths may be left as it is."""
+
+    source: Path
+    target: Path
+    """Ends in ``.safetensors`` or ``.ckpt`` for a single file; anything else is a folder."""
+    config_file: Path | None = None
+    prediction_type: str | None = None
+    zero_terminal_snr: bool = False
+    scheduler: str | None = None
+    dtype: torch.dtype | None = None
+    ema: bool = False
+    vae: Path | None = None
+    variant: str | None = None
+    extras: str = "text"
+    yaml: str = "auto"
+    resolution: int | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Report:
+    """What a conversion read and wrote."""
+
+    family: str
+    prediction_type: str
+    inpainting: bool
+    zero_terminal_snr: bool
+    parameters: dict[str, int]
+    files: list[Path]
+    warnings: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {**vars(self), "files": [str(file) for file in self.files]}
+
+
+def convert_checkpoint(request: Request) -> Report:
+    """Converts a checkpoint.
+
+    Raises:
+        UserError: the source cannot be read, the request contradicts itself, or the model has no
+            form in the other layout.
+        SaveFailed: the target could not be written.
+    """
+    if request.source.resolve() == request.target.resolve():
+        raise UserError(
+            "the target is the source", where=request.target, do="Choose another name to write to"
+        )
+    parts = read_model(
+        request.source,
+        config_file=request.config_file,
+        prediction_type=request.prediction_type,
+        ema=request.ema,
+        variant=request.variant,
+        need_vae=request.vae is None,
+    )
+    apply(parts, request)
+    warnings = list(parts.warnings)
+    if request.target.suffix in SINGLE:
+        written = write_single_file(
+            parts,
+            request.target,
+            dtype=request.dtype,
+            extras=request.extras,
+            yaml=request.yaml,
+            metadata=request.metadata,
+        )
+        files, warnings = written.files, warnings + written.warnings
+    else:
+        parts.metadata |= request.metadata
+        files = write_folder(parts, request.target, dtype=request.dtype, extras=request.extras)
+    return Report(
+        family=parts.family,
+        prediction_type=parts.prediction_type,
+        inpainting=parts.inpainting,
+        zero_terminal_snr=parts.zero_terminal_snr,
+        parameters={
+            name: sum(t.numel() for t in part.tensors.values())
+            for name, part in parts.components.items()
+        },
+        files=files,
+        warnings=warnings,
+    )
+
+
+def apply(parts: ModelParts, request: Request) -> None:
+    """Makes the changes that a request asks for, in place. Raises ``UserError``."""
+    if request.vae is not None:
+        old = parts.components.get("vae")
+        scaling = old.config.get("scaling_factor") if old else None
+        default = 0.13025 if parts.family.startswith("sdxl") else 0.18215
+        new = vae_read.read_vae(request.vae, scaling=scaling or default)
+        latent = parts.components["unet"].config["out_channels"]
+        if new.config.get("latent_channels", 4) != latent:
+            raise UserError(
+                f"this VAE has {new.config.get('latent_channels')} latent channels, "
+                f"the UNet {latent}",
+                where=request.vae,
+            )
+        parts.components["vae"] = new
+    check_complete(parts, request.source)
+    if request.zero_terminal_snr:
+        kind = spelled(request.prediction_type or parts.prediction_type)
+        parts.scheduler = {
+            **default_scheduler(parts.family, kind, zero_terminal_snr=True),
+            **{k: v for k, v in parts.scheduler.items() if k.startswith("beta_")},
+        }
+    if request.scheduler:
+        parts.scheduler = with_scheduler(parts.scheduler, request.scheduler)
+    if request.resolution:
+        factor = 2 ** (len(parts.components["vae"].config["block_out_channels"]) - 1)
+        if request.resolution % factor:
+            raise UserError(f"the resolution {request.resolution} is no multiple of {factor}")
+        parts.components["unet"].config["sample_size"] = request.resolution // factor
