@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import errno
 import logging
+import os
 import signal
 import sys
 import threading
@@ -56,9 +57,13 @@ def supervise(
     Raises:
         UserError: another worker is at work there, or the folder is not writable. Then nothing
             was written.
+
+    Launched as one of several processes (``RANK`` above 0), this one only follows.
     """
     if not folder.path.is_dir():
         raise UserError("no such run", where=folder.path, do="'dreambooth runs' lists them.")
+    if int(os.environ.get("RANK") or 0) > 0:
+        return _follow(folder, runner)
     folder.make()
     lock = folder.lock
     if not lock.acquire():
@@ -72,6 +77,18 @@ def supervise(
             return _ending(folder, runner, on_event, since)
     finally:
         lock.release()
+
+
+def _follow(folder: RunFolder, runner: Runner | None) -> int:
+    """Does the part of one process of several; the first (rank 0) locks, speaks and writes."""
+    try:
+        (runner or _trainer())(folder)
+    except (Stopped, KeyboardInterrupt):
+        return Stopped.exit_code
+    except (Exception, SystemExit) as error:
+        logger.exception("process %s failed", os.environ.get("RANK"))
+        return name_failure(error, folder).exit_code
+    return 0
 
 
 def _ending(folder: RunFolder, runner: Runner | None, on_event: OnEvent | None, since: int) -> int:

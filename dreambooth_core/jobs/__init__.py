@@ -11,7 +11,7 @@ Standard library only: hosts import it in their own Python. ::
 
 from dreambooth_core.jobs.client import attach, command, terminate
 from dreambooth_core.jobs.control import VERBS, Control
-from dreambooth_core.jobs.environment import clean_environment, engine_python
+from dreambooth_core.jobs.environment import engine_command, worker_environment
 from dreambooth_core.jobs.events import ENDINGS, KINDS, Event, EventLog, read_events
 from dreambooth_core.jobs.folder import RunFolder
 from dreambooth_core.jobs.launch import start
@@ -32,9 +32,8 @@ __all__ = [
     "RunFolder",
     "RunSummary",
     "attach",
-    "clean_environment",
     "command",
-    "engine_python",
+    "engine_command",
     "find_run",
     "list_runs",
     "read_events",
@@ -43,5 +42,6 @@ __all__ = [
     "start",
     "status",
     "terminate",
+    "worker_environment",
     "write_receipt",
 ]

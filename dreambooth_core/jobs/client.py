@@ -7,6 +7,7 @@ import os
 import platform
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -132,9 +133,10 @@ def _kill(pid: int, merciless: bool, *, windows: bool = os.name == "nt") -> None
             check=False,
         )
         return
-    number = signal.SIGKILL if merciless else signal.SIGTERM
-    with contextlib.suppress(ProcessLookupError):
-        if os.getpgid(pid) == pid:  # a detached worker leads its own group
-            os.killpg(pid, number)
-        else:
-            os.kill(pid, number)
+    if sys.platform != "win32":
+        number = signal.SIGKILL if merciless else signal.SIGTERM
+        with contextlib.suppress(ProcessLookupError):
+            if os.getpgid(pid) == pid:  # a detached worker leads its own group
+                os.killpg(pid, number)
+            else:
+                os.kill(pid, number)

@@ -1,4 +1,4 @@
-"""Which Python runs the engine, and with which environment variables."""
+"""Which command runs the engine's Python, and with which environment variables."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import dreambooth_core
+from dreambooth_core import environment
 from dreambooth_core.errors import UserError
 
 VARIABLE = "DREAMBOOTH_ENV"
 """Names the folder of the engine's environment, for those who do not want it in the clone."""
 
-_LEAKS = ("VIRTUAL_ENV", "VIRTUAL_ENV_PROMPT", "__PYVENV_LAUNCHER__", "_OLD_VIRTUAL_PATH")
-_PIP_LEAKS = ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER", "PIP_REQUIRE_VIRTUALENV")
 _HOST_ALLOCATOR = "cudaMallocAsync"
 
 
@@ -23,61 +22,45 @@ def clone() -> Path:
     return Path(dreambooth_core.__file__).resolve().parent.parent
 
 
-def python_of(folder: Path, *, windows: bool = os.name == "nt") -> Path:
-    """Where a virtual environment keeps its interpreter."""
-    return folder / "Scripts" / "python.exe" if windows else folder / "bin" / "python"
-
-
-def engine_python(
-    environ: Mapping[str, str] | None = None,
-    *,
-    root: Path | None = None,
-    windows: bool = os.name == "nt",
-) -> Path:
-    """The interpreter of the engine: of ``DREAMBOOTH_ENV``, else of the clone's ``.venv``, else
-    this one (an installed package, a test).
+def engine_command(
+    environ: Mapping[str, str] | None = None, *, root: Path | None = None
+) -> list[str]:
+    """What to put before ``-m module`` to run it in the engine's environment: that of
+    ``DREAMBOOTH_ENV``, else the clone's ``.venv``, else this Python (an installed package).
 
     Raises:
-        UserError: ``DREAMBOOTH_ENV`` names a folder without an interpreter.
+        UserError: ``DREAMBOOTH_ENV`` names a folder that is no environment.
     """
-    chosen = (os.environ if environ is None else environ).get(VARIABLE, "").strip()
-    if chosen:
-        python = python_of(Path(chosen).expanduser(), windows=windows)
-        if not python.is_file():
+    layout = environment.locate(root or clone(), environ)
+    try:
+        return layout.command()
+    except FileNotFoundError:
+        source = os.environ if environ is None else environ
+        if source.get(VARIABLE, "").strip():
             raise UserError(
-                f"{VARIABLE} names an environment that has no Python",
-                where=python,
+                f"{VARIABLE} names a folder without an environment",
+                where=layout.home,
                 do="Run 'python install.py' to make it, or correct the variable.",
-            )
-        return python
-    python = python_of((root or clone()) / ".venv", windows=windows)
-    return python if python.is_file() else Path(sys.executable)
+            ) from None
+    return [sys.executable]
 
 
-def clean_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment without what a host's Python, pip or allocator left in it.
+def worker_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The variables of a worker: without what a host's Python, pip or allocator set.
 
-    Nothing named ``PYTHON…`` passes (a host's PYTHONPATH would bring the host's packages), nor
-    pip's places of installation; mirrors, proxies and the choice of devices do.
+    What it prints is written at once, and a crash inside a library leaves a trace.
     """
-    source = os.environ if environ is None else environ
-    clean = {key: value for key, value in source.items() if not _leaks(key, value)}
-    clean["PYTHONUTF8"] = "1"
-    clean["PYTHONUNBUFFERED"] = "1"
-    clean["PYTHONFAULTHANDLER"] = "1"
+    clean = environment.clean_environment(environ)
+    for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"):
+        # ComfyUI sets this for itself; its allocator has no expandable segments.
+        if _HOST_ALLOCATOR in clean.get(name, ""):
+            del clean[name]
+    clean.update(PYTHONUNBUFFERED="1", PYTHONFAULTHANDLER="1")
     return clean
 
 
 def leaked(environ: Mapping[str, str] | None = None) -> list[str]:
     """Names of variables that would bring another Python's packages into this one."""
     source = os.environ if environ is None else environ
-    wanted = {"PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_PREFIX", "PIP_USER"}
+    wanted = {"PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_PREFIX"}
     return sorted(key for key in source if key.upper() in wanted and source[key])
-
-
-def _leaks(key: str, value: str) -> bool:
-    name = key.upper()  # Windows does not tell cases apart
-    if name.startswith("PYTHON") or name in _LEAKS or name in _PIP_LEAKS:
-        return True
-    # ComfyUI sets this for itself; its allocator has no expandable segments.
-    return name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF") and _HOST_ALLOCATOR in value

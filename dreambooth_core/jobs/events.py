@@ -4,7 +4,7 @@ Every event has ``time`` (seconds since 1970) and ``kind``. What the kinds carry
 
 ========  ===================================================================================
 started   ``steps`` (in all), ``step`` (where it begins; above 0 when resumed), anything else
-progress  ``step``, ``steps``, ``epoch``, ``loss``, ``lr``, ``seconds_per_step`` …
+progress  ``stage`` (``train`` if absent, else a preparation), ``step``, ``steps``, ``loss`` …
 sample    ``path``, ``step``, ``prompt``
 saved     ``path``, ``step``, ``result`` (true for what the run is for: an adapter, a model)
 warning   ``message``

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.jobs.environment import clean_environment, clone, engine_python
+from dreambooth_core.jobs.environment import clone, engine_command, worker_environment
 from dreambooth_core.jobs.folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ CREATE_BREAKAWAY_FROM_JOB = 0x01000000
 
 def start(
     folder: RunFolder | str | os.PathLike[str],
-    python: str | os.PathLike[str] | None = None,
+    python: str | os.PathLike[str] | Sequence[str] | None = None,
     env: Mapping[str, str] | None = None,
 ) -> None:
     """Starts a worker on a run and returns at once; the run's events tell the rest.
@@ -39,7 +39,7 @@ def start(
 
     Args:
         folder: a run with its ``config.yaml``.
-        python: the interpreter; by default the engine's own.
+        python: the interpreter, or the command that starts it; by default the engine's own.
         env: the environment to derive the worker's from; by default this process's. What would
             bring another Python's packages is taken out.
 
@@ -52,16 +52,21 @@ def start(
     run.make()
     if run.lock.is_held():
         raise UserError("this run has a worker already", where=run.path)
-    interpreter = str(python) if python is not None else str(engine_python(env))
+    if python is None:
+        interpreter = engine_command(env)
+    elif isinstance(python, (str, os.PathLike)):
+        interpreter = [str(python)]
+    else:
+        interpreter = list(python)
     run.control.mark_start(run.events.size())
-    arguments = [interpreter, "-m", WORKER, str(run.path), NOTED]
+    arguments = [*interpreter, "-m", WORKER, str(run.path), NOTED]
     try:
-        process = _detached(arguments, run.worker_log, clone(), clean_environment(env))
+        process = _detached(arguments, run.worker_log, clone(), worker_environment(env))
     except OSError as error:
         run.control.mark_exited(-1)
         raise UserError(
             f"the engine's Python could not be started: {error.strerror or error}",
-            where=interpreter,
+            where=interpreter[0],
             do="Run 'python install.py' to make its environment.",
         ) from error
     logger.info("%s: worker %d started", run.name, process.pid)

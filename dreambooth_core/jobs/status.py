@@ -15,6 +15,9 @@ from dreambooth_core.jobs.folder import RunFolder
 from dreambooth_core.jobs.names import sanitise
 
 STATES = ("waiting", "running", "stopped", "finished", "failed", "lost")
+TRAINING = "train"
+"""The stage of events that name none."""
+
 GRACE = 120.0
 """Seconds in which a started worker must have taken its lock; slow disks and virus scanners."""
 
@@ -28,7 +31,12 @@ class RunSummary:
     state: str
     """waiting (made or just started), running, stopped (on request), finished, failed, or lost
     (its worker died without a word)."""
+    stage: str = ""
+    """What is being done: ``train``, or a preparation (``class_images``, ``latents`` …)."""
+    stage_step: int = 0
+    stage_steps: int = 0
     step: int = 0
+    """Of training, whatever the stage."""
     steps: int = 0
     loss: float | None = None
     created: float | None = None
@@ -57,6 +65,9 @@ class _Digest:
 
     offset: int = 0
     identity: tuple[int, int] = (0, 0)
+    stage: str = ""
+    stage_step: int = 0
+    stage_steps: int = 0
     step: int = 0
     steps: int = 0
     loss: float | None = None
@@ -93,13 +104,19 @@ class _Digest:
                 _append(self.results, path)
 
     def _advance(self, event: Event) -> None:
-        for name in ("step", "steps"):
-            value = event.get(name)
-            if isinstance(value, int):
-                setattr(self, name, value)
+        step, steps = _count(event.get("step")), _count(event.get("steps"))
+        self.stage = str(event.get("stage") or TRAINING)
+        self.stage_step, self.stage_steps = step, steps
+        if self.stage != TRAINING:
+            return
+        self.step, self.steps = step, steps or self.steps
         loss = event.get("loss")
         if isinstance(loss, (int, float)):
             self.loss = float(loss)
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def _append(paths: list[str], path: Any) -> None:
@@ -131,6 +148,9 @@ def status(folder: RunFolder | str | os.PathLike[str]) -> RunSummary:
         name=run.name,
         path=str(run.path),
         state=state,
+        stage=digest.stage,
+        stage_step=digest.stage_step,
+        stage_steps=digest.stage_steps,
         step=digest.step,
         steps=digest.steps,
         loss=digest.loss,

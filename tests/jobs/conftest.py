@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from dreambooth_core.environment import Layout
 from dreambooth_core.jobs import RunFolder
-from dreambooth_core.jobs.environment import python_of
 
 TRAINER = """
 import os, sys, time, types
@@ -42,7 +42,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The interpreter of a bare environment with that trainer in the real one's place."""
     folder = tmp_path_factory.mktemp("engine")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
-    python = python_of(folder)
+    python = Layout(root=folder, home=folder).venv_python
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
     asked = subprocess.run([str(python), "-c", code], check=True, capture_output=True, text=True)
     packages = Path(asked.stdout.strip())

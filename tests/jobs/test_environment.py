@@ -10,31 +10,36 @@ from pathlib import Path
 import pytest
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.jobs.environment import clean_environment, clone, engine_python, leaked
+from dreambooth_core.jobs.environment import clone, engine_command, leaked, worker_environment
 
 ROOT = Path(__file__).parents[2]
 
 
-def make(folder: Path, windows: bool = False) -> Path:
-    parts = ("Scripts", "python.exe") if windows else ("bin", "python")
-    python = folder.joinpath(*parts)
+def make(folder: Path) -> list[str]:
+    python = folder.joinpath(*(("Scripts", "python.exe") if os.name == "nt" else ("bin", "python")))
     python.parent.mkdir(parents=True)
     python.write_text("")
-    return python
+    return [str(python)]
 
 
-@pytest.mark.parametrize("windows", [False, True])
-def test_which_python(tmp_path: Path, windows: bool) -> None:
-    def chosen(**environ: str) -> Path:
-        return engine_python(environ, root=tmp_path, windows=windows)
+def test_which_python(tmp_path: Path) -> None:
+    def chosen(**environ: str) -> list[str]:
+        return engine_command(environ, root=tmp_path)
 
-    assert chosen() == Path(sys.executable)
-    own = make(tmp_path / ".venv", windows)
+    assert chosen() == [sys.executable]
+    own = make(tmp_path / ".venv")
     assert chosen() == chosen(DREAMBOOTH_ENV=" ") == own
-    other = make(tmp_path / "short", windows)
+    other = make(tmp_path / "short")
     assert chosen(DREAMBOOTH_ENV=str(tmp_path / "short")) == other
-    with pytest.raises(UserError, match=r"DREAMBOOTH_ENV names an environment that has no Python"):
+    with pytest.raises(UserError, match="DREAMBOOTH_ENV names a folder without an environment"):
         chosen(DREAMBOOTH_ENV=str(tmp_path / "none"))
+
+
+def test_a_python_that_makes_no_environments_runs_its_boot_script(tmp_path: Path) -> None:
+    (tmp_path / ".venv").mkdir()
+    boot = tmp_path / ".venv" / "boot.py"
+    boot.write_text("")
+    assert engine_command({}, root=tmp_path) == [sys.executable, str(boot)]
 
 
 def test_nothing_of_a_host_leaks() -> None:
@@ -45,7 +50,6 @@ def test_nothing_of_a_host_leaks() -> None:
         "PYTHONSTARTUP": "x",
         "PYTHONSAFEPATH": "1",
         "PIP_TARGET": "/host",
-        "PIP_USER": "1",
         "PIP_INDEX_URL": "https://mirror",
         "VIRTUAL_ENV": "/host/venv",
         "HF_ENDPOINT": "https://mirror",
@@ -53,21 +57,16 @@ def test_nothing_of_a_host_leaks() -> None:
         "PYTORCH_CUDA_ALLOC_CONF": "backend:cudaMallocAsync",
         "OMP_NUM_THREADS": "1",
     }
-    clean = clean_environment(host)
-    assert clean == {
-        "PATH": "/bin",
-        "PIP_INDEX_URL": "https://mirror",
-        "HF_ENDPOINT": "https://mirror",
-        "CUDA_VISIBLE_DEVICES": "1",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONUTF8": "1",
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONFAULTHANDLER": "1",
+    clean = worker_environment(host)
+    kept = {"PATH", "PIP_INDEX_URL", "HF_ENDPOINT", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"}
+    assert kept == clean.keys() & host.keys()
+    assert {clean[name] for name in ("PYTHONUTF8", "PYTHONUNBUFFERED", "PYTHONFAULTHANDLER")} == {
+        "1"
     }
-    assert leaked(host) == ["PIP_TARGET", "PIP_USER", "PYTHONHOME", "PythonPath"]
+    assert leaked(host) == ["PIP_TARGET", "PYTHONHOME", "PythonPath"]
     assert leaked(clean) == []
     mine = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
-    assert clean_environment(mine)["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"
+    assert worker_environment(mine)["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"
 
 
 def test_the_clone_is_where_the_package_lies() -> None:

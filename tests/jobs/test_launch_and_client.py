@@ -224,6 +224,11 @@ def test_a_python_that_cannot_start(run: RunFolder) -> None:
         start(run.path / "none")
 
 
+def test_a_command_of_several_words(run: RunFolder, engine: Path) -> None:
+    start(run, python=[str(engine), "-X", "dev"])
+    assert [*attach(run, timeout=20)][-1]["kind"] == "finished"
+
+
 def test_a_worker_that_dies_at_once_is_lost(run: RunFolder) -> None:
     """It never came so far as to take the lock: that must not look like waiting for ever."""
     (run.path / "broken.cfg").write_text("")

@@ -43,6 +43,18 @@ def test_every_ending_has_its_state(run: RunFolder) -> None:
     assert (summary.state, summary.step) == ("lost", 4)
 
 
+def test_preparations_are_no_training_steps(run: RunFolder) -> None:
+    run.events.write("progress", stage="class_images", step=3, steps=100)
+    summary = status(run)
+    assert (summary.stage, summary.stage_step, summary.stage_steps) == ("class_images", 3, 100)
+    assert (summary.step, summary.steps) == (0, 0)
+    run.events.write("started", step=5, steps=20)
+    run.events.write("progress", stage="train", step=6, steps=20, loss=1)
+    run.events.write("progress", stage="latents", step=1, steps=2)
+    summary = status(run)
+    assert (summary.stage, summary.step, summary.steps) == ("latents", 6, 20)
+
+
 def test_a_start_without_a_word_waits_a_while(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -137,6 +137,17 @@ def test_the_first_signal_asks_and_the_second_interrupts(run: RunFolder) -> None
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_one_of_several_processes_only_follows(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    with run.lock:  # rank 0 has it
+        assert supervise(run, runner=nothing) == 0
+        assert supervise(run, runner=failing(Stopped("x"))) == 130
+        assert supervise(run, runner=failing(UserError("x"))) == 2
+    assert {event["kind"] for event in run.events} == {"started"}  # the test's own
+
+
 def test_outside_the_main_thread_signals_stay_as_they_are(run: RunFolder) -> None:
     codes: list[int] = []
     thread = threading.Thread(target=lambda: codes.append(supervise(run, runner=nothing)))
