@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser(name if name in COMMANDS else None)
     args = parser.parse_args(arguments)
     try:
-        return int(args.run(args))
+        return int(args.action(args))
     except DreamBoothError as error:
         if args.debug:
             traceback.print_exc()
@@ -76,5 +76,5 @@ def _parser(name: str | None) -> argparse.ArgumentParser:
         if command == name:
             module = load(command)
             module.add_arguments(sub)
-            sub.set_defaults(run=module.run)
+            sub.set_defaults(action=module.run)
     return parser

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+COLOURS = ("#1a73e8", "#e8710a", "#188038")
 
 
 def smoothed(values: Sequence[float], window: int) -> list[float]:
@@ -20,7 +22,7 @@ def smoothed(values: Sequence[float], window: int) -> list[float]:
 
 def loss_picture(
     steps: Sequence[int],
-    parts: dict[str, Sequence[float]],
+    parts: Mapping[str, Sequence[float]],
     learning_rates: Sequence[float],
 ) -> bytes:
     """A PNG of the loss and the learning rate over the steps.
@@ -37,7 +39,7 @@ def loss_picture(
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     window = max(1, len(steps) // 20)
-    for colour, (name, values) in zip(("#1a73e8", "#e8710a", "#188038"), parts.items()):
+    for colour, (name, values) in zip(COLOURS, parts.items(), strict=False):
         axes.plot(steps, values, color=colour, alpha=0.2, linewidth=0.8)
         label = f"{name} (mean of {window} steps)" if window > 1 else name
         axes.plot(steps, smoothed(values, window), color=colour, linewidth=1.8, label=label)

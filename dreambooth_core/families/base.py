@@ -18,8 +18,10 @@ class Components:
     """The parts of a loaded base, and what was found out about it."""
 
     family: Family
-    unet: nn.Module
-    vae: nn.Module
+    unet: Any
+    """``UNet2DConditionModel``."""
+    vae: Any
+    """``AutoencoderKL``."""
     text_encoders: list[nn.Module]
     tokenizers: list[Any]
     scheduler_config: dict[str, Any]
@@ -30,7 +32,9 @@ class Components:
     """A hash of the weights; equal for equal weights wherever they lie."""
     clip_skip: int = 1
     max_prompt_chunks: int = 3
-    notes: list[str] = field(default_factory=list)
+    recommended: dict[str, Any] = field(default_factory=dict)
+    """What its makers recommend for sampling, from ``recommended.json`` in its folder:
+    ``steps``, ``guidance``."""
 
     @property
     def models(self) -> dict[str, nn.Module]:
@@ -131,7 +135,5 @@ def scaled_latents(parts: Components, latents: Tensor) -> Tensor:
 def encode_single(parts: Components, prompts: Sequence[str]) -> Conditioning:
     """Conditioning of the families with one CLIP text encoder whose final norm is applied."""
     ids = tokenise(parts.tokenizers[0], prompts, max_chunks=parts.max_prompt_chunks)
-    embeds, _ = encode_chunks(
-        parts.text_encoders[0], ids, skip=parts.clip_skip - 1, normalise=True
-    )
+    embeds, _ = encode_chunks(parts.text_encoders[0], ids, skip=parts.clip_skip - 1, normalise=True)
     return Conditioning(embeds)

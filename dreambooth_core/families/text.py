@@ -84,7 +84,7 @@ def _framed(tokenizer: Any, tokens: list[int], room: int) -> list[int]:
 def final_layer_norm(encoder: nn.Module) -> nn.Module:
     """A CLIP text encoder's last norm; transformers 5 moved it out of ``text_model``."""
     body = getattr(encoder, "text_model", encoder)
-    norm: nn.Module = body.final_layer_norm
+    norm: nn.Module = body.final_layer_norm  # type: ignore[assignment]
     return norm
 
 

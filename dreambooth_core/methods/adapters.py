@@ -89,7 +89,7 @@ def peft_config(options: MethodOptions, component: str, layers: list[str]) -> An
         # The adapters' scale is alpha / rank; peft types alpha as int but takes any number.
         return peft.LoraConfig(
             r=rank,
-            lora_alpha=alpha,  # type: ignore[arg-type]
+            lora_alpha=alpha,
             lora_dropout=dropout,
             target_modules=layers,
             use_dora=options.kind == "dora",
@@ -97,14 +97,14 @@ def peft_config(options: MethodOptions, component: str, layers: list[str]) -> An
     if options.kind == "loha":
         return peft.LoHaConfig(
             r=rank,
-            alpha=alpha,  # type: ignore[arg-type]
+            alpha=alpha,
             rank_dropout=dropout,
             target_modules=layers,
         )
     if options.kind == "lokr":
         return peft.LoKrConfig(
             r=rank,
-            alpha=alpha,  # type: ignore[arg-type]
+            alpha=alpha,
             rank_dropout=dropout,
             target_modules=layers,
         )

@@ -228,42 +228,9 @@ class Builder:
         return tell
 
     def _optimizer(self, trainables: list[Trainable], total: int) -> tuple[Stepper, Ema | None]:
-        config, count = self.config, self.processes.count
-        full = config.method.kind == "full"
-        learning = rates(
-            config.optim,
-            full=full,
-            batch_size=config.run.batch_size,
-            accumulation=config.run.accumulation,
-            processes=count,
-        )
-        groups = [
-            ParamGroup(
-                group.component,
-                list(group.parameters.values()),
-                learning.text if group.is_text else learning.unet,
-            )
-            for group in trainables
-        ]
-        broken = refuse(
-            Setting(
-                optimizer=config.optim.optimizer,
-                schedule=config.optim.schedule,
-                warmup_steps=config.optim.warmup_steps,
-                max_grad_norm=config.optim.max_grad_norm,
-                fused_backward=config.optim.fused_backward,
-                stochastic_rounding=config.optim.stochastic_rounding,
-                ema=config.optim.ema.enabled,
-                learning_rates=tuple(group.learning_rate for group in groups),
-                accumulation=config.run.accumulation,
-                processes=count,
-                precision=config.run.mixed_precision,
-                trains_base=full,
-                device=self.processes.device.type,
-            )
-        )
-        if broken:
-            raise broken[0]
+        config = self.config
+        groups = parameter_groups(config, trainables, self.processes.count)
+        check_combinations(config, groups, self.processes.device.type, self.processes.count)
         stepper = Stepper(config.optim, groups, total_steps=total, seed=config.run.seed)
         named = {
             f"{group.component}.{name}": parameter
@@ -271,6 +238,52 @@ class Builder:
             for name, parameter in group.parameters.items()
         }
         return stepper, Ema(named, config.optim.ema) if config.optim.ema.enabled else None
+
+
+def parameter_groups(
+    config: TrainConfig, trainables: list[Trainable], processes: int
+) -> list[ParamGroup]:
+    """What is trained, each part with its learning rate."""
+    learning = rates(
+        config.optim,
+        full=config.method.kind == "full",
+        batch_size=config.run.batch_size,
+        accumulation=config.run.accumulation,
+        processes=processes,
+    )
+    return [
+        ParamGroup(
+            group.component,
+            list(group.parameters.values()),
+            learning.text if group.is_text else learning.unet,
+        )
+        for group in trainables
+    ]
+
+
+def check_combinations(
+    config: TrainConfig, groups: list[ParamGroup], device: str, processes: int
+) -> None:
+    """Raises ``UserError`` for the first two settings that exclude each other."""
+    broken = refuse(
+        Setting(
+            optimizer=config.optim.optimizer,
+            schedule=config.optim.schedule,
+            warmup_steps=config.optim.warmup_steps,
+            max_grad_norm=config.optim.max_grad_norm,
+            fused_backward=config.optim.fused_backward,
+            stochastic_rounding=config.optim.stochastic_rounding,
+            ema=config.optim.ema.enabled,
+            learning_rates=tuple(group.learning_rate for group in groups),
+            accumulation=config.run.accumulation,
+            processes=processes,
+            precision=config.run.mixed_precision,
+            trains_base=config.method.kind == "full",
+            device=device,
+        )
+    )
+    if broken:
+        raise broken[0]
 
 
 def _checkpointing(model: torch.nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Writing what was learned, in the layout that was asked for."""
+"""Writing what was learned: an adapter in the layout asked for, or the whole model."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def write_result(session: Session, name: str) -> Path:
     """Writes the present state of what is trained into the run's folder.
 
     Returns:
-        The file, or for peft's layout the folder.
+        The file, or for peft's layout the folder. A fine-tuned model is written as one file and,
+        under the same name without an ending, as a diffusers folder.
 
     Raises:
         SaveFailed: it could not be written.
     """
     config = session.config
-    adapter = session.method.adapter()
-    size = session.items.entries[0].size
+    dtype = STORED[config.save.precision]
     metadata = result_metadata(
         config,
         session.parts,
@@ -32,14 +32,37 @@ def write_result(session: Session, name: str) -> Path:
         step=session.step,
         epoch=session.plan.epoch_of(max(session.step - 1, 0)) + 1,
         captions=captions_by_concept(session),
-        size=size,
+        size=session.items.entries[0].size,
     )
+    target = session.folder.path / name
+    adapter = session.method.adapter()
+    if adapter is None:
+        return write_model(session, target, metadata)
     adapter.metadata.update(metadata)
     ending = "" if config.save.layout == "peft" else ".safetensors"
-    path = session.folder.path / f"{name}{ending}"
-    return write_adapter(
-        adapter, path, config.save.layout, dtype=STORED[config.save.precision]
+    path = target.with_name(f"{name}{ending}")
+    return write_adapter(adapter, path, config.save.layout, dtype=dtype)
+
+
+def write_model(session: Session, target: Path, metadata: dict[str, str]) -> Path:
+    """Writes the whole model as ``<target>/`` (diffusers) and ``<target>.safetensors``."""
+    from dreambooth_core.formats.checkpoints.build import component_of
+    from dreambooth_core.formats.checkpoints.folder import write_folder
+    from dreambooth_core.formats.checkpoints.parts import ModelParts
+    from dreambooth_core.formats.checkpoints.single_write import write_single_file
+
+    parts = session.parts
+    models = {**parts.models, "vae": parts.vae}
+    stored = ModelParts(
+        family=parts.family.name,
+        components={name: component_of(name, model) for name, model in models.items()},
+        scheduler=parts.scheduler_config,
+        metadata=metadata,
     )
+    dtype = STORED[session.config.save.precision]
+    write_folder(stored, target, dtype=dtype)
+    single = target.with_name(f"{target.name}.safetensors")
+    return write_single_file(stored, single, dtype=dtype, metadata=metadata).path
 
 
 def captions_by_concept(session: Session) -> dict[str, list[str]]:

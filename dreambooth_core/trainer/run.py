@@ -51,9 +51,7 @@ def run(folder: RunFolder, *, on_event: Callable[[Event], None] | None = None) -
         processes.close()
 
 
-def _run(
-    config: TrainConfig, folder: RunFolder, processes: Processes, reporter: Reporter
-) -> None:
+def _run(config: TrainConfig, folder: RunFolder, processes: Processes, reporter: Reporter) -> None:
     started = time.time()
     control = folder.control
     waiting: list[str] = []

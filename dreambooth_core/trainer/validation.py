@@ -64,9 +64,7 @@ class Validation:
                 images = generate(
                     self.parts, prompts, seeds, self.settings, should_stop=should_stop
                 )
-            for index, (prompt, seed, image) in enumerate(
-                zip(prompts, seeds, images, strict=True)
-            ):
+            for index, (prompt, seed, image) in enumerate(zip(prompts, seeds, images, strict=True)):
                 path = self.folder.samples / f"step-{step:06d}-{index:02d}.png"
                 buffer = io.BytesIO()
                 image.save(buffer, "PNG")
@@ -77,7 +75,7 @@ class Validation:
                 )
         except Stopped:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             # Out of memory, a full disk, a sampler's own trouble: none is worth the run.
             if isinstance(error, torch.cuda.OutOfMemoryError):
                 torch.cuda.empty_cache()

@@ -1,0 +1,70 @@
+"""``dreambooth check CONFIG``: what a run would do, without doing it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from dreambooth_core.commands.train import read_config
+from dreambooth_core.config.describe import flatten
+from dreambooth_core.trainer.forecast import Forecast, forecast
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.add_argument("config", nargs="?", help="a YAML file; without one, give key=value only")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the file")
+    parser.add_argument("--preset", help="a preset's name or file, below the configuration")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the report; returns the exit code."""
+    config = read_config(args)
+    found = forecast(config)
+    if args.json:
+        report = {**found.as_dict(), "config": flatten(config)}
+        json.dump(report, sys.stdout, indent=2, ensure_ascii=False)
+        sys.stdout.write("\n")
+    else:
+        show(found, Console())
+    return 0
+
+
+def show(found: Forecast, console: Console) -> None:
+    """The report for people."""
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in summary(found):
+        table.add_row(f"[bold]{name}[/]", value)
+    console.print(table)
+    for concept in found.data["concepts"]:
+        for one in concept["images"]["skipped"]:
+            console.print(f"[yellow]skipped[/] {one['name']}: {one['reason']}", highlight=False)
+    for warning in found.warnings:
+        console.print(f"[yellow]warning[/] {warning}", highlight=False)
+
+
+def summary(found: Forecast) -> list[tuple[str, Any]]:
+    """Name and value of each line of the report."""
+    taken = sum(len(concept["images"]["taken"]) for concept in found.data["concepts"])
+    skipped = sum(len(concept["images"]["skipped"]) for concept in found.data["concepts"])
+    lines = [
+        ("base", f"{found.base} ({found.family_label}, {found.prediction_type})"),
+        ("pictures", f"{taken} taken, {skipped} skipped"),
+        ("sizes", ", ".join(f"{n} x {size}" for size, n in found.data["buckets"].items())),
+        ("steps", f"{found.steps} ({found.steps_per_epoch} an epoch)"),
+        ("trained", ", ".join(f"{n:,} in {name}" for name, n in found.trainable.items())),
+        ("device", f"{found.device}, precision {found.precision}"),
+    ]
+    for kind, caption in found.captions.items():
+        lines.append((f"{kind} caption", f"{caption['text']}  {caption['tokens']}"))
+    for name, missing in found.class_images.items():
+        lines.append(
+            ("class images", f"{missing['there']} there, {missing['missing']} to be made: {name}")
+        )
+    return lines

@@ -1,0 +1,131 @@
+"""``dreambooth demo``: a tiny Stable Diffusion learns a new subject, in minutes, on a CPU."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from dreambooth_core.commands.demonstration import (
+    CONFIG,
+    Demonstration,
+    report,
+    save_picture,
+    save_report,
+)
+from dreambooth_core.commands.train import train_here
+from dreambooth_core.config.loading import dump, load
+from dreambooth_core.errors import UserError
+from dreambooth_core.families.loading import load_base
+from dreambooth_core.formats.storage import write_text
+from dreambooth_core.jobs import RunFolder, read_receipt, sanitise
+from dreambooth_core.trainer.config import TrainConfig
+
+MEASURES = {
+    "subject_similarity": "likeness of the subject to its pictures",
+    "class_similarity": "likeness of any star to them (should stay low)",
+    "prompt_fidelity": "background that the prompt names is there",
+    "class_diversity": "variety of stars (should stay)",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the demo")
+    parser.add_argument("--out", default="runs", help="folder for runs (default: runs)")
+    parser.add_argument(
+        "--without-prior",
+        action="store_true",
+        help="leave prior preservation out, to see what it is good for",
+    )
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the demo; returns the exit code."""
+    console = Console(stderr=args.json)
+    config = demo_config(args)
+    folder = fresh_folder(config)
+    write_text(folder.config, dump(config, help=True))
+    console.print(
+        f"Teaching a tiny Stable Diffusion one particular star: {config.run.steps} steps, "
+        "a few minutes on one CPU core."
+    )
+    shows = Demonstration(config, load_base(config.base))
+    before = shows.draw()
+    code = train_here(folder)
+    if code:
+        return code
+    result = read_receipt(folder)["result"]
+    adapter = folder.path / result["file"]
+    after = shows.draw(adapter)
+    grid = folder.path / "grid.png"
+    save_picture(shows.grid(before, after), grid)
+    losses = [e["loss"] for e in folder.events if e.get("stage") == "train"]
+    window = max(1, len(losses) // 10)
+    values: dict[str, object] = {
+        "steps": result["steps"],
+        "train_seconds": result["train_seconds"],
+        "loss_first": round(sum(losses[:window]) / window, 5),
+        "loss_last": round(sum(losses[-window:]) / window, 5),
+        "prior_preservation": config.prior.enabled,
+        **report(shows.score(before), shows.score(after)),
+        "adapter_file": str(adapter),
+        "grid_image": str(grid),
+        "loss_image": str(folder.path / "loss.png"),
+    }
+    save_report(values, folder.path / "report.json")
+    if args.json:
+        json.dump(values, sys.stdout, indent=2)
+        sys.stdout.write("\n")
+    else:
+        show(values, folder.path, console)
+    return 0
+
+
+def demo_config(args: argparse.Namespace) -> TrainConfig:
+    """The demo's configuration with the user's changes."""
+    changes = [f"run.output={args.out}"]
+    if args.without_prior:
+        changes += ["prior.enabled=false", "run.name=demo-without-prior"]
+    return load(TrainConfig, files=[CONFIG], overrides=[*changes, *args.overrides])
+
+
+def fresh_folder(config: TrainConfig) -> RunFolder:
+    """The demo's folder, emptied of an earlier demo.
+
+    Raises:
+        UserError: the demo is running there, or the folder holds something else.
+    """
+    folder = RunFolder(Path(config.run.output) / sanitise(config.run.name))
+    if folder.path.exists():
+        if folder.lock_file.exists() and folder.lock.is_held():
+            raise UserError("the demo is already running there", where=folder.path)
+        if any(folder.path.iterdir()) and not folder.exists():
+            raise UserError(
+                "this folder holds something else than an earlier demo",
+                where=folder.path,
+                do="Name another place: dreambooth demo --out FOLDER.",
+            )
+        shutil.rmtree(folder.path)
+    return folder.make()
+
+
+def show(values: dict[str, object], folder: Path, console: Console) -> None:
+    """The short table and where things are."""
+    table = Table(title=f"{values['steps']} steps in {values['train_seconds']:.0f} s")
+    table.add_column("")
+    table.add_column("before", justify="right")
+    table.add_column("after", justify="right")
+    for name, label in MEASURES.items():
+        table.add_row(label, f"{values[f'{name}_before']:.2f}", f"{values[f'{name}_after']:.2f}")
+    console.print(table)
+    console.print(f"Look at {values['grid_image']}", highlight=False, soft_wrap=True)
+    console.print(f"adapter: {values['adapter_file']}", highlight=False, soft_wrap=True)
+    console.print(f"curve:   {values['loss_image']}", highlight=False, soft_wrap=True)
+    console.print(f"numbers: {folder / 'report.json'}", highlight=False, soft_wrap=True)

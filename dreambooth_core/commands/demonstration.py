@@ -1,0 +1,153 @@
+"""Pictures and scores before and after training: what ``dreambooth demo`` shows."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from dreambooth_core.bases.locate import ASSETS, locate
+from dreambooth_core.evaluation.grid import Row, sheet
+from dreambooth_core.evaluation.scores import Scorer, agreement, diversity, load_scorer, similarity
+from dreambooth_core.families.base import Components
+from dreambooth_core.families.sampling import SamplingSettings, generate
+from dreambooth_core.formats.adapters.apply import AdapterStack
+from dreambooth_core.formats.adapters.read import read_adapter
+from dreambooth_core.formats.storage import write_bytes
+from dreambooth_core.trainer.config import TrainConfig
+
+FOLDER = ASSETS / "demo"
+CONFIG = FOLDER / "demo.yaml"
+
+BACKGROUNDS = ("night", "purple", "grass", "brick", "sunset")
+"""Where the subject is put; the base knows these words, and three are in none of its pictures."""
+
+CHOICES = ("white", "gray", "sky", "grass", "sand", "brick", "night", "sunset", "purple")
+"""The backgrounds among which a picture's own is told."""
+
+SUBJECT_SEEDS = (11, 12)
+CLASS_SEEDS = tuple(range(21, 29))
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures of one model, always from the same prompts and seeds."""
+
+    subject: list[Image.Image]
+    """For each background and seed, seeds first."""
+    of_class: list[Image.Image]
+    """The class prompt, one for each seed."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the pictures of one model score."""
+
+    subject_similarity: float
+    """Likeness of the subject's prompt to the training pictures, -1 to 1."""
+    class_similarity: float
+    """The same of the class prompt; it should not rise."""
+    prompt_fidelity: float
+    """Share of the subject's pictures with the background that the prompt names."""
+    class_diversity: float
+    """How different the class prompt's pictures are from each other."""
+
+
+class Demonstration:
+    """Draws and scores with a base, with and without an adapter."""
+
+    def __init__(self, config: TrainConfig, parts: Components) -> None:
+        self.config = config
+        self.parts = parts
+        concept = config.concepts[0]
+        self.instance_prompt = concept.instance_prompt
+        self.class_prompt = concept.class_prompt
+        folder = Path(concept.images)
+        self.pictures = [Image.open(f).convert("RGB") for f in sorted(folder.glob("*.png"))]
+        self.scorer: Scorer = load_scorer(locate(config.base.model), parts)
+        watch = config.validation
+        self.settings = SamplingSettings(
+            steps=int(parts.recommended.get("steps", 25)),
+            guidance=watch.guidance,
+            scheduler=watch.scheduler,
+            width=config.data.resolution,
+            height=config.data.resolution,
+            batch_size=10,
+        )
+
+    def draw(self, adapter: Path | None = None) -> Gallery:
+        """The gallery of the base, or of the base with an adapter as it was saved."""
+        stack = AdapterStack(self.parts.models)
+        if adapter is not None:
+            stack.load("trained", read_adapter(adapter))
+        prompts = [prompt for prompt in self._prompts(BACKGROUNDS) for _ in SUBJECT_SEEDS]
+        seeds = [*SUBJECT_SEEDS] * len(BACKGROUNDS)
+        classes = [self.class_prompt] * len(CLASS_SEEDS)
+        try:
+            images = generate(
+                self.parts, [*prompts, *classes], [*seeds, *CLASS_SEEDS], self.settings
+            )
+        finally:
+            stack.clear()
+        return Gallery(images[: len(prompts)], images[len(prompts) :])
+
+    def score(self, gallery: Gallery) -> Scores:
+        """The gallery's scores."""
+        real = self.scorer.identities(self.pictures)
+        subject = self.scorer.identities(gallery.subject)
+        of_class = self.scorer.identities(gallery.of_class)
+        captions = self.scorer.captions([f"a star on a {name} background" for name in CHOICES])
+        right = [CHOICES.index(name) for name in BACKGROUNDS for _ in SUBJECT_SEEDS]
+        return Scores(
+            subject_similarity=round(similarity(subject, real), 4),
+            class_similarity=round(similarity(of_class, real), 4),
+            prompt_fidelity=round(
+                agreement(self.scorer.pictures(gallery.subject), captions, right), 4
+            ),
+            class_diversity=round(diversity(of_class), 4),
+        )
+
+    def grid(self, before: Gallery, after: Gallery) -> Image.Image:
+        """The pictures trained on, and both galleries below each other."""
+        first = slice(0, None, len(SUBJECT_SEEDS))
+        count = len(BACKGROUNDS)
+        return sheet(
+            [
+                Row("the five\npictures", self.pictures[:count]),
+                Row(
+                    f'"{self.instance_prompt}\non a … background"\n\nbefore', before.subject[first]
+                ),
+                Row("after", after.subject[first]),
+                Row(f'"{self.class_prompt}"\n\nbefore', before.of_class[:count]),
+                Row("after", after.of_class[:count]),
+            ],
+            columns=[f"… {name}" for name in BACKGROUNDS],
+            title="dreambooth demo: the same prompts and seeds before and after training",
+        )
+
+    def _prompts(self, backgrounds: tuple[str, ...]) -> list[str]:
+        return [f"{self.instance_prompt} on a {name} background" for name in backgrounds]
+
+
+def report(before: Scores, after: Scores) -> dict[str, float]:
+    """Both scores with ``_before`` and ``_after`` behind their names."""
+    found: dict[str, float] = {}
+    for name, value in asdict(before).items():
+        found[f"{name}_before"] = value
+        found[f"{name}_after"] = asdict(after)[name]
+    return found
+
+
+def save_picture(image: Image.Image, path: Path) -> None:
+    """Writes a PNG, whole or not at all."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    write_bytes(path, buffer.getvalue())
+
+
+def save_report(values: dict[str, object], path: Path) -> None:
+    """Writes ``report.json``."""
+    write_bytes(path, (json.dumps(values, indent=2) + "\n").encode())

@@ -1,0 +1,141 @@
+"""``dreambooth sample PROMPT …``: pictures with a base and adapters at given weights."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import re
+import sys
+from pathlib import Path
+
+from dreambooth_core.commands.weighted import parse_weighted
+from dreambooth_core.config.loading import load
+from dreambooth_core.errors import UserError
+from dreambooth_core.families.base import Components
+from dreambooth_core.families.loading import load_base
+from dreambooth_core.families.options import BaseOptions
+from dreambooth_core.families.sampling import SCHEDULERS, SamplingSettings, generate
+from dreambooth_core.formats.adapters.apply import AdapterStack
+from dreambooth_core.formats.adapters.read import read_adapter
+from dreambooth_core.formats.storage import sha256, write_bytes
+from dreambooth_core.jobs import RunFolder, read_receipt
+from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.trainer.processes import choose_device
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.add_argument("prompts", nargs="+", metavar="PROMPT", help="what to draw")
+    parser.add_argument("--base", help='model: a path, a hub id or "pocket" (the default)')
+    parser.add_argument("--run", metavar="FOLDER", help="a run: its base and its result")
+    parser.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="FILE[:WEIGHT]",
+        help="an adapter; may be given several times",
+    )
+    parser.add_argument("--out", default="samples", help="folder for the pictures")
+    parser.add_argument("--count", type=int, default=1, help="pictures for each prompt")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first picture")
+    parser.add_argument("--negative", default="", help="what the pictures should not show")
+    parser.add_argument("--steps", type=int, default=None, help="denoising steps")
+    parser.add_argument("--guidance", type=float, default=None, help="guidance scale")
+    parser.add_argument("--scheduler", choices=tuple(SCHEDULERS), default="ddim", help="sampler")
+    parser.add_argument("--width", type=int, help="in pixels, a multiple of 8")
+    parser.add_argument("--height", type=int, help="in pixels, a multiple of 8")
+    parser.add_argument("--batch-size", type=int, default=4, help="pictures at once")
+    parser.add_argument("--device", default="auto", help="auto, cuda, mps, xpu or cpu")
+    parser.add_argument("--json", action="store_true", help="print what was made as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Makes the pictures; returns the exit code."""
+    check_numbers(args)
+    base, adapters = sources(args)
+    parts = load_base(BaseOptions(model=base))
+    device = choose_device(args.device)
+    for model in [*parts.models.values(), parts.vae]:
+        model.to(device)
+    stack_adapters(parts, adapters)
+    prompts = [prompt for prompt in args.prompts for _ in range(args.count)]
+    seeds = [args.seed + i for _ in args.prompts for i in range(args.count)]
+    guidance = args.guidance
+    if guidance is None:
+        guidance = float(parts.recommended.get("guidance", 7.0))
+    settings = SamplingSettings(
+        steps=args.steps or int(parts.recommended.get("steps", 25)),
+        guidance=guidance,
+        scheduler=args.scheduler,
+        width=args.width,
+        height=args.height,
+        negative_prompt=args.negative,
+        batch_size=args.batch_size,
+    )
+    images = generate(parts, prompts, seeds, settings)
+    made = []
+    for prompt, seed, image in zip(prompts, seeds, images, strict=True):
+        path = free_path(Path(args.out), prompt, seed)
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        write_bytes(path, buffer.getvalue())
+        made.append({"file": str(path), "prompt": prompt, "seed": seed, "sha256": sha256(path)})
+    if args.json:
+        json.dump({"base": base, "adapters": adapters, "images": made}, sys.stdout, indent=2)
+        sys.stdout.write("\n")
+    else:
+        sys.stdout.writelines(f"{one['file']}\n" for one in made)
+    return 0
+
+
+def check_numbers(args: argparse.Namespace) -> None:
+    """Raises ``UserError`` for numbers that cannot work."""
+    for name in ("count", "steps", "batch_size"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise UserError("must be at least 1", where=f"--{name.replace('_', '-')}")
+    for name in ("width", "height"):
+        value = getattr(args, name)
+        if value is not None and (value < 8 or value % 8):
+            raise UserError(
+                f"{value} is not a multiple of 8",
+                where=f"--{name}",
+                do=f"Try {max(8, round(value / 64) * 64)}.",
+            )
+
+
+def sources(args: argparse.Namespace) -> tuple[str, list[str]]:
+    """The base and the adapters that the arguments name."""
+    if not args.run:
+        return args.base or BaseOptions().model, args.adapter
+    folder = RunFolder.open(args.run)
+    config = load(TrainConfig, files=[folder.config])
+    result = read_receipt(folder).get("result", {}).get("file")
+    if not result:
+        raise UserError(
+            "this run has no result yet",
+            where=folder.path,
+            do="Let it finish, or name one of its files with --adapter.",
+        )
+    return args.base or config.base.model, [str(folder.path / result), *args.adapter]
+
+
+def stack_adapters(parts: Components, adapters: list[str]) -> AdapterStack:
+    """Puts adapters, each ``FILE[:WEIGHT]``, onto the loaded models."""
+    stack = AdapterStack(parts.models)
+    for number, text in enumerate(adapters, 1):
+        one = parse_weighted(text)
+        stack.load(f"{number}:{one.path.name}", read_adapter(one.path), one.weight)
+    return stack
+
+
+def free_path(folder: Path, prompt: str, seed: int) -> Path:
+    """A new file name that tells prompt and seed."""
+    words = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-")[:60] or "image"
+    path = folder / f"{words}-{seed}.png"
+    number = 2
+    while path.exists():
+        path = folder / f"{words}-{seed}-{number}.png"
+        number += 1
+    return path

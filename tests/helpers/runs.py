@@ -1,0 +1,80 @@
+"""Short runs in this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dreambooth_core.config.loading import dump, load
+from dreambooth_core.jobs import RunFolder
+from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.trainer.run import run
+
+Changes = dict[str, Any]
+
+
+def config_for(base: Path, pictures: Path, root: Path, **changes: Any) -> TrainConfig:
+    """A small run's configuration; ``section__field=value`` changes a field."""
+    values: Changes = {
+        "base__model": base,
+        "data__resolution": 64,
+        "data__crop": "center",
+        "method__rank": 4,
+        "method__alpha": 4,
+        "optim__learning_rate": 1e-3,
+        "run__output": root,
+        "run__steps": 4,
+        "run__batch_size": 2,
+        "save__precision": "fp32",
+        "log__tensorboard": "false",
+        **changes,
+    }
+    concept = (
+        f"concepts=[{{images: '{pictures.as_posix()}', instance_prompt: a photo of sks ball, "
+        "class_prompt: a photo of a ball}]"
+    )
+    overrides = [f"{key.replace('__', '.')}={_text(value)}" for key, value in values.items()]
+    return load(TrainConfig, overrides=[concept, *overrides])
+
+
+PRIOR: Changes = {
+    "prior__enabled": "true",
+    "prior__num_images": 3,
+    "prior__steps": 2,
+    "prior__guidance": 2.0,
+}
+"""Prior preservation with few, quickly made class images."""
+
+
+def _text(value: Any) -> str:
+    return value.as_posix() if isinstance(value, Path) else str(value)
+
+
+def folder_for(config: TrainConfig) -> RunFolder:
+    """A new run folder with the configuration in it."""
+    folder = RunFolder.create(config.run.output, config.run.name)
+    folder.config.write_text(dump(config), encoding="utf-8")
+    return folder
+
+
+def train(config: TrainConfig) -> RunFolder:
+    """Does a whole run in this process."""
+    folder = folder_for(config)
+    run(folder)
+    return folder
+
+
+def go_on(folder: RunFolder, **changes: Any) -> RunFolder:
+    """Goes on with a run, from its latest checkpoint unless told otherwise."""
+    changes = {"run__resume": "latest", **changes}
+    overrides = [f"{key.replace('__', '.')}={_text(value)}" for key, value in changes.items()]
+    config = load(TrainConfig, files=[folder.config], overrides=overrides)
+    folder.config.write_text(dump(config), encoding="utf-8")
+    folder.control.mark_start(folder.events.size())
+    run(folder)
+    return folder
+
+
+def losses(folder: RunFolder) -> dict[int, float]:
+    """The loss of each step, the latest attempt at it."""
+    return {e["step"]: e["loss"] for e in folder.events if e.get("stage") == "train"}

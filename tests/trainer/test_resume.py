@@ -1,0 +1,141 @@
+"""2N steps in one go equal N steps, an interruption and N more, to the bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.runs import PRIOR, config_for, go_on, losses, train
+
+from dreambooth_core.errors import UserError
+from dreambooth_core.formats.storage import read_tensors
+from dreambooth_core.jobs import RunFolder
+from dreambooth_core.trainer.state import load_state, saved_steps
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "prior": PRIOR,
+    "buckets": {"data__crop": "bucket", "data__bucket_step": 32},
+    "accumulation": {"run__accumulation": 2, "run__batch_size": 1},
+    "dropout": {"method__dropout": 0.2, "data__caption_dropout": 0.3, "data__flip": "true"},
+    "schedule": {"optim__schedule": "cosine", "optim__warmup_steps": 2},
+    "ema": {"optim__ema__enabled": "true", "optim__ema__decay": 0.9},
+    "8bit": {"optim__optimizer": "adamw8bit"},
+}
+
+
+def assert_equal_state(first: RunFolder, second: RunFolder, step: int) -> None:
+    states = [load_state(saved_steps(f.checkpoints)[step]) for f in (first, second)]
+    assert states[0].weights.keys() == states[1].weights.keys()
+    for name, tensor in states[0].weights.items():
+        assert torch.equal(tensor, states[1].weights[name]), name
+    assert_same(states[0].states, states[1].states)
+
+
+def assert_same(first: Any, second: Any) -> None:
+    if isinstance(first, torch.Tensor):
+        assert torch.equal(first, second)
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys()
+        for key in first:
+            assert_same(first[key], second[key])
+    elif isinstance(first, (list, tuple)):
+        assert len(first) == len(second)
+        for one, other in zip(first, second, strict=True):
+            assert_same(one, other)
+    else:
+        assert first == second
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora", "loha", "lokr", "full"])
+@pytest.mark.parametrize("option", ["plain", "prior"])
+def test_every_method_resumes_exactly(
+    base: Path, pictures: Path, tmp_path: Path, kind: str, option: str
+) -> None:
+    check(base, pictures, tmp_path, {"method__kind": kind, **OPTIONS[option]})
+
+
+@pytest.mark.parametrize("option", sorted(set(OPTIONS) - {"plain", "prior"}))
+def test_every_option_resumes_exactly(
+    base: Path, pictures: Path, tmp_path: Path, option: str
+) -> None:
+    check(base, pictures, tmp_path, OPTIONS[option])
+
+
+def test_a_trained_text_encoder_resumes_exactly(
+    base: Path, pictures: Path, tmp_path: Path
+) -> None:
+    check(base, pictures, tmp_path, {"method__text_encoder": "true"})
+
+
+def check(base: Path, pictures: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    config = config_for(base, pictures, tmp_path, save__every_steps=2, run__steps=6, **changes)
+    whole = train(config)
+    # The schedule needs the whole length from the start: the first part is stopped, not short.
+    config.run.name = "parts"
+    parts = interrupted_after(config, 2)
+    assert max(saved_steps(parts.checkpoints)) == 2
+    go_on(parts)
+    assert losses(whole) == losses(parts)
+    assert len(set(losses(whole).values())) == 6
+    assert_equal_state(whole, parts, 4)
+    result = read_tensors(whole.path / f"{whole.name}.safetensors")
+    again = read_tensors(parts.path / f"{parts.name}.safetensors")
+    assert result.keys() == again.keys()
+    assert all(torch.equal(result[name], again[name]) for name in result)
+
+
+def interrupted_after(config: Any, step: int) -> RunFolder:
+    """Runs until ``step`` is saved, then stops in the middle of the next one."""
+    from helpers.runs import folder_for
+
+    from dreambooth_core.errors import Stopped
+    from dreambooth_core.trainer.run import run
+
+    folder = folder_for(config)
+
+    def stop(event: dict[str, Any]) -> None:
+        if event["kind"] == "progress" and event.get("stage") == "train":
+            if event["step"] == step + 1:
+                folder.control.request("stop")
+
+    with pytest.raises(Stopped):
+        run(folder, on_event=stop)
+    return folder
+
+
+def test_the_learning_rate_may_change(base: Path, pictures: Path, tmp_path: Path) -> None:
+    config = config_for(base, pictures, tmp_path, save__every_steps=2)
+    folder = interrupted_after(config, 2)
+    go_on(folder, optim__learning_rate=5e-4)
+    rates = {e["step"]: e["lr"] for e in folder.events if e.get("stage") == "train"}
+    assert rates[1] == 1e-3
+    assert rates[4] == 5e-4
+
+
+def test_the_rank_may_not_change(base: Path, pictures: Path, tmp_path: Path) -> None:
+    config = config_for(base, pictures, tmp_path, save__every_steps=2)
+    folder = interrupted_after(config, 2)
+    with pytest.raises(UserError, match=r"rank was 4 and is now 8"):
+        go_on(folder, method__rank=8)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_offered(
+    base: Path, pictures: Path, tmp_path: Path
+) -> None:
+    folder = train(config_for(base, pictures, tmp_path, save__every_steps=1, run__steps=3))
+    file = saved_steps(folder.checkpoints)[2] / "trained.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(UserError, match=r"step-000002: .* damaged .*run\.resume=1"):
+        go_on(folder, run__steps=4)
+    go_on(folder, run__resume=1, run__steps=3)
+    assert max(losses(folder)) == 3
+
+
+def test_only_the_newest_checkpoints_are_kept(base: Path, pictures: Path, tmp_path: Path) -> None:
+    config = config_for(base, pictures, tmp_path, save__every_steps=1, save__keep=2, run__steps=5)
+    assert list(saved_steps(train(config).checkpoints)) == [3, 4]
