@@ -36,7 +36,7 @@ from dreambooth_core.environment.torch_builds import (
 from dreambooth_core.environment.transaction import recover, replacing
 from dreambooth_core.errors import DreamBoothError, UserError
 
-UNPACKED = 3
+UNPACKED = 4
 """Disk space that an installation needs, in times of its download."""
 
 

@@ -34,10 +34,16 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = {root!r}
 
 
+def of_the_standard_library(path):
+    """Not this folder, not the Python's own packages, nothing that a ._pth file points to."""
+    path = os.path.abspath(path)
+    if path == HERE or os.path.basename(path) in ("site-packages", "dist-packages"):
+        return False
+    return any(path.startswith(os.path.abspath(p)) for p in (sys.base_prefix, sys.base_exec_prefix))
+
+
 def main():
-    own = ("site-packages", "dist-packages")
-    sys.path[:] = [p for p in sys.path[1:] if os.path.basename(p.rstrip("\\\\/")) not in own]
-    sys.path.insert(0, ROOT)
+    sys.path[:] = [ROOT, *filter(of_the_standard_library, sys.path)]
     packages = os.path.join(HERE, "site")
     sys.path.insert(0, packages)
     site.addsitedir(packages)  # the .pth files in it count too

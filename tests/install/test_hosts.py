@@ -45,10 +45,13 @@ def test_the_webui_is_only_answered(clone: Clone, tmp_path: Path) -> None:
     (host / "modules").mkdir(parents=True)
     (host / "modules" / "launch_utils.py").touch()
     clone.environ["PYTHONPATH"] = f"{host}{os.pathsep}{tmp_path}"
-    begun = time.perf_counter()
-    done = clone.install(cwd=host)
-    assert time.perf_counter() - begun < 2.0
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    seconds = []
+    for _ in range(3):
+        begun = time.perf_counter()
+        done = clone.install(cwd=host)
+        seconds.append(time.perf_counter() - begun)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert min(seconds) < 1.0
     assert clone.leftovers() == []
 
 
@@ -114,6 +117,13 @@ def test_without_venv_and_uv_a_folder_of_packages_serves(
     assert not [p for p in paths if Path(p).name in ("site-packages", "dist-packages")]
     module = subprocess.check_output([*layout.command(), "-m", "tinytwo"], text=True)
     assert module == ""
+    # An embeddable Python leaves the script's folder off its path, and may have a host's on it.
+    code = "import sys, json, tinyone; print(*sys.path, sep='\\n')"
+    isolated = [known.base, "-I", str(layout.boot), "-c", code]
+    assert subprocess.check_output(isolated, text=True).splitlines() == paths
+    astray = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [*layout.command(), "-c", code]
+    assert str(tmp_path) not in subprocess.check_output(command, text=True, env=astray).split("\n")
     again = clone.install()
     assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
 
