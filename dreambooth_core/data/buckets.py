@@ -39,7 +39,7 @@ def bucket_sizes(area: int, step: int, longest: int) -> list[Size]:
             where="data.bucket_step",
             do="Raise data.resolution or lower data.bucket_step.",
         )
-    return sorted(size for size in sizes if not _is_inside_another(size, sizes))
+    return _largest(sizes)
 
 
 def choose(original: Size, sizes: Sequence[Size]) -> Size:
@@ -77,6 +77,10 @@ class Sizer:
         return choose(original, self.sizes)
 
 
-def _is_inside_another(size: Size, sizes: set[Size]) -> bool:
-    """Whether another bucket is at least as large on both sides: then this one wastes pixels."""
-    return any(other != size and other[0] >= size[0] and other[1] >= size[1] for other in sizes)
+def _largest(sizes: set[Size]) -> list[Size]:
+    """The sizes that no other one surpasses on both sides: the others only waste pixels."""
+    kept: list[Size] = []
+    for size in sorted(sizes, reverse=True):
+        if not kept or size[1] > kept[-1][1]:
+            kept.append(size)
+    return kept[::-1]

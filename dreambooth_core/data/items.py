@@ -16,7 +16,7 @@ from dreambooth_core.data.captions import FILEWORDS, Captioner, caption_of, word
 from dreambooth_core.data.concepts import Concept
 from dreambooth_core.data.inventory import Picture
 from dreambooth_core.data.options import DataOptions
-from dreambooth_core.data.plan import CLASS, BatchPlan, Entry, Slot
+from dreambooth_core.data.plan import CLASS, INSTANCE, BatchPlan, Entry, Slot
 from dreambooth_core.data.views import Size, View, crop_top_left, cut_share, enlargement, scaled
 
 _KEPT_PICTURES = 32
@@ -101,6 +101,20 @@ class Items:
     def picture(self, slot: Slot) -> Picture:
         """The picture that a slot names."""
         return (self.class_pictures if slot.kind == CLASS else self.pictures)[slot.picture]
+
+    def views(self, plan: BatchPlan) -> list[tuple[Picture, View]]:
+        """Every view that a plan over these pictures can ask for: what a cache is filled with.
+
+        Raises:
+            ValueError: The plan is not finite (``BatchPlan.is_finite``).
+        """
+        kinds = {INSTANCE: self.pictures, CLASS: self.class_pictures}
+        return [(kinds[kind][index], view) for kind, index, view in plan.views()]
+
+    @property
+    def recipe(self) -> str:
+        """What pixels depend on besides picture and view, for the key of a cache."""
+        return self.options.background
 
     def caption(self, slot: Slot) -> str:
         """What the slot's picture is said to show this time."""

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, features
 
 from dreambooth_core.data.inventory import Picture, Skipped, look_at, take_stock
 from dreambooth_core.errors import UserError
@@ -246,13 +246,17 @@ def test_progress_counts_the_files(tmp_path, draw, encode):
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
+KINDS = ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "TGA", "PPM"]
+KINDS += ["AVIF"] if features.check("avif") else []
+
+
 @settings(
     max_examples=150,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(
-    kind=st.sampled_from(["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "TGA", "AVIF", "PPM"]),
+    kind=st.sampled_from(KINDS),
     cut=st.floats(0, 1),
     hits=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=8),
 )

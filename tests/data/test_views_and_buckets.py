@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dreambooth_core.data.buckets import Sizer, bucket_sizes, choose
@@ -18,6 +18,7 @@ TARGETS = st.tuples(st.integers(1, 64), st.integers(1, 64)).map(lambda s: (s[0] 
 PLACES = st.tuples(st.floats(0, 1), st.floats(0, 1))
 
 
+@settings(deadline=None)
 @given(original=st.tuples(SIDES, SIDES), target=TARGETS)
 def test_a_scaled_picture_covers_its_target_and_touches_it(original, target):
     height, width = scaled(original, target)
@@ -32,6 +33,7 @@ def test_a_scaled_picture_covers_its_target_and_touches_it(original, target):
     assert scaled((height, width), target) == (height, width)
 
 
+@settings(deadline=None)
 @given(original=st.tuples(SIDES, SIDES), target=TARGETS, at=PLACES)
 def test_a_view_lies_inside(original, target, at):
     view = place(original, target, at)
@@ -75,6 +77,7 @@ def test_sdxl_buckets_are_the_known_ones():
     assert (832, 1216) in sizes
 
 
+@settings(deadline=None)
 @given(
     resolution=st.integers(1, 32).map(lambda n: n * 64),
     step=st.sampled_from([8, 16, 32, 64]),
@@ -90,6 +93,7 @@ def test_buckets_never_need_more_memory_than_the_square(resolution, step, stretc
         assert (width, height) in sizes
 
 
+@settings(deadline=None)
 @given(original=st.tuples(SIDES, SIDES))
 def test_the_chosen_bucket_cuts_least(original):
     sizes = bucket_sizes(512 * 512, 64, 1024)
@@ -100,6 +104,10 @@ def test_the_chosen_bucket_cuts_least(original):
         return 1 - min(ratio, 1 / ratio)
 
     assert cut(chosen) <= min(cut(size) for size in sizes) + 1e-9
+
+
+def test_among_equal_shapes_the_larger_is_chosen():
+    assert choose((50, 50), [(64, 64), (128, 128), (96, 96)]) == (128, 128)
 
 
 def test_common_photos():
