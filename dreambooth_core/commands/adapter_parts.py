@@ -1,0 +1,143 @@
+"""What the adapter commands share: weighted adapters, blocks, types, and how results are told."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreambooth_core.commands.weighted import parse_weighted
+from dreambooth_core.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from dreambooth_core.formats.adapters.merge import Part
+    from dreambooth_core.formats.adapters.model import Adapter
+
+DTYPES = ("fp32", "fp16", "bf16")
+LAYOUTS = ("kohya", "diffusers", "peft")
+
+
+def add_weighted(parser: argparse.ArgumentParser) -> None:
+    """The arguments that name adapters and weigh them."""
+    parser.add_argument(
+        "--te-weight",
+        nargs="+",
+        type=float,
+        metavar="W",
+        help="other weights for the text encoders: one for all adapters, or one for each",
+    )
+    parser.add_argument(
+        "--block",
+        action="append",
+        default=[],
+        metavar="[N:]NAME=FACTOR",
+        help="multiply the weights of a block, such as down_blocks.1=0.5 or text_encoder=0; "
+        "2:mid_block=0 is for the second adapter alone",
+    )
+
+
+def add_writing(parser: argparse.ArgumentParser) -> None:
+    """The arguments that say how an adapter is written."""
+    parser.add_argument("--layout", choices=LAYOUTS, default="kohya", help="names to write")
+    parser.add_argument("--dtype", choices=DTYPES, help="type to store (default: as it was)")
+    parser.add_argument("--json", action="store_true", help="report as JSON")
+
+
+def read_parts(args: argparse.Namespace, texts: list[str]) -> list[Part]:
+    """Reads ``FILE[:WEIGHT]`` each. Raises ``UserError`` when counts or names do not fit."""
+    from dreambooth_core.formats.adapters.merge import Part
+    from dreambooth_core.formats.adapters.read import read_adapter
+
+    files = [parse_weighted(text) for text in texts]
+    text_weights: list[float] = args.te_weight or []
+    if len(text_weights) not in (0, 1, len(files)):
+        raise UserError(
+            f"{len(text_weights)} weights for text encoders, but {len(files)} adapters",
+            where="--te-weight",
+            do="Give one for all, or one for each.",
+        )
+    factors = _factors(args.block, len(files))
+    return [
+        Part(
+            read_adapter(file.path),
+            file.weight,
+            text_weights[index % len(text_weights)] if text_weights else None,
+            factors[index],
+            file.path.stem,
+        )
+        for index, file in enumerate(files)
+    ]
+
+
+def block_numbers(texts: list[str]) -> dict[str, float]:
+    """``NAME=NUMBER`` pairs, names with their component. Raises ``UserError`` if one is not."""
+    return {full_block(name): value for _, name, value in map(_block, texts)}
+
+
+def full_block(name: str) -> str:
+    """A block's name with its component: ``down_blocks.1`` is the UNet's."""
+    known = ("unet", "text_encoder", "text_encoder_2")
+    return name if name.split(".")[0] in known else f"unet.{name}"
+
+
+def dtype_of(name: str | None) -> torch.dtype | None:
+    """The type by its short name; ``None`` stays ``None``."""
+    import torch
+
+    named = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+    return named[name] if name else None
+
+
+def base_of(path: Path | None) -> dict[str, torch.Tensor] | None:
+    """Weights of the base by module name, for adapters whose change depends on it."""
+    if path is None:
+        return None
+    from dreambooth_core.formats.adapters.bake import base_weights
+    from dreambooth_core.formats.checkpoints.read import read_model
+
+    parts = read_model(path, need_vae=False)
+    return base_weights({name: c.tensors for name, c in parts.components.items()})
+
+
+def write(args: argparse.Namespace, adapter: Adapter, path: Path) -> None:
+    """Writes a result; nothing in memory is a view on the file that may be replaced."""
+    from dreambooth_core.formats.adapters.write import write_adapter
+
+    write_adapter(adapter, path, args.layout, dtype=dtype_of(args.dtype))
+
+
+def tell(args: argparse.Namespace, report: Mapping[str, Any], lines: list[str]) -> None:
+    """Prints a report, as JSON or as lines."""
+    if args.json:
+        print(json.dumps(report, indent=2, ensure_ascii=False))
+        return
+    for line in lines:
+        print(line)
+
+
+def _factors(blocks: list[str], count: int) -> list[dict[str, float]]:
+    factors: list[dict[str, float]] = [{} for _ in range(count)]
+    for text in blocks:
+        which, name, value = _block(text)
+        if which is not None and not 1 <= which <= count:
+            raise UserError(f"there is no adapter {which}", where=text, do=f"There are {count}.")
+        for index in range(count) if which is None else (which - 1,):
+            factors[index][full_block(name)] = value
+    return factors
+
+
+def _block(text: str) -> tuple[int | None, str, float]:
+    name, equals, value = text.partition("=")
+    which, colon, rest = name.partition(":")
+    try:
+        if not equals:
+            raise ValueError(text)
+        return (int(which), rest, float(value)) if colon else (None, name, float(value))
+    except ValueError as error:
+        raise UserError(
+            f"{text!r} is not a block and a number", do="Write for example down_blocks.1=0.5."
+        ) from error

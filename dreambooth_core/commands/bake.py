@@ -1,0 +1,64 @@
+"""``dreambooth bake BASE A:0.8 --out FILE``: writes adapters into a checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from dreambooth_core.commands import adapter_parts
+
+HELP = "write adapters into a checkpoint"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.add_argument("base", metavar="BASE", type=Path, help="a checkpoint, file or folder")
+    parser.add_argument(
+        "adapters", nargs="+", metavar="FILE[:WEIGHT]", help="adapters, weight 1 without a number"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="NAME.safetensors is a single file, any other name a diffusers folder",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=adapter_parts.DTYPES,
+        help="type to store the model in (default: as it is)",
+    )
+    parser.add_argument(
+        "--prediction_type", metavar="TYPE", help="where the base does not say it: v_prediction, …"
+    )
+    parser.add_argument("--json", action="store_true", help="report as JSON")
+    adapter_parts.add_weighted(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Bakes. Raises ``UserError`` and ``SaveFailed``."""
+    from dreambooth_core.formats.adapters.bake import bake
+    from dreambooth_core.formats.checkpoints.folder import write_folder
+    from dreambooth_core.formats.checkpoints.read import read_model
+    from dreambooth_core.formats.checkpoints.single_write import write_single_file
+
+    dtype = adapter_parts.dtype_of(args.dtype)
+    model = read_model(args.base, prediction_type=args.prediction_type)
+    parts = adapter_parts.read_parts(args, args.adapters)
+    states, report = bake({n: c.tensors for n, c in model.components.items()}, parts, dtype)
+    for name, component in model.components.items():
+        component.tensors = states[name]
+    model.metadata["dreambooth_baked"] = ", ".join(f"{p.name}:{p.weight:g}" for p in parts)
+    warnings = list(model.warnings)
+    if args.out.suffix in (".safetensors", ".ckpt"):
+        warnings += write_single_file(model, args.out, dtype=dtype).warnings
+    else:
+        write_folder(model, args.out, dtype=dtype)
+    lines = [
+        f"{args.out}: {len(parts)} adapters in {report.modules} weights",
+        f"change: {report.change:.2%} of the weights",
+        f"lost by rounding to the stored type: {report.rounding:.2%} of the change",
+        *(f"warning: {text}" for text in warnings),
+    ]
+    told = {"file": str(args.out), **vars(report), "warnings": warnings}
+    adapter_parts.tell(args, told, lines)
+    return 0

@@ -1,0 +1,78 @@
+"""``dreambooth inspect FILE``: says what a model file or adapter is."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from dreambooth_core.commands import adapter_parts
+
+HELP = "say what a model file or adapter is"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.add_argument("file", metavar="FILE", type=Path, help="any model file or folder")
+    parser.add_argument("--metadata", action="store_true", help="show all of an adapter's metadata")
+    parser.add_argument("--json", action="store_true", help="report as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Inspects. Raises ``UserError`` for what is no model."""
+    from dreambooth_core.formats.detect import identify
+
+    identity = identify(args.file)
+    found = identity.as_dict()
+    if identity.kind != "adapter" or identity.family not in (None, "sd1", "sd2", "sdxl"):
+        adapter_parts.tell(args, found, [f"{args.file}: {identity.label}", *_details(found)])
+        return 0
+    from dreambooth_core.formats.adapters.describe import describe
+    from dreambooth_core.formats.adapters.read import read_adapter
+
+    report = describe(read_adapter(args.file, strict=False), args.file)
+    report = {"path": str(args.file), "label": identity.label, **report}
+    adapter_parts.tell(args, report, [f"{args.file}: {identity.label}", *adapter_lines(report)])
+    if args.metadata and not args.json:
+        for key, value in sorted(report["metadata"].items()):
+            print(f"  {key} = {value}")
+    return 0
+
+
+def adapter_lines(report: dict[str, Any]) -> list[str]:
+    """An adapter's report for a person."""
+    modules = ", ".join(f"{n} in {c}" for c, n in report["modules"].items())
+    lines = [
+        f"method: {report['method']} ({report['layout']} names, {report['dtype']}, "
+        f"{report['parameters'] / 1e6:.2f}M numbers)",
+        f"modules: {modules}",
+        f"ranks: {_counts(report['ranks'])}   alphas: {_counts(report['alphas'])}",
+        f"targets: {_counts(report['targets'])}",
+    ]
+    for key, label in (("trigger_words", "trigger words"), ("base", "base")):
+        value = report[key]
+        if value:
+            lines.append(f"{label}: {', '.join(value) if isinstance(value, list) else value}")
+    if report["settings"]:
+        lines.append("training: " + ", ".join(f"{k} {v}" for k, v in report["settings"].items()))
+    norms = "  ".join(f"{name} {norm:.3g}" for name, norm in report["norms"].items())
+    lines.append(f"size of the change per block: {norms}")
+    for key, label in (
+        ("damaged", "DAMAGED, with NaN or infinity"),
+        ("zero", "change nothing"),
+        ("unknown_keys", "unknown keys"),
+        ("extras", "other tensors"),
+    ):
+        if report[key]:
+            some = ", ".join(report[key][:4])
+            lines.append(f"{label}: {len(report[key])} ({some}{', …' * (len(report[key]) > 4)})")
+    return lines
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{key} x {count}" for key, count in counts.items()) or "none"
+
+
+def _details(found: dict[str, Any]) -> list[str]:
+    known = ("path", "kind", "family", "label", "container")
+    return [f"{key}: {value}" for key, value in found.items() if key not in known and value]

@@ -1,0 +1,95 @@
+"""``dreambooth merge A:0.7 B:0.4 --out FILE``: adds up adapters with weights."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from dreambooth_core.commands import adapter_parts
+
+HELP = "add up adapters with weights"
+
+METHODS = (
+    "cat",
+    "svd",
+    "linear",
+    "ties",
+    "dare_linear",
+    "dare_ties",
+    "magnitude_prune",
+    "ties_svd",
+    "dare_linear_svd",
+    "dare_ties_svd",
+    "magnitude_prune_svd",
+)
+
+EXAMPLES = """\
+methods:
+  cat       the exact weighted sum; ranks add up (default)
+  svd       the sum, cut to --rank by its largest singular values; the loss is told
+  ..._svd   TIES, DARE or pruning on the full weight changes, then cut to --rank
+  linear, ties, dare_linear, dare_ties, magnitude_prune
+            as in peft: up and down matrices mixed apart, equal ranks; not a sum
+
+examples:
+  dreambooth merge dog.safetensors:1.0 crochet.safetensors:1.05 --out crochet_dog.safetensors
+  dreambooth merge a.safetensors:0.7 b.safetensors:0.4 --method svd --rank 16 --out ab.safetensors
+  dreambooth merge a.safetensors b.safetensors:-1 --out a_without_b.safetensors
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EXAMPLES
+    parser.add_argument(
+        "adapters",
+        nargs="+",
+        metavar="FILE[:WEIGHT]",
+        help="adapters in any layout; the weight is what follows the last colon, 1 without",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="what to write")
+    parser.add_argument("--method", choices=METHODS, default="cat", help="how to merge")
+    parser.add_argument("--rank", type=int, help="rank to cut to (default: the largest)")
+    parser.add_argument(
+        "--density", type=float, default=0.5, help="share of numbers that TIES and the others keep"
+    )
+    parser.add_argument(
+        "--sign", choices=("total", "frequency"), default="total", help="TIES: how signs are voted"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="for the random methods (DARE)")
+    parser.add_argument(
+        "--base", type=Path, help="the base model, for adapters that depend on it (DoRA, OFT)"
+    )
+    adapter_parts.add_weighted(parser)
+    adapter_parts.add_writing(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Merges. Raises ``UserError`` and ``SaveFailed``."""
+    from dreambooth_core.formats.adapters.merge import Plan, merge
+
+    plan = Plan(
+        args.method,
+        args.rank,
+        args.density,
+        args.sign,
+        args.seed,
+        adapter_parts.dtype_of(args.dtype),
+    )
+    parts = adapter_parts.read_parts(args, args.adapters)
+    merged, report = merge(parts, plan, adapter_parts.base_of(args.base))
+    adapter_parts.write(args, merged, args.out)
+    ranks = ", ".join(str(rank) for rank in report.ranks) or "none"
+    lines = [
+        f"{args.out}: {len(parts)} adapters by {report.method}, {report.modules} modules, "
+        f"rank {ranks}",
+        f"difference from the exact sum: {report.error:.2%}",
+    ]
+    if report.truncated:
+        lines.append(f"lost by cutting to the rank: {report.truncated:.2%}")
+    lines += [f"warning: {text}" for text in report.warnings]
+    told = {"file": str(args.out), **vars(report), "ranks": list(report.ranks)}
+    told["warnings"] = list(report.warnings)
+    adapter_parts.tell(args, told, lines)
+    return 0
