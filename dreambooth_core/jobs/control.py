@@ -3,13 +3,14 @@
 Clients append, the worker polls. A line ``{"verb": "start", "events": N}`` marks each start of
 the worker (``N``: how long the event log was): what was asked before it is history, what was
 asked after it counts, even if the worker needs a minute to come up. ``exited`` marks that the
-process that was started has ended.
+process of a start, known by its ``start``, has ended.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import secrets
 import time
 from pathlib import Path
 from typing import Any
@@ -49,13 +50,19 @@ class Control:
             raise UserError(f"unknown command {verb!r}", do=f"Use one of {', '.join(VERBS)}.")
         self._append({"verb": verb})
 
-    def mark_start(self, events: int) -> None:
-        """Notes that a worker is about to run, the event log being ``events`` bytes long."""
-        self._append({"verb": START, "events": events})
+    def mark_start(self, events: int) -> str:
+        """Notes that a worker is about to run, the event log being ``events`` bytes long.
 
-    def mark_exited(self, code: int) -> None:
-        """Notes that the started process has ended, with its exit code."""
-        self._append({"verb": EXITED, "code": code})
+        Returns:
+            A name for this start, for :meth:`mark_exited`.
+        """
+        name = secrets.token_hex(4)
+        self._append({"verb": START, "start": name, "events": events})
+        return name
+
+    def mark_exited(self, start: str, code: int) -> None:
+        """Notes that the process of a start has ended, with its exit code."""
+        self._append({"verb": EXITED, "start": start, "code": code})
 
     def poll(self) -> list[str]:
         """The verbs asked for since the last call, or since the latest start, oldest first."""
@@ -72,14 +79,17 @@ class Control:
         return verbs
 
     def last_start(self) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-        """The latest ``start`` record, and the ``exited`` record after it; None for each absent."""
+        """The latest ``start`` record, and its ``exited`` record; None for each that is absent.
+
+        The end of an earlier process may be noted only after the next one was started.
+        """
         start: dict[str, Any] | None = None
         exited: dict[str, Any] | None = None
         for record in read_lines(self.path)[0]:
             if record.get("verb") == START:
                 start, exited = record, None
-            elif record.get("verb") == EXITED:
-                exited = record
+            elif record.get("verb") == EXITED and start is not None:
+                exited = record if record.get("start") == start.get("start") else exited
         return start, exited
 
     def _append(self, record: dict[str, Any]) -> None:

@@ -58,12 +58,12 @@ def start(
         interpreter = [str(python)]
     else:
         interpreter = list(python)
-    run.control.mark_start(run.events.size())
+    name = run.control.mark_start(run.events.size())
     arguments = [*interpreter, "-m", WORKER, str(run.path), NOTED]
     try:
         process = _detached(arguments, run.worker_log, clone(), worker_environment(env))
     except OSError as error:
-        run.control.mark_exited(-1)
+        run.control.mark_exited(name, -1)
         raise UserError(
             f"the engine's Python could not be started: {error.strerror or error}",
             where=interpreter[0],
@@ -71,7 +71,7 @@ def start(
         ) from error
     logger.info("%s: worker %d started", run.name, process.pid)
     waiter = threading.Thread(
-        target=_note_exit, args=(process, run), name=f"dreambooth-{run.name}", daemon=True
+        target=_note_exit, args=(process, run, name), name=f"dreambooth-{run.name}", daemon=True
     )
     waiter.start()
 
@@ -120,8 +120,8 @@ def _detached(
             return popen(**detachment(windows=True, breakaway=False))  # the job object forbids it
 
 
-def _note_exit(process: subprocess.Popen[bytes], run: RunFolder) -> None:
+def _note_exit(process: subprocess.Popen[bytes], run: RunFolder, start: str) -> None:
     """Waits for the worker, so that it leaves no zombie, and notes that it is gone."""
     code = process.wait()
     with contextlib.suppress(UserError):  # the run's folder was deleted meanwhile
-        run.control.mark_exited(code)
+        run.control.mark_exited(start, code)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +143,8 @@ def status(folder: RunFolder | str | os.PathLike[str]) -> RunSummary:
     held = run.lock.is_held()
     digest = _digest(run)
     state, message = _state(run, held, digest)
+    if state == "lost" and run.lock.is_held():  # it came up between the two looks
+        state, message = "running", ""
     ended = digest.updated if state in ("finished", "stopped", "failed", "lost") else None
     return RunSummary(
         name=run.name,
@@ -216,7 +218,7 @@ def _digest(run: RunFolder) -> _Digest:
         events, digest.offset = run.events.read(digest.offset)
         for event in events:
             digest.add(event)
-        return digest
+        return replace(digest, results=[*digest.results], samples=[*digest.samples])
 
 
 def _state(run: RunFolder, held: bool, digest: _Digest) -> tuple[str, str]:

@@ -104,7 +104,7 @@ def test_only_new_requests_are_handed_out(run: RunFolder) -> None:
 
 def test_what_was_asked_before_a_start_is_history(run: RunFolder) -> None:
     run.control.request("stop")
-    run.control.mark_exited(130)
+    run.control.mark_exited(run.control.mark_start(0), 130)
     run.control.mark_start(0)
     assert run.control.poll() == []
     run.control.request("stop_after_step")  # while the worker still comes up

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.jobs import RunFolder, find_run, list_runs, status
+from dreambooth_core.jobs import FileLock, RunFolder, find_run, list_runs, status
 
 
 def finish(run: RunFolder, **details: object) -> None:
@@ -70,6 +70,26 @@ def test_a_start_without_a_word_waits_a_while(
         assert status(run).state == "running"
 
 
+def test_the_end_of_an_earlier_worker_may_be_noted_late(run: RunFolder) -> None:
+    first = run.control.mark_start(run.events.size())
+    run.events.write("finished", outcome="done")
+    second = run.control.mark_start(run.events.size())
+    run.control.mark_exited(first, 0)
+    assert status(run).state == "waiting"
+    run.control.mark_exited(second, 3)
+    assert status(run).state == "lost"
+    assert "code 3" in status(run).message
+
+
+def test_a_worker_that_comes_up_just_now_is_not_lost(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = iter([False, True])
+    monkeypatch.setattr(FileLock, "is_held", lambda _: next(looks))
+    run.events.write("started", steps=3)
+    assert status(run).state == "running"
+
+
 def test_a_run_of_the_same_name_starts_from_nothing(run: RunFolder) -> None:
     finish(run)
     assert status(run).results
@@ -79,6 +99,8 @@ def test_a_run_of_the_same_name_starts_from_nothing(run: RunFolder) -> None:
     assert (status(run).state, status(run).results, status(run).step) == ("waiting", [], 0)
     run.events.write("started", steps=5)
     assert status(run).steps == 5
+    run.events_file.write_text('{"kind": "started"}\n')  # the same file, cut short
+    assert status(run).steps == 0
 
 
 def test_odd_events_do_no_harm(run: RunFolder) -> None:
