@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from dreambooth_core.config.fields import option
 
 METHODS = ("lora", "dora", "loha", "lokr", "oft", "full")
-TARGETS = ("attention", "transformer", "all")
+TARGETS = ("query_value", "attention", "transformer", "all")
 
 
 @dataclass
@@ -58,8 +58,8 @@ class MethodOptions:
     targets: str = option(
         "attention",
         label="Layers",
-        help="""attention: the query, key, value and output layers. transformer: all linear
-        layers of the transformer blocks. all: convolutions too.""",
+        help="""attention: the query, key, value and output layers. query_value: two of them.
+        transformer: all linear layers of the transformer blocks. all: convolutions too.""",
         choices=TARGETS,
     )
     text_rank: int | None = option(
