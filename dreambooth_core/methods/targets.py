@@ -12,11 +12,13 @@ import re
 from torch import nn
 
 _UNET = {
+    "query_value": r"\.attn[12]\.(to_q|to_v)$",
     "attention": r"\.attn[12]\.(to_q|to_k|to_v|to_out\.0)$",
     "transformer": r"\.attentions\.\d+\.(transformer_blocks\.|proj_in$|proj_out$)",
     "all": r"\.(attentions|resnets|downsamplers|upsamplers)\.",
 }
 _TEXT = {
+    "query_value": r"\.self_attn\.(q_proj|v_proj)$",
     "attention": r"\.self_attn\.(q_proj|k_proj|v_proj|out_proj)$",
     "transformer": r"\.(self_attn\.(q_proj|k_proj|v_proj|out_proj)|mlp\.fc[12])$",
 }

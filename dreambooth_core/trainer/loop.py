@@ -119,7 +119,8 @@ class _Loop:
         session = self.session
         last = session.step == session.total_steps
         save, watch = session.config.save, session.config.validation
-        if self._due(save.every_steps, save.every_epochs) and not last:
+        early = session.step < save.first_step
+        if self._due(save.every_steps, save.every_epochs) and not last and not early:
             self.save()
         if session.validation and (last or self._due(watch.every_steps, watch.every_epochs)):
             self.sample()

@@ -8,6 +8,7 @@ from dreambooth_core.config.fields import option
 
 PRECISIONS = ("no", "fp16", "bf16")
 LAYOUTS = ("kohya", "diffusers", "peft")
+ARRANGEMENTS = ("run", "diffusers", "peft", "shivam")
 
 
 @dataclass
@@ -94,6 +95,13 @@ class SaveOptions:
         minimum=1,
         advanced=True,
     )
+    first_step: int = option(
+        0,
+        label="First checkpoint",
+        help="No checkpoint is written before this step.",
+        minimum=0,
+        advanced=True,
+    )
     keep: int | None = option(
         None,
         label="Checkpoints to keep",
@@ -105,6 +113,20 @@ class SaveOptions:
         label="Adapter layout",
         help="kohya loads in every host; diffusers and peft are for scripts.",
         choices=LAYOUTS,
+        advanced=True,
+    )
+    arrangement: str = option(
+        "run",
+        label="Arrangement",
+        help="""How results lie in the folder: run, as the hosts load them; diffusers, peft or
+        shivam, as code written for the training scripts of that name expects them.""",
+        choices=ARRANGEMENTS,
+        advanced=True,
+    )
+    also_kohya: bool = option(
+        False,
+        label="Kohya file too",
+        help="In diffusers' arrangement, write an adapter under kohya's names as well.",
         advanced=True,
     )
     precision: str = option(
@@ -167,6 +189,13 @@ class LogOptions:
 
     tensorboard: bool = option(
         True, label="TensorBoard", help="Write curves and images for TensorBoard into logs/."
+    )
+    folder: str = option(
+        "",
+        label="TensorBoard folder",
+        help="Where curves are written, from the run's folder on. Empty: logs.",
+        path="folder",
+        advanced=True,
     )
     every_steps: int = option(
         1,

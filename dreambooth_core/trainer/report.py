@@ -36,6 +36,7 @@ class Reporter:
         folder: RunFolder,
         *,
         tensorboard: bool,
+        board_folder: str = "",
         on_event: Callable[[Event], None] | None = None,
         enabled: bool = True,
     ) -> None:
@@ -43,7 +44,8 @@ class Reporter:
         self.enabled = enabled
         self._events = folder.events
         self._on_event = on_event
-        self._board = _board(folder.logs) if tensorboard and enabled else None
+        board = folder.path / board_folder if board_folder else folder.logs
+        self._board = _board(board) if tensorboard and enabled else None
 
     def emit(self, kind: str, **details: Any) -> None:
         """Writes one event."""

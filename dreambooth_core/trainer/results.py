@@ -34,6 +34,10 @@ def write_result(session: Session, name: str) -> Path:
         captions=captions_by_concept(session),
         size=session.items.entries[0].size,
     )
+    if config.save.arrangement != "run":
+        from dreambooth_core.trainer.arrangements import write_arranged
+
+        return write_arranged(session, metadata, final=name == session.folder.name)
     target = session.folder.path / name
     adapter = session.method.adapter()
     if adapter is None:

@@ -41,6 +41,7 @@ def run(folder: RunFolder, *, on_event: Callable[[Event], None] | None = None) -
     reporter = Reporter(
         folder,
         tensorboard=config.log.tensorboard,
+        board_folder=config.log.folder,
         on_event=on_event,
         enabled=processes.is_main,
     )

@@ -17,6 +17,7 @@ from dreambooth_core.jobs import Control, RunFolder
 from dreambooth_core.methods.base import Method, Trainable
 from dreambooth_core.optim.ema import Ema
 from dreambooth_core.optim.stepper import Stepper
+from dreambooth_core.trainer.arrangements import arrange_samples
 from dreambooth_core.trainer.config import TrainConfig
 from dreambooth_core.trainer.precision import Precision
 from dreambooth_core.trainer.processes import Processes
@@ -87,6 +88,7 @@ class Session:
         if self.validation and self.processes.is_main:
             with self.result_weights():
                 self.validation.make(self.step, should_stop)
+            arrange_samples(self)
 
     def state(self) -> TrainState:
         """The state at the present step; its tensors are the live ones."""

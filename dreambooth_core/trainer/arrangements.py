@@ -1,0 +1,142 @@
+"""Where results lie, for those who have code that expects them as other scripts leave them.
+
+``diffusers``
+    A whole pipeline in the run's folder and the trained networks in ``checkpoint-100/unet`` and
+    ``/text_encoder``; of an adapter ``pytorch_lora_weights.safetensors`` in both places.
+``peft``
+    ``unet/adapter_config.json`` and ``text_encoder/…`` in the same places.
+``shivam``
+    A whole pipeline with its samples in ``100/``, ``200/`` … *beside* the run's folder: its
+    notebook takes every folder there but ``0`` for a number of steps.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dreambooth_core.formats.adapters.write import write_adapter
+from dreambooth_core.formats.checkpoints.build import component_of
+from dreambooth_core.formats.checkpoints.folder import write_folder
+from dreambooth_core.formats.checkpoints.parts import ModelParts
+from dreambooth_core.formats.checkpoints.scheduler import with_scheduler
+from dreambooth_core.formats.storage import write_bytes, write_json, write_tensors
+from dreambooth_core.trainer.precision import STORED
+
+if TYPE_CHECKING:
+    from dreambooth_core.trainer.session import Session
+
+LORA_FILE = "pytorch_lora_weights.safetensors"
+"""The name that ``load_lora_weights`` looks for."""
+
+KOHYA_FILE = "pytorch_lora_weights_kohya.safetensors"
+_CHECKPOINT = re.compile(r"^checkpoint-(\d+)$")
+
+
+def write_arranged(session: Session, metadata: dict[str, str], *, final: bool) -> Path:
+    """Writes the present state of what is trained as ``save.arrangement`` says.
+
+    Returns:
+        The folder or, of an adapter in diffusers' arrangement, the file.
+
+    Raises:
+        SaveFailed: it could not be written.
+    """
+    if session.config.save.arrangement == "shivam":
+        return _write_numbered(session, metadata)
+    root = session.folder.path
+    checkpoint = root / f"checkpoint-{session.step}"
+    every = session.config.save.every_steps
+    if not final or (every and session.step % every == 0):
+        written = _write_trained(session, checkpoint, metadata)
+        _prune(root, session.config.save.keep)
+        if not final:
+            return written
+    if session.method.adapter() is None:
+        _write_pipeline(session, root, metadata)
+        return root
+    return _write_trained(session, root, metadata)
+
+
+def arrange_samples(session: Session) -> None:
+    """Puts this step's validation images beside the numbered pipeline that they show."""
+    if session.config.save.arrangement != "shivam" or session.step == 0:
+        return
+    images = sorted(session.folder.samples.glob(f"step-{session.step:06d}-*.png"))
+    for index, image in enumerate(images):
+        target = _numbered(session) / "samples" / f"{index}.png"
+        write_bytes(target, image.read_bytes())
+
+
+def _numbered(session: Session) -> Path:
+    return session.folder.path.parent / str(session.step)
+
+
+def _write_numbered(session: Session, metadata: dict[str, str]) -> Path:
+    folder = _numbered(session)
+    adapter = session.method.adapter()
+    if adapter is None:
+        _write_pipeline(session, folder, metadata, scheduler="ddim")
+    else:
+        adapter.metadata.update(metadata)
+        dtype = STORED[session.config.save.precision]
+        write_adapter(adapter, folder / LORA_FILE, "diffusers", dtype=dtype)
+    write_json(folder / "args.json", asdict(session.config))
+    return folder
+
+
+def _write_pipeline(
+    session: Session, folder: Path, metadata: dict[str, str], scheduler: str | None = None
+) -> None:
+    """A whole diffusers folder, with the base's sampler or another."""
+    parts = session.parts
+    models = {**parts.models, "vae": parts.vae}
+    own = parts.scheduler_config
+    stored = ModelParts(
+        family=parts.family.name,
+        components={name: component_of(name, model) for name, model in models.items()},
+        scheduler=with_scheduler(own, scheduler) if scheduler else own,
+        metadata=metadata,
+    )
+    write_folder(stored, folder, dtype=STORED[session.config.save.precision], extras="none")
+
+
+def _write_trained(session: Session, folder: Path, metadata: dict[str, str]) -> Path:
+    """What is trained and nothing else: networks in folders of their own, or the adapter."""
+    dtype = STORED[session.config.save.precision]
+    adapter = session.method.adapter()
+    if adapter is None:
+        for name, model in session.method.trained_models.items():
+            component = component_of(name, model)
+            stem = "diffusion_pytorch_model" if name == "unet" else "model"
+            tensors = {
+                key: tensor.to(dtype) if tensor.is_floating_point() else tensor
+                for key, tensor in component.tensors.items()
+            }
+            file = folder / name / f"{stem}.safetensors"
+            write_tensors(file, tensors, {"format": "pt"})
+            write_json(folder / name / "config.json", component.config)
+        return folder
+    adapter.metadata.update(metadata)
+    adapter.metadata["base_model_name_or_path"] = session.parts.source
+    if session.config.save.arrangement == "peft":
+        return write_adapter(adapter, folder, "peft", dtype=dtype)
+    if session.config.save.also_kohya:
+        write_adapter(adapter, folder / KOHYA_FILE, "kohya", dtype=dtype)
+    return write_adapter(adapter, folder / LORA_FILE, "diffusers", dtype=dtype)
+
+
+def _prune(root: Path, keep: int | None) -> None:
+    """Deletes the oldest ``checkpoint-N`` beyond ``keep``; None keeps all."""
+    if keep is None:
+        return
+    found = {
+        int(match.group(1)): path
+        for path in root.iterdir()
+        if (match := _CHECKPOINT.match(path.name)) and path.is_dir()
+    }
+    for step in sorted(found)[:-keep]:
+        shutil.rmtree(found[step], ignore_errors=True)
