@@ -10,7 +10,9 @@ class DreamBoothError(Exception):
 
     exit_code = 1
 
-    def __init__(self, what: str, *, where: str | Path | None = None, do: str | None = None) -> None:
+    def __init__(
+        self, what: str, *, where: str | Path | None = None, do: str | None = None
+    ) -> None:
         self.what = what.rstrip(".")
         self.where = str(where) if where is not None else None
         self.do = do

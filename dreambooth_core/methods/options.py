@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from dreambooth_core.config.fields import option
 
-METHODS = ("lora", "dora", "loha", "lokr", "oft", "full")
+METHODS = ("lora", "dora", "loha", "lokr", "full")
 TARGETS = ("query_value", "attention", "transformer", "all")
 
 
@@ -17,7 +17,7 @@ class MethodOptions:
     kind: str = option(
         "lora",
         label="Method",
-        help="""lora: a small adapter file, the usual choice. dora, loha, lokr, oft: its
+        help="""lora: a small adapter file, the usual choice. dora, loha, lokr: its
         relatives. full: all weights of the model; large files, most memory.""",
         choices=METHODS,
     )

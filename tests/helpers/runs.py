@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from dreambooth_core.config.loading import dump, load
-from dreambooth_core.jobs import RunFolder
+from dreambooth_core.jobs import Event, RunFolder
 from dreambooth_core.trainer.config import TrainConfig
 from dreambooth_core.trainer.run import run
 
@@ -64,14 +65,16 @@ def train(config: TrainConfig) -> RunFolder:
     return folder
 
 
-def go_on(folder: RunFolder, **changes: Any) -> RunFolder:
+def go_on(
+    folder: RunFolder, on_event: Callable[[Event], None] | None = None, **changes: Any
+) -> RunFolder:
     """Goes on with a run, from its latest checkpoint unless told otherwise."""
     changes = {"run__resume": "latest", **changes}
     overrides = [f"{key.replace('__', '.')}={_text(value)}" for key, value in changes.items()]
     config = load(TrainConfig, files=[folder.config], overrides=overrides)
     folder.config.write_text(dump(config), encoding="utf-8")
     folder.control.mark_start(folder.events.size())
-    run(folder)
+    run(folder, on_event=on_event)
     return folder
 
 
