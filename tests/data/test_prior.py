@@ -79,8 +79,10 @@ def test_an_image_depends_on_its_number_alone(tmp_path):
     folders = []
     for name, layout in {"one": [(0, 1)], "two": [(0, 2), (1, 2)]}.items():
         state = find_class_images(RECIPE, 7, kept_in=tmp_path / name)
+        maker = Maker()
         for rank, processes in layout:
-            make_missing(state, Maker(), batch_size=3, rank=rank, processes=processes)
+            make_missing(state, maker, batch_size=3, rank=rank, processes=processes)
+        assert maker.count == 7  # no process makes what another makes
         folders.append(state.folder)
     interrupted = find_class_images(RECIPE, 7, kept_in=tmp_path / "three")
     maker = Maker()
@@ -91,7 +93,7 @@ def test_an_image_depends_on_its_number_alone(tmp_path):
     make_missing(rest, Maker(), batch_size=1)
     folders.append(rest.folder)
     first, *others = (_files(folder) for folder in folders)
-    assert len(first) == 7
+    assert len(first) == len(set(first.values())) == 7
     assert all(other == first for other in others)
 
 
