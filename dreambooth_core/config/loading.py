@@ -2,8 +2,8 @@
 
 The layers, each over the one before: the dataclasses' defaults → the preset → the files, in
 order → the overrides. Sections are merged key by key; lists are replaced as a whole. Relative
-paths in a file are relative to that file, those of an override to the working directory; only
-fields that say they are paths are touched.
+paths in a file are relative to that file, those of defaults and overrides to the working
+directory; only fields that say they are paths are touched.
 """
 
 from __future__ import annotations
@@ -82,8 +82,23 @@ def load(
         raise UserError(f"{key}: {reason}" if key else reason, where=origins.get(key)) from error
     except ValueError as error:  # a section's own check
         raise UserError(str(error)) from error
+    _settle(built)
     validate(built, origins)
     return cast(T, built)
+
+
+def _settle(config: Any) -> None:
+    """Makes relative paths among the defaults absolute, in place: what was in effect must mean
+    the same when it is loaded again from the run's folder."""
+    schema: type = type(config)
+    for member in members(schema).values():
+        value = getattr(config, member.name)
+        items = value if isinstance(value, list) else [value]
+        for item in items:
+            if dataclasses.is_dataclass(item):
+                _settle(item)
+        if member.info.path in ("file", "folder") and isinstance(value, str) and value:
+            setattr(config, member.name, os.path.abspath(Path(value).expanduser()))
 
 
 def preset_names() -> list[str]:

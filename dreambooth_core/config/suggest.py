@@ -9,12 +9,20 @@ from difflib import get_close_matches
 def nearest(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
     """The most similar of ``known``, whatever its case, dashes or underscores; None if none is.
 
+    An abbreviation by first letters counts too.
+
     >>> nearest("Learning-rate", ["learning_rate", "steps"])
+    'learning_rate'
+    >>> nearest("lr", ["learning_rate", "steps"])
     'learning_rate'
     """
     by_form = {_form(each): each for each in reversed(list(known))}
     matches = get_close_matches(_form(word), list(by_form), n=1, cutoff=cutoff)
-    return by_form[matches[0]] if matches else None
+    if matches:
+        return by_form[matches[0]]
+    initials = {"".join(part[:1] for part in form.split("_")): form for form in by_form}
+    found = initials.get(_form(word)) if len(word) > 1 else None
+    return by_form[found] if found is not None else None
 
 
 def advice(word: str, known: Iterable[str], *, most: int = 12) -> str:

@@ -107,6 +107,8 @@ def test_nearest_ignores_case_dashes_and_underscores() -> None:
     assert nearest("Learning-Rate", known) == "learning_rate"
     assert nearest("adamw", known) == "AdamW"
     assert nearest("zzz", known) is None
+    assert nearest("lr", known) == "learning_rate"
+    assert nearest("l", known) is None
     assert advice("stps", known) == "Did you mean steps?"
     assert advice("zzz", known) == "Known: learning_rate, steps, AdamW."
     assert advice("zzz", []) == ""

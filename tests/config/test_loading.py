@@ -144,6 +144,21 @@ def test_paths_are_relative_to_their_file(tmp_path: Path, monkeypatch: pytest.Mo
         assert load(Root, files=[write(folder, f"base: {written}")]).base == meant
 
 
+def test_a_default_path_means_the_same_when_it_is_loaded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @dataclass
+    class Output:
+        folder: str = option("runs", label="Runs", help="Where.", path="folder")
+        base: str = option("pocket", label="Base", help="Which.", path="any")
+        none: str = option("", label="None", help="Nothing.", path="file")
+
+    monkeypatch.chdir(tmp_path)
+    config = load(Output)
+    assert config == Output(str(tmp_path / "runs"), "pocket", "")
+    assert load(Output, files=[write(tmp_path / "..", dump(config), "again.yaml")]) == config
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [
