@@ -71,9 +71,9 @@ def identify(path: str | Path) -> Identity:
         raise UserError("no such file", where=path)
     if path.stat().st_size == 0:
         raise UserError("this file is empty", where=path, do="Download or copy it again")
-    foreign = _foreign(path)
-    if foreign is not None:
-        return foreign
+    strange = foreign(path)
+    if strange is not None:
+        return strange
     if pickles.is_pickle(path):
         loaded = pickles.load(path)
         special = _special_pickle(path, loaded)
@@ -211,7 +211,7 @@ def _special_pickle(path: Path, loaded: Any) -> Identity | None:
     return None
 
 
-def _foreign(path: Path) -> Identity | None:
+def foreign(path: Path) -> Identity | None:
     """Files that hold no tensors this program could read, by their first bytes or their name."""
     with path.open("rb") as file:
         head = file.read(2048)

@@ -14,6 +14,7 @@ from dreambooth_core.formats.checkpoints import text, unet, unet_config, vae
 from dreambooth_core.formats.checkpoints.build import empty
 from dreambooth_core.formats.checkpoints.parts import Component, ModelParts
 from dreambooth_core.formats.checkpoints.scheduler import default_scheduler
+from dreambooth_core.formats.checkpoints.stock import stock_configs
 
 VOCABULARY = 49408
 """CLIP's whole vocabulary: the tokenizer comes with the package."""
@@ -114,52 +115,12 @@ def reduced_parts(
     return ModelParts(family, components, scheduler)
 
 
-def full_configs(family: str, *, in_channels: int = 4) -> dict[str, dict[str, Any]]:
-    """Configurations of the full-size SD1.5, SD2.1 and SDXL."""
-    if family == "sdxl":
-        depths, channels, width, added = (0, 2, 10), (320, 640, 1280), 2048, 2816
-    else:
-        depths, channels = (1, 1, 1, 0), (320, 640, 1280, 1280)
-        width, added = (768, None) if family == "sd1" else (1024, None)
-    levels = tuple(unet.Level(c, (d,) * 2, (d,) * 3) for c, d in zip(channels, depths, strict=True))
-    plan = unet.UNetPlan(
-        in_channels=in_channels,
-        out_channels=4,
-        levels=levels,
-        middle=10 if family == "sdxl" else 1,
-        context=width,
-        linear=family != "sd1",
-        added=added,
-    )
-    heads = unet_config.default_heads(plan, family)
-    autoencoder = vae.VAEPlan((128, 256, 512, 512), 2, 4, 3, 3, True)
-    configs = {
-        "unet": unet_config.config_from_plan(plan, heads, sample_size=64),
-        "vae": vae.config_from_plan(autoencoder, scaling=vae.SCALING[family], sample_size=512),
-    }
-    large = text.TextPlan(12, 768, 3072, 49408, 77, None)
-    huge = text.TextPlan(23, 1024, 4096, 49408, 77, None)
-    giant = text.TextPlan(32, 1280, 5120, 49408, 77, 1280)
-    if family == "sd2":
-        configs["text_encoder"] = _text(huge, "gelu")
-    else:
-        configs["text_encoder"] = _text(large, "quick_gelu")
-    if family == "sdxl":
-        configs["text_encoder_2"] = _text(giant, "gelu")
-    return configs
-
-
 def full_parts(
     family: str, *, in_channels: int = 4, prediction_type: str = "epsilon"
 ) -> ModelParts:
     """A full-size model on the meta device: names and shapes, no data."""
     components = {
         name: Component(config, meta_tensors(name, config))
-        for name, config in full_configs(family, in_channels=in_channels).items()
+        for name, config in stock_configs(family, in_channels=in_channels).items()
     }
     return ModelParts(family, components, default_scheduler(family, prediction_type))
-
-
-def _text(plan: text.TextPlan, activation: str) -> dict[str, Any]:
-    heads = text.default_heads(plan.width)
-    return text.config_from_plan(plan, heads=heads, activation=activation, layers=plan.layers)

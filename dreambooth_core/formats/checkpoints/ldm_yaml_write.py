@@ -8,43 +8,7 @@ from typing import Any
 from dreambooth_core.errors import Unsupported
 from dreambooth_core.formats.checkpoints import unet, unet_config, vae
 from dreambooth_core.formats.checkpoints.parts import ModelParts
-
-STOCK_TEXT = {
-    "text_encoder": {"sd1": (768, 12), "sd2": (1024, 23), "sdxl": (768, 12)},
-    "text_encoder_2": {"sdxl": (1280, 32), "sdxl_refiner": (1280, 32)},
-}
-"""Width and layers of the text encoders of full-size models."""
-
-STOCK_UNET: dict[str, tuple[tuple[int, ...], int, int, tuple[int, ...]]] = {
-    "sd1": ((320, 640, 1280, 1280), 2, 768, (1, 1, 1, 0)),
-    "sd2": ((320, 640, 1280, 1280), 2, 1024, (1, 1, 1, 0)),
-    "sdxl": ((320, 640, 1280), 2, 2048, (0, 2, 10)),
-    "sdxl_refiner": ((384, 768, 1536, 1536), 2, 1280, (0, 4, 4, 0)),
-}
-"""Channels, resblocks, context width and transformer depths of full-size UNets."""
-
-
-def is_stock(parts: ModelParts) -> bool:
-    """Whether every network has the size of its family's full model."""
-    plan = unet.plan_from_config(parts.components["unet"].config)
-    channels, blocks, context, depths = STOCK_UNET[parts.family]
-    for level, depth in zip(plan.levels, depths, strict=False):
-        if level.down != (depth,) * blocks or level.up != (depth,) * (blocks + 1):
-            return False
-    return (
-        tuple(level.channels for level in plan.levels) == channels
-        and plan.context == context
-        and plan.middle is not None
-        and all(stock_text(parts, name) for name in parts.components if name.startswith("text"))
-        and vae.plan_from_config(parts.components["vae"].config).channels == (128, 256, 512, 512)
-    )
-
-
-def stock_text(parts: ModelParts, name: str) -> bool:
-    """Whether a text encoder has its family's full size."""
-    config = parts.components[name].config
-    size = (config["hidden_size"], config["num_hidden_layers"])
-    return size == STOCK_TEXT[name].get(parts.family)
+from dreambooth_core.formats.checkpoints.stock import is_stock
 
 
 def needs_yaml(parts: ModelParts) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from dreambooth_core.errors import Unsupported, UserError
-from dreambooth_core.formats import pickles, storage
+from dreambooth_core.formats import detect, pickles, storage
 from dreambooth_core.formats.checkpoints import (
     ldm_yaml,
     prediction,
@@ -55,10 +55,8 @@ def read_single_file(
     shapes = {name: tuple(tensor.shape) for name, tensor in raw.items()}
     family = single_layout.family_of(shapes)
     if family is None:
-        from dreambooth_core.formats.detect import describe
-
         raise Unsupported(
-            f"{describe(path)}, not a Stable Diffusion 1, 2 or XL checkpoint", where=path
+            f"{detect.describe(path)}, not a Stable Diffusion 1, 2 or XL checkpoint", where=path
         )
     yaml = ldm_yaml.find_yaml(path, config_file)
     own = {} if config_file else _own(metadata)
@@ -94,6 +92,9 @@ def read_single_file(
 
 def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str], int | None]:
     """All tensors of a file, its metadata, and the training steps that a pickle may name."""
+    foreign = detect.foreign(path) if path.is_file() else None
+    if foreign is not None:
+        raise Unsupported(f"this is {foreign.label}", where=path, do=foreign.advice)
     if pickles.is_pickle(path):
         loaded = pickles.read_pickle(path)
         return loaded.tensors, loaded.metadata, loaded.global_step

@@ -25,6 +25,7 @@ from dreambooth_core.formats.checkpoints.extras import kept
 from dreambooth_core.formats.checkpoints.pairs import Pair, to_single
 from dreambooth_core.formats.checkpoints.parts import ModelParts, cast, check_complete
 from dreambooth_core.formats.checkpoints.single_read import OWN_KEY
+from dreambooth_core.formats.checkpoints.stock import is_stock_text
 from dreambooth_core.formats.files import replacing, write_bytes, write_json, write_text
 from dreambooth_core.formats.storage import Lazy, TensorLike, write_tensors
 from dreambooth_core.formats.tokenizers import PADDING, tokenizer_files
@@ -226,8 +227,7 @@ def _text_folders(parts: ModelParts, path: Path) -> dict[str, Path]:
     return {
         name: path.with_name(f"{path.stem}-clip")
         for name in single_layout.PREFIXES[parts.family]
-        if (parts.family, name) not in single_layout.OPENCLIP
-        and not ldm_yaml_write.stock_text(parts, name)
+        if (parts.family, name) not in single_layout.OPENCLIP and not is_stock_text(parts, name)
     }
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from dreambooth_core.errors import UserError
+from dreambooth_core.formats import detect
 from dreambooth_core.formats.checkpoints import folder_layout, single_layout, vae
 from dreambooth_core.formats.checkpoints.pairs import to_diffusers
 from dreambooth_core.formats.checkpoints.parts import Component
@@ -34,9 +35,7 @@ def read_vae(path: str | Path, *, scaling: float = vae.SCALING["sd1"]) -> Compon
     if any(".up_blocks." in name for name in tensors):
         return _from_diffusers_names(tensors, scaling)
     if "decoder.conv_in.weight" not in tensors:
-        from dreambooth_core.formats.detect import describe
-
-        raise UserError(f"{describe(path)}; there is no VAE in it", where=path)
+        raise UserError(f"{detect.describe(path)}; there is no VAE in it", where=path)
     plan = vae.plan_from_shapes({name: tuple(t.shape) for name, t in tensors.items()})
     config = vae.config_from_plan(plan, scaling=scaling, sample_size=512)
     return Component(config, to_diffusers(vae.pairs_of(plan), tensors, path))
