@@ -1,0 +1,247 @@
+"""What a forward pass keeps for the backward pass, and the peak while that runs.
+
+The model runs on the meta device, which knows shapes and no numbers, and every tensor that
+autograd saves is written down in order. The backward pass frees them in reverse order while the
+gradients appear, which gives the peak.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from dreambooth_core.memory.emulate import Emulation
+
+
+@dataclass
+class Block:
+    """Tensors kept inside one checkpointed block, or outside of all of them."""
+
+    saved: list[tuple[int, int]] = field(default_factory=list)
+    """(storage, bytes) in the order in which they were saved; a storage only once."""
+    parameters: list[Tensor] = field(default_factory=list)
+    """Trained parameters in the order of their use."""
+
+
+@dataclass
+class Trace:
+    """What one forward pass keeps."""
+
+    blocks: list[Block] = field(default_factory=list)
+    """In the order of the forward pass. Odd ones are checkpointed blocks."""
+    inputs: list[list[tuple[int, int]]] = field(default_factory=list)
+    """Inputs of the block with the same number, which checkpointing keeps in its stead."""
+    copies: set[int] = field(default_factory=set)
+    """Storages that are half-precision copies of trained weights, made by autocast."""
+    copied: int = 0
+    """Bytes of all such copies. Autocast holds them until the forward pass is over."""
+    largest: int = 0
+    """Bytes of the largest single tensor."""
+
+    def kept(self, checkpointing: bool) -> int:
+        """Bytes kept for the backward pass when it begins."""
+        return sum(self._kept(checkpointing).values())
+
+    def forward_peak(self, checkpointing: bool) -> int:
+        """Bytes kept at the end of the forward pass, when autocast still has its copies."""
+        kept = self._kept(checkpointing)
+        counted = sum(size for storage, size in kept.items() if storage in self.copies)
+        return sum(kept.values()) + self.copied - counted
+
+    def _kept(self, checkpointing: bool) -> dict[int, int]:
+        seen: dict[int, int] = {}
+        for number, block in enumerate(self.blocks):
+            is_block = number % 2 == 1
+            seen.update(self.inputs[number] if checkpointing and is_block else block.saved)
+        return seen
+
+    @property
+    def largest_block(self) -> int:
+        """Bytes that the most expensive checkpointed block keeps while it is computed again."""
+        return max((sum(dict(b.saved).values()) for b in self.blocks[1::2]), default=0)
+
+    def backward_peak(self, *, checkpointing: bool, gradients: str = "grow") -> int:
+        """The most that activations and gradients take together, in bytes.
+
+        ``gradients``: ``grow`` where they appear during the backward pass, ``there`` where an
+        earlier part of the batch left them all, ``one`` where each is used and freed at once.
+        """
+        sizes: dict[int, int] = {}
+        for block in self.blocks:
+            for parameter in block.parameters:
+                sizes[id(parameter)] = parameter.numel() * parameter.element_size()
+        kept = self._kept(checkpointing)
+        now = sum(kept.values()) + (sum(sizes.values()) if gradients == "there" else 0)
+        peak = now
+        last_use = self._last_uses(checkpointing)
+        born: set[int] = set()
+        for number in reversed(range(len(self.blocks))):
+            block = self.blocks[number]
+            again = checkpointing and number % 2 == 1
+            inside = sum(n for storage, n in dict(block.saved).items() if storage not in kept)
+            if again:
+                now += inside
+                peak = max(peak, now)
+            for size in self._births(block, born, sizes):
+                if gradients == "grow":
+                    now += size
+                    peak = max(peak, now)
+                elif gradients == "one":
+                    peak = max(peak, now + size)
+            now -= (inside if again else 0) + last_use[number]
+        return peak
+
+    def _last_uses(self, checkpointing: bool) -> list[int]:
+        """For each block, the bytes whose first use, their last in the backward pass, it is."""
+        seen: set[int] = set()
+        freed = []
+        for number, block in enumerate(self.blocks):
+            kept = self.inputs[number] if checkpointing and number % 2 == 1 else block.saved
+            fresh = {storage: size for storage, size in kept if storage not in seen}
+            seen.update(fresh)
+            freed.append(sum(fresh.values()))
+        return freed
+
+    @staticmethod
+    def _births(block: Block, born: set[int], sizes: dict[int, int]) -> Iterator[int]:
+        for parameter in reversed(block.parameters):
+            if id(parameter) not in born:
+                born.add(id(parameter))
+                yield sizes[id(parameter)]
+
+
+class _Recorder:
+    """Writes down what autograd saves. Even blocks are between checkpointed ones."""
+
+    def __init__(self, modules: list[nn.Module], emulation: Emulation) -> None:
+        self.trace = Trace(blocks=[Block()], inputs=[[]])
+        self._emulation = emulation
+        self._parameters = {
+            p.untyped_storage()._cdata: p for module in modules for p in module.parameters()
+        }
+        self._buffers = {b.untyped_storage()._cdata for module in modules for b in module.buffers()}
+        # Storages must stay alive, or another could get the same number.
+        self._alive: list[Any] = []
+        self._known: set[int] = set()
+
+    def pack(self, tensor: Tensor) -> Tensor:
+        """Autograd's hook."""
+        self._note(tensor, self.trace.blocks[-1])
+        return tensor
+
+    def checkpoint(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """In place of ``torch.utils.checkpoint``: runs the block, and notes what it would keep."""
+        outer = Block()
+        for leaf in tree_leaves((args, kwargs)):
+            if isinstance(leaf, Tensor):
+                self._note(leaf, outer)
+        self.trace.blocks.append(Block())
+        self.trace.inputs.append(outer.saved)
+        with torch.autograd.graph.saved_tensors_hooks(self.pack, _same):
+            result = function(*args, **kwargs)
+        self.trace.blocks.append(Block())
+        self.trace.inputs.append([])
+        return result
+
+    def finish(self) -> Trace:
+        """The trace, with the weights' copies added up."""
+        self.trace.copied = self._emulation.copied
+        # Autograd does not save weights whose input needs no gradient, nor biases. Their
+        # gradients are taken to appear first: rather too much than too little.
+        used = {id(p) for block in self.trace.blocks for p in block.parameters}
+        unseen = [p for p in self._parameters.values() if p.requires_grad and id(p) not in used]
+        self.trace.blocks[-1].parameters.extend(unseen)
+        return self.trace
+
+    def _note(self, tensor: Tensor, block: Block) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        parameter = self._parameters.get(key)
+        if parameter is not None:
+            if parameter.requires_grad:
+                block.parameters.append(parameter)
+            return
+        if key in self._buffers:
+            return
+        weight = self._emulation.weights.get(key)
+        if weight is not None:
+            block.parameters.append(weight)
+            self.trace.copies.add(key)
+        if key not in self._known:
+            self._known.add(key)
+            self._alive.append(storage)
+            self.trace.largest = max(self.trace.largest, storage.nbytes())
+        block.saved.append((key, storage.nbytes()))
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+@contextmanager
+def _checkpointed(modules: list[nn.Module], function: Callable[..., Any]) -> Iterator[None]:
+    """Inside, every part that can be checkpointed calls ``function`` to do so."""
+    touched = [
+        part
+        for module in modules
+        for part in module.modules()
+        if hasattr(part, "gradient_checkpointing")
+    ]
+    before: list[tuple[Any, Any]] = [
+        (part.gradient_checkpointing, getattr(part, "_gradient_checkpointing_func", None))
+        for part in touched
+    ]
+    training = [(module, module.training) for module in modules]
+    for part in touched:
+        part.gradient_checkpointing = True  # type: ignore[assignment]
+        part._gradient_checkpointing_func = function  # type: ignore[assignment]
+    for module in modules:
+        module.train()
+    try:
+        yield
+    finally:
+        for part, (flag, own) in zip(touched, before, strict=True):
+            part.gradient_checkpointing = flag
+            part._gradient_checkpointing_func = own
+        for module, was in training:
+            module.train(was)
+
+
+def trace(
+    modules: list[nn.Module],
+    run: Callable[[], Any],
+    *,
+    autocast: torch.dtype | None = None,
+    norms_in_fp32: bool = True,
+    fused_attention: bool = True,
+) -> Trace:
+    """Traces a forward pass.
+
+    Args:
+        modules: the models that take part, on the meta device. ``requires_grad`` says what is
+            trained.
+        run: the forward pass, with meta tensors.
+        autocast: half precision that autocast computes in, or None.
+        norms_in_fp32: whether autocast leaves norms and softmax in fp32, as on GPUs.
+        fused_attention: false where only the math kernel runs.
+
+    Returns:
+        What is kept both with and without gradient checkpointing.
+    """
+    emulation = Emulation(autocast, norms_in_fp32=norms_in_fp32, fused_attention=fused_attention)
+    recorder = _Recorder(modules, emulation)
+    with (
+        torch.enable_grad(),
+        _checkpointed(modules, recorder.checkpoint),
+        torch.autograd.graph.saved_tensors_hooks(recorder.pack, _same),
+        emulation,
+    ):
+        result = run()
+    del result
+    return recorder.finish()

@@ -1,0 +1,121 @@
+"""Runs a model on the meta device as it would run on a GPU, without numbers.
+
+The meta device has neither autocast nor fused attention; both decide what is kept for the
+backward pass, so both are acted out here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+from torch.overrides import TorchFunctionMode
+
+# torch's autocast lists, as far as Stable Diffusion's models call them.
+_HALF = {
+    F.linear,
+    F.conv2d,
+    torch.conv2d,
+    torch.matmul,
+    torch.bmm,
+    torch.baddbmm,
+    torch.addmm,
+    torch.mm,
+    torch.einsum,
+    Tensor.matmul,
+    Tensor.__matmul__,
+    F.scaled_dot_product_attention,
+}
+# On GPUs only; the CPU's autocast leaves the norms in half precision.
+_SINGLE = {F.group_norm, F.layer_norm, F.softmax, torch.softmax, Tensor.softmax, F.mse_loss}
+
+
+class FusedAttention(Function):
+    """What a fused attention kernel keeps: its inputs, its output, a number for each query."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        # Kernels give the heads' axis back behind the tokens', so that reshaping is free.
+        batch, heads, length, _ = query.shape
+        output = query.new_empty(batch, length, heads, value.shape[-1]).transpose(1, 2)
+        sums = query.new_empty(query.shape[:3], dtype=torch.float32)
+        ctx.save_for_backward(query, key, value, output, sums)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        query, key, value, _, _ = ctx.saved_tensors
+        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+
+
+class Emulation(TorchFunctionMode):
+    """Inside, autocast to ``dtype`` (if given) and the chosen attention are acted out.
+
+    Args:
+        dtype: autocast's half precision; None where autocast is off.
+        norms_in_fp32: as GPUs do it.
+        fused_attention: false where only the math kernel runs.
+    """
+
+    def __init__(
+        self, dtype: torch.dtype | None, *, norms_in_fp32: bool, fused_attention: bool
+    ) -> None:
+        super().__init__()
+        self._dtype = dtype
+        self._norms_in_fp32 = norms_in_fp32
+        self._fused_attention = fused_attention
+        self._copies: dict[int, Tensor] = {}
+        self.weights: dict[int, Tensor] = {}
+        """The trained weight of each half-precision copy, by the copy's storage. Autocast keeps
+        these copies until the forward pass is over."""
+
+    @property
+    def copied(self) -> int:
+        """Bytes of all copies."""
+        return sum(c.numel() * c.element_size() for c in self._copies.values())
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self._dtype is not None:
+            if func in _HALF:
+                args, kwargs = self._cast(args, kwargs, self._dtype)
+            elif self._norms_in_fp32 and func in _SINGLE:
+                args, kwargs = self._cast(args, kwargs, torch.float32)
+        if func is F.scaled_dot_product_attention and self._fused_attention:
+            return FusedAttention.apply(*args[:3])
+        return func(*args, **kwargs)
+
+    def _cast(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], dtype: torch.dtype
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return (
+            tuple(self._convert(value, dtype) for value in args),
+            {name: self._convert(value, dtype) for name, value in kwargs.items()},
+        )
+
+    def _convert(self, value: Any, dtype: torch.dtype) -> Any:
+        if isinstance(value, (list, tuple)):
+            return type(value)(self._convert(item, dtype) for item in value)
+        if (
+            not isinstance(value, Tensor)
+            or not value.is_floating_point()
+            or value.dtype == dtype
+            or value.dtype == torch.float64
+        ):
+            return value
+        if value.is_leaf and value.requires_grad and dtype == self._dtype:
+            if id(value) not in self._copies:
+                copy = self._copies[id(value)] = value.to(dtype)
+                self.weights[copy.untyped_storage()._cdata] = value
+            return self._copies[id(value)]
+        return value.to(dtype)

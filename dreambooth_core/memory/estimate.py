@@ -1,0 +1,268 @@
+"""The memory that a run will need, known before anything is loaded.
+
+Weights, gradients and optimizer states are counted; activations come from a trace on the meta
+device; workspace and the driver's own share are rules of thumb that say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dreambooth_core.memory.activations import Trace, trace
+from dreambooth_core.optim.state_size import is_paged, state_bytes
+
+GIB = 1024**3
+CUDA_CONTEXT = int(0.6 * GIB)
+"""What the CUDA driver and its libraries take before the first tensor."""
+WORKSPACE_TENSORS = 4
+"""Temporary tensors as large as the largest activation: a gradient coming in and one going out,
+a converted copy, and what the convolution library unfolds."""
+_QUANTIZED_BYTES = {"nf4": 0.5 + 1 / 64 + 1 / 4096, "int8": 1.0}
+_HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One model of the base."""
+
+    name: str
+    """``unet``, ``text_encoder``, ``text_encoder_2``, ``vae``."""
+    module: nn.Module
+    """On the meta device, prepared by the method: ``requires_grad`` and dtypes are read."""
+    resident: bool = True
+    """Whether it stays on the device while training. What is cached leaves."""
+
+
+@dataclass(frozen=True)
+class MemorySetting:
+    """What of a configuration decides about memory."""
+
+    optimizer: str = "adamw"
+    precision: str = "no"
+    """``no``, ``fp16``, ``bf16`` or ``full_bf16``."""
+    gradient_checkpointing: bool = False
+    fused_backward: bool = False
+    stochastic_rounding: bool = False
+    accumulation: int = 1
+    processes: int = 1
+    ema: str = "no"
+    """``no``, ``device`` or ``cpu``."""
+    quantized: str = "no"
+    """``no``, ``nf4`` or ``int8``: frozen linear layers."""
+    fused_attention: bool = True
+    """False where only torch's math kernel runs (see ``attention.probe``)."""
+    device: str = "cuda"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes on the training device."""
+
+    weights: int
+    """Of all parts that stay on the device."""
+    gradients: int
+    """Of everything trained; with a fused backward pass of the largest weight alone."""
+    optimizer: int
+    """Of the optimizer's states. Paged ones may leave the device."""
+    ema: int
+    activations: int
+    """Kept for the backward pass when it begins."""
+    recomputed: int
+    """Gradient checkpointing: what the largest block keeps while it is computed again."""
+    training: int
+    """The most that activations and gradients take together: less than their sums, because
+    activations are freed while gradients appear."""
+    workspace: int
+    """Temporary memory of single operations. A rule of thumb."""
+    overhead: int
+    """The driver's own. A rule of thumb."""
+    paged: bool
+    """Whether the optimizer's states may spill into the computer's memory."""
+    trained: int
+    """Trained numbers."""
+
+    @property
+    def peak(self) -> int:
+        """The most at any time while training."""
+        fixed = self.weights + self.optimizer + self.ema
+        return fixed + self.training + self.workspace + self.overhead
+
+    def as_dict(self) -> dict[str, int | bool]:
+        """Plain values, in bytes, with the peak."""
+        return {**asdict(self), "peak": self.peak}
+
+    def rows(self) -> list[tuple[str, int]]:
+        """What a person is shown: name and bytes, the peak last."""
+        named = [
+            ("weights", self.weights),
+            ("gradients", self.gradients),
+            ("optimizer states", self.optimizer),
+            ("EMA", self.ema),
+            ("activations", self.activations),
+            ("recomputed block", self.recomputed),
+            ("workspace", self.workspace),
+            ("driver", self.overhead),
+            ("peak", self.peak),
+        ]
+        return [(name, size) for name, size in named if size or name == "peak"]
+
+
+class Estimator:
+    """Traces once, and then answers for any setting of the same models in no time.
+
+    Args:
+        parts: the base's models on the meta device, prepared by the method.
+        run: one training step's forward pass on meta tensors, through whatever is trained, up
+            to the loss (see ``memory.models``).
+        precision: the setting's; another precision needs another trace.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        run: Callable[[], Any],
+        *,
+        precision: str = "no",
+        device: str = "cuda",
+        fused_attention: bool = True,
+    ) -> None:
+        self.parts = list(parts)
+        self.trace: Trace = trace(
+            [part.module for part in parts],
+            run,
+            autocast=_HALF.get(precision),
+            norms_in_fp32=device != "cpu",
+            fused_attention=fused_attention,
+        )
+        self._precision, self._device, self._fused_attention = precision, device, fused_attention
+
+    def estimate(self, setting: MemorySetting) -> Estimate:
+        """The memory for a setting of the precision, device and attention that were traced."""
+        traced = (self._precision, self._device, self._fused_attention)
+        if traced != (setting.precision, setting.device, setting.fused_attention):
+            raise ValueError("this trace is for another precision, device or attention")
+        trained = _trained(self.parts)
+        gradients = [_size(p) for p in trained]
+        checkpointing = setting.gradient_checkpointing
+        mode = "grow" if setting.accumulation == 1 else "there"
+        mode = "one" if setting.fused_backward else mode
+        training = max(
+            self.trace.backward_peak(checkpointing=checkpointing, gradients=mode),
+            self.trace.forward_peak(checkpointing) + (sum(gradients) if mode == "there" else 0),
+            0 if mode == "one" else sum(gradients),
+        )
+        return Estimate(
+            weights=sum(_weights(part, setting) for part in self.parts if part.resident),
+            gradients=max(gradients, default=0) if setting.fused_backward else sum(gradients),
+            optimizer=sum(_states(p, setting) for p in trained),
+            ema=sum(p.numel() * 4 for p in trained) if setting.ema == "device" else 0,
+            activations=self.trace.kept(checkpointing),
+            recomputed=self.trace.largest_block if checkpointing else 0,
+            training=training,
+            workspace=self._workspace(setting, trained),
+            overhead=CUDA_CONTEXT if setting.device == "cuda" else 0,
+            paged=is_paged(setting.optimizer),
+            trained=sum(p.numel() for p in trained),
+        )
+
+    def _workspace(self, setting: MemorySetting, trained: list[Tensor]) -> int:
+        size = WORKSPACE_TENSORS * self.trace.largest
+        if setting.stochastic_rounding:
+            # Weight, gradient and random bits of one weight, in 32 bits each.
+            size += max((p.numel() * 12 for p in trained), default=0)
+        if setting.quantized != "no":
+            linears = (m for part in self.parts for m in part.module.modules())
+            sizes = (m.weight.numel() * 2 for m in linears if isinstance(m, nn.Linear))
+            size += max(sizes, default=0)
+        if setting.processes > 1:
+            # Buckets in which gradients travel.
+            size += min(sum(_size(p) for p in trained), 25 * 1024 * 1024)
+        return size
+
+
+def estimate(parts: Sequence[Part], run: Callable[[], Any], setting: MemorySetting) -> Estimate:
+    """The memory that one setting needs. See :class:`Estimator` for several."""
+    return Estimator(
+        parts,
+        run,
+        precision=setting.precision,
+        device=setting.device,
+        fused_attention=setting.fused_attention,
+    ).estimate(setting)
+
+
+def cheaper(
+    estimator: Estimator, setting: MemorySetting, limit: int, *, adapter: bool
+) -> list[tuple[str, MemorySetting, Estimate]]:
+    """Settings that need less, those that cost least first, each added to the ones before.
+
+    Returns ``(what changes, setting, estimate)`` up to the first that fits into ``limit`` bytes;
+    all that are left where none fits. What would change nothing is left out.
+    """
+    steps: list[tuple[str, dict[str, Any]]] = [
+        ("optim.ema.on_cpu=true", {"ema": "cpu"} if setting.ema == "device" else {}),
+        ("optim.optimizer=adamw8bit", _eight_bit(setting)),
+        ("memory.gradient_checkpointing=true", {"gradient_checkpointing": True}),
+    ]
+    if adapter:
+        steps.append(("base.quantize=nf4", {"quantized": "nf4"}))
+    elif setting.precision != "fp16" and setting.processes == 1:
+        steps.append(
+            (
+                "optim.fused_backward=true optim.max_grad_norm=0 run.accumulation=1",
+                {"fused_backward": True, "accumulation": 1},
+            )
+        )
+        steps.append(("optim.optimizer=adafactor", {"optimizer": "adafactor"}))
+    found = []
+    now, needed = setting, estimator.estimate(setting).peak
+    for words, change in steps:
+        changed = replace(now, **change)
+        result = estimator.estimate(changed)
+        if result.peak >= needed:
+            continue
+        now, needed = changed, result.peak
+        found.append((words, now, result))
+        if needed <= limit:
+            break
+    return found
+
+
+def _eight_bit(setting: MemorySetting) -> dict[str, Any]:
+    """AdamW becomes its 8-bit form; other optimizers stay what was chosen."""
+    return {"optimizer": "adamw8bit"} if setting.optimizer in ("adamw", "adam") else {}
+
+
+def _trained(parts: Sequence[Part]) -> list[Tensor]:
+    return [p for part in parts for p in part.module.parameters() if p.requires_grad]
+
+
+def _size(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _states(parameter: Tensor, setting: MemorySetting) -> int:
+    seen = 4 if setting.stochastic_rounding else parameter.element_size()
+    return state_bytes(setting.optimizer, parameter.shape, seen)
+
+
+def _weights(part: Part, setting: MemorySetting) -> int:
+    """Bytes of a part's weights and buffers, frozen linear layers quantised if asked."""
+    quantized = _QUANTIZED_BYTES.get(setting.quantized)
+    total = sum(_size(buffer) for buffer in part.module.buffers())
+    linear = {
+        id(m.weight)
+        for m in part.module.modules()
+        if isinstance(m, nn.Linear) and not m.weight.requires_grad
+    }
+    for parameter in part.module.parameters():
+        if quantized is not None and part.name != "vae" and id(parameter) in linear:
+            total += int(parameter.numel() * quantized)
+        else:
+            total += _size(parameter)
+    return total

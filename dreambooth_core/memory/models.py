@@ -1,0 +1,151 @@
+"""Models without weights, from their configurations alone, and their forward passes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+META = torch.device("meta")
+TOKENS = 77
+"""Tokens of one chunk of a prompt."""
+
+
+def meta_unet(config: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> nn.Module:
+    """A diffusers UNet of this configuration on the meta device."""
+    from diffusers import UNet2DConditionModel
+
+    return _on_meta(lambda: UNet2DConditionModel.from_config(dict(config)), dtype)
+
+
+def meta_vae(config: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> nn.Module:
+    """A diffusers autoencoder of this configuration on the meta device."""
+    from diffusers import AutoencoderKL
+
+    return _on_meta(lambda: AutoencoderKL.from_config(dict(config)), dtype)
+
+
+def meta_text_encoder(config: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> nn.Module:
+    """A CLIP text encoder on the meta device, with a projection if the architecture has one."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    projected = any("Projection" in name for name in config.get("architectures") or ())
+    kind: Any = CLIPTextModelWithProjection if projected else CLIPTextModel
+    return _on_meta(lambda: kind(CLIPTextConfig(**config)), dtype)
+
+
+def training_step(
+    unet: nn.Module,
+    text_encoders: Mapping[str, nn.Module] | None = None,
+    *,
+    batch: int,
+    height: int,
+    width: int,
+    dtype: torch.dtype = torch.float32,
+    chunks: int = 1,
+    latent_scale: int = 8,
+) -> Callable[[], Tensor]:
+    """A training step's forward pass on the meta device, up to the loss.
+
+    Args:
+        unet: on the meta device.
+        text_encoders: those that are trained, which then run in the step too.
+        batch: samples at once, class pictures included.
+        height: of the pictures, in pixels; ``width`` likewise.
+        dtype: of the latents and of the embeddings that are not computed in the step.
+        chunks: of 77 tokens each in a prompt.
+        latent_scale: pixels along one side of a latent cell.
+    """
+    config: Any = unet.config
+    shape = (batch, config.in_channels, height // latent_scale, width // latent_scale)
+    tokens = chunks * TOKENS
+
+    def run() -> Tensor:
+        latents = torch.empty(shape, dtype=dtype, device=META)
+        width_of_text = config.cross_attention_dim
+        if isinstance(width_of_text, (list, tuple)):
+            width_of_text = width_of_text[0]
+        embeds = torch.empty(batch, tokens, width_of_text, dtype=dtype, device=META)
+        added = _added(config, batch, dtype)
+        for encoder in (text_encoders or {}).values():
+            embeds = _encoded(encoder, embeds, batch, chunks)
+        steps = torch.empty(batch, device=META)
+        prediction = unet(latents, steps, embeds, added_cond_kwargs=added).sample
+        target = torch.empty_like(prediction, dtype=torch.float32)
+        return (prediction.float() - target).square().flatten(1).mean()
+
+    return run
+
+
+def encoding_peak(vae: nn.Module, *, batch: int, height: int, width: int) -> int:
+    """Bytes that the autoencoder needs to encode pictures, its weights included.
+
+    Without a backward pass three tensors of the first level exist at once: a convolution's
+    input and output and a norm's copy.
+    """
+    config: Any = vae.config
+    weight = next(vae.parameters())
+    largest = batch * config.block_out_channels[0] * height * width * weight.element_size()
+    return sum(p.numel() * p.element_size() for p in vae.parameters()) + 3 * largest
+
+
+def _added(config: Any, batch: int, dtype: torch.dtype) -> dict[str, Tensor] | None:
+    """SDXL's pooled text and six sizes. Its embedding takes the text and six numbers' worth."""
+    if config.addition_embed_type != "text_time":
+        return None
+    numbers = 6
+    text = config.projection_class_embeddings_input_dim - numbers * config.addition_time_embed_dim
+    return {
+        "text_embeds": torch.empty(batch, text, dtype=dtype, device=META),
+        "time_ids": torch.empty(batch, numbers, dtype=dtype, device=META),
+    }
+
+
+def _encoded(encoder: nn.Module, embeds: Tensor, batch: int, chunks: int) -> Tensor:
+    """The embeddings with an encoder's share computed, so that its activations count."""
+    ids = torch.zeros(batch * chunks, TOKENS, dtype=torch.int64, device=META)
+    hidden: Tensor = encoder(ids, output_hidden_states=True).hidden_states[-1]
+    hidden = hidden.reshape(batch, chunks * TOKENS, -1)
+    if hidden.shape[-1] == embeds.shape[-1]:
+        return hidden.to(embeds.dtype)
+    # SDXL: encoders lie side by side; the rest stands for the other one.
+    rest = embeds[..., hidden.shape[-1] :]
+    return torch.cat([hidden.to(embeds.dtype), rest], dim=-1)
+
+
+def _on_meta(build: Callable[[], nn.Module], dtype: torch.dtype) -> nn.Module:
+    with META, _no_initial_values(), _quiet("diffusers.models.modeling_utils"):
+        return build().to(dtype)
+
+
+@contextmanager
+def _no_initial_values() -> Iterator[None]:
+    """Layers skip the drawing of initial weights, which takes time and means nothing here."""
+    names = ("kaiming_uniform_", "uniform_", "normal_", "xavier_uniform_", "trunc_normal_")
+    before = {name: getattr(nn.init, name) for name in names}
+    for name in names:
+        setattr(nn.init, name, _unchanged)
+    try:
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(nn.init, name, function)
+
+
+def _unchanged(tensor: Tensor, *_: Any, **__: Any) -> Tensor:
+    return tensor
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
