@@ -12,8 +12,8 @@ from dreambooth_core.data.concepts import Concept, gather
 from dreambooth_core.data.fingerprint import fingerprint
 from dreambooth_core.data.items import Items
 from dreambooth_core.data.latents import LatentCache
-from dreambooth_core.data.plan import CLASS, BatchPlan
-from dreambooth_core.data.store import Store, make_store
+from dreambooth_core.data.plan import BatchPlan
+from dreambooth_core.data.store import NoStore, Store, make_store
 from dreambooth_core.data.texts import TextCache
 from dreambooth_core.families.base import Components
 from dreambooth_core.families.loading import load_base
@@ -181,6 +181,11 @@ class Builder:
         folder = Path(data.cache_folder or Path(self.config.run.output) / CACHE_FOLDER)
         return make_store(data.cache, folder, limit)
 
+    @property
+    def _sharers(self) -> int:
+        """Processes that fill one cache: on disk all, in memory each has its own."""
+        return self.processes.count if self.config.data.cache == "disk" else 1
+
     def _latents(self, parts: Components, items: Items, plan: BatchPlan) -> LatentCache:
         def encode(pixels: Tensor) -> tuple[Tensor, Tensor]:
             parameter = next(parts.vae.parameters())
@@ -190,25 +195,23 @@ class Builder:
         cache = LatentCache(
             encode,
             fingerprint(parts.vae),
-            self._store(),
+            self._store() if plan.is_finite else NoStore(),
             pixels=items.pixels,
-            recipe=self.config.data.background,
+            recipe=items.recipe,
             batch_size=self.config.data.cache_batch_size,
         )
         if self._keeps_latents(plan):
-            wanted = [
-                ((items.class_pictures if kind == CLASS else items.pictures)[index], view)
-                for kind, index, view in plan.views()
-            ]
+            wanted = items.views(plan)[self.processes.rank % self._sharers :: self._sharers]
             cache.fill(wanted, progress=self._progress("latents"), stop=self.should_stop)
+            self.processes.wait()
         return cache
 
     def _keeps_latents(self, plan: BatchPlan) -> bool:
         """Whether every latent is in the cache before training, and the autoencoder can leave."""
-        return plan.is_finite and self.config.data.cache != "off"
+        return plan.is_finite and self.config.data.cache != "none"
 
     def _texts(self, parts: Components, items: Items, *, trained: bool) -> TextCache | None:
-        if trained or self.config.data.cache == "off":
+        if trained or self.config.data.cache == "none":
             return None
         settings = (str(parts.clip_skip), str(parts.max_prompt_chunks))
         cache = TextCache(
@@ -256,6 +259,7 @@ def parameter_groups(
             group.component,
             list(group.parameters.values()),
             learning.text if group.is_text else learning.unet,
+            weight_decay=config.optim.text_weight_decay if group.is_text else None,
         )
         for group in trainables
     ]

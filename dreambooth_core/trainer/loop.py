@@ -154,7 +154,7 @@ class _Loop:
             raise Stopped(f"stopped after step {session.step}; saved")
 
     def _poll(self) -> list[str]:
-        verbs = self._verbs + self.session.control.poll()
+        verbs = self.session.processes.agree(self._verbs + self.session.control.poll())
         self._verbs = []
         return verbs
 

@@ -7,9 +7,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from dreambooth_core.data.buckets import Sizer
 from dreambooth_core.data.concepts import Concept
-from dreambooth_core.data.prior import ClassImages, Recipe, find_class_images, make_missing
+from dreambooth_core.data.prior import (
+    ClassImages,
+    find_class_images,
+    make_missing,
+    recipe_of,
+)
 from dreambooth_core.families.base import Components
 from dreambooth_core.families.sampling import SamplingSettings, generate
 from dreambooth_core.trainer.config import TrainConfig
@@ -24,19 +28,7 @@ FOLDER = ".class_images"
 def class_images(config: TrainConfig, concept: Concept, base_fingerprint: str) -> ClassImages:
     """Which of a concept's class images are there and which are missing."""
     prior = config.prior
-    height, width = config.data.fixed_size()
-    recipe = Recipe(
-        base=base_fingerprint,
-        prompts=(concept.options.class_prompt,),
-        negative_prompt=prior.negative_prompt,
-        height=height,
-        width=width,
-        steps=prior.steps,
-        guidance=prior.guidance,
-        scheduler=prior.scheduler or "ddim",
-        precision=config.run.mixed_precision if prior.precision == "auto" else prior.precision,
-        seed=prior.seed,
-    )
+    recipe = recipe_of(concept, prior, config.data, base_fingerprint)
     kept_in = Path(prior.folder) if prior.folder else Path(config.run.output) / FOLDER
     return find_class_images(
         recipe,
@@ -62,7 +54,6 @@ def with_class_images(
     """
     if not config.prior.enabled:
         return concepts
-    Sizer(config.data)
     states = [class_images(config, concept, parts.fingerprint) for concept in concepts]
     total = sum(len(state.missing[processes.rank :: processes.count]) for state in states)
     done = 0
@@ -101,7 +92,7 @@ def _maker(
     settings = SamplingSettings(
         steps=recipe.steps,
         guidance=recipe.guidance,
-        scheduler=recipe.scheduler,
+        scheduler=recipe.scheduler or SamplingSettings.scheduler,
         width=recipe.width,
         height=recipe.height,
         negative_prompt=recipe.negative_prompt,

@@ -44,6 +44,14 @@ class Processes:
             torch.distributed.all_reduce(values)
         return values
 
+    def agree(self, words: list[str]) -> list[str]:
+        """What the main process has heard, in every process: all must stop at one step."""
+        if self.count == 1:
+            return words
+        said = [words]
+        torch.distributed.broadcast_object_list(said)
+        return said[0]
+
     def wait(self) -> None:
         """Returns when every process has come here."""
         if self.count > 1:

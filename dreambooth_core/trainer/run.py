@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from dreambooth_core.config.loading import load
-from dreambooth_core.errors import Stopped
 from dreambooth_core.evaluation.curves import loss_picture
-from dreambooth_core.formats.storage import sha256, write_bytes
+from dreambooth_core.formats.storage import write_bytes
 from dreambooth_core.jobs import Event, RunFolder, write_receipt
 from dreambooth_core.quiet import quieten
 from dreambooth_core.trainer import loop
 from dreambooth_core.trainer.build import Builder
 from dreambooth_core.trainer.config import TrainConfig
 from dreambooth_core.trainer.processes import Processes, join
+from dreambooth_core.trainer.proof import answer, prove
 from dreambooth_core.trainer.report import Reporter
 from dreambooth_core.trainer.session import Session
 from dreambooth_core.trainer.state import choose, load_state, refuse_changes
@@ -52,8 +58,45 @@ def run(folder: RunFolder, *, on_event: Callable[[Event], None] | None = None) -
         processes.close()
 
 
+@dataclass(frozen=True)
+class _Trained:
+    """What remains of a run once its models have left the memory."""
+
+    file: Path
+    caption: str
+    answer: Tensor
+    """What the trained models answer to the proof's question."""
+    dtype: torch.dtype
+    steps: int
+    seconds: float
+    results: list[str]
+
+
 def _run(config: TrainConfig, folder: RunFolder, processes: Processes, reporter: Reporter) -> None:
     started = time.time()
+    done = _train(config, folder, processes, reporter)
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if not processes.is_main:
+        return
+    proof = prove(config.base, done.file, done.caption, done.answer, done.dtype)
+    write_receipt(
+        folder,
+        result={
+            "file": folder.relative(done.file),
+            "steps": done.steps,
+            "train_seconds": round(done.seconds, 3),
+            "total_seconds": round(time.time() - started, 3),
+        },
+        proof=proof,
+    )
+    reporter.emit("finished", outcome="done", results=done.results)
+
+
+def _train(
+    config: TrainConfig, folder: RunFolder, processes: Processes, reporter: Reporter
+) -> _Trained:
     control = folder.control
     waiting: list[str] = []
 
@@ -63,7 +106,8 @@ def _run(config: TrainConfig, folder: RunFolder, processes: Processes, reporter:
 
     session = Builder(config, folder, control, reporter, processes, should_stop).build()
     _resume(session)
-    write_receipt(folder, **_facts(session))
+    if processes.is_main:
+        write_receipt(folder, **_facts(session))
     reporter.emit(
         "started",
         step=session.step,
@@ -75,23 +119,22 @@ def _run(config: TrainConfig, folder: RunFolder, processes: Processes, reporter:
     begun = time.time()
     try:
         loop.train(session)
-    except Stopped:
+    finally:
         _write_curve(session)
-        raise
-    trained = time.time() - begun
-    final = session.save_result(folder.name)
-    _write_curve(session)
-    write_receipt(
-        folder,
-        result={
-            "file": folder.relative(final),
-            "sha256": sha256(final) if final.is_file() else None,
-            "steps": session.step,
-            "train_seconds": round(trained, 3),
-            "total_seconds": round(time.time() - started, 3),
-        },
+    seconds = time.time() - begun
+    file = session.save_result(folder.name)
+    caption = next(iter(session.items.first_captions().values()))
+    with session.result_weights():
+        trained = answer(session.parts, caption)
+    return _Trained(
+        file=file,
+        caption=caption,
+        answer=trained,
+        dtype=session.precision.dtype,
+        steps=session.step,
+        seconds=seconds,
+        results=session.results,
     )
-    reporter.emit("finished", outcome="done", results=session.results)
 
 
 def _resume(session: Session) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -38,8 +39,6 @@ def test_a_misspelled_key_names_the_right_one(key: str) -> None:
 
 def test_every_choice_and_range_is_checked() -> None:
     """A word that is no choice and a number beyond its range are refused, for every field."""
-    import dataclasses
-
     checked = 0
     for section in dataclasses.fields(TrainConfig):
         default = getattr(TrainConfig(), section.name)
@@ -65,8 +64,6 @@ def test_every_choice_and_range_is_checked() -> None:
 
 def test_every_field_has_a_label_and_a_help_text() -> None:
     assert len(flatten(TrainConfig())) > 80
-    import dataclasses
-
     for section in dataclasses.fields(TrainConfig):
         default = getattr(TrainConfig(), section.name)
         for field in dataclasses.fields(default) if dataclasses.is_dataclass(default) else ():
@@ -83,7 +80,7 @@ def test_every_field_has_a_label_and_a_help_text() -> None:
         (["train", "run.steps=many"], ["steps", "many"]),
         (["train", "method.kind=lorra"], ["lorra", "lora"]),
         (["check", "run.steps=3"], ["concept"]),
-        (["check", "base.model=no/such/file.safetensors", "concepts=[{images: .}]"], ["images"]),
+        (["check", "concepts=[{images: missing, instance_prompt: a dog}]"], ["missing"]),
         (["sample", "a dog", "--base", "no-such-model.safetensors"], ["no-such-model"]),
         (["sample", "a dog", "--width", "63"], ["--width", "64"]),
         (["inspect", "no-such-file.safetensors"], ["no-such-file"]),

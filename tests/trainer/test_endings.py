@@ -74,6 +74,7 @@ def test_a_full_disk_leaves_the_earlier_save(
 ) -> None:
     folder = train(config_for(base, pictures, tmp_path, save__every_steps=2))
     before = load_state(saved_steps(folder.checkpoints)[2])
+
     def full(handle: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -112,10 +113,8 @@ def test_a_signal_loses_nothing_that_was_saved(
     assert max(step for step in losses(folder) if step <= last + 1) == last + 1
 
 
-def test_a_loss_that_is_no_number_ends_the_run(
-    base: Path, pictures: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(TrainingFailed, match="not a number|not numbers"):
+def test_a_loss_that_is_no_number_ends_the_run(base: Path, pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingFailed, match=r"not (a number|numbers)"):
         train(config_for(base, pictures, tmp_path, optim__learning_rate=1000, run__steps=60))
 
 

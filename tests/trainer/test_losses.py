@@ -64,9 +64,7 @@ class Direct:
 def build(config: TrainConfig, folder: RunFolder) -> Session:
     """The session of a run that is not trained, to ask its plan."""
     reporter = Reporter(folder, tensorboard=False)
-    return Builder(
-        config, folder, folder.control, reporter, join("cpu"), lambda: False
-    ).build()
+    return Builder(config, folder, folder.control, reporter, join("cpu"), lambda: False).build()
 
 
 @pytest.mark.parametrize(("prior", "weight"), [(False, 1.0), (True, 1.0), (True, 0.3)])

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from helpers.runs import PRIOR, config_for, folder_for, go_on, train
 
+from dreambooth_core.errors import TrainingFailed
 from dreambooth_core.families.base import Components
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.families.options import BaseOptions
 from dreambooth_core.families.sampling import SamplingSettings, generate
 from dreambooth_core.formats.adapters.apply import AdapterStack
+from dreambooth_core.formats.adapters.model import Adapter, LoraWeights
 from dreambooth_core.formats.adapters.read import read_adapter
 from dreambooth_core.formats.storage import read_metadata, read_tensors
 from dreambooth_core.jobs import RunFolder, read_receipt
 from dreambooth_core.methods.options import METHODS
+from dreambooth_core.trainer import results
 from dreambooth_core.trainer.build import Builder
 from dreambooth_core.trainer.processes import join
 from dreambooth_core.trainer.report import Reporter
@@ -114,9 +118,7 @@ def test_only_what_is_trained_changes(base: Path, pictures: Path, tmp_path: Path
         assert all(torch.equal(frozen[n], stored[n]) for n in frozen if "position_ids" not in n)
 
 
-def test_a_fine_tuned_model_loads_as_one_file(
-    base: Path, pictures: Path, tmp_path: Path
-) -> None:
+def test_a_fine_tuned_model_loads_as_one_file(base: Path, pictures: Path, tmp_path: Path) -> None:
     changes = {"method__kind": "full", "optim__learning_rate": 1e-3}
     folder = train(config_for(base, pictures, tmp_path, **changes))
     one, other = (
@@ -153,7 +155,11 @@ def test_the_receipt_says_what_ran(base: Path, pictures: Path, tmp_path: Path) -
     assert receipt["first_captions"]["class"]["text"] == "a photo of a ball"
     assert receipt["base"]["family"] == "sd1"
     assert receipt["result"]["steps"] == 4
-    assert len(receipt["result"]["sha256"]) == 64
+    proof = receipt["proof"]
+    assert proof["passed"]
+    assert proof["reader"] == "diffusers"
+    assert 0 <= proof["difference"] <= proof["tolerance"] < proof["effect"]
+    assert [len(digest) for digest in proof["sha256"].values()] == [64]
 
 
 def test_class_images_are_made_once(base: Path, pictures: Path, tmp_path: Path) -> None:
@@ -224,3 +230,32 @@ def test_the_folder_holds_the_effective_configuration(
 ) -> None:
     folder = folder_for(config_for(base, pictures, tmp_path, method__rank=3))
     assert "rank: 3" in folder.config.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_every_result_is_proved(base: Path, pictures: Path, tmp_path: Path, kind: str) -> None:
+    changes = {"method__kind": kind, "save__precision": "fp16", "optim__learning_rate": 1e-2}
+    folder = train(config_for(base, pictures, tmp_path, **changes))
+    assert read_receipt(folder)["proof"]["passed"]
+
+
+@pytest.mark.parametrize("damage", ["equals the base", "nan", "another"])
+def test_a_wrong_file_fails_the_run(
+    base: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    real = results.write_adapter
+
+    def wrong(adapter: Adapter, *args: Any, **kwargs: Any) -> Path:
+        for number, weights in enumerate(adapter.modules.values()):
+            assert isinstance(weights, LoraWeights)
+            if damage == "equals the base":
+                weights.up.zero_()
+            elif damage == "another":
+                weights.up.mul_(3.0)
+            elif number == 0:
+                weights.up[0, 0] = float("nan")
+        return real(adapter, *args, **kwargs)
+
+    monkeypatch.setattr(results, "write_adapter", wrong)
+    with pytest.raises(TrainingFailed, match="not what was trained"):
+        train(config_for(base, pictures, tmp_path, optim__learning_rate=1e-2))

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.runs import PRIOR, config_for, go_on, losses, train
+from helpers.runs import PRIOR, config_for, folder_for, go_on, losses, train
 
-from dreambooth_core.errors import UserError
+from dreambooth_core.errors import Stopped, UserError
 from dreambooth_core.formats.storage import read_tensors
 from dreambooth_core.jobs import RunFolder
+from dreambooth_core.trainer.run import run
 from dreambooth_core.trainer.state import load_state, saved_steps
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -64,9 +65,7 @@ def test_every_option_resumes_exactly(
     check(base, pictures, tmp_path, OPTIONS[option])
 
 
-def test_a_trained_text_encoder_resumes_exactly(
-    base: Path, pictures: Path, tmp_path: Path
-) -> None:
+def test_a_trained_text_encoder_resumes_exactly(base: Path, pictures: Path, tmp_path: Path) -> None:
     check(base, pictures, tmp_path, {"method__text_encoder": "true"})
 
 
@@ -89,17 +88,11 @@ def check(base: Path, pictures: Path, tmp_path: Path, changes: dict[str, Any]) -
 
 def interrupted_after(config: Any, step: int) -> RunFolder:
     """Runs until ``step`` is saved, then stops in the middle of the next one."""
-    from helpers.runs import folder_for
-
-    from dreambooth_core.errors import Stopped
-    from dreambooth_core.trainer.run import run
-
     folder = folder_for(config)
 
     def stop(event: dict[str, Any]) -> None:
-        if event["kind"] == "progress" and event.get("stage") == "train":
-            if event["step"] == step + 1:
-                folder.control.request("stop")
+        if event.get("stage") == "train" and event["step"] == step + 1:
+            folder.control.request("stop")
 
     with pytest.raises(Stopped):
         run(folder, on_event=stop)
