@@ -183,6 +183,14 @@ class OptimOptions:
         maximum=10.0,
         advanced=True,
     )
+    text_weight_decay: float | None = option(
+        None,
+        label="Weight decay, text encoder",
+        help="Weight decay of the text encoders. Empty: the same.",
+        minimum=0.0,
+        maximum=10.0,
+        advanced=True,
+    )
     epsilon: float | None = option(
         None,
         label="Epsilon",

@@ -194,7 +194,6 @@ class LogOptions:
         "",
         label="TensorBoard folder",
         help="Where curves are written, from the run's folder on. Empty: logs.",
-        path="folder",
         advanced=True,
     )
     every_steps: int = option(
