@@ -115,6 +115,29 @@ def test_autocast_is_acted_out(method):
     assert found.forward_peak(True) >= found.kept(True)
 
 
+@pytest.mark.library_api
+@pytest.mark.parametrize("kind", ["dropout", "loha", "lokr", "oft"])
+def test_every_kind_of_adapter_can_be_traced(kind):
+    import peft
+
+    targets = ["to_q", "to_k", "to_v", "conv1"]
+    config = {
+        "dropout": lambda: peft.LoraConfig(r=4, lora_dropout=0.5, target_modules=targets),
+        "loha": lambda: peft.LoHaConfig(r=4, target_modules=targets),
+        "lokr": lambda: peft.LoKrConfig(r=4, target_modules=targets),
+        "oft": lambda: peft.OFTConfig(
+            r=0, oft_block_size=4, target_modules=targets, use_cayley_neumann=False
+        ),
+    }[kind]()
+    unet = meta_unet(UNET).requires_grad_(False)
+    with torch.device("meta"):
+        peft.inject_adapter_in_model(config, unet)
+    found = trace([unet], training_step(unet, batch=1, height=64, width=64))
+    assert found.kept(True) < found.kept(False)
+    trained = {id(p) for p in unet.parameters() if p.requires_grad}
+    assert trained == {id(p) for block in found.blocks for p in block.parameters}
+
+
 def small(run: Callable[[], torch.Tensor], *modules: nn.Module, **options: Any) -> Any:
     return trace(list(modules), run, **options)
 
