@@ -29,6 +29,7 @@ COMMANDS: dict[str, str] = {
     "extract": "get an adapter out of two checkpoints",
     "bake": "write adapters into a checkpoint",
     "resize": "change an adapter's rank",
+    "compat": "take the flags of a training or conversion script that tutorials name",
     "demo": "watch a tiny Stable Diffusion learn a new subject",
     "runs": "list runs, follow one, or send it a command",
     "doctor": "check versions, devices, attention kernels, memory and disk",

@@ -69,7 +69,7 @@ def prove(
 
     Args:
         base: the base that training started from.
-        file: the result: an adapter's file or folder, or a whole model's single file.
+        file: the result: an adapter's file or folder, or a whole model's single file or folder.
         caption: what :func:`answer` was asked.
         expected: the answer of the models as they were trained.
         dtype: the precision that the models computed in.
@@ -80,8 +80,8 @@ def prove(
     Raises:
         TrainingFailed: the file does not do what was trained, equals the base, or holds NaN.
     """
-    folder = file.with_suffix("")
-    whole = file.is_file() and (folder / "model_index.json").is_file()
+    folder = file if file.is_dir() else file.with_suffix("")
+    whole = (folder / "model_index.json").is_file()
     parts = load_base(base)
     for model in parts.models.values():
         model.to(dtype)
@@ -101,8 +101,9 @@ def prove(
 def _verify_model(
     file: Path, folder: Path, plain: Tensor, caption: str, expected: Tensor, dtype: torch.dtype
 ) -> Proof:
-    """Reads a whole model through diffusers' own single-file loader."""
-    tensors = read_tensors(file)
+    """Reads a whole model through diffusers' own loader."""
+    weights = file if file.is_file() else next((file / "unet").glob("*.safetensors"))
+    tensors = read_tensors(weights)
     stored = max((t.dtype for t in tensors.values() if t.is_floating_point()), key=_width)
     damaged = [
         name
@@ -126,7 +127,7 @@ def _verify_model(
         difference=difference,
         tolerance=tolerance,
         effect=effect,
-        sha256={file.name: sha256(file)},
+        sha256={weights.relative_to(file.parent).as_posix(): sha256(weights)},
         problems=tuple(problems),
     )
 
@@ -138,13 +139,14 @@ def _width(dtype: torch.dtype) -> int:
 def _through_diffusers(file: Path, folder: Path, dtype: torch.dtype) -> Components:
     """The model in ``file`` as diffusers reads it; ``folder`` only tells the configuration."""
     parts = load_base(BaseOptions(model=str(folder)))
-    pipeline = parts.family.pipeline_class(parts).from_single_file(
-        str(file),
-        config=str(folder),
-        local_files_only=True,
-        safety_checker=None,
-        torch_dtype=dtype,
-    )
+    kind = parts.family.pipeline_class(parts)
+    common: dict[str, Any] = {"local_files_only": True, "torch_dtype": dtype}
+    if file.is_file():
+        pipeline = kind.from_single_file(
+            str(file), config=str(folder), safety_checker=None, **common
+        )
+    else:
+        pipeline = kind.from_pretrained(str(folder), **common)
     parts.unet = pipeline.unet
     parts.text_encoders = [pipeline.text_encoder]
     if len(parts.tokenizers) > 1:

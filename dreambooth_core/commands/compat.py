@@ -1,0 +1,73 @@
+"""``dreambooth compat NAME --flags …``: the command lines that tutorials name."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from dreambooth_core.compat.dialects import CONVERSIONS, NAMES, script_of
+
+HELP = "take the flags of a training or conversion script that tutorials name"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments; the flags are read by the script's own table."""
+    parser.add_argument("name", metavar="NAME", help=f"the script: {', '.join(NAMES)}")
+    parser.add_argument("flags", nargs=argparse.REMAINDER, help="its flags; docs/compat.md")
+    parser.epilog = (
+        "Of this program's own flags, --debug, --json and --dry-run (says what would be done) may "
+        "stand among the script's. Several processes: accelerate launch -m dreambooth_core.compat "
+        "NAME …"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Does what the script would; returns the exit code."""
+    argv = list(args.flags)
+    args.debug |= _take(argv, "--debug")
+    args.json = _take(argv, "--json")
+    dry = _take(argv, "--dry-run")
+    script = script_of(args.name)
+    if script in CONVERSIONS:
+        from dreambooth_core.compat.conversions import convert
+
+        done = convert(script, argv)
+        for line in done.lines:
+            _say(line)
+        for warning in done.warnings:
+            _say(f"warning: {warning}")
+        return 0
+    return _train(script, argv, as_json=args.json, dry=dry)
+
+
+def _train(script: str, argv: list[str], *, as_json: bool, dry: bool) -> int:
+    from dreambooth_core.commands.train import train_here
+    from dreambooth_core.compat.launch import prepare
+    from dreambooth_core.compat.translate import translate
+    from dreambooth_core.config.loading import dump
+
+    translation = translate(script, argv)
+    _say(translation.headline)
+    for note in translation.notes:
+        _say(note)
+    for warning in translation.warnings:
+        _say(f"warning: {warning}")
+    if dry:
+        sys.stdout.write(dump(translation.config))
+        return 0
+    return train_here(prepare(translation, _say), as_json=as_json)
+
+
+def _take(argv: list[str], flag: str) -> bool:
+    """Whether one of this program's own flags is there; takes it out."""
+    found = flag in argv
+    while flag in argv:
+        argv.remove(flag)
+    return found
+
+
+def _say(line: str) -> None:
+    """Tells the person something; of several processes only the first speaks."""
+    if int(os.environ.get("RANK") or 0) == 0:
+        sys.stderr.write(f"{line}\n")

@@ -1,0 +1,251 @@
+"""What flags do whose value is not simply that of a configuration key."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from dreambooth_core.compat.draft import Draft
+from dreambooth_core.data.concepts import read_concepts_list
+from dreambooth_core.errors import UserError
+
+OFFSET = 0.1
+"""Strength of diffusers' ``--offset_noise``."""
+
+
+def center_crop(draft: Draft, value: bool) -> None:
+    draft.set("data.crop", "center" if value else "random")
+
+
+def interpolation(draft: Draft, value: str) -> None:
+    if value.lower() != "lanczos":
+        raise UserError(
+            f"pictures are scaled by Lanczos, not {value}",
+            where="--image_interpolation_mode",
+            do="Leave it out, or scale the pictures before.",
+        )
+
+
+def concepts_list(draft: Draft, value: str) -> None:
+    others = [
+        flag
+        for flag in ("instance_data_dir", "instance_prompt", "class_data_dir", "class_prompt")
+        if flag in draft.given
+    ]
+    for flag in others:
+        draft.note(flag, "--concepts_list says it instead, as there")
+    draft.config.concepts = read_concepts_list(value)
+
+
+def vae(draft: Draft, value: str) -> None:
+    """A folder, a file, or a hub id, whose files are fetched."""
+    path = Path(value).expanduser()
+    if not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", value):
+        path = _hub_vae(value)
+    draft.set("base.vae", str(path.absolute()))
+
+
+def _hub_vae(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+    )
+
+    patterns = ["config.json", "diffusion_pytorch_model.*", "vae/*"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        raise UserError(
+            "there is no such file or folder, and the hub has no such model or is out of reach",
+            where=f"VAE {name}",
+            do="Check the spelling and the network, or give a path.",
+        ) from error
+
+
+def tokenizer(draft: Draft, value: str) -> None:
+    if value != draft.values["pretrained_model_name_or_path"]:
+        raise UserError(
+            "another tokenizer than the base's own would give its text encoder wrong tokens",
+            where="--tokenizer_name",
+            do="Leave it out.",
+        )
+
+
+def use_lora(draft: Draft, value: bool) -> None:
+    draft.set("method.kind", "lora" if value else "full")
+    if value:
+        draft.set("method.targets", "query_value")
+        return
+    for flag in sorted(draft.given):
+        if flag.startswith("lora_"):
+            draft.note(flag, "nothing without --use_lora, as there")
+
+
+def rank(draft: Draft, value: int) -> None:
+    """``rank`` or ``lora_rank``, whichever was given."""
+    value = next((draft.values[n] for n in ("rank", "lora_rank") if n in draft.given), value)
+    draft.set("method.rank", value)
+    draft.set("method.alpha", float(value))
+
+
+def use_dora(draft: Draft, value: bool) -> None:
+    draft.set("method.kind", "dora" if value else "lora")
+
+
+def mixed_precision(draft: Draft, value: str) -> None:
+    reason = draft.machine.refuses_precision(value)
+    if reason:
+        other = "fp16" if draft.machine.device == "cuda" else "no"
+        draft.warn("mixed_precision", f"{reason}; {'fp32' if other == 'no' else other} instead")
+        value = other
+    draft.set("run.mixed_precision", value)
+
+
+def prior_precision(draft: Draft, value: str) -> None:
+    wanted = "no" if value == "fp32" else value
+    reason = draft.machine.refuses_precision(wanted)
+    if reason:
+        draft.warn("prior_generation_precision", f"{reason}; fp32 instead")
+        wanted = "no"
+    draft.set("prior.precision", "fp32" if wanted == "no" else wanted)
+
+
+def xformers(draft: Draft, value: bool) -> None:
+    if not value:
+        return
+    # "auto" tries xformers first, for every head size there is.
+    draft.set("memory.attention", "auto")
+    reason = draft.machine.refuses_xformers
+    if reason:
+        draft.warn(
+            "enable_xformers_memory_efficient_attention",
+            f"xformers does not work here ({reason}); another memory-efficient attention instead",
+        )
+
+
+def eight_bit(draft: Draft, value: bool) -> None:
+    if not value:
+        return
+    reason = draft.machine.refuses_8bit
+    if reason:
+        draft.warn("use_8bit_adam", f"{reason}; 32-bit AdamW instead")
+        return
+    draft.set("optim.optimizer", "adamw8bit")
+
+
+def tf32(draft: Draft, value: bool) -> None:
+    if value and draft.machine.device != "cuda":
+        draft.warn("allow_tf32", "there is no NVIDIA GPU here; fp32 instead")
+        return
+    draft.set("memory.tf32", value)
+
+
+def optimizer(draft: Draft, value: str) -> None:
+    """AdamW or Prodigy; anything else becomes AdamW with a warning, as there."""
+    name = value.lower()
+    if name not in ("adamw", "prodigy"):
+        draft.warn("optimizer", f"{value} is not one of AdamW, prodigy; AdamW instead, as there")
+        name = "adamw"
+    if name == "prodigy":
+        if draft.values.get("use_8bit_adam"):
+            draft.warn("use_8bit_adam", "only AdamW has 8 bits; Prodigy in 32 bits, as there")
+        draft.set("optim.optimizer", "prodigy")
+    elif draft.config.optim.optimizer == "prodigy":
+        draft.set("optim.optimizer", "adamw")
+
+
+def prodigy_argument(name: str) -> Any:
+    """An action that passes a flag on to Prodigy, and says when that has no meaning."""
+
+    def act(draft: Draft, value: Any) -> None:
+        if str(draft.values.get("optimizer")).lower() != "prodigy":
+            draft.note(f"prodigy_{name}", "nothing without --optimizer prodigy, as there")
+            return
+        draft.config.optim.arguments[name] = str(value).lower()
+
+    return act
+
+
+def max_grad_norm(draft: Draft, value: float) -> None:
+    draft.set("optim.max_grad_norm", max(value, 0.0))
+
+
+def snr_gamma(draft: Draft, value: float) -> None:
+    draft.set("objective.weighting", "min_snr")
+    draft.set("objective.min_snr_gamma", value)
+
+
+def offset_noise(draft: Draft, value: bool) -> None:
+    draft.set("objective.offset_noise", OFFSET if value else 0.0)
+
+
+def resume(draft: Draft, value: str) -> None:
+    """``latest``, ``checkpoint-100`` or a path that ends so."""
+    match = re.fullmatch(r"(?:checkpoint-)?(\d+)", Path(value).name)
+    if value != "latest" and not match:
+        raise UserError(
+            f"{value!r} names no checkpoint",
+            where="--resume_from_checkpoint",
+            do='Write "latest" or "checkpoint-500".',
+        )
+    draft.set("run.resume", match.group(1) if match else "latest")
+
+
+def validation_prompt(draft: Draft, value: str) -> None:
+    draft.config.validation.prompts = [value]
+
+
+def validation_scheduler(draft: Draft, value: str) -> None:
+    if value == "DDPMScheduler":
+        draft.warn("validation_scheduler", "DDPM needs 1000 steps for an image; DDIM instead")
+        draft.set("validation.scheduler", "ddim")
+    else:
+        draft.set("validation.scheduler", "dpm++")
+
+
+def report_to(draft: Draft, value: str) -> None:
+    name = value.lower()
+    draft.set("log.tensorboard", name != "none")
+    if name == "visualdl":
+        draft.notes.append("VisualDL is not written to; TensorBoard shows the same curves")
+    elif name not in ("tensorboard", "all", "none"):
+        draft.warn("report_to", f"{value} is not written to; TensorBoard instead")
+
+
+def wandb(flag: str) -> Any:
+    """An action for what only Weights & Biases needs."""
+
+    def act(draft: Draft, value: str) -> None:
+        draft.warn(flag, "Weights & Biases is not written to; TensorBoard instead")
+
+    return act
+
+
+def push_to_hub(draft: Draft, value: bool) -> None:
+    if value:
+        name = draft.values.get("hub_model_id") or "OWNER/NAME"
+        draft.warn(
+            "push_to_hub",
+            "nothing leaves this machine while training; afterwards: "
+            f"hf upload {name} {draft.values['output_dir']}",
+        )
+
+
+def captions(draft: Draft, value: bool) -> None:
+    draft.set("data.captions", "files" if value else "prompt")
+
+
+def no_cache(draft: Draft, value: bool) -> None:
+    draft.set("data.cache", "none" if value else "memory")
+
+
+def pad_tokens(draft: Draft, value: bool) -> None:
+    draft.note("pad_tokens", "prompts are always padded to 77 tokens, as hosts do")
+
+
+def sample_prompt(draft: Draft, value: str) -> None:
+    draft.config.validation.prompts = [value]
+    draft.set("validation.every_steps", draft.values["save_interval"])

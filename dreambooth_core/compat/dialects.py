@@ -1,0 +1,350 @@
+"""The scripts and their dialects: which flags each has, with which defaults.
+
+Facts from diffusers' examples/dreambooth, ShivamShrirao's fork of it, peft's
+examples/lora_dreambooth and ppdiffusers' examples/dreambooth.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dreambooth_core.errors import Unsupported, UserError
+
+Defaults = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """One script as one project has it."""
+
+    script: str
+    name: str
+    defaults: Mapping[str, Any]
+    """Every flag that it has, with its default."""
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    """Configuration keys that hold whatever the flags say."""
+    run_folder: str = ""
+    """Where in the output folder the run's own files lie; empty for the folder itself."""
+
+
+COMMON: Defaults = {
+    "pretrained_model_name_or_path": None,
+    "tokenizer_name": None,
+    "instance_data_dir": None,
+    "class_data_dir": None,
+    "instance_prompt": None,
+    "class_prompt": None,
+    "with_prior_preservation": False,
+    "prior_loss_weight": 1.0,
+    "num_class_images": 100,
+    "seed": None,
+    "resolution": 512,
+    "center_crop": False,
+    "train_text_encoder": False,
+    "train_batch_size": 4,
+    "sample_batch_size": 4,
+    "num_train_epochs": 1,
+    "max_train_steps": None,
+    "gradient_accumulation_steps": 1,
+    "gradient_checkpointing": False,
+    "learning_rate": 5e-6,
+    "scale_lr": False,
+    "lr_scheduler": "constant",
+    "lr_warmup_steps": 500,
+    "adam_beta1": 0.9,
+    "adam_beta2": 0.999,
+    "adam_weight_decay": 1e-2,
+    "adam_epsilon": 1e-8,
+    "max_grad_norm": 1.0,
+    "push_to_hub": False,
+    "hub_token": None,
+    "hub_model_id": None,
+    "logging_dir": "logs",
+}
+"""What every one of them has."""
+
+TORCH: Defaults = {
+    "revision": None,
+    "use_8bit_adam": False,
+    "mixed_precision": None,
+    "local_rank": -1,
+}
+"""What those for PyTorch have."""
+
+NEWER: Defaults = {
+    "checkpointing_steps": 500,
+    "lr_num_cycles": 1,
+    "lr_power": 1.0,
+    "report_to": "tensorboard",
+    "enable_xformers_memory_efficient_attention": False,
+}
+"""What those have that were written after the end of 2022."""
+
+HUGGING_FACE: Defaults = {
+    **COMMON,
+    **TORCH,
+    **NEWER,
+    "variant": None,
+    "checkpoints_total_limit": None,
+    "resume_from_checkpoint": None,
+    "dataloader_num_workers": 0,
+    "allow_tf32": False,
+    "prior_generation_precision": None,
+    "validation_prompt": None,
+    "num_validation_images": 4,
+}
+"""What diffusers' own have."""
+
+IF_FLAGS: Defaults = {
+    "pre_compute_text_embeddings": False,
+    "tokenizer_max_length": None,
+    "text_encoder_use_attention_mask": False,
+    "validation_images": None,
+    "class_labels_conditioning": None,
+}
+
+PLAIN: Defaults = {
+    "data.captions": "prompt",
+    "data.subfolders": False,
+    "save.precision": "fp32",
+    "save.arrangement": "diffusers",
+    "validation.steps": 25,
+    "validation.guidance": 7.5,
+    "validation.scheduler": "dpm++",
+}
+"""How they all take pictures, make images and write results."""
+
+FULL: Defaults = {**PLAIN, "method.kind": "full"}
+LORA: Defaults = {**PLAIN, "method.kind": "lora", "method.targets": "attention"}
+
+PADDLE: Defaults = {
+    "adam_weight_decay": 0.02,
+    "max_grad_norm": -1.0,
+    "height": None,
+    "width": None,
+    "random_flip": False,
+    "dataloader_num_workers": 0,
+    "noise_offset": None,
+    "report_to": "visualdl",
+    "writer_type": None,
+    "save_steps": None,
+}
+
+DIALECTS: tuple[Dialect, ...] = (
+    Dialect(
+        "train_dreambooth",
+        "diffusers",
+        {
+            **HUGGING_FACE,
+            **IF_FLAGS,
+            "output_dir": "dreambooth-model",
+            "validation_steps": 100,
+            "set_grads_to_none": False,
+            "offset_noise": False,
+            "snr_gamma": None,
+            "skip_save_text_encoder": False,
+            "validation_scheduler": "DPMSolverMultistepScheduler",
+        },
+        FULL,
+    ),
+    Dialect(
+        "train_dreambooth",
+        "shivam",
+        {
+            **COMMON,
+            **TORCH,
+            "output_dir": "text-inversion-model",
+            "pretrained_vae_name_or_path": None,
+            "concepts_list": None,
+            "save_sample_prompt": None,
+            "save_sample_negative_prompt": None,
+            "n_save_sample": 4,
+            "save_guidance_scale": 7.5,
+            "save_infer_steps": 20,
+            "save_interval": 10_000,
+            "save_min_steps": 0,
+            "log_interval": 10,
+            "pad_tokens": False,
+            "not_cache_latents": False,
+            "hflip": False,
+            "read_prompts_from_txts": False,
+        },
+        {
+            **FULL,
+            "save.arrangement": "shivam",
+            "save.precision": "fp16",
+            "save.keep": 1,
+            "validation.scheduler": "ddim",
+        },
+        # Its notebook takes every other entry of the output folder for a number of steps.
+        run_folder="0",
+    ),
+    Dialect(
+        "train_dreambooth",
+        "peft",
+        {
+            **COMMON,
+            **TORCH,
+            **NEWER,
+            "output_dir": "text-inversion-model",
+            "resume_from_checkpoint": None,
+            "allow_tf32": False,
+            "prior_generation_precision": None,
+            "validation_prompt": None,
+            "num_validation_images": 4,
+            "validation_steps": 100,
+            "use_lora": False,
+            "lora_r": 8,
+            "lora_alpha": 32,
+            "lora_dropout": 0.0,
+            "lora_bias": "none",
+            "lora_text_encoder_r": 8,
+            "lora_text_encoder_alpha": 32,
+            "lora_text_encoder_dropout": 0.0,
+            "lora_text_encoder_bias": "none",
+            "num_dataloader_workers": 1,
+            "no_tracemalloc": False,
+            "wandb_key": None,
+            "wandb_project_name": None,
+        },
+        {**FULL, "save.arrangement": "peft"},
+    ),
+    Dialect(
+        "train_dreambooth",
+        "ppdiffusers",
+        {**COMMON, **NEWER, **PADDLE, "output_dir": "dreambooth-model"},
+        FULL,
+    ),
+    Dialect(
+        "train_dreambooth_lora",
+        "diffusers",
+        {
+            **HUGGING_FACE,
+            **IF_FLAGS,
+            "output_dir": "lora-dreambooth-model",
+            "learning_rate": 5e-4,
+            "validation_epochs": 50,
+            "rank": 4,
+            "lora_dropout": 0.0,
+            "image_interpolation_mode": "lanczos",
+        },
+        LORA,
+    ),
+    Dialect(
+        "train_dreambooth_lora",
+        "ppdiffusers",
+        {
+            **COMMON,
+            **NEWER,
+            **PADDLE,
+            **IF_FLAGS,
+            "output_dir": "lora-dreambooth-model",
+            "learning_rate": 5e-4,
+            "validation_prompt": None,
+            "num_validation_images": 4,
+            "validation_epochs": 50,
+            "lora_rank": 4,
+            "rank": None,
+        },
+        LORA,
+    ),
+    Dialect(
+        "train_dreambooth_lora_sdxl",
+        "diffusers",
+        {
+            **{k: v for k, v in HUGGING_FACE.items() if k != "tokenizer_name"},
+            "output_dir": "lora-dreambooth-model",
+            "resolution": 1024,
+            "learning_rate": 1e-4,
+            "adam_weight_decay": 1e-4,
+            "adam_weight_decay_text_encoder": 1e-3,
+            "text_encoder_lr": 5e-6,
+            "optimizer": "AdamW",
+            "prodigy_beta3": None,
+            "prodigy_decouple": True,
+            "prodigy_use_bias_correction": True,
+            "prodigy_safeguard_warmup": True,
+            "pretrained_vae_model_name_or_path": None,
+            "dataset_name": None,
+            "dataset_config_name": None,
+            "cache_dir": None,
+            "image_column": "image",
+            "caption_column": None,
+            "repeats": 1,
+            "do_edm_style_training": False,
+            "output_kohya_format": False,
+            "random_flip": False,
+            "validation_epochs": 50,
+            "snr_gamma": None,
+            "rank": 4,
+            "lora_dropout": 0.0,
+            "use_dora": False,
+            "image_interpolation_mode": "lanczos",
+        },
+        LORA,
+    ),
+)
+
+SCRIPTS = tuple(dict.fromkeys(dialect.script for dialect in DIALECTS))
+CONVERSIONS = (
+    "convert_original_stable_diffusion_to_diffusers",
+    "convert_diffusers_to_original_stable_diffusion",
+)
+NAMES = (*SCRIPTS, *CONVERSIONS)
+
+
+def script_of(name: str) -> str:
+    """The script that a command line names, with or without folder and ``.py``.
+
+    Raises:
+        Unsupported: it is for Flax.
+        UserError: there is none of that name here.
+    """
+    plain = name.replace("\\", "/").rsplit("/", 1)[-1].removesuffix(".py")
+    if plain in NAMES:
+        return plain
+    if "flax" in plain:
+        raise Unsupported(
+            "Flax is not used here",
+            where=plain,
+            do="On a TPU, train_dreambooth runs through accelerate (its PyTorch/XLA backend): "
+            "answer `accelerate config` with TPU, then "
+            "`accelerate launch -m dreambooth_core.compat train_dreambooth …`.",
+        )
+    near = difflib.get_close_matches(plain, NAMES, n=1)
+    do = f"Did you mean {near[0]}?" if near else f"There are {', '.join(NAMES)}."
+    raise UserError(f"no script {plain!r} is known", do=do)
+
+
+def dialects_of(script: str) -> list[Dialect]:
+    """The dialects of a script, the likeliest first."""
+    return [dialect for dialect in DIALECTS if dialect.script == script]
+
+
+def infer(script: str, given: Mapping[str, Any]) -> tuple[Dialect, list[str]]:
+    """Whose script is meant, and the flags that tell.
+
+    The dialect that has most of the given flags; diffusers' if that leaves several.
+    """
+    candidates = dialects_of(script)
+    chosen = min(candidates, key=lambda dialect: len(_foreign(dialect, given)))
+    first = candidates[0]
+    telling = [] if chosen is first else sorted(_foreign(first, given) - _foreign(chosen, given))
+    return chosen, telling
+
+
+def _foreign(dialect: Dialect, given: Mapping[str, Any]) -> set[str]:
+    """What of the command line the dialect does not have."""
+    found = {name for name in given if name not in dialect.defaults}
+    visual = "visualdl" in (given.get("report_to"), given.get("writer_type"))
+    if visual and dialect.name != "ppdiffusers":
+        found.add("report_to visualdl")
+    return found
+
+
+def others_that_have(script: str, name: str, but: Dialect) -> Collection[str]:
+    """The names of other dialects of the script that have a flag."""
+    return [d.name for d in dialects_of(script) if d is not but and name in d.defaults]

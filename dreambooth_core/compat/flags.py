@@ -1,0 +1,261 @@
+"""The table: every flag of the scripts, and what it becomes.
+
+A flag sets a configuration key to its value, or does what its action does, or means nothing here
+(and says so when it is given), or is refused with a reason. None is passed over in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from dreambooth_core.compat import actions
+from dreambooth_core.compat.draft import Draft
+
+KINDS = ("text", "int", "float", "switch", "truth", "texts")
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One flag."""
+
+    name: str
+    kind: str
+    """``switch`` takes no value, ``truth`` takes true or false, ``texts`` several texts."""
+    key: str = ""
+    """The configuration key; several are separated by commas."""
+    how: str = ""
+    """What becomes of the value where it is not simply the key's, for people."""
+    act: Callable[[Draft, Any], None] | None = None
+    """Does more than setting the key."""
+    refused: str = ""
+    """Why the flag cannot be given."""
+    harmless: tuple[Any, ...] = ()
+    """Values that may be given all the same."""
+    choices: tuple[str, ...] = ()
+    cross: bool = False
+    """Whether it is looked at together with others, when all are known."""
+
+    @property
+    def verdict(self) -> str:
+        """``mapped``, ``refused``, or ``nothing`` where the flag has no meaning here."""
+        if self.refused:
+            return "refused"
+        return "mapped" if self.key or self.act or self.cross else "nothing"
+
+
+PRECISIONS = ("no", "fp16", "bf16")
+_IF_ONLY = "it is for DeepFloyd IF, which this engine does not train"
+_HUB_DATA = "pictures come from a folder"
+_NO_HUB = "nothing is uploaded"
+
+FLAGS: tuple[Flag, ...] = (
+    # The base.
+    Flag("pretrained_model_name_or_path", "text", "base.model"),
+    Flag("revision", "text", "base.revision"),
+    Flag("variant", "text", "base.variant"),
+    Flag("pretrained_vae_name_or_path", "text", "base.vae", act=actions.vae),
+    Flag("pretrained_vae_model_name_or_path", "text", "base.vae", act=actions.vae),
+    Flag("tokenizer_name", "text", how="only the base's own", act=actions.tokenizer),
+    # Concepts and pictures.
+    Flag("instance_data_dir", "text", "concepts[0].images"),
+    Flag("class_data_dir", "text", "concepts[0].class_images"),
+    Flag("instance_prompt", "text", "concepts[0].instance_prompt"),
+    Flag("class_prompt", "text", "concepts[0].class_prompt"),
+    Flag("repeats", "int", "concepts[0].repeats"),
+    Flag("concepts_list", "text", "concepts", "read from the file", actions.concepts_list),
+    Flag("resolution", "int", "data.resolution"),
+    Flag("height", "int", "data.height"),
+    Flag("width", "int", "data.width"),
+    Flag("center_crop", "switch", "data.crop", "center; without it random", actions.center_crop),
+    Flag("random_flip", "switch", "data.flip"),
+    Flag("hflip", "switch", "data.flip"),
+    Flag("image_interpolation_mode", "text", how="lanczos only", act=actions.interpolation),
+    Flag(
+        "read_prompts_from_txts",
+        "switch",
+        "data.captions",
+        "files; without it prompt",
+        actions.captions,
+    ),
+    Flag("not_cache_latents", "switch", "data.cache", "none", actions.no_cache),
+    Flag("pad_tokens", "switch", how="prompts are always padded", act=actions.pad_tokens),
+    Flag("dataset_name", "text", refused=f"{_HUB_DATA}: save the data set to one"),
+    Flag("dataset_config_name", "text", refused=_HUB_DATA),
+    Flag("image_column", "text", refused=_HUB_DATA, harmless=("image",)),
+    Flag("caption_column", "text", refused=f"{_HUB_DATA}, captions from .txt files there"),
+    Flag("cache_dir", "text", refused="the environment variable HF_HOME says where files go"),
+    # Prior preservation.
+    Flag("with_prior_preservation", "switch", "prior.enabled"),
+    Flag("prior_loss_weight", "float", "prior.weight"),
+    Flag("num_class_images", "int", "prior.num_images"),
+    Flag("sample_batch_size", "int", "prior.batch_size"),
+    Flag(
+        "prior_generation_precision",
+        "text",
+        "prior.precision",
+        "no is fp32",
+        actions.prior_precision,
+        choices=("no", "fp32", "fp16", "bf16"),
+    ),
+    # The method.
+    Flag("train_text_encoder", "switch", "method.text_encoder"),
+    Flag(
+        "use_lora",
+        "switch",
+        "method.kind, method.targets",
+        "lora on queries and values; without it full",
+        actions.use_lora,
+    ),
+    Flag("rank", "int", "method.rank, method.alpha", "alpha is the rank", actions.rank),
+    Flag("lora_rank", "int", "method.rank, method.alpha", "alpha is the rank", actions.rank),
+    Flag("lora_r", "int", "method.rank"),
+    Flag("lora_alpha", "float", "method.alpha"),
+    Flag("lora_dropout", "float", "method.dropout"),
+    Flag("lora_bias", "text", refused="no host takes biases", harmless=("none",)),
+    Flag("lora_text_encoder_r", "int", "method.text_rank"),
+    Flag("lora_text_encoder_alpha", "float", "method.text_alpha"),
+    Flag("lora_text_encoder_dropout", "float", "method.text_dropout"),
+    Flag("lora_text_encoder_bias", "text", refused="no host takes biases", harmless=("none",)),
+    Flag("use_dora", "switch", "method.kind", "dora; without it lora", actions.use_dora),
+    # The objective.
+    Flag(
+        "snr_gamma",
+        "float",
+        "objective.weighting, objective.min_snr_gamma",
+        "min_snr",
+        actions.snr_gamma,
+    ),
+    Flag("offset_noise", "switch", "objective.offset_noise", "0.1", actions.offset_noise),
+    Flag("noise_offset", "float", "objective.offset_noise"),
+    Flag("do_edm_style_training", "switch", refused="the EDM objective is not implemented"),
+    # The optimizer. 8-bit comes before the optimizer's name, which may overrule it.
+    Flag("learning_rate", "float", "optim.learning_rate"),
+    Flag("text_encoder_lr", "float", "optim.text_learning_rate"),
+    Flag("scale_lr", "switch", "optim.scale_lr"),
+    Flag("lr_scheduler", "text", "optim.schedule"),
+    Flag(
+        "lr_warmup_steps",
+        "int",
+        "optim.warmup_steps",
+        "with constant, which has none, 0",
+        cross=True,
+    ),
+    Flag("lr_num_cycles", "float", "optim.cycles", "with cosine_with_restarts", cross=True),
+    Flag("lr_power", "float", "optim.power"),
+    Flag("use_8bit_adam", "switch", "optim.optimizer", "adamw8bit, if it works", actions.eight_bit),
+    Flag("optimizer", "text", "optim.optimizer", "adamw or prodigy", actions.optimizer),
+    Flag("adam_beta1", "float", "optim.beta1"),
+    Flag("adam_beta2", "float", "optim.beta2"),
+    Flag("adam_weight_decay", "float", "optim.weight_decay"),
+    Flag("adam_weight_decay_text_encoder", "float", "optim.text_weight_decay"),
+    Flag("adam_epsilon", "float", "optim.epsilon"),
+    Flag("prodigy_beta3", "float", "optim.arguments", "beta3", actions.prodigy_argument("beta3")),
+    Flag(
+        "prodigy_decouple",
+        "truth",
+        "optim.arguments",
+        "decouple",
+        actions.prodigy_argument("decouple"),
+    ),
+    Flag(
+        "prodigy_use_bias_correction",
+        "truth",
+        "optim.arguments",
+        "use_bias_correction",
+        actions.prodigy_argument("use_bias_correction"),
+    ),
+    Flag(
+        "prodigy_safeguard_warmup",
+        "truth",
+        "optim.arguments",
+        "safeguard_warmup",
+        actions.prodigy_argument("safeguard_warmup"),
+    ),
+    Flag("max_grad_norm", "float", "optim.max_grad_norm", "negative is off", actions.max_grad_norm),
+    # Memory and precision.
+    Flag("gradient_checkpointing", "switch", "memory.gradient_checkpointing"),
+    Flag(
+        "enable_xformers_memory_efficient_attention",
+        "switch",
+        "memory.attention",
+        "auto: xformers, if it works",
+        actions.xformers,
+    ),
+    Flag("allow_tf32", "switch", "memory.tf32", "on an NVIDIA GPU", actions.tf32),
+    Flag(
+        "mixed_precision",
+        "text",
+        "run.mixed_precision",
+        "what the device can do; without it what accelerate was told",
+        actions.mixed_precision,
+        choices=PRECISIONS,
+    ),
+    Flag("set_grads_to_none", "switch", how="always so"),
+    Flag("pre_compute_text_embeddings", "switch", how="always so, unless text encoders learn"),
+    Flag("dataloader_num_workers", "int", how="pictures are encoded once, nothing is left to load"),
+    Flag("num_dataloader_workers", "int", how="pictures are encoded once, nothing is left to load"),
+    Flag("no_tracemalloc", "switch", how="memory is not traced"),
+    Flag("local_rank", "int", how="the launcher tells each process its place"),
+    # The run.
+    Flag("output_dir", "text", "run.output, run.name", cross=True),
+    Flag("seed", "int", "run.seed, validation.seed", "without it 0", cross=True),
+    Flag("train_batch_size", "int", "run.batch_size"),
+    Flag("gradient_accumulation_steps", "int", "run.accumulation"),
+    Flag("max_train_steps", "int", "run.steps"),
+    Flag(
+        "num_train_epochs",
+        "int",
+        "run.epochs, run.steps",
+        "an epoch ends when all pictures, class pictures too, were seen",
+        cross=True,
+    ),
+    Flag("checkpointing_steps", "int", "save.every_steps"),
+    Flag("save_interval", "int", "save.every_steps"),
+    Flag("save_steps", "int", "save.every_steps"),
+    Flag("save_min_steps", "int", "save.first_step"),
+    Flag("checkpoints_total_limit", "int", "save.keep"),
+    Flag("resume_from_checkpoint", "text", "run.resume", "the step's number", actions.resume),
+    Flag("output_kohya_format", "switch", "save.also_kohya"),
+    Flag("skip_save_text_encoder", "switch", refused=_IF_ONLY),
+    # Watching.
+    Flag("validation_prompt", "text", "validation.prompts", act=actions.validation_prompt),
+    Flag("num_validation_images", "int", "validation.images"),
+    Flag("validation_steps", "int", "validation.every_steps"),
+    Flag("validation_epochs", "int", "validation.every_steps", "times steps an epoch", cross=True),
+    Flag(
+        "validation_scheduler",
+        "text",
+        "validation.scheduler",
+        "dpm++; ddim for DDPM",
+        actions.validation_scheduler,
+        choices=("DPMSolverMultistepScheduler", "DDPMScheduler"),
+    ),
+    Flag("save_sample_prompt", "text", "validation.prompts", act=actions.sample_prompt),
+    Flag("save_sample_negative_prompt", "text", "validation.negative_prompt"),
+    Flag("n_save_sample", "int", "validation.images"),
+    Flag("save_guidance_scale", "float", "validation.guidance"),
+    Flag("save_infer_steps", "int", "validation.steps"),
+    Flag("log_interval", "int", "log.every_steps"),
+    Flag("logging_dir", "text", "log.folder"),
+    Flag("report_to", "text", "log.tensorboard", "TensorBoard or none", actions.report_to),
+    Flag("writer_type", "text", "log.tensorboard", "TensorBoard or none", actions.report_to),
+    Flag("wandb_key", "text", how="TensorBoard instead", act=actions.wandb("wandb_key")),
+    Flag(
+        "wandb_project_name",
+        "text",
+        how="TensorBoard instead",
+        act=actions.wandb("wandb_project_name"),
+    ),
+    Flag("push_to_hub", "switch", how="says how to upload", act=actions.push_to_hub),
+    Flag("hub_model_id", "text", how=f"{_NO_HUB}: --push_to_hub says how to"),
+    Flag("hub_token", "text", how=f"{_NO_HUB}; `hf auth login` keeps tokens"),
+    # What other models than Stable Diffusion need.
+    Flag("tokenizer_max_length", "int", refused=_IF_ONLY, harmless=(77,)),
+    Flag("text_encoder_use_attention_mask", "switch", refused=_IF_ONLY),
+    Flag("validation_images", "texts", refused=_IF_ONLY),
+    Flag("class_labels_conditioning", "text", refused=_IF_ONLY),
+)
+
+BY_NAME = {flag.name: flag for flag in FLAGS}

@@ -1,0 +1,69 @@
+"""The folder that a translated command line runs in, and the run."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from dreambooth_core.compat.translate import Translation
+from dreambooth_core.config.loading import dump
+from dreambooth_core.errors import UserError
+from dreambooth_core.formats.files import write_text
+from dreambooth_core.jobs import RunFolder
+
+PATIENCE = 120.0
+"""Seconds that the other processes wait for the first to write the configuration."""
+
+
+def prepare(translation: Translation, tell: Callable[[str], None]) -> RunFolder:
+    """Makes the run's folder with its configuration in it.
+
+    An earlier run there is set aside, unless this one goes on with it.
+
+    Raises:
+        UserError: a run is at work there, or the folder cannot be made.
+    """
+    folder = RunFolder(translation.folder)
+    text = dump(translation.config, help=True)
+    if int(os.environ.get("RANK") or 0) > 0:
+        _wait_for(folder, text)
+        return folder
+    if folder.lock_file.exists() and folder.lock.is_held():
+        raise UserError("a run is at work there", where=folder.path, do="Name another folder.")
+    if folder.exists() and not translation.config.run.resume:
+        aside = _set_aside(folder)
+        tell(f"the records of an earlier run there are now in {aside}")
+    folder.make()
+    write_text(folder.config, text)
+    return folder
+
+
+def _set_aside(folder: RunFolder) -> Path:
+    """Moves what an earlier run would be resumed from, and its records."""
+    number = 1
+    while (aside := folder.path / f"earlier-{number}").exists():
+        number += 1
+    aside.mkdir()
+    for path in (
+        folder.config,
+        folder.receipt,
+        folder.events_file,
+        folder.control_file,
+        folder.checkpoints,
+        folder.samples,
+    ):
+        if path.exists():
+            path.rename(aside / path.name)
+    return aside
+
+
+def _wait_for(folder: RunFolder, text: str) -> None:
+    """Returns when the first process has written this very configuration."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        if folder.config.is_file() and folder.config.read_text(encoding="utf-8") == text:
+            return
+        time.sleep(0.1)
+    raise UserError("the first process has written no configuration", where=folder.config)

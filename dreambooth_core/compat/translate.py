@@ -1,0 +1,257 @@
+"""From a command line to a configuration and the folder to run it in."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from dreambooth_core.compat.dialects import Dialect, dialects_of, infer, others_that_have
+from dreambooth_core.compat.draft import Draft
+from dreambooth_core.compat.flags import BY_NAME, FLAGS, Flag
+from dreambooth_core.compat.machine import Machine
+from dreambooth_core.config.loading import validate
+from dreambooth_core.data.inventory import take_stock
+from dreambooth_core.errors import Unsupported, UserError
+from dreambooth_core.trainer.config import TrainConfig
+
+LEAST_PRODIGY_RATE = 0.01
+"""Below it Prodigy, whose learning rate is a factor, would learn next to nothing."""
+
+
+@dataclass
+class Translation:
+    """What a command line means."""
+
+    dialect: Dialect
+    telling: list[str]
+    """The flags by which the dialect was told."""
+    config: TrainConfig
+    folder: Path
+    """The run's folder."""
+    notes: list[str]
+    warnings: list[str]
+
+    @property
+    def headline(self) -> str:
+        """Which dialect it is, and why."""
+        why = f" (by {', '.join('--' + flag for flag in self.telling)})" if self.telling else ""
+        return f"{self.dialect.script}: {self.dialect.name}'s dialect{why}, with its defaults"
+
+
+def translate(script: str, argv: Sequence[str], machine: Machine | None = None) -> Translation:
+    """Makes a configuration out of a training script's command line.
+
+    Raises:
+        UserError: an unknown flag, a missing or a wrong value.
+        Unsupported: flags that are refused; names each with the reason.
+    """
+    given = read_flags(script, argv)
+    dialect, telling = infer(script, given)
+    _refuse(given)
+    draft = Draft({**dialect.defaults, **given}, frozenset(given), machine or Machine())
+    for name in sorted(given):
+        others = others_that_have(script, name, dialect)
+        if name not in dialect.defaults and others:
+            draft.notes.append(f"--{name}: a flag of {others[0]}'s dialect, taken all the same")
+    for key, value in dialect.fixed.items():
+        draft.set(key, value)
+    for flag in FLAGS:
+        _apply(flag, draft)
+    folder = _finish(draft, dialect)
+    _validate(draft.config)
+    return Translation(dialect, telling, draft.config, folder, draft.notes, draft.warnings)
+
+
+def _validate(config: TrainConfig) -> None:
+    """Raises ``UserError`` for a value out of range, by the name of its flag."""
+    try:
+        validate(config)
+    except UserError as error:
+        key, _, what = error.what.partition(": ")
+        names = [f"--{f.name}" for f in FLAGS if key in f.key.split(", ")]
+        raise UserError(what or key, where=" or ".join(names) or key, do=error.do) from error
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message, where=self.prog)
+
+
+def read_flags(script: str, argv: Sequence[str]) -> dict[str, Any]:
+    """The flags of a command line with their values.
+
+    Raises:
+        UserError: one is unknown (names the nearest), or its value is missing or wrong.
+    """
+    known = {name: None for dialect in dialects_of(script) for name in dialect.defaults}
+    return parse(script, [flag for flag in FLAGS if flag.name in known], argv)
+
+
+def parse(script: str, flags: Sequence[Flag], argv: Sequence[str]) -> dict[str, Any]:
+    """Reads a command line by some flags of the table. Raises ``UserError``."""
+    parser = _Parser(script, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    for flag in flags:
+        parser.add_argument(f"--{flag.name}", **_argparse(flag))
+    found, unknown = parser.parse_known_args(list(argv))
+    if unknown:
+        raise _unknown(script, unknown, [flag.name for flag in flags])
+    return vars(found)
+
+
+def _argparse(flag: Flag) -> dict[str, Any]:
+    if flag.kind == "switch":
+        return {"action": "store_true"}
+    types: dict[str, Any] = {"int": int, "float": float, "truth": _truth}
+    found: dict[str, Any] = {"type": types.get(flag.kind, str)}
+    if flag.choices:
+        found["choices"] = flag.choices
+    if flag.kind == "texts":
+        found["nargs"] = "+"
+    return found
+
+
+def _truth(text: str) -> bool:
+    values = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if text.lower() not in values:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return values[text.lower()]
+
+
+def _unknown(script: str, unknown: Sequence[str], known: Sequence[str]) -> UserError:
+    named = [token.split("=")[0] for token in unknown if token.startswith("--")]
+    if not named:
+        return UserError(f"{unknown[0]!r} belongs to no flag", where=script)
+    near = difflib.get_close_matches(named[0].strip("-"), known, n=1)
+    elsewhere = named[0].strip("-") in BY_NAME
+    do = f"Did you mean --{near[0]}?" if near else "`docs/compat.md` lists all."
+    if elsewhere:
+        do = "Other scripts have it; `docs/compat.md` says which."
+    return UserError(f"{', '.join(named)}: not a flag of {script}", do=do)
+
+
+def _refuse(given: dict[str, Any]) -> None:
+    refused = [
+        f"--{name}: {BY_NAME[name].refused}"
+        for name, value in given.items()
+        if BY_NAME[name].refused and value not in BY_NAME[name].harmless
+    ]
+    if refused:
+        raise Unsupported("; ".join(refused), do="Leave it out.")
+
+
+def _apply(flag: Flag, draft: Draft) -> None:
+    value = draft.values.get(flag.name)
+    if flag.name not in draft.values or value is None or flag.refused or flag.cross:
+        return
+    if flag.act:
+        flag.act(draft, value)
+    elif flag.key:
+        draft.set(flag.key, value)
+    else:
+        draft.note(flag.name, flag.how)
+
+
+def _finish(draft: Draft, dialect: Dialect) -> Path:
+    """What depends on several flags, or on what is no flag; returns the run's folder."""
+    config, values = draft.config, draft.values
+    _require(draft)
+    if values["seed"] is not None:
+        config.run.seed = config.validation.seed = values["seed"]
+    if draft.machine.forced_cpu:
+        config.run.device = "cpu"
+    launched = draft.machine.launched_precision
+    if "mixed_precision" in dialect.defaults and not values["mixed_precision"] and launched:
+        _apply(BY_NAME["mixed_precision"], _with(draft, "mixed_precision", launched))
+    _absolute(config)
+    _schedule(draft)
+    _prodigy(draft)
+    _length(draft)
+    if not config.validation.prompts:
+        config.validation.every_steps = None
+    folder = Path(values["output_dir"]).expanduser().absolute() / dialect.run_folder
+    config.run.output, config.run.name = str(folder.parent), folder.name
+    config.prior.folder = str(folder / "class_images")
+    if not config.prior.enabled and "class_data_dir" in draft.given:
+        draft.note("class_data_dir", "not used without --with_prior_preservation, as there")
+    return folder
+
+
+def _absolute(config: TrainConfig) -> None:
+    """Relative paths would be taken from the run's folder, where the configuration will lie."""
+    if Path(config.base.model).expanduser().exists():
+        config.base.model = str(Path(config.base.model).expanduser().absolute())
+    for concept in config.concepts:
+        concept.images = str(Path(concept.images).expanduser().absolute())
+        if concept.class_images:
+            concept.class_images = str(Path(concept.class_images).expanduser().absolute())
+
+
+def _with(draft: Draft, name: str, value: Any) -> Draft:
+    draft.values[name] = value
+    return draft
+
+
+def _require(draft: Draft) -> None:
+    """Raises ``UserError`` for what the scripts cannot do without."""
+    wanted = ["pretrained_model_name_or_path"]
+    if not draft.values.get("concepts_list"):
+        wanted += ["instance_data_dir", "instance_prompt"]
+        if draft.values["with_prior_preservation"]:
+            wanted.append("class_prompt")
+    missing = [f"--{name}" for name in wanted if not draft.values[name]]
+    if missing:
+        raise UserError(f"{', '.join(missing)} must be given")
+
+
+def _schedule(draft: Draft) -> None:
+    config, values = draft.config, draft.values
+    name = config.optim.schedule
+    if name in ("constant", "piecewise_constant"):
+        if values["lr_warmup_steps"]:
+            draft.note("lr_warmup_steps", f"nothing with --lr_scheduler {name}, as there")
+    else:
+        config.optim.warmup_steps = values["lr_warmup_steps"]
+    if name == "cosine_with_restarts":
+        config.optim.cycles = float(values.get("lr_num_cycles") or 1)
+    elif values.get("lr_num_cycles") not in (None, 1):
+        draft.note("lr_num_cycles", "nothing without cosine_with_restarts, as there")
+
+
+def _prodigy(draft: Draft) -> None:
+    """Prodigy finds one learning rate for all; the flags' is a factor."""
+    optim = draft.config.optim
+    if optim.optimizer != "prodigy":
+        return
+    draft.note("text_encoder_lr", "Prodigy finds one rate for all, as there")
+    optim.text_learning_rate = None
+    if optim.learning_rate is not None and optim.learning_rate < LEAST_PRODIGY_RATE:
+        draft.warn("learning_rate", f"{optim.learning_rate:g} is too little for Prodigy; 1 instead")
+        optim.learning_rate = 1.0
+
+
+def _length(draft: Draft) -> None:
+    """Steps from epochs as the scripts count them: class pictures make an epoch longer."""
+    config, values = draft.config, draft.values
+    watch = values.get("validation_epochs") if config.validation.prompts else None
+    if config.run.steps is not None and not watch:
+        config.run.epochs = values["num_train_epochs"]
+        return
+    pictures = sum(
+        len(take_stock(concept.images, subfolders=False).taken) * concept.repeats
+        for concept in config.concepts
+    )
+    if config.prior.enabled:
+        classes = [c.num_class_images or config.prior.num_images for c in config.concepts]
+        pictures = max(pictures, sum(classes))
+    batches = math.ceil(pictures / (config.run.batch_size * draft.machine.processes))
+    steps = math.ceil(batches / config.run.accumulation)
+    config.run.epochs = values["num_train_epochs"]
+    if config.run.steps is None:
+        config.run.steps = steps * values["num_train_epochs"]
+    if watch:
+        config.validation.every_steps = steps * watch
