@@ -20,23 +20,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Inspects. Raises ``UserError`` for what is no model."""
+    from dreambooth_core.formats.adapters.read import is_adapter_folder
     from dreambooth_core.formats.detect import identify
 
+    if args.file.is_dir() and is_adapter_folder(args.file):
+        _tell_adapter(args, "adapters in peft's layout")
+        return 0
     identity = identify(args.file)
     found = identity.as_dict()
     if identity.kind != "adapter" or identity.family not in (None, "sd1", "sd2", "sdxl"):
         adapter_parts.tell(args, found, [f"{args.file}: {identity.label}", *_details(found)])
         return 0
+    _tell_adapter(args, identity.label)
+    return 0
+
+
+def _tell_adapter(args: argparse.Namespace, label: str) -> None:
     from dreambooth_core.formats.adapters.describe import describe
     from dreambooth_core.formats.adapters.read import read_adapter
 
     report = describe(read_adapter(args.file, strict=False), args.file)
-    report = {"path": str(args.file), "label": identity.label, **report}
-    adapter_parts.tell(args, report, [f"{args.file}: {identity.label}", *adapter_lines(report)])
+    report = {"path": str(args.file), "label": label, **report}
+    adapter_parts.tell(args, report, [f"{args.file}: {label}", *adapter_lines(report)])
     if args.metadata and not args.json:
         for key, value in sorted(report["metadata"].items()):
             print(f"  {key} = {value}")
-    return 0
 
 
 def adapter_lines(report: dict[str, Any]) -> list[str]:

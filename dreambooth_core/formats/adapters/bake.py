@@ -80,7 +80,7 @@ def _add(
 ) -> None:
     before = tensors[f"{path}.weight"]
     offset = tensors.get(f"{path}.bias")
-    exact, shifted = before.float().clone(), None if offset is None else offset.float().clone()
+    exact, shifted = before.float().clone(), None
     for part in parts:
         weights = part.adapter.modules.get(name)
         strength = part.weight_of(name)
@@ -93,9 +93,10 @@ def _add(
             raise UserError(error.what, where=name, do=error.do) from error
         if shift is None:
             continue
-        if shifted is None:
+        if offset is None:
             raise UserError("the adapter changes a bias that the model does not have", where=name)
-        shifted += shift.reshape(shifted.shape) * strength
+        shift = shift.reshape(offset.shape) * strength
+        shifted = (offset.float() if shifted is None else shifted) + shift
     stored = exact.to(dtype or before.dtype)
     sums.add(before, exact, stored)
     tensors[f"{path}.weight"] = stored

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -30,16 +30,15 @@ class Keep:
         if self.energy is not None and not 0 < self.energy <= 1:
             raise UserError(f"a share of the energy is between 0 and 1, not {self.energy:g}")
 
-    def count(self, values: Tensor, total: float | None = None) -> int:
+    def count(self, values: Tensor, total: float) -> int:
         """How many of the singular ``values`` (falling) to keep, at least one.
 
-        ``total``: Σσ² of the whole matrix where ``values`` are only its largest.
+        ``total``: Σσ² of the whole matrix, also where ``values`` are only its largest.
         """
         count = len(values) if self.rank is None else min(self.rank, len(values))
         if self.energy is not None and len(values):
             squares = values.double().square().cumsum(0)
-            target = self.energy * (float(squares[-1]) if total is None else total)
-            enough = int((squares < target * (1 - 1e-12)).sum()) + 1
+            enough = int((squares < self.energy * total * (1 - 1e-12)).sum()) + 1
             count = min(count, enough)
         return max(1, count)
 
@@ -79,7 +78,8 @@ def reduce_product(up: Tensor, down: Tensor, keep: Keep) -> Reduced:
     q1, r1 = torch.linalg.qr(up.float())
     q2, r2 = torch.linalg.qr(down.float().t())
     u, s, vh = torch.linalg.svd(r1.double() @ r2.double().t(), full_matrices=False)
-    return _cut(q1.double() @ u, s, vh @ q2.double().t(), keep, None)
+    total = float(s.square().sum())
+    return _cut(q1.double() @ u, s, vh @ q2.double().t(), keep, total)
 
 
 def reduce_matrix(matrix: Tensor, keep: Keep, seed: int = 0) -> Reduced:
@@ -89,13 +89,16 @@ def reduce_matrix(matrix: Tensor, keep: Keep, seed: int = 0) -> Reduced:
     (Halko, Martinsson, Tropp 2011, arXiv:0909.4061), all else by the full decomposition.
     """
     matrix = matrix.float()
-    total = float(matrix.double().square().sum())
     smaller = min(matrix.shape)
-    if keep.rank is not None and smaller > 256 and keep.rank * 5 < smaller:
-        u, s, vh = _randomised(matrix, keep.rank, seed)
-    else:
+    if keep.rank is None or smaller <= 256 or keep.rank * 5 >= smaller:
         u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
-    return _cut(u, s, vh, keep, total)
+        return _cut(u, s, vh, keep, float(s.double().square().sum()))
+    total = float(matrix.double().square().sum())
+    u, s, vh = _randomised(matrix, keep.rank, seed)
+    found = _cut(u, s, vh, keep, total)
+    # Taken from the residual: what is left of a difference of two sums is mostly rounding.
+    lost = float((matrix - found.up @ found.down).double().square().sum())
+    return replace(found, lost=lost)
 
 
 def as_lora(
@@ -108,13 +111,11 @@ def as_lora(
     return LoraWeights(down.to(dtype).contiguous(), up.to(dtype).contiguous(), float(rank))
 
 
-def _cut(u: Tensor, s: Tensor, vh: Tensor, keep: Keep, total: float | None) -> Reduced:
-    squares = s.double().square()
-    whole = float(squares.sum()) if total is None else total
-    count = keep.count(s, whole)
-    lost = float(squares[count:].sum()) if total is None else whole - float(squares[:count].sum())
+def _cut(u: Tensor, s: Tensor, vh: Tensor, keep: Keep, total: float) -> Reduced:
+    count = keep.count(s, total)
+    lost = float(s[count:].double().square().sum())
     root = s[:count].sqrt()
-    return Reduced((u[:, :count] * root).float(), (root[:, None] * vh[:count]).float(), lost, whole)
+    return Reduced((u[:, :count] * root).float(), (root[:, None] * vh[:count]).float(), lost, total)
 
 
 def _randomised(matrix: Tensor, rank: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:

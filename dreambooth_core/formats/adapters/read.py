@@ -124,6 +124,12 @@ def read_adapter(path: str | Path, *, strict: bool = True) -> Adapter:
     return Adapter(modules, metadata, family, layers, extras, skipped)
 
 
+def is_adapter_folder(path: Path) -> bool:
+    """Whether a folder holds peft's adapter, or one in a sub folder per model."""
+    places = (".", *COMPONENTS, *(f"{component}/*" for component in COMPONENTS))
+    return any(next(path.glob(f"{place}/adapter_config.json"), None) for place in places)
+
+
 def _judge(path: Path, modules: dict[str, Weights], skipped: list[str], strict: bool) -> None:
     if skipped:
         _name_strangers(path, skipped)
