@@ -132,7 +132,7 @@ def test_every_kind_of_adapter_can_be_traced(kind):
     unet = meta_unet(UNET).requires_grad_(False)
     with torch.device("meta"):
         peft.inject_adapter_in_model(config, unet)
-    found = trace([unet], training_step(unet, batch=1, height=64, width=64))
+    found = trace([unet], training_step(unet, batch=1, height=128, width=128))
     assert found.kept(True) < found.kept(False)
     trained = {id(p) for p in unet.parameters() if p.requires_grad}
     assert trained == {id(p) for block in found.blocks for p in block.parameters}
