@@ -20,12 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Inspects. Raises ``UserError`` for what is no model."""
-    from dreambooth_core.formats.adapters.read import is_adapter_folder
     from dreambooth_core.formats.detect import identify
 
-    if args.file.is_dir() and is_adapter_folder(args.file):
-        _tell_adapter(args, "adapters in peft's layout")
-        return 0
     identity = identify(args.file)
     found = identity.as_dict()
     if identity.kind != "adapter" or identity.family not in (None, "sd1", "sd2", "sdxl"):

@@ -272,6 +272,10 @@ def _folder(path: Path) -> Identity:
             except (OSError, ValueError) as error:
                 raise UserError(f"{name} cannot be read ({error})", where=path) from error
             return read(path, loaded if isinstance(loaded, dict) else {})
+    from dreambooth_core.formats.adapters.read import is_adapter_folder
+
+    if is_adapter_folder(path):
+        return Identity(path, "adapter", None, "a folder of adapters, one per network", "folder")
     what = ", ".join(sorted(p.name for p in path.iterdir())[:3]) or "nothing"
     raise UserError(f"this folder holds no model (found: {what})", where=path)
 

@@ -125,9 +125,10 @@ def read_adapter(path: str | Path, *, strict: bool = True) -> Adapter:
 
 
 def is_adapter_folder(path: Path) -> bool:
-    """Whether a folder holds peft's adapter, or one in a sub folder per model."""
-    places = (".", *COMPONENTS, *(f"{component}/*" for component in COMPONENTS))
-    return any(next(path.glob(f"{place}/adapter_config.json"), None) for place in places)
+    """Whether a folder holds peft's adapter, one in a sub folder per model, or diffusers'."""
+    places = (*COMPONENTS, *(f"{component}/*" for component in COMPONENTS))
+    names = ["adapter_config.json", *(f"{place}/adapter_config.json" for place in places)]
+    return any(next(path.glob(name), None) for name in (*names, *_DIFFUSERS_FILES))
 
 
 def _judge(path: Path, modules: dict[str, Weights], skipped: list[str], strict: bool) -> None:

@@ -1,0 +1,67 @@
+"""``dreambooth inspect``: what a file is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from dreambooth_core.commands.main import main
+from dreambooth_core.formats import storage
+from dreambooth_core.formats.adapters.model import Adapter, LoraWeights
+from dreambooth_core.formats.adapters.write import write_adapter
+from tests.helpers.adapters import weights_for
+
+KEYS = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
+FULL = "unet.mid_block.attentions.0.proj_in"
+
+
+@pytest.mark.parametrize("layout", ["kohya", "diffusers", "peft"])
+def test_an_adapter(layout: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = tmp_path / ("f" if layout == "peft" else "f.safetensors")
+    modules = {
+        KEYS: weights_for(torch.ones(16, 768), "lora"),
+        FULL: weights_for(torch.ones(16, 16), "lora", rank=2),
+    }
+    metadata = {"modelspec.trigger_phrase": "sks dog", "ss_seed": "7"}
+    write_adapter(Adapter(modules, metadata, "sd1"), path, layout)
+    assert main(["inspect", str(path), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["family"] == "sd1"
+    assert told["layout"] == layout
+    assert told["ranks"] == {"2": 1, "4": 1}
+    assert told["trigger_words"] == ["sks dog"]
+    assert told["settings"]["seed"] == 7
+    assert main(["inspect", str(path), "--metadata"]) == 0
+    text = capsys.readouterr().out
+    assert "method: lora" in text
+    assert "sks dog" in text
+    assert "unet.mid_block" in text
+    assert "ss_seed = 7" in text
+
+
+def test_damage_and_unknown_keys_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = tmp_path / "f.safetensors"
+    weights = weights_for(torch.ones(16, 768), "lora")
+    assert isinstance(weights, LoraWeights)
+    weights.up[0] = float("inf")
+    write_adapter(Adapter({KEYS: weights}, family="sd1"), path)
+    tensors = storage.read_tensors(path, copy=True)
+    storage.write_tensors(path, {**tensors, "odd.thing": torch.ones(1)})
+    assert main(["inspect", str(path)]) == 0
+    text = capsys.readouterr().out
+    assert "DAMAGED" in text
+    assert "odd.thing" in text
+
+
+def test_what_is_no_adapter_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = tmp_path / "f.txt"
+    path.write_text("hello")
+    code = main(["inspect", str(path)])
+    told = capsys.readouterr()
+    assert (told.out + told.err).strip()
+    assert code in (0, 2)
+    assert main(["inspect", str(tmp_path / "none.safetensors")]) == 2
+    assert "no such file" in capsys.readouterr().err
