@@ -76,7 +76,11 @@ def resize(
 
 
 def in_full(adapter: Adapter, base: Mapping[str, Tensor]) -> Adapter:
-    """The same change without any method, ready for every host: ΔW of each module in full."""
+    """The same change without any method, exact and ready for every host: ΔW in full.
+
+    For what a layout cannot say, such as peft's OFT in kohya's. The file is as large as the
+    changed part of the model; :func:`resize` makes a small approximation instead.
+    """
     modules: dict[str, Weights] = {}
     for name, weights in adapter.modules.items():
         if isinstance(weights, DiffWeights):

@@ -77,7 +77,7 @@ def kohya_tensors(adapter: Adapter) -> dict[str, Tensor]:
         if isinstance(weights, OftWeights) and weights.side == "in":
             raise Unsupported(
                 "peft's OFT turns inputs, and the hosts' OFT turns outputs",
-                do="Give the base: the change can then be written in full (diff) or as a LoRA.",
+                do="Write the peft layout, or make it a LoRA: dreambooth resize with --base.",
             )
         module = kohya_name(name, family, adapter.layers_per_block, levels)
         for tail, tensor in weights.tensors().items():
