@@ -29,6 +29,11 @@ def run(args: argparse.Namespace) -> int:
     args.json = _take(argv, "--json")
     dry = _take(argv, "--dry-run")
     script = script_of(args.name)
+    if "--help" in argv or "-h" in argv:
+        from dreambooth_core.compat.table import usage
+
+        sys.stdout.write(usage(script))
+        return 0
     if script in CONVERSIONS:
         from dreambooth_core.compat.conversions import convert
 

@@ -248,4 +248,4 @@ def pad_tokens(draft: Draft, value: bool) -> None:
 
 def sample_prompt(draft: Draft, value: str) -> None:
     draft.config.validation.prompts = [value]
-    draft.set("validation.every_steps", draft.values["save_interval"])
+    draft.set("validation.every_steps", draft.config.save.every_steps)

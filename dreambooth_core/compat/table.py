@@ -1,0 +1,137 @@
+"""The table of flags for people: ``docs/compat.md`` and ``dreambooth compat NAME --help``.
+
+``python -m dreambooth_core.compat.table docs/compat.md`` writes the page.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from dreambooth_core.compat.conversions import FLAGS as CONVERSION_FLAGS
+from dreambooth_core.compat.dialects import CONVERSIONS, SCRIPTS, Dialect, dialects_of
+from dreambooth_core.compat.flags import FLAGS, Flag
+
+INTRODUCTION = """\
+# The command lines that tutorials name
+
+`dreambooth compat NAME …` takes the flags of the training and conversion scripts of diffusers,
+ShivamShrirao's fork, peft and ppdiffusers. With several processes:
+`accelerate launch -m dreambooth_core.compat NAME …`.
+
+    dreambooth compat train_dreambooth \\
+      --pretrained_model_name_or_path=pocket --instance_data_dir=dog \\
+      --instance_prompt="a photo of sks dog" --output_dir=out --max_train_steps=400
+
+`--dry-run` among the flags prints the configuration that they make and trains nothing: a way from
+a tutorial to a configuration of your own.
+
+**Dialects.** `train_dreambooth` exists in four projects that share most flags but not all
+defaults. The flags tell which is meant: the dialect that has most of them, diffusers' if that
+leaves several. It is printed, and its defaults apply.
+
+**Results** lie where code written for that script looks for them:
+
+| dialect | what lies where |
+| --- | --- |
+| diffusers, ppdiffusers | a pipeline in `<out>`; `<out>/checkpoint-100/unet` and `/text_encoder`; of LoRA `pytorch_lora_weights.safetensors` in both places |
+| peft | with `--use_lora` `<out>/unet/adapter_config.json` and `<out>/text_encoder/…`; without it a pipeline |
+| shivam | a pipeline and its `samples/` in `<out>/<step>/`; what the run keeps for itself in `<out>/0` |
+
+The output folder is also the run's folder (Shivam's: `<out>/0`): `dreambooth runs` shows it, and
+`dreambooth train --resume <out>` goes on with it. Starting anew in the same folder sets the
+records of the earlier run aside.
+
+**What this machine cannot do** is replaced, with a warning: fp16 on a CPU by fp32, xformers by
+another memory-efficient attention, 8-bit Adam by AdamW, Weights & Biases and VisualDL by
+TensorBoard. A configuration of your own gets an error instead. Flax is not used: on a TPU
+`train_dreambooth` runs through accelerate.
+
+"Refused" flags end the command with the reason. Flags marked "nothing" are accepted, have no
+meaning here, and say so. A column holds the dialect's default; – is a flag that it does not have,
+and that it accepts all the same where another dialect of the script has it.
+"""  # noqa: E501
+
+FOOTER = "<!-- Written by python -m dreambooth_core.compat.table docs/compat.md -->"
+
+
+def page() -> str:
+    """The whole page."""
+    parts = [INTRODUCTION]
+    for script in SCRIPTS:
+        parts += [f"## {script}", training_table(script)]
+    for script in CONVERSIONS:
+        parts += [f"## {script}", conversion_table(script)]
+    return "\n\n".join([*(part.strip() for part in parts), FOOTER]) + "\n"
+
+
+def training_table(script: str) -> str:
+    """The flags of a training script with their defaults in each dialect."""
+    dialects = dialects_of(script)
+    names = {name for dialect in dialects for name in dialect.defaults}
+    head = ["flag", "becomes", *(dialect.name for dialect in dialects)]
+    rows = [
+        [f"`--{flag.name}`", becomes(flag), *(_default(d, flag.name) for d in dialects)]
+        for flag in FLAGS
+        if flag.name in names
+    ]
+    return _table(head, rows)
+
+
+def conversion_table(script: str) -> str:
+    """The flags of a conversion script and what ``dreambooth convert`` calls them."""
+    return _table(
+        ["flag", "becomes in `dreambooth convert`"],
+        [[f"`--{flag.name}`", becomes(flag)] for flag in CONVERSION_FLAGS[script]],
+    )
+
+
+def becomes(flag: Flag) -> str:
+    """What a flag does, in a few words."""
+    if flag.refused:
+        but = f"; {', '.join(map(str, flag.harmless))} may stand" if flag.harmless else ""
+        return f"refused: {flag.refused}{but}"
+    keys = ", ".join(f"`{key}`" for key in flag.key.split(", ")) if flag.key else ""
+    if flag.verdict == "nothing":
+        return f"nothing: {flag.how}"
+    return ": ".join(part for part in (keys, flag.how) if part)
+
+
+def usage(script: str) -> str:
+    """The flags of a script in plain text, for ``--help``."""
+    if script in CONVERSION_FLAGS:
+        flags: Sequence[Flag] = CONVERSION_FLAGS[script]
+    else:
+        names = {name for dialect in dialects_of(script) for name in dialect.defaults}
+        flags = [flag for flag in FLAGS if flag.name in names]
+    width = max(len(flag.name) for flag in flags)
+    lines = [f"  --{flag.name:<{width}}  {becomes(flag).replace('`', '')}" for flag in flags]
+    return "\n".join([f"usage: dreambooth compat {script} --flags …", "", *lines]) + "\n"
+
+
+def _default(dialect: Dialect, name: str) -> str:
+    if name not in dialect.defaults:
+        return "–"
+    value: Any = dialect.defaults[name]
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else f"{value}"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Writes the page into the file that is named."""
+    from dreambooth_core.formats.files import write_text
+
+    write_text(Path(argv[0]), page())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
