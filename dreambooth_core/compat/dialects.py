@@ -7,7 +7,7 @@ examples/lora_dreambooth and ppdiffusers' examples/dreambooth.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -345,6 +345,6 @@ def _foreign(dialect: Dialect, given: Mapping[str, Any]) -> set[str]:
     return found
 
 
-def others_that_have(script: str, name: str, but: Dialect) -> Collection[str]:
+def others_that_have(script: str, name: str, but: Dialect) -> list[str]:
     """The names of other dialects of the script that have a flag."""
     return [d.name for d in dialects_of(script) if d is not but and name in d.defaults]
