@@ -16,8 +16,10 @@ from dreambooth_core.families.base import Components
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.families.options import BaseOptions
 from dreambooth_core.families.sampling import SCHEDULERS, SamplingSettings, generate
+from dreambooth_core.families.tokens import add_token
 from dreambooth_core.formats.adapters.apply import AdapterStack
 from dreambooth_core.formats.adapters.read import read_adapter
+from dreambooth_core.formats.embeddings import read_embedding
 from dreambooth_core.formats.storage import sha256, write_bytes
 from dreambooth_core.jobs import RunFolder, read_receipt
 from dreambooth_core.trainer.config import TrainConfig
@@ -36,6 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE[:WEIGHT]",
         help="an adapter; may be given several times",
     )
+    parser.add_argument(
+        "--embedding",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a learned token, called by its file's name in prompts; may be given several times",
+    )
     parser.add_argument("--out", default="samples", help="folder for the pictures")
     parser.add_argument("--count", type=int, default=1, help="pictures for each prompt")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first picture")
@@ -53,11 +62,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Makes the pictures; returns the exit code."""
     check_numbers(args)
-    base, adapters = sources(args)
+    base, adapters, tokens = sources(args)
     parts = load_base(BaseOptions(model=base))
     device = choose_device(args.device)
     for model in [*parts.models.values(), parts.vae]:
         model.to(device)
+    for word, place in tokens.items():
+        add_token(parts, word, read_embedding(place).rows)
     stack_adapters(parts, adapters)
     prompts = [prompt for prompt in args.prompts for _ in range(args.count)]
     seeds = [args.seed + i for _ in args.prompts for i in range(args.count)]
@@ -82,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
         write_bytes(path, buffer.getvalue())
         made.append({"file": str(path), "prompt": prompt, "seed": seed, "sha256": sha256(path)})
     if args.json:
-        json.dump({"base": base, "adapters": adapters, "images": made}, sys.stdout, indent=2)
+        json.dump({"base": base, "adapters": adapters, "tokens": tokens, "images": made}, sys.stdout, indent=2)
         sys.stdout.write("\n")
     else:
         sys.stdout.writelines(f"{one['file']}\n" for one in made)
@@ -105,20 +116,26 @@ def check_numbers(args: argparse.Namespace) -> None:
             )
 
 
-def sources(args: argparse.Namespace) -> tuple[str, list[str]]:
-    """The base and the adapters that the arguments name."""
+def sources(args: argparse.Namespace) -> tuple[str, list[str], dict[str, str]]:
+    """The base, the adapters, and the files of learned tokens by word, as the arguments say."""
+    tokens = {Path(file).stem: file for file in args.embedding}
     if not args.run:
-        return args.base or BaseOptions().model, args.adapter
+        return args.base or BaseOptions().model, args.adapter, tokens
     folder = RunFolder.open(args.run)
     config = load(TrainConfig, files=[folder.config])
-    result = read_receipt(folder).get("result", {}).get("file")
+    made = read_receipt(folder).get("result", {})
+    result = made.get("file")
     if not result:
         raise UserError(
             "this run has no result yet",
             where=folder.path,
             do="Let it finish, or name one of its files with --adapter.",
         )
-    return args.base or config.base.model, [str(folder.path / result), *args.adapter]
+    embedding = made.get("embedding")
+    if embedding:
+        tokens = {made["token"]: str(folder.path / embedding), **tokens}
+    adapters = [] if result == embedding else [str(folder.path / result)]
+    return args.base or config.base.model, [*adapters, *args.adapter], tokens
 
 
 def stack_adapters(parts: Components, adapters: list[str]) -> AdapterStack:

@@ -32,6 +32,8 @@ class Components:
     """A hash of the weights; equal for equal weights wherever they lie."""
     clip_skip: int = 1
     max_prompt_chunks: int = 3
+    expansions: dict[int, list[int]] = field(default_factory=dict)
+    """Learned tokens: the tokenizers' id and the (negative) ids that it stands for."""
     recommended: dict[str, Any] = field(default_factory=dict)
     """What its makers recommend for sampling, from ``recommended.json`` in its folder:
     ``steps``, ``guidance``."""
@@ -134,6 +136,11 @@ def scaled_latents(parts: Components, latents: Tensor) -> Tensor:
 
 def encode_single(parts: Components, prompts: Sequence[str]) -> Conditioning:
     """Conditioning of the families with one CLIP text encoder whose final norm is applied."""
-    ids = tokenise(parts.tokenizers[0], prompts, max_chunks=parts.max_prompt_chunks)
+    ids = tokenise(
+        parts.tokenizers[0],
+        prompts,
+        max_chunks=parts.max_prompt_chunks,
+        expansions=parts.expansions,
+    )
     embeds, _ = encode_chunks(parts.text_encoders[0], ids, skip=parts.clip_skip - 1, normalise=True)
     return Conditioning(embeds)

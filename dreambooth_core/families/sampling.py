@@ -174,7 +174,9 @@ def decode(parts: Components, latents: Tensor) -> list[Image.Image]:
     parameter = next(parts.vae.parameters())
     values = latents.to(device=parameter.device, dtype=parameter.dtype)
     values = values / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)
-    pixels = parts.vae.decode(values, return_dict=False)[0].float()
+    # SDXL's autoencoder makes NaN of some pictures in fp16, whatever surrounds this call.
+    with torch.autocast(parameter.device.type, enabled=False):
+        pixels = parts.vae.decode(values, return_dict=False)[0].float()
     pixels = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
     arrays = pixels.permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(array) for array in arrays]

@@ -25,7 +25,12 @@ class StableDiffusionXL(Family):
         hidden = []
         pooled = None
         for tokenizer, encoder in zip(parts.tokenizers, parts.text_encoders, strict=True):
-            ids = tokenise(tokenizer, prompts, max_chunks=parts.max_prompt_chunks)
+            ids = tokenise(
+                tokenizer,
+                prompts,
+                max_chunks=parts.max_prompt_chunks,
+                expansions=parts.expansions,
+            )
             embeds, pooled = encode_chunks(encoder, ids, skip=parts.clip_skip, normalise=False)
             hidden.append(embeds)
         return Conditioning(torch.cat(hidden, dim=-1), pooled)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,8 +53,16 @@ class Conditioning:
         return Conditioning(torch.cat([self.embeds, *[filler] * missing], dim=1), self.pooled)
 
 
-def tokenise(tokenizer: Any, prompts: Sequence[str], *, max_chunks: int) -> Tensor:
+def tokenise(
+    tokenizer: Any,
+    prompts: Sequence[str],
+    *,
+    max_chunks: int,
+    expansions: Mapping[int, Sequence[int]] | None = None,
+) -> Tensor:
     """Token ids ``[batch, chunks, 77]``: begin, 75 tokens, end, padded as the tokenizer pads.
+
+    ``expansions`` says which ids stand for several others (learned tokens).
 
     Every prompt gets as many chunks as the longest needs, at most ``max_chunks``.
     """
@@ -63,10 +71,12 @@ def tokenise(tokenizer: Any, prompts: Sequence[str], *, max_chunks: int) -> Tens
         tokenizer(prompt, add_special_tokens=False, truncation=False, verbose=False).input_ids
         for prompt in prompts
     ]
+    kept = ids
+    if expansions:
+        ids = [[e for i in row for e in expansions.get(i, (i,))] for row in ids]
     needed = max(1, *(-(-len(tokens) // room) for tokens in ids))
     if needed > max_chunks:
-        longest = max(ids, key=len)
-        cut = tokenizer.decode(longest[max_chunks * room :])
+        cut = tokenizer.decode(max(kept, key=len)[max_chunks * room :])
         log.warning("a prompt is longer than %d tokens; cut: %s", max_chunks * room, cut)
     chunks = min(needed, max_chunks)
     rows = [

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.formats.adapters.model import Adapter
+from dreambooth_core.formats.adapters.model import Adapter, DiffWeights, Weights
 from dreambooth_core.formats.adapters.peft_state import from_peft
 from dreambooth_core.methods.base import Method, Trainable
 from dreambooth_core.methods.options import MethodOptions
-from dreambooth_core.methods.targets import target_layers
+from dreambooth_core.methods.targets import is_wide, target_layers
 from dreambooth_core.randomness import seed_of
 
 ADAPTER = "default"
@@ -27,18 +27,28 @@ ADAPTER = "default"
 class AdapterMethod(Method):
     """Trains an adapter of any kind that peft can inject."""
 
-    def attach(self, seed: int) -> list[Trainable]:
-        for model in [*self.parts.models.values(), self.parts.vae]:
-            model.requires_grad_(False)
-        return [
-            Trainable(component, self._inject(component, model, seed))
-            for component, model in self.trained_models.items()
+    def attach(self, seed: int, dtype: torch.dtype = torch.float32) -> list[Trainable]:
+        self.freeze()
+        self._trainables = [
+            Trainable(component, self._inject(component, model, seed, dtype))
+            for component, model in self.adapted_models.items()
         ]
+        return self._trainables
 
-    def _inject(self, component: str, model: nn.Module, seed: int) -> dict[str, nn.Parameter]:
+    @property
+    def adapted_models(self) -> dict[str, nn.Module]:
+        """The models that get an adapter."""
+        return self.trained_models
+
+    def _inject(
+        self, component: str, model: nn.Module, seed: int, dtype: torch.dtype
+    ) -> dict[str, nn.Parameter]:
         from peft import inject_adapter_in_model
 
         layers = target_layers(model, component, self.options.targets)
+        if self.options.kind == "oft":
+            # Turning the overlapping patches of a k x k convolution is not a weight change.
+            layers = [name for name in layers if not is_wide(model.get_submodule(name))]
         if not layers:
             raise UserError(
                 f"the {component} has no layers of the kind {self.options.targets!r}",
@@ -51,13 +61,14 @@ class AdapterMethod(Method):
             inject_adapter_in_model(config, model, adapter_name=ADAPTER)
         trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         for parameter in trained.values():
-            parameter.data = parameter.data.float()
+            parameter.data = parameter.data.to(dtype)
         return trained
 
     def adapter(self) -> Adapter:
         modules = {}
-        for component, model in self.trained_models.items():
-            modules.update(from_peft(component, model, ADAPTER))
+        for component, model in self.adapted_models.items():
+            found = from_peft(component, model, ADAPTER)
+            modules.update(in_full(found, model) if self.options.kind == "oft" else found)
         return Adapter(modules=modules, metadata={}, family=self.parts.family.name)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -69,10 +80,22 @@ class AdapterMethod(Method):
                 parameter.copy_(tensors[name])
 
     def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
-        for component, model in self.trained_models.items():
-            for name, parameter in model.named_parameters():
-                if parameter.requires_grad:
-                    yield f"{component}.{name}", parameter
+        for group in self._trainables:
+            for name, parameter in group.parameters.items():
+                yield f"{group.component}.{name}", parameter
+
+
+def in_full(found: dict[str, Weights], model: nn.Module) -> dict[str, Weights]:
+    """The whole change of each weight, from OFT's rotations of a model's inputs.
+
+    The hosts' OFT turns outputs, and no rotation of outputs does what one of inputs does.
+    """
+    layers = [m for m in model.modules() if ADAPTER in getattr(m, "oft_R", ())]
+    changes: dict[str, Weights] = {}
+    for (name, weights), layer in zip(found.items(), layers, strict=True):
+        base: Any = layer.get_base_layer()
+        changes[name] = DiffWeights(weights.delta(base.weight.detach().cpu()))
+    return changes
 
 
 def peft_config(options: MethodOptions, component: str, layers: list[str]) -> Any:
@@ -85,7 +108,7 @@ def peft_config(options: MethodOptions, component: str, layers: list[str]) -> An
     dropout = options.dropout
     if text and options.text_dropout is not None:
         dropout = options.text_dropout
-    if options.kind in ("lora", "dora"):
+    if options.kind in ("lora", "dora", "pivotal"):
         # The adapters' scale is alpha / rank; peft types alpha as int but takes any number.
         return peft.LoraConfig(
             r=rank,

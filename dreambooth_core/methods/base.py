@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from dreambooth_core.families.base import Components
@@ -17,13 +19,18 @@ class Trainable:
     """The parameters of one model that are trained."""
 
     component: str
-    """``unet``, ``text_encoder`` or ``text_encoder_2``."""
+    """``unet``, ``text_encoder``, ``text_encoder_2``; of learned tokens ``token``, ``token_2``."""
     parameters: dict[str, nn.Parameter]
 
     @property
     def is_text(self) -> bool:
         """Whether they belong to a text encoder, which has a learning rate of its own."""
-        return self.component != "unet"
+        return self.component.startswith("text_encoder")
+
+    @property
+    def is_token(self) -> bool:
+        """Whether they are the rows of a learned token: no weight decay, a higher rate."""
+        return self.component.startswith("token")
 
     @property
     def count(self) -> int:
@@ -37,6 +44,14 @@ class Method(ABC):
     def __init__(self, options: MethodOptions, parts: Components) -> None:
         self.options = options
         self.parts = parts
+
+    @property
+    def passed_models(self) -> list[nn.Module]:
+        """The models that gradients pass through, trained or not."""
+        models = [self.parts.unet]
+        if self.trains_text:
+            models += self.parts.text_encoders
+        return models
 
     @property
     def trained_models(self) -> dict[str, nn.Module]:
@@ -54,12 +69,33 @@ class Method(ABC):
         return any(name != "unet" for name in self.trained_models)
 
     @abstractmethod
-    def attach(self, seed: int) -> list[Trainable]:
-        """Freezes the base, adds what is trained, in fp32, started from ``seed``."""
+    def attach(self, seed: int, dtype: torch.dtype = torch.float32) -> list[Trainable]:
+        """Freezes the base, adds what is trained, in ``dtype``, started from ``seed``.
+
+        Raises:
+            UserError: nothing is to be trained, or the base has nothing of that kind.
+        """
 
     @abstractmethod
     def adapter(self) -> Adapter | None:
         """The result as an adapter, or None where the method changes the base itself."""
+
+    def embedding(self) -> dict[str, Tensor] | None:
+        """The learned token's vectors under the hosts' names, or None without one."""
+        return None
+
+    def caption_for_proof(self, captions: Sequence[str]) -> str:
+        """A caption whose answer shows what was learned.
+
+        Raises:
+            UserError: the learned token is in none of them.
+        """
+        return captions[0]
+
+    def freeze(self) -> None:
+        """Makes the whole base take no gradient."""
+        for model in [*self.parts.models.values(), self.parts.vae]:
+            model.requires_grad_(False)
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:

@@ -12,12 +12,11 @@ from dreambooth_core.methods.base import Method, Trainable
 class FullMethod(Method):
     """Trains the base's own weights."""
 
-    def attach(self, seed: int) -> list[Trainable]:
-        for model in [*self.parts.models.values(), self.parts.vae]:
-            model.requires_grad_(False)
+    def attach(self, seed: int, dtype: torch.dtype = torch.float32) -> list[Trainable]:
+        self.freeze()
         groups = []
         for component, model in self.trained_models.items():
-            model.float().requires_grad_(True)
+            model.to(dtype).requires_grad_(True)
             groups.append(Trainable(component, dict(model.named_parameters())))
         return groups
 

@@ -6,7 +6,18 @@ from dataclasses import dataclass
 
 from dreambooth_core.config.fields import option
 
-METHODS = ("lora", "dora", "loha", "lokr", "full")
+METHODS = (
+    "lora",
+    "dora",
+    "loha",
+    "lokr",
+    "oft",
+    "textual_inversion",
+    "pivotal",
+    "full",
+)
+TOKEN_METHODS = ("textual_inversion", "pivotal")
+"""Methods that learn a token."""
 TARGETS = ("query_value", "attention", "transformer", "all")
 
 
@@ -18,7 +29,10 @@ class MethodOptions:
         "lora",
         label="Method",
         help="""lora: a small adapter file, the usual choice. dora, loha, lokr: its
-        relatives. full: all weights of the model; large files, most memory.""",
+        relatives. oft: rotations of the layers; written as the whole change of each weight,
+        so its files are many times larger. textual_inversion: learns a word and leaves the
+        model as it is; a tiny file. pivotal: a word and a LoRA together. full: all weights of
+        the model; large files, most memory.""",
         choices=METHODS,
     )
     unet: bool = option(
@@ -83,5 +97,25 @@ class MethodOptions:
         help="Dropout of the text encoder's adapter; the UNet's if left empty.",
         minimum=0.0,
         maximum=0.9,
+        advanced=True,
+    )
+    token: str = option(
+        "sks",
+        label="Token",
+        help="""textual_inversion, pivotal: the word that is learned. It must be in the prompts,
+        and is the name of the embedding's file.""",
+    )
+    initializer_token: str = option(
+        "",
+        label="Starting word",
+        help="""textual_inversion, pivotal: a word whose meaning the token starts from, such as
+        the class. Empty: random.""",
+    )
+    vectors: int = option(
+        1,
+        label="Vectors",
+        help="textual_inversion, pivotal: how many tokens of a prompt the word takes.",
+        minimum=1,
+        maximum=64,
         advanced=True,
     )

@@ -39,3 +39,8 @@ def target_layers(model: nn.Module, component: str, targets: str) -> list[str]:
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear | nn.Conv2d) and pattern.search(name)
     ]
+
+
+def is_wide(layer: nn.Module) -> bool:
+    """Whether it is a convolution that looks at more than one place."""
+    return isinstance(layer, nn.Conv2d) and max(layer.kernel_size) > 1

@@ -192,8 +192,8 @@ RULES: tuple[Rule, ...] = (
         "a 4-bit or 8-bit base",
         "full fine-tuning",
         "quantised weights have no gradient",
-        "Train an adapter, or set the base's quantisation to no.",
-        "base.quantize",
+        "Train an adapter, or set memory.quantize to no.",
+        "memory.quantize",
         lambda s: s.quantized != "no" and s.trains_base,
     ),
     Rule(

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dreambooth_core.attention.processors import apply_attention
 from dreambooth_core.data.concepts import Concept, gather
 from dreambooth_core.data.fingerprint import fingerprint
 from dreambooth_core.data.items import Items
@@ -15,17 +16,20 @@ from dreambooth_core.data.latents import LatentCache
 from dreambooth_core.data.plan import BatchPlan
 from dreambooth_core.data.store import NoStore, Store, make_store
 from dreambooth_core.data.texts import TextCache
+from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Components
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.jobs import Control, RunFolder
 from dreambooth_core.methods.base import Trainable
+from dreambooth_core.methods.options import TOKEN_METHODS
+from dreambooth_core.methods.quantized import quantize
 from dreambooth_core.methods.registry import method_for
 from dreambooth_core.objective.objective import Objective
 from dreambooth_core.objective.schedule import alphas_cumprod
 from dreambooth_core.optim.combinations import Setting, refuse
 from dreambooth_core.optim.ema import Ema
 from dreambooth_core.optim.optimizers import ParamGroup
-from dreambooth_core.optim.rates import rates
+from dreambooth_core.optim.rates import Rates, rates
 from dreambooth_core.optim.stepper import Stepper
 from dreambooth_core.trainer.config import TrainConfig
 from dreambooth_core.trainer.precision import Precision, make_precision
@@ -88,14 +92,23 @@ class Builder:
             accumulation=config.run.accumulation,
             processes=self.processes.count,
         )
+        refuse_layouts(config)
         method = method_for(config.method, parts)
-        trainables = method.attach(config.run.seed)
+        if config.memory.quantize != "no":
+            if config.method.kind == "full":
+                check_combinations(config, [], self.processes.device.type, self.processes.count)
+            for model in parts.models.values():
+                quantize(model, config.memory.quantize)
+        trainables = method.attach(config.run.seed, precision.trained)
+        method.caption_for_proof(list(items.first_captions().values()))
         if config.memory.gradient_checkpointing:
-            for model in method.trained_models.values():
+            for model in method.passed_models:
                 _checkpointing(model)
+        if config.memory.compile:
+            parts.unet.compile()
         latents = self._latents(parts, items, plan)
         texts = self._texts(parts, items, trained=method.trains_text)
-        if self._keeps_latents(plan):
+        if self._keeps_latents(plan) and not parts.is_inpainting:
             parts.vae.to("cpu")
         if texts is not None:
             for encoder in parts.text_encoders:
@@ -156,6 +169,9 @@ class Builder:
         for model in parts.models.values():
             model.to(precision.device, precision.dtype)
         parts.vae.to(precision.device)
+        wanted = self.config.memory.attention
+        apply_attention(parts.unet, wanted, precision.device, precision.dtype)
+        apply_attention(parts.vae, wanted, precision.device, torch.float32)
 
     def _tell_inventory(self, concepts: list[Concept], items: Items) -> None:
         for concept in concepts:
@@ -258,11 +274,44 @@ def parameter_groups(
         ParamGroup(
             group.component,
             list(group.parameters.values()),
-            learning.text if group.is_text else learning.unet,
-            weight_decay=config.optim.text_weight_decay if group.is_text else None,
+            _rate(group, learning),
+            weight_decay=_decay(group, config),
         )
         for group in trainables
     ]
+
+
+def _rate(group: Trainable, learning: Rates) -> float:
+    if group.is_token:
+        return learning.embedding
+    return learning.text if group.is_text else learning.unet
+
+
+def _decay(group: Trainable, config: TrainConfig) -> float | None:
+    if group.is_token:
+        return 0.0
+    return config.optim.text_weight_decay if group.is_text else None
+
+
+def refuse_layouts(config: TrainConfig) -> None:
+    """Raises ``UserError`` if the result of the method has no place in the layout asked for."""
+    kind, save = config.method.kind, config.save
+    plain = kind in ("lora", "dora", "full")
+    if kind in TOKEN_METHODS and save.arrangement != "run":
+        where, named = "save.arrangement", save.arrangement
+    elif not plain and save.arrangement in ("diffusers", "shivam"):
+        where, named = "save.arrangement", save.arrangement
+    elif kind == "oft" and "peft" in (save.layout, save.arrangement):
+        where, named = "save.layout", "peft"
+    elif kind in ("loha", "lokr", "oft") and save.layout == "diffusers":
+        where, named = "save.layout", save.layout
+    else:
+        return
+    raise UserError(
+        f"{named} has no place for what {kind} makes",
+        where=where,
+        do="Leave save.layout at kohya and save.arrangement at run.",
+    )
 
 
 def check_combinations(
@@ -282,6 +331,8 @@ def check_combinations(
             accumulation=config.run.accumulation,
             processes=processes,
             precision=config.run.mixed_precision,
+            quantized=config.memory.quantize,
+            compile=config.memory.compile,
             trains_base=config.method.kind == "full",
             device=device,
         )

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from dreambooth_core.config.fields import option
 
-PRECISIONS = ("no", "fp16", "bf16")
+PRECISIONS = ("no", "fp16", "bf16", "full_bf16")
+QUANTIZED = ("no", "int8", "nf4")
 LAYOUTS = ("kohya", "diffusers", "peft")
 ARRANGEMENTS = ("run", "diffusers", "peft", "shivam")
 
@@ -68,13 +69,20 @@ class RunOptions:
     mixed_precision: str = option(
         "no",
         label="Mixed precision",
-        help="bf16 or fp16 save memory and time on a GPU; trained weights stay in fp32.",
+        help="""bf16 or fp16 save memory and time on a GPU; trained weights stay in fp32.
+        full_bf16 keeps those in bf16 too, which wants optim.stochastic_rounding.""",
         choices=PRECISIONS,
     )
     resume: str = option(
         "",
         label="Resume from",
         help='A saved step of this run to go on from: "latest", a step number, or empty.',
+    )
+    presets: dict[str, str] = option(
+        factory=dict,
+        label="Presets",
+        help="The presets that this configuration was built on, with their versions.",
+        advanced=True,
     )
 
 
@@ -226,5 +234,20 @@ class MemoryOptions:
         False,
         label="TF32",
         help="Faster matrix products on NVIDIA GPUs since Ampere, slightly less exact.",
+        advanced=True,
+    )
+    quantize: str = option(
+        "no",
+        label="Quantise the base",
+        help="""Keep the linear layers of the frozen base in 8 bits (int8) or 4 bits (nf4), a half
+        or a quarter of fp16's memory, slightly less exact. For adapters and tokens only.""",
+        choices=QUANTIZED,
+        advanced=True,
+    )
+    compile: bool = option(
+        False,
+        label="Compile",
+        help="""Compile the UNet with torch.compile: minutes at the start, faster steps on a GPU;
+        needs a C++ compiler.""",
         advanced=True,
     )

@@ -10,7 +10,12 @@ import torch
 
 from dreambooth_core.errors import UserError
 
-DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DTYPES = {
+    "no": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "full_bf16": torch.bfloat16,
+}
 """Computing precisions by the names of ``run.mixed_precision``."""
 
 STORED = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -25,6 +30,8 @@ class Precision:
     dtype: torch.dtype
     scaler: Any
     """``torch.amp.GradScaler``; disabled, and then transparent, unless in fp16."""
+    trained: torch.dtype = torch.float32
+    """Of the trained weights: fp32 unless everything is in bf16."""
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Inside, matrix products run in half precision where that was asked for."""
@@ -54,4 +61,5 @@ def make_precision(name: str, device: torch.device, *, tf32: bool = False) -> Pr
         torch.backends.cuda.matmul.allow_tf32 = tf32
         torch.backends.cudnn.allow_tf32 = tf32
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    return Precision(device, dtype, scaler)
+    trained = dtype if name == "full_bf16" else torch.float32
+    return Precision(device, dtype, scaler, trained)

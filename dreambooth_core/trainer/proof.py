@@ -15,8 +15,11 @@ from dreambooth_core.errors import TrainingFailed
 from dreambooth_core.families.base import Components, SizeInfo
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.families.options import BaseOptions
+from dreambooth_core.families.tokens import add_token
 from dreambooth_core.formats.adapters.verify import Proof, verify_adapter
+from dreambooth_core.formats.embeddings import read_embedding
 from dreambooth_core.formats.storage import read_tensors, sha256
+from dreambooth_core.methods.quantized import dequantize, quantize
 from dreambooth_core.randomness import generator
 
 SIDE = 16
@@ -63,7 +66,14 @@ def answer(parts: Components, caption: str) -> Tensor:
 
 
 def prove(
-    base: BaseOptions, file: Path, caption: str, expected: Tensor, dtype: torch.dtype
+    base: BaseOptions,
+    file: Path,
+    caption: str,
+    expected: Tensor,
+    dtype: torch.dtype,
+    *,
+    token: tuple[str, Path] | None = None,
+    quantized: str = "no",
 ) -> dict[str, Any]:
     """Reads a result back and compares its answer with the trainer's own.
 
@@ -73,6 +83,8 @@ def prove(
         caption: what :func:`answer` was asked.
         expected: the answer of the models as they were trained.
         dtype: the precision that the models computed in.
+        token: a learned token and the file with its vectors.
+        quantized: how the base was rounded while it was trained on.
 
     Returns:
         The proof, for the receipt.
@@ -85,7 +97,17 @@ def prove(
     parts = load_base(base)
     for model in parts.models.values():
         model.to(dtype)
-    if whole:
+        if quantized != "no":
+            # The rounded base as ordinary layers, which any loader can put an adapter on.
+            quantize(model, quantized)
+            dequantize(model)
+    if token is not None:
+        word, place = token
+        plain = answer(parts, caption)
+        add_token(parts, word, read_embedding(place).rows)
+    if token is not None and token[1] == file:
+        proof = _verify_token(file, plain, answer(parts, caption), expected, dtype)
+    elif whole:
         proof = _verify_model(file, folder, answer(parts, caption), caption, expected, dtype)
     else:
         proof = verify_adapter(file, parts.models, lambda _: answer(parts, caption), expected)
@@ -96,6 +118,30 @@ def prove(
             do="Resume from a checkpoint and save again; `dreambooth inspect` shows the file.",
         )
     return proof.as_dict()
+
+
+def _verify_token(
+    file: Path, plain: Tensor, actual: Tensor, expected: Tensor, dtype: torch.dtype
+) -> Proof:
+    """A learned token, read back into a new base."""
+    size = float(expected.norm())
+    difference = float((actual - expected).norm()) / size
+    effect = float((expected - plain).norm()) / size
+    tolerance = 2e-5 if dtype == torch.float32 else 5e-3
+    problems = []
+    if not difference <= tolerance:
+        problems.append(f"the output differs by {difference:.2e}, allowed is {tolerance:.2e}")
+    if effect == 0.0:
+        problems.append("it equals its base")
+    return Proof(
+        passed=not problems,
+        reader="embedding",
+        difference=difference,
+        tolerance=tolerance,
+        effect=effect,
+        sha256={file.name: sha256(file)},
+        problems=tuple(problems),
+    )
 
 
 def _verify_model(

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreambooth_core.formats.adapters.write import write_adapter
+from dreambooth_core.formats.embeddings import write_embedding
 from dreambooth_core.trainer.metadata import result_metadata
 from dreambooth_core.trainer.precision import STORED
 
 if TYPE_CHECKING:
     from dreambooth_core.trainer.session import Session
+
+PLAIN = re.compile(r"[^\w.-]+")
+"""What a file name had better not have."""
 
 
 def write_result(session: Session, name: str) -> Path:
@@ -40,12 +45,26 @@ def write_result(session: Session, name: str) -> Path:
         return write_arranged(session, metadata, final=name == session.folder.name)
     target = session.folder.path / name
     adapter = session.method.adapter()
+    embedding = session.method.embedding()
+    if embedding is not None:
+        written = write_embedding(embedding_path(session, name), embedding, metadata)
+        if adapter is None:
+            return written
     if adapter is None:
         return write_model(session, target, metadata)
     adapter.metadata.update(metadata)
     ending = "" if config.save.layout == "peft" else ".safetensors"
     path = target.with_name(f"{name}{ending}")
     return write_adapter(adapter, path, config.save.layout, dtype=dtype)
+
+
+def embedding_path(session: Session, name: str) -> Path:
+    """Where the learned token of the result ``name`` lies: hosts know it by its file's name."""
+    word = PLAIN.sub("-", session.config.method.token.lower()).strip("-.") or "token"
+    if word == session.folder.name:
+        word += "-token"
+    folder = session.folder.path
+    return folder / f"{word}{name.removeprefix(session.folder.name)}.safetensors"
 
 
 def write_model(session: Session, target: Path, metadata: dict[str, str]) -> Path:

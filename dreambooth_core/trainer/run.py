@@ -25,6 +25,7 @@ from dreambooth_core.trainer.config import TrainConfig
 from dreambooth_core.trainer.processes import Processes, join
 from dreambooth_core.trainer.proof import answer, prove
 from dreambooth_core.trainer.report import Reporter
+from dreambooth_core.trainer.results import embedding_path
 from dreambooth_core.trainer.session import Session
 from dreambooth_core.trainer.state import choose, load_state, refuse_changes
 
@@ -70,6 +71,8 @@ class _Trained:
     steps: int
     seconds: float
     results: list[str]
+    token: tuple[str, Path] | None
+    """A learned token, and the file with its vectors."""
 
 
 def _run(config: TrainConfig, folder: RunFolder, processes: Processes, reporter: Reporter) -> None:
@@ -80,11 +83,23 @@ def _run(config: TrainConfig, folder: RunFolder, processes: Processes, reporter:
         torch.cuda.empty_cache()
     if not processes.is_main:
         return
-    proof = prove(config.base, done.file, done.caption, done.answer, done.dtype)
+    proof = prove(
+        config.base,
+        done.file,
+        done.caption,
+        done.answer,
+        done.dtype,
+        token=done.token,
+        quantized=config.memory.quantize,
+    )
+    learned = {}
+    if done.token:
+        learned = {"token": done.token[0], "embedding": folder.relative(done.token[1])}
     write_receipt(
         folder,
         result={
             "file": folder.relative(done.file),
+            **learned,
             "steps": done.steps,
             "train_seconds": round(done.seconds, 3),
             "total_seconds": round(time.time() - started, 3),
@@ -123,7 +138,10 @@ def _train(
         _write_curve(session)
     seconds = time.time() - begun
     file = session.save_result(folder.name)
-    caption = next(iter(session.items.first_captions().values()))
+    caption = session.method.caption_for_proof(list(session.items.first_captions().values()))
+    token = None
+    if session.method.embedding() is not None:
+        token = (config.method.token, embedding_path(session, folder.name))
     with session.result_weights():
         trained = answer(session.parts, caption)
     return _Trained(
@@ -134,6 +152,7 @@ def _train(
         steps=session.step,
         seconds=seconds,
         results=session.results,
+        token=token,
     )
 
 
@@ -174,6 +193,7 @@ def _facts(session: Session) -> dict[str, Any]:
         "steps_per_epoch": session.plan.steps_per_epoch,
         "device": str(session.processes.device),
         "precision": session.config.run.mixed_precision,
+        "presets": dict(session.config.run.presets),
     }
 
 

@@ -12,6 +12,7 @@ from dreambooth_core.data.items import Items
 from dreambooth_core.data.latents import LatentCache
 from dreambooth_core.data.plan import Slot
 from dreambooth_core.families.base import Components, SizeInfo, scaled_latents
+from dreambooth_core.families.inpainting import conditions, random_mask
 from dreambooth_core.families.text import Conditioning
 from dreambooth_core.randomness import generator
 from dreambooth_core.trainer.texts import TextSource
@@ -60,6 +61,22 @@ class Samples:
         """Text conditioning of the group's captions."""
         found = self._texts.conditioning([self.items.caption(slot) for slot in group])
         return found.to(device=self.device, dtype=self.dtype)
+
+    def inpainting(self, group: Sequence[Slot], step: int) -> Tensor | None:
+        """Mask and masked latents ``[batch, 5, height, width]`` for an inpainting UNet, or None.
+
+        Masks are keyed by (seed, step, slot); each picture is encoded alone, so that the batch's
+        layout changes nothing.
+        """
+        if not self.parts.is_inpainting:
+            return None
+        made = []
+        for slot in group:
+            pixels = self.items.pixels(self.items.picture(slot), slot.view)
+            key = generator("mask", self.seed, step, slot.number)
+            mask = random_mask(*pixels.shape[-2:], key)
+            made.append(conditions(self.parts, pixels, mask))
+        return torch.stack(made).to(self.device)
 
     def sizes(self, group: Sequence[Slot]) -> list[SizeInfo]:
         """Where each picture came from."""

@@ -95,6 +95,7 @@ class StepComputer:
         latents = self.samples.latents(group, step)
         keys = [("train", self.seed, step, slot.number) for slot in group]
         noisy = self.objective.draw(latents, keys)
+        inpainting = self.samples.inpainting(group, step)
         with self.precision.autocast():
             prediction = self.parts.family.predict(
                 self.parts,
@@ -102,6 +103,7 @@ class StepComputer:
                 noisy.timesteps,
                 self.samples.conditioning(group, step),
                 self.samples.sizes(group),
+                inpainting,
             )
         losses = self.objective.losses(prediction, noisy, self.samples.masks(group))
         device = losses.device

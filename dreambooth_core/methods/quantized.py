@@ -1,0 +1,153 @@
+"""A base whose linear layers lie in memory with 8 or 4 bits a weight, for training adapters.
+
+``int8``: one scale for each output (absolute maximum), in plain torch, on every device.
+``nf4``: 4-bit NormalFloat in blocks of 64 (Dettmers et al. 2023, QLoRA, arXiv:2305.14314),
+through bitsandbytes. The weights are turned back to the computing precision when a layer runs,
+and again in its backward pass, so that no whole copy is kept; activations stay as they are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dreambooth_core.errors import UserError
+
+BLOCK = 64
+"""Weights that share a scale in nf4."""
+
+
+class QuantizedLinear(nn.Linear):
+    """A frozen linear layer that keeps its weight in few bits.
+
+    ``weight`` gives the weight in the computing precision, made anew each time.
+    """
+
+    def __init__(self, layer: nn.Linear, kind: str) -> None:
+        nn.Module.__init__(self)
+        self.in_features = layer.in_features
+        self.out_features = layer.out_features
+        self.kind = kind
+        self.dtype = layer.weight.dtype
+        codes, scale = _ENCODE[kind](layer.weight.detach())
+        self.register_buffer("codes", codes)
+        self.register_buffer("scale", scale)
+        self.bias = layer.bias
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """``[out, in]``, frozen."""
+        return nn.Parameter(self._decoded(), requires_grad=False)
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        """``[..., in]`` to ``[..., out]``."""
+        if torch.is_autocast_enabled(input.device.type):
+            input = input.to(torch.get_autocast_dtype(input.device.type))
+        output: Tensor = _Product.apply(input, self)
+        return output if self.bias is None else output + self.bias.to(output.dtype)
+
+    def plain(self) -> nn.Linear:
+        """An ordinary layer with the same, already rounded, weight."""
+        has_bias = self.bias is not None
+        layer = nn.Linear(self.in_features, self.out_features, has_bias, device="meta")
+        layer.weight = nn.Parameter(self._decoded(), requires_grad=False)
+        if has_bias:
+            layer.bias = self.bias
+        return layer
+
+    def _decoded(self) -> Tensor:
+        weight = _DECODE[self.kind](self.codes, self.scale, (self.out_features, self.in_features))
+        return weight.to(self.dtype)
+
+
+class _Product(torch.autograd.Function):
+    """``input · weightᵀ`` that saves nothing: the weight is decoded again for the backward."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, layer: QuantizedLinear) -> Tensor:  # noqa: A002
+        ctx.layer = layer
+        return nn.functional.linear(input, layer._decoded().to(input.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        gradient = gradients[0]
+        return gradient @ ctx.layer._decoded().to(gradient.dtype), None
+
+
+def quantize(model: nn.Module, kind: str) -> int:
+    """Puts every linear layer of a frozen model into few bits, in place.
+
+    Args:
+        kind: ``int8`` or ``nf4``.
+
+    Returns:
+        How many layers there were.
+
+    Raises:
+        UserError: bitsandbytes, which nf4 needs, is not installed.
+    """
+    layers = [(n, m) for n, m in model.named_modules() if type(m) is nn.Linear]
+    for name, layer in layers:
+        _replace(model, name, QuantizedLinear(layer, kind))
+    return len(layers)
+
+
+def dequantize(model: nn.Module) -> None:
+    """Makes ordinary layers of quantised ones, in place; the rounding stays."""
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, QuantizedLinear):
+            _replace(model, name, layer.plain())
+
+
+def _replace(model: nn.Module, name: str, layer: nn.Module) -> None:
+    parent, _, last = name.rpartition(".")
+    setattr(model.get_submodule(parent), last, layer)
+
+
+def _encode_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
+    values = weight.float()
+    scale = values.abs().amax(dim=1, keepdim=True).clamp_min(1e-12) / 127
+    return (values / scale).round().to(torch.int8), scale
+
+
+def _decode_int8(codes: Tensor, scale: Tensor, shape: tuple[int, int]) -> Tensor:
+    return codes.float() * scale
+
+
+def _encode_nf4(weight: Tensor) -> tuple[Tensor, Tensor]:
+    packed, state = _bitsandbytes().quantize_4bit(
+        weight.float().contiguous(), blocksize=BLOCK, quant_type="nf4"
+    )
+    return packed, state.absmax
+
+
+def _decode_nf4(codes: Tensor, scale: Tensor, shape: tuple[int, int]) -> Tensor:
+    functional = _bitsandbytes()
+    state = functional.QuantState(
+        absmax=scale,
+        shape=torch.Size(shape),
+        code=functional.get_4bit_type("nf4", device=codes.device),
+        blocksize=BLOCK,
+        quant_type="nf4",
+        dtype=torch.float32,
+    )
+    weight: Tensor = functional.dequantize_4bit(codes, state)
+    return weight
+
+
+def _bitsandbytes() -> Any:
+    try:
+        from bitsandbytes import functional
+    except ImportError as error:
+        raise UserError(
+            "a 4-bit base needs bitsandbytes, which is not installed",
+            where="memory.quantize",
+            do="pip install bitsandbytes, or use int8.",
+        ) from error
+    return functional
+
+
+_ENCODE = {"int8": _encode_int8, "nf4": _encode_nf4}
+_DECODE = {"int8": _decode_int8, "nf4": _decode_nf4}

@@ -1,0 +1,177 @@
+"""Textual inversion (Gal et al. 2022, arXiv:2208.01618), and pivotal tuning: a token and a LoRA.
+
+Only the token's own rows are trained; the table that they stand beside is frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dreambooth_core.errors import UserError
+from dreambooth_core.families.base import Components
+from dreambooth_core.families.tokens import (
+    LearnedEmbedding,
+    add_token,
+    embeddings_of,
+    token_ids,
+)
+from dreambooth_core.formats.adapters.model import Adapter
+from dreambooth_core.formats.embeddings import KEYS
+from dreambooth_core.methods.adapters import AdapterMethod
+from dreambooth_core.methods.base import Method, Trainable
+from dreambooth_core.methods.options import MethodOptions
+from dreambooth_core.randomness import generator
+
+
+class TextualInversion(Method):
+    """Learns a word; the model stays as it is."""
+
+    _tables: list[LearnedEmbedding]
+
+    @property
+    def trained_models(self) -> dict[str, nn.Module]:
+        return {name: model for name, model in self.parts.models.items() if name != "unet"}
+
+    @property
+    def trains_text(self) -> bool:
+        return True
+
+    def attach(self, seed: int, dtype: torch.dtype = torch.float32) -> list[Trainable]:
+        self.freeze()
+        self._tables = learn_token(self.options, self.parts, seed)
+        return trainables(self._tables)
+
+    def adapter(self) -> Adapter | None:
+        return None
+
+    def embedding(self) -> dict[str, Tensor]:
+        return vectors(self.parts, self._tables)
+
+    def caption_for_proof(self, captions: Sequence[str]) -> str:
+        return caption_with(self.options.token, self.parts, captions)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return named_rows(self._tables)
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        restore_rows(self._tables, tensors)
+
+
+class PivotalTuning(AdapterMethod):
+    """A learned word and a LoRA that are trained together."""
+
+    _tables: list[LearnedEmbedding]
+
+    @property
+    def adapted_models(self) -> dict[str, nn.Module]:
+        return Method.trained_models.fget(self)  # type: ignore[attr-defined, no-any-return]
+
+    @property
+    def trained_models(self) -> dict[str, nn.Module]:
+        return self.adapted_models | {
+            name: model for name, model in self.parts.models.items() if name != "unet"
+        }
+
+    @property
+    def trains_text(self) -> bool:
+        return True
+
+    def attach(self, seed: int, dtype: torch.dtype = torch.float32) -> list[Trainable]:
+        # The adapter first: peft freezes whatever is not its own.
+        adapters = super().attach(seed, dtype)
+        self._tables = learn_token(self.options, self.parts, seed)
+        return [*adapters, *trainables(self._tables)]
+
+    def embedding(self) -> dict[str, Tensor]:
+        return vectors(self.parts, self._tables)
+
+    def caption_for_proof(self, captions: Sequence[str]) -> str:
+        return caption_with(self.options.token, self.parts, captions)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {**super().tensors(), **named_rows(self._tables)}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        super().restore(tensors)
+        restore_rows(self._tables, tensors)
+
+
+def learn_token(options: MethodOptions, parts: Components, seed: int) -> list[LearnedEmbedding]:
+    """Adds the token, its rows started from the starting word, and ready to be trained."""
+    rows = [
+        starting_rows(options, tokenizer, encoder, seed)
+        for tokenizer, encoder in zip(parts.tokenizers, parts.text_encoders, strict=True)
+    ]
+    tables = add_token(parts, options.token, rows)
+    for table in tables:
+        table.rows.requires_grad_(True)
+    return tables
+
+
+def starting_rows(
+    options: MethodOptions, tokenizer: object, encoder: nn.Module, seed: int
+) -> Tensor:
+    """``[vectors, width]``: the starting word's own rows in turn, or random ones like others.
+
+    Raises:
+        UserError: the starting word has no tokens.
+    """
+    table = embeddings_of(encoder).token_embedding.weight.detach().float().cpu()
+    if not options.initializer_token:
+        noise = torch.randn(
+            options.vectors, table.shape[1], generator=generator("token", seed, table.shape[1])
+        )
+        return noise * table.std(dim=0) + table.mean(dim=0)
+    ids = token_ids(tokenizer, options.initializer_token)
+    if not ids:
+        raise UserError("the starting word has no tokens", where="method.initializer_token")
+    return table[[ids[i % len(ids)] for i in range(options.vectors)]]
+
+
+def trainables(tables: list[LearnedEmbedding]) -> list[Trainable]:
+    """One group for each text encoder's rows."""
+    return [Trainable(_name(i), {"rows": table.rows}) for i, table in enumerate(tables)]
+
+
+def vectors(parts: Components, tables: list[LearnedEmbedding]) -> dict[str, Tensor]:
+    """The token's vectors by the names of an embedding file."""
+    names = KEYS["sdxl" if len(tables) > 1 else parts.family.name]
+    return {
+        name: table.rows.detach().to("cpu", torch.float32, copy=True)
+        for name, table in zip(names, tables, strict=True)
+    }
+
+
+def named_rows(tables: list[LearnedEmbedding]) -> dict[str, Tensor]:
+    """For a checkpoint."""
+    return {f"{_name(i)}.rows": table.rows.detach() for i, table in enumerate(tables)}
+
+
+def restore_rows(tables: list[LearnedEmbedding], tensors: dict[str, Tensor]) -> None:
+    """Takes back what :func:`named_rows` gave."""
+    with torch.no_grad():
+        for i, table in enumerate(tables):
+            table.rows.copy_(tensors[f"{_name(i)}.rows"])
+
+
+def caption_with(word: str, parts: Components, captions: Sequence[str]) -> str:
+    """The first caption with the learned word in it.
+
+    Raises:
+        UserError: there is none, so nothing could be learned.
+    """
+    for caption in captions:
+        if any(i in parts.expansions for i in token_ids(parts.tokenizers[0], caption)):
+            return caption
+    raise UserError(
+        f"no caption has the token {word!r} in it, so it cannot be learned",
+        where="method.token",
+        do=f"Write it into the instance prompt: a photo of {word} …",
+    )
+
+
+def _name(index: int) -> str:
+    return "token" if index == 0 else f"token_{index + 1}"

@@ -1,0 +1,83 @@
+"""Every family with every method: trains, changes what it should, is saved, and proves itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.families import KINDS
+from helpers.runs import config_for, train
+from torch import Tensor
+
+from dreambooth_core.formats.storage import read_tensors
+from dreambooth_core.jobs import read_receipt
+from dreambooth_core.methods.options import METHODS
+from dreambooth_core.trainer import run as runs
+from dreambooth_core.trainer.session import Session
+
+BaseOf = Callable[[str], Path]
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The session of the run, and all its weights before the first step."""
+    seen: dict[str, Any] = {}
+    original = runs.loop.train
+
+    def watch(session: Session) -> None:
+        seen["session"] = session
+        seen["before"] = weights(session)
+        original(session)
+
+    monkeypatch.setattr(runs.loop, "train", watch)
+    return seen
+
+
+def weights(session: Session) -> dict[str, Tensor]:
+    models = {**session.parts.models, "vae": session.parts.vae}
+    return {
+        f"{component}.{name}": tensor.detach().clone()
+        for component, model in models.items()
+        for name, tensor in model.named_parameters()
+    }
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_trains_what_it_should_and_nothing_else(
+    base_of: BaseOf, pictures: Path, tmp_path: Path, watched: dict[str, Any], kind: str, method: str
+) -> None:
+    changes = {"method__kind": method, "method__text_encoder": "true", "run__steps": 2}
+    folder = train(config_for(base_of(kind), pictures, tmp_path, **changes))
+    session: Session = watched["session"]
+    trained = {id(p) for p in session.parameters}
+    models = {**session.parts.models, "vae": session.parts.vae}
+    moved = {
+        f"{component}.{name}"
+        for component, model in models.items()
+        for name, p in model.named_parameters()
+        if id(p) in trained
+    }
+    after = weights(session)
+    for name, tensor in watched["before"].items():
+        if name not in moved:
+            assert torch.equal(tensor, after[name]), name
+    for group in session.trainables:
+        assert any(
+            not torch.equal(p, watched["before"][name])
+            for name, p in after.items()
+            if id(dict(models[name.split(".")[0]].named_parameters())[name.split(".", 1)[1]])
+            in {id(q) for q in group.parameters.values()}
+        ), group.component
+    assert read_receipt(folder)["proof"]["passed"]
+    texts = len(session.parts.text_encoders)
+    expected = {
+        "textual_inversion": texts,
+        "pivotal": 1 + 2 * texts,
+    }.get(method, 1 + texts)
+    assert len(session.trainables) == expected
+    file = folder.path / read_receipt(folder)["result"]["file"]
+    assert all(t.isfinite().all() for t in read_tensors(file).values() if t.is_floating_point())
