@@ -93,7 +93,11 @@ def run(args: argparse.Namespace) -> int:
         write_bytes(path, buffer.getvalue())
         made.append({"file": str(path), "prompt": prompt, "seed": seed, "sha256": sha256(path)})
     if args.json:
-        json.dump({"base": base, "adapters": adapters, "tokens": tokens, "images": made}, sys.stdout, indent=2)
+        json.dump(
+            {"base": base, "adapters": adapters, "tokens": tokens, "images": made},
+            sys.stdout,
+            indent=2,
+        )
         sys.stdout.write("\n")
     else:
         sys.stdout.writelines(f"{one['file']}\n" for one in made)

@@ -29,7 +29,9 @@ def random_mask(height: int, width: int, generator: torch.Generator) -> Tensor:
         y, x, tall, wide, round_ = torch.rand(5, generator=generator).tolist()
         half_height, half_width = (0.1 + 0.4 * tall) * height / 2, (0.1 + 0.4 * wide) * width / 2
         down, across = (rows - y * height) / half_height, (columns - x * width) / half_width
-        inside = down**2 + across**2 <= 1 if round_ < 0.5 else (down.abs() <= 1) & (across.abs() <= 1)
+        inside = (
+            down**2 + across**2 <= 1 if round_ < 0.5 else (down.abs() <= 1) & (across.abs() <= 1)
+        )
         mask[0][inside] = 1.0
     return mask
 

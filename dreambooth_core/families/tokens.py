@@ -56,8 +56,7 @@ def add_token(parts: Components, word: str, rows: Sequence[Tensor]) -> list[Lear
         raise UserError(f"a token is one word, and {word!r} is not", where="method.token")
     if len(rows) != len(parts.text_encoders):
         raise UserError(
-            f"it was made for {len(rows)} text encoder(s), the base has "
-            f"{len(parts.text_encoders)}",
+            f"it was made for {len(rows)} text encoder(s), the base has {len(parts.text_encoders)}",
             do="Use an embedding of the base's family.",
         )
     identity = _new_id(parts.tokenizers, word)

@@ -37,9 +37,7 @@ class Embedding:
     """For each text encoder its vectors, fp32 ``[vectors, width]``."""
 
 
-def write_embedding(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
-) -> Path:
+def write_embedding(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Path:
     """Writes a token's vectors, always in fp32: there are few.
 
     Raises:

@@ -41,11 +41,11 @@ class QuantizedLinear(nn.Linear):
         """``[out, in]``, frozen."""
         return nn.Parameter(self._decoded(), requires_grad=False)
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+    def forward(self, inputs: Tensor) -> Tensor:
         """``[..., in]`` to ``[..., out]``."""
-        if torch.is_autocast_enabled(input.device.type):
-            input = input.to(torch.get_autocast_dtype(input.device.type))
-        output: Tensor = _Product.apply(input, self)
+        if torch.is_autocast_enabled(inputs.device.type):
+            inputs = inputs.to(torch.get_autocast_dtype(inputs.device.type))
+        output: Tensor = _Product.apply(inputs, self)
         return output if self.bias is None else output + self.bias.to(output.dtype)
 
     def plain(self) -> nn.Linear:
@@ -63,12 +63,12 @@ class QuantizedLinear(nn.Linear):
 
 
 class _Product(torch.autograd.Function):
-    """``input · weightᵀ`` that saves nothing: the weight is decoded again for the backward."""
+    """``inputs · weightᵀ`` that saves nothing: the weight is decoded again for the backward."""
 
     @staticmethod
-    def forward(ctx: Any, input: Tensor, layer: QuantizedLinear) -> Tensor:  # noqa: A002
+    def forward(ctx: Any, inputs: Tensor, layer: QuantizedLinear) -> Tensor:
         ctx.layer = layer
-        return nn.functional.linear(input, layer._decoded().to(input.dtype))
+        return nn.functional.linear(inputs, layer._decoded().to(inputs.dtype))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:

@@ -100,6 +100,12 @@ class Builder:
             for model in parts.models.values():
                 quantize(model, config.memory.quantize)
         trainables = method.attach(config.run.seed, precision.trained)
+        if not trainables:
+            raise UserError(
+                "nothing would be trained",
+                where="method.unet",
+                do="Switch method.unet or method.text_encoder on.",
+            )
         method.caption_for_proof(list(items.first_captions().values()))
         if config.memory.gradient_checkpointing:
             for model in method.passed_models:
@@ -297,9 +303,8 @@ def refuse_layouts(config: TrainConfig) -> None:
     """Raises ``UserError`` if the result of the method has no place in the layout asked for."""
     kind, save = config.method.kind, config.save
     plain = kind in ("lora", "dora", "full")
-    if kind in TOKEN_METHODS and save.arrangement != "run":
-        where, named = "save.arrangement", save.arrangement
-    elif not plain and save.arrangement in ("diffusers", "shivam"):
+    homeless = ("diffusers", "shivam", *(("peft",) if kind in TOKEN_METHODS else ()))
+    if not plain and save.arrangement in homeless:
         where, named = "save.arrangement", save.arrangement
     elif kind == "oft" and "peft" in (save.layout, save.arrangement):
         where, named = "save.layout", "peft"

@@ -11,7 +11,8 @@ from helpers.runs import PRIOR, config_for, folder_for, go_on, losses, train
 
 from dreambooth_core.errors import Stopped, UserError
 from dreambooth_core.formats.storage import read_tensors
-from dreambooth_core.jobs import RunFolder
+from dreambooth_core.jobs import RunFolder, read_receipt
+from dreambooth_core.methods.options import METHODS
 from dreambooth_core.trainer.run import run
 from dreambooth_core.trainer.state import load_state, saved_steps
 
@@ -50,7 +51,7 @@ def assert_same(first: Any, second: Any) -> None:
         assert first == second
 
 
-@pytest.mark.parametrize("kind", ["lora", "dora", "loha", "lokr", "full"])
+@pytest.mark.parametrize("kind", METHODS)
 @pytest.mark.parametrize("option", ["plain", "prior"])
 def test_every_method_resumes_exactly(
     base: Path, pictures: Path, tmp_path: Path, kind: str, option: str
@@ -80,8 +81,10 @@ def check(base: Path, pictures: Path, tmp_path: Path, changes: dict[str, Any]) -
     assert losses(whole) == losses(parts)
     assert len(set(losses(whole).values())) == 6
     assert_equal_state(whole, parts, 4)
-    result = read_tensors(whole.path / f"{whole.name}.safetensors")
-    again = read_tensors(parts.path / f"{parts.name}.safetensors")
+    result, again = (
+        read_tensors(folder.path / read_receipt(folder)["result"]["file"])
+        for folder in (whole, parts)
+    )
     assert result.keys() == again.keys()
     assert all(torch.equal(result[name], again[name]) for name in result)
 

@@ -1,0 +1,181 @@
+"""What each option of ``memory`` and ``run.mixed_precision`` does in a real run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.runs import config_for, losses, train
+from torch import nn
+
+from dreambooth_core.attention.processors import KernelProcessor
+from dreambooth_core.errors import UserError
+from dreambooth_core.jobs import read_receipt
+from dreambooth_core.methods.quantized import QuantizedLinear, dequantize, quantize
+from dreambooth_core.trainer import run as runs
+from dreambooth_core.trainer.session import Session
+
+
+@pytest.fixture
+def session_of(monkeypatch: pytest.MonkeyPatch) -> dict[str, Session]:
+    """The session of the run that comes next."""
+    seen: dict[str, Session] = {}
+    original = runs.loop.train
+
+    def watch(session: Session) -> None:
+        seen["session"] = session
+        original(session)
+
+    monkeypatch.setattr(runs.loop, "train", watch)
+    return seen
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_a_quantised_layer_is_its_rounded_weight(kind: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(128, 64), nn.Linear(64, 8, bias=False)).requires_grad_(False)
+    exact = model[0].weight.clone()
+    assert quantize(model, kind) == 2
+    layer = model[0]
+    assert isinstance(layer, QuantizedLinear)
+    stored = sum(b.numel() * b.element_size() for b in layer.buffers())
+    assert stored < exact.numel() * (1.1 if kind == "int8" else 0.6)
+    error = float((layer.weight - exact).norm() / exact.norm())
+    assert 0 < error < (0.01 if kind == "int8" else 0.15)
+    inputs = torch.randn(3, 5, 128, requires_grad=True)
+    output = model(inputs)
+    output.square().sum().backward()
+    gradient, inputs.grad = inputs.grad, None
+    dequantize(model)
+    assert type(model[0]) is nn.Linear
+    plain = model(inputs)
+    plain.square().sum().backward()
+    torch.testing.assert_close(output, plain)
+    torch.testing.assert_close(gradient, inputs.grad)
+
+
+def test_a_quantised_layer_saves_no_weight_for_backward() -> None:
+    layer = QuantizedLinear(nn.Linear(64, 64), "int8")
+    saved: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: saved.append(t.numel()) or t, lambda t: t
+    ):
+        layer(torch.randn(2, 64, requires_grad=True))
+    assert sum(saved) == 0
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "loha", "lokr", "oft", "textual_inversion"])
+def test_adapters_train_on_a_4_bit_base(
+    base: Path, pictures: Path, tmp_path: Path, session_of: dict[str, Session], method: str
+) -> None:
+    changes = {"method__kind": method, "memory__quantize": "nf4", "run__steps": 2}
+    folder = train(config_for(base, pictures, tmp_path, **changes))
+    parts = session_of["session"].parts
+    kept = [m for m in parts.unet.modules() if isinstance(m, QuantizedLinear)]
+    assert len(kept) > 10
+    assert read_receipt(folder)["proof"]["passed"]
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_quantisation_changes_the_loss_a_little(
+    base: Path, pictures: Path, tmp_path: Path, kind: str
+) -> None:
+    plain = losses(train(config_for(base, pictures, tmp_path, run__steps=1)))[1]
+    changes = {"run__name": kind, "memory__quantize": kind, "run__steps": 1}
+    rounded = losses(train(config_for(base, pictures, tmp_path, **changes)))[1]
+    assert 0 < abs(rounded - plain) < 0.05 * plain
+
+
+def test_a_quantised_base_is_not_fine_tuned(base: Path, pictures: Path, tmp_path: Path) -> None:
+    changes = {"method__kind": "full", "memory__quantize": "nf4"}
+    with pytest.raises(UserError, match="4-bit or 8-bit base cannot be combined"):
+        train(config_for(base, pictures, tmp_path, **changes))
+
+
+def test_the_attention_asked_for_is_used(
+    base: Path, pictures: Path, tmp_path: Path, session_of: dict[str, Session]
+) -> None:
+    plain = losses(train(config_for(base, pictures, tmp_path, run__steps=2)))
+    changes = {"run__name": "chunked", "memory__attention": "chunked", "run__steps": 2}
+    chunked = losses(train(config_for(base, pictures, tmp_path, **changes)))
+    processors = session_of["session"].parts.unet.attn_processors.values()
+    assert all(isinstance(p, KernelProcessor) and p.name == "chunked" for p in processors)
+    assert chunked == pytest.approx(plain, rel=1e-4)
+
+
+def test_an_attention_that_cannot_run_is_refused(
+    base: Path, pictures: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="xformers"):
+        train(config_for(base, pictures, tmp_path, memory__attention="xformers"))
+
+
+@pytest.mark.parametrize("method", ["lora", "textual_inversion", "full"])
+def test_gradient_checkpointing_changes_memory_not_losses(
+    base: Path, pictures: Path, tmp_path: Path, session_of: dict[str, Session], method: str
+) -> None:
+    changes: dict[str, Any] = {"method__kind": method, "run__steps": 2}
+    plain = losses(train(config_for(base, pictures, tmp_path, **changes)))
+    changes |= {"memory__gradient_checkpointing": "true", "run__name": "checkpointed"}
+    again = losses(train(config_for(base, pictures, tmp_path, **changes)))
+    assert again == pytest.approx(plain, rel=1e-4)
+    parts = session_of["session"].parts
+    assert parts.unet.is_gradient_checkpointing
+    assert parts.text_encoders[0].is_gradient_checkpointing == (method == "textual_inversion")
+
+
+def test_the_unet_is_compiled_when_asked(
+    base: Path,
+    pictures: Path,
+    tmp_path: Path,
+    session_of: dict[str, Session],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compiled: list[object] = []
+
+    def compile_(call: Any, **_: object) -> Any:
+        compiled.append(call)
+        return call
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    train(config_for(base, pictures, tmp_path, memory__compile="true", run__steps=1))
+    assert [c.__self__ for c in compiled] == [session_of["session"].parts.unet]
+
+
+def test_fused_backward_steps_and_leaves_no_gradients(
+    base: Path, pictures: Path, tmp_path: Path, session_of: dict[str, Session]
+) -> None:
+    changes: dict[str, Any] = {"optim__max_grad_norm": 0, "run__steps": 3}
+    plain = losses(train(config_for(base, pictures, tmp_path, **changes)))
+    changes |= {"optim__fused_backward": "true", "run__name": "fused"}
+    fused = losses(train(config_for(base, pictures, tmp_path, **changes)))
+    assert fused == plain
+    assert session_of["session"].stepper._fused is not None
+    assert all(p.grad is None for p in session_of["session"].parameters)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_full_bf16_keeps_trained_weights_in_bf16(
+    base: Path, pictures: Path, tmp_path: Path, session_of: dict[str, Session], method: str
+) -> None:
+    changes = {
+        "method__kind": method,
+        "run__mixed_precision": "full_bf16",
+        "optim__stochastic_rounding": "true",
+        "run__steps": 2,
+    }
+    folder = train(config_for(base, pictures, tmp_path, **changes))
+    assert {p.dtype for p in session_of["session"].parameters} == {torch.bfloat16}
+    assert read_receipt(folder)["proof"]["passed"]
+
+
+def test_mixed_bf16_keeps_trained_weights_in_fp32(
+    base: Path, pictures: Path, tmp_path: Path, session_of: dict[str, Session]
+) -> None:
+    train(config_for(base, pictures, tmp_path, run__mixed_precision="bf16", run__steps=1))
+    session = session_of["session"]
+    assert {p.dtype for p in session.parameters} == {torch.float32}
+    assert session.parts.unet.conv_in.weight.dtype == torch.bfloat16
+    assert next(session.parts.vae.parameters()).dtype == torch.float32
