@@ -59,7 +59,7 @@ def add_token(parts: Components, word: str, rows: Sequence[Tensor]) -> list[Lear
             f"it was made for {len(rows)} text encoder(s), the base has {len(parts.text_encoders)}",
             do="Use an embedding of the base's family.",
         )
-    identity = _new_id(parts.tokenizers, word)
+    identity = _new_id(parts.tokenizers, word) if parts.tokenizers else -1
     embeddings = []
     start = 0
     for encoder, values in zip(parts.text_encoders, rows, strict=True):

@@ -90,11 +90,11 @@ def in_full(found: dict[str, Weights], model: nn.Module) -> dict[str, Weights]:
 
     The hosts' OFT turns outputs, and no rotation of outputs does what one of inputs does.
     """
-    layers = [m for m in model.modules() if ADAPTER in getattr(m, "oft_R", ())]
+    layers: list[Any] = [m for m in model.modules() if ADAPTER in getattr(m, "oft_R", ())]
     changes: dict[str, Weights] = {}
     for (name, weights), layer in zip(found.items(), layers, strict=True):
-        base: Any = layer.get_base_layer()
-        changes[name] = DiffWeights(weights.delta(base.weight.detach().cpu()))
+        weight = layer.get_base_layer().weight
+        changes[name] = DiffWeights(weights.delta(weight.detach().cpu()))
     return changes
 
 

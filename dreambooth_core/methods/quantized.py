@@ -25,6 +25,9 @@ class QuantizedLinear(nn.Linear):
     ``weight`` gives the weight in the computing precision, made anew each time.
     """
 
+    codes: Tensor
+    scale: Tensor
+
     def __init__(self, layer: nn.Linear, kind: str) -> None:
         nn.Module.__init__(self)
         self.in_features = layer.in_features

@@ -67,7 +67,7 @@ class PivotalTuning(AdapterMethod):
 
     @property
     def adapted_models(self) -> dict[str, nn.Module]:
-        return Method.trained_models.fget(self)  # type: ignore[attr-defined, no-any-return]
+        return Method.trained_models.fget(self)  # type: ignore[attr-defined]
 
     @property
     def trained_models(self) -> dict[str, nn.Module]:
@@ -101,9 +101,11 @@ class PivotalTuning(AdapterMethod):
 
 def learn_token(options: MethodOptions, parts: Components, seed: int) -> list[LearnedEmbedding]:
     """Adds the token, its rows started from the starting word, and ready to be trained."""
+    # Models without data, of which only the size counts, come without tokenizers.
+    tokenizers = parts.tokenizers or [None] * len(parts.text_encoders)
     rows = [
         starting_rows(options, tokenizer, encoder, seed)
-        for tokenizer, encoder in zip(parts.tokenizers, parts.text_encoders, strict=True)
+        for tokenizer, encoder in zip(tokenizers, parts.text_encoders, strict=True)
     ]
     tables = add_token(parts, options.token, rows)
     for table in tables:
@@ -119,7 +121,10 @@ def starting_rows(
     Raises:
         UserError: the starting word has no tokens.
     """
-    table = embeddings_of(encoder).token_embedding.weight.detach().float().cpu()
+    weight = embeddings_of(encoder).token_embedding.weight.detach()
+    if weight.is_meta:
+        return weight.new_empty(options.vectors, weight.shape[1])
+    table = weight.float().cpu()
     if not options.initializer_token:
         noise = torch.randn(
             options.vectors, table.shape[1], generator=generator("token", seed, table.shape[1])

@@ -74,7 +74,8 @@ class Samples:
         for slot in group:
             pixels = self.items.pixels(self.items.picture(slot), slot.view)
             key = generator("mask", self.seed, step, slot.number)
-            mask = random_mask(*pixels.shape[-2:], key)
+            height, width = slot.size
+            mask = random_mask(height, width, key)
             made.append(conditions(self.parts, pixels, mask))
         return torch.stack(made).to(self.device)
 

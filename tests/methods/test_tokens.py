@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 from helpers.families import reduced_base
 from helpers.runs import config_for, train
+from helpers.tiny import tiny_text_encoder
 
 from dreambooth_core.commands import main
 from dreambooth_core.errors import UserError
+from dreambooth_core.families.base import Components
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.families.options import BaseOptions
 from dreambooth_core.families.text import tokenise
@@ -162,3 +165,10 @@ def test_samples_use_the_embedding(base: Path, pictures: Path, tmp_path: Path) -
         assert main.main(["sample", "a photo of sks ball", *more, *common, "--out", str(out)]) == 0
         images.append(next(out.glob("*.png")).read_bytes())
     assert images[1] == images[2] != images[0]
+
+
+def test_a_token_is_learned_without_data_where_only_sizes_count() -> None:
+    encoder = tiny_text_encoder().to("meta")
+    parts = cast(Components, SimpleNamespace(tokenizers=[], text_encoders=[encoder], expansions={}))
+    (table,) = learn_token(MethodOptions(kind="textual_inversion", vectors=4), parts, 0)
+    assert table.rows.is_meta and table.rows.shape == (4, 32)
