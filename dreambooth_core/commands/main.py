@@ -22,6 +22,9 @@ from dreambooth_core.quiet import quieten
 COMMANDS: dict[str, str] = {
     "train": "learn a subject or style from pictures, by a configuration file",
     "check": "say what a configuration would do, without doing it",
+    "estimate": "say how much memory a run needs, before it starts",
+    "presets": "list presets, or show one with its reasons",
+    "launch": "train with several processes, by accelerate's launcher",
     "sample": "make pictures with a base, and adapters at given weights",
     "inspect": "say what a model file or adapter is",
     "convert": "turn a checkpoint or adapter into another format",
@@ -48,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = next((a for a in arguments if not a.startswith("-")), None)
     parser = _parser(name if name in COMMANDS else None)
-    args = parser.parse_args(arguments)
+    args = _parse(parser, arguments)
     try:
         return int(args.action(args))
     except DreamBoothError as error:
@@ -63,6 +66,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write(f"dreambooth {args.command}: stopped\n")
         return 130
+
+
+def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
+    """The arguments; ``key=value`` may stand anywhere, also behind flags."""
+    args, rest = parser.parse_known_args(arguments)
+    stray = [a for a in rest if a.startswith("-") or "=" not in a]
+    if stray or (rest and not hasattr(args, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(stray or rest)}")
+    if rest:
+        args.overrides = [*args.overrides, *rest]
+    return args
 
 
 def _parser(name: str | None) -> argparse.ArgumentParser:
