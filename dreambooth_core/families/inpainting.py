@@ -27,7 +27,7 @@ def random_mask(height: int, width: int, generator: torch.Generator) -> Tensor:
     columns = torch.arange(width).unsqueeze(0)
     for _ in range(count):
         y, x, tall, wide, round_ = torch.rand(5, generator=generator).tolist()
-        half_height, half_width = (0.1 + 0.4 * tall) * height / 2, (0.1 + 0.4 * wide) * width / 2
+        half_height, half_width = (0.2 + 0.8 * tall) * height / 2, (0.2 + 0.8 * wide) * width / 2
         down, across = (rows - y * height) / half_height, (columns - x * width) / half_width
         inside = (
             down**2 + across**2 <= 1 if round_ < 0.5 else (down.abs() <= 1) & (across.abs() <= 1)
