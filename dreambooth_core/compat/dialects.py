@@ -29,6 +29,11 @@ class Dialect:
     run_folder: str = ""
     """Where in the output folder the run's own files lie; empty for the folder itself."""
 
+    @property
+    def whose(self) -> str:
+        """The name as an owner."""
+        return f"{self.name}'" if self.name.endswith("s") else f"{self.name}'s"
+
 
 COMMON: Defaults = {
     "pretrained_model_name_or_path": None,
@@ -345,6 +350,6 @@ def _foreign(dialect: Dialect, given: Mapping[str, Any]) -> set[str]:
     return found
 
 
-def others_that_have(script: str, name: str, but: Dialect) -> list[str]:
-    """The names of other dialects of the script that have a flag."""
-    return [d.name for d in dialects_of(script) if d is not but and name in d.defaults]
+def others_that_have(script: str, name: str, but: Dialect) -> list[Dialect]:
+    """Other dialects of the script that have a flag."""
+    return [d for d in dialects_of(script) if d is not but and name in d.defaults]

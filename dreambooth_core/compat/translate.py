@@ -40,7 +40,7 @@ class Translation:
     def headline(self) -> str:
         """Which dialect it is, and why."""
         why = f" (by {', '.join('--' + flag for flag in self.telling)})" if self.telling else ""
-        return f"{self.dialect.script}: {self.dialect.name}'s dialect{why}, with its defaults"
+        return f"{self.dialect.script}: {self.dialect.whose} dialect{why}, with its defaults"
 
 
 def translate(script: str, argv: Sequence[str], machine: Machine | None = None) -> Translation:
@@ -57,7 +57,7 @@ def translate(script: str, argv: Sequence[str], machine: Machine | None = None) 
     for name in sorted(given):
         others = others_that_have(script, name, dialect)
         if name not in dialect.defaults and others:
-            draft.notes.append(f"--{name}: a flag of {others[0]}'s dialect, taken all the same")
+            draft.notes.append(f"--{name}: a flag of {others[0].whose} dialect, taken all the same")
     for key, value in dialect.fixed.items():
         draft.set(key, value)
     for flag in FLAGS:

@@ -126,7 +126,7 @@ def test_sdxl_lora(typed: Any, xl_base: Path) -> None:
         pretrained_model_name_or_path=xl_base,
         text_encoder_lr=1e-2,
         snr_gamma=5.0,
-        max_train_steps=1,
+        max_train_steps=2,
     )
     pipe = pipeline(xl_base)
     with torch.no_grad():
@@ -243,9 +243,6 @@ def shivam(typed: Any, pictures: Path, tmp_path_factory: pytest.TempPathFactory)
         "instance_data_dir": str(pictures),
         "class_data_dir": str(root / "class"),
     }
-    (root / "class").mkdir()
-    for index, picture in enumerate(sorted(pictures.iterdir())):
-        (root / "class" / f"{index}.png").write_bytes(picture.read_bytes())
     listed = root / "concepts_list.json"
     listed.write_text(json.dumps([concept]), encoding="utf-8")
     return typed(
@@ -283,6 +280,10 @@ def test_shivams_notebook(shivam: Path) -> None:
     stored = read_tensors(shivam / "4" / "unet" / "diffusion_pytorch_model.safetensors")
     assert {t.dtype for t in stored.values()} == {torch.float16}
     assert json.loads((shivam / "4" / "args.json").read_text())["data"]["flip"] is True
+
+
+def test_class_pictures_are_made_where_the_list_says(shivam: Path) -> None:
+    assert len(list((shivam.parent / "class").glob("*.png"))) == 3
 
 
 def test_shivams_samples_are_of_their_step(shivam: Path) -> None:

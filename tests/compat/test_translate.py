@@ -72,7 +72,7 @@ PEFT = [
 def test_the_flags_tell_the_dialect(flags: list[str], name: str) -> None:
     found = typed(*flags)
     assert found.dialect.name == name
-    assert f"{name}'s dialect" in found.headline
+    assert f"{found.dialect.whose} dialect" in found.headline
     given = {flag.split("=")[0].strip("-") for flag in flags if flag.startswith("--")}
     told = {flag.split(" ")[0] for flag in found.telling}
     assert told <= given
@@ -83,7 +83,7 @@ def test_a_flag_of_another_dialect_is_taken_and_named() -> None:
     found = typed(*PEFT, "--snr_gamma=5")
     assert found.dialect.name == "peft"
     assert found.config.objective.weighting == "min_snr"
-    assert any("--snr_gamma: a flag of diffusers'" in note for note in found.notes)
+    assert any("--snr_gamma: a flag of diffusers' dialect" in note for note in found.notes)
 
 
 def test_defaults_of_the_dialects() -> None:
