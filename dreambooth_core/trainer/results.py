@@ -39,17 +39,17 @@ def write_result(session: Session, name: str) -> Path:
         captions=captions_by_concept(session),
         size=session.items.entries[0].size,
     )
-    if config.save.arrangement != "run":
-        from dreambooth_core.trainer.arrangements import write_arranged
-
-        return write_arranged(session, metadata, final=name == session.folder.name)
-    target = session.folder.path / name
     adapter = session.method.adapter()
     embedding = session.method.embedding()
     if embedding is not None:
         written = write_embedding(embedding_path(session, name), embedding, metadata)
         if adapter is None:
             return written
+    if config.save.arrangement != "run":
+        from dreambooth_core.trainer.arrangements import write_arranged
+
+        return write_arranged(session, metadata, final=name == session.folder.name)
+    target = session.folder.path / name
     if adapter is None:
         return write_model(session, target, metadata)
     adapter.metadata.update(metadata)
