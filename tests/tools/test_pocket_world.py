@@ -108,3 +108,18 @@ def test_template() -> None:
     assert template("red", "striped", "moon", "sky") == (
         "a photo of a red striped moon on a sky background"
     )
+
+
+@pytest.mark.parametrize("number", range(40))
+def test_the_reader_is_asked_only_what_the_caption_says(number: int) -> None:
+    reader = pytest.importorskip("tools.pocket.reader")
+    scene = world.scene_number(number)
+    text = caption(scene, random.Random(number), ["zkz"])
+    answers = dict(zip(reader.FACTS, reader.said(text, scene), strict=True))
+    for fact, names in reader.FACTS.items():
+        assert names[answers[fact]] in text
+    assert names_said(text, reader.FACTS["pattern"]) == bool(answers["pattern"])
+
+
+def names_said(text: str, names: tuple[str, ...]) -> bool:
+    return any(name in text.split() for name in names if name)

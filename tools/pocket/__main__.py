@@ -10,23 +10,21 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file
-from torch import nn
+from transformers import CLIPTextModel
 from transformers import logging as transformers_logging
 
-from . import autoencoder, denoiser, export, latents, subject, vision, vocabulary
+from . import autoencoder, denoiser, export, latents, reader, subject, vision, vocabulary
 from .captions import KNOWN
 from .training import save_json, save_weights
 
 ASSETS = Path(__file__).resolve().parents[2] / "dreambooth_core" / "assets"
-STAGES = (
-    "vocabulary", "autoencoder", "latents", "denoiser-64", "denoiser-128", "decoder", "vision",
-)  # fmt: skip
 Made = TypeVar("Made")
 
 
@@ -76,42 +74,36 @@ class Workshop:
             save_weights(model.state_dict(), kept)
         return model.eval().requires_grad_(False)
 
-    def make_latents(self, vae: AutoencoderKL) -> dict[int, latents.Latents]:
-        """Caches of both sizes."""
+    def make_reader(self) -> CLIPTextModel:
+        """The text tower, locked."""
+        words = vocabulary.rare_words(self.tokens, KNOWN)
+        return reader.train(self.work, vocabulary.tokenizer(self.tokens), words)
+
+    def make_latents(self, vae: AutoencoderKL) -> denoiser.Material:
+        """Caches of both sizes, and the words for their captions."""
         for side in latents.COUNTS:
             latents.encode(vae, self.work, side)
-        return {side: latents.Latents(self.work, side) for side in latents.COUNTS}
-
-    def material(self, caches: dict[int, latents.Latents]) -> denoiser.Material:
-        """What the denoiser trains on."""
+        caches = {side: latents.Latents(self.work, side) for side in latents.COUNTS}
         words = vocabulary.rare_words(self.tokens, KNOWN)
         return denoiser.Material(vocabulary.tokenizer(self.tokens), words, caches)
 
 
-def make(shop: Workshop, last: str) -> None:
-    """All stages up to ``last``, then the folder with what there is."""
-    wanted = STAGES[: STAGES.index(last) + 1]
+def make(shop: Workshop) -> None:
+    """All stages, then the folder."""
     shop.timed("vocabulary", shop.make_vocabulary)
+    text = shop.timed("reader", shop.make_reader)
     vae = shop.timed("autoencoder", shop.make_autoencoder)
-    if "latents" not in wanted:
-        return
-    material = shop.material(shop.timed("latents", lambda: shop.make_latents(vae)))
-    if "denoiser-64" not in wanted:
-        return
-    both: nn.ModuleDict = shop.timed(
-        "denoiser-64", lambda: denoiser.train_small(shop.work, material)
-    )
-    unet, text = both["unet"], both["text"]
-    if "denoiser-128" in wanted:
-        unet = shop.timed("denoiser-128", lambda: denoiser.train_large(shop.work, material, both))
-    if "decoder" in wanted:
-        vae = shop.timed("decoder", lambda: autoencoder.refine_decoder(shop.work, vae))
+    material = shop.timed("latents", lambda: shop.make_latents(vae))
+    torch.manual_seed(2)
+    unet = denoiser.build_unet()
+    for part in denoiser.PARTS:
+        shop.timed(part.name, partial(denoiser.train, shop.work, material, text, unet, part))
+    shop.timed("decoder", lambda: autoencoder.refine_decoder(shop.work, vae))
+    words = material.tokenizer
+    scorer = shop.timed("vision", lambda: vision.train(shop.work, words, text, vae))
     pocket = shop.assets / "pocket"
     export.write_pipeline(pocket, unet, text, vae)
-    if "vision" in wanted:
-        words = material.tokenizer
-        scorer = shop.timed("vision", lambda: vision.train(shop.work, words, text, vae))
-        export.write_scorer(pocket, scorer)
+    export.write_scorer(pocket, scorer)
     print(f"{pocket}: {export.size_of(pocket) / 1e6:.1f} MB")
 
 
@@ -120,12 +112,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.pocket", description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("build/pocket"), help="kept work")
     parser.add_argument("--assets", type=Path, default=ASSETS, help="where the results go")
-    parser.add_argument("--last", choices=STAGES, default=STAGES[-1], help="stop after this stage")
     options = parser.parse_args()
     torch.set_num_threads(1)
     transformers_logging.set_verbosity_error()
     subject.write(options.assets / "demo" / "star")
-    make(Workshop(options.work, options.assets), options.last)
+    make(Workshop(options.work, options.assets))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from .world import random_scene
 
 SCALING_FACTOR = 0.18215
 STEPS = 2600
-REFINE_STEPS = 1000
+REFINE_STEPS = 500
 BATCH = 16
 SIDE = 64
 
@@ -100,7 +100,7 @@ def train(folder: Path, steps: int = STEPS) -> AutoencoderKL:
     torch.manual_seed(1)
     model = build()
     model.to(memory_format=torch.channels_last)
-    run = Run("autoencoder", model, folder, steps, rate=1.2e-3, decay=0.998, every=200)
+    run = Run("autoencoder", model, folder, steps, rate=1.2e-3, decay=0.998, every=100)
     for step in run.steps():
         rng, noise = run.random(step)
         batch = to_tensor([training_picture(rng) for _ in range(BATCH)])
@@ -123,7 +123,7 @@ def refine_decoder(folder: Path, model: AutoencoderKL) -> AutoencoderKL:
     for part in (model.decoder, model.post_quant_conv):
         part.requires_grad_(True)
     model.to(memory_format=torch.channels_last)
-    run = Run("decoder", model, folder, REFINE_STEPS, rate=8e-4, decay=0.998, every=200)
+    run = Run("decoder", model, folder, REFINE_STEPS, rate=8e-4, decay=0.998, every=100)
     for step in run.steps():
         rng, noise = run.random(step)
         drawn = [training_picture(rng, featured=0.75, crops=0.75) for _ in range(BATCH)]

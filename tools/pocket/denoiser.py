@@ -1,4 +1,4 @@
-"""The UNet in the SD1 layout and the text tower that conditions it, trained together.
+"""The UNet in the SD1 layout, trained under a locked text tower that has learned to read.
 
 Latent diffusion (Rombach et al. 2022) with the epsilon objective (Ho et al. 2020). Each sample's
 loss is weighted by (SNR + 1) / SNR, at most 20: the weight of the v objective (Salimans & Ho 2022;
@@ -9,8 +9,9 @@ epsilon loss hardly counts the picture's error.
 The first level is 64 wide, not 32: the hosts hard-code 32 norm groups, and a norm over one channel
 would take the mean, hence the colour, out of the prediction.
 
-The first part runs on 8x8 latents (64 px); then the text tower is locked and the UNet alone goes on
-with 16x16 latents (128 px), some steps at 8x8 so that both sizes work.
+The first part runs on 8x8 latents (64 px) and soon knows colours and backgrounds; shapes need the
+second, on 16x16 latents (128 px), which leans to the noise levels at which shapes are decided and
+keeps some steps at 8x8, so that both sizes work.
 """
 
 from __future__ import annotations
@@ -21,39 +22,39 @@ from pathlib import Path
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
-from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from .captions import caption
 from .latents import Latents
 from .training import Run
 from .world import scene_number
 
-SMALL_STEPS, LARGE_STEPS = 4200, 3400
-SMALL_BATCH, LARGE_BATCH = 32, 16
-SMALL_RATE, LARGE_RATE = 8e-4, 6e-4
-SMALL_SHARE = 0.2
+BATCHES = {64: 32, 128: 16}
 DROPOUT = 0.1
-MAX_WEIGHT = 20.0
 
 
-def build_text() -> CLIPTextModel:
-    """An untrained CLIP text tower of width 64, two layers (3.3M parameters)."""
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=49408,
-            hidden_size=64,
-            intermediate_size=256,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=77,
-            hidden_act="quick_gelu",
-            projection_dim=64,
-            bos_token_id=49406,
-            eos_token_id=49407,
-            pad_token_id=49407,
-        )
-    )
+@dataclass(frozen=True)
+class Part:
+    """One part of the training; the next begins with its averaged weights.
+
+    ``small``: share of steps at 64 px. ``focus``: share of time steps drawn logit-normally, about
+    the middle, where shapes are decided (Esser et al. 2024), the rest evenly. ``most``: the
+    greatest weight of a sample.
+    """
+
+    name: str
+    steps: int
+    rate: float
+    floor: float = 0.02
+    small: float = 1.0
+    focus: float = 0.0
+    most: float = 20.0
+
+
+PARTS = (
+    Part("denoiser-64", 800, 8e-4, floor=0.5),
+    Part("denoiser-128", 4600, 8e-4, small=0.1, focus=0.5, most=10),
+)
 
 
 def build_unet() -> UNet2DConditionModel:
@@ -87,9 +88,20 @@ def build_scheduler() -> DDIMScheduler:
     )
 
 
-def loss_weights(alphas_cumprod: torch.Tensor) -> torch.Tensor:
-    """min((SNR + 1) / SNR, 20) for each time step: [1000] to [1000]."""
-    return (1 / alphas_cumprod).clamp(max=MAX_WEIGHT)
+def loss_weights(alphas_cumprod: torch.Tensor, most: float) -> torch.Tensor:
+    """min((SNR + 1) / SNR, most) for each time step: [1000] to [1000]."""
+    return (1 / alphas_cumprod).clamp(max=most)
+
+
+def draw_times(count: int, steps: int, focus: float, generator: torch.Generator) -> torch.Tensor:
+    """Time steps [count]: evenly drawn, a share ``focus`` of them logit-normally."""
+    times = torch.randint(0, steps, (count,), generator=generator)
+    if focus == 0:
+        return times
+    middle = (
+        torch.randn(count, generator=generator).sigmoid().mul(steps).long().clamp(max=steps - 1)
+    )
+    return torch.where(torch.rand(count, generator=generator) < focus, middle, times)
 
 
 @dataclass
@@ -117,46 +129,38 @@ def denoising_loss(
     context: torch.Tensor,
     latents: torch.Tensor,
     alphas_cumprod: torch.Tensor,
+    part: Part,
     generator: torch.Generator,
 ) -> torch.Tensor:
     """Weighted epsilon loss of latents [n, 4, h, w] under text states [n, 77, 64]."""
     noise = torch.randn(latents.shape, generator=generator)
-    times = torch.randint(0, len(alphas_cumprod), (len(latents),), generator=generator)
+    times = draw_times(len(latents), len(alphas_cumprod), part.focus, generator)
     alpha = alphas_cumprod[times][:, None, None, None]
     noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
     error = unet(noisy, times, context).sample - noise
-    return (loss_weights(alphas_cumprod)[times] * error.square().mean((1, 2, 3))).mean()
+    weights = loss_weights(alphas_cumprod, part.most)[times]
+    return (weights * error.square().mean((1, 2, 3))).mean()
 
 
-def train_small(folder: Path, material: Material) -> nn.ModuleDict:
-    """First part, 64 px: trains (or resumes) "unet" and "text" together; averaged weights."""
-    torch.manual_seed(2)
-    both = nn.ModuleDict({"unet": build_unet(), "text": build_text()})
-    run = Run("denoiser-64", both, folder, SMALL_STEPS, SMALL_RATE, floor=0.2)
-    alphas = build_scheduler().alphas_cumprod
-    for step in run.steps():
-        rng, generator = run.random(step)
-        indices = [rng.randrange(len(material.caches[64])) for _ in range(SMALL_BATCH)]
-        context = both["text"](material.captions(indices, rng)).last_hidden_state
-        latents = material.caches[64].sample(indices, generator)
-        run.optimise(step, denoising_loss(both["unet"], context, latents, alphas, generator))
-    run.use_average()
-    return both
-
-
-def train_large(folder: Path, material: Material, both: nn.ModuleDict) -> UNet2DConditionModel:
-    """Second part, 128 px with some steps at 64 px: the UNet alone, the text tower locked."""
+def train(
+    folder: Path,
+    material: Material,
+    text: CLIPTextModel,
+    unet: UNet2DConditionModel,
+    part: Part,
+) -> UNet2DConditionModel:
+    """Trains (or resumes) one part under the locked text tower; returns averaged weights."""
     torch.manual_seed(3)
-    unet, text = both["unet"], both["text"].eval()
-    run = Run("denoiser-128", unet, folder, LARGE_STEPS, LARGE_RATE)
+    run = Run(part.name, unet, folder, part.steps, part.rate, floor=part.floor)
     alphas = build_scheduler().alphas_cumprod
     for step in run.steps():
         rng, generator = run.random(step)
-        side, batch = (64, SMALL_BATCH) if rng.random() < SMALL_SHARE else (128, LARGE_BATCH)
-        indices = [rng.randrange(len(material.caches[side])) for _ in range(batch)]
+        side = 64 if part.small == 1 or rng.random() < part.small else 128
+        cache = material.caches[side]
+        indices = [rng.randrange(len(cache)) for _ in range(BATCHES[side])]
         with torch.no_grad():
             context = text(material.captions(indices, rng)).last_hidden_state
-        latents = material.caches[side].sample(indices, generator)
-        run.optimise(step, denoising_loss(unet, context, latents, alphas, generator))
+        latents = cache.sample(indices, generator)
+        run.optimise(step, denoising_loss(unet, context, latents, alphas, part, generator))
     run.use_average()
     return unet

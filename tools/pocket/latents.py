@@ -20,7 +20,7 @@ from .painting import paint
 from .training import save_json
 from .world import scene_number
 
-COUNTS = {64: 30000, 128: 12000}
+COUNTS = {64: 8000, 128: 14000}
 CHUNK = 50
 
 

@@ -184,7 +184,7 @@ def train(
     """Trains (or resumes) the scorer; returns it with averaged weights."""
     torch.manual_seed(4)
     scorer = Scorer()
-    run = Run("vision", scorer, folder, STEPS, RATE, weight_decay=0.05)
+    run = Run("vision", scorer, folder, STEPS, RATE, weight_decay=0.05, every=250)
     text.eval()
     for step in run.steps():
         rng, generator = run.random(step)
