@@ -131,11 +131,17 @@ def peft_config(options: MethodOptions, component: str, layers: list[str]) -> An
             rank_dropout=dropout,
             target_modules=layers,
         )
+    if dropout:
+        # peft makes a dropout layer for OFT and never calls it.
+        raise UserError(
+            "oft has no dropout",
+            where="method.text_dropout" if text and options.text_dropout else "method.dropout",
+            do="Set it to 0, or choose another method.",
+        )
     # The Neumann series only approximates the rotation; hosts compute the exact one.
     return peft.OFTConfig(
         r=0,
         oft_block_size=rank,
-        module_dropout=dropout,
         target_modules=layers,
         use_cayley_neumann=False,
     )

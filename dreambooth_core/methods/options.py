@@ -64,7 +64,7 @@ class MethodOptions:
     dropout: float = option(
         0.0,
         label="Dropout",
-        help="Share of the adapter's inputs that are dropped while training.",
+        help="Share of the adapter's inputs that are dropped while training. Not for OFT.",
         minimum=0.0,
         maximum=0.9,
         advanced=True,

@@ -55,12 +55,17 @@ def test_each_part_has_dropout_of_its_own(parts: Components) -> None:
     assert found == {"unet": {0.25}, "text_encoder": {0.5}}
 
 
-@pytest.mark.parametrize("kind", ["loha", "lokr", "oft"])
+@pytest.mark.parametrize("kind", ["loha", "lokr"])
 def test_dropout_of_the_relatives(base: Path, pictures: Path, tmp_path: Path, kind: str) -> None:
     changes = {"method__kind": kind, "method__rank": 4, "run__steps": 3}
     plain = losses(train(config_for(base, pictures, tmp_path, **changes)))
     changes |= {"method__dropout": 0.8, "run__name": "dropped"}
     assert losses(train(config_for(base, pictures, tmp_path, **changes))) != plain
+
+
+def test_oft_has_no_dropout(parts: Components) -> None:
+    with pytest.raises(UserError, match="oft has no dropout"):
+        attached(parts, kind="oft", dropout=0.1)
 
 
 def test_targets_grow(base: Path) -> None:
