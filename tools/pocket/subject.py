@@ -34,7 +34,7 @@ SCENES = (
 
 
 def write(folder: Path) -> list[Path]:
-    """Writes the five pictures and ``subject.json``; returns the pictures' paths."""
+    """Writes the five pictures and, beside ``folder``, a JSON file of facts; returns the pictures' paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for number, scene in enumerate(SCENES, start=1):
@@ -52,7 +52,8 @@ def write(folder: Path) -> list[Path]:
             for path, scene in zip(paths, SCENES, strict=True)
         },
     }
-    temporary = folder / "subject.tmp"
+    facts_file = folder.with_suffix(".json")
+    temporary = facts_file.with_suffix(".tmp")
     temporary.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / "subject.json")
+    os.replace(temporary, facts_file)
     return paths
