@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from dreambooth_core.commands.train import read_config
+from dreambooth_core.commands.train import add_preset, read_config
 from dreambooth_core.config.describe import flatten
 from dreambooth_core.trainer.forecast import Forecast, forecast
 
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     parser.add_argument("config", nargs="?", help="a YAML file; without one, give key=value only")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the file")
-    parser.add_argument("--preset", help="a preset's name or file, below the configuration")
+    add_preset(parser)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 

@@ -18,9 +18,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     parser.add_argument("config", nargs="?", help="a YAML file; without one, give key=value only")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the file")
-    parser.add_argument("--preset", help="a preset's name or file, below the configuration")
+    add_preset(parser)
     parser.add_argument("--resume", metavar="RUN", help="go on with a run: its folder")
     parser.add_argument("--json", action="store_true", help="print events, one JSON object a line")
+
+
+def add_preset(parser: argparse.ArgumentParser) -> None:
+    """``--preset``, once or more."""
+    parser.add_argument(
+        "--preset",
+        action="append",
+        metavar="NAME",
+        help="a preset's name or file, below the configuration; again for another, such as 8gb",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from dreambooth_core.config.catalogue import MEMORY, memory_names, whole_names
 from dreambooth_core.config.describe import split_key
 from dreambooth_core.config.fields import FieldInfo
 from dreambooth_core.config.reading import (
@@ -30,9 +31,10 @@ from dreambooth_core.config.suggest import advice, nearest
 from dreambooth_core.config.writing import dump
 from dreambooth_core.errors import UserError
 
-__all__ = ["PRESETS", "dump", "load", "preset_names", "validate"]
+__all__ = ["PRESETS", "dump", "load", "preset_file", "preset_names", "validate"]
 
 T = TypeVar("T")
+Preset = str | os.PathLike[str]
 
 PRESETS = Path(__file__).parent / "presets"
 """The presets that come with the engine: ``<name>.yaml``."""
@@ -41,7 +43,7 @@ PRESETS = Path(__file__).parent / "presets"
 def load(
     schema: type[T],
     *,
-    preset: str | os.PathLike[str] | None = None,
+    preset: Preset | Sequence[Preset] | None = None,
     files: Iterable[str | os.PathLike[str]] = (),
     overrides: Iterable[str] = (),
 ) -> T:
@@ -49,7 +51,8 @@ def load(
 
     Args:
         schema: the root dataclass.
-        preset: a name out of :func:`preset_names`, or a YAML file.
+        preset: a name out of :func:`preset_names`, or a YAML file; or several, such as a
+            recipe and the memory of the GPU, ``8gb``.
         files: YAML or JSON files.
         overrides: ``key=value``; keys are dotted, with ``[n]`` for the items of a list (the
             number after the last adds one). Texts are taken as they are, lists and sections
@@ -63,7 +66,7 @@ def load(
     from omegaconf.errors import OmegaConfBaseException
 
     origins: dict[str, str] = {}
-    layers = [_preset_file(preset)] if preset is not None else []
+    layers = [preset_file(name) for name in _whole(preset)]
     layers += [Path(file).expanduser() for file in files]
     try:
         config: Any = OmegaConf.structured(schema)
@@ -102,17 +105,31 @@ def _settle(config: Any) -> None:
 
 
 def preset_names() -> list[str]:
-    """The presets that come with the engine."""
+    """The presets that come with the engine: what is learned, by which method, on which family.
+
+    Those for an amount of memory are listed by ``config.catalogue``.
+    """
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
-def _preset_file(preset: str | os.PathLike[str]) -> Path:
+def _whole(preset: Preset | Sequence[Preset] | None) -> list[Preset]:
+    """Each preset by its whole name, recipes before memory."""
+    if preset is None:
+        return []
+    several = [preset] if isinstance(preset, (str, os.PathLike)) else list(preset)
+    return whole_names(several, PRESETS)
+
+
+def preset_file(preset: Preset) -> Path:
+    """Where a preset lies, by its whole name or a path. Raises ``UserError`` for no such name."""
     path = Path(preset).expanduser()
     if path.suffix in (".yaml", ".yml", ".json") or path.parent != Path("."):
         return path
     shipped = PRESETS / f"{preset}.yaml"
     if not shipped.is_file():
-        names = preset_names()
+        shipped = PRESETS / MEMORY / f"{preset}.yaml"
+    if not shipped.is_file():
+        names = [*preset_names(), *memory_names(PRESETS)]
         raise UserError(f"unknown preset {str(preset)!r}", do=advice(str(preset), names) or None)
     return shipped
 

@@ -23,7 +23,7 @@ WORKSPACE_TENSORS = 4
 """Temporary tensors as large as the largest activation: a gradient coming in and one going out,
 a converted copy, and what the convolution library unfolds."""
 _QUANTIZED_BYTES = {"nf4": 0.5 + 1 / 64 + 1 / 4096, "int8": 1.0}
-_HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
+_HALF = {"fp16": torch.float16, "bf16": torch.bfloat16, "full_bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class Estimator:
             0 if mode == "one" else sum(gradients),
         )
         return Estimate(
-            weights=sum(_weights(part, setting) for part in self.parts if part.resident),
+            weights=sum(weights_of(part, setting) for part in self.parts if part.resident),
             gradients=max(gradients, default=0) if setting.fused_backward else sum(gradients),
             optimizer=sum(_states(p, setting) for p in trained),
             ema=sum(p.numel() * 4 for p in trained) if setting.ema == "device" else 0,
@@ -210,7 +210,7 @@ def cheaper(
         ("memory.gradient_checkpointing=true", {"gradient_checkpointing": True}),
     ]
     if adapter:
-        steps.append(("base.quantize=nf4", {"quantized": "nf4"}))
+        steps.append(("memory.quantize=nf4", {"quantized": "nf4"}))
     elif setting.precision != "fp16" and setting.processes == 1:
         steps.append(
             (
@@ -251,7 +251,7 @@ def _states(parameter: Tensor, setting: MemorySetting) -> int:
     return state_bytes(setting.optimizer, parameter.shape, seen)
 
 
-def _weights(part: Part, setting: MemorySetting) -> int:
+def weights_of(part: Part, setting: MemorySetting) -> int:
     """Bytes of a part's weights and buffers, frozen linear layers quantised if asked."""
     quantized = _QUANTIZED_BYTES.get(setting.quantized)
     total = sum(_size(buffer) for buffer in part.module.buffers())

@@ -71,6 +71,11 @@ def peak_memory(device: torch.device) -> Iterator[Peak]:
         result.peak = max(result.peak, result.before)
 
 
+def amount(size: int) -> str:
+    """Bytes for people, in GiB or MiB."""
+    return f"{size / GIB:.2f} GiB" if size >= GIB / 100 else f"{size / 1024**2:.2f} MiB"
+
+
 def resident() -> int:
     """Resident memory of this process, in bytes."""
     import psutil

@@ -16,6 +16,7 @@ from dreambooth_core.optim.options import OptimOptions
 from dreambooth_core.trainer.options import (
     LogOptions,
     MemoryOptions,
+    PublishOptions,
     RunOptions,
     SaveOptions,
     ValidationOptions,
@@ -60,3 +61,6 @@ class TrainConfig:
         ValidationOptions, label="Validation images", help="Images made while training goes on."
     )
     log: LogOptions = section(LogOptions, label="Logs", help="Where curves go.")
+    publish: PublishOptions = section(
+        PublishOptions, label="Publishing", help="The result on the Hugging Face hub."
+    )

@@ -10,6 +10,7 @@ from torch import Tensor
 from dreambooth_core.errors import Stopped, TrainingFailed
 from dreambooth_core.trainer.session import Session
 from dreambooth_core.trainer.step import StepLoss
+from dreambooth_core.trainer.watch import MemoryWatch
 
 
 @dataclass
@@ -52,6 +53,7 @@ class _Loop:
         self.window = _Window()
         self.stop_at_epoch_end = False
         self._verbs: list[str] = []
+        self.watch = MemoryWatch(session.processes.device)
         self._saved_at = session.step
         self._sampled_at = -1
         if session.step == 0 and session.validation:
@@ -65,21 +67,30 @@ class _Loop:
         """
         session = self.session
         started = time.monotonic()
-        for model in session.method.trained_models.values():
-            model.train()
-        session.stepper.begin(session.step)
-        loss = session.computer.backward(session.step)
-        session.processes.sum_gradients(session.parameters)
-        norm = session.stepper.finish(session.precision.scaler)
+        with self.watch.step():
+            loss, norm = self._learn()
         session.step += 1
         if session.ema:
             session.ema.update(session.step)
         self._check(norm)
         self.window.losses.append(loss)
-        self.window.seconds += time.monotonic() - started
+        seconds = time.monotonic() - started
+        self.window.seconds += seconds
+        if slow := self.watch.spills(seconds):
+            session.reporter.warn(slow)
         last = session.step == session.total_steps
         if session.step % session.config.log.every_steps == 0 or last:
             self._report(norm)
+
+    def _learn(self) -> tuple[StepLoss, Tensor | None]:
+        """Gradients and the weights' step; the losses, and the gradients' norm if it is known."""
+        session = self.session
+        for model in session.method.trained_models.values():
+            model.train()
+        session.stepper.begin(session.step)
+        loss = session.computer.backward(session.step)
+        session.processes.sum_gradients(session.parameters)
+        return loss, session.stepper.finish(session.precision.scaler)
 
     def _check(self, norm: Tensor | None) -> None:
         if norm is None:
@@ -111,6 +122,7 @@ class _Loop:
             lr=next(iter(session.stepper.learning_rates.values())),
             gradient_norm=None if norm is None else float(norm),
             **means,
+            **self.watch.told(),
         )
         self.window = _Window()
 

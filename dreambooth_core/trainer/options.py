@@ -198,6 +198,17 @@ class LogOptions:
     tensorboard: bool = option(
         True, label="TensorBoard", help="Write curves and images for TensorBoard into logs/."
     )
+    wandb: bool = option(
+        False,
+        label="Weights & Biases",
+        help="Send curves and images there too. Needs the package wandb and its login.",
+    )
+    project: str = option(
+        "dreambooth",
+        label="W&B project",
+        help="The project at Weights & Biases that runs are listed under.",
+        advanced=True,
+    )
     folder: str = option(
         "",
         label="TensorBoard folder",
@@ -210,6 +221,28 @@ class LogOptions:
         help="How often progress is reported; loss is averaged over that many steps.",
         minimum=1,
         advanced=True,
+    )
+
+
+@dataclass
+class PublishOptions:
+    """Publishing the result on the Hugging Face hub. The token is in ``HF_TOKEN``."""
+
+    repository: str = option(
+        "",
+        label="Repository",
+        help="Name on the hub, as owner/name. Empty: nothing is published.",
+    )
+    private: bool = option(True, label="Private", help="Only you see the repository.")
+    licence: str = option(
+        "",
+        label="Licence",
+        help="Licence of the result by the hub's name; the base's own may prescribe it.",
+    )
+    consent: str = option(
+        "",
+        label="Consent",
+        help="Who agreed that the subject is learned and published; goes into the model card.",
     )
 
 

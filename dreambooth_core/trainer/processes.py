@@ -16,6 +16,13 @@ from torch import Tensor, nn
 
 from dreambooth_core.errors import UserError
 
+SHARDING = {
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+}
+"""What accelerate's launcher sets for each, and its name."""
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -34,9 +41,16 @@ class Processes:
         """Adds up the gradients of all processes, in place."""
         if self.count == 1:
             return
-        for parameter in parameters:
-            if parameter.grad is not None:
-                torch.distributed.all_reduce(parameter.grad)
+        every = list(parameters)
+        # A process without a share of the last batch has no gradients, and must still join in.
+        there = torch.tensor([p.grad is not None for p in every], dtype=torch.int32)
+        there = self.sum(there.to(self.device)).cpu()
+        for parameter, processes in zip(every, there.tolist(), strict=True):
+            if not processes:
+                continue
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            torch.distributed.all_reduce(parameter.grad)
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum of a tensor over all processes."""
@@ -72,6 +86,7 @@ def join(device: str) -> Processes:
     count = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
+    refuse_sharding()
     chosen = choose_device(device, local)
     if count > 1:
         if chosen.type == "cuda":
@@ -79,6 +94,19 @@ def join(device: str) -> Processes:
         backend = "nccl" if chosen.type == "cuda" else "gloo"
         torch.distributed.init_process_group(backend)
     return Processes(rank=rank, count=count, device=chosen)
+
+
+def refuse_sharding() -> None:
+    """Raises ``UserError`` where accelerate is set up to shard the model over devices."""
+    for variable, name in SHARDING.items():
+        if os.environ.get(variable, "").lower() in ("1", "true", "yes"):
+            raise UserError(
+                f"{name} cannot be used: methods change layers and step weights in ways that need "
+                "whole weights in every process",
+                where=f"accelerate's configuration ({variable})",
+                do="Choose plain multi-GPU in 'accelerate config'. docs/devices.md says what "
+                "saves memory in its place.",
+            )
 
 
 def choose_device(wanted: str, local_rank: int = 0) -> torch.device:
@@ -104,4 +132,6 @@ def choose_device(wanted: str, local_rank: int = 0) -> torch.device:
             where="run.device",
             do=f'Use "auto" or one of: {there}. `dreambooth doctor` says more.',
         )
+    if wanted in ("cuda", "xpu"):
+        return torch.device(wanted, local_rank)
     return torch.device(wanted)

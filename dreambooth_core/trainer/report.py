@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from dreambooth_core.errors import UserError
 from dreambooth_core.jobs import Event, RunFolder
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class Reporter:
         *,
         tensorboard: bool,
         board_folder: str = "",
+        wandb_project: str | None = None,
         on_event: Callable[[Event], None] | None = None,
         enabled: bool = True,
     ) -> None:
@@ -44,6 +46,7 @@ class Reporter:
         self.enabled = enabled
         self._events = folder.events
         self._on_event = on_event
+        self._wandb = _wandb(folder, wandb_project) if wandb_project and enabled else None
         board = folder.path / board_folder if board_folder else folder.logs
         self._board = _board(board) if tensorboard and enabled else None
 
@@ -52,10 +55,13 @@ class Reporter:
         if not self.enabled:
             return
         event = self._events.write(kind, **details)
-        if self._board and kind == "progress":
-            for name, tag in CURVES.items():
-                if details.get(name) is not None:
-                    self._board.add_scalar(tag, details[name], details["step"])
+        if kind == "progress":
+            curves = {t: details[n] for n, t in CURVES.items() if details.get(n) is not None}
+            if self._board:
+                for tag, value in curves.items():
+                    self._board.add_scalar(tag, value, details["step"])
+            if self._wandb and curves:
+                self._wandb.log(curves, step=details["step"])
         if self._on_event:
             self._on_event(event)
 
@@ -70,14 +76,32 @@ class Reporter:
             import numpy
 
             self._board.add_image(tag, numpy.asarray(image), step, dataformats="HWC")
+        if self._wandb:
+            import wandb
+
+            self._wandb.log({tag: wandb.Image(image)}, step=step)
 
     def close(self) -> None:
         """Writes out what is buffered."""
         if self._board:
             self._board.close()
+        if self._wandb:
+            self._wandb.finish()
 
 
 def _board(folder: Path) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(str(folder))
+
+
+def _wandb(folder: RunFolder, project: str) -> Any:
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError(
+            "Weights & Biases is not installed",
+            where="log.wandb",
+            do="pip install wandb, or set log.wandb to false.",
+        ) from error
+    return wandb.init(project=project, name=folder.name, dir=str(folder.logs))

@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 
 from dreambooth_core.config.loading import load
+from dreambooth_core.errors import SaveFailed
 from dreambooth_core.evaluation.curves import loss_picture
 from dreambooth_core.formats.storage import write_bytes
 from dreambooth_core.jobs import Event, RunFolder, write_receipt
 from dreambooth_core.quiet import quieten
-from dreambooth_core.trainer import loop
+from dreambooth_core.trainer import loop, publish
+from dreambooth_core.trainer.advice import is_out_of_memory, out_of_memory
 from dreambooth_core.trainer.build import Builder
 from dreambooth_core.trainer.config import TrainConfig
 from dreambooth_core.trainer.processes import Processes, join
@@ -27,7 +29,8 @@ from dreambooth_core.trainer.proof import answer, prove
 from dreambooth_core.trainer.report import Reporter
 from dreambooth_core.trainer.results import embedding_path
 from dreambooth_core.trainer.session import Session
-from dreambooth_core.trainer.state import choose, load_state, refuse_changes
+from dreambooth_core.trainer.state import choose, load_state, refuse_changes, saved_steps
+from dreambooth_core.trainer.watch import configs_in, estimate_of
 
 log = logging.getLogger(__name__)
 
@@ -49,11 +52,18 @@ def run(folder: RunFolder, *, on_event: Callable[[Event], None] | None = None) -
         folder,
         tensorboard=config.log.tensorboard,
         board_folder=config.log.folder,
+        wandb_project=config.log.project if config.log.wandb else None,
         on_event=on_event,
         enabled=processes.is_main,
     )
     try:
+        publish.check(config)
         _run(config, folder, processes, reporter)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        saved = max(saved_steps(folder.checkpoints), default=None)
+        raise out_of_memory(config, processes.device, saved) from error
     finally:
         reporter.close()
         processes.close()
@@ -71,6 +81,7 @@ class _Trained:
     steps: int
     seconds: float
     results: list[str]
+    family: str
     token: tuple[str, Path] | None
     """A learned token, and the file with its vectors."""
 
@@ -106,6 +117,17 @@ def _run(config: TrainConfig, folder: RunFolder, processes: Processes, reporter:
         },
         proof=proof,
     )
+    if config.publish.repository:
+        files = [folder.path / name for name in done.results[-1:]]
+        whole = files[0].with_suffix("")
+        files += [whole] if whole.is_dir() else []
+        files += [done.token[1]] if done.token else []
+        images = sorted(folder.samples.glob(f"step-{done.steps:06d}-*.png"))
+        facts = publish.Facts(done.family, done.steps, files, images)
+        try:
+            write_receipt(folder, published=publish.publish(config, folder.path, facts))
+        except SaveFailed as error:
+            reporter.warn(error.line)  # what was learned is here, and proven
     reporter.emit("finished", outcome="done", results=done.results)
 
 
@@ -123,8 +145,10 @@ def _train(
     _resume(session)
     if processes.is_main:
         write_receipt(folder, **_facts(session))
+    needs = estimate_of(config, configs_in(session.parts), processes.device)
     reporter.emit(
         "started",
+        estimated_bytes=needs.peak if needs else None,
         step=session.step,
         steps=session.total_steps,
         trainable=sum(group.count for group in session.trainables),
@@ -152,6 +176,7 @@ def _train(
         steps=session.step,
         seconds=seconds,
         results=session.results,
+        family=session.parts.family.name,
         token=token,
     )
 

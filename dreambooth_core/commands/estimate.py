@@ -1,0 +1,79 @@
+"""``dreambooth estimate CONFIG``: the memory that a run needs, before anything is loaded."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from dreambooth_core.commands.train import add_preset, read_config
+
+GIB = 1024**3
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.add_argument("config", nargs="?", help="a YAML file; without one, give key=value only")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the file")
+    add_preset(parser)
+    parser.add_argument(
+        "--limit", type=float, metavar="GIB", help="what it must fit into; the device's memory"
+    )
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the report; returns the exit code: 0 it fits, 1 it does not."""
+    from dreambooth_core.trainer.advice import USABLE, cheaper
+    from dreambooth_core.trainer.needs import Planner, device_room
+
+    config = read_config(args)
+    planner = Planner(config)
+    needs = planner.needs()
+    room = device_room(planner.device)
+    total = int(args.limit * GIB) if args.limit else room.total if room else None
+    limit = int(total * USABLE) if total else None
+    ways = []
+    if limit is not None and needs.peak > limit:
+        ways = cheaper(config, limit, configs=planner.configs, device=planner.device)
+    report: dict[str, Any] = {
+        **needs.as_dict(),
+        "device": planner.device,
+        "total": total,
+        "free": room.free if room and not args.limit else None,
+        "fits": None if limit is None else needs.peak <= limit,
+        "cheaper": [{"settings": way.words, "peak": way.needs.peak} for way in ways],
+    }
+    if args.json:
+        json.dump(report, sys.stdout, indent=2)
+        sys.stdout.write("\n")
+    else:
+        show(needs.rows(), report, Console())
+    return 1 if report["fits"] is False else 0
+
+
+def show(rows: list[tuple[str, int]], report: dict[str, Any], console: Console) -> None:
+    """The report for people."""
+    from dreambooth_core.memory.measure import amount
+
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column()
+    table.add_column(justify="right")
+    for name, size in rows:
+        bold = "bold" if name == "peak" else ""
+        table.add_row(name, amount(size), style=bold)
+    console.print(table)
+    device, total, free = report["device"], report["total"], report["free"]
+    if total is None:
+        console.print(f"There is no {device} here to compare with; --limit 8 asks for 8 GiB.")
+    else:
+        here = f"{device}: {amount(total)} in all" + (f", {amount(free)} free" if free else "")
+        console.print(here, highlight=False)
+    if report["fits"] is False:
+        console.print("It does not fit. Cheaper settings, each on top of those before:")
+        for way in report["cheaper"]:
+            console.print(f"  {way['settings']}  →  {amount(way['peak'])}", highlight=False)

@@ -1,0 +1,52 @@
+"""``dreambooth presets``: the presets that come with the engine; ``presets NAME`` shows one."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from rich.console import Console
+from rich.table import Table
+
+from dreambooth_core.config.catalogue import SHIPPED, entries, read_entry, whole_names
+from dreambooth_core.config.loading import preset_file
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.add_argument("name", nargs="?", help="show this one, with its reasons")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Lists them, or prints the YAML of one; returns the exit code."""
+    if args.name:
+        path = preset_file(whole_names([args.name], SHIPPED)[0])
+        text = path.read_text(encoding="utf-8")
+        if args.json:
+            text = json.dumps({**_facts(path.stem), "yaml": text}, indent=2) + "\n"
+        sys.stdout.write(text)
+        return 0
+    if args.json:
+        json.dump([_facts(entry.name) for entry in entries()], sys.stdout, indent=2)
+        sys.stdout.write("\n")
+        return 0
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("name", "version", "peak", "what"):
+        table.add_column(column)
+    for entry in entries():
+        peak = f"{entry.peak:.1f} GiB" if entry.peak else ""
+        table.add_row(entry.name, entry.version, peak, entry.about)
+    Console().print(table)
+    return 0
+
+
+def _facts(name: str) -> dict[str, object]:
+    entry = read_entry(preset_file(name))
+    return {
+        "name": entry.name,
+        "version": entry.version,
+        "about": entry.about,
+        "peak_gib": entry.peak,
+    }

@@ -1,0 +1,281 @@
+"""The memory that a configuration needs, from the base's configurations alone."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dreambooth_core.bases.locate import locate
+from dreambooth_core.families.base import Components
+from dreambooth_core.families.loading import read_stored
+from dreambooth_core.families.registry import family_of
+from dreambooth_core.memory.estimate import (
+    CUDA_CONTEXT,
+    Estimate,
+    Estimator,
+    MemorySetting,
+    Part,
+    weights_of,
+)
+from dreambooth_core.memory.measure import Room, room
+from dreambooth_core.memory.models import (
+    encoding_peak,
+    meta_text_encoder,
+    meta_unet,
+    meta_vae,
+    training_step,
+)
+from dreambooth_core.methods.registry import method_for
+from dreambooth_core.quiet import quieten
+from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.trainer.precision import DTYPES
+from dreambooth_core.trainer.processes import choose_device
+
+Configs = Mapping[str, Mapping[str, Any]]
+"""The configuration of each network of a base: ``unet``, ``vae``, ``text_encoder`` …"""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a run needs of the training device, in bytes."""
+
+    family: str
+    training: Estimate
+    encoding: int
+    """While pictures are encoded: every model is on the device."""
+    class_images: int
+    """While class images are made, if prior preservation is on. Those that are there already
+    need nothing."""
+
+    @property
+    def peak(self) -> int:
+        """The most at any time."""
+        return max(self.training.peak, self.encoding, self.class_images)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            **self.training.as_dict(),
+            "training_peak": self.training.peak,
+            "encoding": self.encoding,
+            "class_images": self.class_images,
+            "peak": self.peak,
+            "family": self.family,
+        }
+
+    def rows(self) -> list[tuple[str, int]]:
+        """Name and bytes of each part, the peak of the whole run last."""
+        rows = [row for row in self.training.rows() if row[0] != "peak"]
+        return [
+            *rows,
+            ("while training", self.training.peak),
+            ("while encoding pictures", self.encoding),
+            *([("while making class images", self.class_images)] if self.class_images else []),
+            ("peak", self.peak),
+        ]
+
+
+def configs_of(config: TrainConfig) -> dict[str, dict[str, Any]]:
+    """The configurations of the base's networks. No weight is read where the file allows it.
+
+    Raises:
+        UserError: there is no such base, or it is none.
+    """
+    stored = read_stored(config.base, locate_base(config))
+    return {name: part.config for name, part in stored.components.items()}
+
+
+def locate_base(config: TrainConfig) -> Path:
+    """Where the base lies. Raises ``UserError`` if it is nowhere."""
+    base = config.base
+    return locate(base.model, revision=base.revision, variant=base.variant)
+
+
+class Planner:
+    """Answers for one configuration, and in no time for cheaper settings of it.
+
+    Args:
+        config: what is to be trained.
+        configs: the base's networks; read from the base if None.
+        device: ``cuda``, ``cpu`` … in place of what the configuration says.
+        processes: how many share the work.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        configs: Configs | None = None,
+        *,
+        device: str | None = None,
+        processes: int | None = None,
+    ) -> None:
+        self.config = config
+        self.configs: Configs = configs_of(config) if configs is None else configs
+        self.device = device or device_kind(config.run.device)
+        self.processes = processes or int(os.environ.get("WORLD_SIZE") or 1)
+        quieten()
+        self._dtype = DTYPES[config.run.mixed_precision]
+        parts = self._parts()
+        self.family = parts.family.name
+        self._base_bytes = sum(_bytes(model) for model in [*parts.models.values(), parts.vae])
+        method = method_for(config.method, parts)
+        if config.run.mixed_precision == "full_bf16":
+            method.attach(0, self._dtype)
+        else:
+            method.attach(0)
+        self._vae: Any = parts.vae
+        models = parts.models
+        texts = {name: model for name, model in models.items() if name != "unet"}
+        cached = config.data.cache != "none"
+        texts_stay = method.trains_text or not cached
+        vae_stays = not (cached and keeps_latents(config)) or parts.is_inpainting
+        self.estimator = Estimator(
+            [
+                *(
+                    Part(name, model, resident=name == "unet" or texts_stay)
+                    for name, model in models.items()
+                ),
+                Part("vae", parts.vae, resident=vae_stays),
+            ],
+            training_step(
+                models["unet"],
+                texts if method.trains_text else None,
+                batch=images_at_once(config),
+                height=self.size[0],
+                width=self.size[1],
+                dtype=self._dtype,
+                latent_scale=parts.latent_scale,
+            ),
+            precision=config.run.mixed_precision,
+            device=self.device,
+        )
+
+    def changed(self, config: TrainConfig) -> Planner:
+        """A planner for another configuration of the same run; traces anew only if it must."""
+        if _traced(config) != _traced(self.config):
+            return Planner(config, self.configs, device=self.device, processes=self.processes)
+        other = copy.copy(self)
+        other.config = config
+        return other
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the training pictures; buckets have no more pixels than that."""
+        data = self.config.data
+        return (data.height or data.resolution, data.width or data.resolution)
+
+    @property
+    def setting(self) -> MemorySetting:
+        """What of the configuration decides about memory."""
+        config = self.config
+        ema = config.optim.ema
+        return MemorySetting(
+            optimizer=config.optim.optimizer,
+            precision=config.run.mixed_precision,
+            gradient_checkpointing=config.memory.gradient_checkpointing,
+            fused_backward=config.optim.fused_backward,
+            stochastic_rounding=config.optim.stochastic_rounding,
+            accumulation=config.run.accumulation,
+            processes=self.processes,
+            ema="no" if not ema.enabled else "cpu" if ema.on_cpu else "device",
+            quantized=config.memory.quantize,
+            device=self.device,
+        )
+
+    def needs(self, setting: MemorySetting | None = None) -> Needs:
+        """What the configuration needs, or would need with another setting."""
+        setting = setting or self.setting
+        driver = CUDA_CONTEXT if setting.device == "cuda" else 0
+        # The base is there whole before it is quantised, and class images are made with it.
+        whole = driver + self._base_bytes
+        prepared = sum(weights_of(part, setting) for part in self.estimator.parts)
+        return Needs(
+            self.family,
+            self.estimator.estimate(setting),
+            encoding=max(whole, driver + prepared + self._encoding()),
+            class_images=whole + self._decoding() if self.config.prior.enabled else 0,
+        )
+
+    def _encoding(self) -> int:
+        """What encoding pictures takes besides all weights."""
+        batch, (height, width) = self.config.data.cache_batch_size, self.size
+        peak = encoding_peak(self._vae, batch=batch, height=height, width=width)
+        return peak - _bytes(self._vae)
+
+    def _decoding(self) -> int:
+        """What decoding class images takes besides all weights: three tensors of the widest
+        layers at full size, a convolution's input and output and a norm's copy."""
+        height, width = self.size
+        channels = self._vae.config.block_out_channels[:2]
+        pixels = height * width * self.config.prior.batch_size
+        return 3 * int(max(channels)) * pixels * 4
+
+    def _parts(self) -> Components:
+        """The base on the meta device, as the trainer places it: frozen, in the run's precision."""
+        texts = sorted(name for name in self.configs if name.startswith("text_encoder"))
+        family = family_of(
+            dict(self.configs["unet"]),
+            [dict(self.configs[name]) for name in texts],
+            f"base.model: {self.config.base.model}",
+        )
+        encoders = [meta_text_encoder(self._text(name), self._dtype) for name in texts]
+        parts = Components(
+            family=family,
+            unet=meta_unet(self.configs["unet"], self._dtype),
+            vae=meta_vae(self.configs["vae"], torch.float32),
+            text_encoders=encoders,
+            tokenizers=[],
+            scheduler_config={},
+            prediction_type="epsilon",
+            source=self.config.base.model,
+            fingerprint="",
+        )
+        for model in [*parts.models.values(), parts.vae]:
+            model.requires_grad_(False)
+        return parts
+
+    def _text(self, name: str) -> dict[str, Any]:
+        config = dict(self.configs[name])
+        if name == "text_encoder_2":
+            config.setdefault("architectures", ["CLIPTextModelWithProjection"])
+        return config
+
+
+def _traced(config: TrainConfig) -> tuple[object, ...]:
+    """What a trace depends on."""
+    precision = config.run.mixed_precision
+    return (config.base, config.method, config.data, precision, images_at_once(config))
+
+
+def device_kind(wanted: str) -> str:
+    """``cuda``, ``cpu`` …: as the user said, whether it is here or not; else what is here."""
+    return choose_device("auto").type if wanted == "auto" else wanted.split(":")[0]
+
+
+def device_room(kind: str) -> Room | None:
+    """Memory of this computer's device of that kind; None if there is none."""
+    here = choose_device("auto").type
+    if kind not in (here, "cpu"):
+        return None
+    return room(torch.device(kind))
+
+
+def images_at_once(config: TrainConfig) -> int:
+    """Pictures in one forward pass: class images join those of the subject."""
+    return config.run.batch_size * (2 if config.prior.enabled else 1)
+
+
+def keeps_latents(config: TrainConfig) -> bool:
+    """Whether all latents can be cached: not with crops at any position."""
+    return not (config.data.crop == "random" and config.data.crop_positions == 0)
+
+
+def _bytes(model: nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for p in model.parameters())

@@ -1,0 +1,203 @@
+"""Publishing a result on the Hugging Face hub, with a model card that says how it was made."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dreambooth_core import __version__
+from dreambooth_core.errors import SaveFailed, UserError
+from dreambooth_core.formats.files import write_text
+from dreambooth_core.trainer.config import TrainConfig
+
+CARD = "README.md"
+TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+"""Environment variables that may hold the token."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a card says of a run besides its configuration."""
+
+    family: str
+    steps: int
+    files: list[Path]
+    """Results: files, and folders whose contents are published."""
+    images: list[Path] = field(default_factory=list)
+    """Sample images of the last step."""
+
+
+def check(config: TrainConfig) -> None:
+    """Refuses, before training, what could not be published after it.
+
+    Raises:
+        UserError: no token, no licence, or no consent.
+    """
+    options = config.publish
+    if not options.repository:
+        return
+    if find_token() is None:
+        raise UserError(
+            "publishing needs a token of the Hugging Face hub",
+            where="publish.repository",
+            do=f"Set {TOKENS[0]}, run 'hf auth login', or leave publish.repository empty.",
+        )
+    if not options.licence:
+        raise UserError(
+            "a published model needs a licence, and the base's may ask for its own",
+            where="publish.licence",
+            do="Name it as the hub does, such as creativeml-openrail-m or openrail++.",
+        )
+    if not options.consent:
+        raise UserError(
+            "publishing needs the consent of whoever is shown, or made what is shown",
+            where="publish.consent",
+            do="Say in a few words who agreed, or that nobody had to.",
+        )
+
+
+def find_token() -> str | None:
+    """The token of the environment, or of ``hf auth login``. It is no option of the
+    configuration, which is written down and passed on."""
+    from huggingface_hub import get_token
+
+    there = next((os.environ[name] for name in TOKENS if os.environ.get(name)), None)
+    return there or get_token()
+
+
+def publish(config: TrainConfig, folder: Path, facts: Facts, *, api: Any = None) -> str:
+    """Uploads results, sample images and the card; returns the repository's address.
+
+    Args:
+        config: of the run.
+        folder: the run's folder, where the card is written too.
+        facts: what was made.
+        api: a ``huggingface_hub.HfApi``, or something like it.
+
+    Raises:
+        UserError: see :func:`check`.
+        SaveFailed: the hub refused, or was not reached; what was made stays here.
+    """
+    check(config)
+    options = config.publish
+    if api is None:
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=find_token())
+    card = folder / CARD
+    write_text(card, model_card(config, facts))
+    try:
+        repository = api.create_repo(options.repository, private=options.private, exist_ok=True)
+        name = repository.repo_id
+        for path in facts.files:
+            if path.is_dir():
+                api.upload_folder(repo_id=name, folder_path=str(path))
+            else:
+                _upload(api, name, path, path.name)
+        for path in facts.images:
+            _upload(api, name, path, f"images/{path.name}")
+        _upload(api, name, card, CARD)
+    except (OSError, ValueError, RuntimeError) as error:
+        # The hub's errors are OSErrors (HTTP) and ValueErrors (names).
+        raise SaveFailed(
+            f"publishing failed: {' '.join(str(error).split())[:300]}",
+            where=f"publish.repository: {options.repository}",
+            do="The results are in the run's folder; publish them by hand, or resume the run.",
+        ) from error
+    return str(repository)
+
+
+def _upload(api: Any, repository: str, path: Path, name: str) -> None:
+    api.upload_file(path_or_fileobj=str(path), path_in_repo=name, repo_id=repository)
+
+
+def model_card(config: TrainConfig, facts: Facts) -> str:
+    """The card: the hub's front matter, then prompts, base, settings, images and rights."""
+    options, full = config.publish, config.method.kind == "full"
+    prompts = [c.instance_prompt for c in config.concepts if c.instance_prompt]
+    lines = [
+        "---",
+        f"base_model: {_quoted(config.base.model)}",
+        f"license: {_quoted(options.licence)}",
+        "library_name: diffusers",
+        "pipeline_tag: text-to-image",
+        f"instance_prompt: {_quoted(prompts[0] if prompts else '')}",
+        "tags:",
+        *(f"- {tag}" for tag in _tags(config, facts)),
+    ]
+    if facts.images:
+        lines.append("widget:")
+        for path, prompt in zip(facts.images, _prompts_of(config), strict=False):
+            lines += [f"- text: {_quoted(prompt)}", "  output:", f"    url: images/{path.name}"]
+    what = "all weights" if full else f"a {config.method.kind} adapter"
+    lines += [
+        "---",
+        "",
+        f"# {options.repository.rpartition('/')[2]}",
+        "",
+        f"DreamBooth: {what} of `{config.base.model}`, made with dreambooth {__version__}.",
+        "",
+        "## Prompts",
+        "",
+        *(f"- `{prompt}`" for prompt in prompts),
+        *(f"- class: `{c.class_prompt}`" for c in config.concepts if c.class_prompt),
+        "",
+        "## Settings",
+        "",
+        "| setting | value |",
+        "| --- | --- |",
+        *(f"| {name} | {value} |" for name, value in _settings(config, facts)),
+        "",
+        "## Samples",
+        "",
+        *(f"![sample](images/{path.name})" for path in facts.images),
+        "",
+        "## Rights",
+        "",
+        f"Licence: {options.licence}. The licence of the base holds for this model too.",
+        f"Consent: {options.consent}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _tags(config: TrainConfig, facts: Facts) -> list[str]:
+    kind = "stable-diffusion-xl" if facts.family == "sdxl" else "stable-diffusion"
+    return ["text-to-image", "dreambooth", kind, config.method.kind]
+
+
+def _prompts_of(config: TrainConfig) -> Sequence[str]:
+    """The prompt of each sample image, in their order."""
+    watch = config.validation
+    return [prompt for prompt in watch.prompts for _ in range(watch.images)]
+
+
+def _settings(config: TrainConfig, facts: Facts) -> list[tuple[str, object]]:
+    optim, run = config.optim, config.run
+    found: list[tuple[str, object]] = [
+        ("family", facts.family),
+        ("method", config.method.kind),
+        ("text encoder trained", config.method.text_encoder),
+        ("steps", facts.steps),
+        ("batch size", run.batch_size * run.accumulation),
+        ("learning rate", optim.learning_rate or "default"),
+        ("optimizer", optim.optimizer),
+        ("resolution", config.data.resolution),
+        ("prior preservation", config.prior.weight if config.prior.enabled else "no"),
+        ("seed", run.seed),
+    ]
+    if config.method.kind != "full":
+        found[2:2] = [("rank", config.method.rank), ("alpha", config.method.alpha)]
+    if run.presets:
+        named = ", ".join(f"{name} (version {v})" for name, v in run.presets.items())
+        found.append(("presets", named))
+    return found
+
+
+def _quoted(text: str) -> str:
+    """A YAML string, whatever is in it."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ")
+    return f'"{escaped}"'

@@ -1,0 +1,112 @@
+"""Memory: estimated, measured beside it, and what a run that had too little says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.runs import config_for, folder_for, go_on, losses, train
+
+from dreambooth_core.commands.main import main
+from dreambooth_core.formats.checkpoints.stock import stock_configs
+from dreambooth_core.jobs import read_receipt
+from dreambooth_core.memory.estimate import GIB
+from dreambooth_core.memory.measure import Room
+from dreambooth_core.trainer import watch
+from dreambooth_core.trainer.advice import cheaper, is_out_of_memory
+from dreambooth_core.trainer.needs import Planner
+from dreambooth_core.trainer.state import saved_steps
+from dreambooth_core.trainer.step import StepComputer
+from dreambooth_core.worker import supervise
+
+
+def test_estimate_needs_no_weights(
+    base: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [f"base.model={base}", f"run.output={tmp_path}", "run.device=cuda"]
+    assert main(["estimate", *arguments, "--limit", "8", "--json"]) == 0
+    small = json.loads(capsys.readouterr().out)
+    assert small["fits"]
+    assert small["peak"] == max(small["training_peak"], small["encoding"])
+    assert main(["estimate", *arguments, "method.kind=full", "--limit", "0.1", "--json"]) == 1
+    large = json.loads(capsys.readouterr().out)
+    assert large["gradients"] > small["gradients"] > 0
+    assert large["optimizer"] == pytest.approx(2 * large["gradients"], rel=0.01)
+    assert not large["fits"]
+
+
+def test_events_tell_estimate_and_measured_peak(base: Path, pictures: Path, tmp_path: Path) -> None:
+    changes = {"run__presets": "{mine: '3'}", "run__steps": 2}
+    folder = train(config_for(base, pictures, tmp_path, **changes))
+    started = next(e for e in folder.events if e["kind"] == "started")
+    assert started["estimated_bytes"] > 0
+    steps = [e for e in folder.events if e.get("stage") == "train"]
+    assert steps[0]["measured_bytes"] > 0
+    assert steps[0]["measured_on"] == "process"
+    assert "measured_bytes" not in steps[1]
+    assert read_receipt(folder)["presets"] == {"mine": "3"}
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+def test_out_of_memory_ends_cleanly_and_says_what_would_fit(
+    error: BaseException,
+    base: Path,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = folder_for(config_for(base, pictures, tmp_path, save__every_steps=1, run__steps=3))
+    backward = StepComputer.backward
+
+    def fails(self: StepComputer, step: int) -> Any:
+        if step == 2:
+            raise error
+        return backward(self, step)
+
+    monkeypatch.setattr(StepComputer, "backward", fails)
+    assert supervise(folder) == 1
+    last = list(folder.events)[-1]
+    assert last["kind"] == "error"
+    for words in ("out of memory", "step 2 is saved", "gradient_checkpointing=true", "run.resume"):
+        assert words in last["message"]
+    assert list(saved_steps(folder.checkpoints)) == [1, 2]
+    monkeypatch.undo()
+    go_on(folder, memory__gradient_checkpointing="true")
+    assert max(losses(folder)) == 3
+
+
+def test_other_errors_are_not_taken_for_it() -> None:
+    assert is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"))
+    assert not is_out_of_memory(RuntimeError("shapes do not match"))
+    assert not is_out_of_memory(ValueError("out of memory"))
+
+
+def test_advice_is_in_order_and_ends_where_it_fits(pictures: Path, tmp_path: Path) -> None:
+    changes = {"data__resolution": 512, "method__kind": "full", "run__device": "cuda"}
+    config = config_for(tmp_path, pictures, tmp_path, run__mixed_precision="bf16", **changes)
+    configs = stock_configs("sd1")
+    assert cheaper(config, 40 * GIB, configs=configs) == []
+    ways = cheaper(config, 9 * GIB, configs=configs)
+    assert [way.words for way in ways][:2] == [
+        "optim.optimizer=adamw8bit",
+        "memory.gradient_checkpointing=true",
+    ]
+    peaks = [Planner(config, configs).needs().peak, *(way.needs.peak for way in ways)]
+    assert peaks == sorted(peaks, reverse=True)
+    assert peaks[-1] <= 9 * GIB < peaks[-2]
+
+
+def test_spilling_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    room = Room(free=GIB // 100, total=8 * GIB)
+    monkeypatch.setattr(watch, "room", lambda device: room)
+    watching = watch.MemoryWatch(torch.device("cuda"), windows=True)
+    assert [watching.spills(1.0) for _ in range(6)] == [None] * 6
+    said = watching.spills(20.0)
+    assert said is not None
+    assert "20 times" in said
+    assert watching.spills(30.0) is None
+    elsewhere = watch.MemoryWatch(torch.device("cuda"), windows=False)
+    assert [elsewhere.spills(s) for s in (1, 1, 1, 1, 1, 1, 20)] == [None] * 7
