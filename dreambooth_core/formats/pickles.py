@@ -61,6 +61,9 @@ def is_pickle(path: str | Path) -> bool:
         return False
     if head[:4] == b"PK\x03\x04":
         return b".pkl" in head or _holds_pickle(path)
+    # A safetensors file begins with the length of its header, which may look the same.
+    if head[4:9] == b"\0\0\0\0{":
+        return False
     return len(head) > 2 and head[0] == 0x80 and head[1] in (2, 3, 4, 5)
 
 
@@ -85,7 +88,9 @@ def load(path: Path) -> Any:
     allowed: list[Any] = [(Placeholder, name) for name in INERT]
     try:
         zipped = zipfile.is_zipfile(path)
-        if not zipped and path.open("rb").read(4) == b"PK\x03\x04":
+        with path.open("rb") as file:
+            head = file.read(4)
+        if not zipped and head == b"PK\x03\x04":
             raise UserError(
                 "this file is cut short (its table of contents is missing)",
                 where=path,

@@ -13,6 +13,7 @@ import torch
 
 from dreambooth_core.errors import Unsupported, UserError
 from dreambooth_core.formats.pickles import is_pickle, read_pickle
+from dreambooth_core.formats.storage import write_tensors
 
 
 class Evil:
@@ -94,3 +95,14 @@ def test_nothing_inside(tmp_path):
     torch.save({"epoch": 1}, tmp_path / "a.ckpt")
     with pytest.raises(UserError, match="no tensors"):
         read_pickle(tmp_path / "a.ckpt")
+
+
+def test_a_safetensors_file_whose_header_length_looks_like_a_pickle(tmp_path: Path) -> None:
+    """A header of 0x0280 bytes begins as pickle protocol 2 does."""
+    path = tmp_path / "model.safetensors"
+    for length in range(1, 1024):
+        write_tensors(path, {"a": torch.zeros(1)}, {"note": "x" * length})
+        if path.read_bytes()[:2] == b"\x80\x02":
+            break
+    assert path.read_bytes()[:2] == b"\x80\x02"
+    assert not is_pickle(path)
