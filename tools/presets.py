@@ -37,7 +37,8 @@ WHY = {
         "adafactor": "Keeps row and column sums in place of Adam's averages.",
     },
     "prior.batch_size": "Class images are decoded one at a time.",
-    "run.batch_size": "Batches are added up instead: the same steps, more slowly.",
+    "run.batch_size": "One picture at a time. Recipes with a larger batch then see fewer: raise "
+    "run.steps if the\n# likeness stays weak.",
     "memory.quantize": "The frozen base in 4 bits: slightly less exact.",
     "method.text_encoder": "Does not fit: the text encoder stays as it is.",
     "optim.fused_backward": "Each weight steps as soon as its gradient is there: never all at "
@@ -49,8 +50,11 @@ WHY = {
 
 def ladder(config: TrainConfig) -> Iterator[Changes]:
     """What a memory preset may change: never the resolution."""
-    yield from without_loss(config)
-    yield from (step for step in with_loss(config) if "data.resolution" not in step)
+    for step in (*without_loss(config), *with_loss(config)):
+        # Accumulation would change recipes that work on one picture at a time.
+        step.pop("run.accumulation", None)
+        if "data.resolution" not in step:
+            yield step
 
 
 def heaviest(method: str, family: str) -> TrainConfig:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from dreambooth_core.commands.train import add_preset, read_config
 from dreambooth_core.config.describe import flatten
+from dreambooth_core.memory.measure import amount
 from dreambooth_core.trainer.forecast import Forecast, forecast
 
 
@@ -61,6 +62,8 @@ def summary(found: Forecast) -> list[tuple[str, Any]]:
         ("trained", ", ".join(f"{n:,} in {name}" for name, n in found.trainable.items())),
         ("device", f"{found.device}, precision {found.precision}"),
     ]
+    if found.memory:
+        lines.append(("memory", f"about {amount(found.memory['peak'])} on the {found.device}"))
     for kind, caption in found.captions.items():
         lines.append((f"{kind} caption", f"{caption['text']}  {caption['tokens']}"))
     for name, missing in found.class_images.items():

@@ -9,11 +9,13 @@ from dreambooth_core.data.concepts import gather
 from dreambooth_core.data.items import Items
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.methods.registry import method_for
+from dreambooth_core.trainer import publish
 from dreambooth_core.trainer.build import check_combinations, parameter_groups
 from dreambooth_core.trainer.config import TrainConfig
 from dreambooth_core.trainer.precision import make_precision
 from dreambooth_core.trainer.priors import class_images
 from dreambooth_core.trainer.processes import choose_device
+from dreambooth_core.trainer.watch import configs_in, estimate_of
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Forecast:
     """The first caption of each kind, with its tokens."""
     class_images: dict[str, dict[str, int]] = field(default_factory=dict)
     """By class prompt: how many are there and missing."""
+    memory: dict[str, Any] | None = None
+    """The memory that it needs, in bytes; None where that could not be found out."""
     warnings: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
@@ -49,6 +53,7 @@ def forecast(config: TrainConfig) -> Forecast:
     Raises:
         UserError: whatever would stop the run before its first step.
     """
+    publish.check(config)
     concepts = gather(config.concepts, config.data, config.prior)
     device = choose_device(config.run.device)
     make_precision(config.run.mixed_precision, device, tf32=config.memory.tf32)
@@ -65,6 +70,7 @@ def forecast(config: TrainConfig) -> Forecast:
                 "there": len(state.inventory.taken),
                 "missing": len(state.missing),
             }
+    needs = estimate_of(config, configs_in(parts), device)
     warnings = [w for concept in concepts for w in concept.inventory.warnings]
     return Forecast(
         base=parts.source,
@@ -82,5 +88,6 @@ def forecast(config: TrainConfig) -> Forecast:
             for kind, text in items.first_captions().items()
         },
         class_images=missing,
+        memory=needs.as_dict() if needs else None,
         warnings=[*warnings, *items.warnings()],
     )

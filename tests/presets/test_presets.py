@@ -22,6 +22,7 @@ from dreambooth_core.errors import UserError
 from dreambooth_core.formats.checkpoints.stock import stock_configs
 from dreambooth_core.memory.estimate import GIB
 from dreambooth_core.trainer.advice import USABLE
+from dreambooth_core.trainer.build import check_combinations
 from dreambooth_core.trainer.config import TrainConfig
 from dreambooth_core.trainer.needs import Planner
 
@@ -77,6 +78,13 @@ def test_memory_presets_fit(method: str, family: str) -> None:
         peak = Planner(config, configs).needs().peak
         assert peak <= tier * GIB * USABLE
         assert peak / GIB == pytest.approx(peaks[name], abs=0.06)
+
+
+def test_no_preset_combines_what_cannot_be() -> None:
+    for name in memory_names():
+        _, method, family = name.split("-")
+        config = load(TrainConfig, preset=[f"object-{method}-{family}", name])
+        check_combinations(config, [], "cuda", 1)
 
 
 def test_what_cannot_fit_names_the_smallest_that_does() -> None:
