@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from dreambooth_core.formats.adapters import names
 from dreambooth_core.formats.adapters.read import module_name
 from dreambooth_core.formats.adapters.write import kohya_name
-from tests.helpers.reduced_models import full_configs, meta_tensors, unet_of
+from dreambooth_core.formats.checkpoints.stock import stock_configs
+from tests.helpers.reduced_models import meta_tensors, unet_of
 
 TRANSFORMER = [
     "norm1",
@@ -88,7 +89,7 @@ def test_two_layers_are_assumed_where_nothing_tells() -> None:
 
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
 def test_every_module_of_the_full_models_has_a_name(family: str) -> None:
-    configs = full_configs(family)
+    configs = stock_configs(family)
     found: set[str] = set()
     count = 0
     for component, config in configs.items():
