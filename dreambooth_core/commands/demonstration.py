@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import textwrap
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,6 +28,9 @@ BACKGROUNDS = ("night", "purple", "grass", "brick", "sunset")
 
 CHOICES = ("white", "gray", "sky", "grass", "sand", "brick", "night", "sunset", "purple")
 """The backgrounds among which a picture's own is told."""
+
+LABEL_WIDTH = 22
+"""Characters in a line of the sheet's labels."""
 
 SUBJECT_SEEDS = (11, 12)
 CLASS_SEEDS = tuple(range(21, 29))
@@ -113,15 +117,15 @@ class Demonstration:
     def grid(self, before: Gallery, after: Gallery) -> Image.Image:
         """The pictures trained on, and both galleries below each other."""
         first = slice(0, None, len(SUBJECT_SEEDS))
+        subject = textwrap.fill(f'"{self.instance_prompt} on a … background"', LABEL_WIDTH)
+        of_class = textwrap.fill(f'"{self.class_prompt}"', LABEL_WIDTH)
         count = len(BACKGROUNDS)
         return sheet(
             [
                 Row("the five\npictures", self.pictures[:count]),
-                Row(
-                    f'"{self.instance_prompt}\non a … background"\n\nbefore', before.subject[first]
-                ),
+                Row(f"{subject}\n\nbefore", before.subject[first]),
                 Row("after", after.subject[first]),
-                Row(f'"{self.class_prompt}"\n\nbefore', before.of_class[:count]),
+                Row(f"{of_class}\n\nbefore", before.of_class[:count]),
                 Row("after", after.of_class[:count]),
             ],
             columns=[f"… {name}" for name in BACKGROUNDS],

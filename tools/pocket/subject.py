@@ -34,7 +34,7 @@ SCENES = (
 
 
 def write(folder: Path) -> list[Path]:
-    """Writes the five pictures and, beside ``folder``, a JSON file of facts; returns the pictures' paths."""
+    """Writes the five pictures and, beside the folder, their facts; returns the pictures."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for number, scene in enumerate(SCENES, start=1):
