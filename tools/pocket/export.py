@@ -28,6 +28,7 @@ MODEL_INDEX = {
     "unet": ["diffusers", "UNet2DConditionModel"],
     "vae": ["diffusers", "AutoencoderKL"],
 }
+RECOMMENDED = {"steps": 25, "guidance": 3.0}
 PREPROCESSOR = {
     "image_processor_type": "CLIPImageProcessor",
     "do_resize": True,
@@ -93,6 +94,7 @@ def write_pipeline(
     save_json({**values, "_diffusers_version": "0.30.0"}, scheduler)
     os.chmod(scheduler, 0o644)
     save_json(MODEL_INDEX, folder / "model_index.json")
+    save_json(RECOMMENDED, folder / "recommended.json")
 
 
 def write_scorer(folder: Path, scorer: Scorer) -> None:

@@ -20,14 +20,14 @@ from PIL import Image, ImageDraw
 from . import classifier, vocabulary
 from .autoencoder import to_tensor
 from .captions import template
+from .export import RECOMMENDED
 from .training import save_json
 from .world import BACKGROUNDS, COLOURS, PATTERNS, SHAPES
 
 ROOT = Path(__file__).resolve().parents[2]
 ASSETS = ROOT / "dreambooth_core" / "assets"
 HERE = Path(__file__).parent
-STEPS = 25
-GUIDANCE = 3.0
+STEPS, GUIDANCE = RECOMMENDED["steps"], RECOMMENDED["guidance"]
 BATCH = 18
 
 
@@ -55,7 +55,7 @@ def generate(
             part,
             height=side,
             width=side,
-            num_inference_steps=STEPS,
+            num_inference_steps=int(STEPS),
             guidance_scale=GUIDANCE,
             generator=seeds,
         ).images
