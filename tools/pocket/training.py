@@ -85,7 +85,8 @@ class Run:
             parameters, lr=rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True
         )
         self.average = Average(module, decay)
-        self.start, self.cpu, self.wall, self.losses = 0, 0.0, 0.0, []
+        self.start, self.cpu, self.wall = 0, 0.0, 0.0
+        self.losses: list[float] = []
         self._resume()
 
     def random(self, step: int) -> tuple[random.Random, torch.Generator]:
