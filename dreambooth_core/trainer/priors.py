@@ -55,6 +55,8 @@ def with_class_images(
     if not config.prior.enabled:
         return concepts
     states = [class_images(config, concept, parts.fingerprint) for concept in concepts]
+    # All must have looked before one makes any, or each would share out another list.
+    processes.wait()
     total = sum(len(state.missing[processes.rank :: processes.count]) for state in states)
     done = 0
     for state in states:
