@@ -167,12 +167,16 @@ def _demo(layout: Layout, arguments: Sequence[str]) -> int:
     return _in_environment(layout, ["-m", "dreambooth_core", "demo", *arguments])
 
 
+SIDE_BY_SIDE = ("--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile")
+"""pytest runs a file on each core; more than four would ask for more memory than many have."""
+
+
 def _test(layout: Layout, arguments: Sequence[str]) -> int:
     """All three checks run, so that one look shows everything; pytest's summary comes last."""
     codes = {
         "ruff": _in_environment(layout, ["-m", "ruff", "check", "."]),
         "mypy": _in_environment(layout, ["-m", "mypy"]),
-        "pytest": _in_environment(layout, ["-m", "pytest", *arguments]),
+        "pytest": _in_environment(layout, ["-m", "pytest", *SIDE_BY_SIDE, *arguments]),
     }
     failed = [name for name, code in codes.items() if code]
     if failed:
@@ -183,6 +187,10 @@ def _test(layout: Layout, arguments: Sequence[str]) -> int:
 def _in_environment(layout: Layout, arguments: Sequence[str]) -> int:
     """Runs Python in the engine's environment, in the clone's folder."""
     sys.stdout.flush()
+    environment = clean_environment()
+    if "pytest" in arguments:
+        # Processes that run side by side and each take every core wait for each other.
+        environment.setdefault("OMP_NUM_THREADS", "1")
     return subprocess.run(
-        [*layout.command(), *arguments], cwd=layout.root, env=clean_environment(), check=False
+        [*layout.command(), *arguments], cwd=layout.root, env=environment, check=False
     ).returncode
