@@ -1,0 +1,1 @@
+"""What every host's wrapper needs and no host knows. Standard library only."""
