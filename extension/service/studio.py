@@ -1,0 +1,268 @@
+"""The one object that the tab and the API call."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dreambooth_core.config.describe import describe
+from dreambooth_core.jobs import VERBS
+from dreambooth_core.trainer.config import TrainConfig
+
+from ..host.base import Host
+from . import types
+from .bases import Bases
+from .handover import Handover
+from .paths import Paths
+from .presets import Presets
+from .results import Results
+from .runs import Runs
+from .setup import Setup
+from .subjects import Subjects
+from .tools import Tools
+from .types import Values
+
+
+class Studio:
+    """The engine at ``root`` in the hands of ``host``.
+
+    Every method may be called from any thread, and raises ``UserError`` (one line for a person)
+    or another ``DreamBoothError`` and nothing else on purpose. Answers are the plain dataclasses
+    of ``service.types``. Light calls return in milliseconds; those marked *slow* ask the engine
+    and take seconds, the first time more.
+    """
+
+    def __init__(self, root: Path, host: Host) -> None:
+        self.root = root
+        self.host = host
+        self.paths = Paths(host.folders, anywhere=not host.exposure().remote)
+        self._setup = Setup(root)
+        self._subjects = Subjects(host)
+        self._bases = Bases(root, host)
+        self._presets = Presets(root, host)
+        self._results = Results(host)
+        self._handover = Handover(host)
+        self._runs = Runs(root, host, self._handover, self._results)
+        self._tools = Tools(root, host)
+
+    def confined(self) -> Studio:
+        """The same studio for callers that may only name files in allowed folders: the API."""
+        view = copy.copy(self)
+        view.paths = Paths(self.host.folders, anywhere=False)
+        return view
+
+    # -- the engine's environment --------------------------------------------------------------
+
+    def environment(self) -> types.Environment:
+        """Whether the engine can be used, and if not what setting it up would download."""
+        return self._setup.state()
+
+    def build(self) -> None:
+        """Starts setting up the engine, as a process that outlives the page and the host."""
+        self._setup.build()
+
+    def build_log(self, offset: int = 0) -> types.BuildLog:
+        """What the installation said since ``offset``."""
+        return self._setup.log(offset)
+
+    # -- subjects --------------------------------------------------------------------------------
+
+    def pictures(self, folder: str) -> types.Pictures:
+        """A folder's pictures: what is taken, what is skipped and why, captions, thumbnails."""
+        return self._subjects.pictures(self.paths.inside(folder, "the picture folder"))
+
+    def upload(self, files: Sequence[str], name: str) -> str:
+        """Copies files that came through the page into a folder of their own.
+
+        Args:
+            files: where the page put them.
+            name: the subject's; the folder's name is made of it.
+
+        Returns:
+            The folder; the value of ``concepts[n].images``.
+        """
+        return self._subjects.upload([Path(file) for file in files], name)
+
+    def set_caption(self, picture: str, text: str) -> None:
+        """Writes the caption file beside a picture; an empty text removes it."""
+        self._subjects.set_caption(self.paths.inside(picture, "the picture"), text)
+
+    # -- bases ----------------------------------------------------------------------------------
+
+    def bases(self) -> list[types.Base]:
+        """What training can start from: the host's checkpoints, then ``pocket``."""
+        return self._bases.all()
+
+    def current_base(self) -> types.Base:
+        """What the host generates with; the first of :meth:`bases` where it has nothing."""
+        return self._bases.current()
+
+    def base_info(self, name: str) -> types.BaseInfo:
+        """Family and prediction type of a base, by its name or path. *Slow* the first time."""
+        return self._bases.info(name, self.paths)
+
+    # -- configuration ---------------------------------------------------------------------------
+
+    def schema(self) -> dict[str, Any]:
+        """Every option of a run, as ``dreambooth_core.config.describe.describe`` tells them."""
+        return describe(TrainConfig)
+
+    def presets(self) -> list[types.Preset]:
+        """Recipes, memory presets, and the user's own."""
+        return self._presets.all()
+
+    def preset(self, name: str) -> Values:
+        """What a preset sets. *Slow* the first time."""
+        return self._presets.values(name)
+
+    def save_preset(self, name: str, values: Values) -> types.Preset:
+        """Keeps values under a name among the user's own; an older one of that name is replaced."""
+        return self._presets.save(name, values)
+
+    def delete_preset(self, name: str) -> None:
+        """Deletes one of the user's own presets."""
+        self._presets.delete(name)
+
+    def recipe(self, kind: str, method: str, family: str) -> str:
+        """The recipe for a kind of subject (``object``, ``person``, ``style``), a method and a
+        family; empty where there is none."""
+        return self._presets.recipe(kind, method, family)
+
+    def memory_choice(self, family: str, method: str) -> types.MemoryChoice:
+        """The memory preset that fits the free VRAM (the host's model counted as free)."""
+        return self._presets.memory_choice(family, method)
+
+    def check(self, values: Values, presets: Sequence[str] = ()) -> types.Report:
+        """What would run: wrong values by key, or the forecast. *Slow*.
+
+        Args:
+            values: what the user set.
+            presets: names below them, in order: a recipe, a memory preset.
+        """
+        problems = [*self.paths.problems(values)]
+        return self._runs.check(values, presets, problems)
+
+    # -- runs -----------------------------------------------------------------------------------
+
+    def start(self, values: Values, name: str = "", presets: Sequence[str] = ()) -> str:
+        """Starts a run, or puts it into the queue; returns its name. *Slow* (it is checked).
+
+        The host's model leaves the GPU first, as the settings say, and comes back whatever
+        happens to the run.
+        """
+        self.paths.require(values)
+        return self._runs.start(values, name, presets)
+
+    def status(self, run: str) -> types.Status:
+        """What state a run is in."""
+        return self._runs.status(run)
+
+    def events(self, run: str, offset: int = 0) -> types.Events:
+        """What happened since ``offset``, and the present state."""
+        return self._runs.events(run, offset)
+
+    def verbs(self) -> dict[str, str]:
+        """What a run can be asked, and what it means."""
+        return {**VERBS, "kill": "end the process, whatever it is doing; what was saved stays"}
+
+    def command(self, run: str, verb: str) -> None:
+        """Asks a run for one of :meth:`verbs`."""
+        self._runs.command(run, verb)
+
+    def runs(self) -> list[types.Status]:
+        """All runs, the latest first; what is live before what has ended."""
+        return self._runs.all()
+
+    def live_run(self) -> str:
+        """The run that the page attaches to when it opens: at work, else the last; or empty."""
+        return self._runs.live()
+
+    def run_values(self, run: str) -> Values:
+        """The configuration of a run, to start another like it. *Slow*."""
+        return self._runs.values(run)
+
+    def resume(self, run: str) -> None:
+        """Goes on with a run from its last saved step."""
+        self._runs.resume(run)
+
+    def delete(self, run: str) -> None:
+        """Deletes a run's folder. What was published of it stays."""
+        self._runs.delete(run)
+
+    # -- results --------------------------------------------------------------------------------
+
+    def saved(self, run: str) -> list[types.Saved]:
+        """What a run has saved that a host can load, the first step first."""
+        return self._results.saved(self._runs.folder(run))
+
+    def publish(self, run: str, step: int | None = None) -> types.Published:
+        """Puts a saved step (by default the last) where the host lists it, with preview and
+        trigger words. Under the name that it has if it is there already."""
+        return self._results.publish(self._runs.folder(run), step)
+
+    def published(self, run: str) -> list[types.Published]:
+        """What of a run is where the host lists it."""
+        return self._results.published(self._runs.folder(run))
+
+    def prompt_for(self, name: str) -> str:
+        """What to put into the prompt for an adapter of the Lora tab: ``sks dog <lora:dog:1>``."""
+        return self._results.prompt_for(name)
+
+    def select_checkpoint(self, name: str) -> None:
+        """Makes the host generate with a checkpoint, by its name or path. *Slow*."""
+        self.host.select_checkpoint(Path(self._bases.named(name).path))
+
+    # -- adapters and models ----------------------------------------------------------------------
+
+    def adapters(self) -> list[types.Base]:
+        """The files in the Lora folder."""
+        return self._tools.adapters()
+
+    def tools(self) -> dict[str, list[types.ToolOption]]:
+        """``inspect``, ``merge``, ``bake``, ``extract``, ``convert``, ``resize`` and what each
+        takes, from the command line's own description."""
+        return self._tools.all()
+
+    def inspect(self, file: str) -> dict[str, Any]:
+        """What a model file is, as ``dreambooth inspect --json`` tells it. *Slow* the first time."""
+        return self._tools.inspect(self.paths.inside(file, "the file"))
+
+    def run_tool(self, tool: str, values: Mapping[str, Any]) -> str:
+        """Starts a tool; returns the id of its task.
+
+        Args:
+            tool: one of :meth:`tools`.
+            values: by the names of its options. Files are paths, or names in the Lora folder or
+                among the checkpoints. An output without a folder goes to where the host lists
+                it: adapters to the Lora folder, models to the checkpoints; an existing file is
+                never overwritten, the name gets a number.
+        """
+        return self._tools.start(tool, values, self.paths)
+
+    def task(self, number: str) -> types.Task:
+        """How a task is doing."""
+        return self._tools.task(number)
+
+    def tasks(self) -> list[types.Task]:
+        """The tasks of this process, the latest first."""
+        return self._tools.tasks()
+
+    def cancel(self, number: str) -> None:
+        """Ends a task; nothing half-written is left."""
+        self._tools.cancel(number)
+
+    # -- the host's side --------------------------------------------------------------------------
+
+    def attach(self) -> None:
+        """Takes up what goes on already: after a start of the host, or Reload UI.
+
+        Watches live runs (and takes the host's model off the GPU for them), and publishes what
+        finished meanwhile.
+        """
+        self._runs.attach()
+
+    def close(self) -> None:
+        """Before the host goes: its model comes back; runs go on."""
+        self._handover.close()
