@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from dreambooth_core.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
+
     from dreambooth_core.formats.checkpoints.convert import Report
 
 HELP = "turn a checkpoint or adapter into another format"
@@ -136,11 +138,8 @@ def _writing(parser: argparse.ArgumentParser) -> None:
 
 
 def _checkpoint(args: argparse.Namespace) -> int:
-    import torch
-
     from dreambooth_core.formats.checkpoints.convert import Request, convert_checkpoint
 
-    dtypes = {"half": torch.float16, "bf16": torch.bfloat16, "float": torch.float32}
     report = convert_checkpoint(
         Request(
             source=args.source,
@@ -149,7 +148,7 @@ def _checkpoint(args: argparse.Namespace) -> int:
             prediction_type=args.prediction_type,
             zero_terminal_snr=args.zero_terminal_snr,
             scheduler=args.scheduler_type,
-            dtype=next((dtype for name, dtype in dtypes.items() if getattr(args, name)), None),
+            dtype=_dtype(args),
             ema=args.ema,
             vae=args.vae,
             variant=args.variant,
@@ -170,12 +169,19 @@ def _adapter(args: argparse.Namespace) -> int:
     layout = args.layout or "kohya"
     adapter = read_adapter(args.source)
     adapter.metadata.update(_metadata(args))
-    write_adapter(adapter, args.target, layout=layout)
+    write_adapter(adapter, args.target, layout=layout, dtype=_dtype(args))
     if args.json:
         _print_json({"kind": "adapter", "layout": layout, "files": [str(args.target)]})
     else:
         print(f"{args.target}: an adapter in {layout} names, {len(adapter.modules)} modules")
     return 0
+
+
+def _dtype(args: argparse.Namespace) -> torch.dtype | None:
+    import torch
+
+    dtypes = {"half": torch.float16, "bf16": torch.bfloat16, "float": torch.float32}
+    return next((dtype for name, dtype in dtypes.items() if getattr(args, name)), None)
 
 
 def _metadata(args: argparse.Namespace) -> dict[str, str]:

@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Extracts. Raises ``UserError`` and ``SaveFailed``."""
     from dreambooth_core.formats.adapters.extract import extract
+    from dreambooth_core.formats.adapters.names import layers_of
     from dreambooth_core.formats.checkpoints.read import read_model
 
     base = read_model(args.base, need_vae=False)
@@ -54,8 +55,7 @@ def run(args: argparse.Namespace) -> int:
         for parts in (base, tuned)
     ]
     adapter, report = extract(states[0], states[1], _options(args), base.family)
-    layers = base.components["unet"].config.get("layers_per_block", 2)
-    adapter.layers_per_block = layers if isinstance(layers, int) else 2
+    adapter.layers_per_block = layers_of(base.components["unet"].config)
     adapter.metadata["ss_sd_model_name"] = args.base.name
     adapter_parts.write(args, adapter, args.target)
     ranks = Counter(report.ranks.values())

@@ -176,7 +176,10 @@ def _test(layout: Layout, arguments: Sequence[str]) -> int:
     codes = {
         "ruff": _in_environment(layout, ["-m", "ruff", "check", "."]),
         "mypy": _in_environment(layout, ["-m", "mypy"]),
-        "pytest": _in_environment(layout, ["-m", "pytest", *SIDE_BY_SIDE, *arguments]),
+        # Processes side by side that each take every core would wait for each other.
+        "pytest": _in_environment(
+            layout, ["-m", "pytest", *SIDE_BY_SIDE, *arguments], OMP_NUM_THREADS="1"
+        ),
     }
     failed = [name for name, code in codes.items() if code]
     if failed:
@@ -184,13 +187,15 @@ def _test(layout: Layout, arguments: Sequence[str]) -> int:
     return 1 if failed else 0
 
 
-def _in_environment(layout: Layout, arguments: Sequence[str]) -> int:
-    """Runs Python in the engine's environment, in the clone's folder."""
+def _in_environment(layout: Layout, arguments: Sequence[str], **variables: str) -> int:
+    """Runs Python in the engine's environment, in the clone's folder.
+
+    ``variables`` are environment variables for where the user has set none.
+    """
     sys.stdout.flush()
-    environment = clean_environment()
-    if "pytest" in arguments:
-        # Processes that run side by side and each take every core wait for each other.
-        environment.setdefault("OMP_NUM_THREADS", "1")
     return subprocess.run(
-        [*layout.command(), *arguments], cwd=layout.root, env=environment, check=False
+        [*layout.command(), *arguments],
+        cwd=layout.root,
+        env=variables | clean_environment(),
+        check=False,
     ).returncode

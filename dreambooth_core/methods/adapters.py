@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from dreambooth_core.errors import UserError
 from dreambooth_core.formats.adapters.model import Adapter, DiffWeights, Weights
+from dreambooth_core.formats.adapters.names import layers_of
 from dreambooth_core.formats.adapters.peft_state import from_peft
 from dreambooth_core.methods.base import Method, Trainable
 from dreambooth_core.methods.options import MethodOptions
@@ -69,7 +70,12 @@ class AdapterMethod(Method):
         for component, model in self.adapted_models.items():
             found = from_peft(component, model, ADAPTER)
             modules.update(in_full(found, model) if self.options.kind == "oft" else found)
-        return Adapter(modules=modules, metadata={}, family=self.parts.family.name)
+        return Adapter(
+            modules=modules,
+            metadata={},
+            family=self.parts.family.name,
+            layers_per_block=layers_of(self.parts.unet.config),
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         return {name: p.detach() for name, p in self._named()}

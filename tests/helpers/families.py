@@ -15,6 +15,7 @@ KINDS: dict[str, tuple[str, int, str]] = {
     "sdxl": ("sdxl", 4, "epsilon"),
     "sd1-inpainting": ("sd1", 9, "epsilon"),
     "sd2-inpainting": ("sd2", 9, "epsilon"),
+    "sdxl-inpainting": ("sdxl", 9, "epsilon"),
 }
 """Family, input channels of the UNet and prediction type."""
 

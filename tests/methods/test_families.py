@@ -45,8 +45,16 @@ def weights(session: Session) -> dict[str, Tensor]:
     }
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("kind", KINDS)
+PAIRS = [
+    (kind, method)
+    for kind in KINDS
+    for method in METHODS
+    # What is particular to it is told by SDXL and by the other inpainting models.
+    if kind != "sdxl-inpainting" or method in ("lora", "full")
+]
+
+
+@pytest.mark.parametrize(("kind", "method"), PAIRS)
 def test_trains_what_it_should_and_nothing_else(
     base_of: BaseOf, pictures: Path, tmp_path: Path, watched: dict[str, Any], kind: str, method: str
 ) -> None:

@@ -8,7 +8,8 @@ this module parses that language: any number of levels, layers and depths, no ta
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 TRANSFORMER = r"transformer_blocks_(?P<k>\d+)_(?P<part>norm[123]|attn[12]_to_[qkv]|"
 TRANSFORMER += r"attn[12]_to_out(?:_0)?|ff_net_0_proj|ff_net_2)"
@@ -144,6 +145,12 @@ def kernel_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 _SQUARE = ("conv1", "conv2", "conv", "conv_in", "conv_out")
+
+
+def layers_of(unet_config: Mapping[str, Any]) -> int:
+    """``layers_per_block`` of a UNet, which LDM's numbered names depend on; 2 if it varies."""
+    layers = unet_config.get("layers_per_block", 2)
+    return layers if isinstance(layers, int) else 2
 
 
 def guess_layers_per_block(flat_names: Iterable[str]) -> int:
