@@ -226,7 +226,7 @@ class Studio:
         return self._tools.all()
 
     def inspect(self, file: str) -> dict[str, Any]:
-        """What a model file is, as ``dreambooth inspect --json`` tells it. *Slow* the first time."""
+        """What a model file is, as ``dreambooth inspect --json`` tells it. *Slow* at first."""
         return self._tools.inspect(self.paths.inside(file, "the file"))
 
     def run_tool(self, tool: str, values: Mapping[str, Any]) -> str:

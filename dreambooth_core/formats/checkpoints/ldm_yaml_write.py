@@ -10,6 +10,11 @@ from dreambooth_core.formats.checkpoints import unet, unet_config, vae
 from dreambooth_core.formats.checkpoints.parts import ModelParts
 from dreambooth_core.formats.checkpoints.stock import is_stock
 
+UNET = "ldm.modules.diffusionmodules.openaimodel.UNetModel"
+ANY_WIDTHS = "dreambooth_reduced.UNetModel"
+"""The same with ``channel_mult`` that need not be whole numbers. Our WebUI extension brings it;
+without that the host says that there is no module of this name."""
+
 
 def needs_yaml(parts: ModelParts) -> bool:
     """Whether A1111 cannot tell what this model is from its weights."""
@@ -60,10 +65,8 @@ def _latent_diffusion(parts: ModelParts, text_folders: dict[str, str]) -> dict[s
     if parts.inpainting:
         params["finetune_keys"] = None
     unet_params = {"image_size": 32, **_unet_params(parts), "legacy": False}
-    params["unet_config"] = {
-        "target": "ldm.modules.diffusionmodules.openaimodel.UNetModel",
-        "params": unet_params,
-    }
+    whole = all(isinstance(multiple, int) for multiple in unet_params["channel_mult"])
+    params["unet_config"] = {"target": UNET if whole else ANY_WIDTHS, "params": unet_params}
     params["first_stage_config"] = _first_stage(parts, "ldm.models.autoencoder.AutoencoderKL")
     params["cond_stage_config"] = _text(parts, text_folders)
     return {
@@ -182,7 +185,9 @@ def _unet_params(parts: ModelParts) -> dict[str, Any]:
         "model_channels": plan.levels[0].channels,
         "attention_resolutions": [2**i for i, lvl in enumerate(plan.levels) if lvl.attends][::-1],
         "num_res_blocks": blocks[0] if len(set(blocks)) == 1 else blocks,
-        "channel_mult": _multiples([level.channels for level in plan.levels]),
+        "channel_mult": _multiples(
+            [level.channels for level in plan.levels], whole=parts.family.startswith("sdxl")
+        ),
         **_heads(plan, heads, parts.family),
         "use_spatial_transformer": True,
         "use_linear_in_transformer": plan.linear,
@@ -240,7 +245,7 @@ def _first_stage(parts: ModelParts, target: str) -> dict[str, Any]:
     }
 
 
-def _multiples(channels: Sequence[int]) -> list[int]:
-    if any(c % channels[0] for c in channels):
+def _multiples(channels: Sequence[int], *, whole: bool = True) -> list[int | float]:
+    if whole and any(c % channels[0] for c in channels):
         raise Unsupported(f"channels {list(channels)} that are no multiples of the first")
-    return [c // channels[0] for c in channels]
+    return [c / channels[0] if c % channels[0] else c // channels[0] for c in channels]

@@ -70,11 +70,12 @@ def plan_from_shapes(shapes: Shapes) -> VAEPlan:
         UserError: the names are not those of a KL autoencoder.
     """
     try:
+        # The decoder has one block more at each level: the encoder of a small one may have none.
         channels: list[int] = []
-        while (name := f"encoder.down.{len(channels)}.block.0.conv1.weight") in shapes:
+        while (name := f"decoder.up.{len(channels)}.block.0.conv1.weight") in shapes:
             channels.append(int(shapes[name][0]))
         blocks = 0
-        while f"encoder.down.0.block.{blocks}.conv1.weight" in shapes:
+        while f"decoder.up.0.block.{blocks + 1}.conv1.weight" in shapes:
             blocks += 1
         if any(".attn." in name and ".down." in name for name in shapes):
             raise Unsupported("an autoencoder with attention outside its middle")
@@ -153,10 +154,10 @@ def plan_from_diffusers_shapes(shapes: Shapes) -> VAEPlan:
     """
     try:
         channels: list[int] = []
-        while (name := f"encoder.down_blocks.{len(channels)}.resnets.0.conv1.weight") in shapes:
-            channels.append(int(shapes[name][0]))
+        while (name := f"decoder.up_blocks.{len(channels)}.resnets.0.conv1.weight") in shapes:
+            channels.insert(0, int(shapes[name][0]))
         blocks = 0
-        while f"encoder.down_blocks.0.resnets.{blocks}.conv1.weight" in shapes:
+        while f"decoder.up_blocks.0.resnets.{blocks + 1}.conv1.weight" in shapes:
             blocks += 1
         return VAEPlan(
             channels=tuple(channels),

@@ -9,6 +9,7 @@ import torch
 from helpers.reduced_models import random_tensors, reduced_parts
 from safetensors.torch import load_file, save_file
 
+from dreambooth_core.bases.locate import embedded_folder
 from dreambooth_core.commands.main import main
 from dreambooth_core.errors import UserError
 from dreambooth_core.formats import storage
@@ -295,3 +296,14 @@ def test_a_yaml_of_another_kind(tmp_path):
     (tmp_path / "b.yaml").write_text("a: [1, 2")
     with pytest.raises(UserError, match="cannot be read"):
         read_yaml(tmp_path / "b.yaml")
+
+
+def test_widths_that_are_no_whole_multiples_ask_for_our_extension(tmp_path):
+    """pocket's 64, 64, 96, 96: latent diffusion's own class takes whole multiples alone."""
+    assert convert(embedded_folder(), tmp_path / "pocket.safetensors") == 0
+    text = (tmp_path / "pocket.yaml").read_text(encoding="utf-8")
+    assert "target: dreambooth_reduced.UNetModel" in text
+    said = read_yaml(tmp_path / "pocket.yaml")
+    assert said.unet["channel_mult"] == [1, 1, 1.5, 1.5]
+    back = read_single_file(tmp_path / "pocket.safetensors")
+    assert back.components["unet"].config["block_out_channels"] == [64, 64, 96, 96]
