@@ -81,6 +81,17 @@ def _paint_second(draw: ImageDraw.ImageDraw, thing: Thing, pose: Pose) -> None:
         _disc(draw, pose.point(0, 0), 0.70 * pose.radius, thing.rgb)
 
 
+def _paint_sticker(canvas: Image.Image, thing: Thing, pose: Pose) -> None:
+    """The white paper under a sticker, and its shadow."""
+    polygon = pose.points(outline(thing.shape, thing.arms, thing.rounded))
+    draw = ImageDraw.Draw(canvas)
+    for colour, share, drop in (((70, 70, 76), 0.17, 0.03), ((255, 255, 255), 0.15, 0.0)):
+        edge = [(x + drop * canvas.width, y + drop * canvas.width) for x, y in polygon]
+        draw.polygon(edge, fill=colour)
+        width = round(share * canvas.width)
+        draw.line([*edge, edge[0], edge[1]], fill=colour, width=width, joint="curve")
+
+
 def _paint_body(canvas: Image.Image, thing: Thing, pose: Pose) -> None:
     polygon = pose.points(outline(thing.shape, thing.arms, thing.rounded))
     body = Image.new("RGB", canvas.size, thing.rgb)
@@ -124,6 +135,8 @@ def paint(scene: Scene, size: int = 128) -> Image.Image:
     side = size * SUPERSAMPLING
     canvas = backdrop(scene.background, side, random.Random(scene.seed))
     pose = Pose(scene, side)
+    if scene.sticker:
+        _paint_sticker(canvas, scene.thing, pose)
     _paint_body(canvas, scene.thing, pose)
     draw = ImageDraw.Draw(canvas)
     if scene.thing.eyes:

@@ -66,7 +66,10 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """A thing in a place: centre and ``scale`` (diameter) in parts of the picture's side."""
+    """A thing in a place: centre and ``scale`` (diameter) in parts of the picture's side.
+
+    ``sticker``: cut out with a broad white edge and stuck on, a style that pocket never saw.
+    """
 
     thing: Thing
     background: str
@@ -75,6 +78,7 @@ class Scene:
     scale: float = 0.6
     angle: float = 0.0
     seed: int = 0
+    sticker: bool = False
 
 
 def near(a: RGB, b: RGB, limit: float = 90.0) -> bool:
