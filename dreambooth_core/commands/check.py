@@ -21,12 +21,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", nargs="?", help="a YAML file; without one, give key=value only")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the file")
     add_preset(parser)
+    parser.add_argument(
+        "--values",
+        action="store_true",
+        help="only put the settings together and check each value; load no model",
+    )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the report; returns the exit code."""
     config = read_config(args)
+    if args.values:
+        values = flatten(config)
+        if args.json:
+            json.dump({"config": values}, sys.stdout, indent=2, ensure_ascii=False)
+            sys.stdout.write("\n")
+        else:
+            sys.stdout.writelines(f"{key} = {value}\n" for key, value in values.items())
+        return 0
     found = forecast(config)
     if args.json:
         report = {**found.as_dict(), "config": flatten(config)}

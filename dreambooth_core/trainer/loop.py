@@ -134,6 +134,8 @@ class _Loop:
         early = session.step < save.first_step
         if self._due(save.every_steps, save.every_epochs) and not last and not early:
             self.save()
+        if last and save.at_end:
+            session.save_state()
         if session.validation and (last or self._due(watch.every_steps, watch.every_epochs)):
             self.sample()
 

@@ -110,6 +110,12 @@ class SaveOptions:
         minimum=0,
         advanced=True,
     )
+    at_end: bool = option(
+        False,
+        label="Checkpoint at the end",
+        help="Save the state after the last step too, so that a finished run can go on.",
+        advanced=True,
+    )
     keep: int | None = option(
         None,
         label="Checkpoints to keep",

@@ -114,12 +114,17 @@ class Session:
 
     def save_checkpoint(self) -> None:
         """Writes a checkpoint, and what has been learned so far as a result that hosts load."""
+        if self.processes.is_main:
+            self.save_state()
+            self.save_result(f"{self.folder.name}-{self.step:06d}")
+
+    def save_state(self) -> None:
+        """Writes a checkpoint to resume from."""
         if not self.processes.is_main:
             return
         path = save_state(self.folder.checkpoints, self.state())
         self.reporter.emit("saved", path=self.folder.relative(path), step=self.step, result=False)
         prune(self.folder.checkpoints, self.config.save.keep)
-        self.save_result(f"{self.folder.name}-{self.step:06d}")
 
     def save_result(self, name: str) -> Path:
         """Writes what has been learned under ``name``."""

@@ -43,3 +43,13 @@ def test_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / "config.yaml").write_text(dump(config), encoding="utf-8")
     assert main(["check", str(tmp_path / "config.yaml")]) == 0
     assert list(work.iterdir()) == []
+
+
+def test_values_alone_need_no_model(capsys: pytest.CaptureFixture[str]) -> None:
+    """What a device or a missing model would refuse is not asked for; a wrong value is."""
+    given = ["base.model=nowhere", "run.mixed_precision=fp16", "--preset", "object-lora-sd1"]
+    assert main(["check", "--values", "--json", *given]) == 0
+    values = json.loads(capsys.readouterr().out)["config"]
+    assert values["run.mixed_precision"] == "fp16"
+    assert values["run.steps"] == 500
+    assert main(["check", "--values", "method.rank=0"]) == 2

@@ -135,3 +135,14 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_offered(
 def test_only_the_newest_checkpoints_are_kept(base: Path, pictures: Path, tmp_path: Path) -> None:
     config = config_for(base, pictures, tmp_path, save__every_steps=1, save__keep=2, run__steps=5)
     assert list(saved_steps(train(config).checkpoints)) == [3, 4]
+
+
+def test_a_finished_run_goes_on(base: Path, pictures: Path, tmp_path: Path) -> None:
+    """With a checkpoint at the end, more steps equal a run that had them from the start."""
+    more = {"save__at_end": "true"}
+    whole = train(config_for(base, pictures, tmp_path / "whole", run__steps=4, **more))
+    part = train(config_for(base, pictures, tmp_path / "part", run__steps=2, **more))
+    assert list(saved_steps(part.checkpoints)) == [2]
+    assert [p.name for p in part.path.glob("*.safetensors")] == ["run.safetensors"]
+    go_on(part, run__steps=4)
+    assert_equal_state(whole, part, 4)
