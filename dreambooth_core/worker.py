@@ -21,7 +21,8 @@ from typing import Any, Protocol
 from dreambooth_core.errors import DreamBoothError, SaveFailed, Stopped, TrainingFailed, UserError
 from dreambooth_core.jobs.events import ENDINGS, Event
 from dreambooth_core.jobs.folder import RunFolder
-from dreambooth_core.jobs.launch import NOTED
+from dreambooth_core.jobs.launch import NOTED, QUEUED
+from dreambooth_core.jobs.queue import STAGE, Turn
 
 logger = logging.getLogger("dreambooth_core.worker")  # also as __main__
 
@@ -42,6 +43,7 @@ def supervise(
     runner: Runner | None = None,
     on_event: OnEvent | None = None,
     noted: bool = False,
+    queued: bool = False,
 ) -> int:
     """Does a run in this process, from taking its lock to its last event.
 
@@ -50,6 +52,8 @@ def supervise(
         runner: what does the work; by default the trainer.
         on_event: called with each event, the runner's and the ending, after it was written.
         noted: whether the start is already marked in ``control.jsonl``.
+        queued: whether to wait until the runs beside it that came before have ended; nothing
+            heavy is imported until then.
 
     Returns:
         The exit code; whatever went wrong is in the ``error`` event.
@@ -74,7 +78,7 @@ def supervise(
         if not noted:
             folder.control.mark_start(since)
         with _logging_to(folder), _signals_to(folder):
-            return _ending(folder, runner, on_event, since)
+            return _ending(folder, _queued(runner) if queued else runner, on_event, since)
     finally:
         lock.release()
 
@@ -116,6 +120,32 @@ def _ending(folder: RunFolder, runner: Runner | None, on_event: OnEvent | None, 
     if not (events and events[-1]["kind"] == ending["kind"] and ending["kind"] in ENDINGS):
         _tell(folder, ending, on_event)
     return code
+
+
+def _queued(runner: Runner | None) -> Runner:
+    """The same runner, when its turn has come."""
+
+    def run(folder: RunFolder, *, on_event: OnEvent | None = None) -> None:
+        turn, control = Turn(folder.path.parent), folder.control
+        told: list[int] = []
+
+        def tell(ahead: int) -> None:
+            if any(verb.startswith("stop") for verb in control.poll()):
+                raise Stopped("stopped before its turn came")
+            if told != [ahead]:
+                told[:] = [ahead]
+                _tell(folder, {"kind": "progress", "stage": STAGE, "steps": ahead}, on_event)
+
+        turn.take()
+        try:
+            turn.wait(tell)
+            if told:
+                _tell(folder, {"kind": "progress", "stage": "starting"}, on_event)
+            (runner or _trainer())(folder, on_event=on_event)
+        finally:
+            turn.leave()
+
+    return run
 
 
 def _trainer() -> Runner:
@@ -229,9 +259,11 @@ def main(argv: Sequence[str] | None = None, *, runner: Runner | None = None) -> 
     parser = argparse.ArgumentParser(prog="python -m dreambooth_core.worker")
     parser.add_argument("folder", help="the run's folder")
     parser.add_argument(NOTED, action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument(QUEUED, action="store_true", help="wait for the runs that came before")
     args = parser.parse_args(argv)
     try:
-        return supervise(RunFolder(args.folder), runner=runner, noted=args.noted)
+        folder = RunFolder(args.folder)
+        return supervise(folder, runner=runner, noted=args.noted, queued=args.queued)
     except DreamBoothError as error:
         sys.stderr.write(f"worker: {error.line}\n")
         return error.exit_code

@@ -18,6 +18,7 @@ from rich.progress import (
 from dreambooth_core.jobs import Event
 
 PREPARING = {
+    "queue": "waiting for its turn",
     "class_images": "class images",
     "latents": "encoding pictures",
     "texts": "encoding captions",

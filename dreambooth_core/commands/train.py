@@ -20,6 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the file")
     add_preset(parser)
     parser.add_argument("--resume", metavar="RUN", help="go on with a run: its folder")
+    parser.add_argument(
+        "--prepare", action="store_true", help="only make the run's folder, for a worker"
+    )
     parser.add_argument("--json", action="store_true", help="print events, one JSON object a line")
 
 
@@ -36,6 +39,10 @@ def add_preset(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Trains; returns the exit code."""
     folder = resumed(args) if args.resume else new_run(args)
+    if args.prepare:
+        facts = {"run": folder.name, "path": str(folder.path)}
+        sys.stdout.write((json.dumps(facts) if args.json else str(folder.path)) + "\n")
+        return 0
     return train_here(folder, as_json=args.json)
 
 

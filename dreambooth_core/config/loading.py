@@ -31,7 +31,16 @@ from dreambooth_core.config.suggest import advice, nearest
 from dreambooth_core.config.writing import dump
 from dreambooth_core.errors import UserError
 
-__all__ = ["PRESETS", "dump", "load", "preset_file", "preset_names", "validate"]
+__all__ = [
+    "PRESETS",
+    "below",
+    "check_value",
+    "dump",
+    "load",
+    "preset_file",
+    "preset_names",
+    "validate",
+]
 
 T = TypeVar("T")
 Preset = str | os.PathLike[str]
@@ -148,7 +157,7 @@ def _override(config: Any, override: str, source: Source) -> None:
     walked = ""
     for step in steps:
         parent = here
-        shape, info = _below(shape, info, step, walked, source)
+        shape, info = below(shape, info, step, walked, source)
         if isinstance(step, int):
             _grow(here, step, shape, walked, source)
             walked = f"{walked}[{step}]"
@@ -171,7 +180,7 @@ def _override(config: Any, override: str, source: Source) -> None:
         parent[last] = value
 
 
-def _below(
+def below(
     shape: Shape, info: FieldInfo | None, step: str | int, walked: str, source: Source
 ) -> tuple[Shape, FieldInfo | None]:
     """The type one step further down a key."""
@@ -240,18 +249,19 @@ def _validate(config: Any, prefix: str, origins: dict[str, str]) -> None:
     schema: type = type(config)
     for member in members(schema).values():
         key = prefix + member.name
-        _check(getattr(config, member.name), key, member.info, origins)
+        check_value(getattr(config, member.name), key, member.info, origins)
 
 
-def _check(value: Any, key: str, info: FieldInfo, origins: dict[str, str]) -> None:
+def check_value(value: Any, key: str, info: FieldInfo, origins: dict[str, str]) -> None:
+    """Checks one value, and what is in it. Raises ``UserError`` as :func:`validate` does."""
     if dataclasses.is_dataclass(value):
         _validate(value, key + ".", origins)
     elif isinstance(value, list):
         for number, item in enumerate(value):
-            _check(item, f"{key}[{number}]", info, origins)
+            check_value(item, f"{key}[{number}]", info, origins)
     elif isinstance(value, dict):
         for name, item in value.items():
-            _check(item, f"{key}.{name}", info, origins)
+            check_value(item, f"{key}.{name}", info, origins)
     elif isinstance(value, str):
         if info.choices is not None and value not in info.choices:
             do = f"Choose from {', '.join(info.choices)}."

@@ -17,6 +17,7 @@ from dreambooth_core.jobs.folder import RunFolder
 from dreambooth_core.jobs.launch import start
 from dreambooth_core.jobs.lock import FileLock
 from dreambooth_core.jobs.names import sanitise
+from dreambooth_core.jobs.queue import Turn
 from dreambooth_core.jobs.receipt import read_receipt, write_receipt
 from dreambooth_core.jobs.status import STATES, RunSummary, find_run, list_runs, status
 
@@ -31,6 +32,7 @@ __all__ = [
     "FileLock",
     "RunFolder",
     "RunSummary",
+    "Turn",
     "attach",
     "command",
     "engine_command",

@@ -21,6 +21,9 @@ WORKER = "dreambooth_core.worker"
 NOTED = "--noted"
 """Tells the worker that the start is already marked in ``control.jsonl``."""
 
+QUEUED = "--queued"
+"""Tells the worker to wait until the runs that came before have ended."""
+
 CREATE_NEW_PROCESS_GROUP = 0x00000200
 CREATE_NO_WINDOW = 0x08000000
 CREATE_BREAKAWAY_FROM_JOB = 0x01000000
@@ -30,6 +33,8 @@ def start(
     folder: RunFolder | str | os.PathLike[str],
     python: str | os.PathLike[str] | Sequence[str] | None = None,
     env: Mapping[str, str] | None = None,
+    *,
+    queued: bool = False,
 ) -> None:
     """Starts a worker on a run and returns at once; the run's events tell the rest.
 
@@ -42,6 +47,7 @@ def start(
         python: the interpreter, or the command that starts it; by default the engine's own.
         env: the environment to derive the worker's from; by default this process's. What would
             bring another Python's packages is taken out.
+        queued: whether it waits until the runs beside it that came before have ended.
 
     Raises:
         UserError: a worker is at work there already, or none could be started.
@@ -59,7 +65,7 @@ def start(
     else:
         interpreter = list(python)
     name = run.control.mark_start(run.events.size())
-    arguments = [*interpreter, "-m", WORKER, str(run.path), NOTED]
+    arguments = [*interpreter, "-m", WORKER, str(run.path), NOTED, *[QUEUED] * queued]
     try:
         process = _detached(arguments, run.worker_log, clone(), worker_environment(env))
     except OSError as error:

@@ -13,6 +13,7 @@ from dreambooth_core.errors import UserError
 from dreambooth_core.jobs.events import ENDINGS, Event
 from dreambooth_core.jobs.folder import RunFolder
 from dreambooth_core.jobs.names import sanitise
+from dreambooth_core.jobs.queue import STAGE
 
 STATES = ("waiting", "running", "stopped", "finished", "failed", "lost")
 TRAINING = "train"
@@ -29,8 +30,8 @@ class RunSummary:
     name: str
     path: str
     state: str
-    """waiting (made or just started), running, stopped (on request), finished, failed, or lost
-    (its worker died without a word)."""
+    """waiting (made, just started, or in the queue), running, stopped (on request), finished,
+    failed, or lost (its worker died without a word)."""
     stage: str = ""
     """What is being done: ``train``, or a preparation (``class_images``, ``latents`` …)."""
     stage_step: int = 0
@@ -145,6 +146,8 @@ def status(folder: RunFolder | str | os.PathLike[str]) -> RunSummary:
     state, message = _state(run, held, digest)
     if state == "lost" and run.lock.is_held():  # it came up between the two looks
         state, message = "running", ""
+    if state == "running" and digest.stage == STAGE:
+        state, message = "waiting", f"in the queue, {digest.stage_steps} before it"
     ended = digest.updated if state in ("finished", "stopped", "failed", "lost") else None
     return RunSummary(
         name=run.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,9 @@ import pytest
 
 from dreambooth_core.commands import main as command
 from dreambooth_core.commands.main import COMMANDS, load, main
+from dreambooth_core.config.loading import load as load_config
+from dreambooth_core.jobs import status
+from dreambooth_core.trainer.config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -75,3 +79,14 @@ def test_help_does_not_load_torch() -> None:
 def test_commands_are_named_after_their_modules() -> None:
     folder = Path(command.__file__).parent
     assert all((folder / f"{name}.py").is_file() for name in COMMANDS)
+
+
+def test_train_prepare_makes_the_folder_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = ["train", f"run.output={tmp_path}", "run.name=dog", "run.steps=7"]
+    for name in ("dog", "dog-2"):
+        assert main([*told, "--prepare", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out) == {"run": name, "path": str(tmp_path / name)}
+    assert status(tmp_path / "dog").state == "waiting"
+    assert load_config(TrainConfig, files=[tmp_path / "dog" / "config.yaml"]).run.steps == 7
