@@ -1,1 +1,161 @@
-// Live parts of the WebUI's DreamBooth tab. The tab is coming; nothing runs here yet.
+// Live parts of the WebUI's DreamBooth tab.
+//
+// The page asks through gradio itself, by pressing a hidden button: whatever login the host asks
+// for holds for it too, and a page that is opened again is attached again.
+
+const dreambooth = (() => {
+    const FAST = 1000; // milliseconds between looks while something is going on
+    const SLOW = 4000;
+    const PATIENCE = 15000; // without an answer for so long, the host is asked whether it is there
+
+    const root = () => gradioApp().querySelector("#dreambooth_tab");
+    const find = (selector) => gradioApp().querySelector("#dreambooth_tab " + selector);
+    const box = (id) => find(`#${id} textarea, #dreambooth_tab #${id} input`);
+
+    let opened = null; // the root that was greeted; gradio may draw the page again
+    let asked = 0;
+    let answered = 0;
+    let beat = "";
+    let checking = false;
+
+    function press(id) {
+        const button = find("#" + id);
+        if (button) button.click();
+    }
+
+    function write(id, words) {
+        const target = box(id);
+        if (!target) return;
+        target.value = words;
+        target.dispatchEvent(new Event("input", {bubbles: true}));
+    }
+
+    // ---- looking ----------------------------------------------------------------------------
+
+    function isLive() {
+        return find('[data-live="1"]') !== null;
+    }
+
+    function look() {
+        const here = root();
+        if (!here || document.hidden || here.offsetParent === null || checking) return;
+        const now = Date.now();
+        if (opened !== here) {
+            opened = here;
+            press("dreambooth_open");
+        }
+        const heard = box("dreambooth_beat")?.value ?? "";
+        if (heard !== beat) {
+            beat = heard;
+            answered = now;
+        }
+        const waiting = asked > answered;
+        if (waiting && now - asked > PATIENCE) {
+            checkHost();
+        } else if (!waiting && now - asked >= (isLive() ? FAST : SLOW)) {
+            asked = now;
+            press("dreambooth_tick");
+        }
+    }
+
+    // Pressing buttons of a host that is gone would only pile up its complaints.
+    async function checkHost() {
+        checking = true;
+        try {
+            await fetch(window.location.href, {method: "HEAD", cache: "no-store"});
+            asked = answered = 0;
+        } catch {
+            asked = Date.now();
+        } finally {
+            checking = false;
+        }
+    }
+
+    // ---- wrong values, at their fields --------------------------------------------------------
+
+    let marked = "";
+
+    function slug(key) {
+        return "dreambooth_field_" + key.replace(/\W+/g, "_").replace(/^_+|_+$/g, "");
+    }
+
+    function mark() {
+        const here = root();
+        if (!here) return;
+        const problems = [...here.querySelectorAll("[data-field]")];
+        const now = problems.map((each) => each.dataset.field + each.textContent).join("\n");
+        if (now === marked) return;
+        marked = now;
+        here.querySelectorAll(".db-wrong").forEach((field) => {
+            field.classList.remove("db-wrong");
+            delete field.dataset.dbWrong;
+        });
+        for (const problem of problems) {
+            const field = gradioApp().querySelector("#" + slug(problem.dataset.field));
+            if (!field) continue;
+            field.classList.add("db-wrong");
+            field.dataset.dbWrong = problem.textContent;
+            problem.classList.add("db-leads");
+        }
+    }
+
+    function show(key) {
+        const field = gradioApp().querySelector("#" + slug(key));
+        if (!field) return;
+        for (let above = field; above && above !== root(); above = above.parentElement) {
+            above.querySelector(":scope > .label-wrap:not(.open)")?.click();
+        }
+        setTimeout(() => field.scrollIntoView({block: "center", behavior: "smooth"}), 150);
+    }
+
+    // ---- clicks -------------------------------------------------------------------------------
+
+    function enlarge(picture) {
+        const above = document.createElement("div");
+        above.id = "dreambooth_enlarged";
+        above.append(picture.cloneNode());
+        above.addEventListener("click", () => above.remove());
+        document.body.append(above);
+    }
+
+    function clicked(event) {
+        const target = event.target;
+        if (!(target instanceof Element) || !root()?.contains(target)) return;
+        const chooser = target.closest("[data-choose]");
+        const canceller = target.closest("[data-cancel]");
+        const problem = target.closest("[data-field]");
+        if (chooser) write("dreambooth_chosen_run", chooser.dataset.choose);
+        else if (canceller) write("dreambooth_cancel", canceller.dataset.cancel);
+        else if (problem) show(problem.dataset.field);
+        else if (target.matches("figure img")) enlarge(target);
+    }
+
+    function begin() {
+        document.addEventListener("click", clicked);
+        document.addEventListener("keydown", (event) => {
+            if (event.key === "Escape") document.getElementById("dreambooth_enlarged")?.remove();
+        });
+        setInterval(look, 250);
+        onUiUpdate(() => requestAnimationFrame(mark));
+    }
+
+    // ---- for the tab's own buttons ----------------------------------------------------------------
+
+    function toPrompt(words) {
+        const prompt = gradioApp().querySelector("#txt2img_prompt textarea");
+        if (!words || !prompt) return;
+        if (!prompt.value.includes(words)) {
+            prompt.value = [prompt.value.trim(), words].filter(Boolean).join(", ");
+            prompt.dispatchEvent(new Event("input", {bubbles: true}));
+        }
+        switch_to_txt2img();
+    }
+
+    function page(number) {
+        gradioApp().querySelectorAll("#dreambooth_pages > .tab-nav > button")[number]?.click();
+    }
+
+    return {begin, toPrompt, page};
+})();
+
+onUiLoaded(dreambooth.begin);

@@ -1,0 +1,73 @@
+"""What training starts from: any checkpoint that the host lists."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from dreambooth_core.errors import DreamBoothError
+
+from .common import button, card, failure, heading, html
+from .compat import Component, make, on, update
+from .html import Html, chip, div, note, span
+
+
+class BaseArea:
+    """The base and what it is."""
+
+    def __init__(self, studio: Any, form: Any) -> None:
+        self.studio = studio
+        with card(elem_id="dreambooth_base_area"):
+            heading("2", "Base", "The model that training starts from.")
+            with gr.Row(elem_classes=["db-row", "db-with-tool"]):
+                self.choice: Component = make(
+                    "Dropdown",
+                    label="Base model",
+                    info="A checkpoint of the WebUI, or the path of a model.",
+                    choices=[],
+                    value=None,
+                    allow_custom_value=True,
+                    elem_id="dreambooth_field_base_model",
+                    interactive=True,
+                )
+                self.refresh = button(
+                    "Refresh", elem_id="dreambooth_base_refresh", scale=0, min_width=90
+                )
+            self.about: Component = html(elem_id="dreambooth_base_about")
+            form.section("base")
+        self.family: Component = gr.State("sd1")
+        on(self.refresh.click, self.names, [self.choice], [self.choice], quiet=True)
+
+    def names(self, chosen: str | None) -> Any:
+        """The list anew; what was chosen stays, else the host's current checkpoint."""
+        try:
+            names = [base.name for base in self.studio.bases()]
+            chosen = chosen or self.studio.current_base().name
+        except DreamBoothError:
+            return update()
+        return update(choices=names, value=chosen)
+
+    def path(self, chosen: str | None) -> str:
+        """The value of ``base.model`` for what is chosen."""
+        for base in self.studio.bases():
+            if chosen == base.name:
+                return str(base.path)
+        return (chosen or "").strip()
+
+    def describe(self, chosen: str | None) -> tuple[Html, str]:
+        """Family and prediction type of the choice, and the family for presets."""
+        if not chosen:
+            return note("info", "Choose a base."), "sd1"
+        try:
+            info = self.studio.base_info(chosen)
+        except DreamBoothError as error:
+            return failure(error), "sd1"
+        if not info.trainable:
+            return note("wrong", info.problem), info.family or "sd1"
+        words = div(
+            "db-base",
+            chip("family", info.label or info.family),
+            span("db-muted", info.prediction_type) if info.prediction_type else "",
+        )
+        return words, info.family or "sd1"

@@ -1,0 +1,118 @@
+"""The loss as a drawing: what each step said, and what it amounts to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from .html import Html, text
+
+WIDTH, HEIGHT = 640, 190
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 26
+MOST_POINTS = 320
+
+Point = tuple[float, float]
+
+
+def loss_curve(points: Sequence[tuple[int, float]], steps: int) -> Html:
+    """An SVG of (step, loss) over ``steps`` steps; colours come from the style sheet.
+
+    The thin line is the loss as reported, the thick one its running average.
+    """
+    real = [(step, loss) for step, loss in points if math.isfinite(loss)]
+    if not real:
+        return Html("")
+    last = max(steps, real[-1][0], 1)
+    smooth = smoothed([loss for _, loss in real])
+    low, high = _bounds([loss for _, loss in real])
+    frame = _Frame(last, low, high)
+    raw = thinned(real, MOST_POINTS)
+    calm = thinned([(step, value) for (step, _), value in zip(real, smooth, strict=True)], 200)
+    parts = [*frame.grid(), frame.line(raw, "db-raw"), frame.line(calm, "db-calm")]
+    x, y = frame.at(real[-1][0], smooth[-1])
+    parts.append(f'<circle class="db-now" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>')
+    return Html(
+        f'<svg class="db-curve" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="loss">{"".join(parts)}</svg>'
+    )
+
+
+def smoothed(values: Sequence[float], memory: float = 0.95) -> list[float]:
+    """A running average with the bias of its start removed (Adam's correction).
+
+    ``memory`` is the share that each step keeps; short runs forget sooner.
+    """
+    keep = min(memory, 1 - 1 / max(2.0, len(values) / 6))
+    total, weight, result = 0.0, 0.0, []
+    for value in values:
+        total = keep * total + (1 - keep) * value
+        weight = keep * weight + (1 - keep)
+        result.append(total / weight)
+    return result
+
+
+def thinned(points: Sequence[tuple[float, float]], most: int) -> list[Point]:
+    """At most ``most`` points: means of equal groups."""
+    if len(points) <= most:
+        return list(points)
+    result = []
+    for number in range(most):
+        group = points[number * len(points) // most : (number + 1) * len(points) // most]
+        result.append(
+            (
+                sum(point[0] for point in group) / len(group),
+                sum(point[1] for point in group) / len(group),
+            )
+        )
+    return result
+
+
+def _bounds(values: Sequence[float]) -> tuple[float, float]:
+    """What the axis shows: all but the few highest peaks."""
+    ordered = sorted(values)
+    high = ordered[max(0, math.ceil(0.99 * len(ordered)) - 1)]
+    low = min(0.0, ordered[0])
+    return low, high if high > low else low + 1.0
+
+
+class _Frame:
+    """Where things are on the drawing."""
+
+    def __init__(self, last: int, low: float, high: float) -> None:
+        step = _nice((high - low) / 3)
+        self.ticks = [step * n for n in range(math.floor(low / step), math.ceil(high / step) + 1)]
+        self.low, self.high, self.last, self.step = self.ticks[0], self.ticks[-1], last, step
+
+    def at(self, step: float, loss: float) -> Point:
+        wide, tall = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+        share = (min(loss, self.high) - self.low) / (self.high - self.low)
+        return LEFT + wide * step / self.last, TOP + tall * (1 - share)
+
+    def line(self, points: Sequence[Point], cls: str) -> str:
+        where = " ".join("{:.1f},{:.1f}".format(*self.at(*point)) for point in points)
+        return f'<polyline class="{cls}" points="{where}"/>'
+
+    def grid(self) -> list[str]:
+        parts = []
+        digits = max(0, -math.floor(math.log10(self.step) + 1e-9))
+        for tick in self.ticks:
+            y = self.at(0, tick)[1]
+            across = f'x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"'
+            parts.append(
+                f'<line class="db-grid" {across}/>'
+                f'<text class="db-axis" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">'
+                f"{tick:.{digits}f}</text>"
+            )
+        for share, anchor in ((0.0, "start"), (0.5, "middle"), (1.0, "end")):
+            x = self.at(share * self.last, 0)[0]
+            parts.append(
+                f'<text class="db-axis" x="{x:.1f}" y="{HEIGHT - 6}" text-anchor="{anchor}">'
+                f"{text(round(share * self.last))}</text>"
+            )
+        return parts
+
+
+def _nice(width: float) -> float:
+    """The next of 1, 2, 5 · 10ⁿ."""
+    power = 10 ** math.floor(math.log10(width))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= width * 0.999)

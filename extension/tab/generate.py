@@ -1,0 +1,132 @@
+"""What training made, put to use: in txt2img, step by step, as the host's checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from dreambooth_core.errors import DreamBoothError
+
+from .common import Fresh, button, card, failure, heading, hidden_text, html
+from .compat import Component, make, on, update
+from .html import Html, chip, div, join, note, picture, span
+
+TO_PROMPT = "(words) => { dreambooth.toPrompt(words); return words; }"
+
+
+class GenerateArea:
+    """The results of the run that is shown, also while it goes on."""
+
+    def __init__(self, studio: Any, run: Component) -> None:
+        self.studio, self.run = studio, run
+        with card(elem_id="dreambooth_results_area", visible=False) as self.box:
+            heading("5", "Generate", "Saved steps can be tried while training goes on.")
+            self.step: Component = make(
+                "Slider",
+                label="Saved step",
+                minimum=1,
+                maximum=2,
+                step=1,
+                value=1,
+                elem_id="dreambooth_saved",
+                info="The same prompt and seed at each.",
+                interactive=True,
+            )
+            self.about: Component = html(elem_id="dreambooth_saved_about")
+            with gr.Row(elem_classes=["db-actions"]):
+                self.use = button(
+                    "Use in txt2img",
+                    elem_id="dreambooth_use",
+                    kind="primary",
+                    size="sm",
+                    min_width=130,
+                )
+                self.list = button(
+                    "List in the WebUI", elem_id="dreambooth_publish", size="sm", min_width=130
+                )
+                self.select = button(
+                    "Select checkpoint", elem_id="dreambooth_select", size="sm", min_width=130
+                )
+            self.said: Component = html(elem_id="dreambooth_used")
+            self.prompt: Component = hidden_text("dreambooth_prompt")
+        here = [run, self.step]
+        on(self.step.change, self._about, here, [self.about], quiet=True)
+        used = on(self.use.click, self._use, here, [self.prompt, self.said])
+        on(used.then, None, [self.prompt], [], js=TO_PROMPT)
+        on(self.list.click, self._list, here, [self.said])
+        on(self.select.click, self._select, here, [self.said])
+
+    def look(self, run: str, fresh: Fresh) -> list[Any]:
+        """Updates for :meth:`outputs`."""
+        try:
+            saved = self.studio.saved(run) if run else []
+        except DreamBoothError:
+            saved = []
+        key = (run, len(saved))
+        if fresh.seen.get("saved") == key:
+            return [update(), update(), update()]
+        fresh.seen["saved"] = key
+        if not saved:
+            return [update(visible=False), update(), update()]
+        last = len(saved)
+        slider = update(maximum=max(last, 2), value=last, visible=last > 1)
+        return [update(visible=True), slider, update(value=shown(saved[-1], last, last))]
+
+    def outputs(self) -> list[Component]:
+        """What :meth:`look` updates."""
+        return [self.box, self.step, self.about]
+
+    def _saved(self, run: str, number: float) -> Any:
+        saved = self.studio.saved(run)
+        return saved[min(max(int(number or 1), 1), len(saved)) - 1]
+
+    def _about(self, run: str, number: float) -> Html:
+        try:
+            count = len(self.studio.saved(run))
+            return shown(self._saved(run, number), int(number), count)
+        except (DreamBoothError, IndexError):
+            return Html("")
+
+    def _publish(self, run: str, number: float) -> Any:
+        saved = self._saved(run, number)
+        return self.studio.publish(run, None if saved.final else saved.step)
+
+    def _use(self, run: str, number: float) -> list[Any]:
+        try:
+            made = self._publish(run, number)
+        except DreamBoothError as error:
+            return ["", failure(error)]
+        return [made.prompt, note("good", span("db-code", made.prompt))]
+
+    def _list(self, run: str, number: float) -> Html:
+        try:
+            made = self._publish(run, number)
+        except DreamBoothError as error:
+            return failure(error)
+        return note("good", span("", "Listed as"), " ", span("db-code", made.name))
+
+    def _select(self, run: str, number: float) -> Html:
+        try:
+            made = self._publish(run, number)
+            if made.kind != "checkpoint":
+                words = "This result is no checkpoint: it goes into the prompt instead."
+                return note("info", words)
+            self.studio.select_checkpoint(made.path)
+        except DreamBoothError as error:
+            return failure(error)
+        return note("good", span("", "The WebUI generates with"), " ", span("db-code", made.name))
+
+
+def shown(saved: Any, number: int, count: int) -> Html:
+    """One saved step: where it is, and the pictures made at it."""
+    head = div(
+        "db-saved",
+        chip("step", f"{saved.step}"),
+        span("db-muted", f"{number} / {count}"),
+        span("", saved.kind),
+        span("db-code", Path(saved.path).name),
+    )
+    figures = [picture(path, side=256) for path in saved.samples[:4]]
+    return join([head, div("db-pictures db-large", *figures) if figures else ""])

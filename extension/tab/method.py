@@ -1,0 +1,194 @@
+"""How it is learned: presets for the method and the memory, and every option below them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from dreambooth_core.errors import DreamBoothError
+
+from .common import button, card, failure, heading, html
+from .compat import Component, make, on, update
+from .form import Form
+from .html import Html, div, join, note, span
+from .values import overlay
+
+SECTIONS = (
+    "method", "optim", "objective", "memory", "run", "save", "validation", "log", "publish",
+)  # fmt: skip
+"""Accordions, in the order in which people want them."""
+
+AUTO = "Automatic"
+
+
+class MethodArea:
+    """Presets, the few values that matter most, and accordions with all others."""
+
+    def __init__(self, studio: Any, form: Form) -> None:
+        self.studio, self.form = studio, form
+        with card(elem_id="dreambooth_method_area"):
+            heading("3", "Method and memory", "Start with the preset; change what you like.")
+            form.field("method.kind")
+            with gr.Row(elem_classes=["db-row"]):
+                self.recipe: Component = make(
+                    "Dropdown",
+                    label="Preset",
+                    choices=[AUTO],
+                    value=AUTO,
+                    elem_id="dreambooth_preset",
+                    info="Automatic follows kind, method and base.",
+                    interactive=True,
+                )
+                self.memory: Component = make(
+                    "Dropdown",
+                    label="Memory preset",
+                    choices=[AUTO],
+                    value=AUTO,
+                    elem_id="dreambooth_memory",
+                    info="Automatic takes the one that fits the free memory.",
+                    interactive=True,
+                )
+            self.about: Component = html(elem_id="dreambooth_preset_about")
+            form.row("run.steps", "optim.learning_rate", "method.rank")
+            form.row("data.resolution", "run.batch_size", "method.text_encoder")
+            for name in SECTIONS:
+                form.section(name)
+            self._own_presets()
+        self.baseline: Component = gr.State({})
+        """What the presets set; what differs from it was set by hand."""
+        self.presets: Component = gr.State([])
+        """The presets' names, as the engine takes them."""
+
+    def _own_presets(self) -> None:
+        with gr.Accordion("Your presets", open=False, elem_classes=["db-accordion"]):
+            gr.HTML(div("db-help", "Saved presets are listed under Preset. Pictures stay out."))
+            with gr.Row(elem_classes=["db-row", "db-with-tool"]):
+                self.name: Component = make(
+                    "Textbox", label="Preset name", elem_id="dreambooth_preset_name", scale=4
+                )
+                self.save = button(
+                    "Save preset", elem_id="dreambooth_preset_save", scale=1, min_width=110
+                )
+                self.delete = button(
+                    "Delete preset", elem_id="dreambooth_preset_delete", scale=1, min_width=110
+                )
+            self.said: Component = html()
+
+    def names(self, family: str, method: str, recipe: str, memory: str) -> list[Any]:
+        """The choices of both lists for a family and a method; a choice that still is one stays."""
+        found = self.studio.presets()
+        ending = f"-{short(method)}-{family}"
+        own = _fitting(found, "own")
+        recipes = _fitting(found, "recipe", ending)
+        tiers = _fitting(found, "memory", ending)
+        return [
+            update(
+                choices=[AUTO, *own, *recipes],
+                value=recipe if recipe in (*own, *recipes) else AUTO,
+            ),
+            update(choices=[AUTO, *tiers], value=memory if memory in tiers else AUTO),
+        ]
+
+    def chosen(
+        self, kind: str, method: str, family: str, recipe: str, memory: str
+    ) -> tuple[list[str], Html]:
+        """The presets that are in effect, and why, in words."""
+        ending = f"-{short(method)}-{family}"
+        found = self.studio.presets()
+        mine = _fitting(found, "own")
+        if recipe not in mine and (recipe == AUTO or not recipe.endswith(ending)):
+            recipe = self.studio.recipe(kind, short(method), family)
+        words: list[Any] = []
+        names = [recipe] if recipe else []
+        if memory != AUTO and memory.endswith(ending):
+            names.append(memory)
+        else:
+            choice = self.studio.memory_choice(family, short(method))
+            words.append(note("info", span("", choice.reason)) if choice.reason else "")
+            if choice.name:
+                names.append(choice.name)
+        abouts = {each.name: each.about for each in found}
+        lines = [
+            div("db-preset", span("db-chip db-is-preset", name), span("", abouts.get(name, "")))
+            for name in names
+        ]
+        return names, join([*lines, *words])
+
+    def values(self, names: list[str]) -> dict[str, Any]:
+        """What these presets set, the later over the earlier."""
+        merged: dict[str, Any] = {}
+        for name in names:
+            merged.update(self.studio.preset(name))
+        return merged
+
+    def follow(
+        self,
+        kind: str,
+        family: str,
+        recipe: str,
+        memory: str,
+        before: dict[str, Any],
+        *given: Any,
+    ) -> list[Any]:
+        """Puts the presets' values into the form; what was set by hand stays.
+
+        Returns:
+            Updates for the form's controls, baseline, presets and their description.
+        """
+        shown = self.form.shown(given)
+        method = str(shown["method.kind"])
+        try:
+            names, about = self.chosen(kind, method, family, recipe, memory)
+            merged = self.values(names)
+        except DreamBoothError as error:
+            return [*self.form.updates({}), update(), update(), failure(error)]
+        after = self.form.as_shown(merged)
+        after["method.kind"] = method
+        new = overlay(shown, self.form.as_shown(before), after)
+        return [*self.form.updates(new), merged, names, about]
+
+    def outputs(self) -> list[Component]:
+        """What :meth:`follow` updates."""
+        return [*self.form.inputs(), self.baseline, self.presets, self.about]
+
+    def keep(self, name: str, *given: Any) -> list[Any]:
+        """Saves all that differs from the engine's defaults as the user's own preset."""
+        found, wrong = self.form.read(given, {})
+        if wrong:
+            return [note("wrong", wrong[0].label, " ", wrong[0].message), update()]
+        if not (name or "").strip():
+            return [note("wrong", "A preset needs a name."), update()]
+        try:
+            kept = self.studio.save_preset(name.strip(), found)
+        except DreamBoothError as error:
+            return [failure(error), update()]
+        return [note("good", span("", kept.name), " ", span("", "saved")), self._lists()]
+
+    def remove(self, name: str) -> list[Any]:
+        """Deletes one of the user's own presets."""
+        try:
+            self.studio.delete_preset((name or "").strip())
+        except DreamBoothError as error:
+            return [failure(error), update()]
+        return [note("good", span("", name), " ", span("", "deleted")), self._lists()]
+
+    def _lists(self) -> Any:
+        """The list of presets anew; the choice stays."""
+        found = self.studio.presets()
+        return update(choices=[AUTO, *_fitting(found, "own"), *_fitting(found, "recipe")])
+
+    def wire(self) -> None:
+        """The buttons of the user's own presets; the form has to be complete."""
+        out = [self.said, self.recipe]
+        on(self.save.click, self.keep, [self.name, *self.form.inputs()], out)
+        on(self.delete.click, self.remove, [self.name], out)
+
+
+def short(method: str) -> str:
+    """The method as presets are named: adapters of every kind are ``lora``."""
+    return "full" if method == "full" else "lora"
+
+
+def _fitting(presets: Any, kind: str, ending: str = "") -> list[str]:
+    return [each.name for each in presets if each.kind == kind and each.name.endswith(ending)]

@@ -1,0 +1,178 @@
+"""The tab as a whole: its areas, and what connects them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+
+from dreambooth_core.errors import DreamBoothError
+
+from .base import BaseArea
+from .common import Fresh, failure, hidden_button, hidden_text, told
+from .compat import Component, make, on, update
+from .form import Form
+from .generate import GenerateArea
+from .html import note
+from .live import Watcher
+from .method import MethodArea
+from .runs import RunsPage
+from .setup import Setup
+from .subject import Subjects
+from .tools import ToolsPage, task_list
+from .train import TrainArea
+from .values import Wrong
+
+
+class Page:
+    """Draws everything inside the current gradio blocks."""
+
+    def __init__(self, studio: Any) -> None:
+        self.studio = studio
+        description = studio.schema()
+        self.form = Form(description)
+        ready = studio.environment().ready
+        with gr.Column(elem_id="dreambooth_tab"):
+            self.setup = Setup(studio, visible=not ready)
+            self.main = gr.Column(visible=ready, elem_id="dreambooth_main")
+            with self.main, make("Tabs", elem_id="dreambooth_pages"):
+                with gr.TabItem("Train", id="train"):
+                    self._train_page(description)
+                self.tools = ToolsPage(studio)
+                with gr.TabItem("Adapters", id="adapters"):
+                    self.tools.adapters()
+                with gr.TabItem("Models", id="models"):
+                    self.tools.models()
+                with gr.TabItem("Runs", id="runs"):
+                    self.runs = RunsPage(studio)
+            self.open = hidden_button("dreambooth_open")
+            self.tick = hidden_button("dreambooth_tick")
+            self.beat = hidden_text("dreambooth_beat")
+            self.cancelled = hidden_text("dreambooth_cancel")
+        self.seen: Component = gr.State({})
+        self._wire()
+
+    def _train_page(self, description: dict[str, Any]) -> None:
+        with gr.Row(elem_id="dreambooth_columns"):
+            with gr.Column(scale=11, min_width=420, elem_id="dreambooth_left"):
+                self.subjects = Subjects(self.studio, self.form, description)
+                self.base = BaseArea(self.studio, self.form)
+                self.method = MethodArea(self.studio, self.form)
+            with gr.Column(scale=10, min_width=420, elem_id="dreambooth_right"):
+                labels = {key: str(spec["label"]) for key, spec in self.form.specs.items()}
+                self.train = TrainArea(self.studio, Watcher(self.studio), labels)
+                self.generate = GenerateArea(self.studio, self.train.run)
+
+    def _wire(self) -> None:
+        self.method.wire()
+        self._wire_presets()
+        subjects = self.subjects.inputs()
+        inputs = [
+            self.method.baseline,
+            self.method.presets,
+            self.base.choice,
+            *subjects,
+            *self.form.inputs(),
+        ]
+
+        def read(given: Sequence[Any]) -> tuple[dict[str, Any], list[str], list[Wrong]]:
+            baseline, presets, base, *rest = given
+            values, wrong = self.subjects.read(rest[: len(subjects)])
+            more, wrong_too = self.form.read(rest[len(subjects) :], baseline or {})
+            values.update(more)
+            values["base.model"] = self.base.path(base)
+            return values, list(presets or []), [*wrong, *wrong_too]
+
+        self.train.wire(inputs, read)
+        self._wire_runs(subjects)
+        on(self.tick.click, self.look, [self.seen, self.train.run], self._watched(), quiet=True)
+        cancelling = [self.cancelled]
+        on(self.cancelled.change, self._cancel, cancelling, [self.train.said], quiet=True)
+
+    def _wire_presets(self) -> None:
+        """Base, kind, method and memory choose presets; presets fill the form."""
+        method, base = self.method, self.base
+        kind = self.form.controls["method.kind"]
+        lists = [method.recipe, method.memory]
+        asked = [self.subjects.kind, base.family, *lists, method.baseline, *self.form.inputs()]
+        naming = [base.family, kind, *lists]
+
+        def follow(event: Any) -> None:
+            on(event, method.follow, asked, method.outputs(), quiet=True)
+
+        for event in (self.subjects.kind.input, method.recipe.input, method.memory.input):
+            follow(event)
+        named = on(kind.input, method.names, naming, lists, quiet=True)
+        follow(named.then)
+        # The page opens: the list of bases; the choice then changes, and what follows from it.
+        on(self.open.click, base.names, [base.choice], [base.choice], quiet=True)
+        told_base = [base.about, base.family]
+        known = on(base.choice.change, base.describe, [base.choice], told_base, quiet=True)
+        follow(on(known.then, method.names, naming, lists, quiet=True).then)
+        on(self.open.click, self.tools.lists, [], self.tools.files(), quiet=True)
+
+    def _wire_runs(self, subjects: list[Component]) -> None:
+        """A run of the history is shown, or its settings are used again."""
+        runs = self.runs
+        to_train = "(name) => { dreambooth.page(0); return name; }"
+        on(runs.show.click, lambda name: name, [runs.chosen], [self.train.run], js=to_train)
+        filled = [*subjects, self.base.choice, *self.form.inputs(), runs.said]
+        on(runs.settings.click, self._fill, [runs.chosen], filled)
+
+    def _fill(self, run: str) -> list[Any]:
+        """The form as it was for a run."""
+        try:
+            flat = self.studio.run_values(run)
+        except DreamBoothError as error:
+            count = len(self.subjects.inputs()) + 1 + len(self.form.inputs())
+            return [*(update() for _ in range(count)), failure(error)]
+        names = {base.path: base.name for base in self.studio.bases()}
+        model = str(flat.get("base.model", ""))
+        return [
+            *self.subjects.fill(flat),
+            update(value=names.get(model, model)),
+            *self.form.updates(self.form.as_shown(flat)),
+            note("good", "Its settings are on the Train page."),
+        ]
+
+    def look(self, seen: dict[str, Any] | None, run: str) -> list[Any]:
+        """All that may have changed since the page's script pressed the button last."""
+        fresh = Fresh(seen)
+        environment = self.studio.environment()
+        setup = [
+            fresh.visible("setup", not environment.ready),
+            fresh.visible("main", environment.ready),
+            fresh.value("setup state", "" if environment.ready else self.setup.told()),
+        ]
+        train = self.train.look(run, fresh)
+        results = self.generate.look(train[0], fresh)
+        runs = self.runs.look(fresh)
+        tasks = task_list(self.studio.tasks())
+        shown = [fresh.value(f"tasks {n}", tasks) for n, _ in enumerate(self.tools.tasks)]
+        return [fresh.seen, str(time.time()), *setup, *train, *results, *runs, *shown]
+
+    def _watched(self) -> list[Component]:
+        """What :meth:`look` updates."""
+        return [
+            self.seen,
+            self.beat,
+            self.setup.page,
+            self.main,
+            self.setup.state,
+            *self.train.outputs(),
+            *self.generate.outputs(),
+            *self.runs.outputs(),
+            *self.tools.tasks,
+        ]
+
+    def _cancel(self, task: str) -> Any:
+        return told(self.studio.cancel, task) if task else update()
+
+
+def tab(studio: Any) -> list[tuple[Any, str, str]]:
+    """The tab as the host expects it: (blocks, title, element id)."""
+    with gr.Blocks(analytics_enabled=False) as blocks:
+        Page(studio)
+    return [(blocks, "DreamBooth", "dreambooth")]
