@@ -16,6 +16,7 @@ import pytest
 
 from dreambooth_core.environment import locate, status
 from dreambooth_core.environment import marker as markers
+from dreambooth_core.environment.cli import SIDE_BY_SIDE
 from tests.install.conftest import Clone, make_clone
 from tests.install.wheelhouse import tiny_wheel
 
@@ -92,10 +93,11 @@ def test_test_adds_the_tools_and_runs_all_three(built: Clone, wheels: Path) -> N
         lock.write_text("ruff==0.1\nmypy==0.1\npytest==0.1\n", encoding="utf-8")
     done = built.install("test", "-k", "one thing")
     said = done.stdout.splitlines()
-    assert said[-3:] == ["ruff check .", "mypy", "pytest -k one thing"]
+    side_by_side = " ".join(["pytest", *SIDE_BY_SIDE])
+    assert said[-3:] == ["ruff check .", "mypy", f"{side_by_side} -k one thing"]
     assert done.returncode == 1 and "failed: mypy" in done.stderr
     again = built.install("test")
-    assert again.stdout.splitlines() == ["ruff check .", "mypy", "pytest"]
+    assert again.stdout.splitlines() == ["ruff check .", "mypy", side_by_side]
 
 
 def test_a_failed_refresh_keeps_the_old_environment(built: Clone) -> None:
