@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
+WEB_DIRECTORY = "./web"
 
 
 def _load(name, folder):
@@ -26,14 +27,15 @@ def _load(name, folder):
     return package
 
 
-NODE_CLASS_MAPPINGS = {}
-NODE_DISPLAY_NAME_MAPPINGS = {}
-
 # Other programs that come by (test runners, type checkers) see a package without nodes.
-if importlib.util.find_spec("folder_paths") is not None:
+if importlib.util.find_spec("folder_paths") is None:
+    NODE_CLASS_MAPPINGS = {}
+    NODE_DISPLAY_NAME_MAPPINGS = {}
+else:
     _load("dreambooth_core", "dreambooth_core")
     _nodes = _load("dreambooth_comfy_nodes", "comfy_nodes")
-    NODE_CLASS_MAPPINGS = _nodes.NODE_CLASS_MAPPINGS
-    NODE_DISPLAY_NAME_MAPPINGS = _nodes.NODE_DISPLAY_NAME_MAPPINGS
-
-__all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]
+    if _nodes.knows_v3():
+        # With NODE_CLASS_MAPPINGS present the host would not call it.
+        comfy_entrypoint = _nodes.comfy_entrypoint
+    else:
+        NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS = _nodes.mappings()

@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
-import logging
+import importlib.util
+from typing import Any
 
-NODE_CLASS_MAPPINGS: dict[str, type] = {}
-NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {}
+from . import adapters, concepts, history, settings, tools, training
+from .description import Node
 
-logging.getLogger("dreambooth").info(
-    "dreambooth: the training engine works from the command line today (see README.md in its "
-    "folder); its nodes are coming"
+NODES: tuple[Node, ...] = (
+    *concepts.NODES,
+    *settings.NODES,
+    *training.NODES,
+    *adapters.NODES,
+    *tools.NODES,
+    *history.NODES,
 )
+"""Every node, described once."""
+
+
+def knows_v3() -> bool:
+    """Whether this host has the newer schema."""
+    try:
+        return importlib.util.find_spec("comfy_api.latest") is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def mappings() -> tuple[dict[str, type], dict[str, str]]:
+    """Classes of the older schema and their names in menus, by id."""
+    from .schema_v1 import v1_class
+
+    return {n.id: v1_class(n) for n in NODES}, {n.id: n.label for n in NODES}
+
+
+async def comfy_entrypoint() -> Any:
+    """What a host with the newer schema calls."""
+    from .schema_v3 import extension
+
+    return extension(NODES)

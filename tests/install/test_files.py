@@ -159,7 +159,8 @@ def test_comfyui_gets_mappings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "folder_paths", host)
     before = list(sys.path)
     pack = run_door(ROOT / "__init__.py", "/hosts/custom_nodes/dreambooth")
-    assert pack.NODE_CLASS_MAPPINGS == {} and pack.NODE_DISPLAY_NAME_MAPPINGS == {}
+    assert set(pack.NODE_CLASS_MAPPINGS) == set(pack.NODE_DISPLAY_NAME_MAPPINGS)
+    assert "DreamBoothTrainLora" in pack.NODE_CLASS_MAPPINGS
     assert "dreambooth_comfy_nodes" in sys.modules
     assert sys.path == before
 

@@ -1,0 +1,220 @@
+"""Images and Concepts: what is to be learned, from which pictures."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dreambooth_core.config.describe import describe
+from dreambooth_core.data.inventory import Inventory, take_stock
+from dreambooth_core.data.options import ConceptOptions, DataOptions
+from dreambooth_core.errors import UserError
+
+from . import host
+from .description import CONCEPT, PREFIX, Input, Node, Output, Result
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NO_FOLDER = "(none)"
+MOST_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A subject as the engine's configuration has it, and how its captions are found."""
+
+    options: dict[str, Any]
+    captions: str
+    fingerprint: str
+    """Changes with any picture, caption or mask of it."""
+
+
+def _said(schema: type, name: str) -> dict[str, Any]:
+    """A field of the engine's configuration, as it describes itself."""
+    return next(each for each in describe(schema)["children"] if each["name"] == name)
+
+
+def _text(schema: type, name: str, default: str = "", **more: Any) -> Input:
+    said = _said(schema, name)
+    return Input(name, "STRING", said["label"], said["help"], default, **more)
+
+
+def read_images(
+    folder: str,
+    path: str,
+    instance_prompt: str,
+    class_prompt: str,
+    repeats: int,
+    captions: str,
+    images: Tensor | None = None,
+    node_id: str | None = None,
+) -> Result:
+    """Runs Images. Raises ``UserError`` where there is nothing to learn from."""
+    if not instance_prompt.strip():
+        raise UserError(
+            "the instance prompt is empty", do='Say what is shown: "a photo of sks dog".'
+        )
+    place = _place(folder, path, images)
+    found = take_stock(place)
+    if not found.taken:
+        raise UserError(
+            "no picture can be used", where=place, do="; ".join(found.lines()[1:4]) or None
+        )
+    options = {
+        "images": str(place),
+        "instance_prompt": instance_prompt.strip(),
+        "class_prompt": class_prompt.strip(),
+        "repeats": repeats,
+    }
+    concept = Concept(options, captions, fingerprint_of(found))
+    return Result(((concept,),), _shown(found))
+
+
+def _place(folder: str, path: str, images: Tensor | None) -> Any:
+    named = [bool(path.strip()), folder != NO_FOLDER, images is not None]
+    if sum(named) != 1:
+        raise UserError(
+            "choose exactly one source of pictures" if any(named) else "no pictures are named",
+            do="Link images, choose a folder of the input folder, or write a path.",
+        )
+    if images is not None:
+        return _keep(images)
+    if path.strip():
+        return host.readable_folder(path)
+    return host.input_folder() / folder
+
+
+def _keep(images: Tensor) -> Any:
+    """Writes an IMAGE batch into a folder named after its content, once."""
+    digest = hashlib.sha256()
+    pictures = host.to_pictures(images)
+    for picture in pictures:
+        digest.update(f"{picture.size}".encode() + picture.tobytes())
+    folder = host.runs_folder() / "images" / digest.hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, picture in enumerate(pictures):
+        path = folder / f"{number:04d}.png"
+        if not path.exists():
+            partial = path.with_suffix(".tmp")
+            picture.save(partial, "PNG")
+            partial.replace(path)
+    return folder
+
+
+def fingerprint_of(found: Inventory) -> str:
+    """Of all that is trained on: pictures, captions, masks."""
+    digest = hashlib.sha256(found.fingerprint.encode())
+    for picture in found.taken:
+        caption = picture.caption.read_bytes() if picture.caption else b""
+        digest.update(caption + picture.mask_hash.encode())
+    return digest.hexdigest()
+
+
+def _shown(found: Inventory) -> list[str]:
+    lines = found.lines()
+    hidden = len(lines) - MOST_SHOWN
+    return lines if hidden <= 0 else [*lines[:MOST_SHOWN], f"… and {hidden} more lines"]
+
+
+def look(folder: str = NO_FOLDER, path: str = "", **_: Any) -> str:
+    """The fingerprint of what a folder holds now, for the host's cache."""
+    if folder == NO_FOLDER and not path.strip():
+        return ""
+    try:
+        return fingerprint_of(take_stock(_place(folder, path, None)))
+    except UserError as error:
+        return error.line
+
+
+def join(node_id: str | None = None, **concepts: Any) -> Result:
+    """Runs Concepts."""
+    given = [c for name in sorted(concepts) for c in concepts[name] or ()]
+    modes = {concept.captions for concept in given}
+    if len(modes) > 1:
+        raise UserError(
+            f"the concepts take captions in different ways: {', '.join(sorted(modes))}",
+            do="Set the same on all Images nodes.",
+        )
+    prompts = [concept.options["instance_prompt"] for concept in given]
+    return Result((tuple(given),), [f"{len(given)} concepts", *prompts])
+
+
+def _folders() -> list[str]:
+    return [NO_FOLDER, *host.input_subfolders()]
+
+
+_CAPTIONS = _said(DataOptions, "captions")
+_REPEATS = _said(ConceptOptions, "repeats")
+_OUTPUT = Output(
+    CONCEPT,
+    "CONCEPT",
+    "The pictures and prompts of one subject or style, or of several.",
+)
+
+IMAGES = Node(
+    f"{PREFIX}Images",
+    "Images (DreamBooth)",
+    "Names the pictures of a subject or style and the prompts that go with them. Shows what was "
+    "taken and what was skipped, and why.",
+    (
+        Input(
+            "folder",
+            "COMBO",
+            "Folder",
+            "A folder in the host's input folder. Choose (none) to write a path or link images.",
+            NO_FOLDER,
+            choices=_folders,
+        ),
+        Input(
+            "path",
+            "STRING",
+            "Path",
+            "Any other folder that you may read. Leave it empty if you chose a folder above.",
+            "",
+        ),
+        _text(ConceptOptions, "instance_prompt", "a photo of sks dog"),
+        _text(ConceptOptions, "class_prompt", "a photo of a dog"),
+        Input("repeats", "INT", _REPEATS["label"], _REPEATS["help"], 1, minimum=1, maximum=1000),
+        Input(
+            "captions",
+            "COMBO",
+            _CAPTIONS["label"],
+            _CAPTIONS["help"],
+            _CAPTIONS["default"],
+            choices=_CAPTIONS["choices"],
+        ),
+        Input(
+            "images",
+            "IMAGE",
+            "Images",
+            "Pictures from the graph instead of a folder. They are kept in output/dreambooth.",
+            optional=True,
+        ),
+    ),
+    (_OUTPUT,),
+    read_images,
+    is_output=True,
+    fingerprint=look,
+)
+
+CONCEPTS = Node(
+    f"{PREFIX}Concepts",
+    "Concepts (DreamBooth)",
+    "Several subjects or styles for one training.",
+    tuple(
+        Input(
+            f"concept_{n}",
+            CONCEPT,
+            f"Concept {n}",
+            "What one Images node gives, or another Concepts node.",
+            optional=n > 1,
+        )
+        for n in range(1, 7)
+    ),
+    (_OUTPUT,),
+    join,
+)
+
+NODES = (IMAGES, CONCEPTS)

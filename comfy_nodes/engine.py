@@ -1,0 +1,46 @@
+"""The engine's side: its environment, its warm helper, and whether it is there at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from dreambooth_core.environment import locate, status
+from dreambooth_core.errors import UserError
+from dreambooth_core.hosting.warm import shared
+
+from . import host
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The pack's folder."""
+
+
+def require() -> None:
+    """Raises ``UserError`` with the command to run where the engine has no environment."""
+    layout = locate(ROOT)
+    try:
+        layout.command()
+    except FileNotFoundError:
+        raise UserError(
+            "the training engine is not installed yet",
+            do=f"Run 'python install.py' in {ROOT}, then queue again.",
+        ) from None
+    if layout.marker.is_file():
+        now = status(layout)
+        if not now.ready:
+            raise UserError(
+                f"the training engine cannot be used: {now.reason}",
+                do=f"Run 'python install.py' in {ROOT}, then queue again.",
+            )
+
+
+def run(*argv: str | os.PathLike[str], progress: host.Progress | None = None) -> dict[str, Any]:
+    """A command of the engine in the warm helper; the queue's cancel button ends it."""
+    require()
+
+    def tell(report: dict[str, Any]) -> None:
+        if progress is not None:
+            progress.say(str(report.get("message", "")))
+
+    return shared(ROOT).run(*argv, progress=tell, cancelled=host.interrupted)

@@ -1,0 +1,229 @@
+"""Runs and Compare Steps: what past trainings made."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreambooth_core.errors import UserError
+from dreambooth_core.evaluation.grid import Row, sheet
+from dreambooth_core.jobs import RunFolder, list_runs, read_receipt, status
+
+from . import host
+from .adapters import ADAPTER_OUTPUT, Adapter, strength
+from .description import PREFIX, Input, Node, Output, Result
+from .watching import samples_of
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+NO_RUNS = "(no runs yet)"
+LAST = -1
+_STEP = re.compile(r"-(\d{6,})$")
+
+
+def pick(run: str, step: int, node_id: str | None = None) -> Result:
+    """Runs Runs."""
+    folder = open_run(run)
+    files = results_of(folder)
+    file, at = _chosen(folder, files, step)
+    curve = folder.path / "loss.png"
+    state = status(folder)
+    lines = [
+        f"{run}: {state.state}, {state.step} of {state.steps} steps",
+        f"saved steps: {', '.join(map(str, files)) or 'none'}",
+        *([f"loss {state.loss:.4f}"] if state.loss is not None else []),
+    ]
+    return Result(
+        (
+            Adapter(file, folder.name, at),
+            host.load_images(samples_of(folder, at)),
+            host.load_images([curve] if curve.is_file() else []),
+        ),
+        lines,
+    )
+
+
+def open_run(name: str) -> RunFolder:
+    """A listed run. Raises ``UserError`` for anything that is not one."""
+    path = host.runs_folder() / name
+    if Path(name).name != name or not RunFolder(path).exists():
+        raise UserError("there is no such run", where=name, do="Press R to see the runs.")
+    return RunFolder(path)
+
+
+def results_of(folder: RunFolder) -> dict[int, Path]:
+    """The saved results of a run by step, the last one included."""
+    found = {}
+    for path in folder.path.glob(f"{folder.name}-*.safetensors"):
+        match = _STEP.search(path.stem)
+        if match:
+            found[int(match.group(1))] = path
+    receipt = read_receipt(folder).get("result", {})
+    last = folder.path / str(receipt.get("file"))
+    if last.is_file():
+        found[int(receipt["steps"])] = last
+    return dict(sorted(found.items()))
+
+
+def _chosen(folder: RunFolder, files: dict[int, Path], step: int) -> tuple[Path, int]:
+    if not files:
+        raise UserError("this run has saved nothing yet", where=folder.name)
+    if step == LAST:
+        step = max(files)
+    if step not in files:
+        there = ", ".join(map(str, files))
+        raise UserError(f"step {step} was not saved", where=folder.name, do=f"Saved: {there}.")
+    return files[step], step
+
+
+def look_at_run(run: str = "", **_: Any) -> str:
+    """The fingerprint of a run's files."""
+    try:
+        files = results_of(open_run(run))
+    except UserError:
+        return ""
+    return " ".join(f"{step}:{path.stat().st_mtime_ns}" for step, path in files.items())
+
+
+def compare(
+    model: Any,
+    clip: Any,
+    vae: Any,
+    run: str,
+    steps: str,
+    prompts: str,
+    strength_model: float,
+    strength_clip: float,
+    seed: int,
+    sampling_steps: int,
+    cfg: float,
+    sampler: str,
+    scheduler: str,
+    width: int,
+    height: int,
+    node_id: str | None = None,
+) -> Result:
+    """Runs Compare Steps."""
+    files = wanted_steps(open_run(run), steps)
+    lines = [line.strip() for line in prompts.splitlines() if line.strip()]
+    if not lines:
+        raise UserError("there is no prompt", do="Write one prompt on each line.")
+    progress = host.Progress(node_id)
+    total, done = (len(files) + 1) * len(lines), 0
+    columns: list[list[Image.Image]] = []
+    for path in [None, *files.values()]:
+        changed = (model, clip)
+        if path is not None:
+            changed = host.patch(model, clip, path, strength_model, strength_clip)
+        column = []
+        for line in lines:
+            column.append(
+                host.draw(
+                    *changed,
+                    vae,
+                    line,
+                    host.Sampling(seed, sampling_steps, cfg, sampler, scheduler, width, height),
+                )
+            )
+            done += 1
+            progress.show(done, total, column[-1])
+        columns.append(column)
+    rows = [Row(_wrapped(line), [c[i] for c in columns]) for i, line in enumerate(lines)]
+    heads = ["base", *(f"step {step}" for step in files)]
+    page = sheet(rows, columns=heads, tile=min(256, max(width, height)))
+    every = [picture for column in columns for picture in column]
+    return Result((host.from_pictures([page]), host.from_pictures(every)))
+
+
+def wanted_steps(folder: RunFolder, text: str) -> dict[int, Path]:
+    """The saved results that a list of steps names; all for an empty one."""
+    files = results_of(folder)
+    if not files:
+        raise UserError("this run has saved nothing yet", where=folder.name)
+    named = [part for part in re.split(r"[\s,;]+", text) if part]
+    if not named:
+        return files
+    for part in named:
+        if not part.isdigit() or int(part) not in files:
+            there = ", ".join(map(str, files))
+            raise UserError(f"step {part} was not saved", where=folder.name, do=f"Saved: {there}.")
+    return {int(part): files[int(part)] for part in named}
+
+
+def _wrapped(text: str, width: int = 22) -> str:
+    lines = [""]
+    for word in text.split():
+        if len(lines[-1]) + len(word) > width and lines[-1]:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return "\n".join(lines[:6])
+
+
+def _runs() -> Sequence[str]:
+    return [run.name for run in list_runs(host.runs_folder())] or [NO_RUNS]
+
+
+_RUN = Input(
+    "run", "COMBO", "Run", "A training in output/dreambooth, the latest first.", choices=_runs
+)
+_PICTURES = Output("IMAGE", "IMAGES", "The pictures one by one.")
+
+RUNS = Node(
+    f"{PREFIX}Runs",
+    "Runs (DreamBooth)",
+    "Picks a past training and one of its saved steps.",
+    (
+        _RUN,
+        Input("step", "INT", "Step", "A saved step; -1: the last.", LAST, LAST, 10_000_000),
+    ),
+    (
+        ADAPTER_OUTPUT,
+        Output("IMAGE", "SAMPLES", "The sample images of that step."),
+        Output("IMAGE", "LOSS", "The curve of the loss."),
+    ),
+    pick,
+    group="Runs",
+    is_output=True,
+    fingerprint=look_at_run,
+)
+
+COMPARE = Node(
+    f"{PREFIX}CompareSteps",
+    "Compare Steps (DreamBooth)",
+    "Draws the same prompts with the base and with each saved step of a training, side by side, by "
+    "the host's own sampler.",
+    (
+        Input("model", "MODEL", "Model", "The base that was trained on."),
+        Input("clip", "CLIP", "CLIP", "Its text encoder."),
+        Input("vae", "VAE", "VAE", "Its VAE."),
+        _RUN,
+        Input("steps", "STRING", "Steps", "Saved steps, with commas. Empty: all.", ""),
+        Input(
+            "prompts",
+            "STRING",
+            "Prompts",
+            "One on each line.",
+            "a photo of sks dog",
+            multiline=True,
+        ),
+        strength("strength_model", "Strength, model", "model"),
+        strength("strength_clip", "Strength, CLIP", "text encoder"),
+        Input("seed", "INT", "Seed", "The same for every picture.", 0, 0, 2**53 - 1),
+        Input("sampling_steps", "INT", "Sampling steps", "Denoising steps.", 20, 1, 1000),
+        Input("cfg", "FLOAT", "CFG", "How strictly the prompt is followed.", 7.0, 0.0, 100.0, 0.1),
+        Input("sampler", "COMBO", "Sampler", "The host's sampler.", choices=host.samplers),
+        Input("scheduler", "COMBO", "Scheduler", "Its noise schedule.", choices=host.schedulers),
+        Input("width", "INT", "Width", "In pixels.", 512, 16, 8192, 8),
+        Input("height", "INT", "Height", "In pixels.", 512, 16, 8192, 8),
+    ),
+    (Output("IMAGE", "GRID", "One labelled sheet: prompts down, steps across."), _PICTURES),
+    compare,
+    group="Runs",
+    is_output=True,
+    fingerprint=look_at_run,
+)
+
+NODES = (RUNS, COMPARE)

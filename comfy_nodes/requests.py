@@ -1,0 +1,187 @@
+"""What a training node asks for, as a run of the engine: found again, gone on with, or new."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dreambooth_core.config.describe import nest
+from dreambooth_core.errors import UserError
+from dreambooth_core.jobs import RunFolder, list_runs
+from dreambooth_core.jobs.files import replace_text, to_json
+
+from . import engine, host
+from .concepts import Concept
+from .settings import Settings
+
+FILE = "comfyui.json"
+"""In a run's folder: what was asked for, so that the same is not trained twice."""
+
+POCKET = "pocket"
+"""The tiny model that comes with the engine."""
+
+LENGTH = ("run.steps", "run.epochs")
+_PLACE = ("run.name", "run.output", "run.resume")
+
+
+@dataclass(frozen=True)
+class Request:
+    """A training, whole: the engine's configuration and a name for it."""
+
+    name: str
+    config: dict[str, Any]
+    """Every value by its dotted key, presets included."""
+    sources: tuple[str, ...]
+    """Fingerprints of the base and of each concept's pictures."""
+
+    @property
+    def key(self) -> str:
+        """The same for two requests that differ in name and length alone."""
+        same = {k: v for k, v in self.config.items() if k not in (*LENGTH, *_PLACE)}
+        return hashlib.sha256(to_json([same, self.sources]).encode()).hexdigest()
+
+    @property
+    def length(self) -> list[Any]:
+        """Steps, and the epochs that count where no steps are given."""
+        return [self.config.get(name) for name in LENGTH]
+
+
+@dataclass(frozen=True)
+class Found:
+    """An earlier run of the same request."""
+
+    folder: RunFolder
+    action: str
+    """``use`` its result, ``watch`` it as it runs, or ``resume`` it."""
+    step: int | None = None
+    """Of the result to use or the checkpoint to go on from; None for the last."""
+
+
+@dataclass
+class Draft:
+    """A request in the making: what the node sets, over what its settings say."""
+
+    name: str
+    base: str
+    """A checkpoint's listed name, or ``pocket``."""
+    concepts: Sequence[Concept]
+    settings: Settings | None
+    values: dict[str, Any] = field(default_factory=dict)
+
+    def request(self) -> Request:
+        """Asks the engine for the whole configuration. Raises ``UserError`` for a wrong value."""
+        given = self.settings or Settings()
+        path = None if self.base == POCKET else host.model_path("checkpoints", self.base)
+        values = {
+            "base.model": POCKET if path is None else str(path),
+            "data.captions": self.concepts[0].captions,
+            **given.values,
+            **self.values,
+        }
+        config = nest(values) | {"concepts": [concept.options for concept in self.concepts]}
+        pictures = [concept.fingerprint for concept in self.concepts]
+        return Request(
+            self.name,
+            whole(config, given.presets, [*given.texts, *_forced(self.values)]),
+            (_identity(path), *pictures),
+        )
+
+
+def _forced(values: dict[str, Any]) -> list[str]:
+    """What no override of a person may change: the node is about it."""
+    return [f"{key}={values[key]}" for key in ("method.kind",) if key in values]
+
+
+def whole(config: dict[str, Any], presets: Sequence[str], texts: Sequence[str]) -> dict[str, Any]:
+    """The effective configuration of these layers, by dotted keys, as the engine reads them."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "settings.json"
+        file.write_text(json.dumps(config), encoding="utf-8")
+        named = [part for preset in presets for part in ("--preset", preset)]
+        report = engine.run("check", "--values", file, *texts, *named)
+    found: dict[str, Any] = report["config"]
+    return found
+
+
+def _identity(path: Path | None) -> str:
+    """Of a base, without reading gigabytes."""
+    if path is None:
+        return POCKET
+    facts = path.stat()
+    return f"{path.name}\0{facts.st_size}\0{facts.st_mtime_ns}"
+
+
+def find(request: Request) -> Found | None:
+    """The latest earlier run that answers the request or can go on to do so."""
+    for run in list_runs(host.runs_folder()):
+        folder = RunFolder(run.path)
+        asked = _asked(folder)
+        if asked.get("key") != request.key:
+            continue
+        if run.state in ("running", "waiting"):
+            return Found(folder, "watch")
+        if run.state == "finished" and asked.get("length") == request.length:
+            return Found(folder, "use")
+        steps = request.length[0]
+        if steps is None:
+            if run.state != "finished" and asked.get("length") == request.length:
+                return Found(folder, "resume", _latest(folder, None))
+            continue
+        if (folder.path / f"{folder.name}-{steps:06d}.safetensors").is_file():
+            return Found(folder, "use", steps)
+        latest = _latest(folder, steps)
+        if latest is not None:
+            return Found(folder, "resume", latest)
+    return None
+
+
+def _latest(folder: RunFolder, limit: int | None) -> int | None:
+    """The last checkpoint, none above the limit."""
+    steps = saved_checkpoints(folder)
+    below = [step for step in steps if limit is None or step <= limit]
+    return max(below, default=None)
+
+
+def saved_checkpoints(folder: RunFolder) -> list[int]:
+    """The steps that a run can go on from."""
+    names = [path.name for path in folder.checkpoints.glob("step-*") if path.is_dir()]
+    return sorted(int(name[5:]) for name in names if name[5:].isdigit())
+
+
+def _asked(folder: RunFolder) -> dict[str, Any]:
+    try:
+        found = json.loads((folder.path / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def prepare(request: Request, found: Found | None) -> RunFolder:
+    """The run's folder with its configuration, ready to be started."""
+    if found is None:
+        folder = RunFolder.create(host.runs_folder(), request.name)
+        resume = ""
+    else:
+        folder = found.folder
+        resume = "" if found.step is None else str(found.step)
+    config = {
+        **request.config,
+        "run.name": folder.name,
+        "run.output": str(host.runs_folder()),
+        "run.resume": resume,
+    }
+    asked = {"key": request.key, "length": request.length}
+    replace_text(folder.path / FILE, to_json(asked, indent=2) + "\n")
+    replace_text(folder.config, to_json(nest(config), indent=2) + "\n")
+    return folder
+
+
+def require_free(folder: RunFolder) -> None:
+    """Raises ``UserError`` if somebody else's worker is on this run."""
+    if folder.lock.is_held():
+        raise UserError("this run has a worker already", where=folder.path)
