@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any, Protocol
 
+from dreambooth_core.deferral import defer, importing
 from dreambooth_core.errors import DreamBoothError, SaveFailed, Stopped, TrainingFailed, UserError
 from dreambooth_core.jobs.events import ENDINGS, Event
 from dreambooth_core.jobs.folder import RunFolder
@@ -149,7 +150,8 @@ def _queued(runner: Runner | None) -> Runner:
 
 
 def _trainer() -> Runner:
-    from dreambooth_core.trainer.run import run  # late: torch takes seconds, and can be broken
+    with importing():  # late: torch takes seconds, and can be broken
+        from dreambooth_core.trainer.run import run
 
     runner: Runner = run
     return runner
@@ -261,6 +263,8 @@ def main(argv: Sequence[str] | None = None, *, runner: Runner | None = None) -> 
     parser.add_argument(NOTED, action="store_true", help=argparse.SUPPRESS)
     parser.add_argument(QUEUED, action="store_true", help="wait for the runs that came before")
     args = parser.parse_args(argv)
+    if argv is None:
+        defer()  # this process is ours alone
     try:
         folder = RunFolder(args.folder)
         return supervise(folder, runner=runner, noted=args.noted, queued=args.queued)

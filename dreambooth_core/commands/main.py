@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from dreambooth_core import __version__
+from dreambooth_core.deferral import defer
 from dreambooth_core.errors import DreamBoothError
 from dreambooth_core.quiet import quieten
 
@@ -48,6 +49,8 @@ def load(name: str) -> ModuleType:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0 done, 1 failed, 2 bad input, 130 stopped."""
     quieten()
+    if argv is None:
+        defer()  # this process is ours alone
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = next((a for a in arguments if not a.startswith("-")), None)
     parser = _parser(name if name in COMMANDS else None)

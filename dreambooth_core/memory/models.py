@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dreambooth_core.formats.checkpoints.build import without_initial_values
+
 META = torch.device("meta")
 TOKENS = 77
 """Tokens of one chunk of a prompt."""
@@ -118,26 +120,8 @@ def _encoded(encoder: nn.Module, embeds: Tensor, batch: int, chunks: int) -> Ten
 
 
 def _on_meta(build: Callable[[], nn.Module], dtype: torch.dtype) -> nn.Module:
-    with META, _no_initial_values(), _quiet("diffusers.models.modeling_utils"):
+    with META, without_initial_values(), _quiet("diffusers.models.modeling_utils"):
         return build().to(dtype)
-
-
-@contextmanager
-def _no_initial_values() -> Iterator[None]:
-    """Layers skip the drawing of initial weights, which takes time and means nothing here."""
-    names = ("kaiming_uniform_", "uniform_", "normal_", "xavier_uniform_", "trunc_normal_")
-    before = {name: getattr(nn.init, name) for name in names}
-    for name in names:
-        setattr(nn.init, name, _unchanged)
-    try:
-        yield
-    finally:
-        for name, function in before.items():
-            setattr(nn.init, name, function)
-
-
-def _unchanged(tensor: Tensor, *_: Any, **__: Any) -> Tensor:
-    return tensor
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dreambooth_core.config.loading import load
+from dreambooth_core.deferral import load_libraries
 from dreambooth_core.errors import SaveFailed
 from dreambooth_core.evaluation.curves import loss_picture
 from dreambooth_core.formats.storage import write_bytes
@@ -46,6 +47,7 @@ def run(folder: RunFolder, *, on_event: Callable[[Event], None] | None = None) -
         Stopped: the user asked for it; what was saved stays.
     """
     quieten()
+    load_libraries()
     config = load(TrainConfig, files=[folder.config])
     processes = join(config.run.device)
     reporter = Reporter(

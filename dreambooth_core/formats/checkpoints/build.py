@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ def build_component(name: str, component: Component, dtype: torch.dtype | None =
 
 def empty(name: str, config: Mapping[str, Any]) -> nn.Module:
     """A network without data, on the meta device."""
-    with torch.device("meta"):
+    with torch.device("meta"), without_initial_values():
         if name == "unet":
             from diffusers import UNet2DConditionModel
 
@@ -67,6 +68,25 @@ def empty(name: str, config: Mapping[str, Any]) -> nn.Module:
         kind = CLIPTextModelWithProjection if name == "text_encoder_2" else CLIPTextModel
         module: nn.Module = kind(CLIPTextConfig(**config))
         return module
+
+
+@contextmanager
+def without_initial_values() -> Iterator[None]:
+    """Inside, layers skip the drawing of initial weights: on the meta device it means nothing,
+    and torch takes half a second to get ready for it."""
+    names = ("kaiming_uniform_", "uniform_", "normal_", "xavier_uniform_", "trunc_normal_")
+    before = {name: getattr(nn.init, name) for name in names}
+    for name in names:
+        setattr(nn.init, name, _unchanged)
+    try:
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(nn.init, name, function)
+
+
+def _unchanged(tensor: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    return tensor
 
 
 def component_of(name: str, model: nn.Module) -> Component:

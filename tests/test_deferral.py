@@ -1,0 +1,150 @@
+"""Modules that are put off: unread until touched, and then what they would have been."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+import textwrap
+import types
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dreambooth_core import deferral
+from dreambooth_core.deferral import Name
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A package ``heavyp`` whose reading is noted in ``heavyp_log``, put off with stand-ins."""
+    files = {
+        "heavyp_log.py": "read = []\n",
+        "heavyp/__init__.py": """
+            import heavyp_log
+            heavyp_log.read.append(__name__)
+            from heavyp import part
+            class Kind: ...
+            def double(n): return 2 * n
+            class Trouble(Exception): ...
+            number = 7
+        """,
+        "heavyp/part.py": """
+            import heavyp_log
+            heavyp_log.read.append(__name__)
+            value = 5
+        """,
+        "heavyp_user.py": "from heavyp import Kind, Trouble, double\n",
+        "heavyp_broken.py": "raise RuntimeError('no driver')\n",
+    }
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(textwrap.dedent(text), encoding="utf-8")
+    stand_ins = {
+        "heavyp": {
+            "Kind": Name("heavyp", "Kind"),
+            "double": Name("heavyp", "double"),
+            "Trouble": type("Trouble", (Exception,), {}),
+        },
+        "heavyp_broken": {},
+        "heavyp_absent": {},
+    }
+    monkeypatch.setattr(deferral, "DEFERRED", stand_ins)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    was_on = deferral._FINDER in sys.meta_path
+    deferral.defer()
+    yield tmp_path
+    if not was_on:
+        deferral.undo()
+    for name in [name for name in sys.modules if name.startswith("heavyp")]:
+        del sys.modules[name]
+        deferral._unread.pop(name, None)
+
+
+def _log() -> list[str]:
+    read: list[str] = importlib.import_module("heavyp_log").read
+    return read
+
+
+def test_a_module_is_read_when_something_is_asked_of_it(package: Path) -> None:
+    heavy = importlib.import_module("heavyp")
+    assert _log() == []
+    assert heavy.__file__ == str(package / "heavyp" / "__init__.py")
+    assert _log() == []
+    assert heavy.number == 7
+    assert _log() == ["heavyp", "heavyp.part"]
+    assert importlib.import_module("heavyp") is heavy
+    assert heavy.part.value == 5
+
+
+def test_names_taken_from_it_stand_in_until_they_are_used(package: Path) -> None:
+    user = importlib.import_module("heavyp_user")
+    kind = user.Kind
+    assert not isinstance(3, kind)
+    assert _log() == []
+    assert user.double(4) == 8
+    assert _log() == ["heavyp", "heavyp.part"]
+    heavy = importlib.import_module("heavyp")
+    # Who took a stand-in has the real thing now, so that an except clause works too.
+    assert (user.Kind, user.Trouble) == (heavy.Kind, heavy.Trouble)
+    assert isinstance(heavy.Kind(), kind)
+    assert issubclass(types.new_class("Below", (kind,)), heavy.Kind)
+
+
+def test_a_submodule_reads_its_package_and_is_read_once(package: Path) -> None:
+    importlib.import_module("heavyp")
+    part = importlib.import_module("heavyp.part")
+    assert _log() == ["heavyp", "heavyp.part"]
+    assert part.value == 5
+    assert part is sys.modules["heavyp"].part
+
+
+def test_a_broken_module_fails_when_it_is_used_and_again_when_imported(package: Path) -> None:
+    broken = importlib.import_module("heavyp_broken")
+    with pytest.raises(RuntimeError, match="no driver"):
+        _ = broken.anything
+    assert "heavyp_broken" not in sys.modules
+    with pytest.raises(RuntimeError, match="no driver"):
+        _ = importlib.import_module("heavyp_broken").anything
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("heavyp_absent")
+
+
+REAL = """
+    import sys
+    from dreambooth_core.deferral import defer, load_libraries
+
+    defer()
+    load_libraries()
+    import torch
+    from diffusers.utils.torch_utils import is_compiled_module
+
+    heavy = ("torch._dynamo.symbolic_convert", "torch._inductor", "sympy", "scipy.special")
+    assert not [name for name in heavy if name in sys.modules]
+    layer = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(layer.parameters())
+    layer(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    assert not is_compiled_module(layer)
+    assert not [name for name in heavy if name in sys.modules]
+
+    compiled = torch.compile(layer, backend="eager")
+    assert torch.equal(compiled(torch.ones(1, 2)), layer(torch.ones(1, 2)))
+    assert is_compiled_module(compiled)
+    import torch._dynamo
+    from diffusers.models.attention import BasicTransformerBlock
+    from torch._dynamo.trace_rules import is_callable_allowed
+
+    assert is_callable_allowed(BasicTransformerBlock)
+"""
+
+
+def test_the_libraries_do_without_the_compiler_until_something_is_compiled() -> None:
+    code = textwrap.dedent(REAL)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
