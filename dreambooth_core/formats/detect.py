@@ -14,7 +14,7 @@ from dreambooth_core.errors import UserError
 from dreambooth_core.formats import pickles, storage
 from dreambooth_core.formats.checkpoints import prediction, single_layout
 from dreambooth_core.formats.checkpoints.unet import Shapes
-from dreambooth_core.formats.signatures import ADAPTER_FRAGMENTS, MAGIC, SIGNATURES
+from dreambooth_core.formats.signatures import ADAPTER_ENDINGS, ADAPTER_FRAGMENTS, MAGIC, SIGNATURES
 
 NOT_A_MODEL = "not a model"
 
@@ -129,7 +129,10 @@ def _by_names(
 
 def _classify(shapes: Shapes) -> tuple[str | None, str | None, str]:
     names = list(shapes)
-    if any(fragment in name for name in names for fragment in ADAPTER_FRAGMENTS):
+    if any(
+        name.endswith(ADAPTER_ENDINGS) or any(part in name for part in ADAPTER_FRAGMENTS)
+        for name in names
+    ):
         family = _adapter_family(shapes)
         return "adapter", family, _adapter_label(family)
     for signature in SIGNATURES:
@@ -163,7 +166,7 @@ def _checkpoint_details(shapes: Shapes, metadata: Mapping[str, str]) -> dict[str
 
 
 def _adapter_family(shapes: Shapes) -> str | None:
-    """By the width of the text that cross-attention takes, read off a down projection."""
+    """By the width of the text that cross-attention takes, read off what multiplies it."""
     names = list(shapes)
     if any("double_blocks" in n or "single_transformer_blocks" in n for n in names):
         return "flux"
@@ -172,8 +175,9 @@ def _adapter_family(shapes: Shapes) -> str | None:
     if any(n.startswith("lora_te2_") or "text_encoder_2." in n for n in names):
         return "sdxl"
     for name, shape in shapes.items():
-        down = any(end in name for end in (".lora_down.", ".lora_A.", "lora.down.", "hada_w1_b"))
-        if down and "attn2" in name and ("to_k" in name or "to_v" in name):
+        wide = any(part in name for part in (".lora_down.", ".lora_A.", "lora.down.", "hada_w1_b"))
+        wide = wide or name.endswith(".diff")
+        if wide and "attn2" in name and ("to_k" in name or "to_v" in name):
             return _CONTEXTS.get(int(shape[1]))
     return None
 

@@ -39,6 +39,9 @@ ADAPTER_FRAGMENTS = (
 )
 """Any of these in a name makes a file an adapter."""
 
+ADAPTER_ENDINGS = (".diff", ".diff_b")
+"""Whole changes of a weight or bias. Only at a name's end: ``model.diffusion_model`` is none."""
+
 SIGNATURES: tuple[Signature, ...] = (
     # Families that this program does not train, by parts that only they have.
     Signature("checkpoint", "flux", "a Flux model", ("double_blocks.", "img_attn.norm.key_norm")),

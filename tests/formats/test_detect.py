@@ -51,9 +51,10 @@ def test_by_names(tmp_path, names, kind, family):
     assert (found.kind, found.family) == (kind, family)
 
 
+@pytest.mark.parametrize("tail", ["lora_down.weight", "diff"])
 @pytest.mark.parametrize(("width", "family"), [(768, "sd1"), (1024, "sd2"), (2048, "sdxl")])
-def test_adapters_by_width(tmp_path, width, family):
-    name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k.lora_down.weight"
+def test_adapters_by_width(tmp_path, width, family, tail):
+    name = f"lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k.{tail}"
     save_file({name: torch.zeros(4, width)}, tmp_path / "a.safetensors")
     found = detect.identify(tmp_path / "a.safetensors")
     assert (found.kind, found.family) == ("adapter", family)

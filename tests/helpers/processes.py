@@ -1,0 +1,52 @@
+"""Runs in two processes of one group, as torch's launcher starts them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from dreambooth_core.jobs import RunFolder
+
+ROOT = Path(__file__).parents[2]
+EACH = """
+import os, sys
+from pathlib import Path
+from dreambooth_core.jobs import RunFolder
+from dreambooth_core.worker import supervise
+
+codes = []
+for place in sys.argv[1:]:
+    os.environ["MASTER_PORT"], _, folder = place.partition(":")
+    codes.append(supervise(RunFolder(Path(folder))))
+sys.exit(max(codes))
+"""
+"""What each process does: one run after another, each group at a port of its own."""
+
+
+def train_in_two(folders: Sequence[RunFolder]) -> None:
+    """Does every run, all in the same two processes: importing takes longer than the runs."""
+    numbered = zip(ports(len(folders)), folders, strict=True)
+    places = [f"{port}:{folder.path}" for port, folder in numbered]
+    started = []
+    for rank in range(2):
+        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+        environ = {**os.environ, **place, "MASTER_ADDR": "127.0.0.1"}
+        command = [sys.executable, "-c", EACH, *places]
+        started.append(subprocess.Popen(command, cwd=ROOT, env=environ))
+    assert [process.wait(900) for process in started] == [0, 0]
+
+
+def ports(count: int) -> list[int]:
+    """Free ports of the loopback device, all different."""
+    with ExitStack() as taken:
+        found = []
+        for _ in range(count):
+            free = taken.enter_context(socket.socket())
+            free.bind(("127.0.0.1", 0))
+            found.append(int(free.getsockname()[1]))
+    return found
