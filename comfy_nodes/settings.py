@@ -106,6 +106,9 @@ def widget(said: dict[str, Any], section: str) -> Input | None:
     if kind == "list" and said["item"]["type"] == "str":
         help_ = f"{help_} One on each line."
         return Input(name, "STRING", said["label"], help_, "", multiline=True)
+    if kind == "dict":
+        help_ = f"{help_} One name=value on each line."
+        return Input(name, "STRING", said["label"], help_, "", multiline=True)
     return None
 
 
@@ -115,8 +118,12 @@ def value_of(said: dict[str, Any], given: Any) -> Any:
         return None
     if said["type"] == "str" and said["optional"] and given == "":
         return None
-    if said["type"] == "list":
-        return [line.strip() for line in str(given).splitlines() if line.strip()]
+    if said["type"] in ("list", "dict"):
+        lines = [line.strip() for line in str(given).splitlines() if line.strip()]
+        if said["type"] == "list":
+            return lines
+        pairs = (line.partition("=") for line in lines)
+        return {name.strip(): value.strip() for name, _, value in pairs}
     return given
 
 

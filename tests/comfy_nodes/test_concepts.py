@@ -1,0 +1,86 @@
+"""Images and Concepts: where pictures come from, what is shown, what the cache sees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dreambooth_core.errors import UserError
+
+PROMPT = {"instance_prompt": "a photo of sks ball", "class_prompt": "a photo of a ball"}
+
+
+def test_a_folder_of_the_input_folder(run: Any, pictures: Path) -> None:
+    (pictures / "broken.png").write_bytes(b"no picture")
+    ((concept,),) = run("DreamBoothImages", folder="ball", repeats=2, **PROMPT)
+    assert concept.options == {"images": str(pictures), "repeats": 2, **PROMPT}
+    assert "3 pictures taken, 1 skipped" in run.lines[0]
+    assert any("broken.png" in line for line in run.lines)
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_any_path(run: Any, pictures: Path, relative: bool) -> None:
+    named = "ball" if relative else f' "{pictures}" '
+    ((concept,),) = run("DreamBoothImages", path=named, **PROMPT)
+    assert concept.options["images"] == str(pictures)
+
+
+def test_images_from_the_graph_are_kept_once(run: Any, host: Any) -> None:
+    images = torch.rand(2, 64, 64, 3)
+    ((first,),) = run("DreamBoothImages", images=images, **PROMPT)
+    ((again,),) = run("DreamBoothImages", images=images, **PROMPT)
+    ((other,),) = run("DreamBoothImages", images=images.flip(0), **PROMPT)
+    assert first == again
+    assert first.options["images"] != other.options["images"]
+    folder = Path(first.options["images"])
+    assert folder.is_relative_to(host.output)
+    assert [p.name for p in sorted(folder.iterdir())] == ["0000.png", "0001.png"]
+
+
+def test_what_the_cache_sees(host: Any, pictures: Path) -> None:
+    from comfy_nodes.concepts import look
+
+    before = look(folder="ball")
+    assert before == look(folder="ball")
+    (pictures / "0.txt").write_text("a red ball")
+    captioned = look(folder="ball")
+    assert captioned != before
+    (pictures / "0.txt").write_text("a scarlet ball")
+    assert look(folder="ball") != captioned
+    (pictures / "1.png").unlink()
+    assert len({before, captioned, look(folder="ball")}) == 3
+    assert "no such folder" in look(path="nowhere")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({}, "no pictures are named"),
+        ({"folder": "ball", "path": "ball"}, "exactly one source"),
+        ({"path": "nowhere"}, "there is no such folder"),
+        ({"path": "empty"}, "the folder is empty"),
+        ({"folder": "ball", "instance_prompt": " "}, "the instance prompt is empty"),
+    ],
+)
+def test_one_line_for_what_cannot_work(
+    run: Any, host: Any, pictures: Path, inputs: dict[str, Any], message: str
+) -> None:
+    (host.root / "input" / "empty").mkdir()
+    with pytest.raises(UserError, match=message):
+        run("DreamBoothImages", **{**PROMPT, **inputs})
+
+
+def test_several_concepts(run: Any, pictures: Path) -> None:
+    (one,) = run("DreamBoothImages", folder="ball", **PROMPT)
+    (two,) = run("DreamBoothImages", folder="ball", instance_prompt="a blue ball")
+    (joined,) = run("DreamBoothConcepts", concept_1=one, concept_2=two)
+    assert [c.options["instance_prompt"] for c in joined] == [
+        "a photo of sks ball",
+        "a blue ball",
+    ]
+    (files,) = run("DreamBoothImages", folder="ball", captions="files", **PROMPT)
+    with pytest.raises(UserError, match="captions in different ways"):
+        run("DreamBoothConcepts", concept_1=one, concept_2=files)

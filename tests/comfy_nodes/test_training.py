@@ -1,0 +1,181 @@
+"""Training from a graph: real runs of a reduced model in the engine's own process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comfy_nodes.requests import FILE, Request, find, saved_checkpoints
+from comfy_nodes.watching import line_of
+from dreambooth_core.errors import DreamBoothError, UserError
+from dreambooth_core.formats.adapters.read import read_adapter
+from dreambooth_core.formats.checkpoints.single_write import write_single_file
+from dreambooth_core.jobs import RunFolder, status
+from tests.helpers.reduced_models import reduced_parts
+
+PROMPTS = {"instance_prompt": "a photo of sks ball", "class_prompt": "a photo of a ball"}
+QUICK = (
+    "data.resolution=64\ndata.crop=center\nvalidation.steps=1\nlog.tensorboard=false\nmethod.rank=2"
+)
+
+
+@pytest.fixture
+def graph(host: Any, run: Any, pictures: Path) -> Any:
+    """Images → Settings → a training node; keywords are the settings' or the training node's."""
+    write_single_file(reduced_parts("sd1"), host.checkpoints() / "base.safetensors")
+    (concept,) = run("DreamBoothImages", folder="ball", **PROMPTS)
+
+    def call(node: str = "DreamBoothTrainLora", *, steps: int = 4, **inputs: Any) -> Any:
+        more = inputs.pop("overrides", "")
+        (settings,) = run(
+            "DreamBoothSettings",
+            preset=inputs.pop("preset", "(none)"),
+            steps=steps,
+            overrides=f"{QUICK}\n{more}",
+        )
+        given = {"checkpoint": "base.safetensors", "concept": concept, "name": "ball"}
+        return run(node, **{**given, "settings": settings, **inputs})
+
+    return call
+
+
+def runs_in(host: Any) -> list[str]:
+    return sorted(p.parent.name for p in (host.output / "dreambooth").glob(f"*/{FILE}"))
+
+
+def test_train_use_again_and_go_on(graph: Any, run: Any, host: Any) -> None:
+    model, clip, vae, adapter, samples, loss = graph(sample_every=2)
+    assert (model.name, clip.name, vae) == ("base.safetensors",) * 2 + ("vae of base.safetensors",)
+    assert model.patches and not clip.patches
+    assert adapter.path == host.output / "dreambooth" / "ball" / "ball.safetensors"
+    assert samples.shape == (1, 64, 64, 3)
+    assert loss.ndim == 4 and loss.shape[2] > 200
+    assert host.freed == 1
+    assert run.lines == ["ball: trained now"]
+    assert any("step 4/4, loss " in line for line in host.said)
+    assert sum(1 for _, _, preview in host.shown if preview is not None) == 3
+
+    graph(sample_every=2)
+    assert run.lines == ["ball: trained before with the same inputs"]
+    assert host.freed == 1
+
+    *_, longer, _, _ = graph(sample_every=2, steps=6)
+    assert run.lines == ["ball: went on from step 4"]
+    assert runs_in(host) == ["ball"]
+    started = [e for e in RunFolder(longer.path.parent).events if e["kind"] == "started"]
+    assert [(e["step"], e["steps"]) for e in started] == [(0, 4), (4, 6)]
+    assert len(read_adapter(longer.path).modules) > 4
+
+
+def test_cancel_keeps_what_was_learned(graph: Any, run: Any, host: Any) -> None:
+    host.interrupt_at = 5
+    with pytest.raises(Exception, match="somebody pressed the button"):
+        graph(steps=5000)
+    folder = RunFolder(host.output / "dreambooth" / "ball")
+    assert status(folder).state == "stopped"
+    (step,) = saved_checkpoints(folder)
+    assert 5 <= step < 200
+    host.interrupt_at, host.shown = float("inf"), []
+    graph(steps=step + 2)
+    assert run.lines == [f"ball: went on from step {step}"]
+
+
+def test_a_whole_model(graph: Any, run: Any, host: Any) -> None:
+    model, _, _, file, _, _ = graph("DreamBoothTrainCheckpoint", steps=2, name="all")
+    assert file == "all.safetensors"
+    listed = host.checkpoints() / "dreambooth" / file
+    assert listed.is_file()
+    assert model.name == file and not model.patches
+    graph("DreamBoothTrainCheckpoint", steps=2, name="all")
+    assert "trained before" in run.lines[0]
+    with pytest.raises(UserError, match="object-full-sd1"):
+        graph("DreamBoothTrainCheckpoint", preset="object-lora-sd1")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"overrides": "method.rnak=3"}, "rank"),
+        ({"overrides": "method.rank=0"}, "method.rank: 0 is too small"),
+        ({"checkpoint": "gone.safetensors"}, "no such file among the checkpoints"),
+    ],
+)
+def test_wrong_settings_start_nothing(
+    graph: Any, host: Any, inputs: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        graph(**inputs)
+    assert runs_in(host) == []
+    assert host.freed == 0
+
+
+def test_a_failure_is_one_line(graph: Any, host: Any) -> None:
+    (host.checkpoints() / "broken.safetensors").write_bytes(b"no model")
+    with pytest.raises(DreamBoothError, match=r"broken\.safetensors") as caught:
+        graph(checkpoint="broken.safetensors")
+    assert "\n" not in caught.value.line
+
+
+def test_without_the_engine_the_command_is_named(
+    graph: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DREAMBOOTH_ENV", str(tmp_path / "none"))
+    with pytest.raises(UserError, match=r"not installed yet.*python install\.py"):
+        graph()
+
+
+def request(steps: int | None, **config: Any) -> Request:
+    return Request("x", {"run.steps": steps, "run.epochs": 1, **config}, ("base",))
+
+
+def past_run(host: Any, asked: Request, name: str, events: list[dict[str, Any]]) -> RunFolder:
+    folder = RunFolder.create(host.output / "dreambooth", name)
+    facts = {"key": asked.key, "length": asked.length}
+    (folder.path / FILE).write_text(json.dumps(facts), encoding="utf-8")
+    for event in events:
+        folder.events.write(event.pop("kind"), **event)
+    return folder
+
+
+def test_keys_tell_what_matters() -> None:
+    assert request(5).key == request(6).key
+    assert request(5).key == request(5, **{"run.name": "other"}).key
+    assert request(5).key != request(5, **{"optim.learning_rate": 1}).key
+    assert request(5).key != Request("x", request(5).config, ("other base",)).key
+
+
+def test_what_is_found(host: Any) -> None:
+    assert find(request(5)) is None
+    done = {"kind": "finished", "outcome": "done"}
+    folder = past_run(host, request(5), "a", [done])
+    found = find(request(5))
+    assert found is not None and (found.action, found.step) == ("use", None)
+    assert find(request(9)) is None, "there is no state to go on from"
+    (folder.checkpoints / "step-000005").mkdir()
+    found = find(request(9))
+    assert found is not None and (found.action, found.step) == ("resume", 5)
+    assert find(request(3)) is None, "what was learned later cannot be unlearned"
+    (folder.path / "a-000003.safetensors").touch()
+    found = find(request(3))
+    assert found is not None and (found.action, found.step) == ("use", 3)
+
+
+def test_a_run_that_still_goes_is_watched(host: Any) -> None:
+    folder = past_run(host, request(5), "a", [{"kind": "started", "step": 0, "steps": 5}])
+    lock = folder.lock
+    assert lock.acquire()
+    try:
+        found = find(request(5))
+        assert found is not None and found.action == "watch"
+    finally:
+        lock.release()
+    assert find(request(5)) is None, "it died without a checkpoint"
+
+
+def test_lines() -> None:
+    assert line_of({"stage": "latents", "step": 2, "steps": 5}) == "encoding pictures 2/5"
+    event = {"stage": "train", "step": 10, "steps": 110, "loss": 0.1, "seconds_per_step": 3.0}
+    assert line_of(event) == "step 10/110, loss 0.1000, 5 min left"
