@@ -2,4 +2,10 @@
 
 
 def preload(parser):
-    """Adds no argument yet: the tab that would need one is coming."""
+    """Adds our arguments."""
+    parser.add_argument(
+        "--dreambooth-dir",
+        metavar="FOLDER",
+        default=None,
+        help="DreamBooth: folder for runs, uploads and presets (default: outputs/dreambooth)",
+    )

@@ -1,40 +1,58 @@
-"""The WebUI's tab. The only package that imports the host's `modules` or gradio."""
+"""The WebUI's extension. Nothing else imports the host's ``modules``, gradio or fastapi.
+
+``host`` knows the WebUIs, ``service`` does the work and knows neither host nor page, ``tab`` draws
+it and ``api`` offers it to scripts.
+"""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .service import Studio
 
 log = logging.getLogger("dreambooth")
 
-NOTICE = """\
-### DreamBooth
-
-The training engine works from the command line today; this tab is coming.
-
-In `{root}`: `python install.py` sets the engine up in an environment of its own (now: {state}),
-`python install.py demo` shows it at work, and README.md says how to train on your own pictures.
-"""
+_studios: dict[Path, Studio] = {}
+"""Kept over Reload UI, which runs our script again but keeps imported packages: whoever watches
+the runs and owes the host its model must not be lost."""
 
 
 def register(root: Path) -> None:
-    """Asks the host for a tab. Whatever host this is, it goes on without us."""
-    try:
-        from modules import script_callbacks  # type: ignore[import-not-found]
-    except ImportError as error:
-        log.warning("dreambooth: this is no WebUI that is known here (%s); no tab is shown", error)
+    """Asks the host for a tab, routes and settings. On a host that we do not know, one line in
+    its log says so, and it goes on without us."""
+    from . import host as hosts
+
+    studio = _studios.get(root)
+    host: Any = studio.host if studio is not None else hosts.find()
+    if host is None:
         return
-    script_callbacks.on_ui_tabs(lambda: tab(root))
+    host.on_settings()
+    host.on_tab(lambda: _tab(root, host))
+    host.on_app(lambda app: _app(root, host, app))
 
 
-def tab(root: Path) -> list[tuple[Any, str, str]]:
-    """The tab as the host expects it: (blocks, title, element id)."""
-    import gradio  # type: ignore[import-not-found]
+def _studio(root: Path, host: Any) -> Studio:
+    """The one of this process. Made late: the host's settings are not read when scripts load."""
+    from .service import Studio
 
-    from dreambooth_core.environment import locate, status
+    if root not in _studios:
+        _studios[root] = Studio(root, host)
+    return _studios[root]
 
-    now = status(locate(root))
-    with gradio.Blocks(analytics_enabled=False) as blocks:
-        gradio.Markdown(NOTICE.format(root=root, state="ready" if now.ready else now.reason))
-    return [(blocks, "DreamBooth", "dreambooth_tab")]
+
+def _tab(root: Path, host: Any) -> list[tuple[Any, str, str]]:
+    from .tab import tab
+
+    return tab(_studio(root, host))
+
+
+def _app(root: Path, host: Any, app: Any) -> None:
+    """When the host stands: the routes, and what goes on already is taken up."""
+    from .api import add_routes
+
+    studio = _studio(root, host)
+    add_routes(app, studio)
+    studio.attach()

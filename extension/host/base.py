@@ -19,6 +19,7 @@ class Folders:
     loras: Path
     checkpoints: Path
     """Where new checkpoints are written."""
+    embeddings: Path
     allowed: tuple[Path, ...] = ()
     """Other folders from which files may be read: more model folders, the user's pictures."""
 

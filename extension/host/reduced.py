@@ -33,7 +33,7 @@ def offer() -> None:
 def _find(name: str) -> Any:
     if name != "UNetModel":
         raise AttributeError(name)
-    from ldm.modules.diffusionmodules.openaimodel import (  # type: ignore[import-not-found]
+    from ldm.modules.diffusionmodules.openaimodel import (
         UNetModel,
     )
 

@@ -265,4 +265,4 @@ class Studio:
 
     def close(self) -> None:
         """Before the host goes: its model comes back; runs go on."""
-        self._handover.close()
+        self._runs.close()
