@@ -1,0 +1,264 @@
+"""The routes. Each is a line or two: the service does the work, also for the tab."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.routing import APIRoute
+
+from dreambooth_core.errors import DreamBoothError, UserError
+
+from ..service import Studio, types
+from . import bodies
+from .guard import guard
+
+PREFIX = "/dreambooth/v1"
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+class Route(APIRoute):
+    """Answers a ``DreamBoothError`` with its parts: 400 for the caller's, 500 for ours."""
+
+    def get_route_handler(self) -> Callable[[Request], Any]:
+        """The handler, with errors turned into JSON."""
+        handle = super().get_route_handler()
+
+        async def handled(request: Request) -> Response:
+            try:
+                response: Response = await handle(request)
+            except DreamBoothError as error:
+                status = 400 if isinstance(error, UserError) else 500
+                return JSONResponse({"error": error.as_dict()}, status_code=status)
+            return response
+
+        return handled
+
+
+def add_routes(app: Any, studio: Studio) -> None:
+    """Adds all routes to the host's app; only files in allowed folders can be named."""
+    studio = studio.confined()
+    router = APIRouter(
+        prefix=PREFIX,
+        tags=["DreamBooth"],
+        route_class=Route,
+        dependencies=[Depends(guard(app, studio.host.exposure))],
+    )
+    for add in (_engine, _subjects, _configuration, _runs, _results, _tools):
+        add(router, studio)
+    app.include_router(router)
+    app.openapi_schema = None  # it may have been asked for before
+
+
+def _engine(router: APIRouter, studio: Studio) -> None:
+    @router.get("/environment", response_model=types.Environment)
+    def environment() -> Any:
+        """Whether the engine is set up, and what setting it up would download."""
+        return studio.environment()
+
+    @router.post("/environment/build")
+    def build(body: bodies.Nothing) -> Any:
+        """Starts setting up the engine."""
+        studio.build()
+        return {}
+
+    @router.get("/environment/log", response_model=types.BuildLog)
+    def build_log(offset: int = 0) -> Any:
+        """What the installation said since an offset."""
+        return studio.build_log(offset)
+
+
+def _subjects(router: APIRouter, studio: Studio) -> None:
+    @router.get("/pictures", response_model=types.Pictures)
+    def pictures(folder: str) -> Any:
+        """A folder's pictures: taken, skipped and why, captions."""
+        return studio.pictures(folder)
+
+    @router.put("/caption")
+    def caption(body: bodies.Caption) -> Any:
+        """Writes the caption beside a picture."""
+        studio.set_caption(body.picture, body.text)
+        return {}
+
+    @router.get("/bases")
+    def bases() -> Any:
+        """What training can start from."""
+        return {"bases": [dataclasses.asdict(base) for base in studio.bases()]}
+
+    @router.get("/base", response_model=types.BaseInfo)
+    def base(name: str) -> Any:
+        """Family and prediction type of a base."""
+        return studio.base_info(name)
+
+
+def _configuration(router: APIRouter, studio: Studio) -> None:
+    @router.get("/schema")
+    def schema() -> Any:
+        """Every option: key, type, default, label, help, range, choices."""
+        return studio.schema()
+
+    @router.get("/presets")
+    def presets() -> Any:
+        """Recipes, memory presets, and the user's own."""
+        return {"presets": [dataclasses.asdict(preset) for preset in studio.presets()]}
+
+    @router.get("/presets/{name}")
+    def preset(name: str) -> Any:
+        """What a preset sets."""
+        return {"values": studio.preset(name)}
+
+    @router.put("/presets/{name}", response_model=types.Preset)
+    def save_preset(name: str, body: bodies.Preset) -> Any:
+        """Keeps values as a preset of the user's."""
+        return studio.save_preset(name, body.values)
+
+    @router.delete("/presets/{name}")
+    def delete_preset(name: str) -> Any:
+        """Deletes a preset of the user's."""
+        studio.delete_preset(name)
+        return {}
+
+    @router.get("/memory", response_model=types.MemoryChoice)
+    def memory(family: str, method: str = "lora") -> Any:
+        """The memory preset that fits this machine."""
+        return studio.memory_choice(family, method)
+
+    @router.post("/check")
+    def check(body: bodies.Settings) -> Any:
+        """What would run: wrong values by key, or the forecast."""
+        report = studio.check(body.values, body.presets)
+        return {"ok": report.ok, **dataclasses.asdict(report)}
+
+
+def _runs(router: APIRouter, studio: Studio) -> None:
+    @router.post("/start")
+    def start(body: bodies.Start) -> Any:
+        """Starts a run, or puts it into the queue."""
+        return {"run": studio.start(body.values, body.name, body.presets)}
+
+    @router.get("/runs")
+    def runs() -> Any:
+        """All runs: what is live first, then the latest."""
+        return {"runs": [dataclasses.asdict(run) for run in studio.runs()]}
+
+    @router.get("/status/{run}", response_model=types.Status)
+    def status(run: str) -> Any:
+        """What state a run is in."""
+        return studio.status(run)
+
+    @router.get("/events/{run}")
+    def events(run: str, offset: int = 0) -> Any:
+        """What happened in a run since an offset."""
+        return dataclasses.asdict(studio.events(run, offset))
+
+    @router.post("/command/{run}")
+    def command(run: str, body: bodies.Command) -> Any:
+        """Asks a run to sample, save or stop."""
+        studio.command(run, body.verb)
+        return {}
+
+    @router.post("/runs/{run}/resume")
+    def resume(run: str, body: bodies.Nothing) -> Any:
+        """Goes on with a run from its last saved step."""
+        studio.resume(run)
+        return {}
+
+    @router.get("/runs/{run}/values")
+    def values(run: str) -> Any:
+        """A run's configuration."""
+        return {"values": studio.run_values(run)}
+
+    @router.delete("/runs/{run}")
+    def delete(run: str) -> Any:
+        """Deletes a run's folder."""
+        studio.delete(run)
+        return {}
+
+    @router.get("/runs/{run}/picture", response_class=FileResponse)
+    def picture(run: str, path: str) -> Any:
+        """A picture out of a run's folder, by its path there."""
+        root = Path(studio.status(run).path)
+        file = studio.paths.inside(root / path, "the picture")
+        if root.resolve() not in file.parents or file.suffix.lower() not in PICTURES:
+            raise UserError("there is no such picture", where=path)
+        if not file.is_file():
+            raise UserError("there is no such picture", where=path)
+        return FileResponse(file)
+
+
+def _results(router: APIRouter, studio: Studio) -> None:
+    @router.get("/runs/{run}/saved")
+    def saved(run: str) -> Any:
+        """What a run has saved that a host can load."""
+        return {"saved": [dataclasses.asdict(one) for one in studio.saved(run)]}
+
+    @router.post("/runs/{run}/publish", response_model=types.Published)
+    def publish(run: str, body: bodies.Step) -> Any:
+        """Puts a saved step where the host lists it."""
+        return studio.publish(run, body.step)
+
+    @router.get("/prompt")
+    def prompt(name: str) -> Any:
+        """What to put into the prompt for an adapter."""
+        return {"prompt": studio.prompt_for(name)}
+
+    @router.post("/select")
+    def select(body: bodies.Name) -> Any:
+        """Makes the host generate with a checkpoint."""
+        studio.select_checkpoint(body.name)
+        return {}
+
+
+def _tools(router: APIRouter, studio: Studio) -> None:
+    @router.get("/adapters")
+    def adapters() -> Any:
+        """The files in the Lora folder."""
+        return {"adapters": [dataclasses.asdict(one) for one in studio.adapters()]}
+
+    @router.get("/tools")
+    def tools() -> Any:
+        """The tools and their arguments."""
+        return {
+            name: [dataclasses.asdict(option) for option in options]
+            for name, options in studio.tools().items()
+        }
+
+    @router.post("/inspect")
+    def inspect(body: bodies.File) -> Any:
+        """What a model file is."""
+        return studio.inspect(body.file)
+
+    for name in ("merge", "bake", "extract", "convert", "resize"):
+        _tool(router, studio, name)
+
+    @router.get("/tasks")
+    def tasks() -> Any:
+        """The tasks of this start of the host, the latest first."""
+        return {"tasks": [dataclasses.asdict(task) for task in studio.tasks()]}
+
+    @router.get("/tasks/{task}", response_model=types.Task)
+    def task(task: str) -> Any:
+        """How a task is doing."""
+        return studio.task(task)
+
+    @router.delete("/tasks/{task}")
+    def cancel(task: str) -> Any:
+        """Ends a task."""
+        studio.cancel(task)
+        return {}
+
+
+def _tool(router: APIRouter, studio: Studio, name: str) -> None:
+    lines = [
+        f"- `{option.name}`{' (required)' if option.required else ''}: {option.help}"
+        for option in studio.tools()[name]
+    ]
+
+    @router.post(f"/{name}", name=name, description="\n".join(["Starts a task.", "", *lines]))
+    def tool(body: bodies.Tool) -> Any:
+        return {"task": studio.run_tool(name, body.values)}

@@ -1,0 +1,103 @@
+"""The models that training can start from."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+from dreambooth_core.bases.locate import EMBEDDED, embedded_folder
+from dreambooth_core.errors import UserError
+from dreambooth_core.hosting.warm import shared
+
+from ..host.base import Host
+from .paths import Paths
+from .types import Base, BaseInfo
+
+FAMILIES = ("sd1", "sd2", "sdxl")
+"""What the engine trains."""
+
+
+class Bases:
+    """The host's checkpoints, and the model that comes with the engine."""
+
+    def __init__(self, root: Path, host: Host) -> None:
+        self.root = root
+        self.host = host
+        self._known: dict[tuple[str, int], BaseInfo] = {}
+        self._looking = threading.Lock()
+
+    def all(self) -> list[Base]:
+        """In the host's order, ``pocket`` last."""
+        current = self.host.current_checkpoint()
+        found = [
+            Base(one.name, str(one.path), current=one.path == current)
+            for one in self.host.checkpoints()
+        ]
+        return [*found, Base(EMBEDDED, EMBEDDED)]
+
+    def current(self) -> Base:
+        """What the host generates with, else the first there is."""
+        bases = self.all()
+        return next((base for base in bases if base.current), bases[0])
+
+    def named(self, name: str) -> Base:
+        """A base by its name or path.
+
+        Raises:
+            UserError: there is none.
+        """
+        for base in self.all():
+            if name in (base.name, base.path, Path(base.path).stem):
+                return base
+        raise UserError(f"the host lists no model named {name!r}", do="Refresh the list.")
+
+    def info(self, name: str, paths: Paths) -> BaseInfo:
+        """Family and prediction type. Files that are not models have a ``problem``.
+
+        Raises:
+            UserError: there is no such base, or it may not be used.
+        """
+        base = self._find(name, paths)
+        file = embedded_folder() if base.path == EMBEDDED else Path(base.path)
+        try:
+            facts = file.stat()
+        except OSError as error:
+            raise UserError(f"it cannot be read: {error.strerror}", where=file) from error
+        key = (str(file), facts.st_mtime_ns)
+        with self._looking:
+            if key not in self._known:
+                self._known[key] = self._look(base, file)
+            return self._known[key]
+
+    def _find(self, name: str, paths: Paths) -> Base:
+        try:
+            return self.named(name)
+        except UserError:
+            if not Path(name).exists():
+                raise
+            return Base(Path(name).name, str(paths.inside(name, "the base")))
+
+    def _look(self, base: Base, file: Path) -> BaseInfo:
+        try:
+            told = shared(self.root).run("inspect", file)
+        except UserError as error:
+            return BaseInfo(base.name, base.path, "", "", "", False, error.line)
+        family = str(told.get("family") or "")
+        return BaseInfo(
+            name=base.name,
+            path=base.path,
+            label=str(told.get("label", "")),
+            family=family,
+            prediction_type=str(told.get("prediction_type") or ""),
+            trainable=not (problem := _problem(told, family)),
+            problem=problem,
+        )
+
+
+def _problem(told: dict[str, Any], family: str) -> str:
+    if told.get("kind") not in ("checkpoint", "diffusers"):
+        return f"this is {told.get('label', 'no checkpoint')}"
+    if family not in FAMILIES:
+        return f"{told.get('label')}: the engine does not train these"
+    return ""

@@ -1,0 +1,29 @@
+"""What a safetensors file says of itself, read without torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+LARGEST = 100_000_000
+"""Bytes of a header, as the format's own library allows."""
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    """The metadata; empty for any other file."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length)) if length <= LARGEST else {}
+    except (OSError, ValueError):
+        return {}
+    found = header.get("__metadata__") if isinstance(header, dict) else None
+    return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
+
+
+def version_of(path: Path) -> str:
+    """``SD1``, ``SD2`` or ``SDXL``, as A1111 calls them, by its own rule."""
+    told = metadata_of(path)
+    if told.get("ss_base_model_version", "").startswith("sdxl_"):
+        return "SDXL"
+    return "SD2" if told.get("ss_v2") == "True" else "SD1"

@@ -1,0 +1,206 @@
+"""Runs: starting, watching, asking, resuming, deleting."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from dreambooth_core.config.describe import flatten
+from dreambooth_core.config.marking import mark
+from dreambooth_core.config.reading import read_file
+from dreambooth_core.errors import DreamBoothError, UserError
+from dreambooth_core.jobs import (
+    RunFolder,
+    command,
+    list_runs,
+    sanitise,
+    start,
+    terminate,
+)
+from dreambooth_core.jobs.files import replace_text, to_json
+from dreambooth_core.trainer.config import TrainConfig
+
+from ..host.base import Host
+from . import engine
+from .handover import Handover
+from .presets import Presets, read_json
+from .results import Results
+from .types import Events, Problem, Report, Status, Values
+from .watching import Watcher
+
+log = logging.getLogger("dreambooth")
+
+MARK = "webui.json"
+"""In the folder of each run that a host started: what the host owes it."""
+
+ENDED_WELL = ("finished", "stopped")
+
+OURS = ("run.output", "run.name", "run.resume", "run.presets")
+"""Values that the service sets itself."""
+
+
+class Runs:
+    """The runs in the host's runs folder."""
+
+    def __init__(self, root: Path, host: Host, handover: Handover, results: Results) -> None:
+        self.root = root
+        self.host = host
+        self.handover = handover
+        self.results = results
+        self.presets = Presets(root, host)
+        self.watcher = Watcher(handover, results)
+        handover.ended = self._take_over
+
+    def folder(self, name: str) -> RunFolder:
+        """A run by its name; nothing outside the runs folder is ever meant.
+
+        Raises:
+            UserError: there is none.
+        """
+        run = RunFolder(self.host.folders().runs / sanitise(name))
+        if sanitise(name) != name or not run.exists():
+            raise UserError(f"there is no run named {name!r}")
+        return run
+
+    def check(self, values: Values, presets: Sequence[str], problems: list[Problem]) -> Report:
+        """What would run. Wrong values are all told at once, by key."""
+        values = {key: value for key, value in values.items() if key not in OURS}
+        problems += [Problem(key, line) for key, line in mark(TrainConfig, values).items()]
+        if problems:
+            return Report(problems)
+        try:
+            with engine.settings_file(values) as file:
+                argv: list[str | Path] = ["check", file, *self._layers(presets)]
+                told = engine.ask(self.root, *argv, gpu=self.host.memory() is not None)
+        except DreamBoothError as error:
+            return Report([engine.problem_of(error)])
+        effective = told.pop("config", {})
+        seconds = self.watcher.forecast(self.host.folders().runs, effective, told.get("steps"))
+        return Report([], told, effective, seconds)
+
+    def start(self, values: Values, name: str, presets: Sequence[str]) -> str:
+        """Makes a run and hands it over; returns its name.
+
+        Raises:
+            UserError: a value is wrong.
+        """
+        values = {key: value for key, value in values.items() if key not in OURS}
+        for line in mark(TrainConfig, values).values():
+            raise UserError(line)
+        runs = self.host.folders().runs
+        values |= {"run.output": str(runs), "run.name": sanitise(name or "run")}
+        with engine.settings_file(values) as file:
+            told = engine.ask(self.root, "train", file, *self._layers(presets), "--prepare")
+        run = RunFolder(told["path"])
+        owed = {"host": self.host.name, "publish": self.host.settings().publish}
+        replace_text(run.path / MARK, to_json(owed) + "\n")
+        self._hand_over(run)
+        return run.name
+
+    def resume(self, name: str) -> None:
+        """Starts a run again from its last saved step.
+
+        Raises:
+            UserError: it goes on already.
+        """
+        run = self.folder(name)
+        if self.status(name).live and (run.lock.is_held() or self.handover.waits(run)):
+            raise UserError("this run goes on already", where=name)
+        engine.ask(self.root, "train", "--resume", run.path, "--prepare")
+        self._hand_over(run)
+
+    def delete(self, name: str) -> None:
+        """Removes a run's folder.
+
+        Raises:
+            UserError: it is at work, or a file of it cannot be removed.
+        """
+        run = self.folder(name)
+        if run.lock.is_held() or self.handover.waits(run):
+            raise UserError("this run is at work", where=name, do="Stop it first.")
+        try:
+            shutil.rmtree(run.path)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise UserError(f"it cannot be deleted: {reason}", where=error.filename) from error
+
+    def command(self, name: str, verb: str) -> None:
+        """Asks a run for something; ``kill`` ends its process.
+
+        Raises:
+            UserError: nothing hears it.
+        """
+        run = self.folder(name)
+        stops = verb == "kill" or verb.startswith("stop")
+        if stops and self.handover.withdraw(run):
+            run.events.write("finished", outcome="stopped", message="stopped before it began")
+        elif verb == "kill":
+            threading.Thread(target=_kill, args=(run,), daemon=True).start()
+        else:
+            command(run, verb)
+
+    def status(self, name: str) -> Status:
+        """What state a run is in."""
+        return self.watcher.status(self.folder(name))
+
+    def events(self, name: str, offset: int) -> Events:
+        """What happened since ``offset``. The state is read first: no ending is missed."""
+        run = self.folder(name)
+        state = self.watcher.status(run)
+        events, offset = run.events.read(offset)
+        return Events(events, offset, state)
+
+    def all(self) -> list[Status]:
+        """The latest first; what is live before what has ended."""
+        runs = self.host.folders().runs
+        found = [self.watcher.status(RunFolder(run.path)) for run in list_runs(runs)]
+        return sorted(found, key=lambda one: not one.live)
+
+    def live(self) -> str:
+        """The run at work; else the latest, else empty."""
+        found = self.all()
+        working = [one for one in found if one.state == "running"]
+        return next((one.name for one in [*working, *found]), "")
+
+    def values(self, name: str) -> Values:
+        """A run's configuration, without what is its own."""
+        values = flatten(read_file(self.folder(name).config, TrainConfig, {}))
+        return {key: value for key, value in values.items() if not key.startswith(OURS)}
+
+    def attach(self) -> None:
+        """Takes care of runs that go on, and of those that ended while nobody looked."""
+        for one in list_runs(self.host.folders().runs):
+            run = RunFolder(one.path)
+            if run.lock.is_held():
+                self.handover.lend(run, None)
+            elif one.state in ENDED_WELL and not self.results.published(run):
+                self._take_over(run)
+
+    def close(self) -> None:
+        """Nothing has to be done: runs go on, and the handover outlives Reload UI."""
+
+    def _hand_over(self, run: RunFolder) -> None:
+        self.handover.lend(run, lambda: start(run, queued=True))
+
+    def _take_over(self, run: RunFolder) -> None:
+        """Publishes what a run made, if the host owes it that."""
+        if self.watcher.status(run).state not in ENDED_WELL:
+            return
+        if read_json(run.path / MARK).get("publish") and self.results.saved(run):
+            self.results.publish(run, None)
+
+    def _layers(self, presets: Sequence[str]) -> list[str]:
+        own = self.host.folders().presets
+        files = [self.presets.file(name) for name in presets if name]
+        # Ours by name, so that the run knows what it was built on; the user's by file.
+        return engine.preset_arguments([f if own in f.parents else f.stem for f in files])
+
+
+def _kill(run: RunFolder) -> None:
+    try:
+        terminate(run, patience=2.0)
+    except DreamBoothError as error:
+        log.error("%s: %s", run.name, error.line)

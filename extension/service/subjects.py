@@ -1,0 +1,118 @@
+"""Folders of pictures: what is in them, uploads, captions."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from dreambooth_core.data.captions import read_caption
+from dreambooth_core.data.inventory import CAPTION_SUFFIXES, Inventory, take_stock
+from dreambooth_core.data.inventory import Picture as Found
+from dreambooth_core.errors import SaveFailed, UserError
+from dreambooth_core.jobs import sanitise
+from dreambooth_core.jobs.files import replace_text
+
+from ..host.base import Host
+from .paths import free_name
+from .types import Picture, Pictures
+
+log = logging.getLogger("dreambooth")
+
+EDGE = 256
+"""The longer side of a thumbnail, in pixels."""
+
+
+class Subjects:
+    """The pictures that the page shows."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+
+    def pictures(self, folder: Path) -> Pictures:
+        """Everything in a folder, accounted for. Raises ``UserError`` as ``take_stock`` does."""
+        stock: Inventory = take_stock(folder)
+        thumbnails = self.host.folders().thumbnails
+        return Pictures(
+            folder=str(folder),
+            taken=[self._picture(found, thumbnails) for found in stock.taken],
+            skipped=[one.as_dict() for one in stock.skipped],
+            warnings=list(stock.warnings),
+        )
+
+    def upload(self, files: Sequence[Path], name: str) -> str:
+        """Copies files into a new folder, under their own names.
+
+        Raises:
+            UserError: there are none, or they cannot be copied.
+        """
+        if not files:
+            raise UserError("no files were uploaded")
+        clean = sanitise(name or "subject")
+        uploads = self.host.folders().uploads
+        try:
+            uploads.mkdir(parents=True, exist_ok=True)
+            folder = free_name(uploads, clean, "")
+            folder.mkdir()
+            for file in files:
+                stem, ending = os.path.splitext(sanitise(file.name))
+                shutil.copyfile(file, free_name(folder, stem, ending))
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise UserError(f"the upload failed: {reason}", where=error.filename) from error
+        return str(folder)
+
+    def set_caption(self, picture: Path, text: str) -> None:
+        """Writes ``<picture>.txt``, or the caption file that is there already.
+
+        Raises:
+            UserError: there is no such picture, or its folder is not writable.
+        """
+        if not picture.is_file() or picture.suffix.lower() in CAPTION_SUFFIXES:
+            raise UserError("there is no such picture", where=picture)
+        there = [picture.with_suffix(suffix) for suffix in CAPTION_SUFFIXES]
+        file = next((path for path in there if path.is_file()), there[0])
+        try:
+            if text.strip():
+                replace_text(file, text.strip() + "\n")
+            else:
+                file.unlink(missing_ok=True)
+        except (OSError, SaveFailed) as error:
+            raise UserError(f"the caption could not be written: {error}", where=file) from error
+
+    def _picture(self, found: Found, thumbnails: Path) -> Picture:
+        return Picture(
+            name=found.name,
+            path=str(found.path),
+            thumbnail=_thumbnail(found, thumbnails),
+            width=found.width,
+            height=found.height,
+            caption=read_caption(found.caption) if found.caption else "",
+            notes=list(found.notes),
+            repeats=found.repeats,
+        )
+
+
+def _thumbnail(found: Found, folder: Path) -> str:
+    """A small copy, named by the picture's content; empty where it cannot be made."""
+    path = folder / f"{found.content_hash}.jpg"
+    if path.is_file():
+        return str(path)
+    from PIL import Image, ImageOps
+
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with Image.open(found.path) as image:
+            upright = ImageOps.exif_transpose(image) or image
+            if upright.mode.startswith("I") or upright.mode == "F":
+                upright = upright.convert("I").point(lambda v: v / 256).convert("L")
+            upright.thumbnail((EDGE, EDGE))
+            upright.convert("RGB").save(temporary, "JPEG", quality=85)
+        temporary.replace(path)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        log.warning("no thumbnail of %s: %s", found.path, error)
+        return ""
+    return str(path)
