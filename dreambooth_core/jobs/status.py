@@ -165,7 +165,8 @@ def status(folder: RunFolder | str | os.PathLike[str]) -> RunSummary:
         ended=ended,
         message=message,
         warnings=digest.warnings,
-        results=list(digest.results),
+        # Those of old steps may have been deleted since.
+        results=[path for path in digest.results if (run.path / path).exists()],
         samples=list(digest.samples),
     )
 

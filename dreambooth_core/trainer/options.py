@@ -119,7 +119,8 @@ class SaveOptions:
     keep: int | None = option(
         None,
         label="Checkpoints to keep",
-        help="The oldest are deleted beyond this number; empty keeps all.",
+        help="The oldest are deleted beyond this number, and the results saved with them; empty "
+        "keeps all. The final result always stays.",
         minimum=1,
     )
     layout: str = option(

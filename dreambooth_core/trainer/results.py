@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,11 +62,43 @@ def write_result(session: Session, name: str) -> Path:
 
 def embedding_path(session: Session, name: str) -> Path:
     """Where the learned token of the result ``name`` lies: hosts know it by its file's name."""
+    folder = session.folder
+    return folder.path / f"{_word(session)}{name.removeprefix(folder.name)}.safetensors"
+
+
+def _word(session: Session) -> str:
     word = PLAIN.sub("-", session.config.method.token.lower()).strip("-.") or "token"
-    if word == session.folder.name:
-        word += "-token"
-    folder = session.folder.path
-    return folder / f"{word}{name.removeprefix(session.folder.name)}.safetensors"
+    return f"{word}-token" if word == session.folder.name else word
+
+
+def prune_results(session: Session, keep: int | None) -> None:
+    """Deletes the results of the oldest steps beyond ``keep``; None keeps all.
+
+    A fine-tuned model is gigabytes a step: whoever limits the checkpoints means these too. The
+    final result has no step in its name and stays.
+    """
+    if keep is None:
+        return
+    names = "|".join(map(re.escape, (session.folder.name, _word(session))))
+    stepped = re.compile(rf"(?:{names})-(\d{{6,}})(?:\.\w+)?")
+    found: dict[int, list[Path]] = {}
+    for path in session.folder.path.iterdir():
+        if match := stepped.fullmatch(path.name):
+            found.setdefault(int(match[1]), []).append(path)
+    for step in sorted(found)[:-keep]:
+        for path in found[step]:
+            remove(path)
+    here = session.folder.path
+    session.results[:] = [name for name in session.results if (here / name).exists()]
+
+
+def remove(path: Path) -> None:
+    """Deletes a file or folder; what somebody else holds open (Windows) stays."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def write_model(session: Session, target: Path, metadata: dict[str, str]) -> Path:

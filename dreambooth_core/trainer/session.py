@@ -23,7 +23,7 @@ from dreambooth_core.trainer.config import TrainConfig
 from dreambooth_core.trainer.precision import Precision
 from dreambooth_core.trainer.processes import Processes
 from dreambooth_core.trainer.report import Reporter
-from dreambooth_core.trainer.results import write_result
+from dreambooth_core.trainer.results import prune_results, write_result
 from dreambooth_core.trainer.samples import Samples
 from dreambooth_core.trainer.state import TrainState, prune, save_state
 from dreambooth_core.trainer.step import StepComputer
@@ -117,6 +117,7 @@ class Session:
         if self.processes.is_main:
             self.save_state()
             self.save_result(f"{self.folder.name}-{self.step:06d}")
+            prune_results(self, self.config.save.keep)
 
     def save_state(self) -> None:
         """Writes a checkpoint to resume from."""

@@ -11,7 +11,7 @@ from helpers.runs import PRIOR, config_for, folder_for, go_on, losses, train
 
 from dreambooth_core.errors import Stopped, UserError
 from dreambooth_core.formats.storage import read_tensors
-from dreambooth_core.jobs import RunFolder, read_receipt
+from dreambooth_core.jobs import RunFolder, read_receipt, status
 from dreambooth_core.methods.options import METHODS
 from dreambooth_core.trainer.run import run
 from dreambooth_core.trainer.state import load_state, saved_steps
@@ -133,8 +133,15 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_offered(
 
 
 def test_only_the_newest_checkpoints_are_kept(base: Path, pictures: Path, tmp_path: Path) -> None:
-    config = config_for(base, pictures, tmp_path, save__every_steps=1, save__keep=2, run__steps=5)
-    assert list(saved_steps(train(config).checkpoints)) == [3, 4]
+    """And with them the results of their steps; the last result stays."""
+    changes = {"save__every_steps": 1, "save__keep": 2, "run__steps": 5}
+    folder = train(config_for(base, pictures, tmp_path, method__kind="full", **changes))
+    assert list(saved_steps(folder.checkpoints)) == [3, 4]
+    files = {"run.safetensors", "run-000003.safetensors", "run-000004.safetensors"}
+    assert {path.name for path in folder.path.glob("*.safetensors")} == files
+    assert not (folder.path / "run-000002").exists()
+    assert (folder.path / "run-000003" / "unet").is_dir()
+    assert set(status(folder).results) == files
 
 
 def test_a_finished_run_goes_on(base: Path, pictures: Path, tmp_path: Path) -> None:
