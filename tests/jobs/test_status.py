@@ -17,6 +17,8 @@ def finish(run: RunFolder, **details: object) -> None:
     run.control.mark_start(run.events.size())
     run.events.write("started", step=0, steps=10)
     run.events.write("progress", step=10, steps=10, loss=0.5)
+    for name in ("a.safetensors", "b.txt"):
+        (run.path / name).write_text("")
     run.events.write("saved", path="a.safetensors", step=10, result=True)
     run.events.write("saved", path="checkpoints/10", step=10)
     run.events.write("sample", path="samples/1.png", step=10, prompt="x")
@@ -35,6 +37,8 @@ def test_every_ending_has_its_state(run: RunFolder) -> None:
     assert (status(run).state, status(run).message) == ("stopped", "as asked")
     run.events.write("error", message="no memory")
     assert (status(run).state, status(run).message) == ("failed", "no memory")
+    (run.path / "a.safetensors").unlink()
+    assert status(run).results == ["b.txt"]
     with run.lock:
         assert status(run).state == "running"
         assert status(run).ended is None
