@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from dreambooth_core.config.catalogue import (
@@ -125,12 +124,3 @@ class Presets:
 def _kind_of(method: str) -> str:
     """What the presets distinguish: full fine-tuning, and everything smaller."""
     return "full" if method == "full" else "lora"
-
-
-def read_json(path: Path) -> dict[str, object]:
-    """A JSON object; empty where there is none that can be read."""
-    try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return loaded if isinstance(loaded, dict) else {}

@@ -21,9 +21,8 @@ from dreambooth_core.jobs.files import replace_text, to_json
 from ..host.base import Host
 from .headers import metadata_of, version_of
 from .paths import free_name
-from .presets import read_json
+from .records import read_json, receipt_of
 from .types import Published, Saved
-from .watching import receipt_of
 
 LIST = "published.json"
 """In a run's folder: what of it is where the host lists it."""

@@ -26,7 +26,8 @@ from dreambooth_core.trainer.config import TrainConfig
 from ..host.base import Host
 from . import engine
 from .handover import Handover
-from .presets import Presets, read_json
+from .presets import Presets
+from .records import read_json
 from .results import Results
 from .types import Events, Problem, Report, Status, Values
 from .watching import Watcher

@@ -10,7 +10,7 @@ from typing import Any
 from dreambooth_core.config.describe import flatten
 from dreambooth_core.config.reading import read_file
 from dreambooth_core.errors import UserError
-from dreambooth_core.jobs import RunFolder, list_runs, read_receipt, status
+from dreambooth_core.jobs import RunFolder, list_runs, status
 from dreambooth_core.jobs.queue import STAGE
 from dreambooth_core.trainer.config import TrainConfig
 
@@ -119,11 +119,3 @@ class Watcher:
                 facts.config_time = changed
         except (OSError, UserError):  # being written, or of another version
             return
-
-
-def receipt_of(run: RunFolder) -> dict[str, Any]:
-    """A run's receipt; empty where it cannot be read."""
-    try:
-        return read_receipt(run)
-    except (OSError, UserError):
-        return {}
