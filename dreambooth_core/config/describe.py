@@ -33,6 +33,7 @@ def describe(schema: type) -> dict[str, Any]:
 def flatten(config: Any) -> dict[str, Any]:
     """Every value by its dotted key: ``{"optim.lr": …, "concepts[0].images": …}``.
 
+    Takes dataclasses, and the nested dicts and lists that :func:`nest` makes.
     An empty list or dict is kept as a value, so nothing is lost. The keys are those that
     ``key=value`` takes.
     """
@@ -89,12 +90,17 @@ def _flatten(value: Any, key: str, flat: dict[str, Any]) -> None:
             _flatten(getattr(value, name), f"{key}.{name}" if key else name, flat)
     elif isinstance(value, dict) and value:
         for name, item in value.items():
-            _flatten(item, f"{key}.{name}", flat)
-    elif isinstance(value, list) and any(dataclasses.is_dataclass(item) for item in value):
+            _flatten(item, f"{key}.{name}" if key else str(name), flat)
+    elif isinstance(value, list) and any(map(_has_keys, value)):
         for number, item in enumerate(value):
             _flatten(item, f"{key}[{number}]", flat)
     else:
         flat[key] = value
+
+
+def _has_keys(item: Any) -> bool:
+    """Whether an item of a list is a section: its fields have keys of their own."""
+    return dataclasses.is_dataclass(item) or isinstance(item, dict)
 
 
 def _member(member: Member, prefix: str) -> dict[str, Any]:

@@ -133,7 +133,7 @@ class Handover:
         try:
             self.host.guard(self._gate)
             if chosen.release != "keep":
-                self.words = "waiting for the picture that is being made"
+                self.words = "its model leaves the GPU when the picture in the making is done"
                 self.words = self.host.release(chosen.release)
             else:
                 self.words = ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dreambooth_core.config.describe import flatten
+from dreambooth_core.config.describe import flatten, nest
 from dreambooth_core.config.loading import load
 from dreambooth_core.config.marking import mark
 from dreambooth_core.trainer.config import TrainConfig
@@ -38,3 +38,9 @@ def test_each_wrong_value_is_marked(key, value, words):
 
 def test_all_at_once():
     assert len(mark(TrainConfig, {"run.seed": -1, "run.epochs": 0, "run.steps": "x"})) == 3
+
+
+def test_what_was_nested_is_flattened_to_the_same_keys():
+    flat = {"run.seed": 1, "concepts[0].images": "dog", "concepts[1].images": "cat"}
+    assert flatten(nest(flat)) == flat
+    assert flatten(nest({"validation.prompts": ["a", "b"]})) == {"validation.prompts": ["a", "b"]}
