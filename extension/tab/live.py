@@ -119,9 +119,9 @@ def panel(status: Any, run: Watched, now: float | None = None) -> Html:
         _progress(status),
         _numbers(status, run, time.time() if now is None else now),
         loss_curve(run.points, run.steps or status.steps) if len(run.points) > 1 else "",
-        note("info", status.host) if status.host else "",
+        _host(status),
         _message(status),
-        *(note("warning", warning) for warning in run.warnings[-3:]),
+        _warnings(run.warnings),
         data_live="1" if status.live else "0",
         data_state=status.state,
         data_run=status.name,
@@ -150,7 +150,7 @@ def _progress(status: Any) -> Html:
     elif steps:
         words.append(span("db-count", f"{step} / {steps}"))
     if status.live and status.seconds_left is not None and training:
-        words += [span("db-left", duration(status.seconds_left)), span("", "left")]
+        words += [span("db-left", duration(status.seconds_left)), span("", "remaining")]
     share = step / steps if steps else 0.0
     return div(
         "db-progress",
@@ -178,6 +178,23 @@ def _numbers(status: Any, run: Watched, now: float) -> Html:
         end = now if status.live else (status.ended or status.updated or now)
         rows.append(("Time", duration(end - status.started), ""))
     return tiles(rows) if rows else Html("")
+
+
+def _host(status: Any) -> Html | str:
+    """What the host gave up for the run."""
+    if not status.host:
+        return ""
+    back = span("", "It comes back when training ends.")
+    return note("info", span("", "The WebUI's model:"), " ", span("", status.host), ". ", back)
+
+
+def _warnings(warnings: Sequence[str]) -> Html | str:
+    """One is shown; several are folded."""
+    if len(warnings) < 2:
+        return join([note("warning", warning) for warning in warnings])
+    title = tag("summary", span("db-count", len(warnings)), " ", span("", "warnings"))
+    items = [tag("li", warning) for warning in warnings]
+    return tag("details", title, tag("ul", *items), cls="db-skipped db-note db-note-warning")
 
 
 def _message(status: Any) -> Html | str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
 from dreambooth_core.errors import DreamBoothError
 
-from .common import button, card, failure, heading, html
+from .common import button, card, failure, heading, hidden_text, html
 from .compat import Component, make, on, update
 from .form import Form
 from .html import Html, div, join, note, span
@@ -20,6 +22,24 @@ SECTIONS = (
 """Accordions, in the order in which people want them."""
 
 AUTO = "Automatic"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The presets that are in effect; what differs from them was set by hand."""
+
+    names: list[str]
+    values: dict[str, Any]
+
+    def written(self) -> str:
+        """As text."""
+        return json.dumps({"names": self.names, "values": self.values})
+
+    @classmethod
+    def read(cls, text: str) -> Layer:
+        """From :meth:`written`; without presets where there is none yet."""
+        found = json.loads(text) if text else {"names": [], "values": {}}
+        return cls(found["names"], found["values"])
 
 
 class MethodArea:
@@ -55,10 +75,9 @@ class MethodArea:
             for name in SECTIONS:
                 form.section(name)
             self._own_presets()
-        self.baseline: Component = gr.State({})
-        """What the presets set; what differs from it was set by hand."""
-        self.presets: Component = gr.State([])
-        """The presets' names, as the engine takes them."""
+        self.layer: Component = hidden_text("dreambooth_layer")
+        """The presets below the form, as JSON: see :class:`Layer`. In the page, not in a state of
+        the server: so that a handler always gets it as it was when the form was read."""
 
     def _own_presets(self) -> None:
         with gr.Accordion("Your presets", open=False, elem_classes=["db-accordion"]):
@@ -128,13 +147,13 @@ class MethodArea:
         family: str,
         recipe: str,
         memory: str,
-        before: dict[str, Any],
+        layer: str,
         *given: Any,
     ) -> list[Any]:
         """Puts the presets' values into the form; what was set by hand stays.
 
         Returns:
-            Updates for the form's controls, baseline, presets and their description.
+            Updates for :meth:`outputs`.
         """
         shown = self.form.shown(given)
         method = str(shown["method.kind"])
@@ -142,15 +161,15 @@ class MethodArea:
             names, about = self.chosen(kind, method, family, recipe, memory)
             merged = self.values(names)
         except DreamBoothError as error:
-            return [*self.form.updates({}), update(), update(), failure(error)]
+            return [*self.form.updates({}), update(), failure(error)]
         after = self.form.as_shown(merged)
         after["method.kind"] = method
-        new = overlay(shown, self.form.as_shown(before), after)
-        return [*self.form.updates(new), merged, names, about]
+        new = overlay(shown, self.form.as_shown(Layer.read(layer).values), after)
+        return [*self.form.updates(new), Layer(names, merged).written(), about]
 
     def outputs(self) -> list[Component]:
         """What :meth:`follow` updates."""
-        return [*self.form.inputs(), self.baseline, self.presets, self.about]
+        return [*self.form.inputs(), self.layer, self.about]
 
     def keep(self, name: str, *given: Any) -> list[Any]:
         """Saves all that differs from the engine's defaults as the user's own preset."""

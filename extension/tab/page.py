@@ -8,7 +8,9 @@ from typing import Any
 
 import gradio as gr
 
+from dreambooth_core.config.marking import mark
 from dreambooth_core.errors import DreamBoothError
+from dreambooth_core.trainer.config import TrainConfig
 
 from .base import BaseArea
 from .common import Fresh, failure, hidden_button, hidden_text, told
@@ -17,11 +19,12 @@ from .form import Form
 from .generate import GenerateArea
 from .html import note
 from .live import Watcher
-from .method import MethodArea
+from .method import Layer, MethodArea
 from .runs import RunsPage
 from .setup import Setup
 from .subject import Subjects
-from .tools import ToolsPage, task_list
+from .tasks import task_list
+from .tools import ToolsPage
 from .train import TrainArea
 from .values import Wrong
 
@@ -70,20 +73,21 @@ class Page:
         self._wire_presets()
         subjects = self.subjects.inputs()
         inputs = [
-            self.method.baseline,
-            self.method.presets,
+            self.method.layer,
             self.base.choice,
             *subjects,
             *self.form.inputs(),
         ]
 
         def read(given: Sequence[Any]) -> tuple[dict[str, Any], list[str], list[Wrong]]:
-            baseline, presets, base, *rest = given
+            written, base, *rest = given
+            layer = Layer.read(written)
             values, wrong = self.subjects.read(rest[: len(subjects)])
-            more, wrong_too = self.form.read(rest[len(subjects) :], baseline or {})
+            more, wrong_too = self.form.read(rest[len(subjects) :], layer.values)
             values.update(more)
             values["base.model"] = self.base.path(base)
-            return values, list(presets or []), [*wrong, *wrong_too]
+            marked = [Wrong(key, "", line) for key, line in mark(TrainConfig, values).items()]
+            return values, layer.names, [*wrong, *wrong_too, *marked]
 
         self.train.wire(inputs, read)
         self._wire_runs(subjects)
@@ -96,7 +100,7 @@ class Page:
         method, base = self.method, self.base
         kind = self.form.controls["method.kind"]
         lists = [method.recipe, method.memory]
-        asked = [self.subjects.kind, base.family, *lists, method.baseline, *self.form.inputs()]
+        asked = [self.subjects.kind, base.family, *lists, method.layer, *self.form.inputs()]
         naming = [base.family, kind, *lists]
 
         def follow(event: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,12 +11,8 @@ from dreambooth_core.errors import DreamBoothError
 
 from .common import Fresh, button, card, failure, heading, hidden_text, html
 from .compat import Component, make, on, update
-from .html import Html, bar, chip, div, duration, join, note, picture, span, tag
-from .live import STATES
-
-COLUMNS = ("Run", "State", "Steps", "Loss", "Time", "Method", "Base", "Last heard of")
-MOST_COLUMNS = 6
-"""Steps in a row of the grid."""
+from .history import about, grid, table
+from .html import Html, join, note, span
 
 
 class RunsPage:
@@ -138,72 +133,3 @@ class RunsPage:
         except DreamBoothError as error:
             return failure(error)
         return grid(found)
-
-
-def table(found: Sequence[Any]) -> Html:
-    """Runs as rows; a click on a name chooses it."""
-    if not found:
-        return div("db-muted", "No runs yet.")
-    head = tag("tr", *(tag("th", name) for name in COLUMNS))
-    live = any(each.live for each in found)
-    return tag("table", head, *map(_row, found), cls="db-table", data_live="1" if live else "0")
-
-
-def _row(run: Any) -> Html:
-    steps = f"{run.step} / {run.steps}" if run.steps else ""
-    end = run.ended or run.updated
-    lasted = duration(end - run.started) if run.started and end else ""
-    cells = (
-        tag("button", run.name, cls="db-link", data_choose=run.name),
-        chip(run.state, STATES.get(run.state)),
-        join([steps, bar(run.step / run.steps, busy=run.live) if run.steps else ""]),
-        f"{run.loss:.4f}" if run.loss is not None else "",
-        lasted,
-        run.method,
-        run.base,
-        _when(run.updated or run.created),
-    )
-    return tag("tr", *(tag("td", cell) for cell in cells))
-
-
-def about(run: Any) -> Html:
-    """What else is known of a run: messages, results, the latest pictures."""
-    names = [span("db-code", name) for name in run.published]
-    figures = [picture(path, side=160) for path in run.samples[-6:]]
-    return div(
-        "db-run",
-        div("db-head", span("db-run-name", run.name), chip(run.state, STATES.get(run.state))),
-        div("db-muted", run.path),
-        note("wrong" if run.state in ("failed", "lost") else "info", run.message)
-        if run.message
-        else "",
-        div("db-files", *names) if names else "",
-        div("db-pictures", *figures) if figures else "",
-    )
-
-
-def grid(found: Sequence[tuple[str, Sequence[str]]]) -> Html:
-    """A row for each run, a column for each of some steps, as evenly spaced as they come."""
-    rows = []
-    for name, samples in found:
-        paths = _spread(list(samples), MOST_COLUMNS)
-        cells = [tag("td", picture(path, side=192, caption=_step(path))) for path in paths]
-        rows.append(tag("tr", tag("th", name), *(cells or [tag("td", "No samples")])))
-    if not rows:
-        return note("info", "Choose runs first.")
-    return div("db-scroll", tag("table", *rows, cls="db-grid-table"))
-
-
-def _spread(paths: list[str], most: int) -> list[str]:
-    if len(paths) <= most:
-        return paths
-    return [paths[round(n * (len(paths) - 1) / (most - 1))] for n in range(most)]
-
-
-def _step(path: str) -> str:
-    digits = "".join(c if c.isdigit() else " " for c in path.replace("\\", "/").split("/")[-1])
-    return str(int(digits.split()[0])) if digits.split() else ""
-
-
-def _when(moment: float | None) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(moment)) if moment else ""

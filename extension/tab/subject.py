@@ -219,7 +219,7 @@ def gallery(found: Any) -> Html:
     shown = found.taken[:MOST_SHOWN]
     figures = [
         picture(
-            each.path,
+            each.thumbnail or each.path,
             side=128,
             caption=f"{each.width}×{each.height}",
             title=f"{each.name}\n{each.caption}".strip(),

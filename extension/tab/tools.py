@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -12,19 +11,12 @@ from dreambooth_core.errors import DreamBoothError
 
 from .common import button, card, failure, heading, html
 from .compat import Component, make, on, update
-from .html import Html, bar, chip, div, facts, join, note, span, tag
+from .html import Html, div, note, tag
+from .tasks import LABELS, TITLES, inspected
 
-TITLES = {
-    "merge": ("Merge", "Add up adapters, each with a weight of its own."),
-    "bake": ("Bake", "Write adapters into a checkpoint."),
-    "extract": ("Extract", "Get an adapter out of a base and a model trained from it."),
-    "resize": ("Resize", "Change an adapter's rank."),
-    "convert": ("Convert", "From one format into another, both ways."),
-}
 ADAPTER_TOOLS = ("merge", "bake", "extract", "resize", "convert")
 MODEL_TOOLS = ("convert",)
 MOST_ADAPTERS = 4
-MOST_TASKS = 5
 NOT_FOR_ADAPTERS = ("source", "target", "layout", "half", "bf16", "float")
 """What ``convert`` takes for adapters; the rest of its options is about checkpoints."""
 
@@ -121,8 +113,8 @@ class Tool:
 
 def _control(option: Any, elem_id: str) -> Component:
     common = {
-        "label": option.label,
-        "info": option.help,
+        "label": LABELS.get(option.name, option.label),
+        "info": option.help[:1].upper() + option.help[1:],
         "value": option.default,
         "elem_id": elem_id,
         "interactive": True,
@@ -241,48 +233,3 @@ class ToolsPage:
     def files(self) -> list[Component]:
         """The controls that choose files."""
         return [*self.adapter_files, *self.model_files]
-
-
-def inspected(found: dict[str, Any]) -> Html:
-    """What a model file is, as far as it is plain."""
-    rows: list[tuple[str, object]] = []
-    for name, value in found.items():
-        if isinstance(value, (str, int, float)) and value != "":
-            rows.append((_words(name), value))
-        elif isinstance(value, list) and value and all(isinstance(v, (str, int)) for v in value):
-            rows.append((_words(name), ", ".join(map(str, value[:40]))))
-        elif isinstance(value, dict) and value:
-            plain = [f"{key}: {each}" for key, each in value.items() if not isinstance(each, dict)]
-            rows.append((_words(name), join([div("", line) for line in plain[:40]])))
-    return facts(rows)
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ").capitalize()
-
-
-def task_list(tasks: Sequence[Any]) -> Html:
-    """The latest tasks: how they do, what they wrote."""
-    if not tasks:
-        return div("db-muted", "Nothing yet.")
-    live = any(each.state in ("waiting", "running") for each in tasks)
-    return div("db-tasks", *map(_task, tasks[:MOST_TASKS]), data_live="1" if live else "0")
-
-
-def _task(task: Any) -> Html:
-    working = task.state in ("waiting", "running")
-    names = [span("db-code", Path(file).name, title=file) for file in task.files]
-    kind = "wrong" if task.state == "failed" else "info"
-    stop = tag("button", "Cancel", cls="db-link", data_cancel=task.id) if working else ""
-    return div(
-        "db-task",
-        div(
-            "db-head",
-            span("db-run-name", TITLES.get(task.tool, (task.tool,))[0]),
-            chip(task.state),
-            stop,
-        ),
-        bar(task.progress if task.progress is not None else 0.0, busy=True) if working else "",
-        div("db-files", *names) if names else "",
-        note(kind, task.message) if task.message else "",
-    )

@@ -82,10 +82,10 @@ def to_control(spec: Spec, value: Any) -> Any:
 
 
 def from_control(spec: Spec, shown: Any) -> Any:
-    """The value that a control stands for.
+    """The value that a control stands for; its range is the engine's to check.
 
     Raises:
-        ValueError: it is none that the field can have; a few words that say why.
+        ValueError: it is none of the field's type; a few words that say why.
     """
     value: Any
     if spec["type"] in NUMBERS:
@@ -99,8 +99,6 @@ def from_control(spec: Spec, shown: Any) -> Any:
     else:
         words = "" if shown is None else str(shown).strip()
         value = None if spec["optional"] and not words else words
-    if spec["choices"] and value not in spec["choices"] and value is not None:
-        raise ValueError(f"is none of {', '.join(spec['choices'])}")
     return value
 
 
@@ -170,11 +168,6 @@ def _number(spec: Spec, shown: Any) -> int | float | None:
         raise ValueError(f"is {words!r}, which is no number") from None
     if not math.isfinite(value):
         raise ValueError(f"is {words!r}, which is no number")
-    low, high = spec["minimum"], spec["maximum"]
-    if low is not None and value < low:
-        raise ValueError(f"must be at least {_number_text(low)}")
-    if high is not None and value > high:
-        raise ValueError(f"must be at most {_number_text(high)}")
     if spec["type"] == "int":
         if value != int(value):
             raise ValueError("must be a whole number")

@@ -12,6 +12,7 @@ import runpy
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ sys.path.insert(0, str(HERE))
 import gradio as gr  # noqa: E402
 import gradio.routes  # noqa: E402
 from modules import script_callbacks  # noqa: E402
+
+# Every host has it; the extension asks it for a GPU alone, and here is none.
+sys.modules.setdefault("torch", types.ModuleType("torch"))
 
 reloading = threading.Event()
 original_response = gradio.routes.templates.TemplateResponse
@@ -58,13 +62,13 @@ def put_into_page(extension: Path, language: str) -> None:
 def create_ui() -> gr.Blocks:
     """All tabs. The extension's are drawn by themselves first, as in the WebUI."""
     tabs = [tab for found in script_callbacks.call("ui_tabs") for tab in found]
-    with gr.Blocks(title="Stable Diffusion", analytics_enabled=False) as demo:
-        with gr.Tabs(elem_id="tabs"):
-            with gr.TabItem("txt2img", id="txt2img", elem_id="tab_txt2img"):
-                gr.Textbox(label="Prompt", elem_id="txt2img_prompt", lines=3)
-            for blocks, title, name in tabs:
-                with gr.TabItem(title, id=name, elem_id=f"tab_{name}"):
-                    blocks.render()
+    demo = gr.Blocks(title="Stable Diffusion", analytics_enabled=False)
+    with demo, gr.Tabs(elem_id="tabs"):
+        with gr.TabItem("txt2img", id="txt2img", elem_id="tab_txt2img"):
+            gr.Textbox(label="Prompt", elem_id="txt2img_prompt", lines=3)
+        for blocks, title, name in tabs:
+            with gr.TabItem(title, id=name, elem_id=f"tab_{name}"):
+                blocks.render()
     return demo
 
 

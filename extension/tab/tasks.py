@@ -1,0 +1,73 @@
+"""The tools' words, what they found, and how they are doing. No gradio in here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .html import Html, bar, chip, div, facts, join, note, span, tag
+
+TITLES = {
+    "merge": ("Merge", "Add up adapters, each with a weight of its own."),
+    "bake": ("Bake", "Write adapters into a checkpoint."),
+    "extract": ("Extract", "Get an adapter out of a base and a model trained from it."),
+    "resize": ("Resize", "Change an adapter's rank."),
+    "convert": ("Convert", "From one format into another, both ways."),
+}
+LABELS = {
+    "out": "Name of the result",
+    "target": "Name of the result",
+    "tuned": "Trained model",
+    "te_weight": "Text encoder weights",
+    "block": "Blocks",
+    "dtype": "Precision",
+}
+"""Words for options whose own name says too little."""
+
+MOST_TASKS = 5
+
+
+def inspected(found: dict[str, Any]) -> Html:
+    """What a model file is, as far as it is plain."""
+    rows: list[tuple[str, object]] = []
+    for name, value in found.items():
+        if isinstance(value, (str, int, float)) and value != "":
+            rows.append((_words(name), value))
+        elif isinstance(value, list) and value and all(isinstance(v, (str, int)) for v in value):
+            rows.append((_words(name), ", ".join(map(str, value[:40]))))
+        elif isinstance(value, dict) and value:
+            plain = [f"{key}: {each}" for key, each in value.items() if not isinstance(each, dict)]
+            rows.append((_words(name), join([div("", line) for line in plain[:40]])))
+    return facts(rows)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ").capitalize()
+
+
+def task_list(tasks: Sequence[Any]) -> Html:
+    """The latest tasks: how they do, what they wrote."""
+    if not tasks:
+        return div("db-muted", "Nothing yet.")
+    live = any(each.state in ("waiting", "running") for each in tasks)
+    return div("db-tasks", *map(_task, tasks[:MOST_TASKS]), data_live="1" if live else "0")
+
+
+def _task(task: Any) -> Html:
+    working = task.state in ("waiting", "running")
+    names = [span("db-code", Path(file).name, title=file) for file in task.files]
+    kind = "wrong" if task.state == "failed" else "info"
+    stop = tag("button", "Cancel", cls="db-link", data_cancel=task.id) if working else ""
+    return div(
+        "db-task",
+        div(
+            "db-head",
+            span("db-run-name", TITLES.get(task.tool, (task.tool,))[0]),
+            chip(task.state),
+            stop,
+        ),
+        bar(task.progress if task.progress is not None else 0.0, busy=True) if working else "",
+        div("db-files", *names) if names else "",
+        note(kind, task.message) if task.message else "",
+    )
