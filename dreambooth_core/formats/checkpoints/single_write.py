@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from dreambooth_core.errors import Unsupported, UserError
+from dreambooth_core.formats.archives import write_archive
 from dreambooth_core.formats.checkpoints import (
     ldm_yaml_write,
     prediction,
@@ -26,7 +27,7 @@ from dreambooth_core.formats.checkpoints.pairs import Pair, to_single
 from dreambooth_core.formats.checkpoints.parts import ModelParts, cast, check_complete
 from dreambooth_core.formats.checkpoints.single_read import OWN_KEY
 from dreambooth_core.formats.checkpoints.stock import is_stock_text
-from dreambooth_core.formats.files import replacing, write_bytes, write_json, write_text
+from dreambooth_core.formats.files import write_bytes, write_json, write_text
 from dreambooth_core.formats.storage import Lazy, TensorLike, write_tensors
 from dreambooth_core.formats.tokenizers import PADDING, tokenizer_files
 
@@ -197,8 +198,7 @@ def _write_pickle(path: Path, tensors: Mapping[str, TensorLike], texts: dict[str
         name: (value() if isinstance(value, Lazy) else value).detach().contiguous()
         for name, value in tensors.items()
     }
-    with replacing(path) as file:
-        torch.save({"state_dict": made, "metadata": texts}, file)
+    write_archive(path, {"state_dict": made, "metadata": texts})
 
 
 def _write_yaml(parts: ModelParts, path: Path, written: Written) -> None:
