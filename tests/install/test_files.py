@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import importlib.util
 import re
@@ -10,7 +11,6 @@ import sys
 import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -114,36 +114,17 @@ def run_door(path: Path, name: str) -> types.ModuleType:
     return module
 
 
-class Blocks:
-    """gradio.Blocks, as far as the door goes."""
-
-    def __init__(self, **options: Any) -> None:
-        self.options = options
-
-    def __enter__(self) -> Blocks:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-
 @pytest.mark.usefixtures("fresh_modules")
-def test_the_webuis_tab_says_how_far_things_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    tabs: list[Any] = []
-    said: list[str] = []
-    callbacks = types.SimpleNamespace(on_ui_tabs=tabs.append)
-    gradio = types.SimpleNamespace(Blocks=Blocks, Markdown=said.append)
-    monkeypatch.setitem(sys.modules, "modules", types.SimpleNamespace(script_callbacks=callbacks))
-    monkeypatch.setitem(sys.modules, "modules.script_callbacks", callbacks)
-    monkeypatch.setitem(sys.modules, "gradio", gradio)
-    before = list(sys.path)
-    for _ in range(2):  # Reload UI runs the script again, with the modules still there
+def test_reload_ui_registers_again_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "tests" / "helpers" / "a1111")
+    callbacks = importlib.import_module("modules.script_callbacks")
+    before, loaded = list(sys.path), set(sys.modules)
+    for _ in range(2):  # the script runs again, with the modules still there
+        callbacks.clear_callbacks()
         run_door(ROOT / "scripts" / "dreambooth.py", "dreambooth.py")
-    assert len(tabs) == 2
+        assert all(len(callbacks.registered[kind]) == 1 for kind in ("ui_tabs", "app_started"))
     assert sys.path == before
-    ((_, title, element),) = tabs[0]()
-    assert (title, element) == ("DreamBooth", "dreambooth_tab")
-    assert "command line" in said[0] and str(ROOT) in said[0]
+    assert not {"gradio", "torch", "fastapi"} & (set(sys.modules) - loaded)
 
 
 @pytest.mark.usefixtures("fresh_modules")
@@ -166,7 +147,9 @@ def test_comfyui_gets_mappings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_preload_takes_a_parser() -> None:
-    run_door(ROOT / "preload.py", "preload").preload(object())
+    parser = argparse.ArgumentParser()
+    run_door(ROOT / "preload.py", "preload").preload(parser)
+    assert parser.parse_args([]).dreambooth_dir is None
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
