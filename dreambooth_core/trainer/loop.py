@@ -56,6 +56,7 @@ class _Loop:
         self.watch = MemoryWatch(session.processes.device)
         self._saved_at = session.step
         self._sampled_at = -1
+        self._to_training()
         if session.step == 0 and session.validation:
             self.sample()
 
@@ -85,8 +86,6 @@ class _Loop:
     def _learn(self) -> tuple[StepLoss, Tensor | None]:
         """Gradients and the weights' step; the losses, and the gradients' norm if it is known."""
         session = self.session
-        for model in session.method.trained_models.values():
-            model.train()
         session.stepper.begin(session.step)
         loss = session.computer.backward(session.step)
         session.processes.sum_gradients(session.parameters)
@@ -182,9 +181,17 @@ class _Loop:
         if self._saved_at != self.session.step:
             self.session.save_checkpoint()
             self._saved_at = self.session.step
+            self._to_training()
 
     def sample(self) -> None:
         """Makes the validation images, once for each step."""
         if self._sampled_at != self.session.step:
             self._sampled_at = self.session.step
             self.session.sample(self._wants_stop)
+            self._to_training()
+
+    def _to_training(self) -> None:
+        """Trained models are in training mode: at the start, and after whatever may change it.
+        Not at every step: it takes longer than all of the optimizer's work on an adapter."""
+        for model in self.session.method.trained_models.values():
+            model.train()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ CURVES = {
     "seconds_per_step": "speed/seconds per step",
 }
 """Numbers of a progress event that become TensorBoard curves."""
+
+BOARD_SECONDS = 2.0
+"""How long they may wait. TensorBoard's writer keeps them up to two minutes anyway."""
 
 
 class Reporter:
@@ -48,7 +52,7 @@ class Reporter:
         self._on_event = on_event
         self._wandb = _wandb(folder, wandb_project) if wandb_project and enabled else None
         board = folder.path / board_folder if board_folder else folder.logs
-        self._board = _board(board) if tensorboard and enabled else None
+        self._board = _Board(board) if tensorboard and enabled else None
 
     def emit(self, kind: str, **details: Any) -> None:
         """Writes one event."""
@@ -57,9 +61,8 @@ class Reporter:
         event = self._events.write(kind, **details)
         if kind == "progress":
             curves = {t: details[n] for n, t in CURVES.items() if details.get(n) is not None}
-            if self._board:
-                for tag, value in curves.items():
-                    self._board.add_scalar(tag, value, details["step"])
+            if self._board and curves:
+                self._board.add(curves, details["step"])
             if self._wandb and curves:
                 self._wandb.log(curves, step=details["step"])
         if self._on_event:
@@ -75,7 +78,7 @@ class Reporter:
         if self._board:
             import numpy
 
-            self._board.add_image(tag, numpy.asarray(image), step, dataformats="HWC")
+            self._board.writer.add_image(tag, numpy.asarray(image), step, dataformats="HWC")
         if self._wandb:
             import wandb
 
@@ -89,10 +92,38 @@ class Reporter:
             self._wandb.finish()
 
 
-def _board(folder: Path) -> Any:
-    from torch.utils.tensorboard import SummaryWriter
+class _Board:
+    """TensorBoard's files of one run.
 
-    return SummaryWriter(str(folder))
+    The writer's thread is woken for each record, and then both threads wait for each other. So
+    the numbers of a step are one record, and records are handed over together.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer: Any = SummaryWriter(str(folder))
+        self._waiting: list[tuple[float, int, Mapping[str, float]]] = []
+
+    def add(self, numbers: Mapping[str, float], step: int) -> None:
+        """The numbers of one step, by their tags."""
+        now = time.time()
+        self._waiting.append((now, step, numbers))
+        if now - self._waiting[0][0] >= BOARD_SECONDS:
+            self._hand_over()
+
+    def close(self) -> None:
+        """Writes out what is waiting."""
+        self._hand_over()
+        self.writer.close()
+
+    def _hand_over(self) -> None:
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        for moment, step, numbers in self._waiting:
+            values = [Summary.Value(tag=tag, simple_value=value) for tag, value in numbers.items()]
+            self.writer.file_writer.add_summary(Summary(value=values), step, moment)
+        self._waiting = []
 
 
 def _wandb(folder: RunFolder, project: str) -> Any:

@@ -74,7 +74,7 @@ class StepComputer:
             for group in groups(self.plan.share(batch, self.processes.rank)):
                 # Dropout draws from the global generator: keyed here, so that resuming a run
                 # needs no saved generator state.
-                torch.manual_seed(seed_of("dropout", self.seed, step, group[0].number))
+                self._seed_globally(seed_of("dropout", self.seed, step, group[0].number))
                 total, instance, prior = self._losses(group, step, counts)
                 self.precision.scaler.scale(total).backward()
                 sums += torch.stack([total.detach(), instance, prior]).double().cpu()
@@ -87,6 +87,14 @@ class StepComputer:
             )
         share = self.prior_weight * prior_loss / total_loss if total_loss > 0 else 0.0
         return StepLoss(total_loss, instance_loss, prior_loss, share)
+
+    def _seed_globally(self, seed: int) -> None:
+        """Seeds torch's global generators. On the CPU its own alone: torch.manual_seed also notes
+        a call for each other kind of device that is not in use, with the stack that led to it."""
+        if self.precision.device.type == "cpu":
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
 
     def _losses(
         self, group: Sequence[Slot], step: int, counts: tuple[int, int]
