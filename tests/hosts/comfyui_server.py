@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ class Done:
     """Lines that nodes showed: (node, line)."""
     previews: int = 0
     seconds: float = 0.0
+    refused: dict[str, Any] = field(default_factory=dict)
+    """What the host did not begin with, by node: the rest of a prompt runs all the same."""
 
     def of(self, kind: str) -> list[Message]:
         return [m["data"] for m in self.messages if m["type"] == kind]
@@ -79,6 +82,22 @@ class Server:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    def filled(self, prompt: Prompt) -> Prompt:
+        """The prompt with the nodes' defaults where it says nothing."""
+        found = {}
+        for name, one in prompt.items():
+            told = self.info[one["class_type"]]["input"].get("required", {})
+            defaults = {k: default_of(*v) for k, v in told.items() if k not in one["inputs"]}
+            known = {k: v for k, v in defaults.items() if v is not None}
+            found[name] = {**one, "inputs": {**known, **one["inputs"]}}
+        return found
+
+    @cached_property
+    def info(self) -> dict[str, Any]:
+        """Every node as the host describes it."""
+        described: dict[str, Any] = self.get("/object_info")
+        return described
+
     def run(
         self, prompt: Prompt, watch: Callable[[Message], None] | None = None, seconds: float = 300
     ) -> Done:
@@ -93,9 +112,12 @@ class Server:
         )
         started = time.monotonic()
         try:
-            answer = self.post("/prompt", {"prompt": prompt, "client_id": client})
-            done = Done([], {})
+            answer = self.post("/prompt", {"prompt": self.filled(prompt), "client_id": client})
+            done = Done([], {}, refused=answer.get("node_errors") or {})
             self._follow(link, answer["prompt_id"], done, watch)
+        except BaseException:
+            self.post("/interrupt")  # the next test finds a queue that moves
+            raise
         finally:
             link.close()
         done.seconds = time.monotonic() - started
@@ -139,6 +161,17 @@ class Server:
         """The files that a SaveImage node wrote."""
         images = done.outputs[node]["images"]
         return [self.folder / "output" / one["subfolder"] / one["filename"] for one in images]
+
+
+def default_of(kind: Any, options: dict[str, Any] | None = None) -> Any:
+    """What a widget holds at first; None for a socket."""
+    said = (options or {}).get("default")
+    if said is not None:
+        return said
+    choices = kind if isinstance(kind, list) else (options or {}).get("options") or []
+    if choices:
+        return choices[0]
+    return {"INT": 0, "FLOAT": 1.0, "STRING": "", "BOOLEAN": False}.get(str(kind))
 
 
 def _binary(data: bytes, done: Done) -> None:

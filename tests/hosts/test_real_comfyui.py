@@ -1,0 +1,393 @@
+"""A real ComfyUI with this pack in it, over HTTP and its websocket.
+
+``COMFYUI_DIR`` names one that nobody uses (its custom_nodes, models, input and output are written
+to), ``COMFYUI_PYTHON`` its Python. The engine's environment is the one that runs the tests.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from PIL import Image
+
+from dreambooth_core.formats.adapters.model import Adapter
+from dreambooth_core.formats.adapters.write import write_adapter
+from dreambooth_core.formats.storage import read_tensors
+from dreambooth_core.jobs import RunFolder, status
+from tests.helpers.adapters import weights_for
+from tests.helpers.reduced_models import full_parts
+from tests.hosts import comfyui_host
+from tests.hosts.comfyui_pack import CHECKPOINT, install, pocket_states
+from tests.hosts.comfyui_server import Prompt, Server, serving
+
+pytestmark = [pytest.mark.host, pytest.mark.timeout(1800)]
+
+QUICK = "data.resolution=64\nvalidation.steps=4\nsave.every_steps=4\nmethod.targets=all"
+RUN = "test-comfyui"
+SESSION = time.time_ns() % 1_000_000_000 * 10
+"""Seeds begin here, so that no run of an earlier session is found again."""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """ComfyUI with the pack and pocket, started once; nothing is installed meanwhile."""
+    host = comfyui_host.folder()
+    python = comfyui_host.python(host)
+    install(host)
+    before = freeze(python)
+    with serving(host, env={"DREAMBOOTH_ENV": sys.prefix}) as running:
+        yield running
+    assert freeze(python) == before
+
+
+def freeze(python: str) -> str:
+    done = subprocess.run(
+        [python, "-m", "pip", "freeze"], capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+@pytest.fixture
+def name(server: Server, request: pytest.FixtureRequest) -> str:
+    """A name for runs that no earlier session has used."""
+    return f"{RUN}-{request.node.name[5:25].strip('_')}-{time.time_ns():x}"
+
+
+def learning(name: str, *, steps: int = 8, seed: int = 0, **more: Any) -> Prompt:
+    """Images → Settings → Train LoRA, as nodes i, s, t."""
+    return {
+        "i": node("DreamBoothImages", folder="star", instance_prompt="a photo of sks star"),
+        "s": node(
+            "DreamBoothSettings",
+            preset="(none)",
+            steps=steps,
+            learning_rate=0.002,
+            seed=SESSION + seed,
+            overrides=QUICK,
+        ),
+        "t": node(
+            "DreamBoothTrainLora",
+            checkpoint=CHECKPOINT,
+            concept=["i", 0],
+            name=name,
+            settings=["s", 0],
+            **more,
+        ),
+    }
+
+
+def drawing(prefix: str, model: list[Any], clip: list[Any], vae: list[Any]) -> Prompt:
+    """Prompt → KSampler → picture and latent, as nodes with a prefix."""
+    text = "a photo of sks star"
+    p = prefix
+    return {
+        f"{p}+": node("CLIPTextEncode", clip=clip, text=text),
+        f"{p}-": node("CLIPTextEncode", clip=clip, text=""),
+        f"{p}e": node("EmptyLatentImage", width=64, height=64),
+        f"{p}k": node(
+            "KSampler",
+            model=model,
+            seed=5,
+            steps=8,
+            cfg=3.0,
+            sampler_name="ddim",
+            scheduler="simple",
+            positive=[f"{p}+", 0],
+            negative=[f"{p}-", 0],
+            latent_image=[f"{p}e", 0],
+        ),
+        f"{p}d": node("VAEDecode", samples=[f"{p}k", 0], vae=vae),
+        f"{p}image": node("SaveImage", images=[f"{p}d", 0], filename_prefix=f"tests/{p}"),
+        f"{p}latent": node("SaveLatent", samples=[f"{p}k", 0], filename_prefix=f"tests/{p}"),
+    }
+
+
+def applied(adapter: list[Any], model: list[Any], clip: list[Any], **strengths: float) -> Any:
+    return node("DreamBoothApplyAdapter", adapter=adapter, model=model, clip=clip, **strengths)
+
+
+def loader() -> Prompt:
+    return {"c": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT)}
+
+
+BASE: tuple[list[Any], list[Any], list[Any]] = (["c", 0], ["c", 1], ["c", 2])
+
+
+def node(kind: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": kind, "inputs": inputs}
+
+
+def latent(server: Server, done: Any, which: str) -> torch.Tensor:
+    (one,) = done.outputs[which]["latents"]
+    tensors = read_tensors(server.folder / "output" / one["subfolder"] / one["filename"])
+    found: torch.Tensor = tensors["latent_tensor"]
+    return found
+
+
+def pixels(path: Path) -> numpy.ndarray[Any, Any]:
+    with Image.open(path) as opened:
+        return numpy.asarray(opened.convert("RGB")).astype(int)
+
+
+# --- the pack -----------------------------------------------------------------------------------
+def test_the_pack_is_imported_quickly_and_quietly(server: Server) -> None:
+    log = server.log.read_text(encoding="utf-8")
+    (seconds,) = re.findall(r"([\d.]+) seconds: .*custom_nodes.dreambooth\n", log)
+    assert float(seconds) < 0.3
+    about_us = [line for line in log.splitlines() if "dreambooth" in line.lower()]
+    assert not [line for line in about_us if re.search("warn|error|fail", line, re.IGNORECASE)]
+    assert "IMPORT FAILED" not in log
+
+
+def test_every_node_is_known_with_its_texts(server: Server) -> None:
+    import comfy_nodes
+
+    info = server.get("/object_info")
+    for one in comfy_nodes.NODES:
+        told = info[one.id]
+        assert told["display_name"] == one.label
+        assert told["output_name"] == [output.label for output in one.outputs]
+        said = {**told["input"].get("required", {}), **told["input"].get("optional", {})}
+        assert set(said) == {each.id for each in one.inputs}
+        assert all(said[each.id][1]["tooltip"] == each.tooltip for each in one.inputs)
+
+
+# --- training -----------------------------------------------------------------------------------
+def test_train_and_draw_in_one_prompt(server: Server, name: str) -> None:
+    prompt = {
+        **learning(name, sample_every=4),
+        **loader(),
+        **drawing("trained", ["t", 0], ["t", 1], ["t", 2]),
+        **drawing("base", *BASE),
+        "zero": applied(["t", 3], BASE[0], BASE[1], strength_model=0.0, strength_clip=0.0),
+        **drawing("none", ["zero", 0], ["zero", 1], BASE[2]),
+        "samples": node("SaveImage", images=["t", 4], filename_prefix="tests/samples"),
+        "loss": node("SaveImage", images=["t", 5], filename_prefix="tests/loss"),
+    }
+    done = server.run(prompt)
+    assert not done.error
+    base, trained, nothing = (
+        pixels(server.pictures(done, f"{p}image")[0]) for p in ("base", "trained", "none")
+    )
+    assert numpy.array_equal(nothing, base)
+    assert abs(trained - base).mean() > 1.0
+    shown = [line for which, line in done.texts if which == "t"]
+    assert any(re.fullmatch(r"step 8/8, loss [\d.]+, \d+ s left", line) for line in shown)
+    assert done.previews >= 3
+    assert "5 pictures taken" in done.outputs["i"]["text"][0]
+    again = server.run(prompt)
+    assert not again.error and "t" in again.cached and not again.ran
+
+    longer = {**prompt, **learning(name, steps=12, sample_every=4)}
+    more = server.run(longer)
+    assert more.outputs["t"]["text"] == [f"{name}: went on from step 8"]
+
+
+def test_the_same_is_not_trained_twice(server: Server, name: str) -> None:
+    """Also where the host's own cache does not know: here by another name for the run."""
+    assert server.run(learning(name, steps=2, seed=1)).outputs["t"]["text"] == [
+        f"{name}: trained now"
+    ]
+    again = server.run(learning(f"{name}-other", steps=2, seed=1))
+    assert "t" in again.ran
+    assert again.outputs["t"]["text"] == [f"{name}: trained before with the same inputs"]
+
+
+def test_cancel_from_the_queue(server: Server, name: str) -> None:
+    pressed: list[float] = []
+
+    def press(message: dict[str, Any]) -> None:
+        if message["type"] != "progress_state" or pressed:
+            return
+        if message["data"]["nodes"].get("t", {}).get("value", 0) >= 10:
+            pressed.append(time.monotonic())
+            server.post("/interrupt")
+
+    done = server.run(learning(name, steps=5000, seed=2), press)
+    assert done.error == "interrupted"
+    assert time.monotonic() - pressed[0] < 10
+    folder = RunFolder(server.folder / "output" / "dreambooth" / name)
+    assert status(folder).state == "stopped"
+    steps = sorted(int(path.name[5:]) for path in folder.checkpoints.iterdir())
+    assert steps[-1] == status(folder).step, "its last step was kept"
+    assert list(folder.path.glob(f"*-{steps[-1]:06d}.safetensors"))
+    after = server.run({**loader(), **drawing("after", *BASE)})
+    assert not after.error
+
+
+def test_wrong_input_is_one_line(server: Server, name: str) -> None:
+    prompt = learning(name, steps=2)
+    prompt["s"]["inputs"]["overrides"] = "method.rnak=3"
+    done = server.run(prompt)
+    assert "rank" in done.error and "Traceback" not in done.error
+    prompt["t"]["inputs"]["checkpoint"] = "nothing.safetensors"
+    prompt["s"]["inputs"]["overrides"] = ""
+    done = server.run(prompt)  # some versions refuse it, others let it run
+    assert "t" in done.refused or "no such file among the checkpoints" in done.error
+
+
+def test_pocket_itself_blocks_what_the_host_cannot_load(server: Server, name: str) -> None:
+    prompt = learning(name, steps=2, seed=4)
+    prompt["t"]["inputs"]["checkpoint"] = "pocket"
+    prompt["n"] = node("SaveImage", images=["t", 4], filename_prefix="tests/pocket")
+    done = server.run(prompt)
+    assert not done.error and server.pictures(done, "n")
+
+
+# --- adapters -----------------------------------------------------------------------------------
+def random_adapter(method: str = "lora", seed: int = 0) -> Adapter:
+    """Random weights that fit pocket."""
+    modules = {}
+    for component, tensors in pocket_states().items():
+        for i, (key, weight) in enumerate(sorted(tensors.items())):
+            if key.endswith(("to_q.weight", "to_v.weight", "q_proj.weight")):
+                name = f"{component}.{key.removesuffix('.weight')}"
+                modules[name] = weights_for(weight.float(), method, seed=seed * 1000 + i)
+    return Adapter(modules, {}, "sd1")
+
+
+def put(server: Server, adapter: Adapter, name: str, layout: str = "kohya") -> str:
+    """Writes an adapter among the host's; its listed name."""
+    loras = server.folder / "models" / "loras"
+    ending = "" if layout == "peft" else ".safetensors"
+    path = write_adapter(adapter, loras / f"tests/{name}{ending}", layout, dtype=torch.float32)
+    path = path if path.is_file() else next(path.rglob("*.safetensors"))
+    return path.relative_to(loras).as_posix()
+
+
+def loaded(listed: str) -> Any:
+    return node("DreamBoothLoadAdapter", lora=listed)
+
+
+def test_merged_is_both(server: Server) -> None:
+    files = [put(server, random_adapter(seed=s), f"m{s}") for s in (1, 2)]
+    prompt = {
+        **loader(),
+        "a": loaded(files[0]),
+        "b": loaded(files[1]),
+        "m": node(
+            "DreamBoothMergeAdapters",
+            adapter_1=["a", 0],
+            adapter_2=["b", 0],
+            weight_1=0.7,
+            weight_2=-0.4,
+        ),
+        "x": applied(["a", 0], BASE[0], BASE[1], strength_model=0.7, strength_clip=0.7),
+        "y": applied(["b", 0], ["x", 0], ["x", 1], strength_model=-0.4, strength_clip=-0.4),
+        "z": applied(["m", 0], BASE[0], BASE[1]),
+        **drawing("both", ["y", 0], ["y", 1], BASE[2]),
+        **drawing("merged", ["z", 0], ["z", 1], BASE[2]),
+        **drawing("base", *BASE),
+    }
+    done = server.run(prompt)
+    assert not done.error
+    both, merged, base = (latent(server, done, f"{p}latent") for p in ("both", "merged", "base"))
+    assert (both - merged).abs().max() < 1e-3
+    assert (both - base).abs().max() > 0.1
+
+
+def test_merging_real_sizes_takes_less_than_a_second(server: Server) -> None:
+    """Two rank-16 adapters of SD1.5's attention, after the first time."""
+    shapes = full_parts("sd1").components["unet"].tensors
+    names = [
+        key.removesuffix(".weight")
+        for key in shapes
+        if re.search(r"to_(q|k|v|out\.0)\.weight$", key)
+    ]
+    assert len(names) == 128
+    for seed in (1, 2):
+        modules = {
+            f"unet.{n}": weights_for(shapes[f"{n}.weight"], "lora", rank=16, seed=seed)
+            for n in names
+        }
+        put(server, Adapter(modules, {}, "sd1"), f"big{seed}")
+    took = []
+    for weight in (0.5, 0.6, 0.7):
+        prompt = {
+            "a": loaded("tests/big1.safetensors"),
+            "b": loaded("tests/big2.safetensors"),
+            "m": node(
+                "DreamBoothMergeAdapters",
+                adapter_1=["a", 0],
+                adapter_2=["b", 0],
+                weight_1=weight,
+            ),
+            "n": node("DreamBoothAdapterInfo", adapter=["m", 0]),
+        }
+        begun: dict[str, float] = {}
+
+        def note(message: dict[str, Any], begun: dict[str, float] = begun) -> None:
+            if message["type"] == "executing" and message["data"].get("node"):
+                begun[message["data"]["node"]] = time.monotonic()
+
+        done = server.run(prompt, note)
+        assert "ranks: 32 (128)" in done.outputs["n"]["text"][3]
+        took.append(begun["n"] - begun["m"])
+    assert min(took[1:]) < 1.0, took
+
+
+@pytest.mark.parametrize("layout", ["diffusers", "peft"])
+def test_names_that_the_host_passes_over_take_effect(server: Server, layout: str) -> None:
+    adapter = random_adapter(seed=3)
+    prompt = {
+        **loader(),
+        "a": loaded(put(server, adapter, f"{layout}-names", layout)),
+        "k": loaded(put(server, adapter, "kohya-names")),
+        "x": applied(["a", 0], BASE[0], BASE[1]),
+        "y": applied(["k", 0], BASE[0], BASE[1]),
+        **drawing("converted", ["x", 0], ["x", 1], BASE[2]),
+        **drawing("kohya", ["y", 0], ["y", 1], BASE[2]),
+        **drawing("base", *BASE),
+    }
+    done = server.run(prompt)
+    assert not done.error
+    converted, kohya, base = (
+        latent(server, done, f"{p}latent") for p in ("converted", "kohya", "base")
+    )
+    assert (converted - base).abs().max() > 0.1
+    if layout == "diffusers":
+        assert (converted - kohya).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "loha", "lokr", "oft"])
+def test_applied_equals_baked(server: Server, method: str) -> None:
+    """Apply in the host against the engine's dense computation, at a strength that is not 1."""
+    listed = put(server, random_adapter(method, seed=5), f"bake-{method}")
+    made = f"tests-{method}-{time.time_ns():x}"
+    bake = {
+        "a": loaded(listed),
+        "b": node(
+            "DreamBoothBakeCheckpoint",
+            checkpoint=CHECKPOINT,
+            adapter=["a", 0],
+            weight=0.7,
+            name=made,
+            dtype="fp32",
+        ),
+    }
+    assert not server.run(bake).error
+    prompt = {
+        **loader(),
+        "a": loaded(listed),
+        "x": applied(["a", 0], BASE[0], BASE[1], strength_model=0.7, strength_clip=0.7),
+        **drawing("applied", ["x", 0], ["x", 1], BASE[2]),
+        "d": node("CheckpointLoaderSimple", ckpt_name=f"{made}.safetensors"),
+        **drawing("baked", ["d", 0], ["d", 1], ["d", 2]),
+        **drawing("base", *BASE),
+    }
+    done = server.run(prompt)
+    assert not done.error
+    one, other, base = (latent(server, done, f"{p}latent") for p in ("applied", "baked", "base"))
+    effect = (one - base).abs().max()
+    assert effect > 0.01
+    assert (one - other).abs().max() < 0.01 * effect
+    (server.folder / "models" / "checkpoints" / f"{made}.safetensors").unlink()
