@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ INSIDE_RUN = ("log.folder",)
 """Fields that hold a path counted from the run's folder."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_LONG_NUMBER = re.compile(r"\d{4}")
+"""Lists are filled up to the number that a key names."""
+
 _NETWORK = re.compile(r"^[\\/]{2}")
 """``\\\\server\\share``: looking at it already sends the user's name and password hash there."""
 
@@ -54,43 +58,37 @@ class Paths:
         text = os.fspath(path).strip().strip('"')
         if not text or "\0" in text:
             raise UserError(f"{what} is not named", do="Give a path.")
-        if not self.anywhere and _NETWORK.match(text):
+        if not self.anywhere and (_NETWORK.match(text) or text.startswith("~")):
             raise self._refusal(what, text)
-        given = Path(text).expanduser() if self.anywhere else Path(text)
+        given = Path(text).expanduser()
         real = Path(os.path.realpath(self.folders().data / given))
         if self.anywhere or any(real == root or root in real.parents for root in self.roots()):
             return real
         raise self._refusal(what, text)
 
-    def problems(self, values: Values) -> Iterator[Problem]:
-        """The values of a configuration that name files which may not be named."""
-        if self.anywhere:
-            return
-        for key, value in flatten(nest(values)).items():
-            plain = re.sub(r"\[\d+\]", "[]", key)
-            for text in value if isinstance(value, list) else [value]:
-                if isinstance(text, str) and text:
-                    try:
-                        self._check(plain, text)
-                    except UserError as error:
-                        yield Problem(key, error.line)
+    def settle(self, values: Values) -> tuple[Values, list[Problem]]:
+        """The values with every path in them as :meth:`inside` gives it, and those that may not
+        be named. What is started is what was looked at, whatever the engine's folder is.
+        """
+        settled: Values = {}
+        problems = []
+        for key, value in _flat(values).items():
+            settled[key] = value
+            if isinstance(value, str) and value:
+                try:
+                    settled[key] = self._settled(re.sub(r"\[\d+\]", "[]", key), value)
+                except UserError as error:
+                    problems.append(Problem(key, error.line))
+        return settled, problems
 
-    def require(self, values: Values) -> None:
-        """Raises the first of :meth:`problems`, as ``UserError``."""
-        for problem in self.problems(values):
-            raise UserError(problem.message)
-
-    def _check(self, key: str, text: str) -> None:
-        if key in INSIDE_RUN:
+    def _settled(self, key: str, text: str) -> str:
+        if key in INSIDE_RUN and not self.anywhere:
             path = Path(text)
             if path.is_absolute() or path.drive or ".." in path.parts:
                 raise UserError(f"{key} must lie in the run's folder", where=text)
-        elif key in BASES:
-            # A name of the hub is no path, unless something of that name lies about.
-            if not _HUB_ID.fullmatch(text) or Path(text).exists():
-                self.inside(text, key)
-        elif key in path_keys():
-            self.inside(text, key)
+        # A name of the hub is no path, unless something of that name lies about.
+        is_base = key in BASES and not (_HUB_ID.fullmatch(text) and not Path(text).exists())
+        return str(self.inside(text, key)) if is_base or key in path_keys() else text
 
     def _refusal(self, what: str, text: str) -> UserError:
         return UserError(
@@ -100,6 +98,22 @@ class Paths:
         )
 
 
+def _flat(values: Values) -> Values:
+    """The values by the keys of single fields, also where sections were given whole.
+
+    Raises:
+        UserError: a key is none, or two contradict each other.
+    """
+    for key in values:
+        if _LONG_NUMBER.search(key):
+            raise UserError(f"{key} is not a key")
+    try:
+        return flatten(nest(values))
+    except (ValueError, TypeError, LookupError, AttributeError):
+        raise UserError("these values contradict each other", do="Name each field once.") from None
+
+
+@cache
 def path_keys() -> set[str]:
     """The keys of a configuration that hold paths, ``concepts[].images`` say."""
     return {node["key"] for node in _nodes(describe(TrainConfig)) if node.get("path")} - {*BASES}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from dreambooth_core.config.catalogue import (
@@ -57,6 +58,14 @@ class Presets:
             if path.stem == name and sanitise(name) == name and path.is_file():
                 return path
         raise UserError(f"there is no preset named {name!r}")
+
+    def is_own(self, name: str) -> bool:
+        """Whether a preset is the user's."""
+        return bool(name) and self.file(name).suffix == ENDING
+
+    def shipped(self, names: Sequence[str]) -> list[str]:
+        """Those of the engine's own, in their order."""
+        return [name for name in names if name and not self.is_own(name)]
 
     def values(self, name: str) -> Values:
         """What a preset sets, by dotted keys."""

@@ -26,7 +26,6 @@ from dreambooth_core.trainer.config import TrainConfig
 from ..host.base import Host
 from . import engine
 from .handover import Handover
-from .presets import Presets
 from .records import read_json
 from .results import Results
 from .types import Events, Problem, Report, Status, Values
@@ -51,7 +50,6 @@ class Runs:
         self.host = host
         self.handover = handover
         self.results = results
-        self.presets = Presets(root, host)
         self.watcher = Watcher(handover, results)
         handover.ended = self._take_over
 
@@ -74,7 +72,7 @@ class Runs:
             return Report(problems)
         try:
             with engine.settings_file(values) as file:
-                argv: list[str | Path] = ["check", file, *self._layers(presets)]
+                argv: list[str | Path] = ["check", file, *engine.preset_arguments(presets)]
                 told = engine.ask(self.root, *argv, gpu=self.host.memory() is not None)
         except DreamBoothError as error:
             return Report([engine.problem_of(error)])
@@ -94,7 +92,8 @@ class Runs:
         runs = self.host.folders().runs
         values |= {"run.output": str(runs), "run.name": sanitise(name or "run")}
         with engine.settings_file(values) as file:
-            told = engine.ask(self.root, "train", file, *self._layers(presets), "--prepare")
+            argv = ["train", file, *engine.preset_arguments(presets), "--prepare"]
+            told = engine.ask(self.root, *argv)
         run = RunFolder(told["path"])
         owed = {"host": self.host.name, "publish": self.host.settings().publish}
         replace_text(run.path / MARK, to_json(owed) + "\n")
@@ -192,12 +191,6 @@ class Runs:
             return
         if read_json(run.path / MARK).get("publish") and self.results.saved(run):
             self.results.publish(run, None)
-
-    def _layers(self, presets: Sequence[str]) -> list[str]:
-        own = self.host.folders().presets
-        files = [self.presets.file(name) for name in presets if name]
-        # Ours by name, so that the run knows what it was built on; the user's by file.
-        return engine.preset_arguments([f if own in f.parents else f.stem for f in files])
 
 
 def _kill(run: RunFolder) -> None:

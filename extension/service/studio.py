@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth_core.config.describe import describe
+from dreambooth_core.errors import UserError
 from dreambooth_core.jobs import VERBS
 from dreambooth_core.trainer.config import TrainConfig
 
@@ -141,8 +142,8 @@ class Studio:
             values: what the user set.
             presets: names below them, in order: a recipe, a memory preset.
         """
-        problems = [*self.paths.problems(values)]
-        return self._runs.check(values, presets, problems)
+        values, problems = self._settle(values, presets)
+        return self._runs.check(values, self._presets.shipped(presets), problems)
 
     # -- runs -----------------------------------------------------------------------------------
 
@@ -152,8 +153,19 @@ class Studio:
         The host's model leaves the GPU first, as the settings say, and comes back whatever
         happens to the run.
         """
-        self.paths.require(values)
-        return self._runs.start(values, name, presets)
+        values, problems = self._settle(values, presets)
+        for problem in problems:
+            raise UserError(problem.message)
+        return self._runs.start(values, name, self._presets.shipped(presets))
+
+    def _settle(
+        self, values: Values, presets: Sequence[str]
+    ) -> tuple[Values, list[types.Problem]]:
+        """The user's presets and values in one, their paths checked alike."""
+        own: Values = {}
+        for name in presets:
+            own |= self._presets.values(name) if self._presets.is_own(name) else {}
+        return self.paths.settle(own | values)
 
     def status(self, run: str) -> types.Status:
         """What state a run is in."""

@@ -1,0 +1,62 @@
+"""Pictures, uploads, captions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from helpers.fake_host import FakeHost
+from PIL import Image
+
+from dreambooth_core.errors import UserError
+from extension.service.subjects import EDGE, Subjects
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "dog"
+    made.mkdir()
+    Image.new("RGB", (600, 300), "red").save(made / "a.png")
+    Image.new("I;16", (64, 64)).save(made / "deep.png")
+    (made / "a.txt").write_text("a red dog", encoding="utf-8")
+    (made / "broken.jpg").write_bytes(b"no picture")
+    return made
+
+
+def test_everything_is_accounted_for(host: FakeHost, folder: Path) -> None:
+    found = Subjects(host).pictures(folder)
+    assert [(one.name, one.caption) for one in found.taken] == [
+        ("a.png", "a red dog"),
+        ("deep.png", ""),
+    ]
+    assert [one["name"] for one in found.skipped] == ["broken.jpg"]
+    for one in found.taken:
+        with Image.open(one.thumbnail) as small:
+            assert small.format == "JPEG" and max(small.size) <= EDGE
+        assert host.folders().home in Path(one.thumbnail).parents
+    assert Subjects(host).pictures(folder) == found  # the thumbnails are used again
+
+
+def test_captions_are_written_and_removed(host: FakeHost, folder: Path) -> None:
+    subjects = Subjects(host)
+    subjects.set_caption(folder / "a.png", " a blue dog \n")
+    subjects.set_caption(folder / "deep.png", "something")
+    assert [one.caption for one in subjects.pictures(folder).taken] == ["a blue dog", "something"]
+    subjects.set_caption(folder / "a.png", "")
+    assert not (folder / "a.txt").exists()
+    for wrong in ("none.png", "deep.txt"):
+        with pytest.raises(UserError, match="no such picture"):
+            subjects.set_caption(folder / wrong, "x")
+
+
+def test_uploads_get_a_folder_of_their_own(host: FakeHost, folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    Image.new("RGB", (64, 64)).save(other / "a.png")
+    subjects = Subjects(host)
+    made = Path(subjects.upload([folder / "a.png", other / "a.png"], "../my: dog"))
+    assert made.parent == host.folders().uploads
+    assert sorted(path.name for path in made.iterdir()) == ["a-2.png", "a.png"]
+    assert Path(subjects.upload([folder / "a.png"], "../my: dog")) != made
+    with pytest.raises(UserError, match="no files"):
+        subjects.upload([], "dog")
