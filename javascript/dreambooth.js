@@ -155,7 +155,7 @@ const dreambooth = (() => {
         gradioApp().querySelectorAll("#dreambooth_pages > .tab-nav > button")[number]?.click();
     }
 
-    return {begin, toPrompt, page};
+    return {begin, toPrompt, page, show};
 })();
 
 onUiLoaded(dreambooth.begin);

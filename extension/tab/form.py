@@ -22,7 +22,9 @@ class Form:
     so that every option is somewhere, and none twice.
     """
 
-    def __init__(self, description: Mapping[str, Any]) -> None:
+    def __init__(self, description: Mapping[str, Any], apart: Iterable[str] = ()) -> None:
+        """``apart``: options that have a place of their own, outside of their section."""
+        self.apart = frozenset(apart)
         self.sections: dict[str, Spec] = {
             child["key"]: child for child in description["children"] if child["type"] == "section"
         }
@@ -36,6 +38,7 @@ class Form:
 
     def field(self, key: str, **changes: Any) -> Component:
         """Draws the control of one option, here."""
+        assert key not in self.controls, f"{key} is drawn already"
         control = draw(self.specs[key], **changes)
         self.controls[key] = control
         return control
@@ -87,7 +90,7 @@ class Form:
         return [update(value=shown[key]) if key in shown else update() for key in self.controls]
 
     def _is_left(self, key: str) -> bool:
-        return key in self.specs and key not in self.controls
+        return key in self.specs and key not in self.controls and key not in self.apart
 
     def _rows(self, specs: Iterable[Spec]) -> None:
         """Two in a row; boxes of several lines by themselves."""

@@ -13,7 +13,7 @@ from .common import Fresh, button, card, failure, heading, hidden_text, html
 from .compat import Component, make, on, update
 from .html import Html, chip, div, join, note, picture, span
 
-TO_PROMPT = "(words) => { dreambooth.toPrompt(words); return words; }"
+TO_PROMPT = "(words) => { dreambooth.toPrompt(words); return []; }"
 
 
 class GenerateArea:

@@ -21,6 +21,12 @@ SECTIONS = (
 )  # fmt: skip
 """Accordions, in the order in which people want them."""
 
+ESSENTIALS = (
+    ("run.steps", "optim.learning_rate", "method.rank"),
+    ("data.resolution", "run.batch_size", "method.text_encoder"),
+)
+"""What people change most, row by row."""
+
 AUTO = "Automatic"
 
 
@@ -70,8 +76,8 @@ class MethodArea:
                     interactive=True,
                 )
             self.about: Component = html(elem_id="dreambooth_preset_about")
-            form.row("run.steps", "optim.learning_rate", "method.rank")
-            form.row("data.resolution", "run.batch_size", "method.text_encoder")
+            for keys in ESSENTIALS:
+                form.row(*keys)
             for name in SECTIONS:
                 form.section(name)
             self._own_presets()
@@ -163,7 +169,7 @@ class MethodArea:
         except DreamBoothError as error:
             return [*self.form.updates({}), update(), failure(error)]
         after = self.form.as_shown(merged)
-        after["method.kind"] = method
+        after["method.kind"] = method  # it chose the preset, and not the other way round
         new = overlay(shown, self.form.as_shown(Layer.read(layer).values), after)
         return [*self.form.updates(new), Layer(names, merged).written(), about]
 

@@ -19,7 +19,7 @@ from .form import Form
 from .generate import GenerateArea
 from .html import note
 from .live import Watcher
-from .method import Layer, MethodArea
+from .method import ESSENTIALS, Layer, MethodArea
 from .runs import RunsPage
 from .setup import Setup
 from .subject import Subjects
@@ -35,7 +35,7 @@ class Page:
     def __init__(self, studio: Any) -> None:
         self.studio = studio
         description = studio.schema()
-        self.form = Form(description)
+        self.form = Form(description, apart=[key for row in ESSENTIALS for key in row])
         ready = studio.environment().ready
         with gr.Column(elem_id="dreambooth_tab"):
             self.setup = Setup(studio, visible=not ready)

@@ -208,8 +208,14 @@ class ToolsPage:
         on(go.click, self._look, [file], [shown])
 
     def _look(self, file: str | None) -> Html:
+        name = (file or "").strip()
+        if not name:
+            return note("info", "Choose a file.")
         try:
-            return inspected(self.studio.inspect((file or "").strip()))
+            known = {
+                each.name: each.path for each in (*self.studio.bases(), *self.studio.adapters())
+            }
+            return inspected(self.studio.inspect(known.get(name, name)))
         except DreamBoothError as error:
             return failure(error)
 

@@ -136,12 +136,13 @@ def overlay(
         after: what the new one asks for.
 
     Returns:
-        ``after``, but what the user changed by hand since ``before`` stays as it is.
+        What is to be shown instead: nothing for what stays, so that nothing that is typed
+        meanwhile is overwritten; and what was changed by hand since ``before`` stays.
     """
     return {
-        key: after[key] if _same(value, before.get(key, value)) else value
+        key: after[key]
         for key, value in shown.items()
-        if key in after
+        if key in after and _same(value, before.get(key, value)) and not _same(value, after[key])
     }
 
 

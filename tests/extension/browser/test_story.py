@@ -1,0 +1,125 @@
+"""The tab from the first picture to a merged adapter, as a person clicks it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from helpers.engine_environment import ROOT
+from selenium.webdriver.common.keys import Keys
+
+if TYPE_CHECKING:
+    from .conftest import Server
+    from .driving import Browser
+
+STAR = ROOT / "dreambooth_core" / "assets" / "demo" / "star"
+LIVE = "#dreambooth_live .db-live"
+
+
+def step(browser: Browser) -> int:
+    return int(browser.find(LIVE).get_attribute("data-step") or 0)
+
+
+def state(browser: Browser) -> str:
+    return str(browser.find(LIVE).get_attribute("data-state"))
+
+
+def describe_subject(browser: Browser) -> None:
+    """The page offers what suits the base; pictures are accounted for."""
+    browser.until(lambda: browser.value("#dreambooth_field_run_steps") == "500", "the preset")
+    assert "object-lora-sd1" in browser.text("#dreambooth_preset_about")
+    assert "Stable Diffusion 1" in browser.text("#dreambooth_base_about")
+    browser.write("#dreambooth_field_concepts_0_images", str(STAR), Keys.ENTER)
+    browser.reads("#dreambooth_pictures_0", "5")
+    browser.set("concepts[0].instance_prompt", "a photo of a sks star")
+    for key, words in {
+        "data.resolution": "64",
+        "run.steps": "4000",
+        "validation.prompts": "a photo of a sks star",
+        "validation.steps": "2",
+        "save.every_steps": "2000",
+    }.items():
+        browser.set(key, words)
+
+
+def mark_wrong_value(browser: Browser) -> None:
+    """A wrong value is marked at its field, and the way back is a click."""
+    browser.set("run.batch_size", "0")
+    browser.press("#dreambooth_check")
+    browser.until(lambda: browser.find("#dreambooth_field_run_batch_size.db-wrong"), "the mark")
+    browser.set("run.batch_size", "1")
+    browser.press("#dreambooth_check")
+    browser.reads("#dreambooth_report", "Everything is in order.")
+    report = browser.text("#dreambooth_report")
+    assert "64x64" in report and "4000" in report
+    assert not browser.driver.find_elements("css selector", ".db-wrong")
+
+
+def train_and_come_back(browser: Browser, server: Server) -> None:
+    """Progress is live; reloading the page or Reload UI loses nothing."""
+    browser.write("#dreambooth_run_name", "star & <b>moon</b>")
+    browser.press("#dreambooth_train")
+    browser.until(lambda: state(browser) == "running" and step(browser) > 3, "progress")
+    assert browser.find("#dreambooth_live polyline.db-calm").is_displayed()
+    browser.press("#dreambooth_sample")
+    browser.until(lambda: browser.find("#dreambooth_samples figure img"), "a sample")
+    browser.refresh()
+    browser.until(lambda: step(browser) > 3, "the run after the page was loaded again")
+    before = step(browser)
+    server.reload()
+    browser.refresh()
+    browser.until(lambda: step(browser) > before, "the run after Reload UI")
+
+
+def use_result(browser: Browser, server: Server) -> str:
+    """What was saved is used in txt2img; returns the adapter's name."""
+    browser.press("#dreambooth_stop_after_step")
+    browser.until(lambda: state(browser) == "stopped", "the end")
+    browser.reads("#dreambooth_results_area", "Generate")
+    browser.press("#dreambooth_use")
+    browser.until(lambda: "<lora:" in browser.value("#txt2img_prompt"), "the prompt")
+    prompt = browser.value("#txt2img_prompt")
+    name = prompt.partition("<lora:")[2].partition(":")[0]
+    assert (server.loras / f"{name}.safetensors").is_file()
+    assert "sks" in prompt
+    browser.show()
+    return name
+
+
+def merge(browser: Browser, server: Server, name: str) -> Path:
+    """An adapter is inspected, and merged with itself."""
+    browser.script("dreambooth.page(1)")
+    browser.write("#dreambooth_inspect_file", f"{name}.safetensors", Keys.ENTER)
+    browser.press("#dreambooth_inspect")
+    browser.reads("#dreambooth_inspected", "16")
+    browser.script("document.querySelectorAll('#dreambooth_adapter_tools button')[1].click()")
+    for number in ("1", "2"):
+        box = f"#dreambooth_adapter_merge_adapters_{number}"
+        browser.write(box, f"{name}.safetensors", Keys.ENTER)
+    browser.write("#dreambooth_adapter_merge_out", "both")
+    browser.press("#dreambooth_adapter_merge")
+    browser.reads("#dreambooth_tasks_adapters", "done")
+    return server.loras / "both.safetensors"
+
+
+def delete(browser: Browser, server: Server) -> None:
+    """A run is deleted after a question."""
+    browser.script("dreambooth.page(3)")
+    browser.press("#dreambooth_runs [data-choose]")
+    browser.press("#dreambooth_run_delete")
+    browser.press("#dreambooth_delete_yes")
+    browser.reads("#dreambooth_runs", "No runs yet.")
+    assert not list(server.runs.glob("star*"))
+
+
+def test_from_pictures_to_a_merged_adapter(browser: Browser, server: Server) -> None:
+    describe_subject(browser)
+    mark_wrong_value(browser)
+    train_and_come_back(browser, server)
+    name = use_result(browser, server)
+    merged = merge(browser, server, name)
+    assert merged.is_file()
+    delete(browser, server)
+    assert merged.is_file()
+    errors = [each for each in browser.driver.get_log("browser") if "javascript" in each["source"]]
+    assert errors == []
