@@ -49,8 +49,8 @@ def arguments(
     Args:
         tool: its name.
         values: by the options' names; what is empty is left out.
-        file: turns what names a file into its path.
-        output: the file to write.
+        file: turns what names a file into its absolute path.
+        output: the file to write, absolute too: neither can be taken for a flag.
 
     Raises:
         UserError: a value is missing, unknown, or of the wrong type.
@@ -77,8 +77,7 @@ def arguments(
             flagged += [action.option_strings[0], *texts]
         else:
             flagged.append(f"{action.option_strings[0]}={texts[0]}")
-    # What is placed comes last, after "--": a name may begin with a dash.
-    return [tool, *flagged, "--json", "--", *placed]
+    return [tool, *placed, *flagged, "--json"]
 
 
 def _actions(tool: str) -> list[argparse.Action]:
@@ -153,13 +152,13 @@ def _weighted(item: Any, file: Callable[[str], str]) -> str:
         given = parse_weighted(str(item))
         name, weight = (head if colon and str(given.path) == head else str(item)), given.weight
     try:
-        return f"{file(name)}:{float(weight):g}"
+        return f"{file(name)}:{float(weight)!r}"
     except (TypeError, ValueError):
         raise UserError(f"the weight {weight!r} is no number", where=name) from None
 
 
 def _number(option: ToolOption, value: Any) -> str:
     try:
-        return str(int(value)) if option.type == "int" else f"{float(value):g}"
+        return str(int(value)) if option.type == "int" else repr(float(value))
     except (TypeError, ValueError, OverflowError):
         raise UserError(f"{option.name}: {value!r} is not a number") from None

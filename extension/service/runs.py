@@ -92,7 +92,7 @@ class Runs:
         runs = self.host.folders().runs
         values |= {"run.output": str(runs), "run.name": sanitise(name or "run")}
         with engine.settings_file(values) as file:
-            argv = ["train", file, *engine.preset_arguments(presets), "--prepare"]
+            argv: list[str | Path] = ["train", file, *engine.preset_arguments(presets), "--prepare"]
             told = engine.ask(self.root, *argv)
         run = RunFolder(told["path"])
         owed = {"host": self.host.name, "publish": self.host.settings().publish}

@@ -1,0 +1,73 @@
+"""The engine's environment, told and built."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from extension.service.setup import Setup
+from extension.service.types import BuildLog
+
+ROOT = Path(__file__).parents[3]
+
+INSTALLER = """\
+import json, os, sys
+assert "PYTHONPATH" not in os.environ
+file = sys.argv[sys.argv.index("--progress-file") + 1]
+with open(file, "a") as progress:
+    for told in (
+        {"kind": "say", "text": "Everything else: about 156 MB"},
+        {"kind": "step", "number": 2, "total": 4, "label": "75 packages"},
+        {"kind": "progress", "done": 3, "total": 75, "unit": "packages"},
+        {"kind": "end", "ok": True, "text": "The engine is ready"},
+    ):
+        progress.write(json.dumps(told) + "\\n")
+"""
+
+
+@pytest.fixture
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A clone without an environment, whose installer is the test's."""
+    monkeypatch.setenv("DREAMBOOTH_ENV", str(tmp_path / "far" / "env"))
+    monkeypatch.setenv("PYTHONPATH", "/host")
+    for name in ("py310", "py311"):
+        (tmp_path / "locks").mkdir(exist_ok=True)
+        (tmp_path / "locks" / f"{name}.txt").write_text("# download-bytes: 5000000\n")
+    (tmp_path / "install.py").write_text(INSTALLER)
+    return tmp_path
+
+
+def finished(setup: Setup) -> BuildLog:
+    deadline = time.monotonic() + 20
+    while setup.state().building:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return setup.log(0)
+
+
+def test_what_would_be_downloaded(clone: Path) -> None:
+    state = Setup(clone).state()
+    assert (state.ready, state.building, state.reason) == (False, False, "there is none yet")
+    assert state.home == str(clone / "far" / "env")
+    assert state.plan and not state.plan.problem
+    assert state.plan.megabytes > 100 and state.plan.sources and "2." in state.plan.torch
+
+
+def test_building_is_followed(clone: Path) -> None:
+    setup = Setup(clone)
+    setup.build()
+    log = finished(setup)
+    assert log.lines == ["Everything else: about 156 MB", "2/4 75 packages", "The engine is ready"]
+    assert (log.step, log.done, log.total, log.unit) == ("2/4 75 packages", 3, 75, "packages")
+    assert (log.running, log.ok) == (False, True)
+    assert setup.log(log.offset).lines == []
+
+
+def test_an_installer_that_dies_at_once(clone: Path) -> None:
+    (clone / "install.py").write_text("raise SystemExit('this disk is full')")
+    setup = Setup(clone)
+    setup.build()
+    log = finished(setup)
+    assert (log.ok, log.lines) == (False, ["this disk is full"])
