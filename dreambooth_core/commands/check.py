@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import Any
-
-from rich.console import Console
-from rich.table import Table
+from typing import TYPE_CHECKING, Any
 
 from dreambooth_core.commands.train import add_preset, read_config
 from dreambooth_core.config.describe import flatten
-from dreambooth_core.memory.measure import amount
-from dreambooth_core.trainer.forecast import Forecast, forecast
+from dreambooth_core.deferral import load_libraries
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dreambooth_core.trainer.forecast import Forecast
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,18 +41,25 @@ def run(args: argparse.Namespace) -> int:
         else:
             sys.stdout.writelines(f"{key} = {value}\n" for key, value in values.items())
         return 0
+    load_libraries()
+    from dreambooth_core.trainer.forecast import forecast
+
     found = forecast(config)
     if args.json:
         report = {**found.as_dict(), "config": flatten(config)}
         json.dump(report, sys.stdout, indent=2, ensure_ascii=False)
         sys.stdout.write("\n")
     else:
+        from rich.console import Console
+
         show(found, Console())
     return 0
 
 
 def show(found: Forecast, console: Console) -> None:
     """The report for people."""
+    from rich.table import Table
+
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in summary(found):
         table.add_row(f"[bold]{name}[/]", value)
@@ -76,6 +84,8 @@ def summary(found: Forecast) -> list[tuple[str, Any]]:
         ("device", f"{found.device}, precision {found.precision}"),
     ]
     if found.memory:
+        from dreambooth_core.memory.measure import amount
+
         lines.append(("memory", f"about {amount(found.memory['peak'])} on the {found.device}"))
     for kind, caption in found.captions.items():
         lines.append((f"{kind} caption", f"{caption['text']}  {caption['tokens']}"))

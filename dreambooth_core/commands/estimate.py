@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import Any
-
-from rich.console import Console
-from rich.table import Table
+from typing import TYPE_CHECKING, Any
 
 from dreambooth_core.commands.train import add_preset, read_config
+from dreambooth_core.deferral import load_libraries
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 GIB = 1024**3
 
@@ -28,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the report; returns the exit code: 0 it fits, 1 it does not."""
+    load_libraries()
     from dreambooth_core.trainer.advice import USABLE, cheaper
     from dreambooth_core.trainer.needs import Planner, device_room
 
@@ -52,12 +54,16 @@ def run(args: argparse.Namespace) -> int:
         json.dump(report, sys.stdout, indent=2)
         sys.stdout.write("\n")
     else:
+        from rich.console import Console
+
         show(needs.rows(), report, Console())
     return 1 if report["fits"] is False else 0
 
 
 def show(rows: list[tuple[str, int]], report: dict[str, Any], console: Console) -> None:
     """The report for people."""
+    from rich.table import Table
+
     from dreambooth_core.memory.measure import amount
 
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth_core.commands import adapter_parts
+from dreambooth_core.deferral import importing
 
 HELP = "say what a model file or adapter is"
 
@@ -20,7 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Inspects. Raises ``UserError`` for what is no model."""
-    from dreambooth_core.formats.detect import identify
+    with importing():
+        from dreambooth_core.formats.detect import identify
 
     identity = identify(args.file)
     found = identity.as_dict()

@@ -25,8 +25,13 @@ RECOMMENDED = "recommended.json"
 """Beside a base in a folder: sampling settings that its makers recommend."""
 
 
-def load_base(options: BaseOptions) -> Components:
+def load_base(options: BaseOptions, *, weights: bool = True) -> Components:
     """Loads the base that the options name, on the CPU, in fp32, frozen.
+
+    Args:
+        options: the ``base`` section.
+        weights: False leaves them in their files, unread, in the precision that they have there:
+            to look at the base, not to run it. It then has no fingerprint.
 
     Raises:
         UserError: nothing there, not a model (says what was found instead), a damaged file, a
@@ -43,7 +48,7 @@ def load_base(options: BaseOptions) -> Components:
             do="Give a Stable Diffusion checkpoint or a folder in diffusers layout.",
         )
     stored = read_stored(options, path)
-    models = build(stored, dtype=torch.float32)
+    models = build(stored, dtype=torch.float32 if weights else None)
     encoders = [models[name] for name in ("text_encoder", "text_encoder_2") if name in models]
     family = family_of(
         stored.components["unet"].config,
@@ -61,7 +66,7 @@ def load_base(options: BaseOptions) -> Components:
         scheduler_config=stored.scheduler,
         prediction_type=stored.prediction_type,
         source=options.model,
-        fingerprint=fingerprint(models["unet"], models["vae"], *encoders),
+        fingerprint=fingerprint(models["unet"], models["vae"], *encoders) if weights else "",
         clip_skip=options.clip_skip,
         max_prompt_chunks=options.max_prompt_chunks,
         recommended=recommended(path),

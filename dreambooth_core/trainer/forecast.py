@@ -8,6 +8,7 @@ from typing import Any
 from dreambooth_core.data.concepts import gather
 from dreambooth_core.data.items import Items
 from dreambooth_core.families.loading import load_base
+from dreambooth_core.methods.options import TOKEN_METHODS
 from dreambooth_core.methods.registry import method_for
 from dreambooth_core.trainer import publish
 from dreambooth_core.trainer.build import check_combinations, parameter_groups
@@ -48,7 +49,10 @@ class Forecast:
 
 
 def forecast(config: TrainConfig) -> Forecast:
-    """Loads the base and looks at the pictures; trains and writes nothing.
+    """Looks at the base and at the pictures; trains and writes nothing.
+
+    Weights are read only where they are asked for: class images are kept by the weights that
+    made them, and learned tokens begin as others are.
 
     Raises:
         UserError: whatever would stop the run before its first step.
@@ -57,9 +61,13 @@ def forecast(config: TrainConfig) -> Forecast:
     concepts = gather(config.concepts, config.data, config.prior)
     device = choose_device(config.run.device)
     make_precision(config.run.mixed_precision, device, tf32=config.memory.tf32)
-    parts = load_base(config.base)
+    weights = config.prior.enabled or config.method.kind in TOKEN_METHODS
+    parts = load_base(config.base, weights=weights)
     items = Items(concepts, config.data, seed=config.run.seed)
     plan = items.plan(batch_size=config.run.batch_size, accumulation=config.run.accumulation)
+    if not weights:
+        for model in parts.models.values():
+            model.to("meta")  # only counted, so nothing is copied
     trainables = method_for(config.method, parts).attach(config.run.seed)
     check_combinations(config, parameter_groups(config, trainables, 1), device.type, 1)
     missing: dict[str, dict[str, int]] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -90,3 +91,21 @@ def test_train_prepare_makes_the_folder_alone(
         assert json.loads(capsys.readouterr().out) == {"run": name, "path": str(tmp_path / name)}
     assert status(tmp_path / "dog").state == "waiting"
     assert load_config(TrainConfig, files=[tmp_path / "dog" / "config.yaml"]).run.steps == 7
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["runs", "--json"], ["presets"], ["check", "--values", "base.model=none"], ["estimate", "-h"]],
+)
+def test_what_needs_no_model_does_not_wait_for_torch(arguments: list[str], tmp_path: Path) -> None:
+    code = (
+        "import sys; from dreambooth_core.commands.main import main\n"
+        f"try: main({arguments!r})\n"
+        "except SystemExit: pass\n"
+        "print([name for name in ('torch', 'transformers', 'numpy') if name in sys.modules])"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines()[-1:] == ["[]"], done.stdout + done.stderr
