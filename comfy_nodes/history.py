@@ -97,7 +97,7 @@ def compare(
     prompts: str,
     strength_model: float,
     strength_clip: float,
-    seed: int,
+    random_seed: int,
     sampling_steps: int,
     cfg: float,
     sampler: str,
@@ -125,7 +125,9 @@ def compare(
                     *changed,
                     vae,
                     line,
-                    host.Sampling(seed, sampling_steps, cfg, sampler, scheduler, width, height),
+                    host.Sampling(
+                        random_seed, sampling_steps, cfg, sampler, scheduler, width, height
+                    ),
                 )
             )
             done += 1
@@ -211,7 +213,7 @@ COMPARE = Node(
         ),
         strength("strength_model", "Strength, model", "model"),
         strength("strength_clip", "Strength, CLIP", "text encoder"),
-        Input("seed", "INT", "Seed", "The same for every picture.", 0, 0, 2**53 - 1),
+        Input("random_seed", "INT", "Seed", "The same for every picture.", 0, 0, 2**53 - 1),
         Input("sampling_steps", "INT", "Sampling steps", "Denoising steps.", 20, 1, 1000),
         Input("cfg", "FLOAT", "CFG", "How strictly the prompt is followed.", 7.0, 0.0, 100.0, 0.1),
         Input("sampler", "COMBO", "Sampler", "The host's sampler.", choices=host.samplers),

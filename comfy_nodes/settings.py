@@ -76,10 +76,16 @@ def leaves(tree: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield each
 
 
+def widget_name(key: str, section: str) -> str:
+    """The input's name. None is called seed: the page would draw another after each run."""
+    name = key.removeprefix(f"{section}.").replace(".", "_")
+    return "random_seed" if name == "seed" else name
+
+
 def widget(said: dict[str, Any], section: str) -> Input | None:
     """The input for a field; None for kinds that have no widget."""
     kind, default = said["type"], said["default"]
-    name = said["key"].removeprefix(f"{section}.").replace(".", "_")
+    name = widget_name(said["key"], section)
     help_, low, high, step = said["help"], said["minimum"], said["maximum"], None
     if said["unit"]:
         help_ = f"{help_} In {said['unit']}."
@@ -161,13 +167,13 @@ def choose(
     memory: str,
     steps: int,
     learning_rate: float,
-    seed: int,
+    random_seed: int,
     overrides: str,
     settings: Settings | None = None,
     node_id: str | None = None,
 ) -> Result:
     """Runs Settings. Raises ``UserError`` for a line that is no ``key=value``."""
-    values: dict[str, Any] = {"run.seed": seed}
+    values: dict[str, Any] = {"run.seed": random_seed}
     if steps > 0:
         values["run.steps"] = steps
     if learning_rate > 0:
@@ -235,7 +241,7 @@ def _main() -> Node:
                 10.0,
                 1e-7,
             ),
-            Input("seed", "INT", seed["label"], seed["help"], 0, 0, 2**53 - 1),
+            Input("random_seed", "INT", seed["label"], seed["help"], 0, 0, 2**53 - 1),
             Input(
                 "overrides",
                 "STRING",

@@ -52,7 +52,7 @@ def merge(
     rank: int,
     density: float,
     sign: str,
-    seed: int,
+    random_seed: int,
     base: str,
     stack: tuple[Part, ...] | None = None,
     node_id: str | None = None,
@@ -66,7 +66,16 @@ def merge(
             parts.append(Part(adapter, weight, weight))
     if not parts:
         raise UserError("nothing to merge", do="Link at least one adapter.")
-    flags = ["--method", method, "--density", str(density), "--sign", sign, "--seed", str(seed)]
+    flags = [
+        "--method",
+        method,
+        "--density",
+        str(density),
+        "--sign",
+        sign,
+        "--seed",
+        str(random_seed),
+    ]
     flags += ["--rank", str(rank)] if rank else []
     flags += _base(base)
     target = made("merged", *flags, *(part.identity for part in parts))
@@ -302,7 +311,7 @@ MERGE = Node(
             "total",
             choices=("total", "frequency"),
         ),
-        Input("seed", "INT", "Seed", "For DARE, which draws at random.", 0, 0, 2**53 - 1),
+        Input("random_seed", "INT", "Seed", "For DARE, which draws at random.", 0, 0, 2**53 - 1),
         _BASE,
         *_slots(),
         _STACK,

@@ -32,6 +32,7 @@ def test_ids_are_unique_and_ours() -> None:
 def test_a_node_is_described_whole(node: Node) -> None:
     names = [each.id for each in node.inputs]
     assert len(set(names)) == len(names)
+    assert not {"seed", "noise_seed"} & set(names), "the page would change it by itself"
     assert node.about.endswith(".") and node.label and node.category.startswith("DreamBooth")
     for each in node.inputs:
         assert each.tooltip.endswith((".", "?")), each.id
@@ -78,7 +79,7 @@ def test_every_setting_of_the_engine_can_be_set() -> None:
         node = next(n for n in settings.NODES if n.id == f"DreamBoothSettings{name.title()}")
         known = {each.id for each in node.inputs}
         for said in settings.leaves(sections[name]):
-            widget = said["key"].removeprefix(f"{name}.").replace(".", "_")
+            widget = settings.widget_name(said["key"], name)
             assert (widget in known) != (said["key"] in settings.LEFT_OUT), said["key"]
     elsewhere = {"concepts", "validation", "log", "publish"}
     assert set(sections) == set(settings.SECTIONS) | elsewhere

@@ -77,7 +77,13 @@ def test_compare(
     monkeypatch.setattr(nodes_host, "draw", draw)
     model, clip, vae, _ = load_checkpoint_guess_config("base")
     given = {"model": model, "clip": clip, "vae": vae, "run": "dog", "prompts": "one\n\ntwo"}
-    given |= {"sampler": "euler", "scheduler": "simple", "width": 64, "height": 64, "seed": 3}
+    given |= {
+        "sampler": "euler",
+        "scheduler": "simple",
+        "width": 64,
+        "height": 64,
+        "random_seed": 3,
+    }
     grid, images = run("DreamBoothCompareSteps", steps="2, 6", **given)
     assert drawn == [(n, prompt, 3) for n in (0, 1, 1) for prompt in ("one", "two")]
     assert images.shape == (6, 64, 64, 3)

@@ -71,7 +71,7 @@ def learning(name: str, *, steps: int = 8, seed: int = 0, **more: Any) -> Prompt
             preset="(none)",
             steps=steps,
             learning_rate=0.002,
-            seed=SESSION + seed,
+            random_seed=SESSION + seed,
             overrides=QUICK,
         ),
         "t": node(
