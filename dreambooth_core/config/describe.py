@@ -88,7 +88,7 @@ def _flatten(value: Any, key: str, flat: dict[str, Any]) -> None:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         for name in members(type(value)):
             _flatten(getattr(value, name), f"{key}.{name}" if key else name, flat)
-    elif isinstance(value, dict) and value:
+    elif isinstance(value, dict) and (value or not key):
         for name, item in value.items():
             _flatten(item, f"{key}.{name}" if key else str(name), flat)
     elif isinstance(value, list) and any(map(_has_keys, value)):

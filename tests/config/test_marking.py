@@ -43,4 +43,5 @@ def test_all_at_once():
 def test_what_was_nested_is_flattened_to_the_same_keys():
     flat = {"run.seed": 1, "concepts[0].images": "dog", "concepts[1].images": "cat"}
     assert flatten(nest(flat)) == flat
+    assert flatten(nest({})) == {}
     assert flatten(nest({"validation.prompts": ["a", "b"]})) == {"validation.prompts": ["a", "b"]}

@@ -1,0 +1,106 @@
+"""A real Forge: install, train, list, refuse, leave. It refuses reduced models, so pictures are
+made only with a full-size checkpoint named by ``FORGE_CHECKPOINT``."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hosts.webui_host import Refused, WebUI, pocket_file
+
+pytestmark = [pytest.mark.host, pytest.mark.slow]
+
+WORD = "a zwx star"
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
+    made = WebUI("FORGE", tmp_path_factory.mktemp("forge"))
+    packages = made.packages()
+    installed = made.install()
+    assert (installed.returncode, installed.stdout, installed.stderr) == (0, "", "")
+    pocket_file(made.models / "Stable-diffusion" / "pocket.safetensors")
+    if "FORGE_CHECKPOINT" in os.environ:
+        named = Path(os.environ["FORGE_CHECKPOINT"])
+        shutil.copyfile(named, made.models / "Stable-diffusion" / f"full{named.suffix}")
+    made.start()
+    yield made
+    made.stop()
+    assert made.packages() == packages
+
+
+def test_it_is_known_for_what_it_is(host: WebUI) -> None:
+    assert "pocket.safetensors" in {one["name"] for one in host.ours("/bases")["bases"]}
+    assert host.ours("/base?name=pocket.safetensors")["family"] == "sd1"
+    config = host.get("/config")
+    assert any("dreambooth" in str(part["props"].get("elem_id")) for part in config["components"])
+    settings = host.get("/sdapi/v1/options")
+    assert settings["dreambooth_release"] == "ram"
+
+
+def test_train_and_list(host: WebUI) -> None:
+    run = host.train("star", run__steps=4)
+    host.until(run, "finished")
+    deadline = time.monotonic() + 30
+    while not host.ours(f"/status/{run}")["published"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    host.call("/sdapi/v1/refresh-loras", {})
+    assert "star" in {lora["name"] for lora in host.get("/sdapi/v1/loras")}
+    assert host.ours("/prompt?name=star")["prompt"] == f"{WORD} <lora:star:1>"
+
+
+def test_generating_is_refused_with_a_word(host: WebUI) -> None:
+    run = host.train("long", run__steps=4000)
+    deadline = time.monotonic() + 60
+    while host.ours(f"/status/{run}")["step"] < 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert "come back with the next picture" in host.ours(f"/status/{run}")["host"]
+    with pytest.raises(Refused, match="DreamBooth is training 'long'"):
+        host.draw(WORD)
+    host.ours(f"/command/{run}", {"verb": "stop"})
+    host.until(run, "stopped")
+
+
+def test_a_fine_tuned_model_is_listed(host: WebUI) -> None:
+    run = host.train("tuned", method__kind="full", run__steps=2, optim__learning_rate=1e-5)
+    host.until(run, "finished")
+    deadline = time.monotonic() + 30
+    while not (published := host.ours(f"/status/{run}")["published"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert f"{published[0]}.safetensors" in {one["name"] for one in host.ours("/bases")["bases"]}
+
+
+def test_what_forge_cannot_load_is_told(host: WebUI) -> None:
+    with pytest.raises(Refused, match="the host cannot load it"):
+        host.ours("/select", {"name": "pocket.safetensors"})
+
+
+def test_reload_ui_in_mid_training(host: WebUI) -> None:
+    run = host.train("reloaded", run__steps=150)
+    host.until(run, "running")
+    host.reload_ui()
+    assert host.until(run, "finished")["step"] == 150
+
+
+def test_pictures_with_a_full_size_model(host: WebUI) -> None:
+    if "FORGE_CHECKPOINT" not in os.environ:
+        pytest.skip("FORGE_CHECKPOINT does not name a checkpoint of full size")
+    name = next(one["name"] for one in host.ours("/bases")["bases"] if "full" in one["name"])
+    host.ours("/select", {"name": name})
+    base = host.draw(WORD, steps=2)
+    assert host.draw(WORD, steps=2).tobytes() == base.tobytes()
+
+
+def test_the_hosts_passwords_protect_the_routes(host: WebUI) -> None:
+    host.start("--api-auth", "me:secret")
+    with pytest.raises(Refused) as error:
+        host.ours("/runs")
+    assert error.value.code == 401
+    assert host.get("/dreambooth/v1/runs", user="me:secret")["runs"]
