@@ -25,13 +25,16 @@ RECOMMENDED = "recommended.json"
 """Beside a base in a folder: sampling settings that its makers recommend."""
 
 
-def load_base(options: BaseOptions, *, weights: bool = True) -> Components:
+def load_base(
+    options: BaseOptions, *, weights: bool = True, tokenizers: list[Any] | None = None
+) -> Components:
     """Loads the base that the options name, on the CPU, in fp32, frozen.
 
     Args:
         options: the ``base`` section.
         weights: False leaves them in their files, unread, in the precision that they have there:
             to look at the base, not to run it. It then has no fingerprint.
+        tokenizers: of the same base, loaded before and not changed since; None reads them.
 
     Raises:
         UserError: nothing there, not a model (says what was found instead), a damaged file, a
@@ -57,12 +60,14 @@ def load_base(options: BaseOptions, *, weights: bool = True) -> Components:
     )
     for model in models.values():
         model.eval().requires_grad_(False)
+    if tokenizers is None:
+        tokenizers = load_tokenizers(family.name, path if path.is_dir() else None)
     return Components(
         family=family,
         unet=models["unet"],
         vae=models["vae"],
         text_encoders=encoders,
-        tokenizers=load_tokenizers(family.name, path if path.is_dir() else None),
+        tokenizers=tokenizers,
         scheduler_config=stored.scheduler,
         prediction_type=stored.prediction_type,
         source=options.model,

@@ -74,6 +74,7 @@ def prove(
     *,
     token: tuple[str, Path] | None = None,
     quantized: str = "no",
+    tokenizers: list[Any] | None = None,
 ) -> dict[str, Any]:
     """Reads a result back and compares its answer with the trainer's own.
 
@@ -85,6 +86,7 @@ def prove(
         dtype: the precision that the models computed in.
         token: a learned token and the file with its vectors.
         quantized: how the base was rounded while it was trained on.
+        tokenizers: the base's, where training added nothing to them; None reads them again.
 
     Returns:
         The proof, for the receipt.
@@ -94,7 +96,7 @@ def prove(
     """
     folder = file if file.is_dir() else file.with_suffix("")
     whole = (folder / "model_index.json").is_file()
-    parts = load_base(base)
+    parts = load_base(base, tokenizers=tokenizers)
     for model in parts.models.values():
         model.to(dtype)
         if quantized != "no":

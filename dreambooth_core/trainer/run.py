@@ -86,6 +86,8 @@ class _Trained:
     family: str
     token: tuple[str, Path] | None
     """A learned token, and the file with its vectors."""
+    tokenizers: list[Any] | None
+    """The base's; None where a token was added to them."""
 
 
 def _run(config: TrainConfig, folder: RunFolder, processes: Processes, reporter: Reporter) -> None:
@@ -104,6 +106,7 @@ def _run(config: TrainConfig, folder: RunFolder, processes: Processes, reporter:
         done.dtype,
         token=done.token,
         quantized=config.memory.quantize,
+        tokenizers=done.tokenizers,
     )
     learned = {}
     if done.token:
@@ -180,6 +183,7 @@ def _train(
         results=session.results,
         family=session.parts.family.name,
         token=token,
+        tokenizers=session.parts.tokenizers if token is None else None,
     )
 
 
