@@ -67,6 +67,11 @@ class Server:
         with urllib.request.urlopen(f"{self.url}{path}", timeout=30) as answer:
             return json.loads(answer.read() or b"null")
 
+    def text(self, path: str) -> str:
+        with urllib.request.urlopen(f"{self.url}{path}", timeout=30) as answer:
+            found: str = answer.read().decode()
+            return found
+
     def post(self, path: str, body: Any = None) -> Any:
         data = json.dumps(body if body is not None else {}).encode()
         request = urllib.request.Request(
