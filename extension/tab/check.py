@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .html import Html, div, duration, facts, join, note, size, span, tag
+from .html import Html, div, duration, facts, join, note, path_name, size, span, tag
 from .values import Wrong
 
 MOST_CHANGES = 60
@@ -56,7 +56,7 @@ def _rows(forecast: Mapping[str, Any], seconds: float | None) -> list[tuple[str,
         div("db-caption", each.get("text", "")) for each in forecast.get("captions", {}).values()
     ]
     return [
-        ("Base", forecast.get("base")),
+        ("Base", path_name(forecast.get("base"))),
         (
             "Family",
             join([forecast.get("family_label", ""), ", ", forecast.get("prediction_type", "")]),

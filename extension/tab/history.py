@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from .html import Html, bar, chip, div, duration, join, note, picture, span, tag
+from .html import Html, bar, chip, div, duration, join, note, path_name, picture, span, tag
 from .live import STATES
 
 COLUMNS = ("Run", "State", "Steps", "Loss", "Time", "Method", "Base", "Last heard of")
@@ -34,7 +34,7 @@ def _row(run: Any) -> Html:
         f"{run.loss:.4f}" if run.loss is not None else "",
         lasted,
         run.method,
-        run.base,
+        path_name(run.base),
         _when(run.updated or run.created),
     )
     return tag("tr", *(tag("td", cell) for cell in cells))

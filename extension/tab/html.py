@@ -56,6 +56,13 @@ def chip(state: str, word: str | None = None) -> Html:
     return span(f"db-chip db-is-{state}", word or state)
 
 
+def path_name(path: object) -> Html:
+    """A file by its name; the whole path is told on pointing at it."""
+    whole = str(path or "")
+    name = whole.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    return span("", name, title=whole if name != whole else None)
+
+
 def note(kind: str, *children: object) -> Html:
     """A line that stands out: ``good``, ``info``, ``warning`` or ``wrong``."""
     return div(f"db-note db-note-{kind}", *children)

@@ -25,18 +25,20 @@ class RunsPage:
             self.table: Component = html(elem_id="dreambooth_runs")
             self.chosen: Component = hidden_text("dreambooth_chosen_run")
             self.about: Component = html(elem_id="dreambooth_run_about")
-            with gr.Row(elem_classes=["db-actions"], visible=False) as self.actions:
-                self.show = button("Show", elem_id="dreambooth_run_show", min_width=90)
+            with gr.Row(elem_classes=["db-compact"], visible=False) as self.actions:
+                self.show = button("Show", elem_id="dreambooth_run_show", size="sm")
                 self.settings = button(
-                    "Use its settings", elem_id="dreambooth_run_settings", min_width=130
+                    "Use its settings", elem_id="dreambooth_run_settings", size="sm"
                 )
-                self.resume = button("Resume", elem_id="dreambooth_run_resume", min_width=90)
-                self.kill = button("End its process", elem_id="dreambooth_run_kill", min_width=120)
-                self.delete = button("Delete …", elem_id="dreambooth_run_delete", min_width=90)
-            with gr.Row(visible=False, elem_classes=["db-question"]) as self.question:
+                self.resume = button("Resume", elem_id="dreambooth_run_resume", size="sm")
+                self.kill = button("End its process", elem_id="dreambooth_run_kill", size="sm")
+                self.delete = button("Delete …", elem_id="dreambooth_run_delete", size="sm")
+            with gr.Row(visible=False, elem_classes=["db-compact"]) as self.question:
                 self.asked: Component = html()
-                self.yes = button("Delete it", elem_id="dreambooth_delete_yes", kind="stop")
-                self.no = button("Keep it", elem_id="dreambooth_delete_no")
+                self.yes = button(
+                    "Delete it", elem_id="dreambooth_delete_yes", kind="stop", size="sm"
+                )
+                self.no = button("Keep it", elem_id="dreambooth_delete_no", size="sm")
             self.said: Component = html(elem_id="dreambooth_runs_said")
         with card(elem_id="dreambooth_compare_area"):
             heading("", "Compare", "The same prompt and seed, run by run and step by step.")

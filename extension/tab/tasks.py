@@ -25,7 +25,13 @@ LABELS = {
 }
 """Words for options whose own name says too little."""
 
+PLACE = "A name alone puts it where the WebUI lists adapters."
+HELP = {"what to write": PLACE, "the adapter to write": PLACE, "what to write: plain LoRA": PLACE}
+"""Help in place of the command line's, where this page does more."""
+
 MOST_TASKS = 5
+FEW = 6
+"""Lines that are shown without being unfolded."""
 
 
 def inspected(found: dict[str, Any]) -> Html:
@@ -38,7 +44,9 @@ def inspected(found: dict[str, Any]) -> Html:
             rows.append((_words(name), ", ".join(map(str, value[:40]))))
         elif isinstance(value, dict) and value:
             plain = [f"{key}: {each}" for key, each in value.items() if not isinstance(each, dict)]
-            rows.append((_words(name), join([div("", line) for line in plain[:40]])))
+            lines = join([div("", line) for line in plain])
+            many = tag("details", tag("summary", len(plain)), lines, cls="db-skipped")
+            rows.append((_words(name), many if len(plain) > FEW else lines))
     return facts(rows)
 
 

@@ -12,7 +12,7 @@ from dreambooth_core.errors import DreamBoothError
 from .common import button, card, failure, heading, html
 from .compat import Component, make, on, update
 from .html import Html, div, note, tag
-from .tasks import LABELS, TITLES, inspected
+from .tasks import HELP, LABELS, TITLES, inspected
 
 ADAPTER_TOOLS = ("merge", "bake", "extract", "resize", "convert")
 MODEL_TOOLS = ("convert",)
@@ -114,7 +114,8 @@ class Tool:
 def _control(option: Any, elem_id: str) -> Component:
     common = {
         "label": LABELS.get(option.name, option.label),
-        "info": option.help[:1].upper() + option.help[1:],
+        "info": HELP.get(option.help) or option.help[:1].upper() + option.help[1:],
+        "scale": 1,
         "value": option.default,
         "elem_id": elem_id,
         "interactive": True,
