@@ -23,6 +23,8 @@ class A1111(WebUI):
         self.name = f"AUTOMATIC1111 {version}".strip()
         self._released = ""
         self._was: Any = None
+        self._gate: Gate | None = None
+        self._gated: Callable[..., Any] | None = None
         self._ungated: Callable[..., Any] | None = None
         reduced.offer()
 
@@ -89,19 +91,23 @@ class A1111(WebUI):
         and whenever another checkpoint is chosen."""
         from modules import sd_models
 
-        if self._ungated is not None:
-            sd_models.reload_model_weights = self._ungated
-            self._ungated = None
+        self._gate = gate
         if gate is None:
+            # Another extension may have put its own around ours: then ours stays, and is silent.
+            if self._gated is not None and sd_models.reload_model_weights is self._gated:
+                sd_models.reload_model_weights, self._gated = self._ungated, None
+            return
+        if self._gated is not None:
             return
         original = self._ungated = sd_models.reload_model_weights
 
         def gated(*args: Any, **options: Any) -> Any:
-            gate()
-            self._bring_back()
+            if self._gate is not None:
+                self._gate()
+                self._bring_back()
             return original(*args, **options)
 
-        sd_models.reload_model_weights = gated
+        sd_models.reload_model_weights = self._gated = gated
 
     def _bring_back(self) -> None:
         """Called while nobody else generates."""

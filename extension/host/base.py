@@ -169,6 +169,3 @@ class Door(Protocol):
 
     def on_settings(self) -> None:
         """Adds our section to the settings page."""
-
-    def on_unload(self, leave: Callable[[], None]) -> None:
-        """Has ``leave`` called before the host reloads its scripts or exits."""

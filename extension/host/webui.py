@@ -117,12 +117,6 @@ class WebUI:
 
         script_callbacks.on_ui_settings(lambda: settings.add_section(shared))
 
-    def on_unload(self, leave: Callable[[], None]) -> None:
-        """Has ``leave`` called before scripts are reloaded."""
-        from modules import script_callbacks
-
-        script_callbacks.on_script_unloaded(leave)
-
     # -- for both sides ------------------------------------------------------------------------
 
     @contextmanager

@@ -88,11 +88,14 @@ class Handover:
     def _watch(self) -> None:
         with self._gpu:
             try:
+                self._guard()
                 self._release()
                 while self._go_on():
                     with self._changed:
                         if not self._waiting:
                             self._changed.wait(POLL)
+                    if not self.words:  # just started, the host may not have had its model yet
+                        self._release()
             finally:
                 self._restore()
                 with self._changed:
@@ -130,20 +133,27 @@ class Handover:
 
     def _release(self) -> None:
         chosen = self.host.settings()
+        if chosen.release == "keep":
+            return
+        self.words = "its model leaves the GPU when the picture in the making is done"
+        try:
+            self.words = self.host.release(chosen.release)
+        except Exception:
+            self.words = "its model could not be taken off the GPU"
+            log.exception("%s; training goes on", self.words)
+
+    def _guard(self) -> None:
         try:
             self.host.guard(self._gate)
-            if chosen.release != "keep":
-                self.words = "its model leaves the GPU when the picture in the making is done"
-                self.words = self.host.release(chosen.release)
-            else:
-                self.words = ""
         except Exception:
-            self.words = ""
-            log.exception("the host's model could not be taken off the GPU; training goes on")
+            log.exception("generating cannot be refused on this host; training goes on")
 
     def _restore(self) -> None:
         try:
             self.host.guard(None)
+        except Exception:
+            log.exception("the host still asks before it generates; restart it")
+        try:
             self.host.restore()
         except Exception:
             log.exception("the host's model could not be brought back; select it anew")

@@ -179,9 +179,6 @@ class Runs:
             elif one.state in ENDED_WELL and not self.results.published(run):
                 self._take_over(run)
 
-    def close(self) -> None:
-        """Nothing has to be done: runs go on, and the handover outlives Reload UI."""
-
     def _hand_over(self, run: RunFolder) -> None:
         self.handover.lend(run, lambda: start(run, queued=True))
 

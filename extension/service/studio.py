@@ -274,7 +274,3 @@ class Studio:
         finished meanwhile.
         """
         self._runs.attach()
-
-    def close(self) -> None:
-        """Before the host goes: its model comes back; runs go on."""
-        self._runs.close()

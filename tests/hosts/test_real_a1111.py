@@ -122,9 +122,7 @@ def test_generating_is_refused_with_a_word_and_possible_again(
 
 
 @pytest.mark.parametrize("release", ["unload", "keep"])
-def test_the_model_comes_back_however_it_went(
-    host: WebUI, base: Image.Image, release: str
-) -> None:
+def test_the_model_comes_back_however_it_went(host: WebUI, base: Image.Image, release: str) -> None:
     host.call("/sdapi/v1/options", {"dreambooth_release": release})
     run = host.train(f"release-{release}", run__steps=3)
     host.until_published(run)

@@ -177,7 +177,7 @@ class WebUI:
             "def of(d):\n"
             "    return [t[0] if isinstance(t, (list, tuple)) else t for t in d['targets']]\n"
             "index = next(i for i, d in enumerate(config['dependencies']) if button in of(d))\n"
-            "Client(url, serialize=False).submit(fn_index=index)\n"
+            "Client(url, verbose=False).submit(fn_index=index)\n"
             "import time; time.sleep(3)\n"
         )
         before = self.log.stat().st_size

@@ -162,6 +162,21 @@ def test_the_gate(host: A1111, module: Module) -> None:
     assert models.reload_model_weights is original
 
 
+def test_the_gates_of_others_are_left_alone(host: A1111, module: Module) -> None:
+    models = module("sd_models")
+    models.load_model()
+    host.guard(lambda: None)
+    ours = models.reload_model_weights
+    theirs = models.reload_model_weights = lambda *given: ours(*given)
+    host.guard(None)
+    assert models.reload_model_weights is theirs
+    theirs()
+    asked: list[bool] = []
+    host.guard(lambda: asked.append(True))
+    theirs()
+    assert asked == [True]
+
+
 def test_a_model_thrown_away_comes_back_through_an_open_gate(host: A1111, module: Module) -> None:
     models = module("sd_models")
     models.load_model()

@@ -146,6 +146,19 @@ def test_a_run_that_goes_on_already_is_watched(
     assert lent.idle(10) and host.log == LENT + BACK
 
 
+def test_a_host_that_has_just_started_gives_its_model_up_later(
+    host: FakeHost, lent: Handover, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter(["", "", "the model waits in RAM"])
+    monkeypatch.setattr(host, "release", lambda how: next(answers))
+    worker.begin()
+    lent.lend(worker.run, None)
+    until(lambda: lent.words == "the model waits in RAM")
+    time.sleep(0.1)  # and is not asked again
+    worker.end()
+    assert lent.idle(10)
+
+
 def test_keep_leaves_the_model_where_it_is(host: FakeHost, lent: Handover, worker: Worker) -> None:
     host.choose(release="keep")
     lent.lend(worker.run, worker.begin)
