@@ -59,6 +59,14 @@ def base(host: WebUI) -> Image.Image:
     return host.draw(WORD)
 
 
+def test_the_tab_and_the_settings_are_there(host: WebUI) -> None:
+    assert "Traceback" not in host.told()
+    parts = [part["props"] for part in host.get("/config")["components"]]
+    assert any(str(part.get("elem_id")).startswith("dreambooth_") for part in parts)
+    assert "The host's model while the GPU trains" in {part.get("label") for part in parts}
+    assert host.ours("/environment")["ready"]
+
+
 def test_pocket_loads_in_every_form(host: WebUI, base: Image.Image) -> None:
     assert contrast(base) > 30
     assert same(host.draw(WORD), base)

@@ -297,3 +297,42 @@ def pocket_file(target: Path, *options: str) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     convert(ROOT / "dreambooth_core" / "assets" / "pocket", target, *options)
     return target
+
+
+def full_size_file(target: Path) -> Path:
+    """A Stable Diffusion 1 of full size, untrained, in fp16: 2 GB, for hosts that refuse others.
+
+    Weights are as PyTorch begins with them, so that numbers stay in range.
+    """
+    import torch
+
+    from dreambooth_core.formats.checkpoints.build import empty
+    from dreambooth_core.formats.checkpoints.parts import Component, ModelParts
+    from dreambooth_core.formats.checkpoints.scheduler import default_scheduler
+    from dreambooth_core.formats.checkpoints.single_write import write_single_file
+    from dreambooth_core.formats.checkpoints.stock import stock_configs
+
+    torch.manual_seed(0)
+    components = {}
+    for name, config in stock_configs("sd1").items():
+        model = empty(name, config).to_empty(device="cpu")
+        for part in model.modules():
+            if callable(reset := getattr(part, "reset_parameters", None)):
+                reset()
+        tensors = {
+            key: tensor.half() if tensor.is_floating_point() else tensor
+            for key, tensor in model.state_dict().items()
+            if not key.endswith("position_ids")
+        }
+        if name.startswith("text"):
+            tensors = {
+                key if key.startswith("text_") else f"text_model.{key}": tensor
+                for key, tensor in tensors.items()
+            }
+            # Hosts divide by the mean of what this gives.
+            tensors["text_model.final_layer_norm.bias"].fill_(0.1)
+        components[name] = Component(config, tensors)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    parts = ModelParts("sd1", components, default_scheduler("sd1", "epsilon"))
+    write_single_file(parts, target)
+    return target
