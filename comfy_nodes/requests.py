@@ -27,6 +27,9 @@ POCKET = "pocket"
 
 LENGTH = ("run.steps", "run.epochs")
 _PLACE = ("run.name", "run.output", "run.resume")
+_WATCHING = ("validation.", "log.", "publish.")
+_KEEPING = ("every_steps", "every_epochs", "first_step", "keep", "at_end")
+"""What changes nothing of what is learned."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +44,19 @@ class Request:
 
     @property
     def key(self) -> str:
-        """The same for two requests that differ in name and length alone."""
-        same = {k: v for k, v in self.config.items() if k not in (*LENGTH, *_PLACE)}
+        """The same for two requests that learn the same, if for another time."""
+        aside = {*LENGTH, *_PLACE, *(f"save.{name}" for name in _KEEPING)}
+        same = {
+            name: value
+            for name, value in self.config.items()
+            if name not in aside and not name.startswith(_WATCHING)
+        }
         return hashlib.sha256(to_json([same, self.sources]).encode()).hexdigest()
+
+    @property
+    def samples(self) -> dict[str, Any]:
+        """Which sample images are made."""
+        return {k: v for k, v in self.config.items() if k.startswith("validation.")}
 
     @property
     def length(self) -> list[Any]:
@@ -58,6 +71,7 @@ class Found:
     folder: RunFolder
     action: str
     """``use`` its result, ``watch`` it as it runs, or ``resume`` it."""
+    notes: tuple[str, ...] = ()
     step: int | None = None
     """Of the result to use or the checkpoint to go on from; None for the last."""
 
@@ -126,18 +140,24 @@ def find(request: Request) -> Found | None:
         if run.state in ("running", "waiting"):
             return Found(folder, "watch")
         if run.state == "finished" and asked.get("length") == request.length:
-            return Found(folder, "use")
+            return Found(folder, "use", _notes(asked, request))
         steps = request.length[0]
         if steps is None:
             if run.state != "finished" and asked.get("length") == request.length:
-                return Found(folder, "resume", _latest(folder, None))
+                return Found(folder, "resume", step=_latest(folder, None))
             continue
         if (folder.path / f"{folder.name}-{steps:06d}.safetensors").is_file():
-            return Found(folder, "use", steps)
+            return Found(folder, "use", _notes(asked, request), steps)
         latest = _latest(folder, steps)
         if latest is not None:
-            return Found(folder, "resume", latest)
+            return Found(folder, "resume", step=latest)
     return None
+
+
+def _notes(asked: dict[str, Any], request: Request) -> tuple[str, ...]:
+    if asked.get("samples") == request.samples:
+        return ()
+    return ("the sample images are those of before: other prompts alone train nothing anew",)
 
 
 def _latest(folder: RunFolder, limit: int | None) -> int | None:
@@ -175,7 +195,7 @@ def prepare(request: Request, found: Found | None) -> RunFolder:
         "run.output": str(host.runs_folder()),
         "run.resume": resume,
     }
-    asked = {"key": request.key, "length": request.length}
+    asked = {"key": request.key, "length": request.length, "samples": request.samples}
     replace_text(folder.path / FILE, to_json(asked, indent=2) + "\n")
     replace_text(folder.config, to_json(nest(config), indent=2) + "\n")
     return folder

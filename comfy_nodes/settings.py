@@ -5,6 +5,7 @@ A value that stands at its default is not set, so that a preset's value for it h
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,8 @@ from dreambooth_core.trainer.config import TrainConfig
 from .description import PREFIX, SETTINGS, Input, Node, Output, Result
 
 NONE = "(none)"
+OVERRIDE = re.compile(r"[A-Za-z_][\w.\[\]]*\s*=")
+"""What may go to the engine's command line: never a flag."""
 EMPTY = -1
 """Stands for "empty" in numbers that may be empty."""
 LARGEST = {"INT": 2**53 - 1, "FLOAT": 1e9}
@@ -180,7 +183,7 @@ def choose(
         values["optim.learning_rate"] = learning_rate
     lines = [line.strip() for line in overrides.splitlines() if line.strip()]
     for line in lines:
-        if "=" not in line or line.startswith("="):
+        if not OVERRIDE.match(line):
             raise UserError(f"{line!r} sets nothing", where="overrides", do="Write key=value.")
     presets = tuple(name for name in (preset, memory) if name != NONE)
     return Result((Settings(presets, values, tuple(lines)).over(settings),))

@@ -90,7 +90,7 @@ def fulfil(request: Request, progress: host.Progress) -> tuple[RunFolder, int | 
         if found is not None and found.action == "use":
             if done == "trained":
                 done = "trained before with the same inputs"
-            return found.folder, found.step, [f"{found.folder.name}: {done}"]
+            return found.folder, found.step, [f"{found.folder.name}: {done}", *found.notes]
         if found is not None and found.action == "watch":
             watch(found.folder, progress)
             continue

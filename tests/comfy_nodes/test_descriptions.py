@@ -113,9 +113,10 @@ def test_lists_and_empty_numbers(run: Any) -> None:
     assert data.values == {"data.templates": ["a [prompt]", "the [prompt]"], "data.height": 64}
 
 
-def test_an_override_must_set_something(run: Any) -> None:
-    with pytest.raises(Exception, match="'nonsense' sets nothing"):
-        run("DreamBoothSettings", overrides="nonsense")
+@pytest.mark.parametrize("line", ["nonsense", "=3", "--out=/tmp/x", "-x=1"])
+def test_an_override_must_set_something(run: Any, line: str) -> None:
+    with pytest.raises(Exception, match=f"'{line}' sets nothing"):
+        run("DreamBoothSettings", overrides=f"method.rank = 3\n{line}")
 
 
 def test_importing_takes_no_torch_and_little_time() -> None:

@@ -60,6 +60,8 @@ def test_train_use_again_and_go_on(graph: Any, run: Any, host: Any) -> None:
 
     graph(sample_every=2)
     assert run.lines == ["ball: trained before with the same inputs"]
+    graph(sample_prompts="a ball")
+    assert "sample images are those of before" in run.lines[1]
     assert host.freed == 1
 
     *_, longer, _, _ = graph(sample_every=2, steps=6)
@@ -133,7 +135,7 @@ def request(steps: int | None, **config: Any) -> Request:
 
 def past_run(host: Any, asked: Request, name: str, events: list[dict[str, Any]]) -> RunFolder:
     folder = RunFolder.create(host.output / "dreambooth", name)
-    facts = {"key": asked.key, "length": asked.length}
+    facts = {"key": asked.key, "length": asked.length, "samples": asked.samples}
     (folder.path / FILE).write_text(json.dumps(facts), encoding="utf-8")
     for event in events:
         folder.events.write(event.pop("kind"), **event)
@@ -143,6 +145,8 @@ def past_run(host: Any, asked: Request, name: str, events: list[dict[str, Any]])
 def test_keys_tell_what_matters() -> None:
     assert request(5).key == request(6).key
     assert request(5).key == request(5, **{"run.name": "other"}).key
+    assert request(5).key == request(5, **{"validation.prompts[0]": "x", "save.keep": 1}).key
+    assert request(5).key != request(5, **{"save.precision": "fp32"}).key
     assert request(5).key != request(5, **{"optim.learning_rate": 1}).key
     assert request(5).key != Request("x", request(5).config, ("other base",)).key
 
