@@ -16,7 +16,13 @@ from PIL import Image
 
 from tests.hosts.comfyui_server import Server
 
-SIZE = (1600, 1000)
+SIZE = (2200, 1300)
+SETTINGS = {
+    "Comfy.TutorialCompleted": True,  # no dialog in front of the page
+    "Comfy.Workflow.Persist": False,
+    "Comfy.Minimap.Visible": False,
+    "LiteGraph.Canvas.LowQualityRenderingZoomThreshold": 0.1,  # texts also in small nodes
+}
 
 
 @contextmanager
@@ -27,8 +33,7 @@ def page(server: Server) -> Iterator[Any]:
     driver_path = shutil.which("chromedriver")
     if not browser or not driver_path:
         pytest.skip("there is no Chromium with its driver here")
-    settings = {"Comfy.TutorialCompleted": True, "Comfy.Workflow.Persist": False}
-    server.post("/settings", settings)
+    server.post("/settings", SETTINGS)
     options = webdriver.ChromeOptions()
     options.binary_location = browser
     for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--force-color-profile=srgb"):
@@ -67,27 +72,30 @@ def run(driver: Any, server: Server, seconds: float = 600) -> dict[str, Any]:
     raise AssertionError("the prompt does not end")
 
 
-def photograph(driver: Any, path: Path, width: int = 1200) -> None:
-    """The canvas with all its nodes, as a picture of this width."""
-    driver.execute_script(
+def photograph(driver: Any, path: Path, width: int = 1400) -> None:
+    """All nodes of the canvas, without the page around them, as a picture of this width."""
+    box = driver.execute_script(
         """
         const nodes = app.graph._nodes, canvas = app.canvas;
-        const left = Math.min(...nodes.map(n => n.pos[0])) - 30;
-        const top = Math.min(...nodes.map(n => n.pos[1])) - 60;
-        const right = Math.max(...nodes.map(n => n.pos[0] + n.size[0])) + 30;
-        const low = Math.max(...nodes.map(n => n.pos[1] + n.size[1])) + 30;
+        const left = Math.min(...nodes.map(n => n.pos[0])) - 20;
+        const top = Math.min(...nodes.map(n => n.pos[1])) - 50;
+        const right = Math.max(...nodes.map(n => n.pos[0] + n.size[0])) + 20;
+        const low = Math.max(...nodes.map(n => n.pos[1] + n.size[1])) + 20;
         const view = canvas.canvas.getBoundingClientRect();
-        const room = [view.width - 80, view.height - 120];
+        const room = [view.width - 80, view.height - 160];
         const scale = Math.min(room[0] / (right - left), room[1] / (low - top));
         canvas.ds.scale = scale;
-        canvas.ds.offset = [-left + 60 / scale, -top + 60 / scale];
+        canvas.ds.offset = [-left + 60 / scale, -top + 90 / scale];
         canvas.setDirty(true, true);
+        const x = view.left + 60, y = view.top + 90;
+        return [x, y, x + scale * (right - left), y + scale * (low - top)];
         """
     )
     time.sleep(1.5)
     with Image.open(io.BytesIO(driver.get_screenshot_as_png())) as shot:
-        picture = shot.convert("RGB")
-    picture.resize((width, width * picture.height // picture.width)).save(path, quality=85)
+        picture = shot.convert("RGB").crop(tuple(map(round, box)))
+    height = width * picture.height // picture.width
+    picture.resize((width, height), Image.Resampling.LANCZOS).save(path, quality=88)
 
 
 def _until(driver: Any, script: str, seconds: float = 60) -> None:

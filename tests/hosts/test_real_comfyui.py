@@ -170,6 +170,29 @@ def test_every_node_is_known_with_its_texts(server: Server) -> None:
         assert all(said[each.id][1]["tooltip"] == each.tooltip for each in one.inputs)
 
 
+def test_the_older_schema_works_too(name: str) -> None:
+    """A host without the newer one gets classes made from the same descriptions."""
+    host = comfyui_host.folder()
+    door = host / "custom_nodes" / "dreambooth" / "__init__.py"
+    text = door.read_text(encoding="utf-8")
+    assert "if _nodes.knows_v3():" in text
+    door.write_text(text.replace("if _nodes.knows_v3():", "if False:"), encoding="utf-8")
+    try:
+        with serving(host, env={"DREAMBOOTH_ENV": sys.prefix}) as older:
+            prompt = {
+                **learning(name, steps=3, seed=7),
+                **drawing("older", ["t", 0], ["t", 1], ["t", 2]),
+            }
+            done = older.run(prompt)
+            assert not done.error and done.outputs["t"]["text"] == [f"{name}: trained now"]
+            assert "t" in older.run(prompt).cached
+            prompt["t"]["inputs"]["checkpoint"] = "nothing.safetensors"
+            prompt = {key: one for key, one in prompt.items() if key in "ist"}
+            assert older.run(prompt).refused["t"]["errors"][0]["type"] == "value_not_in_list"
+    finally:
+        door.write_text(text, encoding="utf-8")
+
+
 # --- training -----------------------------------------------------------------------------------
 def test_train_and_draw_in_one_prompt(server: Server, name: str) -> None:
     prompt = {

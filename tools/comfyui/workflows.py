@@ -75,6 +75,13 @@ class Placed:
         return [(i.id, given.get(i.id, i.default)) for i in widgets]
 
     @property
+    def texts(self) -> int:
+        """How many of the widgets are fields of several lines."""
+        if self.kind in HOST_NODES:
+            return int(self.kind in ("CLIPTextEncode", "Note"))
+        return sum(each.multiline for each in OURS[self.kind].inputs)
+
+    @property
     def outputs(self) -> list[tuple[str, str]]:
         if self.kind in HOST_NODES:
             return HOST_NODES[self.kind][2]
@@ -121,12 +128,11 @@ class Graph:
                 {"name": name, "type": kind, "link": None if link is None else len(links)}
             )
         lines = max(len(sockets), len(one.outputs)) + len(one.widgets)
-        texts = [v for _, v in one.widgets if isinstance(v, str) and "\n" in v]
         return {
             "id": one.number,
             "type": one.kind,
             "pos": [40 + round(one.column * 420), 60 + round(one.row * 10)],
-            "size": [370, one.height or 60 + 26 * lines + 60 * len(texts)],
+            "size": [370, one.height or 60 + 26 * lines + 64 * one.texts],
             "flags": {},
             "order": one.number - 1,
             "mode": 0,
@@ -189,8 +195,8 @@ def train_and_generate() -> Graph:
         sample_prompts="a photo of sks dog on a beach\na painting of sks dog",
         sample_every=100,
     )
-    graph.add("PreviewImage", 1, 50, images=trained[4])
-    graph.add("DreamBoothSaveAdapter", 1, 90, adapter=trained[3], name="sks-dog")
+    graph.add("PreviewImage", 1, 66, images=trained[4])
+    graph.add("DreamBoothSaveAdapter", 0, 78, adapter=trained[3], name="sks-dog")
     draw(graph, 2, 0, (trained[0], trained[1], trained[2]))
     return graph
 
@@ -215,7 +221,7 @@ def merge_subject_and_style() -> Graph:
         )
         for row, concept, settings, name in (
             (0, dog, how, "sks-dog"),
-            (44, style, styled, "crt-style"),
+            (68, style, styled, "crt-style"),
         )
     ]
     merged = graph.add(
@@ -250,7 +256,7 @@ def continue_a_run() -> Graph:
         name="sks-dog",
         sample_every=100,
     )
-    graph.add("Note", 1, 46, text=CONTINUE)
+    graph.add("Note", 0, 78, text=CONTINUE)
     graph.add("PreviewImage", 2, 0, images=trained[4])
     graph.add("PreviewImage", 2, 34, images=trained[5])
     return graph
@@ -273,7 +279,7 @@ def full_fine_tune() -> Graph:
         settings=settings[0],
         name="sks-dog-model",
     )
-    graph.add("PreviewImage", 1, 46, images=trained[5])
+    graph.add("PreviewImage", 1, 66, images=trained[5])
     draw(graph, 2, 0, (trained[0], trained[1], trained[2]))
     return graph
 
