@@ -4,21 +4,40 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 LARGEST = 100_000_000
 """Bytes of a header, as the format's own library allows."""
 
 
+EMBEDDINGS = ({"emb_params"}, {"clip_l", "clip_g"}, {"clip_l"})
+"""The tensors of a learned token, for one text encoder or two."""
+
+
 def metadata_of(path: Path) -> dict[str, str]:
     """The metadata; empty for any other file."""
+    found = _header(path).get("__metadata__")
+    return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
+
+
+def names_of(path: Path) -> set[str]:
+    """The tensors' names; none for any other file."""
+    return set(_header(path)) - {"__metadata__"}
+
+
+def is_embedding(path: Path) -> bool:
+    """Whether a file holds a learned token."""
+    return names_of(path) in EMBEDDINGS
+
+
+def _header(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length)) if length <= LARGEST else {}
     except (OSError, ValueError):
         return {}
-    found = header.get("__metadata__") if isinstance(header, dict) else None
-    return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
+    return header if isinstance(header, dict) else {}
 
 
 def version_of(path: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import glob
 import os
 import re
 import secrets
@@ -19,7 +19,7 @@ from dreambooth_core.jobs import RunFolder
 from dreambooth_core.jobs.files import replace_text, to_json
 
 from ..host.base import Host
-from .headers import metadata_of, version_of
+from .headers import is_embedding, metadata_of, names_of, version_of
 from .paths import free_name
 from .records import read_json, receipt_of
 from .types import Published, Saved
@@ -41,7 +41,6 @@ class Results:
         """Everything that a host can load, the first step first."""
         receipt = receipt_of(run)
         final = receipt.get("result", {}).get("file")
-        token = receipt.get("result", {}).get("embedding")
         steps: dict[str, int] = {}
         samples: dict[int, list[str]] = {}
         for event in run.events:
@@ -61,7 +60,7 @@ class Results:
                     Saved(
                         step=step,
                         path=str(file),
-                        kind="embedding" if path == token else _kind_of(file),
+                        kind=_kind_of(file),
                         final=path == final,
                         samples=samples.get(step, []),
                         published=listed[path].name if path in listed else "",
@@ -134,6 +133,8 @@ class Results:
         self._copy(source, target, saved.kind)
         _copy_configuration(source, target)
         words = metadata_of(target).get("modelspec.trigger_phrase", "")
+        if saved.kind == "adapter":
+            words = self._place_token(source, run, words)
         if self.host.settings().preview and saved.samples:
             _copy(Path(saved.samples[0]), target.with_suffix(".png"))
         self._write_sidecar(run, saved, target, words)
@@ -143,6 +144,20 @@ class Results:
             "embedding": lambda: target.stem,
         }[saved.kind]()
         return Published(target.stem, saved.kind, str(target), prompt)
+
+    def _place_token(self, source: Path, run: RunFolder, words: str) -> str:
+        """The token that was learned together with an adapter, if one was; and the trigger words
+        with the name under which the host knows it: that of its file."""
+        step = source.stem.removeprefix(run.name)
+        for file in run.path.glob(f"*{glob.escape(step)}.safetensors"):
+            word = file.stem.removesuffix(step)
+            if file != source and not re.search(r"-\d{6}$", word) and is_embedding(file):
+                folder = self.host.folders().embeddings
+                folder.mkdir(parents=True, exist_ok=True)
+                target = free_name(folder, file.stem, ".safetensors")
+                _copy(file, target)
+                words = re.sub(rf"\b{re.escape(word)}\b", target.stem.replace("\\", "_"), words)
+        return words
 
     def _copy(self, source: Path, target: Path, kind: str) -> None:
         """Names that the host reads: kohya's for adapters, one file for models."""
@@ -195,15 +210,11 @@ def _kind_of(file: Path) -> str:
     beside = file if file.is_dir() else file.with_suffix("")
     if (beside / "model_index.json").is_file():
         return "checkpoint"
-    return "adapter"
+    return "embedding" if is_embedding(file) else "adapter"
 
 
 def _is_kohya(file: Path) -> bool:
-    with file.open("rb") as opened:
-        length = int.from_bytes(opened.read(8), "little")
-        header = json.loads(opened.read(min(length, 1 << 26)))
-    names = [name for name in header if name != "__metadata__"]
-    return all(re.match(r"lora_(unet|te\d?)_|bundle_emb", name) for name in names)
+    return all(re.match(r"lora_(unet|te\d?)_", name) for name in names_of(file))
 
 
 def _stamp(path: Path) -> list[int]:

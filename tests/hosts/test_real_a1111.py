@@ -166,6 +166,24 @@ def test_every_method_loads_and_several_together(host: WebUI, base: Image.Image)
     assert same(host.draw(WORD), base)
 
 
+def test_a_learned_token_and_one_with_an_adapter(host: WebUI) -> None:
+    untrained = host.draw(WORD)
+    options = {"method__token": "zwx", "optim__embedding_learning_rate": 0.1}
+    run = host.train("token", method__kind="textual_inversion", **options)
+    host.until_published(run)
+    assert (host.data / "embeddings" / "zwx.safetensors").is_file()
+    learned = host.draw(WORD)
+    assert not same(learned, untrained)
+    run = host.train("pivot", method__kind="pivotal", **options)
+    host.until_published(run)
+    prompt = host.ours("/prompt?name=pivot")["prompt"]
+    assert prompt == "a zwx-2 star <lora:pivot:1>"
+    assert not same(host.draw(prompt), learned)
+    for name in ("zwx", "zwx-2"):
+        (host.data / "embeddings" / f"{name}.safetensors").unlink()
+    assert same(host.draw(WORD), untrained)
+
+
 def test_a_fine_tuned_model_can_be_selected(host: WebUI, base: Image.Image) -> None:
     run = host.train("tuned", method__kind="full", run__steps=4, optim__learning_rate=1e-4)
     status = host.until_published(run)

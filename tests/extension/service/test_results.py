@@ -130,6 +130,19 @@ def test_a_learned_token(host: FakeHost) -> None:
     assert Path(made.path).parent == host.folders().embeddings
 
 
+def test_an_adapter_and_its_token(host: FakeHost) -> None:
+    run = RunFolder.create(host.folders().runs, "pivot")
+    for step, ending in ((10, "-000010"), (20, "")):
+        saved(run, f"pivot{ending}", step)
+        safetensors(run.path / f"sks{ending}.safetensors", "emb_params")
+    results, embeddings = Results(host), host.folders().embeddings
+    assert results.publish(run, 20).prompt == f"{WORDS} <lora:pivot:1>"
+    assert [path.name for path in embeddings.iterdir()] == ["sks.safetensors"]
+    # Under another name the host knows it by that.
+    assert results.publish(run, 10).prompt == "a photo of sks-000010 dog <lora:pivot-000010:1>"
+    assert (embeddings / "sks-000010.safetensors").is_file()
+
+
 def test_nothing_to_publish(host: FakeHost, run: RunFolder) -> None:
     with pytest.raises(UserError, match=r"no such saved step. Saved: 10, 20"):
         Results(host).publish(run, 15)
