@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -67,6 +68,30 @@ class Name:
         return (self._real(),)
 
 
+class Plain(Name):
+    """Stands for a function of sizes and truth values that may be symbolic. For plain ones it is
+    simple, and answered here; anything else reads the module."""
+
+    def __init__(self, module: str, path: str, answer: Callable[..., Any]) -> None:
+        super().__init__(module, path)
+        self._answer = answer
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not kwargs and all(map(_is_plain, args)):
+            return self._answer(*args)
+        return super().__call__(*args, **kwargs)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return all(type(item) is int for item in value)
+    return type(value) in (bool, int)
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
 _allowed: list[Any] = []
 """What was marked with ``allow_in_graph`` before the compiler was read."""
 
@@ -90,6 +115,22 @@ def _graph_break(*_: Any, **__: Any) -> None:
     """Means something in compiled code alone."""
 
 
+_ANSWERS: Mapping[str, Callable[..., Any]] = {
+    "expect_true": _same,
+    "guard_int": _same,
+    "guard_or_false": _same,
+    "guard_or_true": _same,
+    "guard_size_oblivious": _same,
+    "guarding_hint_or_throw": _same,
+    "has_guarding_hint": lambda _: True,
+    "is_nested_int": lambda _: False,
+    "statically_known_true": _same,
+    "sym_and": lambda *values: all(values),
+    "sym_eq": lambda one, other: one == other,
+    "sym_or": lambda *values: any(values),
+}
+"""What the functions of torch's symbolic shapes say to plain values."""
+
 _DYNAMO = "torch._dynamo"
 _SHAPES = "torch.fx.experimental.symbolic_shapes"
 _WRAPPED = f"{_DYNAMO}._trace_wrapped_higher_order_op"
@@ -106,14 +147,14 @@ DEFERRED: Mapping[str, Mapping[str, Any]] = {
     "bitsandbytes": {"nn": Name("bitsandbytes", "nn", ["Linear4bit"])},
     _SHAPES: {
         "GuardOnDataDependentSymNode": type("GuardOnDataDependentSymNode", (Exception,), {}),
-        "guard_or_false": Name(_SHAPES, "guard_or_false"),
-        "statically_known_true": Name(_SHAPES, "statically_known_true"),
+        **{name: Plain(_SHAPES, name, answer) for name, answer in _ANSWERS.items()},
     },
     "scipy.integrate": {},
     "scipy.optimize": {
         "linear_sum_assignment": Name("scipy.optimize", "linear_sum_assignment"),
     },
     "scipy.stats": {},
+    "sympy": {"Basic": Name("sympy", "Basic")},
     "trio": {},
 }
 """Modules, and what stands for names in them."""
@@ -282,7 +323,22 @@ def load_libraries() -> None:
         ImportError: one is not there or does not work.
     """
     with importing():
+        _read_names_once()
         for library, names in LIBRARIES.items():
             module = importlib.import_module(library)
             for name in names:
                 getattr(module, name)
+
+
+def _read_names_once() -> None:
+    """transformers reads its thousand model files for the names in them, and keeps the answer by
+    the path it was asked for: once by the folder, and again by the file in it."""
+    utils = importlib.import_module("transformers.utils.import_utils")
+    read_names: Any = getattr(utils, "create_import_structure_from_path", None)
+    if hasattr(read_names, "cache_info"):
+
+        def by_folder(path: Any) -> Any:
+            place = Path(path)
+            return read_names(place.parent if place.name == "__init__.py" else place)
+
+        utils.create_import_structure_from_path = by_folder  # type: ignore[attr-defined]
