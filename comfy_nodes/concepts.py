@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth_core.config.describe import describe
@@ -72,7 +73,7 @@ def read_images(
     return Result(((concept,),), _shown(found))
 
 
-def _place(folder: str, path: str, images: Tensor | None) -> Any:
+def _place(folder: str, path: str, images: Tensor | None) -> Path:
     named = [bool(path.strip()), folder != NO_FOLDER, images is not None]
     if sum(named) != 1:
         raise UserError(
@@ -86,7 +87,7 @@ def _place(folder: str, path: str, images: Tensor | None) -> Any:
     return host.input_folder() / folder
 
 
-def _keep(images: Tensor) -> Any:
+def _keep(images: Tensor) -> Path:
     """Writes an IMAGE batch into a folder named after its content, once."""
     digest = hashlib.sha256()
     pictures = host.to_pictures(images)

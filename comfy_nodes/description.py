@@ -6,7 +6,7 @@ Standard library only. Texts are English here; ``locales/`` holds the others.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 PREFIX = "DreamBooth"
@@ -87,7 +87,6 @@ class Node:
     """Whether it is worth running with nothing linked to its outputs."""
     fingerprint: Callable[..., Any] | None = None
     """Called with the widgets by name: a value that changes when what they name has changed."""
-    experimental: bool = field(default=False)
 
     @property
     def category(self) -> str:
@@ -95,7 +94,7 @@ class Node:
         return f"{CATEGORY}/{self.group}" if self.group else CATEGORY
 
 
-def guarded(node: Node, inputs: dict[str, Any], node_id: str | None) -> Result:
+def execute(node: Node, inputs: dict[str, Any], node_id: str | None) -> Result:
     """Runs a node. Absent optional inputs get their default."""
     given = {each.id: each.default for each in node.inputs if each.optional}
     return node.run(**{**given, **inputs}, node_id=node_id)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth_core.config.describe import nest
-from dreambooth_core.errors import UserError
 from dreambooth_core.jobs import RunFolder, list_runs
 from dreambooth_core.jobs.files import replace_text, to_json
 
@@ -199,9 +198,3 @@ def prepare(request: Request, found: Found | None) -> RunFolder:
     replace_text(folder.path / FILE, to_json(asked, indent=2) + "\n")
     replace_text(folder.config, to_json(nest(config), indent=2) + "\n")
     return folder
-
-
-def require_free(folder: RunFolder) -> None:
-    """Raises ``UserError`` if somebody else's worker is on this run."""
-    if folder.lock.is_held():
-        raise UserError("this run has a worker already", where=folder.path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from .description import Input, Node, guarded
+from .description import Input, Node, execute
 
 
 def v1_class(node: Node) -> type:
@@ -18,7 +18,6 @@ def v1_class(node: Node) -> type:
         RETURN_TYPES = tuple(output.type for output in node.outputs)
         RETURN_NAMES = tuple(output.label for output in node.outputs)
         OUTPUT_TOOLTIPS = tuple(output.tooltip for output in node.outputs)
-        EXPERIMENTAL = node.experimental
         NODE: ClassVar[Node] = node
 
         @classmethod
@@ -30,7 +29,7 @@ def v1_class(node: Node) -> type:
             return types
 
         def execute(self, unique_id: str | None = None, **inputs: Any) -> dict[str, Any]:
-            result = guarded(node, inputs, unique_id)
+            result = execute(node, inputs, unique_id)
             return {"ui": {"text": list(result.lines)}, "result": result.values}
 
     if node.fingerprint is not None:

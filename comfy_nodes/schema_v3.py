@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import ComfyExtension, io
 
-from .description import Input, Node, Output, guarded
+from .description import Input, Node, Output, execute
 
 _WIDGETS = {
     "INT": io.Int,
@@ -33,12 +33,11 @@ def v3_class(node: Node) -> type[io.ComfyNode]:
                 outputs=[_output(each) for each in node.outputs],
                 hidden=[io.Hidden.unique_id],
                 is_output_node=node.is_output,
-                is_experimental=node.experimental,
             )
 
         @classmethod
         def execute(cls, **inputs: Any) -> io.NodeOutput:
-            result = guarded(node, inputs, cls.hidden.unique_id)
+            result = execute(node, inputs, cls.hidden.unique_id)
             return io.NodeOutput(*result.values, ui={"text": list(result.lines)})
 
     if node.fingerprint is not None:

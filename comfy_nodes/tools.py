@@ -194,7 +194,7 @@ def _or_none() -> list[str]:
     return [NONE, *_checkpoints()]
 
 
-def stacked_file(base: str = "", tuned: str = "", checkpoint: str = "", **_: Any) -> str:
+def look_at_checkpoints(base: str = "", tuned: str = "", checkpoint: str = "", **_: Any) -> str:
     """Fingerprint: of the checkpoints that a node names."""
     facts = []
     for name in (base, tuned, checkpoint):
@@ -319,7 +319,7 @@ MERGE = Node(
     (ADAPTER_OUTPUT,),
     merge,
     group="Adapters",
-    fingerprint=stacked_file,
+    fingerprint=look_at_checkpoints,
 )
 
 EXTRACT = Node(
@@ -335,7 +335,7 @@ EXTRACT = Node(
     (ADAPTER_OUTPUT,),
     extract,
     group="Adapters",
-    fingerprint=stacked_file,
+    fingerprint=look_at_checkpoints,
 )
 
 RESIZE = Node(
@@ -346,7 +346,7 @@ RESIZE = Node(
     (ADAPTER_OUTPUT,),
     resize,
     group="Adapters",
-    fingerprint=stacked_file,
+    fingerprint=look_at_checkpoints,
 )
 
 BAKE = Node(
@@ -365,7 +365,7 @@ BAKE = Node(
     bake,
     group="Checkpoints",
     is_output=True,
-    fingerprint=stacked_file,
+    fingerprint=look_at_checkpoints,
 )
 
 CONVERT = Node(
@@ -389,7 +389,7 @@ CONVERT = Node(
     convert,
     group="Checkpoints",
     is_output=True,
-    fingerprint=stacked_file,
+    fingerprint=look_at_checkpoints,
 )
 
 NODES = (WEIGH, MERGE, EXTRACT, RESIZE, BAKE, CONVERT)

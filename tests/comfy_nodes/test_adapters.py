@@ -184,7 +184,7 @@ def assert_equal_unet(parts: ModelParts, wanted: dict[str, torch.Tensor]) -> Non
 
 def test_the_cache_sees_files_change(host: Any, two: Any) -> None:
     from comfy_nodes.adapters import look_at_file
-    from comfy_nodes.tools import stacked_file
+    from comfy_nodes.tools import look_at_checkpoints
 
     before = look_at_file(lora="a.safetensors")
     path = host.loras() / "a.safetensors"
@@ -192,7 +192,7 @@ def test_the_cache_sees_files_change(host: Any, two: Any) -> None:
     assert look_at_file(lora="a.safetensors") != before
     assert look_at_file(lora="gone.safetensors") == ""
     (host.checkpoints() / "c.safetensors").write_bytes(b"1")
-    one = stacked_file(checkpoint="c.safetensors")
+    one = look_at_checkpoints(checkpoint="c.safetensors")
     (host.checkpoints() / "c.safetensors").write_bytes(b"22")
-    assert stacked_file(checkpoint="c.safetensors") != one
+    assert look_at_checkpoints(checkpoint="c.safetensors") != one
     assert Path(path).exists()
