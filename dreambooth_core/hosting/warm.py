@@ -195,6 +195,7 @@ class _Process:
                 where=command[0],
                 do="Run 'python install.py' to make its environment.",
             ) from error
+        self._last_words = ""
         self._messages: queue.Queue[dict[str, Any]] = queue.Queue()
         self._listener = threading.Thread(target=self._listen, name="dreambooth-warm", daemon=True)
         self._listener.start()
@@ -222,11 +223,8 @@ class _Process:
 
     def death(self) -> DreamBoothError:
         """Why it is gone, as far as it said."""
-        code = self.popen.wait()
-        said = ""
-        with contextlib.suppress(OSError, ValueError):
-            self._log.seek(0)
-            said = self._log.read().decode("utf-8", "replace").strip()
+        self._listener.join()
+        code, said = self.popen.wait(), self._last_words
         if said:
             logger.error("the warm process ended:\n%s", said)
         last = said.splitlines()[-1].strip()[:300] if said else f"exit code {code}"
@@ -243,16 +241,19 @@ class _Process:
             self.popen.kill()
         self.popen.wait()
         self._listener.join(1.0)
-        for pipe in (self.popen.stdin, self.popen.stdout, self._log):
-            if pipe is not None:
-                with contextlib.suppress(OSError, ValueError):
-                    pipe.close()
 
     def _listen(self) -> None:
-        assert self.popen.stdout is not None
-        with contextlib.suppress(OSError, ValueError):  # closed by end()
-            for line in self.popen.stdout:
-                self._messages.put(json.loads(line))
+        """Takes what comes until the process is gone, by itself or ended, and clears up."""
+        assert self.popen.stdin is not None and self.popen.stdout is not None
+        with self._log, self.popen.stdout:
+            with contextlib.suppress(OSError, ValueError):
+                for line in self.popen.stdout:
+                    self._messages.put(json.loads(line))
+            self.popen.wait()
+            self._log.seek(0)
+            self._last_words = self._log.read().decode("utf-8", "replace").strip()
+        with contextlib.suppress(OSError):
+            self.popen.stdin.close()
 
 
 def _result(message: dict[str, Any]) -> dict[str, Any]:
