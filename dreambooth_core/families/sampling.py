@@ -34,6 +34,7 @@ class SamplingSettings:
     steps: int = 25
     guidance: float = 7.0
     scheduler: str = "ddim"
+    """A name out of ``SCHEDULERS``; empty for the base's own."""
     width: int | None = None
     height: int | None = None
     negative_prompt: str = ""
@@ -86,7 +87,7 @@ def build_pipeline(parts: Components, scheduler: str) -> Any:
     """The family's pipeline around the very modules of ``parts``."""
     import diffusers
 
-    name, changes = SCHEDULERS[scheduler]
+    name, changes = SCHEDULERS[scheduler] if scheduler else _own_scheduler(parts)
     config = {**parts.scheduler_config, **changes}
     config = {key: value for key, value in config.items() if not key.startswith("_")}
     config["prediction_type"] = parts.prediction_type
@@ -113,6 +114,12 @@ def build_pipeline(parts: Components, scheduler: str) -> Any:
         pipeline = parts.family.pipeline_class(parts)(**modules)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def _own_scheduler(parts: Components) -> tuple[str, dict[str, Any]]:
+    """The scheduler that the base names, where it is one of ours; else DDIM."""
+    named = parts.scheduler_config.get("_class_name")
+    return next((s for s in SCHEDULERS.values() if s[0] == named), SCHEDULERS["ddim"])
 
 
 def _denoise(

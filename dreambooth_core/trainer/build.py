@@ -33,7 +33,7 @@ from dreambooth_core.optim.rates import Rates, rates
 from dreambooth_core.optim.stepper import Stepper
 from dreambooth_core.trainer.config import TrainConfig
 from dreambooth_core.trainer.precision import Precision, make_precision
-from dreambooth_core.trainer.priors import with_class_images
+from dreambooth_core.trainer.priors import image_precision, with_class_images
 from dreambooth_core.trainer.processes import Processes
 from dreambooth_core.trainer.report import Reporter
 from dreambooth_core.trainer.samples import Samples
@@ -81,10 +81,8 @@ class Builder:
             config.run.mixed_precision, self.processes.device, tf32=config.memory.tf32
         )
         parts = load_base(config.base)
+        concepts = self._with_class_images(concepts, parts, precision)
         self._place(parts, precision)
-        concepts = with_class_images(
-            config, concepts, parts, precision, self.processes, self.reporter, self.should_stop
-        )
         items = Items(concepts, config.data, seed=config.run.seed)
         self._tell_inventory(concepts, items)
         plan = items.plan(
@@ -170,10 +168,26 @@ class Builder:
             total_steps=total,
         )
 
-    def _place(self, parts: Components, precision: Precision) -> None:
-        """Frozen weights in the computing precision; the autoencoder stays in fp32."""
+    def _with_class_images(
+        self, concepts: list[Concept], parts: Components, precision: Precision
+    ) -> list[Concept]:
+        """The concepts with their class images, made before any weight is rounded for the run
+        where they are to be made in another precision."""
+        if not self.config.prior.enabled:
+            return concepts
+        images = image_precision(self.config, precision)
+        self._place(parts, images, weights=None if images is precision else torch.float32)
+        return with_class_images(
+            self.config, concepts, parts, images, self.processes, self.reporter, self.should_stop
+        )
+
+    def _place(
+        self, parts: Components, precision: Precision, weights: torch.dtype | None = None
+    ) -> None:
+        """All models on the device, with attention for the computing precision. Frozen weights
+        in that precision; the autoencoder stays in fp32."""
         for model in parts.models.values():
-            model.to(precision.device, precision.dtype)
+            model.to(precision.device, weights or precision.dtype)
         parts.vae.to(precision.device)
         wanted = self.config.memory.attention
         apply_attention(parts.unet, wanted, precision.device, precision.dtype)

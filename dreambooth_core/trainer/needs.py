@@ -35,7 +35,7 @@ from dreambooth_core.memory.models import (
 from dreambooth_core.methods.registry import method_for
 from dreambooth_core.quiet import quieten
 from dreambooth_core.trainer.config import TrainConfig
-from dreambooth_core.trainer.precision import DTYPES
+from dreambooth_core.trainer.precision import DTYPES, STORED
 from dreambooth_core.trainer.processes import choose_device
 
 Configs = Mapping[str, Mapping[str, Any]]
@@ -124,7 +124,9 @@ class Planner:
         self._dtype = DTYPES[config.run.mixed_precision]
         parts = self._parts()
         self.family = parts.family.name
-        self._base_bytes = sum(_bytes(model) for model in [*parts.models.values(), parts.vae])
+        whole = [*parts.models.values(), parts.vae]
+        self._base_bytes = sum(_bytes(model) for model in whole)
+        self._base_numbers = sum(p.numel() for model in whole for p in model.parameters())
         method = method_for(config.method, parts)
         if config.run.mixed_precision == "full_bf16":
             method.attach(0, self._dtype)
@@ -200,7 +202,7 @@ class Planner:
             self.family,
             self.estimator.estimate(setting),
             encoding=max(whole, driver + prepared + self._encoding()),
-            class_images=whole + self._decoding() if self.config.prior.enabled else 0,
+            class_images=driver + self._imaging() if self.config.prior.enabled else 0,
         )
 
     def _encoding(self) -> int:
@@ -208,6 +210,12 @@ class Planner:
         batch, (height, width) = self.config.data.cache_batch_size, self.size
         peak = encoding_peak(self._vae, batch=batch, height=height, width=width)
         return peak - _bytes(self._vae)
+
+    def _imaging(self) -> int:
+        """What making class images takes with all weights, which are in fp32 where class images
+        have a precision of their own."""
+        own = STORED.get(self.config.prior.precision, self._dtype) != self._dtype
+        return (4 * self._base_numbers if own else self._base_bytes) + self._decoding()
 
     def _decoding(self) -> int:
         """What decoding class images takes besides all weights: three tensors of the widest

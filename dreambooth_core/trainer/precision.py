@@ -40,8 +40,10 @@ class Precision:
         return torch.autocast(self.device.type, self.dtype)
 
 
-def make_precision(name: str, device: torch.device, *, tf32: bool = False) -> Precision:
-    """The precision that ``run.mixed_precision`` names.
+def make_precision(
+    name: str, device: torch.device, *, tf32: bool = False, where: str = "run.mixed_precision"
+) -> Precision:
+    """The precision that ``run.mixed_precision`` names, or another option (``where``).
 
     Raises:
         UserError: the device cannot compute in it.
@@ -49,14 +51,12 @@ def make_precision(name: str, device: torch.device, *, tf32: bool = False) -> Pr
     dtype = DTYPES[name]
     if dtype == torch.float16 and device.type == "cpu":
         raise UserError(
-            "fp16 training needs a GPU",
-            where="run.mixed_precision",
-            do='Use "no" or "bf16" on a CPU.',
+            "fp16 needs a GPU",
+            where=where,
+            do="Use bf16 or fp32 (mixed precision: no) on a CPU.",
         )
     if dtype == torch.bfloat16 and device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        raise UserError(
-            "this GPU does not compute in bf16", where="run.mixed_precision", do='Use "fp16".'
-        )
+        raise UserError("this GPU does not compute in bf16", where=where, do='Use "fp16".')
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = tf32
         torch.backends.cudnn.allow_tf32 = tf32

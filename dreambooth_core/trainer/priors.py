@@ -14,10 +14,11 @@ from dreambooth_core.data.prior import (
     make_missing,
     recipe_of,
 )
+from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Components
-from dreambooth_core.families.sampling import SamplingSettings, generate
+from dreambooth_core.families.sampling import SCHEDULERS, SamplingSettings, generate
 from dreambooth_core.trainer.config import TrainConfig
-from dreambooth_core.trainer.precision import Precision
+from dreambooth_core.trainer.precision import Precision, make_precision
 from dreambooth_core.trainer.processes import Processes
 from dreambooth_core.trainer.report import Reporter
 
@@ -38,6 +39,22 @@ def class_images(config: TrainConfig, concept: Concept, base_fingerprint: str) -
     )
 
 
+def image_precision(config: TrainConfig, run: Precision) -> Precision:
+    """The precision in which class images are made; the run's where it is the same.
+
+    Raises:
+        UserError: the device cannot compute in it.
+    """
+    prior = config.prior
+    if not prior.enabled or prior.precision == "auto":
+        return run
+    name = "no" if prior.precision == "fp32" else prior.precision
+    made = make_precision(
+        name, run.device, tf32=config.memory.tf32, where=f"prior.precision: {prior.precision}"
+    )
+    return run if made.dtype == run.dtype else made
+
+
 def with_class_images(
     config: TrainConfig,
     concepts: list[Concept],
@@ -49,7 +66,11 @@ def with_class_images(
 ) -> list[Concept]:
     """The concepts with all their class images, the missing ones made by ``parts``.
 
+    Args:
+        precision: of :func:`image_precision`.
+
     Raises:
+        UserError: a scheduler that is not known.
         Stopped: the user asked; what was made stays and is not made again.
     """
     if not config.prior.enabled:
@@ -91,10 +112,16 @@ def _maker(
     should_stop: Callable[[], bool],
 ) -> Callable[[list[str], list[int]], list[Image.Image]]:
     recipe = state.recipe
+    if recipe.scheduler and recipe.scheduler not in SCHEDULERS:
+        raise UserError(
+            f"there is no scheduler {recipe.scheduler!r}",
+            where="prior.scheduler",
+            do=f"Choose from {', '.join(SCHEDULERS)}, or leave it empty for the base's own.",
+        )
     settings = SamplingSettings(
         steps=recipe.steps,
         guidance=recipe.guidance,
-        scheduler=recipe.scheduler or SamplingSettings.scheduler,
+        scheduler=recipe.scheduler,
         width=recipe.width,
         height=recipe.height,
         negative_prompt=recipe.negative_prompt,

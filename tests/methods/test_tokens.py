@@ -146,6 +146,20 @@ def test_a_token_that_no_caption_has_is_refused(base: Path, pictures: Path, tmp_
         train(config_for(base, pictures, tmp_path, **changes))
 
 
+def test_the_token_is_the_word_of_the_captions_and_of_the_file(
+    base: Path, pictures: Path, tmp_path: Path
+) -> None:
+    changes = {"method__kind": "textual_inversion", "method__token": "ball", "run__steps": 1}
+    with pytest.raises(UserError, match="word"):
+        train(config_for(base, pictures, tmp_path, **changes))
+    changes["method__token"] = "zwx"
+    config = config_for(base, pictures, tmp_path, **changes)
+    config.concepts[0].instance_prompt = "a photo of zwx ball"
+    folder = train(config)
+    assert read_receipt(folder)["result"]["token"] == "zwx"
+    assert [path.name for path in folder.path.glob("*.safetensors")] == ["zwx.safetensors"]
+
+
 def test_samples_use_the_embedding(base: Path, pictures: Path, tmp_path: Path) -> None:
     changes = {
         "method__kind": "textual_inversion",

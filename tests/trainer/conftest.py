@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from helpers.observed import Observed, observe
+from helpers.runs import config_for
 from helpers.tiny import draw_pictures, tiny_sd1
 
 
@@ -18,3 +22,22 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three drawn pictures of a ball."""
     return draw_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+Once = Callable[..., Observed]
+
+
+@pytest.fixture
+def once(base: Path, pictures: Path, tmp_path: Path) -> Once:
+    """One observed step, or as many as are asked for; ``section__field=value`` changes a field."""
+
+    def run(**changes: Any) -> Observed:
+        return observe(config_for(base, pictures, tmp_path, **{"run__steps": 1, **changes}))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def plain(base: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Observed:
+    """Three observed steps with nothing special about them."""
+    return observe(config_for(base, pictures, tmp_path_factory.mktemp("plain"), run__steps=3))

@@ -1,0 +1,121 @@
+"""A run with what went through it: captions, noise, predictions, masks, losses, the session."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
+
+from helpers.runs import folder_for
+from torch import Tensor
+
+from dreambooth_core.families.text import Conditioning
+from dreambooth_core.formats.storage import read_tensors
+from dreambooth_core.jobs import Event, RunFolder, read_receipt
+from dreambooth_core.objective.objective import NoisySample, Objective
+from dreambooth_core.trainer import loop
+from dreambooth_core.trainer import run as runs
+from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.trainer.session import Session
+from dreambooth_core.trainer.texts import TextSource
+
+
+@dataclass
+class Pass:
+    """One forward pass of training."""
+
+    captions: list[str]
+    clean: Tensor
+    sample: NoisySample
+    prediction: Tensor
+    mask: Tensor | None
+    losses: Tensor
+    """Weighted loss of each sample, ``[B]``."""
+
+
+@dataclass
+class Observed:
+    """A run that is over."""
+
+    folder: RunFolder
+    session: Session
+    passes: list[Pass] = field(default_factory=list)
+
+    @property
+    def receipt(self) -> dict[str, Any]:
+        """The run's receipt."""
+        return dict(read_receipt(self.folder))
+
+    @property
+    def result(self) -> dict[str, Tensor]:
+        """The tensors of the result's file."""
+        return read_tensors(self.folder.path / self.receipt["result"]["file"])
+
+    @property
+    def captions(self) -> list[str]:
+        """Every caption that was trained with, in order."""
+        return [text for one in self.passes for text in one.captions]
+
+    @property
+    def timesteps(self) -> list[int]:
+        """The timestep of every sample, in order."""
+        return [int(t) for one in self.passes for t in one.sample.timesteps]
+
+    def progress(self, stage: str) -> list[Event]:
+        """The progress events of a stage."""
+        return [event for event in self.folder.events if event.get("stage") == stage]
+
+    def told(self, name: str) -> list[Any]:
+        """A number of each step as the run reported it, such as ``loss`` or ``lr``."""
+        return [event[name] for event in self.progress("train")]
+
+    def samples(self) -> list[Event]:
+        """The events of validation images."""
+        return [event for event in self.folder.events if event["kind"] == "sample"]
+
+
+def observe(config: TrainConfig) -> Observed:
+    """Does a whole run in this process and keeps what went through it.
+
+    Without the estimate of its memory and the picture of its losses, which take most of the time
+    of a run as short as this.
+    """
+    folder = folder_for(config)
+    sessions: list[Session] = []
+    texts: list[list[str]] = []
+    drawn: list[Tensor] = []
+    passes: list[Pass] = []
+    train, losses = loop.train, Objective.losses
+    draw, conditioning = Objective.draw, TextSource.conditioning
+
+    def train_(session: Session) -> None:
+        sessions.append(session)
+        train(session)
+
+    def draw_(self: Objective, latents: Tensor, *args: Any, **more: Any) -> NoisySample:
+        drawn.append(latents.detach().clone())
+        return draw(self, latents, *args, **more)
+
+    def conditioning_(self: TextSource, captions: Sequence[str]) -> Conditioning:
+        texts.append(list(captions))
+        return conditioning(self, captions)
+
+    def losses_(
+        self: Objective, prediction: Tensor, sample: NoisySample, mask: Tensor | None = None
+    ) -> Tensor:
+        found = losses(self, prediction, sample, mask)
+        seen = prediction.detach().float().clone()
+        passes.append(Pass(texts[-1], drawn[-1], sample, seen, mask, found.detach().clone()))
+        return found
+
+    with (
+        mock.patch.object(runs, "estimate_of", lambda *_: None),
+        mock.patch.object(runs, "loss_picture", lambda *_: b""),
+        mock.patch.object(loop, "train", train_),
+        mock.patch.object(Objective, "draw", draw_),
+        mock.patch.object(Objective, "losses", losses_),
+        mock.patch.object(TextSource, "conditioning", conditioning_),
+    ):
+        runs.run(folder)
+    return Observed(folder, sessions[0], passes)
