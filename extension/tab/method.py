@@ -169,8 +169,12 @@ class MethodArea:
         except DreamBoothError as error:
             return [*self.form.updates({}), update(), failure(error)]
         after = self.form.as_shown(merged)
-        after["method.kind"] = method  # it chose the preset, and not the other way round
-        new = overlay(shown, self.form.as_shown(Layer.read(layer).values), after)
+        # The user's own presets are taken whole: that is what they were saved for.
+        own = recipe in _fitting(self.studio.presets(), "own")
+        before = shown if own else self.form.as_shown(Layer.read(layer).values)
+        if not own:
+            after["method.kind"] = method  # it chose the preset, and not the other way round
+        new = overlay(shown, before, after)
         return [*self.form.updates(new), Layer(names, merged).written(), about]
 
     def outputs(self) -> list[Component]:

@@ -27,17 +27,18 @@ UP = 90.0
 class Server:
     """A stand-in for a host, with the extension in it."""
 
-    def __init__(self, python: Path, folder: Path, *arguments: str) -> None:
+    def __init__(self, python: Path, folder: Path, *arguments: str, engine: bool = True) -> None:
         self.data = folder / "data"
         self.loras = self.data / "models" / "Lora"
         self.runs = self.data / "outputs" / "dreambooth" / "runs"
         self.port = ports(1)[0]
         self.address = f"http://127.0.0.1:{self.port}/"
         self.log = folder / "server.log"
+        home = folder / "engine"
         environ = {
             **os.environ,
             "STAND_IN_DATA": str(self.data),
-            "DREAMBOOTH_ENV": str(this_python(folder / "engine")),
+            "DREAMBOOTH_ENV": str(this_python(home) if engine else home),
             "GRADIO_ANALYTICS_ENABLED": "False",
             "GRADIO_TEMP_DIR": str(folder / "gradio"),
         }
@@ -52,7 +53,8 @@ class Server:
         deadline = time.monotonic() + UP
         while time.monotonic() < deadline and self.process.poll() is None:
             with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
-                urllib.request.urlopen(self.address, timeout=5).close()
+                # The last thing that is added to a page that answers already.
+                urllib.request.urlopen(self.address + "stand-in/remembered", timeout=5).close()
                 return
             time.sleep(0.2)
         raise AssertionError(self.log.read_text(encoding="utf-8", errors="replace"))
@@ -74,11 +76,16 @@ class Server:
             self.process.wait()
 
 
+def require_browser() -> None:
+    """Skips a test where there is none."""
+    if shutil.which("chromedriver") is None or chromium() is None:
+        pytest.skip("no chromium and chromedriver on the path (Debian: chromium chromium-driver)")
+
+
 @pytest.fixture(params=HOSTS)
 def python(request: pytest.FixtureRequest) -> Path:
     """The Python of a host: gradio 3.41 or 4.40."""
-    if shutil.which("chromedriver") is None or chromium() is None:
-        pytest.skip("no chromium and chromedriver on the path (Debian: chromium chromium-driver)")
+    require_browser()
     host: str = request.param
     return python_of(host)
 

@@ -72,6 +72,18 @@ def create_ui() -> gr.Blocks:
     return demo
 
 
+def remembered(block: Any) -> list[str]:
+    """What the WebUI would write into ui-config.json of a tab, and read before our defaults."""
+    found = []
+    if getattr(block, "do_not_save_to_config", False):
+        found = []
+    elif hasattr(block, "children"):
+        found = [block.elem_id] if isinstance(block, gr.Tabs) and block.elem_id else []
+    elif not isinstance(block, (gr.HTML, gr.State)):
+        found = [str(block.label or block.value)]
+    return found + [name for child in getattr(block, "children", ()) for name in remembered(child)]
+
+
 def serve(extension: Path, port: int, language: str) -> None:
     """Serves until the process ends."""
     while True:
@@ -83,6 +95,8 @@ def serve(extension: Path, port: int, language: str) -> None:
         demo.queue(64) if gr.__version__.startswith("3") else demo.queue()
         app, _, _ = demo.launch(server_port=port, prevent_thread_lock=True, quiet=True)
         app.add_api_route("/stand-in/reload", reloading.set, methods=["POST"])
+        ours = [found for tab in demo.children[0].children[1:] for found in remembered(tab)]
+        app.add_api_route("/stand-in/remembered", lambda found=ours: {"names": found})
         script_callbacks.call("app_started", demo, app)
         reloading.clear()
         reloading.wait()

@@ -1,0 +1,116 @@
+"""Parts of the form, and the page before the engine is there."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from helpers.engine_environment import ROOT
+from helpers.gradio import python_of
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.keys import Keys
+
+from .conftest import Server, require_browser
+from .driving import Browser
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+STAR = ROOT / "dreambooth_core" / "assets" / "demo" / "star"
+
+
+def upload_and_caption(browser: Browser, server: Server) -> None:
+    """Pictures that come through the page; their captions are edited in a table."""
+    chosen = browser.driver.find_elements(
+        "css selector", "#dreambooth_subject_area input[type=file]"
+    )
+    pictures = sorted(STAR.glob("*.png"))[:2]
+    chosen[0].send_keys("\n".join(map(str, pictures)))
+    browser.reads("#dreambooth_pictures_0", "2")
+    folder = Path(browser.value("#dreambooth_field_concepts_0_images"))
+    assert {path.name for path in folder.iterdir()} == {path.name for path in pictures}
+    assert folder.is_relative_to(server.data)
+    browser.script("document.querySelectorAll('.db-subject .label-wrap')[0].click()")
+    cell = "#dreambooth_captions_0 tbody tr:first-child td:nth-child(2)"
+
+    def edited() -> bool:
+        there = browser.find(cell)
+        browser.script("arguments[0].scrollIntoView({block: 'center'})", there)
+        ActionChains(browser.driver).double_click(there).perform()
+        browser.driver.switch_to.active_element.send_keys("a green star", Keys.ENTER)
+        return "a green star" in browser.text(cell)
+
+    browser.until(edited, "the caption", 30)
+    browser.press("#dreambooth_captions_save_0")
+    browser.reads("#dreambooth_subject_area", "captions saved")
+    assert [path.read_text().strip() for path in folder.glob("*.txt")] == ["a green star"]
+
+
+def several_subjects(browser: Browser) -> None:
+    """A second one can be added, and what it lacks is told at its field."""
+    browser.press("#dreambooth_subject_add")
+    browser.until(lambda: browser.find("#dreambooth_field_concepts_1_images").is_displayed(), "it")
+    browser.press("#dreambooth_check")
+    browser.until(lambda: browser.find("#dreambooth_field_concepts_1_images.db-wrong"), "the mark")
+    browser.press("#dreambooth_subject_drop")
+    gone = "return document.querySelector('#dreambooth_field_concepts_1_images')?.offsetParent"
+    browser.until(lambda: browser.script(f"{gone} == null"), "it to go")
+
+
+def presets(browser: Browser) -> None:
+    """A preset of one's own keeps values; other presets leave alone what was set by hand."""
+    browser.set("run.steps", "777")
+    browser.script("document.querySelector('#dreambooth_kind input[value=style]').click()")
+    browser.until(lambda: "style-lora-sd1" in browser.text("#dreambooth_preset_about"), "style")
+    browser.until(lambda: browser.value("#dreambooth_field_method_rank") == "32", "its rank")
+    assert browser.value("#dreambooth_field_run_steps") == "777"
+    wraps = "document.querySelectorAll('#dreambooth_method_area > div > .label-wrap')"
+    browser.script(f"[...{wraps}].at(-1).click()")
+    browser.write("#dreambooth_preset_name", "mine")
+    browser.press("#dreambooth_preset_save")
+    browser.reads("#dreambooth_method_area", "saved")
+    browser.set("run.steps", "")
+    browser.write("#dreambooth_preset", "mine", Keys.ENTER)
+    browser.until(lambda: browser.value("#dreambooth_field_run_steps") == "777", "the preset")
+
+
+def the_host_remembers_no_value(server: Server) -> None:
+    """Else an old value in ui-config.json would win over a new default."""
+    with urllib.request.urlopen(server.address + "stand-in/remembered") as answer:
+        assert json.load(answer) == {"names": []}
+
+
+def test_the_form(browser: Browser, server: Server) -> None:
+    the_host_remembers_no_value(server)
+    browser.until(lambda: browser.value("#dreambooth_field_run_steps") == "500", "the preset")
+    upload_and_caption(browser, server)
+    several_subjects(browser)
+    presets(browser)
+
+
+@pytest.fixture
+def bare_server(tmp_path: Path) -> Iterator[Server]:
+    """A host whose engine is not there yet."""
+    require_browser()
+    made = Server(python_of("a1111"), tmp_path, engine=False)
+    try:
+        made.wait()
+        yield made
+    finally:
+        made.close()
+
+
+def test_before_the_engine_is_there_only_setting_up_is_offered(bare_server: Server) -> None:
+    browser = Browser(bare_server.address)
+    try:
+        browser.open()
+        browser.reads("#dreambooth_setup", "PyTorch")
+        assert browser.find("#dreambooth_setup_begin").is_displayed()
+        others = browser.driver.find_elements("css selector", "#dreambooth_tab button")
+        shown = [each.get_attribute("id") for each in others if each.is_displayed()]
+        assert shown == ["dreambooth_setup_begin"]
+    finally:
+        browser.quit()
