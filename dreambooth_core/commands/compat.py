@@ -61,6 +61,8 @@ def _train(script: str, argv: list[str], *, as_json: bool, dry: bool) -> int:
     if dry:
         sys.stdout.write(dump(translation.config))
         return 0
+    # In this process alone: a token is no part of what is written down.
+    os.environ.update(translation.secrets)
     return train_here(prepare(translation, _say), as_json=as_json)
 
 

@@ -208,30 +208,59 @@ def validation_scheduler(draft: Draft, value: str) -> None:
 
 def report_to(draft: Draft, value: str) -> None:
     name = value.lower()
-    draft.set("log.tensorboard", name != "none")
+    draft.set("log.tensorboard", name not in ("none", "wandb"))
     if name == "visualdl":
         draft.notes.append("VisualDL is not written to; TensorBoard shows the same curves")
-    elif name not in ("tensorboard", "all", "none"):
+    elif name in ("wandb", "all"):
+        _wandb(draft, only=name == "wandb")
+    elif name not in ("tensorboard", "none"):
         draft.warn("report_to", f"{value} is not written to; TensorBoard instead")
 
 
-def wandb(flag: str) -> Any:
-    """An action for what only Weights & Biases needs."""
+def _wandb(draft: Draft, *, only: bool) -> None:
+    reason = draft.machine.refuses_wandb
+    draft.set("log.wandb", not reason)
+    if reason and only:
+        draft.warn("report_to", f"{reason}; TensorBoard instead")
+        draft.set("log.tensorboard", True)
 
-    def act(draft: Draft, value: str) -> None:
-        draft.warn(flag, "Weights & Biases is not written to; TensorBoard instead")
 
-    return act
+def wandb_key(draft: Draft, value: str) -> None:
+    if not draft.config.log.wandb:
+        draft.note("wandb_key", "nothing is sent to Weights & Biases")
+        return
+    draft.secrets["WANDB_API_KEY"] = value
 
 
 def push_to_hub(draft: Draft, value: bool) -> None:
-    if value:
-        name = draft.values.get("hub_model_id") or "OWNER/NAME"
+    """Publishes where all is said that publishing needs; else says how to do it by hand."""
+    if not value:
+        return
+    output = Path(draft.values["output_dir"]).expanduser()
+    name = draft.values.get("hub_model_id") or output.absolute().name
+    missing = [f"--{n}" for n in ("hub_licence", "hub_consent") if not draft.values.get(n)]
+    if missing:
         draft.warn(
             "push_to_hub",
-            "nothing leaves this machine while training; afterwards: "
-            f"hf upload {name} {draft.values['output_dir']}",
+            f"{' and '.join(missing)} must say what a published model needs; without, nothing "
+            f"leaves this machine. Afterwards, by hand: hf upload {name} {output}",
         )
+        return
+    draft.set("publish.repository", name)
+    draft.note("push_to_hub", f"to {name}, as a private repository, with a model card")
+
+
+def hub_model_id(draft: Draft, value: str) -> None:
+    if not draft.values.get("push_to_hub"):
+        draft.note("hub_model_id", "nothing without --push_to_hub, as there")
+
+
+def hub_token(draft: Draft, value: str) -> None:
+    if not draft.config.publish.repository:
+        draft.note("hub_token", "not needed: nothing is uploaded")
+        return
+    draft.secrets["HF_TOKEN"] = value
+    draft.note("hub_token", "others here can read a command line; `hf auth login` keeps a token")
 
 
 def captions(draft: Draft, value: bool) -> None:

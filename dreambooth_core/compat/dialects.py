@@ -67,9 +67,11 @@ COMMON: Defaults = {
     "push_to_hub": False,
     "hub_token": None,
     "hub_model_id": None,
+    "hub_licence": None,
+    "hub_consent": None,
     "logging_dir": "logs",
 }
-"""What every one of them has."""
+"""What every one of them has, and two flags of our own: what publishing needs to know."""
 
 TORCH: Defaults = {
     "revision": None,

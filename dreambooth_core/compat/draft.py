@@ -24,6 +24,8 @@ class Draft:
     config: TrainConfig = field(default_factory=TrainConfig)
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    secrets: dict[str, str] = field(default_factory=dict, repr=False)
+    """Environment variables of the run, which are written nowhere."""
 
     def set(self, key: str, value: Any) -> None:
         """Sets a key of the configuration; ``concepts[0]`` is made when first needed."""

@@ -48,7 +48,6 @@ class Flag:
 PRECISIONS = ("no", "fp16", "bf16")
 _IF_ONLY = "it is for DeepFloyd IF, which this engine does not train"
 _HUB_DATA = "pictures come from a folder"
-_NO_HUB = "nothing is uploaded"
 
 FLAGS: tuple[Flag, ...] = (
     # The base.
@@ -239,18 +238,37 @@ FLAGS: tuple[Flag, ...] = (
     Flag("save_infer_steps", "int", "validation.steps"),
     Flag("log_interval", "int", "log.every_steps"),
     Flag("logging_dir", "text", "log.folder"),
-    Flag("report_to", "text", "log.tensorboard", "TensorBoard or none", actions.report_to),
-    Flag("writer_type", "text", "log.tensorboard", "TensorBoard or none", actions.report_to),
-    Flag("wandb_key", "text", how="TensorBoard instead", act=actions.wandb("wandb_key")),
     Flag(
-        "wandb_project_name",
+        "report_to",
         "text",
-        how="TensorBoard instead",
-        act=actions.wandb("wandb_project_name"),
+        "log.tensorboard, log.wandb",
+        "TensorBoard, wandb where it is installed, all or none",
+        actions.report_to,
     ),
-    Flag("push_to_hub", "switch", how="says how to upload", act=actions.push_to_hub),
-    Flag("hub_model_id", "text", how=f"{_NO_HUB}: --push_to_hub says how to"),
-    Flag("hub_token", "text", how=f"{_NO_HUB}; `hf auth login` keeps tokens"),
+    Flag("writer_type", "text", "log.tensorboard", "TensorBoard or none", actions.report_to),
+    Flag(
+        "wandb_key",
+        "text",
+        how="the environment variable WANDB_API_KEY, for this process",
+        act=actions.wandb_key,
+    ),
+    Flag("wandb_project_name", "text", "log.project"),
+    Flag(
+        "push_to_hub",
+        "switch",
+        "publish.repository",
+        "with --hub_licence and --hub_consent; without them it says how to upload",
+        actions.push_to_hub,
+    ),
+    Flag("hub_model_id", "text", "publish.repository", "with --push_to_hub", actions.hub_model_id),
+    Flag(
+        "hub_token",
+        "text",
+        how="the environment variable HF_TOKEN, for this process; written nowhere",
+        act=actions.hub_token,
+    ),
+    Flag("hub_licence", "text", "publish.licence"),
+    Flag("hub_consent", "text", "publish.consent"),
     # What other models than Stable Diffusion need.
     Flag("tokenizer_max_length", "int", refused=_IF_ONLY, harmless=(77,)),
     Flag("text_encoder_use_attention_mask", "switch", refused=_IF_ONLY),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 from functools import cached_property
 
@@ -56,6 +57,12 @@ class Machine:
             missing = isinstance(error, ModuleNotFoundError)
             return "bitsandbytes is not installed" if missing else f"bitsandbytes: {error}"
         return ""
+
+    @cached_property
+    def refuses_wandb(self) -> str:
+        """Why curves cannot go to Weights & Biases, or nothing."""
+        found = importlib.util.find_spec("wandb")
+        return "" if found else "Weights & Biases is not installed (pip install wandb)"
 
     @cached_property
     def refuses_xformers(self) -> str:

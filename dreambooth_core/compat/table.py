@@ -45,9 +45,14 @@ The output folder is also the run's folder (Shivam's: `<out>/0`): `dreambooth ru
 records of the earlier run aside.
 
 **What this machine cannot do** is replaced, with a warning: fp16 on a CPU by fp32, xformers by
-another memory-efficient attention, 8-bit Adam by AdamW, Weights & Biases and VisualDL by
-TensorBoard. A configuration of your own gets an error instead. Flax is not used: on a TPU
+another memory-efficient attention, 8-bit Adam by AdamW, VisualDL (and Weights & Biases
+where it is not installed) by TensorBoard. A configuration of your own gets an error instead. Flax is not used: on a TPU
 `train_dreambooth` runs through accelerate.
+
+**The hub.** `--push_to_hub` publishes the result with a model card, in a private repository, when
+two flags of our own say what publishing needs: `--hub_licence` (the hub's name of a licence) and
+`--hub_consent` (who agreed, or that nobody had to). Without them the run says how to upload by
+hand. `--hub_token` and `--wandb_key` are for this process alone and written nowhere.
 
 "Refused" flags end the command with the reason. Flags marked "nothing" are accepted, have no
 meaning here, and say so. A column holds the dialect's default; – is a flag that it does not have,

@@ -6,7 +6,7 @@ import argparse
 import difflib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -35,6 +35,8 @@ class Translation:
     """The run's folder."""
     notes: list[str]
     warnings: list[str]
+    secrets: dict[str, str] = field(default_factory=dict, repr=False)
+    """Environment variables that the run needs, such as a token; for this process alone."""
 
     @property
     def headline(self) -> str:
@@ -64,7 +66,8 @@ def translate(script: str, argv: Sequence[str], machine: Machine | None = None) 
         _apply(flag, draft)
     folder = _finish(draft, dialect)
     _validate(draft.config)
-    return Translation(dialect, telling, draft.config, folder, draft.notes, draft.warnings)
+    said = (draft.notes, draft.warnings, draft.secrets)
+    return Translation(dialect, telling, draft.config, folder, *said)
 
 
 def _validate(config: TrainConfig) -> None:

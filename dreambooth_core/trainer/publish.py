@@ -17,6 +17,22 @@ CARD = "README.md"
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 """Environment variables that may hold the token."""
 
+UNPUBLISHED = [
+    *("checkpoints/*", "checkpoint-*", "class_images/*", "samples/*", "logs/*", "earlier-*"),
+    *(
+        ".*",
+        "*.jsonl",
+        "*.lock",
+        "*.log",
+        CARD,
+        "args.json",
+        "config.yaml",
+        "receipt.json",
+        "loss.png",
+    ),
+]
+"""What a run's folder has for itself, where a published pipeline lies in the same folder."""
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -92,9 +108,9 @@ def publish(config: TrainConfig, folder: Path, facts: Facts, *, api: Any = None)
     try:
         repository = api.create_repo(options.repository, private=options.private, exist_ok=True)
         name = repository.repo_id
-        for path in facts.files:
+        for path in dict.fromkeys(facts.files):
             if path.is_dir():
-                api.upload_folder(repo_id=name, folder_path=str(path))
+                api.upload_folder(repo_id=name, folder_path=str(path), ignore_patterns=UNPUBLISHED)
             else:
                 _upload(api, name, path, path.name)
         for path in facts.images:

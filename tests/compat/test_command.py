@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from pathlib import Path
@@ -35,14 +36,15 @@ def flags(out: Path, *more: str) -> list[str]:
 
 
 def test_the_dialect_and_warnings_are_printed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
     line = flags(tmp_path / "out", "--use_lora", "--no_tracemalloc", "--report_to=wandb")
     assert main(["compat", "train_dreambooth", "--dry-run", *line]) == 0
     printed = capsys.readouterr()
     assert "train_dreambooth: peft's dialect (by --no_tracemalloc, --use_lora)" in printed.err
     assert "--no_tracemalloc: memory is not traced" in printed.err
-    assert "warning: --report_to: wandb is not written to" in printed.err
+    assert "warning: --report_to: Weights & Biases is not installed" in printed.err
     (tmp_path / "made.yaml").write_text(printed.out, encoding="utf-8")
     config = load(TrainConfig, files=[tmp_path / "made.yaml"])
     assert (config.method.kind, config.method.alpha) == ("lora", 32)

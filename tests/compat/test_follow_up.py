@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from huggingface_hub.utils import filter_repo_objects
 from peft import LoraConfig, PeftModel
 from transformers import CLIPTextModel
 
@@ -318,3 +321,51 @@ def test_ppdiffusers_pipeline_and_log(typed: Any, base: Path) -> None:
     assert differ(unet_output(pipeline(out), context), unet_output(pipeline(base), context))
     UNet2DConditionModel.from_pretrained(str(out / "checkpoint-1" / "unet"))
     assert list((out / "curves").glob("events.out.tfevents.*"))
+
+
+def test_a_pushed_result_and_its_token(
+    typed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipeline lies in the run's folder; what the run keeps for itself is not published."""
+    sent: list[str] = []
+
+    class Hub:
+        def __init__(self, token: str | None = None) -> None:
+            assert token == "hf_geheim"
+
+        def create_repo(self, name: str, *, private: bool, exist_ok: bool) -> Any:
+            assert (name, private) == ("me/ball", True)
+            return SimpleNamespace(repo_id=name)
+
+        def upload_folder(
+            self, *, repo_id: str, folder_path: str, ignore_patterns: list[str]
+        ) -> None:
+            root = Path(folder_path)
+            files = [p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file()]
+            sent.extend(filter_repo_objects(files, ignore_patterns=ignore_patterns))
+
+        def upload_file(self, *, path_or_fileobj: str, path_in_repo: str, repo_id: str) -> None:
+            sent.append(path_in_repo)
+
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setenv("HF_TOKEN", "")
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    out = typed(
+        "train_dreambooth",
+        "--push_to_hub",
+        "--hub_model_id=me/ball",
+        "--hub_token=hf_geheim",
+        "--hub_licence=mit",
+        "--hub_consent=nobody had to agree",
+        max_train_steps=1,
+        checkpointing_steps=1,
+    )
+    there = {name.split("/")[0] for name in sent}
+    pipeline = {"model_index.json", "scheduler", "text_encoder", "tokenizer", "unet", "vae"}
+    assert there >= {"README.md", *pipeline}
+    assert there - pipeline <= {
+        *("README.md", "feature_extractor", "single_file_remainder.safetensors")
+    }
+    assert len(sent) == len(set(sent))
+    for path in out.rglob("*"):
+        assert not path.is_file() or b"hf_geheim" not in path.read_bytes(), path

@@ -12,6 +12,7 @@ from helpers.tiny import draw_pictures
 from dreambooth_core.compat.dialects import script_of
 from dreambooth_core.compat.machine import Machine
 from dreambooth_core.compat.translate import Translation, translate
+from dreambooth_core.config.loading import dump
 from dreambooth_core.errors import Unsupported, UserError
 
 LEAST = (
@@ -28,6 +29,7 @@ class Rich(Machine):
     device = "cuda"
     refuses_8bit = ""
     refuses_xformers = ""
+    refuses_wandb = ""
 
     def refuses_precision(self, name: str) -> str:
         return ""
@@ -39,6 +41,7 @@ class Poor(Machine):
     device = "cpu"
     refuses_8bit = "bitsandbytes is not installed"
     refuses_xformers = "xformers is not installed"
+    refuses_wandb = "no wandb here"
 
 
 def typed(*flags: str, script: str = "train_dreambooth", on: Any = Poor) -> Translation:
@@ -161,12 +164,46 @@ def test_what_the_machine_cannot_do_is_replaced_with_a_warning() -> None:
     assert rich.warnings == []
 
 
-def test_other_trackers_and_the_hub_are_named() -> None:
-    found = typed("--report_to=wandb", "--push_to_hub", "--hub_model_id=me/dog")
-    assert found.config.log.tensorboard
-    assert any("--report_to: wandb is not written to" in w for w in found.warnings)
-    assert any("hf upload me/dog dreambooth-model" in w for w in found.warnings)
+def test_trackers() -> None:
+    peft = ("--use_lora", "--report_to=wandb", "--wandb_key=secret", "--wandb_project_name=pets")
+    rich = typed(*peft, on=Rich)
+    assert (rich.config.log.wandb, rich.config.log.tensorboard) == (True, False)
+    assert rich.config.log.project == "pets"
+    assert rich.secrets == {"WANDB_API_KEY": "secret"}
+    assert "secret" not in dump(rich.config) + repr(rich)
+    poor = typed(*peft)
+    assert (poor.config.log.wandb, poor.config.log.tensorboard) == (False, True)
+    assert any("--report_to: no wandb here; TensorBoard" in w for w in poor.warnings)
+    assert poor.secrets == {}
+    both = typed("--report_to=all", on=Rich).config.log
+    assert (both.wandb, both.tensorboard) == (True, True)
+    assert typed("--report_to=all").warnings == []
     assert not typed("--report_to=none").config.log.tensorboard
+    assert any("comet_ml is not written to" in w for w in typed("--report_to=comet_ml").warnings)
+
+
+def test_the_hub() -> None:
+    ours = ("--hub_licence=mit", "--hub_consent=nobody had to agree")
+    full = ("--push_to_hub", "--hub_model_id=me/dog", "--hub_token=secret", *ours)
+    found = typed(*full)
+    publish = found.config.publish
+    assert (publish.repository, publish.licence) == ("me/dog", "mit")
+    assert publish.consent == "nobody had to agree" and publish.private
+    assert found.secrets == {"HF_TOKEN": "secret"}
+    assert "secret" not in dump(found.config) + repr(found) + "".join(found.notes)
+    assert found.warnings == []
+    assert typed("--push_to_hub", *ours).config.publish.repository == "dreambooth-model"
+
+
+def test_the_hub_without_what_it_needs() -> None:
+    found = typed("--push_to_hub", "--hub_model_id=me/dog", "--hub_token=secret")
+    assert found.config.publish.repository == ""
+    assert found.secrets == {}
+    assert any("--hub_licence and --hub_consent" in w for w in found.warnings)
+    assert any("hf upload me/dog dreambooth-model" in w for w in found.warnings)
+    notes = typed("--hub_model_id=me/dog", "--hub_token=secret").notes
+    assert any("--hub_model_id: nothing without --push_to_hub" in note for note in notes)
+    assert any("--hub_token: not needed" in note for note in notes)
 
 
 def test_accelerates_settings_count(monkeypatch: pytest.MonkeyPatch) -> None:
