@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from dreambooth_core.bases.locate import locate
-from dreambooth_core.data.fingerprint import fingerprint
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Components
 from dreambooth_core.families.options import BaseOptions
@@ -18,6 +17,7 @@ from dreambooth_core.formats.checkpoints.build import build
 from dreambooth_core.formats.checkpoints.parts import Component, ModelParts
 from dreambooth_core.formats.checkpoints.read import read_model
 from dreambooth_core.formats.detect import identify
+from dreambooth_core.formats.fingerprint import fingerprint
 from dreambooth_core.formats.tokenizers import load_tokenizers
 from dreambooth_core.quiet import quieten_loading
 

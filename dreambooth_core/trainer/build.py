@@ -10,7 +10,6 @@ from torch import Tensor
 
 from dreambooth_core.attention.processors import apply_attention
 from dreambooth_core.data.concepts import Concept, gather
-from dreambooth_core.data.fingerprint import fingerprint
 from dreambooth_core.data.items import Items
 from dreambooth_core.data.latents import LatentCache
 from dreambooth_core.data.plan import BatchPlan
@@ -19,6 +18,7 @@ from dreambooth_core.data.texts import TextCache
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Components
 from dreambooth_core.families.loading import load_base
+from dreambooth_core.formats.fingerprint import fingerprint
 from dreambooth_core.jobs import Control, RunFolder
 from dreambooth_core.methods.base import Trainable
 from dreambooth_core.methods.options import TOKEN_METHODS

@@ -10,7 +10,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dreambooth_core.data.fingerprint import fingerprint
 from dreambooth_core.data.images import pixels
 from dreambooth_core.data.inventory import look_at
 from dreambooth_core.data.latents import LatentCache
@@ -18,6 +17,7 @@ from dreambooth_core.data.store import DiskStore, MemoryStore, NoStore, make_sto
 from dreambooth_core.data.texts import TextCache
 from dreambooth_core.data.views import View, place
 from dreambooth_core.errors import SaveFailed, Stopped, TrainingFailed
+from dreambooth_core.formats.fingerprint import fingerprint
 
 
 class Encoder:
