@@ -34,7 +34,9 @@ class BaseArea:
                 self.refresh = button(
                     "Refresh", elem_id="dreambooth_base_refresh", scale=0, min_width=90
                 )
-            self.about: Component = html(elem_id="dreambooth_base_about")
+            self.about: Component = html(
+                div("db-muted", "Looks at the model …"), elem_id="dreambooth_base_about"
+            )
             form.section("base")
         self.family: Component = gr.State("sd1")
         on(self.refresh.click, self.names, [self.choice], [self.choice], quiet=True)

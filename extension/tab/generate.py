@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from dreambooth_core.errors import DreamBoothError
+from dreambooth_core.errors import DreamBoothError, UserError
 
 from .common import Fresh, button, card, failure, heading, hidden_text, html
 from .compat import Component, make, on, update
@@ -59,20 +59,26 @@ class GenerateArea:
         on(self.select.click, self._select, here, [self.said])
 
     def look(self, run: str, fresh: Fresh) -> list[Any]:
-        """Updates for :meth:`outputs`."""
+        """Updates for :meth:`outputs`. Saved steps are looked for only when there are new ones."""
         try:
-            saved = self.studio.saved(run) if run else []
+            status = self.studio.status(run) if run else None
+            key = (run, status.state, tuple(status.results)) if status else ("",)
+            if fresh.seen.get("saved") == key:
+                return [update(), update(), update()]
+            saved = self.studio.saved(run) if status else []
         except DreamBoothError:
-            saved = []
-        key = (run, len(saved))
-        if fresh.seen.get("saved") == key:
-            return [update(), update(), update()]
+            status, key, saved = None, ("",), []
         fresh.seen["saved"] = key
         if not saved:
             return [update(visible=False), update(), update()]
         last = len(saved)
-        slider = update(maximum=max(last, 2), value=last, visible=last > 1)
-        return [update(visible=True), slider, update(value=shown(saved[-1], last, last))]
+        slider = {"maximum": max(last, 2), "visible": last > 1}
+        settled = fresh.seen.get("results of") == run and status and status.live
+        fresh.seen["results of"] = run
+        if settled:  # whoever looks at a step is not taken away from it by the next
+            return [update(visible=True), update(**slider), update()]
+        about = update(value=shown(saved[-1], last, last))
+        return [update(visible=True), update(value=last, **slider), about]
 
     def outputs(self) -> list[Component]:
         """What :meth:`look` updates."""
@@ -80,13 +86,15 @@ class GenerateArea:
 
     def _saved(self, run: str, number: float) -> Any:
         saved = self.studio.saved(run)
+        if not saved:
+            raise UserError("this run has saved nothing yet", where=run)
         return saved[min(max(int(number or 1), 1), len(saved)) - 1]
 
     def _about(self, run: str, number: float) -> Html:
         try:
             count = len(self.studio.saved(run))
             return shown(self._saved(run, number), int(number), count)
-        except (DreamBoothError, IndexError):
+        except DreamBoothError:
             return Html("")
 
     def _publish(self, run: str, number: float) -> Any:

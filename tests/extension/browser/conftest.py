@@ -20,7 +20,7 @@ from helpers.processes import ports
 from .driving import Browser, chromium
 
 WEBUI = ROOT / "tests" / "helpers" / "a1111" / "webui.py"
-UP = 90.0
+UP = 120.0
 """Seconds that a server may need on a busy machine."""
 
 

@@ -20,7 +20,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 GONE = (
     NoSuchElementException,
     StaleElementReferenceException,
