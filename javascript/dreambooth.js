@@ -12,7 +12,7 @@ const dreambooth = (() => {
     const find = (selector) => gradioApp().querySelector("#dreambooth_tab " + selector);
     const box = (id) => find(`#${id} textarea, #dreambooth_tab #${id} input`);
 
-    let opened = null; // the root that was greeted; gradio may draw the page again
+    let opened = null; // what was filled; gradio may draw the page again
     let asked = 0;
     let answered = 0;
     let beat = "";
@@ -40,8 +40,9 @@ const dreambooth = (() => {
         const here = root();
         if (!here || document.hidden || here.offsetParent === null || checking) return;
         const now = Date.now();
-        if (opened !== here) {
-            opened = here;
+        const main = find("#dreambooth_main"); // not to be seen before the engine is set up
+        if (main && main.offsetParent !== null && opened !== main) {
+            opened = main;
             press("dreambooth_open");
         }
         const heard = box("dreambooth_beat")?.value ?? "";

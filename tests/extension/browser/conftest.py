@@ -34,11 +34,11 @@ class Server:
         self.port = ports(1)[0]
         self.address = f"http://127.0.0.1:{self.port}/"
         self.log = folder / "server.log"
-        home = folder / "engine"
+        self.engine = folder / "engine"
         environ = {
             **os.environ,
             "STAND_IN_DATA": str(self.data),
-            "DREAMBOOTH_ENV": str(this_python(home) if engine else home),
+            "DREAMBOOTH_ENV": str(this_python(self.engine) if engine else self.engine),
             "GRADIO_ANALYTICS_ENABLED": "False",
             "GRADIO_TEMP_DIR": str(folder / "gradio"),
         }

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from helpers.engine_environment import ROOT
+from helpers.engine_environment import ROOT, this_python
 from helpers.gradio import python_of
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
@@ -112,5 +112,8 @@ def test_before_the_engine_is_there_only_setting_up_is_offered(bare_server: Serv
         others = browser.driver.find_elements("css selector", "#dreambooth_tab button")
         shown = [each.get_attribute("id") for each in others if each.is_displayed()]
         assert shown == ["dreambooth_setup_begin"]
+        this_python(bare_server.engine)  # as if it was pressed, and gigabytes later
+        browser.until(lambda: browser.find("#dreambooth_train").is_displayed(), "the other areas")
+        browser.until(lambda: browser.value("#dreambooth_field_run_steps") == "500", "the preset")
     finally:
         browser.quit()
