@@ -1,0 +1,167 @@
+"""Options together, on families and with methods that no other test puts them on.
+
+Between them the runs have every pair of family and method that ``test_families`` leaves out, and
+every pair of a group of options with a family and with a method. Each group is seen to do its
+work in each run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.families import KINDS
+from helpers.observed import Observed, observe
+from helpers.runs import config_for
+from helpers.tiny import draw_pictures
+from PIL import Image
+
+from dreambooth_core.attention.processors import KernelProcessor
+from dreambooth_core.methods.options import METHODS
+
+BaseOf = Callable[[str], Path]
+
+GROUPS: dict[str, dict[str, Any]] = {
+    "prior": {"prior__enabled": "true", "prior__num_images": 2, "prior__steps": 1},
+    "masks in buckets": {"data__crop": "bucket", "data__masks": "files"},
+    "objective": {"objective__weighting": "min_snr", "objective__offset_noise": 0.1},
+    "average": {
+        "run__accumulation": 2,
+        "optim__ema__enabled": "true",
+        "optim__ema__decay": 0.5,
+        "optim__schedule": "linear",
+    },
+    "memory": {"memory__gradient_checkpointing": "true", "memory__attention": "chunked"},
+    "disk": {"data__cache": "disk", "data__flip": "true", "data__caption_dropout": 0.01},
+    "fused": {"optim__fused_backward": "true", "optim__max_grad_norm": 0},
+}
+ALL = set(GROUPS) - {"fused"}
+
+ROWS: list[tuple[str, str, set[str]]] = [
+    ("sd1", "full", ALL),
+    ("sd2", "lora", ALL),
+    ("sd2-v", "lokr", ALL),
+    ("sdxl", "full", ALL - {"average"} | {"fused"}),
+    ("sdxl", "pivotal", {"average", "prior"}),
+    ("sd1-inpainting", "pivotal", ALL),
+    ("sd2-inpainting", "textual_inversion", ALL),
+    ("sdxl-inpainting", "dora", ALL),
+    ("sdxl-inpainting", "loha", ALL),
+    ("sdxl-inpainting", "oft", ALL),
+    ("sdxl-inpainting", "lokr", {"masks in buckets", "disk"}),
+    ("sdxl-inpainting", "textual_inversion", {"memory", "objective"}),
+    ("sdxl-inpainting", "pivotal", {"average", "memory"}),
+]
+
+
+def test_every_pair_is_there() -> None:
+    for place, names in enumerate((KINDS, METHODS)):
+        for name in names:
+            found: set[str] = set().union(*(row[2] for row in ROWS if row[place] == name))
+            assert found >= ALL, (name, ALL - found)
+    new = {(kind, method) for kind, method, _ in ROWS if kind == "sdxl-inpainting"}
+    assert {method for _, method in new} | {"lora", "full"} == set(METHODS)
+
+
+@pytest.fixture(scope="session")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two wide pictures whose left halves count."""
+    folder = draw_pictures(tmp_path_factory.mktemp("wide"), 2, (256, 64))
+    for index in range(2):
+        mask = Image.new("L", (256, 64))
+        mask.paste(255, (0, 0, 128, 64))
+        mask.save(folder / f"ball-{index}.mask.png")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "groups"), ROWS, ids=[f"{kind}-{method}" for kind, method, _ in ROWS]
+)
+def test_options_work_together(
+    kind: str, method: str, groups: set[str], base_of: BaseOf, wide: Path, tmp_path: Path
+) -> None:
+    changes: dict[str, Any] = {
+        "method__kind": method,
+        "method__text_encoder": str(method != "full").lower(),
+        "data__resolution": 128,
+        "run__batch_size": 1,
+        "run__steps": 2,
+    }
+    for name in sorted(groups):
+        changes |= GROUPS[name]
+    seen = observe(config_for(base_of(kind), wide, tmp_path, **changes))
+    assert seen.receipt["proof"]["passed"]
+    for name in GROUPS:
+        CHECKS[name](seen, name in groups)
+
+
+def check_prior(seen: Observed, wanted: bool) -> None:
+    assert ("a photo of a ball" in seen.captions) == wanted
+    assert all(("class_loss" in event) == wanted for event in seen.progress("train"))
+
+
+def check_masks(seen: Observed, wanted: bool) -> None:
+    """Only the subject's pictures are wide and have a mask."""
+    own = [one for one in seen.passes if "a photo of sks ball" in one.captions]
+    assert own and all((one.mask is not None) == wanted for one in own)
+    for one in own:
+        assert one.clean.shape[-2:] == ((8, 32) if wanted else (16, 16))
+        if one.mask is not None:
+            flipped = bool(one.mask[0, 0, 0, 0] == 0)
+            half = one.mask.flip(-1) if flipped else one.mask
+            assert half[..., :16].min() == 1 and half[..., 16:].max() == 0
+
+
+def check_objective(seen: Observed, wanted: bool) -> None:
+    objective = seen.session.computer.objective
+    for one in seen.passes:
+        ratio = objective.snr[one.sample.timesteps]
+        below = ratio + 1 if objective.prediction_type == "v_prediction" else ratio
+        expected = ratio.clamp(max=5) / below if wanted else torch.ones(len(ratio))
+        torch.testing.assert_close(one.sample.weights, expected)
+
+
+def check_average(seen: Observed, wanted: bool) -> None:
+    session = seen.session
+    assert (session.ema is not None) == wanted
+    assert session.plan.accumulation == (2 if wanted else 1)
+    assert (seen.told("lr")[0] != seen.told("lr")[1]) == wanted
+    if session.ema is not None:
+        averages = zip(session.ema.averages.values(), session.parameters, strict=True)
+        assert any(not torch.equal(average, p) for average, p in averages)
+
+
+def check_memory(seen: Observed, wanted: bool) -> None:
+    unet = seen.session.parts.unet
+    assert unet.is_gradient_checkpointing == wanted
+    kernels = [p for p in unet.attn_processors.values() if isinstance(p, KernelProcessor)]
+    assert bool(kernels) == wanted
+
+
+def check_disk(seen: Observed, wanted: bool) -> None:
+    kept = list((seen.folder.path.parent / ".cache").rglob("*.cache"))
+    assert bool(kept) == wanted
+    pictures = len(seen.session.items.pictures) + len(seen.session.items.class_pictures)
+    assert seen.progress("latents")[-1]["steps"] == pictures * (2 if wanted else 1)
+
+
+def check_fused(seen: Observed, wanted: bool) -> None:
+    assert all(
+        ("gradient_norm" in e and e["gradient_norm"] is None) == wanted
+        for e in seen.progress("train")
+    )
+    assert all(p.grad is None for p in seen.session.parameters)
+
+
+CHECKS = {
+    "prior": check_prior,
+    "masks in buckets": check_masks,
+    "objective": check_objective,
+    "average": check_average,
+    "memory": check_memory,
+    "disk": check_disk,
+    "fused": check_fused,
+}
