@@ -84,7 +84,7 @@ def _settings(values: dict[str, Any], scale: Scale) -> dict[str, Any]:
     return {
         "preset": "(none)",
         "steps": scale.steps,
-        "learning_rate": scale.rate / 20 if full else scale.rate,
+        "learning_rate": scale.rate / 5 if full else scale.rate,
         "random_seed": scale.seed,
         "overrides": "\n".join(lines),
     }

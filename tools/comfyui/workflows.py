@@ -11,9 +11,11 @@ from comfy_nodes import NODES
 
 CHECKPOINT = "v1-5-pruned-emaonly-fp16.safetensors"
 TEXT = "a photo of sks dog in a meadow"
-CONTINUE = """\
-Queue this. Then raise the steps in Settings, say to 600, and queue again: the training goes on
-where it ended. The same happens after you cancelled it: what was learned until then is kept."""
+CONTINUE = (
+    "Queue this. Then raise the steps in Settings, say to 600, and queue again: the training goes "
+    "on where it ended. The same happens after you cancelled it: what was learned until then is "
+    "kept."
+)
 
 HOST_NODES: dict[str, tuple[list[tuple[str, str]], list[str], list[tuple[str, str]]]] = {
     "CheckpointLoaderSimple": (
@@ -150,8 +152,8 @@ def draw(graph: Graph, column: float, row: float, models: tuple[Link, Link, Link
     """Prompt to picture with these models; the node that decodes it."""
     model, clip, vae = models
     wanted = graph.add("CLIPTextEncode", column, row, clip=clip, text=TEXT)
-    unwanted = graph.add("CLIPTextEncode", column, row + 14, clip=clip, text="")
-    empty = graph.add("EmptyLatentImage", column, row + 28, width=512, height=512, batch_size=2)
+    unwanted = graph.add("CLIPTextEncode", column, row + 22, clip=clip, text="")
+    empty = graph.add("EmptyLatentImage", column, row + 44, width=512, height=512, batch_size=2)
     sampled = graph.add(
         "KSampler",
         column + 1,
@@ -196,7 +198,7 @@ def train_and_generate() -> Graph:
         sample_every=100,
     )
     graph.add("PreviewImage", 1, 66, images=trained[4])
-    graph.add("DreamBoothSaveAdapter", 0, 78, adapter=trained[3], name="sks-dog")
+    graph.add("DreamBoothSaveAdapter", 2, 68, adapter=trained[3], name="sks-dog")
     draw(graph, 2, 0, (trained[0], trained[1], trained[2]))
     return graph
 
@@ -208,7 +210,7 @@ def merge_subject_and_style() -> Graph:
     style = subject(graph, 34, instance_prompt="a drawing in crt style", class_prompt="a drawing")
     style.inputs["path"] = "my_style"
     how = graph.add("DreamBoothSettings", 0, 68, preset="object-lora-sd1", steps=500)
-    styled = graph.add("DreamBoothSettings", 0, 102, preset="style-lora-sd1", steps=800)
+    styled = graph.add("DreamBoothSettings", 0, 106, preset="style-lora-sd1", steps=800)
     trained = [
         graph.add(
             "DreamBoothTrainLora",

@@ -1,0 +1,53 @@
+"""Help pages, locales and example workflows fit the nodes as they are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.comfy_workflows import problems
+
+from tools.comfyui import texts, workflows
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = sorted((ROOT / "example_workflows").glob("*.json"))
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_every_text_is_there_and_up_to_date(language: str) -> None:
+    """``python -m tools.comfyui`` writes them."""
+    for name, text in texts.files().items():
+        if f"/{language}/" in name or name.endswith("zh.md") == (language == "zh"):
+            assert (ROOT / name).read_text(encoding="utf-8") == text, name
+
+
+def test_no_page_is_left_of_a_node_that_is_gone() -> None:
+    pages = {path.relative_to(ROOT).as_posix() for path in (ROOT / "web" / "docs").rglob("*.md")}
+    assert pages == {name for name in texts.files() if name.startswith("web/docs/")}
+
+
+def test_chinese_is_chinese() -> None:
+    for node in texts.definitions("zh").values():
+        assert any("\u4e00" <= letter <= "\u9fff" for letter in node["description"]), node
+
+
+def test_there_are_examples() -> None:
+    assert {path.stem for path in EXAMPLES} == set(workflows.EXAMPLES)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_fits_the_nodes(path: Path) -> None:
+    workflow: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    assert problems(workflow) == []
+    assert workflow == json.loads(json.dumps(workflows.EXAMPLES[path.stem]().page()))
+    assert path.with_suffix(".jpg").is_file()
+
+
+def test_what_does_not_fit_is_found() -> None:
+    workflow = workflows.compare_steps().page()
+    ours = next(n for n in workflow["nodes"] if n["type"] == "DreamBoothCompareSteps")
+    ours["widgets_values"][0] = 5
+    ours["inputs"][0]["link"] = None
+    assert len(problems(workflow)) == 3
