@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from dreambooth_core.errors import Stopped
+from dreambooth_core.errors import Stopped, UserError
 from dreambooth_core.families.base import Components
 from dreambooth_core.families.sampling import SamplingSettings, generate
 from dreambooth_core.formats.storage import write_bytes
@@ -19,7 +19,11 @@ from dreambooth_core.trainer.report import Reporter
 
 
 class Validation:
-    """Makes and writes the validation images of a run."""
+    """Makes and writes the validation images of a run.
+
+    Raises:
+        UserError: images of that size cannot be made.
+    """
 
     def __init__(
         self,
@@ -36,6 +40,12 @@ class Validation:
         self.folder = folder
         self.reporter = reporter
         height, width = (options.size, options.size) if options.size else default_size
+        if height % parts.latent_scale or width % parts.latent_scale:
+            raise UserError(
+                f"{height} is not a multiple of {parts.latent_scale}",
+                where="validation.size",
+                do=f"Try {round(height / 64) * 64 or 64}.",
+            )
         self.settings = SamplingSettings(
             steps=options.steps,
             guidance=options.guidance,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.runs import config_for, folder_for, go_on, losses, train
+from helpers.runs import PRIOR, config_for, folder_for, go_on, losses, train
 
 from dreambooth_core.commands.main import main
 from dreambooth_core.formats.checkpoints.stock import stock_configs
@@ -97,6 +97,19 @@ def test_advice_is_in_order_and_ends_where_it_fits(pictures: Path, tmp_path: Pat
     peaks = [Planner(config, configs).needs().peak, *(way.needs.peak for way in ways)]
     assert peaks == sorted(peaks, reverse=True)
     assert peaks[-1] <= 9 * GIB < peaks[-2]
+
+
+def test_class_images_in_fp32_need_whole_weights(pictures: Path, tmp_path: Path) -> None:
+    changes = {**PRIOR, "run__mixed_precision": "bf16", "run__device": "cuda"}
+    config = config_for(tmp_path, pictures, tmp_path, **changes)
+    planner = Planner(config, stock_configs("sd1"))
+    before = planner.needs().class_images
+    config.prior.precision = "bf16"
+    assert planner.changed(config).needs().class_images == before
+    config.prior.precision = "fp32"
+    more = planner.changed(config).needs().class_images - before
+    # 860 million weights of the UNet and 123 million of the text encoder, 2 bytes more each.
+    assert more == pytest.approx(2 * 983e6, rel=0.01)
 
 
 def test_spilling_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:

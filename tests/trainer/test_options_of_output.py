@@ -137,6 +137,11 @@ def test_validation_images_are_what_the_options_say(base: Path, once: Once) -> N
     assert made != directly(base, SETTINGS, first=0)
 
 
+def test_a_size_that_no_image_has_is_refused_before_training(once: Once) -> None:
+    with pytest.raises(UserError, match=r"validation\.size: 100 .* Try 128"):
+        once(validation__prompts="[a ball]", validation__size=100)
+
+
 def test_validation_images_by_epochs(once: Once) -> None:
     """Epochs of two steps."""
     changes = {"validation__prompts": "[a ball]", "validation__steps": 1}
