@@ -178,13 +178,16 @@ def make_model(name: str, work: Path) -> None:
     vae.save_pretrained(work / "base" / "vae")
 
 
-def compare(commands: dict[str, list[str]], rounds: int, work: Path) -> dict[str, list[Result]]:
-    """Runs all in turn, ``rounds`` times, after one round that is not counted."""
+def compare(
+    commands: dict[str, list[str]], rounds: int, work: Path, *, warm_up: bool
+) -> dict[str, list[Result]]:
+    """Runs all in turn, ``rounds`` times; with ``warm_up`` after a round that is not counted, which
+    brings the libraries' files into the system's cache."""
     found: dict[str, list[Result]] = {name: [] for name in commands}
-    for number in range(rounds + 1):
+    for number in range(0 if warm_up else 1, rounds + 1):
         for name, command in commands.items():
             result = run(command, work / "clock.json")
-            if number:  # the first brings the libraries' files into the system's cache
+            if number:
                 found[name].append(result)
             for folder in ("runs", "peer"):
                 shutil.rmtree(work / folder, ignore_errors=True)
@@ -222,10 +225,13 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--kinds", nargs="+", choices=RATES, default=list(RATES))
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--no-warm-up", action="store_true", help="the libraries' files were read lately"
+    )
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     scripts = {"lora": args.lora_peer, "full": args.full_peer}
-    answer = {}
+    answer: dict[str, object] = {}
     for name in args.models:
         with tempfile.TemporaryDirectory() as folder:
             work, model = Path(folder), MODELS[name]
@@ -234,7 +240,8 @@ def main() -> None:
                 commands = {"dreambooth": ours(work, model, kind)}
                 if script := scripts[kind]:
                     commands[script.name] = peers(script, work, model, kind)
-                found = compare(commands, args.rounds, work)
+                warm_up = not (answer or args.no_warm_up)
+                found = compare(commands, args.rounds, work, warm_up=warm_up)
                 answer[f"{name} {kind}"] = {
                     side: [asdict(result) for result in results] for side, results in found.items()
                 }
