@@ -7,6 +7,7 @@ const dreambooth = (() => {
     const FAST = 1000; // milliseconds between looks while something is going on
     const SLOW = 4000;
     const PATIENCE = 15000; // without an answer for so long, the host is asked whether it is there
+    const LISTED = 4000; // a finished run is where the host lists it
 
     const root = () => gradioApp().querySelector("#dreambooth_tab");
     const find = (selector) => gradioApp().querySelector("#dreambooth_tab " + selector);
@@ -17,6 +18,7 @@ const dreambooth = (() => {
     let answered = 0;
     let beat = "";
     let checking = false;
+    let wasLive = false;
 
     function press(id) {
         const button = find("#" + id);
@@ -39,6 +41,8 @@ const dreambooth = (() => {
     function look() {
         const here = root();
         if (!here || document.hidden || here.offsetParent === null || checking) return;
+        if (wasLive && !isLive()) setTimeout(refreshCards, LISTED);
+        wasLive = isLive();
         const now = Date.now();
         const main = find("#dreambooth_main"); // not to be seen before the engine is set up
         if (main && main.offsetParent !== null && opened !== main) {
@@ -140,6 +144,11 @@ const dreambooth = (() => {
         onUiUpdate(() => requestAnimationFrame(mark));
     }
 
+    // The host draws the cards of its Lora tab, and those beside it, when it is asked to.
+    function refreshCards() {
+        document.getElementById("txt2img_lora_extra_refresh_internal")?.click();
+    }
+
     // ---- for the tab's own buttons ----------------------------------------------------------------
 
     function toPrompt(words) {
@@ -149,7 +158,9 @@ const dreambooth = (() => {
             prompt.value = [prompt.value.trim(), words].filter(Boolean).join(", ");
             prompt.dispatchEvent(new Event("input", {bubbles: true}));
         }
+        refreshCards();
         switch_to_txt2img();
+        prompt.scrollIntoView({block: "center"});
     }
 
     function page(number) {
