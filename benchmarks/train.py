@@ -9,7 +9,7 @@ resolution, rank, learning rate and number of steps, on one thread, without vali
 intermediate checkpoints, and in turn. CPU seconds of the whole process are counted, not wall
 seconds, because other programs on the machine do not change those.
 
-Two models: ``tiny`` (a UNet of 0.7 million weights at 8 x 8 latents), where a step is little but
+Two models: ``tiny`` (a UNet of 0.8 million weights at 8 x 8 latents), where a step is little but
 overhead, and ``small`` (12.5 million at 64 x 64, that is 512 x 512 pixels), whose autoencoder costs
 about half of a training step, as Stable Diffusion 1.5's does.
 """
