@@ -193,6 +193,16 @@ def test_the_older_schema_works_too(name: str) -> None:
         door.write_text(text, encoding="utf-8")
 
 
+def test_without_the_engine_the_command_is_named(name: str, tmp_path: Path) -> None:
+    host = comfyui_host.folder()
+    with serving(host, env={"DREAMBOOTH_ENV": str(tmp_path / "none")}) as bare:
+        done = bare.run(learning(name, steps=2))
+        assert "python install.py" in done.error
+        assert done.error.startswith("the training engine is not installed yet")
+        after = bare.run({**loader(), **drawing("bare", *BASE)})
+        assert not after.error
+
+
 # --- training -----------------------------------------------------------------------------------
 def test_train_and_draw_in_one_prompt(server: Server, name: str) -> None:
     prompt = {
