@@ -15,6 +15,7 @@ from .html import Html, bar, chip, div, duration, join, note, picture, size, spa
 
 STAGES = {
     "queue": "Waits in the queue",
+    "starting": "Starts",
     "class_images": "Makes class pictures",
     "latents": "Encodes pictures",
     "texts": "Encodes captions",
@@ -144,11 +145,13 @@ def _progress(status: Any) -> Html:
     step, steps = (
         (status.step, status.steps) if training else (status.stage_step, status.stage_steps)
     )
-    words: list[Any] = [span("db-stage-name", STAGES.get(status.stage or "train", status.stage))]
+    words: list[Any] = []
+    if status.live:
+        words.append(span("db-stage-name", STAGES.get(status.stage or "train", status.stage)))
     if status.state == "waiting" and status.ahead:
         words += [span("db-count", status.ahead), span("", "before it")]
     elif steps:
-        words.append(span("db-count", f"{step} / {steps}"))
+        words += [span("db-count", f"{step} / {steps}"), "" if status.live else span("", "steps")]
     if status.live and status.seconds_left is not None and training:
         words += [span("db-left", duration(status.seconds_left)), span("", "remaining")]
     share = step / steps if steps else 0.0

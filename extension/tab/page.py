@@ -91,7 +91,8 @@ class Page:
 
         self.train.wire(inputs, read)
         self._wire_runs(subjects)
-        on(self.tick.click, self.look, [self.seen, self.train.run], self._watched(), quiet=True)
+        known = [self.seen, self.train.run, self.train.pinned]
+        on(self.tick.click, self.look, known, self._watched(), quiet=True)
         cancelling = [self.cancelled]
         on(self.cancelled.change, self._cancel, cancelling, [self.train.said], quiet=True)
 
@@ -121,7 +122,8 @@ class Page:
         """A run of the history is shown, or its settings are used again."""
         runs = self.runs
         to_train = "(name) => { dreambooth.page(0); return name; }"
-        on(runs.show.click, lambda name: name, [runs.chosen], [self.train.run], js=to_train)
+        shown = [self.train.run, self.train.pinned]
+        on(runs.show.click, lambda name: [name, name], [runs.chosen], shown, js=to_train)
         filled = [*subjects, self.base.choice, *self.form.inputs(), runs.said]
         on(runs.settings.click, self._fill, [runs.chosen], filled)
 
@@ -141,7 +143,7 @@ class Page:
             note("good", "Its settings are on the Train page."),
         ]
 
-    def look(self, seen: dict[str, Any] | None, run: str) -> list[Any]:
+    def look(self, seen: dict[str, Any] | None, run: str, pinned: str) -> list[Any]:
         """All that may have changed since the page's script pressed the button last."""
         fresh = Fresh(seen)
         environment = self.studio.environment()
@@ -150,7 +152,7 @@ class Page:
             fresh.visible("main", environment.ready),
             fresh.value("setup state", "" if environment.ready else self.setup.told()),
         ]
-        train = self.train.look(run, fresh)
+        train = self.train.look(run, pinned, fresh)
         results = self.generate.look(train[0], fresh)
         runs = self.runs.look(fresh)
         tasks = task_list(self.studio.tasks())

@@ -63,7 +63,8 @@ class TrainArea:
             self.samples: Component = html(elem_id="dreambooth_samples")
         self.run: Component = gr.State("")
         """The run that the panel shows."""
-        self.asked: Component = gr.State("")
+        self.pinned: Component = gr.State("")
+        """The run that somebody wants to see, whatever else is at work."""
 
     def wire(self, inputs: list[Component], read: Reading) -> None:
         """Connects the buttons; ``inputs`` are all controls of the configuration."""
@@ -80,15 +81,15 @@ class TrainArea:
         def starting(name: str, *given: Any) -> list[Any]:
             values, presets, wrong = read(given)
             if wrong:
-                return [check.problems(wrong), update()]
+                return [check.problems(wrong), update(), update()]
             try:
                 started = self.studio.start(values, (name or "").strip(), presets)
             except DreamBoothError as error:
-                return [failure(error, self.labels), update()]
-            return [note("good", span("", started), " ", span("", "starts")), started]
+                return [failure(error, self.labels), update(), update()]
+            return [note("good", span("", started), " ", span("", "starts")), started, ""]
 
         on(self.check.click, checking, inputs, [self.report])
-        on(self.train.click, starting, [self.name, *inputs], [self.report, self.run])
+        on(self.train.click, starting, [self.name, *inputs], [self.report, self.run, self.pinned])
         for verb, pressed in self.buttons.items():
             on(pressed.click, self._asker(verb), [self.run], [self.said], quiet=True)
 
@@ -104,21 +105,22 @@ class TrainArea:
 
         return ask
 
-    def look(self, run: str, fresh: Fresh) -> list[Any]:
+    def look(self, run: str, pinned: str, fresh: Fresh) -> list[Any]:
         """Updates for :meth:`outputs`: the run that is at work, else the one shown last."""
         try:
-            run = self._which(run)
+            run = pinned or self._which(run)
             if not run:
-                return ["", fresh.value("live", nothing()), *self._quiet(fresh)]
+                return ["", "", fresh.value("live", nothing()), *self._quiet(fresh)]
             status, watched = self.watcher.look(run)
         except DreamBoothError as error:  # deleted meanwhile
-            return ["", fresh.value("live", failure(error)), *self._quiet(fresh)]
+            return ["", "", fresh.value("live", failure(error)), *self._quiet(fresh)]
         shown = tuple(status.samples[-12:])
         images = update() if fresh.seen.get("images") == shown else update(value=pictures(shown))
         fresh.seen["images"] = shown
         said = update() if status.live else fresh.value("said", "")
         return [
             run,
+            pinned,
             fresh.value("live", panel(status, watched)),
             fresh.visible("verbs", status.live),
             said,
@@ -139,4 +141,4 @@ class TrainArea:
 
     def outputs(self) -> list[Component]:
         """What :meth:`look` updates."""
-        return [self.run, self.live, self.verbs, self.said, self.samples]
+        return [self.run, self.pinned, self.live, self.verbs, self.said, self.samples]

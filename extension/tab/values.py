@@ -187,7 +187,9 @@ def _pairs(lines: str) -> dict[str, str]:
 
 
 def _number_text(value: float) -> str:
-    return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else f"{value:g}"
+    if float(value).is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    return re.sub(r"e([+-])0+", r"e\1", f"{value:g}")
 
 
 def _same(one: Any, other: Any) -> bool:
