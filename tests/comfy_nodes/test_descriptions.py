@@ -121,10 +121,10 @@ def test_an_override_must_set_something(run: Any, line: str) -> None:
 
 def test_importing_takes_no_torch_and_little_time() -> None:
     code = (
-        "import sys, time; started = time.perf_counter(); import comfy_nodes; "
+        "import sys, time; started = time.process_time(); import comfy_nodes; "
         "comfy_nodes.mappings(); "
         "assert not {'torch', 'yaml', 'omegaconf'} & set(sys.modules); "
-        "print(time.perf_counter() - started)"
+        "print(time.process_time() - started)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
