@@ -21,6 +21,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
 PATIENCE = 120.0
+BOX = "{css} textarea, {css} input:not([type=checkbox]):not([type=range])"
 GONE = (
     NoSuchElementException,
     StaleElementReferenceException,
@@ -128,11 +129,12 @@ class Browser:
 
     def box(self, css: str) -> WebElement:
         """The text box in a control."""
-        return self.find(f"{css} textarea, {css} input:not([type=checkbox]):not([type=range])")
+        return self.find(BOX.format(css=css))
 
     def value(self, css: str) -> str:
-        """What a text box shows."""
-        return str(self.box(css).get_attribute("value"))
+        """What a text box shows; empty where there is none."""
+        found = "return document.querySelector(arguments[0])?.value"
+        return str(self.script(found, BOX.format(css=css)) or "")
 
     def write(self, css: str, words: str, *keys: str) -> None:
         """Types words into a text box in place of what is there."""
