@@ -9,6 +9,7 @@ from .base import GENERATES, RELEASES, Settings
 
 SECTION = ("dreambooth", "DreamBooth")
 PREFIX = "dreambooth_"
+PLACES = ("home", "folders")
 
 
 def add_section(shared: Any) -> None:
@@ -18,6 +19,8 @@ def add_section(shared: Any) -> None:
     def add(name: str, default: Any, label: str, info: str, component: Any = None, **given: Any):  # type: ignore[no-untyped-def]
         arguments = given or None
         made = shared.OptionInfo(default, label, component, arguments, section=SECTION).info(info)
+        # Who may call the host's API may not thereby widen what ours may read.
+        made.restrict_api = name in PLACES
         shared.opts.add_option(PREFIX + name, made)
 
     was = Settings()

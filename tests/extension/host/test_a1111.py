@@ -215,6 +215,8 @@ def test_settings_page(host: A1111, module: Module, monkeypatch: pytest.MonkeyPa
     assert {info.section for info in labels.values()} == {("dreambooth", "DreamBooth")}
     assert labels["dreambooth_release"].component_args["choices"] == ["ram", "unload", "keep"]
     assert host.settings().release == "ram"
+    places = {name for name, info in labels.items() if info.restrict_api}
+    assert places == {"dreambooth_home", "dreambooth_folders"}  # not by the host's API
 
 
 def test_a_host_that_lacks_something_gets_a_line(
