@@ -1,10 +1,8 @@
-"""Heavy modules that libraries import at their top and a run rarely uses, read when touched.
+"""bitsandbytes, which libraries import at their top and few runs use, read when it is touched.
 
-``import diffusers`` alone reads torch's compiler, bitsandbytes (which reads the compiler's back
-end) and, where they are installed, scipy and trio: half of the seconds before a first step. In the
-engine's own processes such a module is put in its place unread, and read as soon as anything is
-asked of it. Names that libraries take from one at once (``from scipy.optimize import …``), or
-decorate and compare with, are stood in for until then.
+``import diffusers`` and ``import peft`` read bitsandbytes, and that reads the back end of torch's
+compiler: a third of the seconds before a first step. In the engine's own processes it is put in
+its place unread, and read as soon as anything is asked of it.
 
 Never in a host's process: :func:`defer` is called by the command line and by the worker.
 ``DREAMBOOTH_DEFER=0`` switches it off.
@@ -21,7 +19,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -68,96 +65,11 @@ class Name:
         return (self._real(),)
 
 
-class Plain(Name):
-    """Stands for a function of sizes and truth values that may be symbolic. For plain ones it is
-    simple, and answered here; anything else reads the module."""
-
-    def __init__(self, module: str, path: str, answer: Callable[..., Any]) -> None:
-        super().__init__(module, path)
-        self._answer = answer
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if not kwargs and all(map(_is_plain, args)):
-            return self._answer(*args)
-        return super().__call__(*args, **kwargs)
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, (tuple, list)):
-        return all(type(item) is int for item in value)
-    return type(value) in (bool, int)
-
-
-def _same(value: Any) -> Any:
-    return value
-
-
-_allowed: list[Any] = []
-"""What was marked with ``allow_in_graph`` before the compiler was read."""
-
-
-def _allow_in_graph(function: Any) -> Any:
-    _allowed.append(function)
-    return function
-
-
-def _assume_constant_result(function: Any) -> Any:
-    function._dynamo_marked_constant = True
-    return function
-
-
-def _disable(function: Any = None, *_: Any, **__: Any) -> Any:
-    """Nothing is compiled before the compiler is read, so there is nothing to switch off."""
-    return (lambda found: found) if function is None else function
-
-
-def _graph_break(*_: Any, **__: Any) -> None:
-    """Means something in compiled code alone."""
-
-
-_ANSWERS: Mapping[str, Callable[..., Any]] = {
-    "expect_true": _same,
-    "guard_int": _same,
-    "guard_or_false": _same,
-    "guard_or_true": _same,
-    "guard_size_oblivious": _same,
-    "guarding_hint_or_throw": _same,
-    "has_guarding_hint": lambda _: True,
-    "is_nested_int": lambda _: False,
-    "statically_known_true": _same,
-    "sym_and": lambda *values: all(values),
-    "sym_eq": lambda one, other: one == other,
-    "sym_or": lambda *values: any(values),
-}
-"""What the functions of torch's symbolic shapes say to plain values."""
-
-_DYNAMO = "torch._dynamo"
-_SHAPES = "torch.fx.experimental.symbolic_shapes"
-_WRAPPED = f"{_DYNAMO}._trace_wrapped_higher_order_op"
-
 DEFERRED: Mapping[str, Mapping[str, Any]] = {
-    _DYNAMO: {
-        "allow_in_graph": _allow_in_graph,
-        "assume_constant_result": _assume_constant_result,
-        "disable": _disable,
-        "eval_frame": Name(_DYNAMO, "eval_frame", ["OptimizedModule"]),
-        "graph_break": _graph_break,
-    },
-    _WRAPPED: {"TransformGetItemToIndex": Name(_WRAPPED, "TransformGetItemToIndex")},
+    # peft asks whether there are 4-bit layers.
     "bitsandbytes": {"nn": Name("bitsandbytes", "nn", ["Linear4bit"])},
-    _SHAPES: {
-        "GuardOnDataDependentSymNode": type("GuardOnDataDependentSymNode", (Exception,), {}),
-        **{name: Plain(_SHAPES, name, answer) for name, answer in _ANSWERS.items()},
-    },
-    "scipy.integrate": {},
-    "scipy.optimize": {
-        "linear_sum_assignment": Name("scipy.optimize", "linear_sum_assignment"),
-    },
-    "scipy.stats": {},
-    "sympy": {"Basic": Name("sympy", "Basic")},
-    "trio": {},
 }
-"""Modules, and what stands for names in them."""
+"""Modules, and what stands for names in them until they are read."""
 
 
 class _Unread(ModuleType):
@@ -198,25 +110,7 @@ def read(name: str) -> ModuleType:
         except BaseException:
             sys.modules.pop(name, None)
             raise
-        _replace_stand_ins(module)
-        if name == _DYNAMO:
-            for function in _allowed:
-                module.allow_in_graph(function)
         return module
-
-
-def _replace_stand_ins(module: ModuleType) -> None:
-    """Gives the modules that took a stand-in from this one the real thing."""
-    own = vars(module)
-    real = {
-        id(stand_in): own[name]
-        for name, stand_in in DEFERRED[module.__name__].items()
-        if name in own
-    }
-    for other in list(sys.modules.values()):
-        names = getattr(other, "__dict__", {})
-        for name in [name for name, value in list(names.items()) if id(value) in real]:
-            names[name] = real[id(names[name])]
 
 
 class _Deferring(Loader):
@@ -323,22 +217,7 @@ def load_libraries() -> None:
         ImportError: one is not there or does not work.
     """
     with importing():
-        _read_names_once()
         for library, names in LIBRARIES.items():
             module = importlib.import_module(library)
             for name in names:
                 getattr(module, name)
-
-
-def _read_names_once() -> None:
-    """transformers reads its thousand model files for the names in them, and keeps the answer by
-    the path it was asked for: once by the folder, and again by the file in it."""
-    utils = importlib.import_module("transformers.utils.import_utils")
-    read_names: Any = getattr(utils, "create_import_structure_from_path", None)
-    if hasattr(read_names, "cache_info"):
-
-        def by_folder(path: Any) -> Any:
-            place = Path(path)
-            return read_names(place.parent if place.name == "__init__.py" else place)
-
-        utils.create_import_structure_from_path = by_folder  # type: ignore[attr-defined]
