@@ -79,7 +79,7 @@ class _Frame:
     """Where things are on the drawing."""
 
     def __init__(self, last: int, low: float, high: float) -> None:
-        step = _nice((high - low) / 3)
+        step = _nice((high - low) / 4)
         self.ticks = [step * n for n in range(math.floor(low / step), math.ceil(high / step) + 1)]
         self.low, self.high, self.last, self.step = self.ticks[0], self.ticks[-1], last, step
 

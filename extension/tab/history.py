@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Any
 
 from .html import Html, bar, chip, div, duration, join, note, path_name, picture, span, tag
@@ -57,26 +59,34 @@ def about(run: Any) -> Html:
 
 
 def grid(found: Sequence[tuple[str, Sequence[str]]]) -> Html:
-    """A row for each run, a column for each of some steps, as evenly spaced as they come."""
+    """A row for each run, a column for each of some steps: those that all runs have, if any."""
+    runs = [(name, _by_step(samples)) for name, samples in found]
+    common = set(runs[0][1]).intersection(*(steps for _, steps in runs)) if runs else set()
     rows = []
-    for name, samples in found:
-        paths = _spread(list(samples), MOST_COLUMNS)
-        cells = [tag("td", picture(path, side=192, caption=_step(path))) for path in paths]
+    for name, by_step in runs:
+        chosen = _spread(sorted(common or by_step), MOST_COLUMNS)
+        cells = [tag("td", picture(by_step[n], side=192, caption=n)) for n in chosen]
         rows.append(tag("tr", tag("th", name), *(cells or [tag("td", "No samples")])))
     if not rows:
         return note("info", "Choose runs first.")
     return div("db-scroll", tag("table", *rows, cls="db-grid-table"))
 
 
-def _spread(paths: list[str], most: int) -> list[str]:
-    if len(paths) <= most:
-        return paths
-    return [paths[round(n * (len(paths) - 1) / (most - 1))] for n in range(most)]
+def _by_step(samples: Sequence[str]) -> dict[int, str]:
+    """The first picture of each step, as their names tell: ``step-000120-00.png``."""
+    found: dict[int, str] = {}
+    for path in samples:
+        numbers = re.findall(r"\d+", PurePath(path).name)
+        if numbers:
+            found.setdefault(int(numbers[0]), path)
+    return found
 
 
-def _step(path: str) -> str:
-    digits = "".join(c if c.isdigit() else " " for c in path.replace("\\", "/").split("/")[-1])
-    return str(int(digits.split()[0])) if digits.split() else ""
+def _spread(steps: list[int], most: int) -> list[int]:
+    """At most so many, as evenly spaced as they come; the first and the last among them."""
+    if len(steps) <= most:
+        return steps
+    return [steps[round(n * (len(steps) - 1) / (most - 1))] for n in range(most)]
 
 
 def _when(moment: float | None) -> str:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from extension.service.types import Events, Problem, Report, Status
-from extension.tab import check, html, live
+from extension.tab import check, history, html, live
 from extension.tab.curve import loss_curve, smoothed, thinned
 
 RUNNING = Status(
@@ -181,3 +181,21 @@ def test_a_problem_leads_to_its_field() -> None:
         Report([Problem("run.steps", "must be at least 1")]), {"run.steps": "Steps"}
     )
     assert 'data-field="run.steps"' in shown and "<b>Steps</b>" in shown
+
+
+def test_runs_are_compared_at_the_steps_that_all_have(tmp_path: Path) -> None:
+    def run(name: str, steps: range) -> tuple[str, list[str]]:
+        paths = [tmp_path / f"{name}-step-{step:06d}-{n:02d}.png" for step in steps for n in (0, 1)]
+        return name, [str(path.with_name(path.name.removeprefix(f"{name}-"))) for path in paths]
+
+    def columns(*runs: tuple[str, list[str]]) -> list[list[str]]:
+        rows = history.grid(runs).split("<tr>")[1:]
+        return [re.findall(r"<figcaption>(\d+)</figcaption>", row) for row in rows]
+
+    assert (
+        columns(run("a", range(0, 400, 100)), run("b", range(0, 400, 50)))
+        == [["0", "100", "200", "300"]] * 2
+    )
+    assert columns(run("a", range(0, 1100, 100))) == [["0", "200", "400", "600", "800", "1000"]]
+    assert "No samples" in history.grid([("<i>", [])])
+    assert "&lt;i&gt;" in history.grid([("<i>", [])])
