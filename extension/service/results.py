@@ -72,6 +72,10 @@ class Results:
         """What is still there of what was put into the host's folders."""
         return list(self._listed(run).values())
 
+    def was_published(self, run: RunFolder) -> bool:
+        """Whether anything of a run ever was; what the user deleted there since stays deleted."""
+        return bool(read_json(run.path / LIST))
+
     def publish(self, run: RunFolder, step: int | None) -> Published:
         """Copies a saved step (by default the last) to where the host lists it.
 

@@ -176,7 +176,7 @@ class Runs:
             run = RunFolder(one.path)
             if run.lock.is_held():
                 self.handover.lend(run, None)
-            elif one.state in ENDED_WELL and not self.results.published(run):
+            elif one.state in ENDED_WELL and not self.results.was_published(run):
                 self._take_over(run)
 
     def _hand_over(self, run: RunFolder) -> None:

@@ -162,6 +162,9 @@ def test_what_finished_unseen_is_published_at_the_next_start(
     until(lambda: "release ram" in host.log)
     workers.end.set()
     until(lambda: host.log[-1] == "restore")
+    Path(studio.published("dog")[0].path).unlink()
+    studio.attach()  # what the user deleted does not come back
+    assert studio.published("dog") == []
 
 
 @pytest.mark.parametrize("name", ["..", "../x", "/etc", "a/b", "", "none", "."])
