@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import gradio as gr
@@ -10,8 +10,8 @@ import gradio as gr
 from dreambooth_core.errors import DreamBoothError
 
 from .compat import Component, make, update
-from .html import Html, div, join, span, tag
-from .values import Wrong, field_of
+from .html import Html, div, span, tag
+from .values import field_of
 
 
 def card(*, elem_id: str | None = None, visible: bool = True) -> Any:
@@ -50,19 +50,10 @@ def hidden_text(elem_id: str) -> Component:
     return make("Textbox", value="", elem_id=elem_id, elem_classes=["db-hidden"], show_label=False)
 
 
-def wrong(problems: Iterable[Wrong]) -> Html:
-    """What is wrong, each with its field, which the page's script marks."""
-    return join([_problem(each.key, each.label, each.message) for each in problems])
-
-
 def failure(error: DreamBoothError, keys: Iterable[str] = ()) -> Html:
     """An error's one line; if it names a field, that is marked too."""
-    return _problem(field_of(error.line, keys), "", error.line)
-
-
-def _problem(key: str | None, label: str, message: str) -> Html:
-    words = [tag("b", label), " "] if label else []
-    return div("db-note db-note-wrong", *words, span("", message), data_field=key)
+    key = field_of(error.line, keys)
+    return div("db-note db-note-wrong", span("", error.line), data_field=key)
 
 
 def told(act: Callable[..., Any], *given: Any) -> Html:
@@ -72,13 +63,6 @@ def told(act: Callable[..., Any], *given: Any) -> Html:
     except DreamBoothError as error:
         return failure(error)
     return Html("")
-
-
-def choices(names: Sequence[str], value: str | None = None, **more: Any) -> dict[str, Any]:
-    """New choices of a dropdown; its value too, if given."""
-    if value is not None:
-        more["value"] = value
-    return update(choices=list(names), **more)
 
 
 class Fresh:
