@@ -28,6 +28,7 @@ def dog(root: Path) -> RunFolder:
 
 
 def finish(folder: RunFolder) -> None:
+    (folder.path / "dog.safetensors").write_text("")
     folder.events.write("saved", path="dog.safetensors", step=10, result=True)
     folder.events.write("finished", outcome="done", results=["dog.safetensors"])
 
