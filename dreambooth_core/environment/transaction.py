@@ -8,10 +8,12 @@ whole.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import stat
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -91,20 +93,26 @@ def _remove(folder: Path) -> None:
     """
     if not folder.exists():
         return
-    try:
-        if sys.version_info >= (3, 12):
-            shutil.rmtree(folder, onexc=_make_writable)
-        else:
-            shutil.rmtree(folder, onerror=_make_writable)
-    except OSError as error:
-        raise DreamBoothError(
-            f"a folder cannot be removed ({error.strerror or error})",
-            where=folder,
-            do="Stop what is using it, then run this again",
-        ) from error
+    for last in (False, False, True):
+        try:
+            if sys.version_info >= (3, 12):
+                shutil.rmtree(folder, onexc=_make_writable)
+            else:
+                shutil.rmtree(folder, onerror=_make_writable)
+            return
+        except OSError as error:
+            # A virus scanner, or what has just been ended, may hold a file for a moment.
+            if last:
+                raise DreamBoothError(
+                    f"a folder cannot be removed ({error.strerror or error})",
+                    where=folder,
+                    do="Stop what is using it, then run this again",
+                ) from error
+            time.sleep(0.3)
 
 
 def _make_writable(function: Callable[[str], object], path: str, _: object) -> None:
     """Windows refuses to delete read-only files; pip's caches and git's packs have some."""
-    Path(path).chmod(stat.S_IWRITE)
-    function(path)
+    with contextlib.suppress(FileNotFoundError):  # gone by itself
+        Path(path).chmod(stat.S_IWRITE)
+        function(path)

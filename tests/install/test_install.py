@@ -203,7 +203,7 @@ def test_stopped_it_leaves_nothing(stuck: Clone, mute_index: socket.socket, numb
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     connection.close()
-    assert process.returncode == 130
+    assert process.returncode == 130, said
     assert said.strip() == ("install.py: stopped, nothing half-made is left. Run it again to go on")
     assert stuck.leftovers() == []
 
