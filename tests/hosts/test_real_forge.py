@@ -97,8 +97,7 @@ def test_an_adapter_changes_the_picture_and_weight_0_does_not(host: WebUI) -> No
     base = str(host.models / "Stable-diffusion" / "full.safetensors")
     run = host.train("big", base__model=base, run__steps=2, optim__learning_rate=3e-3)
     host.until(run, "finished", patience=400)
-    host.until_published(run)
-    host.ours("/select", {"name": "full.safetensors"})
+    host.select("full.safetensors")
     few = {"steps": 2, "cfg_scale": 1}
     plain = host.draw(WORD, **few)
     assert host.draw(WORD, **few).tobytes() == plain.tobytes()

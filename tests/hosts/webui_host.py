@@ -262,6 +262,17 @@ class WebUI:
             assert status["state"] in ("waiting", "running"), status
             time.sleep(0.2)
 
+    def select(self, name: str) -> None:
+        """Selects a checkpoint as soon as the host has its GPU back."""
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                self.ours("/select", {"name": name})
+                return
+            except Refused as error:
+                assert "Busy" in str(error) and time.monotonic() < deadline, error
+                time.sleep(0.2)
+
     def until_published(self, run: str) -> dict[str, Any]:
         """Waits until a finished run is where the host lists it, and the host has its GPU back."""
         self.until(run, "finished", "stopped")
