@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -45,6 +46,8 @@ class Handover:
         """Called with each run that is over."""
         self.words = ""
         """What the host gave up, or what is waited for; empty when it has everything."""
+        self.trouble = ""
+        """What went wrong when it got everything back; stays until the next time."""
         self._changed = threading.Condition()
         self._waiting: list[_Loan] = []
         self._runs: list[RunFolder] = []
@@ -114,8 +117,12 @@ class Handover:
                 self._runs.remove(run)
             try:
                 self.ended(run)
-            except Exception:
-                log.exception("%s: its result could not be taken over", run.name)
+            except Exception as error:
+                # What the host threw is unknown here; the page shows the run's warnings.
+                said = f"the result could not be listed by the host: {error}"
+                log.exception("%s: %s", run.name, said)
+                with contextlib.suppress(DreamBoothError):  # the run's folder is gone
+                    run.events.write("warning", message=said)
         with self._changed:
             if self._runs or self._waiting:
                 return True
@@ -135,6 +142,7 @@ class Handover:
         chosen = self.host.settings()
         if chosen.release == "keep":
             return
+        self.trouble = ""
         self.words = "its model leaves the GPU when the picture in the making is done"
         try:
             self.words = self.host.release(chosen.release)
@@ -156,7 +164,8 @@ class Handover:
         try:
             self.host.restore()
         except Exception:
-            log.exception("the host's model could not be brought back; select it anew")
+            self.trouble = "its model could not be brought back: select it anew"
+            log.exception("the host: %s", self.trouble)
         finally:
             self.words = ""
 

@@ -79,7 +79,7 @@ class Watcher:
             published=[each.name for each in self.results.published(run)],
             method=str(facts.config.get("method.kind", "")),
             base=str(facts.config.get("base.model", "")),
-            host=self.handover.words if live else "",
+            host=self.handover.words if live else self.handover.trouble,
         )
 
     def forecast(self, runs: Path, values: Values, steps: Any) -> float | None:

@@ -184,11 +184,13 @@ def _numbers(status: Any, run: Watched, now: float) -> Html:
 
 
 def _host(status: Any) -> Html | str:
-    """What the host gave up for the run."""
+    """What the host gave up for the run, or what went wrong when it got that back."""
     if not status.host:
         return ""
-    back = span("", "It comes back when training ends.")
-    return note("info", span("", "The WebUI's model:"), " ", span("", status.host), ". ", back)
+    model = [span("", "The WebUI's model:"), " ", span("", status.host), ". "]
+    if not status.live:
+        return note("warning", *model)
+    return note("info", *model, span("", "It comes back when training ends."))
 
 
 def _warnings(warnings: Sequence[str]) -> Html | str:

@@ -98,6 +98,7 @@ def test_a_host_that_fails_does_not_stop_training(
     worker.end()
     assert lent.idle(10)
     assert lent.words == ""
+    assert ("could not be brought back" in lent.trouble) == (call == "restore")
     assert host.log[-1] in BACK
     host.fails = set()
     host.log.clear()
@@ -119,6 +120,8 @@ def test_what_fails_at_the_end_keeps_nothing(
     until(lambda: worker.lock is not None)
     worker.end()
     assert lent.idle(10) and host.log == LENT + BACK
+    (warning,) = [event for event in worker.run.events if event["kind"] == "warning"]
+    assert "could not be listed by the host: the disk is full" in warning["message"]
 
 
 def test_it_stays_away_while_any_run_goes_on(

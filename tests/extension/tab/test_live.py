@@ -55,6 +55,15 @@ class Runs:
         return Events(self.all[offset:], len(self.all), replace(RUNNING, name=name))
 
 
+def test_a_model_that_did_not_come_back_is_told() -> None:
+    lent = live.panel(RUNNING, live.Watched(), now=1090.0)
+    assert "comes back when training ends" in lent
+    trouble = replace(RUNNING, state="finished", host="its model could not be brought back")
+    shown = live.panel(trouble, live.Watched(), now=1090.0)
+    assert "could not be brought back" in shown
+    assert "comes back when training ends" not in shown
+
+
 def test_the_panel_tells_what_matters() -> None:
     watched = live.Watched()
     for step in (119, 120):
