@@ -18,11 +18,9 @@ from typing import Any
 import numpy
 import pytest
 import torch
-from PIL import Image
 
 from dreambooth_core.formats.adapters.model import Adapter
 from dreambooth_core.formats.adapters.write import write_adapter
-from dreambooth_core.formats.storage import read_tensors
 from dreambooth_core.jobs import RunFolder, status
 from tests.helpers.adapters import weights_for
 from tests.helpers.comfy_workflows import to_prompt
@@ -30,14 +28,22 @@ from tests.helpers.reduced_models import full_parts
 from tests.hosts import comfyui_host, comfyui_page
 from tests.hosts.comfyui_examples import EXAMPLES, Scale, adapted, example, put_style
 from tests.hosts.comfyui_pack import CHECKPOINT, install, pocket_states
-from tests.hosts.comfyui_server import Prompt, Server, serving
+from tests.hosts.comfyui_prompts import (
+    BASE,
+    FIRST_SEED,
+    applied,
+    drawing,
+    latent,
+    learning,
+    loader,
+    node,
+    pixels,
+)
+from tests.hosts.comfyui_server import Server, serving
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(1800)]
 
-QUICK = "data.resolution=64\nvalidation.steps=4\nsave.every_steps=4\nmethod.targets=all"
 RUN = "test-comfyui"
-SESSION = time.time_ns() % 1_000_000_000 * 10
-"""Seeds begin here, so that no run of an earlier session is found again."""
 
 
 @pytest.fixture(scope="module")
@@ -61,84 +67,8 @@ def freeze(python: str) -> str:
 
 @pytest.fixture
 def name(server: Server, request: pytest.FixtureRequest) -> str:
-    """A name for runs that no earlier session has used."""
+    """A name for runs that no run of the tests before has used."""
     return f"{RUN}-{request.node.name[5:25].strip('_')}-{time.time_ns():x}"
-
-
-def learning(name: str, *, steps: int = 8, seed: int = 0, **more: Any) -> Prompt:
-    """Images → Settings → Train LoRA, as nodes i, s, t."""
-    return {
-        "i": node("DreamBoothImages", folder="star", instance_prompt="a photo of sks star"),
-        "s": node(
-            "DreamBoothSettings",
-            preset="(none)",
-            steps=steps,
-            learning_rate=0.002,
-            random_seed=SESSION + seed,
-            overrides=QUICK,
-        ),
-        "t": node(
-            "DreamBoothTrainLora",
-            checkpoint=CHECKPOINT,
-            concept=["i", 0],
-            name=name,
-            settings=["s", 0],
-            **more,
-        ),
-    }
-
-
-def drawing(prefix: str, model: list[Any], clip: list[Any], vae: list[Any]) -> Prompt:
-    """Prompt → KSampler → picture and latent, as nodes with a prefix."""
-    text = "a photo of sks star"
-    p = prefix
-    return {
-        f"{p}+": node("CLIPTextEncode", clip=clip, text=text),
-        f"{p}-": node("CLIPTextEncode", clip=clip, text=""),
-        f"{p}e": node("EmptyLatentImage", width=64, height=64),
-        f"{p}k": node(
-            "KSampler",
-            model=model,
-            seed=5,
-            steps=8,
-            cfg=3.0,
-            sampler_name="ddim",
-            scheduler="simple",
-            positive=[f"{p}+", 0],
-            negative=[f"{p}-", 0],
-            latent_image=[f"{p}e", 0],
-        ),
-        f"{p}d": node("VAEDecode", samples=[f"{p}k", 0], vae=vae),
-        f"{p}image": node("SaveImage", images=[f"{p}d", 0], filename_prefix=f"tests/{p}"),
-        f"{p}latent": node("SaveLatent", samples=[f"{p}k", 0], filename_prefix=f"tests/{p}"),
-    }
-
-
-def applied(adapter: list[Any], model: list[Any], clip: list[Any], **strengths: float) -> Any:
-    return node("DreamBoothApplyAdapter", adapter=adapter, model=model, clip=clip, **strengths)
-
-
-def loader() -> Prompt:
-    return {"c": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT)}
-
-
-BASE: tuple[list[Any], list[Any], list[Any]] = (["c", 0], ["c", 1], ["c", 2])
-
-
-def node(kind: str, **inputs: Any) -> dict[str, Any]:
-    return {"class_type": kind, "inputs": inputs}
-
-
-def latent(server: Server, done: Any, which: str) -> torch.Tensor:
-    (one,) = done.outputs[which]["latents"]
-    tensors = read_tensors(server.folder / "output" / one["subfolder"] / one["filename"])
-    found: torch.Tensor = tensors["latent_tensor"]
-    return found
-
-
-def pixels(path: Path) -> numpy.ndarray[Any, Any]:
-    with Image.open(path) as opened:
-        return numpy.asarray(opened.convert("RGB")).astype(int)
 
 
 # --- the pack -----------------------------------------------------------------------------------
@@ -448,7 +378,7 @@ def test_help_and_translations_are_served(server: Server) -> None:
 def test_every_example_runs(server: Server, name: str) -> None:
     """With pocket in place of the large model, in the order in which one needs the other."""
     put_style(server.folder / "input")
-    scale = Scale(f"{name}-", steps=4, size=64, seed=SESSION, sampling_steps=2)
+    scale = Scale(f"{name}-", steps=4, size=64, seed=FIRST_SEED, sampling_steps=2)
     scale = replace(scale, overrides="validation.steps=2\nsave.every_steps=2\nprior.steps=2")
     order = sorted(EXAMPLES, key=lambda path: path.stem == "Compare steps")
     for path in order:
@@ -465,7 +395,7 @@ def test_every_example_runs(server: Server, name: str) -> None:
 
 def test_a_workflow_in_the_page(server: Server, name: str, tmp_path: Path) -> None:
     """Headless Chromium loads an example, runs it and is photographed."""
-    scale = Scale(f"{name}-", steps=4, size=64, seed=SESSION + 9, sampling_steps=4)
+    scale = Scale(f"{name}-", steps=4, size=64, seed=FIRST_SEED + 9, sampling_steps=4)
     scale = replace(scale, overrides="validation.steps=2")
     workflow = adapted(example("Train a subject and generate"), scale)
     with comfyui_page.page(server) as driver:
