@@ -158,9 +158,7 @@ class Studio:
             raise UserError(problem.message)
         return self._runs.start(values, name, self._presets.shipped(presets))
 
-    def _settle(
-        self, values: Values, presets: Sequence[str]
-    ) -> tuple[Values, list[types.Problem]]:
+    def _settle(self, values: Values, presets: Sequence[str]) -> tuple[Values, list[types.Problem]]:
         """The user's presets and values in one, their paths checked alike."""
         own: Values = {}
         for name in presets:
