@@ -7,7 +7,7 @@ metadata, so a label, a help text or a range is written once, beside the code th
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,8 @@ class FieldInfo:
     help: str
     minimum: float | None = None
     maximum: float | None = None
-    choices: tuple[str, ...] | None = None
+    choices: Collection[str] | None = None
+    """Fixed, or the names in a registry, to which other packages add theirs."""
     unit: str = ""
     advanced: bool = False
     path: str = ""
@@ -34,7 +35,7 @@ def option(
     help: str,
     minimum: float | None = None,
     maximum: float | None = None,
-    choices: Sequence[str] | None = None,
+    choices: Collection[str] | None = None,
     unit: str = "",
     advanced: bool = False,
     path: str = "",
@@ -49,7 +50,7 @@ def option(
         help=" ".join(help.split()),
         minimum=minimum,
         maximum=maximum,
-        choices=tuple(choices) if choices is not None else None,
+        choices=choices,
         unit=unit,
         advanced=advanced,
         path=path,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dreambooth_core.memory.activations import Trace, trace
-from dreambooth_core.optim.state_size import is_paged, state_bytes
+from dreambooth_core.optim.table import OPTIMIZERS
 
 GIB = 1024**3
 CUDA_CONTEXT = int(0.6 * GIB)
@@ -166,7 +166,7 @@ class Estimator:
             training=training,
             workspace=self._workspace(setting, trained),
             overhead=CUDA_CONTEXT if setting.device == "cuda" else 0,
-            paged=is_paged(setting.optimizer),
+            paged=OPTIMIZERS[setting.optimizer].paged,
             trained=sum(p.numel() for p in trained),
         )
 
@@ -248,7 +248,7 @@ def _size(tensor: Tensor) -> int:
 
 def _states(parameter: Tensor, setting: MemorySetting) -> int:
     seen = 4 if setting.stochastic_rounding else parameter.element_size()
-    return state_bytes(setting.optimizer, parameter.shape, seen)
+    return OPTIMIZERS[setting.optimizer].state_bytes(parameter.shape, seen)
 
 
 def weights_of(part: Part, setting: MemorySetting) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.optim.kinds import kind_of
+from dreambooth_core.optim.table import OPTIMIZERS
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,15 @@ class Rule:
 
 
 def _finds_rate(s: Setting) -> bool:
-    return kind_of(s.optimizer).finds_rate
+    return OPTIMIZERS[s.optimizer].finds_rate
 
 
 def _averages(s: Setting) -> bool:
-    return kind_of(s.optimizer).averages
+    return OPTIMIZERS[s.optimizer].averages
 
 
 def _shares(s: Setting) -> bool:
-    return not kind_of(s.optimizer).per_parameter
+    return not OPTIMIZERS[s.optimizer].per_parameter
 
 
 RULES: tuple[Rule, ...] = (
@@ -218,7 +218,7 @@ RULES: tuple[Rule, ...] = (
         "bitsandbytes has no kernels for them",
         "Choose adamw, adafactor, prodigy or a schedule-free optimizer.",
         "optim.optimizer",
-        lambda s: kind_of(s.optimizer).package == "bitsandbytes" and s.device == "mps",
+        lambda s: OPTIMIZERS[s.optimizer].package == "bitsandbytes" and s.device == "mps",
     ),
 )
 

@@ -5,26 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dreambooth_core.config.fields import option, section
+from dreambooth_core.optim.table import OPTIMIZERS
 
-OPTIMIZERS = (
-    "adamw",
-    "adamw8bit",
-    "paged_adamw",
-    "paged_adamw8bit",
-    "adam",
-    "sgd",
-    "lion",
-    "lion8bit",
-    "paged_lion8bit",
-    "ademamix8bit",
-    "adafactor",
-    "prodigy",
-    "dadapt_adam",
-    "dadapt_lion",
-    "adamw_schedulefree",
-    "radam_schedulefree",
-    "sgd_schedulefree",
-)
 SCHEDULES = (
     "constant",
     "constant_with_warmup",

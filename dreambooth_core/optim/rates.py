@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dreambooth_core.optim.kinds import kind_of
 from dreambooth_core.optim.options import OptimOptions
+from dreambooth_core.optim.table import OPTIMIZERS
 
 ADAPTER_RATE = 1e-4
 FULL_RATE = 2e-6
@@ -34,7 +34,7 @@ def rates(
     ``full`` is for full fine-tuning, where weights bear far smaller steps. With ``scale_lr``
     all are multiplied by the number of pictures that one step sees.
     """
-    own = kind_of(options.optimizer).default_rate
+    own = OPTIMIZERS[options.optimizer].default_rate
     usual = own or (FULL_RATE if full else ADAPTER_RATE)
     unet = usual if options.learning_rate is None else options.learning_rate
     text = unet if options.text_learning_rate is None else options.text_learning_rate

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.optim.kinds import kind_of
 from dreambooth_core.optim.options import SCHEDULES, OptimOptions
+from dreambooth_core.optim.table import OPTIMIZERS
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def make_schedule(options: OptimOptions, total_steps: int) -> Schedule:
             where="optim.schedule",
             do=f"Known are {', '.join(SCHEDULES)}.",
         )
-    if kind_of(options.optimizer).averages:
+    if OPTIMIZERS[options.optimizer].averages:
         return Schedule("constant", total_steps)
     rules: tuple[tuple[int, float], ...] = ()
     last = 1.0

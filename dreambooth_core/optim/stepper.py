@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dreambooth_core.optim.build import ParamGroup, build_optimizer
 from dreambooth_core.optim.clipping import clip_gradients
 from dreambooth_core.optim.fused import FusedBackward, only
-from dreambooth_core.optim.kinds import kind_of
-from dreambooth_core.optim.optimizers import ParamGroup, build_optimizer
 from dreambooth_core.optim.options import OptimOptions
 from dreambooth_core.optim.rounding import as_fp32
 from dreambooth_core.optim.schedules import make_schedule
 from dreambooth_core.optim.state import load_optimizer_state, optimizer_state
+from dreambooth_core.optim.table import OPTIMIZERS
 from dreambooth_core.randomness import generator
 
 
@@ -46,7 +46,7 @@ class Stepper:
         seed: int = 0,
     ) -> None:
         self.options = options
-        self.kind = kind_of(options.optimizer)
+        self.kind = OPTIMIZERS[options.optimizer]
         self.schedule = make_schedule(options, total_steps)
         self.optimizer = build_optimizer(options, groups)
         self._seed = seed

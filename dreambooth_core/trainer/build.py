@@ -26,9 +26,9 @@ from dreambooth_core.methods.quantized import quantize
 from dreambooth_core.methods.registry import method_for
 from dreambooth_core.objective.objective import Objective
 from dreambooth_core.objective.schedule import alphas_cumprod
+from dreambooth_core.optim.build import ParamGroup
 from dreambooth_core.optim.combinations import Setting, refuse
 from dreambooth_core.optim.ema import Ema
-from dreambooth_core.optim.optimizers import ParamGroup
 from dreambooth_core.optim.rates import Rates, rates
 from dreambooth_core.optim.stepper import Stepper
 from dreambooth_core.trainer.config import TrainConfig

@@ -7,15 +7,15 @@ import torch
 from torch import nn
 
 from dreambooth_core.errors import UserError
+from dreambooth_core.optim.build import ParamGroup
 from dreambooth_core.optim.ema import Ema
-from dreambooth_core.optim.kinds import KINDS
-from dreambooth_core.optim.optimizers import ParamGroup
 from dreambooth_core.optim.options import EmaOptions, OptimOptions
 from dreambooth_core.optim.rounding import round_into
 from dreambooth_core.optim.stepper import Stepper
+from dreambooth_core.optim.table import OPTIMIZERS
 
 pytestmark = pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")
-ONE_AT_A_TIME = [name for name, kind in KINDS.items() if kind.per_parameter]
+ONE_AT_A_TIME = [name for name, kind in OPTIMIZERS.items() if kind.per_parameter]
 
 
 def model(dtype: torch.dtype = torch.float32) -> nn.Sequential:
@@ -28,7 +28,7 @@ def make(net: nn.Sequential, seed: int = 0, **options: object) -> Stepper:
         ParamGroup("a", list(net[0].parameters()), 1e-3),
         ParamGroup("b", list(net[2].parameters()), 5e-4),
     ]
-    if KINDS[str(options.get("optimizer", "adamw"))].finds_rate:
+    if OPTIMIZERS[str(options.get("optimizer", "adamw"))].finds_rate:
         groups = [ParamGroup("all", list(net.parameters()), 1.0)]
     return Stepper(OptimOptions(**options), groups, total_steps=20, seed=seed)  # type: ignore[arg-type]
 
@@ -116,7 +116,7 @@ def test_small_steps_survive_in_bf16_only_with_stochastic_rounding():
 @pytest.mark.parametrize("fused_backward", [False, True])
 @pytest.mark.parametrize("name", ["adamw", "adamw8bit", "adafactor", "lion", "prodigy"])
 def test_rounded_runs_resume_to_the_bit(name, fused_backward):
-    if fused_backward and not KINDS[name].per_parameter:
+    if fused_backward and not OPTIMIZERS[name].per_parameter:
         pytest.skip("refused by name")
     options = {
         "optimizer": name,
