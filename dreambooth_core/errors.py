@@ -23,12 +23,25 @@ class DreamBoothError(Exception):
         """The whole message: ``where: what. do``."""
         place = f"{self.where}: " if self.where else ""
         advice = f". {self.do}" if self.do else ""
-        text = f"{place}{self.what}{advice}"
-        return " ".join(text.split())
+        return printable(f"{place}{shortened(self.what)}{advice}")
 
     def as_dict(self) -> dict[str, str | None]:
         """The parts, for ``--json`` and for user interfaces that mark a field."""
         return {"what": self.what, "where": self.where, "do": self.do, "line": self.line}
+
+
+def printable(text: str) -> str:
+    """One line that a terminal can show: what files say may hold line ends and control codes."""
+    line = " ".join(text.split())
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+
+
+def shortened(text: str, longest: int = 400) -> str:
+    """A text without its middle where it is longer: names in files have no limit."""
+    if len(text) <= longest:
+        return text
+    half = (longest - 3) // 2
+    return f"{text[:half]} … {text[-half:]}"
 
 
 class UserError(DreamBoothError):

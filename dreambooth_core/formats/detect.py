@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from dreambooth_core.errors import UserError
 from dreambooth_core.formats import pickles, storage
 from dreambooth_core.formats.checkpoints import prediction, single_layout
 from dreambooth_core.formats.checkpoints.unet import Shapes
+from dreambooth_core.formats.reading import open_regular, read_json, regular
 from dreambooth_core.formats.signatures import ADAPTER_ENDINGS, ADAPTER_FRAGMENTS, MAGIC, SIGNATURES
 
 NOT_A_MODEL = "not a model"
@@ -67,9 +68,7 @@ def identify(path: str | Path) -> Identity:
     path = Path(path)
     if path.is_dir():
         return _folder(path)
-    if not path.exists():
-        raise UserError("no such file", where=path)
-    if path.stat().st_size == 0:
+    if regular(path) == 0:
         raise UserError("this file is empty", where=path, do="Download or copy it again")
     strange = foreign(path)
     if strange is not None:
@@ -217,7 +216,7 @@ def _special_pickle(path: Path, loaded: Any) -> Identity | None:
 
 def foreign(path: Path) -> Identity | None:
     """Files that hold no tensors this program could read, by their first bytes or their name."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         head = file.read(2048)
     lower = head.lstrip().lower()
 
@@ -259,8 +258,8 @@ def _is_text(head: bytes) -> bool:
 
 
 def _tail(path: Path) -> bytes:
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 65536))
+    with open_regular(path) as file:
+        file.seek(max(0, file.seek(0, 2) - 65536))
         return file.read()
 
 
@@ -271,16 +270,12 @@ def _folder(path: Path) -> Identity:
         ("config.json", _part_folder),
     ):
         if (path / name).is_file():
-            try:
-                loaded = json.loads((path / name).read_text("utf-8"))
-            except (OSError, ValueError) as error:
-                raise UserError(f"{name} cannot be read ({error})", where=path) from error
-            return read(path, loaded if isinstance(loaded, dict) else {})
+            return read(path, read_json(path / name))
     from dreambooth_core.formats.adapters.read import is_adapter_folder
 
     if is_adapter_folder(path):
         return Identity(path, "adapter", None, "a folder of adapters, one per network", "folder")
-    what = ", ".join(sorted(p.name for p in path.iterdir())[:3]) or "nothing"
+    what = ", ".join(sorted(p.name for p in islice(path.iterdir(), 1000))[:3]) or "nothing"
     raise UserError(f"this folder holds no model (found: {what})", where=path)
 
 
@@ -313,6 +308,8 @@ def _part_folder(path: Path, config: dict[str, Any]) -> Identity:
         "AutoencoderKL": "vae",
         "ControlNetModel": "controlnet",
     }
-    name = str(config.get("_class_name") or (config.get("architectures") or ["unknown"])[0])
+    listed = config.get("architectures")
+    first = listed[0] if isinstance(listed, list) and listed else "unknown"
+    name = str(config.get("_class_name") or first)[:80]
     kind = kinds.get(name, "text encoder" if name.startswith("CLIPTextModel") else "part")
     return Identity(path, kind, None, f"a folder with a {name}", "folder")

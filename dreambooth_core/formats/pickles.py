@@ -7,17 +7,32 @@ that made them; those become inert placeholders, which have no code to run.
 
 from __future__ import annotations
 
+import mmap
 import pickle
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 
 from dreambooth_core.errors import Unsupported, UserError
+from dreambooth_core.formats.pickle_check import Check, Damaged
+from dreambooth_core.formats.reading import open_regular
+from dreambooth_core.formats.storage import DTYPES, MAX_TENSORS
+
+MAX_PICKLE = 64_000_000
+"""Bytes of the instructions in an archive, without the numbers; real ones have under a million."""
+MAX_ENTRIES = 2 * MAX_TENSORS
+_LEGACY_STEPS = 3
+"""Pickles before the object in a file that is no archive: magic number, version, machine."""
+_DAMAGE = (
+    OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError,
+    AssertionError, OverflowError, MemoryError, NotImplementedError, zipfile.BadZipFile,
+)  # fmt: skip
+"""What torch and zipfile raise for files that are damaged in ways they do not look for."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +70,9 @@ INERT = (
 def is_pickle(path: str | Path) -> bool:
     """Whether a file is a torch zip archive or a bare pickle, whatever its name."""
     try:
-        with Path(path).open("rb") as file:
+        with open_regular(path) as file:
             head = file.read(512)
-    except OSError:
+    except (UserError, OSError):
         return False
     if head[:4] == b"PK\x03\x04":
         return b".pkl" in head or _holds_pickle(path)
@@ -65,6 +80,10 @@ def is_pickle(path: str | Path) -> bool:
     if head[4:9] == b"\0\0\0\0{":
         return False
     return len(head) > 2 and head[0] == 0x80 and head[1] in (2, 3, 4, 5)
+
+
+SHARED = 4
+"""Tensors may share their numbers (tied weights), but not more often than this on average."""
 
 
 def read_pickle(path: str | Path) -> Pickled:
@@ -87,28 +106,67 @@ def load(path: Path) -> Any:
     """
     allowed: list[Any] = [(Placeholder, name) for name in INERT]
     try:
-        zipped = zipfile.is_zipfile(path)
-        with path.open("rb") as file:
-            head = file.read(4)
-        if not zipped and head == b"PK\x03\x04":
-            raise UserError(
-                "this file is cut short (its table of contents is missing)",
-                where=path,
-                do="Download or copy it again",
-            )
+        with open_regular(path) as file:
+            zipped = file.read(4) == b"PK\x03\x04"
+        _check_archive(path) if zipped else _check_bare(path)
         with torch.serialization.safe_globals(allowed):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except UserError:
-        raise
+    except UserError as error:
+        raise type(error)(error.what, where=path, do=error.do) from error
     except pickle.UnpicklingError as error:
         raise _refused(path, error) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"this file is damaged or cut short ({reason})",
             where=path,
             do="Download or copy it again",
         ) from error
+
+
+def _check_archive(path: Path) -> None:
+    """Raises unless a zip holds what ``torch.save`` writes: one pickle and its numbers, unpacked.
+
+    torch would inflate a compressed entry of any size, or take its bytes for numbers.
+    """
+    if not zipfile.is_zipfile(path):
+        raise UserError(
+            "this file is cut short (its table of contents is missing)",
+            do="Download or copy it again",
+        )
+    size = path.stat().st_size
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        sizes = {entry.filename: entry.file_size for entry in entries}
+        pickled = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
+        if len(entries) > MAX_ENTRIES or len(sizes) < len(entries):
+            raise Damaged("its table of contents repeats itself or is too long")
+        if len(pickled) != 1:
+            raise Damaged("it is no archive of PyTorch's: there is no data.pkl")
+        packed = any(e.compress_type != zipfile.ZIP_STORED or e.flag_bits & 1 for e in entries)
+        if packed or sum(sizes.values()) > size:
+            raise Damaged("it is compressed, which PyTorch's archives are not")
+        if pickled[0].file_size > MAX_PICKLE:
+            raise Damaged(f"its list of tensors has {pickled[0].file_size:,} bytes")
+        folder = pickled[0].filename.removesuffix("data.pkl")
+        with archive.open(pickled[0]) as instructions:
+            Check(lambda key: sizes.get(f"{folder}data/{key}"), INERT).run(instructions)
+
+
+def _check_bare(path: Path) -> None:
+    """Raises unless a file holds what ``torch.save`` wrote before it wrote archives."""
+    with open_regular(path) as file:
+        size = file.seek(0, 2)
+        if not size:
+            raise UserError("this file is empty", do="Download or copy it again")
+        # Mapped, so that a text that claims to have gigabytes is cut off and not made room for.
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            check = Check(lambda _: size, INERT)
+            for _ in range(_LEGACY_STEPS + 2):
+                check.run(cast("IO[bytes]", data))
+            left = size - data.tell()
+        if sum(check.needed.values()) > left:
+            raise Damaged(f"{left:,} of {sum(check.needed.values()):,} bytes are there")
 
 
 def _refused(path: Path, error: Exception) -> UserError:
@@ -137,23 +195,39 @@ def _sorted(loaded: Any, path: Path) -> Pickled:
         if isinstance(loaded.get("global_step"), int):
             step = loaded["global_step"]
         if isinstance(loaded.get("metadata"), Mapping):
-            metadata = {str(k): str(v) for k, v in loaded["metadata"].items()}
+            metadata = {
+                k: str(v)
+                for k, v in loaded["metadata"].items()
+                if isinstance(k, str) and isinstance(v, (str, int, float))
+            }
         inner = next(
             (loaded[k] for k in ("state_dict", "module", "model") if _is_dict(loaded, k)), 0
         )
         if not inner:
             break
         loaded = inner
-    tensors = dict(_tensors(loaded)) if isinstance(loaded, Mapping) else {}
+    tensors = dict(_tensors(loaded, path)) if isinstance(loaded, Mapping) else {}
     if not tensors:
         raise UserError("there are no tensors in this file", where=path)
+    numbers = sum(tensor.nbytes for tensor in tensors.values())
+    if len(tensors) > MAX_TENSORS or numbers > SHARED * path.stat().st_size:
+        raise UserError(
+            f"its {len(tensors):,} tensors would take {numbers:,} bytes, many times the file's own",
+            where=path,
+        )
     return Pickled(tensors, metadata, step)
 
 
-def _tensors(loaded: Mapping[Any, Any]) -> Iterator[tuple[str, torch.Tensor]]:
+def _tensors(loaded: Mapping[Any, Any], path: Path) -> Iterator[tuple[str, torch.Tensor]]:
     for name, value in loaded.items():
-        if isinstance(value, torch.Tensor):
-            yield str(name), value.detach()
+        if not isinstance(value, torch.Tensor):
+            continue
+        if not isinstance(name, str):
+            raise UserError(f"a tensor's name is no text but {type(name).__name__}", where=path)
+        strange = value.layout != torch.strided or value.device.type != "cpu"
+        if strange or value.is_quantized or value.dtype not in DTYPES.values():
+            raise Unsupported(f"tensor {name!r} is of a kind that is not handled", where=path)
+        yield name, value.detach()
 
 
 def _is_dict(loaded: Mapping[str, Any], key: str) -> bool:
@@ -165,5 +239,5 @@ def _holds_pickle(path: str | Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("data.pkl") for name in archive.namelist())
-    except (OSError, zipfile.BadZipFile):
+    except _DAMAGE:
         return False

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from typing import Any, BinaryIO
 import torch
 from safetensors import SafetensorError, safe_open
 
-from dreambooth_core.errors import SaveFailed, UserError
+from dreambooth_core.errors import SaveFailed, Unsupported, UserError
 from dreambooth_core.formats.files import (
     replacing,
     sha256,
@@ -27,6 +28,7 @@ from dreambooth_core.formats.files import (
     write_json,
     write_text,
 )
+from dreambooth_core.formats.reading import open_regular, parse_json, unreadable
 
 __all__ = [
     "Header",
@@ -65,8 +67,12 @@ DTYPES: dict[str, torch.dtype] = {
 """Safetensors' dtype names and torch's."""
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
-MAX_HEADER = 100_000_000
-"""A longer header is refused, as the safetensors library does."""
+MAX_HEADER = 32_000_000
+"""Bytes; a longer header is refused. Real ones have some hundred thousand."""
+MAX_TENSORS = 200_000
+"""More tensors in one file are refused."""
+MAX_DIMENSIONS = 16
+"""A tensor with more is refused; weights have at most five."""
 
 
 @dataclass(frozen=True)
@@ -119,22 +125,26 @@ def read_header(path: str | Path) -> Header:
     """
     path = Path(path)
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            prefix = file.read(8)
-            length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-            if not 2 <= length <= MAX_HEADER:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            prefix = file.read(9)
+            length = struct.unpack("<Q", prefix[:8])[0] if len(prefix) == 9 else 0
+            if length < 2 or prefix[8:] != b"{":
                 raise UserError("not a safetensors file", where=path)
-            text = file.read(length)
+            if length > MAX_HEADER:
+                raise UserError(
+                    f"not a safetensors file: its header would have {length:,} bytes", where=path
+                )
+            if size < 8 + length:
+                raise _truncated(path, size, 8 + length)
+            text = b"{" + file.read(length - 1)
     except OSError as error:
-        raise _unreadable(path, error) from error
-    if not text.startswith(b"{"):
-        raise UserError("not a safetensors file", where=path)
-    if len(text) < length:
-        raise _truncated(path, size, 8 + length)
+        raise unreadable(path, error) from error
     try:
-        header = _parse(json.loads(text), 8 + length)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        header = _parse(parse_json(text, limit=MAX_HEADER), 8 + length)
+    except Unsupported as error:
+        raise Unsupported(error.what, where=path, do=error.do) from error
+    except ValueError as error:
         raise UserError(
             f"the header of this safetensors file is damaged ({error})",
             where=path,
@@ -142,6 +152,12 @@ def read_header(path: str | Path) -> Header:
         ) from error
     if size < header.size:
         raise _truncated(path, size, header.size)
+    if size > header.size:
+        raise UserError(
+            f"this file is damaged: {size - header.size:,} bytes follow its last tensor",
+            where=path,
+            do="Download or save it again",
+        )
     return header
 
 
@@ -241,24 +257,43 @@ def _header_of(
 
 
 def _parse(entries: dict[str, Any], data_start: int) -> Header:
+    """A header from its JSON. Raises ``ValueError``, and ``Unsupported`` for a strange dtype."""
     metadata = entries.pop("__metadata__", None) or {}
-    tensors: dict[str, Stored] = {}
-    for name, entry in entries.items():
-        start, end = entry["data_offsets"]
-        shape = tuple(int(n) for n in entry["shape"])
-        dtype = entry["dtype"]
-        if dtype in DTYPES and end - start != math.prod(shape) * DTYPES[dtype].itemsize:
-            raise ValueError(f"{name}: {end - start} bytes for {dtype} {list(shape)}")
-        tensors[name] = Stored(dtype, shape, int(start), int(end))
-    return Header(tensors, {str(k): str(v) for k, v in metadata.items()}, data_start)
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise ValueError("its metadata is not text by name")
+    if len(entries) > MAX_TENSORS:
+        raise ValueError(f"{len(entries):,} tensors, at most {MAX_TENSORS:,}")
+    tensors = {name: _stored(name, entry) for name, entry in entries.items()}
+    end = 0
+    for name, stored in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
+        if stored.start != end:
+            fault = "overlaps another" if stored.start < end else "leaves bytes unused before it"
+            raise ValueError(f"{name!r} {fault}")
+        end = stored.end
+    return Header(tensors, metadata, data_start)
 
 
-def _unreadable(path: Path, error: OSError) -> UserError:
-    if isinstance(error, FileNotFoundError):
-        return UserError("no such file", where=path)
-    if path.is_dir():
-        return UserError("this is a folder, not a file", where=path)
-    return UserError(f"could not read this file ({error.strerror or error})", where=path)
+def _stored(name: str, entry: Any) -> Stored:
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"{name!r} is not described by dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or not _is_counts(shape) or not _is_counts(offsets):
+        raise ValueError(f"{name!r} has a dtype, shape or place that is none")
+    if dtype not in DTYPES:
+        raise Unsupported(
+            f"tensor {name!r} is stored as {dtype!r}, a type that is not handled",
+            do="Get the model in fp32, fp16 or bf16",
+        )
+    if len(shape) > MAX_DIMENSIONS:
+        raise ValueError(f"{name!r} has {len(shape)} dimensions")
+    if len(offsets) != 2 or offsets[1] - offsets[0] != math.prod(shape) * DTYPES[dtype].itemsize:
+        raise ValueError(f"{name!r}: bytes {offsets[:3]} for {dtype} {shape}")
+    return Stored(dtype, tuple(shape), offsets[0], offsets[1])
+
+
+def _is_counts(value: Any) -> bool:
+    """Whether a value from JSON is a list of whole numbers that C can hold, none negative."""
+    return isinstance(value, list) and all(type(n) is int and 0 <= n < 2**63 for n in value)
 
 
 def _truncated(path: Path, size: int, wanted: int) -> UserError:

@@ -12,10 +12,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save, save_file
 
 from dreambooth_core.errors import SaveFailed, UserError
 from dreambooth_core.formats import files, storage
+from tests.helpers.mutations import mutated
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool]
 
@@ -125,6 +126,81 @@ def test_a_damaged_header_is_one_clear_line(tmp_path, header):
     path.write_bytes(len(header).to_bytes(8, "little") + header.encode() + b"\0" * 8)
     with pytest.raises(UserError, match=r"damaged|not a safetensors"):
         storage.read_header(path)
+
+
+def entry(dtype: str, shape: list, *place: int) -> dict:
+    return {"dtype": dtype, "shape": shape, "data_offsets": list(place)}
+
+
+def file_of(path: Path, header: object, data: int = 8) -> Path:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + b"\0" * data)
+    return path
+
+
+GOOD = entry("F32", [2], 0, 8)
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        ({"a": GOOD, "b": GOOD}, "overlaps"),
+        ({"a": entry("F32", [1], 0, 4), "b": entry("F16", [1], 6, 8)}, "unused before"),
+        ({"a": entry("F32", [1], 4, 8)}, "unused before"),
+        ({"a": entry("F32", [1], 0, 4)}, "4 bytes follow"),
+        ({"a": entry("F4", [2], 0, 8)}, "'F4', a type that is not handled"),
+        ({"a": entry("F32", [2.0], 0, 8)}, "is none"),
+        ({"a": entry("F32", [-2], 8, 0)}, "is none"),
+        ({"a": entry("F32", [True, 2], 0, 8)}, "is none"),
+        ({"a": entry("F32", [2**63], 0, 8)}, "is none"),
+        ({"a": entry("F32", [2**62, 2**62], 0, 8)}, "bytes"),
+        ({"a": entry("F32", [2], 0, 8, 16)}, "bytes"),
+        ({"a": entry("F32", [1] * 40 + [2], 0, 8)}, "41 dimensions"),
+        ({"a": {**GOOD, "more": 1}}, "not described"),
+        ({"a": {"dtype": "F32"}}, "not described"),
+        ({"a": GOOD, "__metadata__": {"k": 1}}, "not text"),
+        ({"a": GOOD, "__metadata__": ["k"]}, "not text"),
+        (b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},' * 1 + b'"a":{}}', "twice"),
+        (b'{"\\ud800":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}', "surrogate"),
+        (b'{"a":' + b"[" * 50_000 + b"]" * 50_000 + b"}", "deeply"),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_a_header_that_contradicts_itself_is_refused(tmp_path, header, reason):
+    with pytest.raises(UserError, match=reason):
+        storage.read_header(file_of(tmp_path / "a.safetensors", header))
+
+
+def test_a_header_of_absurd_length_is_not_read(tmp_path):
+    path = tmp_path / "a.safetensors"
+    with path.open("wb") as file:
+        file.write((storage.MAX_HEADER + 1).to_bytes(8, "little") + b"{")
+        file.truncate(storage.MAX_HEADER + 100)
+    with pytest.raises(UserError, match="its header would have"):
+        storage.read_header(path)
+
+
+VALID = save(
+    {"first": torch.ones(2, 3), "b.weight": torch.zeros(0), "c": torch.arange(4).half()},
+    {"format": "pt"},
+)
+
+
+@settings(max_examples=250, deadline=None)
+@given(mutated(VALID))
+def test_what_is_read_is_what_the_library_reads(tmp_path_factory, data):
+    """Whatever bytes are changed, it is refused in one way or read as safetensors itself does."""
+    path = tmp_path_factory.mktemp("m") / "a.safetensors"
+    path.write_bytes(data)
+    try:
+        found = storage.read_tensors(path)
+    except UserError:
+        return
+    theirs = load(data)
+    assert found.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        assert tensor.shape == found[name].shape and tensor.dtype == found[name].dtype
+        assert tensor.numpy().tobytes() == found[name].numpy().tobytes()
 
 
 def test_missing_names_and_files(tmp_path):
