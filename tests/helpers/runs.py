@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from dreambooth_core.config.loading import dump, load
 from dreambooth_core.jobs import Event, RunFolder
+from dreambooth_core.trainer import run as runs
 from dreambooth_core.trainer.config import TrainConfig
 from dreambooth_core.trainer.run import run
 
@@ -63,6 +66,18 @@ def train(config: TrainConfig) -> RunFolder:
     folder = folder_for(config)
     run(folder)
     return folder
+
+
+@contextmanager
+def bare() -> Iterator[None]:
+    """Runs without what takes most of the time of a short one: the estimate of its memory, the
+    picture of its losses, the proof of its result."""
+    with (
+        mock.patch.object(runs, "estimate_of", lambda *_: None),
+        mock.patch.object(runs, "loss_picture", lambda *_: b""),
+        mock.patch.object(runs, "prove", lambda *_, **__: {}),
+    ):
+        yield
 
 
 def go_on(
