@@ -5,16 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 from dreambooth_core.environment.layout import Layout, locate
-from dreambooth_core.environment.processes import clean_environment
+from dreambooth_core.environment.processes import clean_environment, run_in_front, stoppable
 from dreambooth_core.environment.recipe import status
 from dreambooth_core.errors import DreamBoothError
 
@@ -105,11 +101,11 @@ def _build(layout: Layout, args: argparse.Namespace) -> int:
     if args.progress_file:
         reporter = Both(reporter, ProgressFile(args.progress_file))
     log = args.log or layout.home.with_name(layout.home.name + ".log")
-    signal.signal(signal.SIGTERM, _as_interrupt)
     try:
-        Builder(layout, reporter, log).bring_up_to(
-            Wish(torch=args.torch, test=test, xformers=args.xformers, rebuild=args.rebuild)
-        )
+        with stoppable():
+            Builder(layout, reporter, log).bring_up_to(
+                Wish(torch=args.torch, test=test, xformers=args.xformers, rebuild=args.rebuild)
+            )
     except DreamBoothError as error:
         reporter.end(False, f"install.py: {error.line}")
         return error.exit_code
@@ -135,10 +131,6 @@ def _nothing_to_do(layout: Layout, args: argparse.Namespace, test: bool) -> bool
         return False
     now = status(layout, args.torch)
     return now.ready and now.project_ready
-
-
-def _as_interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def _status(layout: Layout, as_json: bool) -> int:
@@ -193,9 +185,6 @@ def _in_environment(layout: Layout, arguments: Sequence[str], **variables: str) 
     ``variables`` are environment variables for where the user has set none.
     """
     sys.stdout.flush()
-    return subprocess.run(
-        [*layout.command(), *arguments],
-        cwd=layout.root,
-        env=variables | clean_environment(),
-        check=False,
-    ).returncode
+    return run_in_front(
+        [*layout.command(), *arguments], layout.root, variables | clean_environment()
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,7 +80,7 @@ def kind_for_this_python() -> str:
     """``venv``, ``uv`` (a virtual environment made by uv) or ``target``."""
     if _is_embeddable():
         return "target"  # its ._pth file switches virtual environments off
-    if _has("venv") and _has("ensurepip"):
+    if _has("venv") and _bundled_pip():
         return "venv"
     return "uv"
 
@@ -98,11 +99,14 @@ def make(layout: Layout, kind: str, pip_pin: str, log: IO[str], options: Sequenc
         except _NoUv as reason:
             log.write(f"uv cannot help ({reason}): a folder of packages is made instead\n")
             return _make_target(layout, pip_pin, log, options)
-    run_logged([base_python(), "-m", "venv", str(layout.home)], log, "the virtual environment")
-    pip = Pip([str(layout.venv_python), "-m", "pip"], log, options)
+    command = [base_python(), "-m", "venv", "--without-pip", str(layout.home)]
+    run_logged(command, log, "the virtual environment")
+    bundled = _bundled_pip()
+    assert bundled is not None
+    seed = Pip([str(layout.venv_python), str(bundled / "pip")], log, options)
     # Before 24.1 pip cannot tell a program how far a download is.
-    pip.install(["--no-deps", pip_pin], step="pip")
-    return pip
+    seed.install(["--no-deps", pip_pin], step="pip")
+    return Pip([str(layout.venv_python), "-m", "pip"], log, options)
 
 
 def is_target(layout: Layout) -> bool:
@@ -155,6 +159,20 @@ def _make_target(layout: Layout, pip_pin: str, log: IO[str], options: Sequence[s
         log,
         [*options, "--target", str(layout.site), "--upgrade"],
     )
+
+
+def _bundled_pip() -> Path | None:
+    """The wheel of pip that comes with Python, and runs from where it lies.
+
+    Quicker than letting venv install it: it is replaced by the locked one at once.
+    """
+    if not _has("ensurepip"):
+        return None
+    import ensurepip
+
+    elsewhere = sysconfig.get_config_var("WHEEL_PKG_DIR")  # on Debian and Fedora
+    folder = Path(elsewhere) if elsewhere else Path(ensurepip.__file__).parent / "_bundled"
+    return next(iter(sorted(folder.glob("pip-*.whl"))), None)
 
 
 def _own_pip(log: IO[str], options: Sequence[str]) -> Pip:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import ssl
 import subprocess
@@ -15,7 +14,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
-from dreambooth_core.environment.processes import clean_environment
+from dreambooth_core.environment.processes import started
 from dreambooth_core.errors import DreamBoothError
 
 Progress = Callable[[int, int, str], None]
@@ -28,6 +27,8 @@ OFFLINE = re.compile(
     r"|Connection reset|ReadTimeout|Read timed out|Could not fetch URL|ConnectionError",
     re.IGNORECASE,
 )
+CANCELLED = re.compile(r"Operation cancelled by user|^KeyboardInterrupt", re.MULTILINE)
+"""What pip says when Ctrl+C reached it, as it does on Windows, perhaps before it reached us."""
 UNREACHABLE = (
     "the package index cannot be reached: is there a network?",
     "Connect, or name a mirror with INDEX_URL and TORCH_INDEX_URL, and run this again",
@@ -118,14 +119,10 @@ class Pip:
             report = Path(folder, "report.json")
             command = [*self.command, "install", "--dry-run", "--no-deps", "--ignore-installed"]
             command += ["--only-binary", ":all:", "--no-input", "--quiet", "--report", str(report)]
-            done = subprocess.run(
-                [*command, *options, requirement],
-                env=clean_environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=self.log,
-                stderr=self.log,
-                check=False,
-            )
+            with started(
+                [*command, *options, requirement], stdout=self.log, stderr=self.log
+            ) as done:
+                pass
             if done.returncode or not report.is_file():
                 return None
             installs = json.loads(report.read_text(encoding="utf-8")).get("install", [])
@@ -133,17 +130,12 @@ class Pip:
 
     def configured(self) -> dict[str, str]:
         """Where pip is configured to look: ``index-url``, ``find-links``, ``no-index`` …"""
-        done = subprocess.run(
-            [*self.command, "config", "list"],
-            env=clean_environment(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            check=False,
-        )
-        lines = re.findall(r"^[^=]*\.([a-z-]+)='(.*)'$", done.stdout, re.MULTILINE)
+        with started(
+            [*self.command, "config", "list"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ) as child:
+            assert child.stdout is not None
+            said = child.stdout.read()
+        lines = re.findall(r"^[^=]*\.([a-z-]+)='(.*)'$", said, re.MULTILINE)
         places = ("index-url", "extra-index-url", "find-links", "no-index")
         return {key: value for key, value in lines if key in places}
 
@@ -154,31 +146,19 @@ class Pip:
         self.log.flush()
         output: list[str] = []
         follow = _Follower(count, progress) if progress else None
-        # The lock's handle is inherited (see lock.py), therefore close_fds is off: where the
-        # installer is killed, nobody builds in the same folder before this child has ended.
-        with subprocess.Popen(
-            [*self.command, *arguments],
-            env=clean_environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            close_fds=os.name == "nt",
+        with started(
+            [*self.command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         ) as child:
             assert child.stdout is not None
-            try:
-                for line in child.stdout:
-                    if follow and follow.took(line):
-                        continue
-                    output.append(line)
-                    self.log.write(line)
-            except BaseException:
-                child.kill()
-                raise
+            for line in child.stdout:
+                if follow and follow.took(line):
+                    continue
+                output.append(line)
+                self.log.write(line)
         self.log.flush()
         if child.returncode:
+            if CANCELLED.search("".join(output)):
+                raise KeyboardInterrupt
             what, do = explain("".join(output))
             # pip says the same of a package that is not there and of an index that is not.
             if "(from versions: none)" in "".join(output) and not self._reaches_index():

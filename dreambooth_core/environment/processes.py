@@ -1,11 +1,15 @@
-"""How children are started: with nothing of the host in them."""
+"""How children are started, with nothing of the host in them, and ended when the user says stop."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
-from collections.abc import Mapping, Sequence
-from typing import IO
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any
 
 from dreambooth_core.errors import DreamBoothError
 
@@ -61,6 +65,142 @@ def clean_environment(environ: Mapping[str, str] | None = None) -> dict[str, str
     return kept
 
 
+class _Stop:
+    """Whether the user asked to stop, as the signal's handler saw it."""
+
+    asked = False
+    held = False
+    """While a child is being started: a stop then would lose the child's number."""
+
+
+STOPS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+"""Ctrl+C, ``kill``, a closed terminal, Ctrl+Break: those of them that the system has."""
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Turns the first signal to stop into KeyboardInterrupt; what it interrupts can clean up.
+
+    Later ones are ignored, so that the cleaning is not interrupted as well. A signal that is
+    ignored already (Ctrl+C for a job in the background) stays so.
+    """
+    before = {}
+    _Stop.asked = _Stop.held = False
+    for name in STOPS:
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            before[number] = signal.signal(number, _note_stop)
+    try:
+        yield
+        raise_if_stopped()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _note_stop(number: int, frame: FrameType | None) -> None:
+    first, _Stop.asked = not _Stop.asked, True
+    if first and not _Stop.held:
+        raise KeyboardInterrupt
+
+
+def raise_if_stopped() -> None:
+    """Raises KeyboardInterrupt where a stop was asked for, though nothing was interrupted."""
+    if _Stop.asked:
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def started(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """Starts a program in a clean environment, and waits for its end after the block.
+
+    On POSIX it gets a session of its own: Ctrl+C reaches this process alone, which ends the
+    program. On Windows the console tells both, and a wait for output ends with the program.
+    Either way its exit code says nothing where a stop was asked for.
+
+    The lock's handle is inherited (see lock.py), therefore close_fds is off: where the installer
+    is killed, nobody builds in the same folder before this child has ended.
+
+    Raises:
+        KeyboardInterrupt: a stop was asked for; the program has ended.
+    """
+    child: subprocess.Popen[str] | None = None
+    try:
+        _Stop.held = True
+        child = subprocess.Popen(
+            command,
+            env=clean_environment(),
+            stdin=subprocess.DEVNULL,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            close_fds=os.name == "nt",
+            start_new_session=os.name != "nt",
+            **options,
+        )
+        _Stop.held = False
+        raise_if_stopped()
+        yield child
+        child.wait()
+        raise_if_stopped()
+    except BaseException:
+        if child is not None:
+            _end(child)
+        raise
+    finally:
+        _Stop.held = False
+        if child is not None and child.stdout:
+            child.stdout.close()
+
+
+def _end(child: subprocess.Popen[str]) -> None:
+    """Ends a program with its own children: first so that it can remove its temporary files."""
+    if os.name == "nt":
+        child.kill()
+    else:
+        for number in (signal.SIGINT, signal.SIGKILL):
+            with suppress(ProcessLookupError, PermissionError):  # all of them have ended
+                os.killpg(child.pid, number)
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(timeout=3)
+                break
+    child.wait()
+
+
+def run_in_front(command: Sequence[str], folder: Path, environ: Mapping[str, str]) -> int:
+    """Runs a program as if it were this one, and returns its exit code.
+
+    It may have work to save when it is stopped, and it says itself how that went: Ctrl+C reaches
+    it from the terminal, SIGTERM is passed on, and both are waited out.
+
+    Raises:
+        KeyboardInterrupt: a stop was asked for; the program has ended.
+    """
+    child: subprocess.Popen[bytes] | None = None
+    stops: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        stops.append(number)
+        if child is not None and number == signal.SIGTERM:
+            child.terminate()
+
+    before = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            before[number] = signal.signal(number, note)
+    try:
+        child = subprocess.Popen(command, cwd=folder, env=environ)
+        if signal.SIGTERM in stops:  # between its start and now
+            child.terminate()
+        child.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if stops:
+        raise KeyboardInterrupt
+    return child.returncode
+
+
 def run_logged(command: Sequence[str], log: IO[str], step: str) -> None:
     """Runs a program in a clean environment, its output going into ``log``.
 
@@ -69,17 +209,11 @@ def run_logged(command: Sequence[str], log: IO[str], step: str) -> None:
     """
     log.write(f"\n$ {' '.join(command)}\n")
     log.flush()
-    done = subprocess.run(
-        command,
-        env=clean_environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
-        check=False,
-    )
-    if done.returncode:
+    with started(command, stdout=log, stderr=log) as child:
+        pass
+    if child.returncode:
         raise DreamBoothError(
-            f"{step} could not be made (exit code {done.returncode})",
+            f"{step} could not be made (exit code {child.returncode})",
             where=command[0],
             do="The log says why; another Python from 3.10 to 3.13 may work",
         )

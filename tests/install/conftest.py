@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from dreambooth_core.environment.makers import base_python
-from tests.install.wheelhouse import repacked_wheel, tiny_wheel
+from tests.install.wheelhouse import small_wheelhouse
 
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("install.py", "pyproject.toml", "LICENSE", "NOTICE")
@@ -56,6 +56,19 @@ class Clone:
             check=False,
         )
 
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Starts install.py in a process group of its own and does not wait."""
+        return subprocess.Popen(
+            self.command(*arguments),
+            cwd=self.root,
+            env=self.variables(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
     def lock(self, *lines: str) -> None:
         """Replaces what the locks hold beside pip and flit."""
         fixed = [f"{name}=={importlib.metadata.version(name)}" for name in ("pip", "flit_core")]
@@ -73,12 +86,7 @@ class Clone:
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """pip, flit_core, and two versions of two tiny packages."""
     folder = tmp_path_factory.mktemp("wheels")
-    for name in ("pip", "flit_core"):
-        repacked_wheel(folder, name)
-    for version in ("1.0", "2.0"):
-        tiny_wheel(folder, "tinyone", version)
-        tiny_wheel(folder, "tinytwo", version)
-    tiny_wheel(folder, "tinytest", "1.0")
+    small_wheelhouse(folder)
     return folder
 
 

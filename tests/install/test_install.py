@@ -21,6 +21,19 @@ from tests.install.conftest import Clone, make_clone
 from tests.install.wheelhouse import tiny_wheel
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
+SAVES_WHEN_STOPPED = """
+import os, signal, sys, time
+
+def save(*_):
+    time.sleep(0.5)  # longer than subprocess.run gives a child after Ctrl+C
+    os.write(1, b"saved\\n")
+    os._exit(130)
+
+signal.signal(signal.SIGINT, save)
+os.write(1, b"learning\\n")
+while True:
+    time.sleep(60)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -184,28 +197,31 @@ def start_and_wait_for_pip(
     clone: Clone, index: socket.socket
 ) -> tuple[subprocess.Popen[str], socket.socket]:
     """Starts install.py and returns when its pip has asked the index: both ends of the wait."""
-    process = subprocess.Popen(
-        clone.command("--torch", "none"),
-        cwd=clone.root,
-        env=clone.variables(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = clone.start("--torch", "none")
     return process, index.accept()[0]
 
 
 @POSIX
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_stopped_it_leaves_nothing(stuck: Clone, mute_index: socket.socket, number: int) -> None:
     process, connection = start_and_wait_for_pip(stuck, mute_index)
-    process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    os.killpg(process.pid, number)  # as a terminal sends it: to all that run in it
+    _, said = process.communicate(timeout=300)
     connection.close()
     assert process.returncode == 130, said
     assert said.strip() == ("install.py: stopped, nothing half-made is left. Run it again to go on")
     assert stuck.leftovers() == []
+
+
+@POSIX
+def test_what_runs_after_the_build_may_save_when_stopped(built: Clone) -> None:
+    main = built.root / "dreambooth_core" / "__main__.py"
+    main.write_text(SAVES_WHEN_STOPPED, encoding="utf-8")
+    process = built.start("demo")
+    assert process.stdout is not None and process.stdout.readline() == "learning\n"
+    os.killpg(process.pid, signal.SIGINT)
+    said, errors = process.communicate(timeout=300)
+    assert (said, process.returncode) == ("saved\n", 130), errors
 
 
 @POSIX
@@ -216,14 +232,14 @@ def test_two_at_once_and_a_killed_one(stuck: Clone, mute_index: socket.socket) -
     assert "another installation" in second.stderr and "Wait" in second.stderr
 
     os.kill(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     layout = locate(stuck.root, stuck.environ)
     assert not status(layout).ready, "half an environment must not pass for one"
     # Its pip lives on and would write into the folder: the lock holds until it has ended.
     assert "another installation" in stuck.install("--torch", "none").stderr
     connection.close()
     mute_index.close()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while "another" in (done := stuck.install("--torch", "none")).stderr:
         assert time.monotonic() < deadline
         time.sleep(0.5)

@@ -7,6 +7,16 @@ import zipfile
 from pathlib import Path
 
 
+def small_wheelhouse(folder: Path) -> None:
+    """pip, flit_core, and two versions of two tiny packages."""
+    for name in ("pip", "flit_core"):
+        repacked_wheel(folder, name)
+    for version in ("1.0", "2.0"):
+        tiny_wheel(folder, "tinyone", version)
+        tiny_wheel(folder, "tinytwo", version)
+    tiny_wheel(folder, "tinytest", "1.0")
+
+
 def tiny_wheel(folder: Path, name: str, version: str, code: str = "", needs: str = "") -> Path:
     """A wheel of one module."""
     wheel = folder / f"{name}-{version}-py3-none-any.whl"
