@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth_core.errors import UserError
 from dreambooth_core.jobs import RunFolder, read_receipt
-from dreambooth_core.methods.options import METHODS, TOKEN_METHODS
+from dreambooth_core.methods.table import METHODS
 
 from . import engine, host
 from .adapters import ADAPTER_OUTPUT, Adapter
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FULL = "full"
-KINDS = tuple(kind for kind in METHODS if kind not in (*TOKEN_METHODS, FULL))
+OTHERS = {name for name, spec in METHODS.ours().items() if spec.learns_token or not spec.is_adapter}
+KINDS = tuple(name for name in METHODS if name not in OTHERS)
+"""Adapters, also those that other packages bring."""
 
 
 def train_adapter(

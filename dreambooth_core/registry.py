@@ -50,6 +50,7 @@ class Registry(Mapping[str, T], Generic[T]):
     def __init__(self, what: str, *, where: str, group: str) -> None:
         self.what, self.where, self.group = what, where, group
         self._records: dict[str, T] = {}
+        self._added: list[str] = []
         self._entries: dict[str, importlib.metadata.EntryPoint] | None = None
 
     def add(self, *records: T) -> None:
@@ -58,6 +59,11 @@ class Registry(Mapping[str, T], Generic[T]):
             if record.name in self._records:
                 raise ValueError(f"there is a {self.what} {record.name!r} already")
             self._records[record.name] = record
+            self._added.append(record.name)
+
+    def ours(self) -> dict[str, T]:
+        """The records that were added, without those of other packages."""
+        return {name: self._records[name] for name in self._added}
 
     def __getitem__(self, name: str) -> T:
         """The record of a name.

@@ -6,6 +6,7 @@ LoRA (Hu et al. 2021), DoRA (Liu et al. 2024), LoHa (Hyeon-Woo et al. 2022), LoK
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +18,6 @@ from dreambooth_core.formats.adapters.model import Adapter, DiffWeights, Weights
 from dreambooth_core.formats.adapters.names import layers_of
 from dreambooth_core.formats.adapters.peft_state import from_peft
 from dreambooth_core.methods.base import Method, Trainable
-from dreambooth_core.methods.options import MethodOptions
 from dreambooth_core.methods.targets import is_wide, target_layers
 from dreambooth_core.randomness import seed_of
 
@@ -26,7 +26,19 @@ ADAPTER = "default"
 
 
 class AdapterMethod(Method):
-    """Trains an adapter of any kind that peft can inject."""
+    """Trains an adapter that peft injects; a subclass says which, by :meth:`peft_config`."""
+
+    @abstractmethod
+    def peft_config(self, layers: list[str], rank: int, alpha: float, dropout: float) -> Any:
+        """peft's configuration for one model of the base, whose layers are named."""
+
+    def layers(self, model: nn.Module, component: str) -> list[str]:
+        """The names of the layers to adapt in one model."""
+        return target_layers(model, component, self.options.targets)
+
+    def weights(self, component: str, model: nn.Module) -> dict[str, Weights]:
+        """What was learned in one model, by canonical names."""
+        return from_peft(component, model, ADAPTER)
 
     def attach(self, seed: int, dtype: torch.dtype = torch.float32) -> list[Trainable]:
         self.freeze()
@@ -35,6 +47,18 @@ class AdapterMethod(Method):
             for component, model in self.adapted_models.items()
         ]
         return self._trainables
+
+    def _sizes(self, component: str) -> dict[str, Any]:
+        """Rank, alpha and dropout of one model's adapter."""
+        options = self.options
+        if component == "unet":
+            return {"rank": options.rank, "alpha": options.alpha, "dropout": options.dropout}
+        dropout = options.dropout if options.text_dropout is None else options.text_dropout
+        return {
+            "rank": options.text_rank or options.rank,
+            "alpha": options.text_alpha or options.alpha,
+            "dropout": dropout,
+        }
 
     @property
     def adapted_models(self) -> dict[str, nn.Module]:
@@ -46,17 +70,14 @@ class AdapterMethod(Method):
     ) -> dict[str, nn.Parameter]:
         from peft import inject_adapter_in_model
 
-        layers = target_layers(model, component, self.options.targets)
-        if self.options.kind == "oft":
-            # Turning the overlapping patches of a k x k convolution is not a weight change.
-            layers = [name for name in layers if not is_wide(model.get_submodule(name))]
+        layers = self.layers(model, component)
         if not layers:
             raise UserError(
                 f"the {component} has no layers of the kind {self.options.targets!r}",
                 where="method.targets",
                 do="Choose other layers, or another base.",
             )
-        config = peft_config(self.options, component, layers)
+        config = self.peft_config(layers, **self._sizes(component))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of("adapter", seed, component))
             inject_adapter_in_model(config, model, adapter_name=ADAPTER)
@@ -68,8 +89,7 @@ class AdapterMethod(Method):
     def adapter(self) -> Adapter:
         modules = {}
         for component, model in self.adapted_models.items():
-            found = from_peft(component, model, ADAPTER)
-            modules.update(in_full(found, model) if self.options.kind == "oft" else found)
+            modules.update(self.weights(component, model))
         return Adapter(
             modules=modules,
             metadata={},
@@ -91,6 +111,73 @@ class AdapterMethod(Method):
                 yield f"{group.component}.{name}", parameter
 
 
+class Lora(AdapterMethod):
+    """LoRA (Hu et al. 2021, arXiv:2106.09685)."""
+
+    use_dora = False
+
+    def peft_config(self, layers: list[str], rank: int, alpha: float, dropout: float) -> Any:
+        from peft import LoraConfig
+
+        # The adapter's scale is alpha / rank; peft types alpha as int but takes any number.
+        return LoraConfig(
+            r=rank,
+            lora_alpha=alpha,
+            lora_dropout=dropout,
+            target_modules=layers,
+            use_dora=self.use_dora,
+        )
+
+
+class Dora(Lora):
+    """DoRA (Liu et al. 2024, arXiv:2402.09353)."""
+
+    use_dora = True
+
+
+class Loha(AdapterMethod):
+    """LoHa (Hyeon-Woo et al. 2022, arXiv:2108.06098)."""
+
+    def peft_config(self, layers: list[str], rank: int, alpha: float, dropout: float) -> Any:
+        from peft import LoHaConfig
+
+        return LoHaConfig(r=rank, alpha=alpha, rank_dropout=dropout, target_modules=layers)
+
+
+class Lokr(AdapterMethod):
+    """LoKr (Yeh et al. 2024, arXiv:2309.14859)."""
+
+    def peft_config(self, layers: list[str], rank: int, alpha: float, dropout: float) -> Any:
+        from peft import LoKrConfig
+
+        return LoKrConfig(r=rank, alpha=alpha, rank_dropout=dropout, target_modules=layers)
+
+
+class Oft(AdapterMethod):
+    """OFT (Qiu et al. 2023, arXiv:2306.07280); the rank is the block size."""
+
+    def layers(self, model: nn.Module, component: str) -> list[str]:
+        # Turning the overlapping patches of a k x k convolution is not a weight change.
+        named = super().layers(model, component)
+        return [name for name in named if not is_wide(model.get_submodule(name))]
+
+    def peft_config(self, layers: list[str], rank: int, alpha: float, dropout: float) -> Any:
+        from peft import OFTConfig
+
+        if dropout:
+            # peft makes a dropout layer for OFT and never calls it.
+            raise UserError(
+                "oft has no dropout",
+                where="method.dropout" if self.options.dropout else "method.text_dropout",
+                do="Set it to 0, or choose another method.",
+            )
+        # The Neumann series only approximates the rotation; hosts compute the exact one.
+        return OFTConfig(r=0, oft_block_size=rank, target_modules=layers, use_cayley_neumann=False)
+
+    def weights(self, component: str, model: nn.Module) -> dict[str, Weights]:
+        return in_full(super().weights(component, model), model)
+
+
 def in_full(found: dict[str, Weights], model: nn.Module) -> dict[str, Weights]:
     """The whole change of each weight, from OFT's rotations of a model's inputs.
 
@@ -102,52 +189,3 @@ def in_full(found: dict[str, Weights], model: nn.Module) -> dict[str, Weights]:
         weight = layer.get_base_layer().weight
         changes[name] = DiffWeights(weights.delta(weight.detach().cpu()))
     return changes
-
-
-def peft_config(options: MethodOptions, component: str, layers: list[str]) -> Any:
-    """peft's configuration of the chosen kind for one model."""
-    import peft
-
-    text = component != "unet"
-    rank = (options.text_rank if text else None) or options.rank
-    alpha = (options.text_alpha if text else None) or options.alpha
-    dropout = options.dropout
-    if text and options.text_dropout is not None:
-        dropout = options.text_dropout
-    if options.kind in ("lora", "dora", "pivotal"):
-        # The adapters' scale is alpha / rank; peft types alpha as int but takes any number.
-        return peft.LoraConfig(
-            r=rank,
-            lora_alpha=alpha,
-            lora_dropout=dropout,
-            target_modules=layers,
-            use_dora=options.kind == "dora",
-        )
-    if options.kind == "loha":
-        return peft.LoHaConfig(
-            r=rank,
-            alpha=alpha,
-            rank_dropout=dropout,
-            target_modules=layers,
-        )
-    if options.kind == "lokr":
-        return peft.LoKrConfig(
-            r=rank,
-            alpha=alpha,
-            rank_dropout=dropout,
-            target_modules=layers,
-        )
-    if dropout:
-        # peft makes a dropout layer for OFT and never calls it.
-        raise UserError(
-            "oft has no dropout",
-            where="method.text_dropout" if text and options.text_dropout else "method.dropout",
-            do="Set it to 0, or choose another method.",
-        )
-    # The Neumann series only approximates the rotation; hosts compute the exact one.
-    return peft.OFTConfig(
-        r=0,
-        oft_block_size=rank,
-        target_modules=layers,
-        use_cayley_neumann=False,
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from dreambooth_core.families.base import Components
 from dreambooth_core.formats.adapters.model import Adapter
 from dreambooth_core.methods.options import MethodOptions
+from dreambooth_core.methods.table import METHODS
 
 
 @dataclass(frozen=True)
@@ -104,3 +106,10 @@ class Method(ABC):
     @abstractmethod
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Takes back what :meth:`tensors` gave. Raises ``KeyError`` if a name is missing."""
+
+
+def method_for(options: MethodOptions, parts: Components) -> Method:
+    """The method that ``options.kind`` names, for a loaded base."""
+    module, _, name = METHODS[options.kind].target.partition(":")
+    found: type[Method] = getattr(importlib.import_module(module), name)
+    return found(options, parts)

@@ -5,19 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dreambooth_core.config.fields import option
+from dreambooth_core.methods.table import METHODS
 
-METHODS = (
-    "lora",
-    "dora",
-    "loha",
-    "lokr",
-    "oft",
-    "textual_inversion",
-    "pivotal",
-    "full",
-)
-TOKEN_METHODS = ("textual_inversion", "pivotal")
-"""Methods that learn a token."""
 TARGETS = ("query_value", "attention", "transformer", "all")
 
 
@@ -28,17 +17,13 @@ class MethodOptions:
     kind: str = option(
         "lora",
         label="Method",
-        help="""lora: a small adapter file, the usual choice. dora, loha, lokr: its
-        relatives. oft: rotations of the layers; written as the whole change of each weight,
-        so its files are many times larger. textual_inversion: learns a word and leaves the
-        model as it is; a tiny file. pivotal: a word and a LoRA together. full: all weights of
-        the model; large files, most memory.""",
+        help=" ".join(f"{name}: {spec.help}" for name, spec in METHODS.ours().items()),
         choices=METHODS,
     )
     unet: bool = option(
         True,
         label="Train the UNet",
-        help="The part that draws.",
+        help="The denoising network.",
         advanced=True,
     )
     text_encoder: bool = option(

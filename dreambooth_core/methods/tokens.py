@@ -20,7 +20,7 @@ from dreambooth_core.families.tokens import (
 )
 from dreambooth_core.formats.adapters.model import Adapter
 from dreambooth_core.formats.embeddings import KEYS
-from dreambooth_core.methods.adapters import AdapterMethod
+from dreambooth_core.methods.adapters import Lora
 from dreambooth_core.methods.base import Method, Trainable
 from dreambooth_core.methods.options import MethodOptions
 from dreambooth_core.randomness import generator
@@ -60,7 +60,7 @@ class TextualInversion(Method):
         restore_rows(self._tables, tensors)
 
 
-class PivotalTuning(AdapterMethod):
+class PivotalTuning(Lora):
     """A learned word and a LoRA that are trained together."""
 
     _tables: list[LearnedEmbedding]

@@ -12,6 +12,7 @@ import torch
 
 from dreambooth_core.errors import TrainingFailed
 from dreambooth_core.memory.measure import amount, room
+from dreambooth_core.methods.table import METHODS
 from dreambooth_core.trainer.config import TrainConfig
 from dreambooth_core.trainer.needs import Configs, Needs, Planner
 
@@ -108,7 +109,7 @@ def steps_down(config: TrainConfig) -> Iterator[Changes]:
 
 def without_loss(config: TrainConfig) -> Iterator[Changes]:
     """Changes that cost time at most: what is learned stays nearly the same."""
-    full = config.method.kind == "full"
+    full = METHODS[config.method.kind].trains_base
     if config.run.mixed_precision == "no":
         yield {"run.mixed_precision": "bf16"}
     if config.optim.ema.enabled:
@@ -127,7 +128,7 @@ def without_loss(config: TrainConfig) -> Iterator[Changes]:
 
 def with_loss(config: TrainConfig) -> Iterator[Changes]:
     """Changes that also change a little, or a good deal, of what is learned."""
-    full = config.method.kind == "full"
+    full = METHODS[config.method.kind].trains_base
     if full and config.run.mixed_precision != "fp16":
         yield {
             "optim.fused_backward": True,

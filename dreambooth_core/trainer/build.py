@@ -20,10 +20,9 @@ from dreambooth_core.families.base import Components
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.formats.fingerprint import fingerprint
 from dreambooth_core.jobs import Control, RunFolder
-from dreambooth_core.methods.base import Trainable
-from dreambooth_core.methods.options import TOKEN_METHODS
+from dreambooth_core.methods.base import Trainable, method_for
 from dreambooth_core.methods.quantized import quantize
-from dreambooth_core.methods.registry import method_for
+from dreambooth_core.methods.table import METHODS
 from dreambooth_core.objective.objective import Objective
 from dreambooth_core.objective.schedule import alphas_cumprod
 from dreambooth_core.optim.build import ParamGroup
@@ -93,7 +92,7 @@ class Builder:
         refuse_layouts(config)
         method = method_for(config.method, parts)
         if config.memory.quantize != "no":
-            if config.method.kind == "full":
+            if METHODS[config.method.kind].trains_base:
                 check_combinations(config, [], self.processes.device.type, self.processes.count)
             for model in parts.models.values():
                 quantize(model, config.memory.quantize)
@@ -285,7 +284,7 @@ def parameter_groups(
     """What is trained, each part with its learning rate."""
     learning = rates(
         config.optim,
-        full=config.method.kind == "full",
+        full=METHODS[config.method.kind].trains_base,
         batch_size=config.run.batch_size,
         accumulation=config.run.accumulation,
         processes=processes,
@@ -315,19 +314,15 @@ def _decay(group: Trainable, config: TrainConfig) -> float | None:
 
 def refuse_layouts(config: TrainConfig) -> None:
     """Raises ``UserError`` if the result of the method has no place in the layout asked for."""
-    kind, save = config.method.kind, config.save
-    plain = kind in ("lora", "dora", "full")
-    homeless = ("diffusers", "shivam", *(("peft",) if kind in TOKEN_METHODS else ()))
-    if not plain and save.arrangement in homeless:
+    spec, save = METHODS[config.method.kind], config.save
+    if save.arrangement not in spec.arrangements:
         where, named = "save.arrangement", save.arrangement
-    elif kind == "oft" and "peft" in (save.layout, save.arrangement):
-        where, named = "save.layout", "peft"
-    elif kind in ("loha", "lokr", "oft") and save.layout == "diffusers":
+    elif spec.is_adapter and save.layout not in spec.layouts:
         where, named = "save.layout", save.layout
     else:
         return
     raise UserError(
-        f"{named} has no place for what {kind} makes",
+        f"{named} has no place for what {spec.name} makes",
         where=where,
         do="Leave save.layout at kohya and save.arrangement at run.",
     )
@@ -352,7 +347,7 @@ def check_combinations(
             precision=config.run.mixed_precision,
             quantized=config.memory.quantize,
             compile=config.memory.compile,
-            trains_base=config.method.kind == "full",
+            trains_base=METHODS[config.method.kind].trains_base,
             device=device,
         )
     )

@@ -8,8 +8,8 @@ from typing import Any
 from dreambooth_core.data.concepts import gather
 from dreambooth_core.data.items import Items
 from dreambooth_core.families.loading import load_base
-from dreambooth_core.methods.options import TOKEN_METHODS
-from dreambooth_core.methods.registry import method_for
+from dreambooth_core.methods.base import method_for
+from dreambooth_core.methods.table import METHODS
 from dreambooth_core.trainer import publish
 from dreambooth_core.trainer.build import check_combinations, parameter_groups
 from dreambooth_core.trainer.config import TrainConfig
@@ -61,7 +61,7 @@ def forecast(config: TrainConfig) -> Forecast:
     concepts = gather(config.concepts, config.data, config.prior)
     device = choose_device(config.run.device)
     make_precision(config.run.mixed_precision, device, tf32=config.memory.tf32)
-    weights = config.prior.enabled or config.method.kind in TOKEN_METHODS
+    weights = config.prior.enabled or METHODS[config.method.kind].learns_token
     parts = load_base(config.base, weights=weights)
     items = Items(concepts, config.data, seed=config.run.seed)
     plan = items.plan(batch_size=config.run.batch_size, accumulation=config.run.accumulation)

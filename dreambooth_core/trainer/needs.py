@@ -32,7 +32,7 @@ from dreambooth_core.memory.models import (
     meta_vae,
     training_step,
 )
-from dreambooth_core.methods.registry import method_for
+from dreambooth_core.methods.base import method_for
 from dreambooth_core.quiet import quieten
 from dreambooth_core.trainer.config import TrainConfig
 from dreambooth_core.trainer.precision import DTYPES, STORED

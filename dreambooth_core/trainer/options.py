@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dreambooth_core.config.fields import option
+from dreambooth_core.methods.table import ARRANGEMENTS, LAYOUTS
 
 PRECISIONS = ("no", "fp16", "bf16", "full_bf16")
 QUANTIZED = ("no", "int8", "nf4")
-LAYOUTS = ("kohya", "diffusers", "peft")
-ARRANGEMENTS = ("run", "diffusers", "peft", "shivam")
 
 
 @dataclass

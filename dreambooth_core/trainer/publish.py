@@ -11,6 +11,7 @@ from typing import Any
 from dreambooth_core import __version__
 from dreambooth_core.errors import SaveFailed, UserError
 from dreambooth_core.formats.files import write_text
+from dreambooth_core.methods.table import METHODS
 from dreambooth_core.trainer.config import TrainConfig
 
 CARD = "README.md"
@@ -132,7 +133,7 @@ def _upload(api: Any, repository: str, path: Path, name: str) -> None:
 
 def model_card(config: TrainConfig, facts: Facts) -> str:
     """The card: the hub's front matter, then prompts, base, settings, images and rights."""
-    options, full = config.publish, config.method.kind == "full"
+    options, full = config.publish, METHODS[config.method.kind].trains_base
     prompts = [c.instance_prompt for c in config.concepts if c.instance_prompt]
     lines = [
         "---",
@@ -205,7 +206,7 @@ def _settings(config: TrainConfig, facts: Facts) -> list[tuple[str, object]]:
         ("prior preservation", config.prior.weight if config.prior.enabled else "no"),
         ("seed", run.seed),
     ]
-    if config.method.kind != "full":
+    if not METHODS[config.method.kind].trains_base:
         found[2:2] = [("rank", config.method.rank), ("alpha", config.method.alpha)]
     if run.presets:
         named = ", ".join(f"{name} (version {v})" for name, v in run.presets.items())

@@ -15,7 +15,7 @@ from dreambooth_core.data.plan import BatchPlan
 from dreambooth_core.families.base import Components
 from dreambooth_core.jobs import Control, RunFolder
 from dreambooth_core.methods.base import Method, Trainable
-from dreambooth_core.methods.options import TOKEN_METHODS
+from dreambooth_core.methods.table import METHODS
 from dreambooth_core.optim.ema import Ema
 from dreambooth_core.optim.stepper import Stepper
 from dreambooth_core.trainer.arrangements import arrange_samples
@@ -71,7 +71,7 @@ class Session:
             "method": method.kind,
             "rank": method.rank,
             "alpha": method.alpha,
-            "token": method.token if method.kind in TOKEN_METHODS else None,
+            "token": method.token if METHODS[method.kind].learns_token else None,
             "quantize": self.config.memory.quantize,
             "targets": method.targets,
             "trained": [group.component for group in self.trainables],

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dreambooth_core.formats.storage import read_tensors
 from dreambooth_core.jobs import read_receipt
-from dreambooth_core.methods.options import METHODS
+from dreambooth_core.methods.table import METHODS
 from dreambooth_core.trainer import run as runs
 from dreambooth_core.trainer.session import Session
 

@@ -16,8 +16,8 @@ from dreambooth_core.families.options import BaseOptions
 from dreambooth_core.formats.adapters.model import DiffWeights
 from dreambooth_core.formats.adapters.read import read_adapter
 from dreambooth_core.methods.adapters import AdapterMethod
+from dreambooth_core.methods.base import method_for
 from dreambooth_core.methods.options import TARGETS, MethodOptions
-from dreambooth_core.methods.registry import method_for
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from helpers.tiny import draw_pictures
 from PIL import Image
 
 from dreambooth_core.attention.processors import KernelProcessor
-from dreambooth_core.methods.options import METHODS
+from dreambooth_core.methods.table import METHODS
 
 BaseOf = Callable[[str], Path]
 

@@ -18,7 +18,7 @@ from dreambooth_core.formats.adapters.read import read_adapter
 from dreambooth_core.formats.detect import identify
 from dreambooth_core.formats.storage import read_tensors
 from dreambooth_core.jobs import RunFolder, read_receipt, status
-from dreambooth_core.methods.options import METHODS
+from dreambooth_core.methods.table import METHODS
 from dreambooth_core.trainer.processes import choose_device, join
 
 Pairs = dict[str, tuple[RunFolder, RunFolder]]

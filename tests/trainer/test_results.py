@@ -19,7 +19,7 @@ from dreambooth_core.formats.adapters.model import Adapter, LoraWeights
 from dreambooth_core.formats.adapters.read import read_adapter
 from dreambooth_core.formats.storage import read_metadata, read_tensors
 from dreambooth_core.jobs import RunFolder, read_receipt
-from dreambooth_core.methods.options import METHODS
+from dreambooth_core.methods.table import METHODS
 from dreambooth_core.trainer import results
 from dreambooth_core.trainer.build import Builder
 from dreambooth_core.trainer.processes import join

@@ -12,7 +12,7 @@ from helpers.runs import PRIOR, config_for, folder_for, go_on, losses, train
 from dreambooth_core.errors import Stopped, UserError
 from dreambooth_core.formats.storage import read_tensors
 from dreambooth_core.jobs import RunFolder, read_receipt, status
-from dreambooth_core.methods.options import METHODS
+from dreambooth_core.methods.table import METHODS
 from dreambooth_core.trainer.run import run
 from dreambooth_core.trainer.state import load_state, saved_steps
 
