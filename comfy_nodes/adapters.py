@@ -78,7 +78,7 @@ def converted(path: Path) -> Path:
     """A copy in kohya's names, made once for each state of the file."""
     target = made("converted", str(path), str(path.stat().st_mtime_ns), str(path.stat().st_size))
     if not target.is_file():
-        engine.run("convert", path, target, "--layout", "kohya")
+        engine.task("convert", {"source": path, "target": target, "layout": "kohya"})
     return target
 
 
@@ -115,7 +115,7 @@ def apply(
 # --- info ---------------------------------------------------------------------------------------
 def info(adapter: Adapter, node_id: str | None = None) -> Result:
     """Runs Adapter Info."""
-    lines = describe(engine.run("inspect", adapter.path))
+    lines = describe(engine.task("inspect", {"file": adapter.path}))
     return Result(("\n".join(lines),), lines)
 
 
@@ -156,8 +156,8 @@ def save(
     metadata = {"modelspec.title": title.strip(), "modelspec.trigger_phrase": trigger_words.strip()}
     said = [f"{key}={value}" for key, value in metadata.items() if value]
     if said:
-        flags = [part for text in said for part in ("--metadata", text)]
-        engine.run("convert", adapter.path, target, "--layout", "kohya", *flags)
+        asked = {"source": adapter.path, "target": target, "layout": "kohya", "metadata": said}
+        engine.task("convert", asked)
     else:
         partial = target.with_suffix(".tmp")
         shutil.copyfile(adapter.path, partial)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,20 @@ def require() -> None:
             )
 
 
-def run(*argv: str | os.PathLike[str], progress: host.Progress | None = None) -> dict[str, Any]:
-    """A command of the engine in the warm helper; the queue's cancel button ends it."""
+def task(
+    name: str, options: Mapping[str, Any], progress: host.Progress | None = None
+) -> dict[str, Any]:
+    """A command of the engine in the warm helper; the queue's cancel button ends it.
+
+    Args:
+        name: the command.
+        options: fields of its ``Options``.
+        progress: shows what it says meanwhile.
+    """
     require()
 
     def tell(report: dict[str, Any]) -> None:
         if progress is not None:
             progress.say(str(report.get("message", "")))
 
-    return shared(ROOT).run(*argv, progress=tell, cancelled=host.interrupted)
+    return shared(ROOT).task(name, options, progress=tell, cancelled=host.interrupted)

@@ -6,7 +6,6 @@ Everything of the host is imported where it is used: descriptions and tests need
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -277,7 +276,7 @@ def to_pictures(images: Tensor) -> list[Image.Image]:
 
 def readable_folder(text: str) -> Path:
     """A folder that a person named: absolute, or below the host's input folder."""
-    path = Path(os.path.expandvars(text.strip().strip('"'))).expanduser()
+    path = Path(text.strip().strip('"')).expanduser()
     path = path if path.is_absolute() else input_folder() / path
     if not path.is_dir():
         raise UserError("there is no such folder", where=path)

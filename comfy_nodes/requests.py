@@ -115,8 +115,8 @@ def whole(config: dict[str, Any], presets: Sequence[str], texts: Sequence[str]) 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "settings.json"
         file.write_text(json.dumps(config), encoding="utf-8")
-        named = [part for preset in presets for part in ("--preset", preset)]
-        report = engine.run("check", "--values", file, *texts, *named)
+        asked = {"config": file, "overrides": texts, "preset": presets, "values": True}
+        report = engine.task("check", asked)
     found: dict[str, Any] = report["config"]
     return found
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dreambooth_core.commands.merge import METHODS
+from dreambooth_core.commands.merge import METHODS, SIGNS
+from dreambooth_core.commands.weighted import WeightedFile
 from dreambooth_core.errors import UserError
 
 from . import engine, host
@@ -26,14 +27,14 @@ class Part:
     text_weight: float
 
     @property
-    def argument(self) -> str:
-        return f"{self.adapter.path}:{self.weight!r}"
+    def file(self) -> WeightedFile:
+        return WeightedFile(self.adapter.path, self.weight)
 
     @property
     def identity(self) -> str:
         """Changes with the file, too."""
-        facts = self.adapter.path.stat()
-        return f"{self.argument} {self.text_weight} {facts.st_size} {facts.st_mtime_ns}"
+        path, facts = self.adapter.path, self.adapter.path.stat()
+        return f"{path} {self.weight} {self.text_weight} {facts.st_size} {facts.st_mtime_ns}"
 
 
 def weigh(
@@ -66,30 +67,17 @@ def merge(
             parts.append(Part(adapter, weight, weight))
     if not parts:
         raise UserError("nothing to merge", do="Link at least one adapter.")
-    flags = [
-        "--method",
-        method,
-        "--density",
-        str(density),
-        "--sign",
-        sign,
-        "--seed",
-        str(random_seed),
-    ]
-    flags += ["--rank", str(rank)] if rank else []
-    flags += _base(base)
-    target = made("merged", *flags, *(part.identity for part in parts))
-    weights = [repr(part.text_weight) for part in parts]
-    report = engine.run(
-        "merge",
-        *(part.argument for part in parts),
-        "--out",
-        target,
-        *flags,
-        "--te-weight",
-        *weights,
-        progress=host.Progress(node_id),
-    )
+    asked = {
+        "method": method,
+        "density": density,
+        "sign": sign,
+        "seed": random_seed,
+        "rank": rank or None,
+        "base": _base(base),
+    }
+    target = made("merged", repr(asked), *(part.identity for part in parts))
+    asked |= _weighed(parts)
+    report = engine.task("merge", asked | {"out": target}, host.Progress(node_id))
     lines = [
         f"{len(parts)} adapters by {report['method']}, rank {', '.join(map(str, report['ranks']))}",
         f"difference from the exact sum: {report['error']:.2%}",
@@ -98,16 +86,24 @@ def merge(
     return Result((Adapter(target, "-".join(part.adapter.name for part in parts)[:80]),), lines)
 
 
-def _base(name: str) -> list[str]:
-    return [] if name == NONE else ["--base", str(host.model_path("checkpoints", name))]
+def _weighed(parts: list[Part]) -> dict[str, Any]:
+    return {
+        "adapters": [part.file for part in parts],
+        "te_weight": [part.text_weight for part in parts],
+    }
+
+
+def _base(name: str) -> Path | None:
+    return None if name == NONE else host.model_path("checkpoints", name)
 
 
 def extract(base: str, tuned: str, rank: int, energy: float, node_id: str | None = None) -> Result:
     """Runs Extract."""
     files = [host.model_path("checkpoints", name) for name in (base, tuned)]
-    flags = _size(rank, energy)
-    target = made("extracted", *flags, *(f"{f} {f.stat().st_mtime_ns}" for f in files))
-    report = engine.run("extract", *files, target, *flags, progress=host.Progress(node_id))
+    size = _size(rank, energy)
+    target = made("extracted", repr(size), *(f"{f} {f.stat().st_mtime_ns}" for f in files))
+    asked = {"base": files[0], "tuned": files[1], "target": target, **size}
+    report = engine.task("extract", asked, host.Progress(node_id))
     lines = [
         f"lost by cutting to the rank: {report['error']:.2%}",
         f"left out, in norms, biases or embeddings: {report['left_out']:.2%}",
@@ -119,21 +115,19 @@ def resize(
     adapter: Adapter, rank: int, energy: float, base: str, node_id: str | None = None
 ) -> Result:
     """Runs Resize."""
-    flags = [*_size(rank, energy), *_base(base)]
-    target = made("resized", *flags, Part(adapter, 1.0, 1.0).identity)
-    report = engine.run("resize", adapter.path, target, *flags, progress=host.Progress(node_id))
+    asked = {**_size(rank, energy), "base": _base(base)}
+    target = made("resized", repr(asked), Part(adapter, 1.0, 1.0).identity)
+    asked |= {"source": adapter.path, "target": target}
+    report = engine.task("resize", asked, host.Progress(node_id))
     ranks = sorted(set(report["ranks"].values()))
     lines = [f"rank {', '.join(map(str, ranks))}", f"lost: {report['error']:.2%} of the change"]
     return Result((Adapter(target, f"{adapter.name}-resized"),), lines)
 
 
-def _size(rank: int, energy: float) -> list[str]:
+def _size(rank: int, energy: float) -> dict[str, Any]:
     if not rank and not energy:
         raise UserError("neither a rank nor an energy is given")
-    return [
-        *(["--rank", str(rank)] if rank else []),
-        *(["--energy", str(energy)] if energy else []),
-    ]
+    return {"rank": rank or None, "energy": energy or None}
 
 
 def bake(
@@ -151,17 +145,8 @@ def bake(
         raise UserError("nothing to bake", do="Link an adapter or a stack.")
     base = host.model_path("checkpoints", checkpoint)
     target = host.target_path("checkpoints", name or f"{base.stem}-{parts[0].adapter.name}")
-    report = engine.run(
-        "bake",
-        base,
-        *(part.argument for part in parts),
-        "--out",
-        target,
-        "--te-weight",
-        *(repr(part.text_weight) for part in parts),
-        *([] if dtype == AS_IT_IS else ["--dtype", dtype]),
-        progress=host.Progress(node_id),
-    )
+    asked = {"base": base, "out": target, "dtype": None if dtype == AS_IT_IS else dtype}
+    report = engine.task("bake", asked | _weighed(parts), host.Progress(node_id))
     lines = [
         f"saved as {target}",
         f"change: {report['change']:.2%} of the weights",
@@ -181,8 +166,10 @@ def convert(
         name or f"{source.stem}-converted",
         ".safetensors" if single else "",
     )
-    flags = {"fp16": ["--half"], "bf16": ["--bf16"], "fp32": ["--float"]}.get(dtype, [])
-    report = engine.run("convert", source, target, *flags, progress=host.Progress(node_id))
+    asked: dict[str, Any] = {"source": source, "target": target}
+    if dtype in PRECISIONS:
+        asked[PRECISIONS[dtype]] = True
+    report = engine.task("convert", asked, host.Progress(node_id))
     return Result((target.name,), [f"saved as {target}", *report.get("warnings", [])])
 
 
@@ -209,6 +196,8 @@ def look_at_checkpoints(base: str = "", tuned: str = "", checkpoint: str = "", *
 
 FOLDER = "diffusers folder"
 AS_IT_IS = "as it is"
+PRECISIONS = {"fp16": "half", "bf16": "bf16", "fp32": "float"}
+"""How ``convert`` calls them."""
 _DTYPES = (AS_IT_IS, "fp16", "bf16", "fp32")
 _RANK = Input("rank", "INT", "Rank", "The largest rank. 0: by energy alone.", 32, 0, 4096)
 _ENERGY = Input(
@@ -309,7 +298,7 @@ MERGE = Node(
             "Sign",
             "TIES: whether the sum or the number of votes decides a sign.",
             "total",
-            choices=("total", "frequency"),
+            choices=SIGNS,
         ),
         Input("random_seed", "INT", "Seed", "For DARE, which draws at random.", 0, 0, 2**53 - 1),
         _BASE,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreambooth_core.commands.weighted import parse_weighted
+from dreambooth_core.commands.options import Reporting, argument
+from dreambooth_core.commands.weighted import WeightedFile
 from dreambooth_core.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,39 +22,43 @@ DTYPES = ("fp32", "fp16", "bf16")
 LAYOUTS = ("kohya", "diffusers", "peft")
 
 
-def add_weighted(parser: argparse.ArgumentParser) -> None:
-    """The arguments that name adapters and weigh them."""
-    parser.add_argument(
-        "--te-weight",
-        nargs="+",
-        type=float,
+@dataclass(kw_only=True)
+class Weighted:
+    """Adapters are named and weighed."""
+
+    te_weight: list[float] = argument(
+        factory=list,
+        label="Text encoder weights",
+        flags=["--te-weight"],
         metavar="W",
         help="other weights for the text encoders: one for all adapters, or one for each",
     )
-    parser.add_argument(
-        "--block",
-        action="append",
-        default=[],
+    block: list[str] = argument(
+        factory=list,
+        label="Blocks",
+        repeated=True,
         metavar="[N:]NAME=FACTOR",
         help="multiply the weights of a block, such as down_blocks.1=0.5 or text_encoder=0; "
         "2:mid_block=0 is for the second adapter alone",
     )
 
 
-def add_writing(parser: argparse.ArgumentParser) -> None:
-    """The arguments that say how an adapter is written."""
-    parser.add_argument("--layout", choices=LAYOUTS, default="kohya", help="names to write")
-    parser.add_argument("--dtype", choices=DTYPES, help="type to store (default: as it was)")
-    parser.add_argument("--json", action="store_true", help="report as JSON")
+@dataclass(kw_only=True)
+class Writing(Reporting):
+    """An adapter is written."""
+
+    layout: str = argument("kohya", choices=LAYOUTS, help="names to write")
+    dtype: str | None = argument(
+        None, label="Precision", choices=DTYPES, help="type to store (default: as it was)"
+    )
 
 
-def read_parts(args: argparse.Namespace, texts: list[str]) -> list[Part]:
-    """Reads ``FILE[:WEIGHT]`` each. Raises ``UserError`` when counts or names do not fit."""
+def read_parts(args: Weighted, files: Sequence[WeightedFile]) -> list[Part]:
+    """Reads each. Raises ``UserError`` when counts or names do not fit."""
     from dreambooth_core.formats.adapters.merge import Part
     from dreambooth_core.formats.adapters.read import read_adapter
 
-    files = [parse_weighted(text) for text in texts]
-    text_weights: list[float] = args.te_weight or []
+    text_weights = args.te_weight
     if len(text_weights) not in (0, 1, len(files)):
         raise UserError(
             f"{len(text_weights)} weights for text encoders, but {len(files)} adapters",
@@ -103,14 +108,14 @@ def base_of(path: Path | None) -> dict[str, torch.Tensor] | None:
     return base_weights({name: c.tensors for name, c in parts.components.items()})
 
 
-def write(args: argparse.Namespace, adapter: Adapter, path: Path) -> None:
+def write(args: Writing, adapter: Adapter, path: Path) -> None:
     """Writes a result; nothing in memory is a view on the file that may be replaced."""
     from dreambooth_core.formats.adapters.write import write_adapter
 
     write_adapter(adapter, path, args.layout, dtype=dtype_of(args.dtype))
 
 
-def tell(args: argparse.Namespace, report: Mapping[str, Any], lines: list[str]) -> None:
+def tell(args: Reporting, report: Mapping[str, Any], lines: list[str]) -> None:
     """Prints a report, as JSON or as lines."""
     if args.json:
         print(json.dumps(report, indent=2, ensure_ascii=False))

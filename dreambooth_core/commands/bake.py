@@ -2,39 +2,46 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 from dreambooth_core.commands import adapter_parts
+from dreambooth_core.commands.options import Reporting, argument
+from dreambooth_core.commands.weighted import WeightedFile
 
 HELP = "write adapters into a checkpoint"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
-    parser.add_argument("base", metavar="BASE", type=Path, help="a checkpoint, file or folder")
-    parser.add_argument(
-        "adapters", nargs="+", metavar="FILE[:WEIGHT]", help="adapters, weight 1 without a number"
+@dataclass(kw_only=True)
+class Options(adapter_parts.Weighted, Reporting):
+    """What the command takes."""
+
+    base: Path = argument(
+        kind="model", positional=True, metavar="BASE", help="a checkpoint, file or folder"
     )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        required=True,
+    adapters: list[WeightedFile] = argument(
+        kind="adapter",
+        positional=True,
+        metavar="FILE[:WEIGHT]",
+        help="adapters, weight 1 without a number",
+    )
+    out: Path = argument(
+        kind="model result",
+        label="Name of the result",
         help="NAME.safetensors is a single file, any other name a diffusers folder",
     )
-    parser.add_argument(
-        "--dtype",
+    dtype: str | None = argument(
+        None,
+        label="Precision",
         choices=adapter_parts.DTYPES,
         help="type to store the model in (default: as it is)",
     )
-    parser.add_argument(
-        "--prediction_type", metavar="TYPE", help="where the base does not say it: v_prediction, …"
+    prediction_type: str | None = argument(
+        None, metavar="TYPE", help="where the base does not say it: v_prediction, …"
     )
-    parser.add_argument("--json", action="store_true", help="report as JSON")
-    adapter_parts.add_weighted(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Options) -> int:
     """Bakes. Raises ``UserError`` and ``SaveFailed``."""
     from dreambooth_core.formats.adapters.bake import bake
     from dreambooth_core.formats.checkpoints.folder import write_folder

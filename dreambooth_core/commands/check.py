@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dreambooth_core.commands.train import add_preset, read_config
+from dreambooth_core.commands.options import argument
+from dreambooth_core.commands.train import Configured, read_config
 from dreambooth_core.config.describe import flatten
 from dreambooth_core.deferral import load_libraries
 
@@ -17,20 +18,17 @@ if TYPE_CHECKING:
     from dreambooth_core.trainer.forecast import Forecast
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
-    parser.add_argument("config", nargs="?", help="a YAML file; without one, give key=value only")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the file")
-    add_preset(parser)
-    parser.add_argument(
-        "--values",
-        action="store_true",
-        help="only put the settings together and check each value; load no model",
+@dataclass(kw_only=True)
+class Options(Configured):
+    """What the command takes."""
+
+    values: bool = argument(
+        False, help="only put the settings together and check each value; load no model"
     )
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    json: bool = argument(False, help="print the report as JSON")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Options) -> int:
     """Prints the report; returns the exit code."""
     config = read_config(args)
     if args.values:

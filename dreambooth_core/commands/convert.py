@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreambooth_core.commands.adapter_parts import LAYOUTS
+from dreambooth_core.commands.options import Reporting, argument
 from dreambooth_core.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,31 +27,103 @@ examples:
 """
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments; names that diffusers' own scripts have are spelled as there."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = EXAMPLES
-    parser.add_argument("source", metavar="IN", type=Path, help="file or folder to read")
-    parser.add_argument(
-        "target",
+PRECISION = "precision (default: as it is stored)"
+READ = "what is read"
+WRITTEN = "what is written"
+
+
+@dataclass(kw_only=True)
+class Options(Reporting):
+    """What the command takes; names that diffusers' own scripts have are spelled as there."""
+
+    source: Path = argument(
+        kind="any", positional=True, metavar="IN", help="file or folder to read"
+    )
+    target: Path = argument(
+        kind="result",
+        label="Name of the result",
+        positional=True,
         metavar="OUT",
-        type=Path,
         help="what to write: NAME.safetensors or NAME.ckpt is a single file, "
         "any other name a diffusers folder",
     )
-    parser.add_argument("--json", action="store_true", help="report as JSON")
-    _precision(parser)
-    _reading(parser)
-    _writing(parser)
-    group = parser.add_argument_group("adapters")
-    group.add_argument(
-        "--layout",
-        choices=("kohya", "diffusers", "peft"),
+    half: bool = argument(False, group=f"{PRECISION}/", help="write fp16")
+    bf16: bool = argument(False, group=f"{PRECISION}/", help="write bf16")
+    float: bool = argument(False, group=f"{PRECISION}/", help="write fp32")
+    original_config_file: Path | None = argument(
+        None,
+        kind="yaml",
+        group=READ,
+        metavar="YAML",
+        help="the model's latent diffusion yaml (default: the one beside the file, if any)",
+    )
+    prediction_type: str | None = argument(
+        None,
+        group=READ,
+        metavar="TYPE",
+        help="epsilon or v_prediction, where the file does not say or says it wrong",
+    )
+    zero_terminal_snr: bool = argument(
+        False,
+        group=READ,
+        help="the model was trained with a noise schedule that ends in pure noise",
+    )
+    ema: bool = argument(
+        False,
+        group=READ,
+        flags=["--ema", "--extract_ema"],
+        help="take the EMA weights of the UNet",
+    )
+    vae: Path | None = argument(
+        None,
+        kind="model",
+        group=READ,
+        metavar="PATH",
+        help="replace the VAE: a file, a folder or a checkpoint",
+    )
+    variant: str | None = argument(
+        None, group=READ, help="read the folder's NAME.VARIANT.safetensors, for example fp16"
+    )
+    scheduler_type: str | None = argument(
+        None,
+        group=WRITTEN,
+        metavar="NAME",
+        help="sampler of the folder: ddim, pndm, lms, euler, euler-ancestral, heun, dpm, unipc, …",
+    )
+    image_size: int | None = argument(
+        None, group=WRITTEN, metavar="PIXELS", help="the size that the model was made for"
+    )
+    keep_extra: bool = argument(
+        False,
+        group=f"{WRITTEN}/",
+        help="keep tensors that no network uses, such as EMA weights and noise schedules",
+    )
+    drop_extra: bool = argument(
+        False,
+        group=f"{WRITTEN}/",
+        help="drop also the text encoder's weights that Stable Diffusion does not use",
+    )
+    yaml: str = argument(
+        "auto",
+        group=WRITTEN,
+        choices=("auto", "always", "never"),
+        help="write the yaml that A1111 reads beside a single file (auto: where it is needed)",
+    )
+    title: str | None = argument(
+        None, group=WRITTEN, help="the model's name in the file's metadata"
+    )
+    metadata: list[str] = argument(
+        factory=list, group=WRITTEN, repeated=True, metavar="KEY=VALUE", help="add metadata"
+    )
+    layout: str | None = argument(
+        None,
+        group="adapters",
+        choices=LAYOUTS,
         help="names to write an adapter in (default: kohya, which A1111 and ComfyUI load)",
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Options) -> int:
     """Converts. Raises ``UserError`` and ``SaveFailed``."""
     from dreambooth_core.formats.detect import identify
 
@@ -67,77 +141,7 @@ def run(args: argparse.Namespace) -> int:
     return _checkpoint(args)
 
 
-def _precision(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("precision (default: as it is stored)")
-    choice = group.add_mutually_exclusive_group()
-    choice.add_argument("--half", action="store_true", help="write fp16")
-    choice.add_argument("--bf16", action="store_true", help="write bf16")
-    choice.add_argument("--float", action="store_true", help="write fp32")
-
-
-def _reading(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("what is read")
-    group.add_argument(
-        "--original_config_file",
-        metavar="YAML",
-        type=Path,
-        help="the model's latent diffusion yaml (default: the one beside the file, if any)",
-    )
-    group.add_argument(
-        "--prediction_type",
-        metavar="TYPE",
-        help="epsilon or v_prediction, where the file does not say or says it wrong",
-    )
-    group.add_argument(
-        "--zero_terminal_snr",
-        action="store_true",
-        help="the model was trained with a noise schedule that ends in pure noise",
-    )
-    group.add_argument(
-        "--ema", "--extract_ema", action="store_true", help="take the EMA weights of the UNet"
-    )
-    group.add_argument(
-        "--vae", metavar="PATH", type=Path, help="replace the VAE: a file, a folder or a checkpoint"
-    )
-    group.add_argument(
-        "--variant", help="read the folder's NAME.VARIANT.safetensors, for example fp16"
-    )
-
-
-def _writing(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("what is written")
-    group.add_argument(
-        "--scheduler_type",
-        metavar="NAME",
-        help="sampler of the folder: ddim, pndm, lms, euler, euler-ancestral, heun, dpm, unipc, …",
-    )
-    group.add_argument(
-        "--image_size", metavar="PIXELS", type=int, help="the size that the model was made for"
-    )
-    extras = group.add_mutually_exclusive_group()
-    extras.add_argument(
-        "--keep_extra",
-        action="store_true",
-        help="keep tensors that no network uses, such as EMA weights and noise schedules",
-    )
-    extras.add_argument(
-        "--drop_extra",
-        action="store_true",
-        help="drop also the text encoder's weights that Stable Diffusion does not use",
-    )
-    group.add_argument(
-        "--yaml",
-        choices=("auto", "always", "never"),
-        default="auto",
-        help="write the yaml that A1111 reads beside a single file (auto: where it is needed)",
-    )
-    group.add_argument("--title", help="the model's name in the file's metadata")
-    group.add_argument(
-        "--metadata", metavar="KEY=VALUE", action="append", default=[], help="add metadata"
-    )
-
-
-def _checkpoint(args: argparse.Namespace) -> int:
+def _checkpoint(args: Options) -> int:
     from dreambooth_core.formats.checkpoints.convert import Request, convert_checkpoint
 
     report = convert_checkpoint(
@@ -162,7 +166,7 @@ def _checkpoint(args: argparse.Namespace) -> int:
     return 0
 
 
-def _adapter(args: argparse.Namespace) -> int:
+def _adapter(args: Options) -> int:
     from dreambooth_core.formats.adapters.read import read_adapter
     from dreambooth_core.formats.adapters.write import write_adapter
 
@@ -177,14 +181,14 @@ def _adapter(args: argparse.Namespace) -> int:
     return 0
 
 
-def _dtype(args: argparse.Namespace) -> torch.dtype | None:
+def _dtype(args: Options) -> torch.dtype | None:
     import torch
 
     dtypes = {"half": torch.float16, "bf16": torch.bfloat16, "float": torch.float32}
     return next((dtype for name, dtype in dtypes.items() if getattr(args, name)), None)
 
 
-def _metadata(args: argparse.Namespace) -> dict[str, str]:
+def _metadata(args: Options) -> dict[str, str]:
     found = {"modelspec.title": args.title} if args.title else {}
     for item in args.metadata:
         key, equals, value = item.partition("=")
@@ -194,7 +198,7 @@ def _metadata(args: argparse.Namespace) -> dict[str, str]:
     return found
 
 
-def _say(args: argparse.Namespace, report: Report) -> None:
+def _say(args: Options, report: Report) -> None:
     if args.json:
         _print_json({"kind": "checkpoint", **report.as_dict()})
         return

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dreambooth_core.commands.train import add_preset, read_config
+from dreambooth_core.commands.options import argument
+from dreambooth_core.commands.train import Configured, read_config
 from dreambooth_core.deferral import load_libraries
 
 if TYPE_CHECKING:
@@ -16,18 +17,17 @@ if TYPE_CHECKING:
 GIB = 1024**3
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
-    parser.add_argument("config", nargs="?", help="a YAML file; without one, give key=value only")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the file")
-    add_preset(parser)
-    parser.add_argument(
-        "--limit", type=float, metavar="GIB", help="what it must fit into; the device's memory"
+@dataclass(kw_only=True)
+class Options(Configured):
+    """What the command takes."""
+
+    limit: float | None = argument(
+        None, metavar="GIB", help="what it must fit into; the device's memory"
     )
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    json: bool = argument(False, help="print the report as JSON")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Options) -> int:
     """Prints the report; returns the exit code: 0 it fits, 1 it does not."""
     load_libraries()
     from dreambooth_core.trainer.advice import USABLE, cheaper

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreambooth_core.commands import adapter_parts
+from dreambooth_core.commands.options import argument
 from dreambooth_core.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,27 +17,42 @@ if TYPE_CHECKING:
 HELP = "get an adapter out of two checkpoints"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
-    parser.add_argument("base", metavar="BASE", type=Path, help="the model before training")
-    parser.add_argument("tuned", metavar="TUNED", type=Path, help="the trained model")
-    parser.add_argument("target", metavar="OUT", type=Path, help="the adapter to write")
-    parser.add_argument("--rank", type=int, help="the largest rank (default: 32)")
-    parser.add_argument(
-        "--energy", type=float, help="keep this share of every change's energy, for example 0.95"
+@dataclass(kw_only=True)
+class Options(adapter_parts.Writing):
+    """What the command takes."""
+
+    base: Path = argument(
+        kind="model", positional=True, metavar="BASE", help="the model before training"
     )
-    parser.add_argument(
-        "--block",
-        action="append",
-        default=[],
+    tuned: Path = argument(
+        kind="model",
+        label="Trained model",
+        positional=True,
+        metavar="TUNED",
+        help="the trained model",
+    )
+    target: Path = argument(
+        kind="adapter result",
+        label="Name of the result",
+        positional=True,
+        metavar="OUT",
+        help="the adapter to write",
+    )
+    rank: int | None = argument(None, help="the largest rank (default: 32)")
+    energy: float | None = argument(
+        None, help="keep this share of every change's energy, for example 0.95"
+    )
+    block: list[str] = argument(
+        factory=list,
+        label="Blocks",
+        repeated=True,
         metavar="NAME=RANK",
         help="another rank for a block, such as text_encoder=8; a number below 1 is an energy",
     )
-    parser.add_argument("--rest", action="store_true", help="also norms and biases, in full")
-    adapter_parts.add_writing(parser)
+    rest: bool = argument(False, help="also norms and biases, in full")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Options) -> int:
     """Extracts. Raises ``UserError`` and ``SaveFailed``."""
     from dreambooth_core.formats.adapters.extract import extract
     from dreambooth_core.formats.adapters.names import layers_of
@@ -73,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _options(args: argparse.Namespace) -> Extraction:
+def _options(args: Options) -> Extraction:
     import torch
 
     from dreambooth_core.formats.adapters.extract import Extraction

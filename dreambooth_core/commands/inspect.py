@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dreambooth_core.commands import adapter_parts
+from dreambooth_core.commands.options import Reporting, argument
 from dreambooth_core.deferral import importing
 
 HELP = "say what a model file or adapter is"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
-    parser.add_argument("file", metavar="FILE", type=Path, help="any model file or folder")
-    parser.add_argument("--metadata", action="store_true", help="show all of an adapter's metadata")
-    parser.add_argument("--json", action="store_true", help="report as JSON")
+@dataclass(kw_only=True)
+class Options(Reporting):
+    """What the command takes."""
+
+    file: Path = argument(
+        kind="any", positional=True, metavar="FILE", help="any model file or folder"
+    )
+    metadata: bool = argument(False, help="show all of an adapter's metadata")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Options) -> int:
     """Inspects. Raises ``UserError`` for what is no model."""
     with importing():
         from dreambooth_core.formats.detect import identify
@@ -33,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _tell_adapter(args: argparse.Namespace, label: str) -> None:
+def _tell_adapter(args: Options, label: str) -> None:
     from dreambooth_core.formats.adapters.describe import describe
     from dreambooth_core.formats.adapters.read import read_adapter
 

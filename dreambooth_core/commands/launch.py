@@ -6,11 +6,12 @@ on CPUs, torch's own launcher, since accelerate's needs MPI there.
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
+from dataclasses import dataclass
 
-from dreambooth_core.commands.train import add_preset, new_run, resumed
+from dreambooth_core.commands.options import argument
+from dreambooth_core.commands.train import Resuming, new_run, resumed
 from dreambooth_core.errors import Stopped, UserError
 from dreambooth_core.jobs import RunFolder, status
 
@@ -18,20 +19,24 @@ CODES = {"finished": 0, "stopped": Stopped.exit_code}
 """Exit codes by how the run ended; for anything else the launcher's own."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
-    parser.add_argument("config", nargs="?", help="a YAML file; without one, give key=value only")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the file")
-    add_preset(parser)
-    parser.add_argument("--resume", metavar="RUN", help="go on with a run: its folder")
-    parser.add_argument("--gpus", metavar="0,1,…", help="the GPUs to use, by their numbers")
-    parser.add_argument("--processes", type=int, metavar="N", help="how many processes")
-    parser.add_argument("--cpu", action="store_true", help="on the CPU, however many GPUs")
-    parser.add_argument("--config-file", metavar="FILE", help="accelerate's, in place of its own")
-    parser.add_argument("--json", action="store_true", help=argparse.SUPPRESS)
+@dataclass(kw_only=True)
+class Options(Resuming):
+    """What the command takes."""
+
+    gpus: str | None = argument(None, metavar="0,1,…", help="the GPUs to use, by their numbers")
+    processes: int | None = argument(None, metavar="N", help="how many processes")
+    cpu: bool = argument(False, help="on the CPU, however many GPUs")
+    config_file: str | None = argument(
+        None,
+        kind="config file",
+        flags=["--config-file"],
+        metavar="FILE",
+        help="accelerate's, in place of its own",
+    )
+    json: bool = argument(False, hidden=True, help="events as JSON")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Options) -> int:
     """Trains in several processes; returns the exit code."""
     command = launcher(args)
     folder = resumed(args) if args.resume else new_run(args)
@@ -48,7 +53,7 @@ def worker(folder: RunFolder) -> list[str]:
     return ["-m", "dreambooth_core.worker", str(folder.path)]
 
 
-def launcher(args: argparse.Namespace) -> list[str]:
+def launcher(args: Options) -> list[str]:
     """The launcher's command line, up to the module.
 
     Raises:

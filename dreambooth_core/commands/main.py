@@ -1,7 +1,8 @@
 """``dreambooth COMMAND``: finds the command, runs it, turns errors into one line.
 
-A command is a module with ``HELP`` (one line), ``add_arguments(parser)`` and
-``run(args) -> int``. It is imported only when it is called, so that ``dreambooth check``
+A command is a module with a dataclass ``Options`` (see ``options.py``) and ``run(options) -> int``;
+those that ask for no options of that form have ``add_arguments(parser)`` in its place. It is
+imported only when it is called, so that ``dreambooth check``
 does not wait for what ``dreambooth train`` needs.
 """
 
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from dreambooth_core import __version__
+from dreambooth_core.commands.options import add_options, from_arguments
 from dreambooth_core.deferral import defer
 from dreambooth_core.errors import DreamBoothError
 from dreambooth_core.quiet import quieten
@@ -36,6 +38,7 @@ COMMANDS: dict[str, str] = {
     "compat": "take the flags of a training or conversion script that tutorials name",
     "demo": "watch a tiny Stable Diffusion learn a new subject",
     "runs": "list runs, follow one, or send it a command",
+    "task": "do what a request file says, for programs that ask in place of people",
     "doctor": "check versions, devices, attention kernels, memory and disk",
 }
 """Command names and their one-line help; ``commands/<name>.py`` holds each."""
@@ -56,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser(name if name in COMMANDS else None)
     args = _parse(parser, arguments)
     try:
-        return int(args.action(args))
+        schema = getattr(load(args.command), "Options", None)
+        return int(args.action(from_arguments(schema, args) if schema else args))
     except DreamBoothError as error:
         if args.debug:
             traceback.print_exc()
@@ -93,6 +97,12 @@ def _parser(name: str | None) -> argparse.ArgumentParser:
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
         if command == name:
             module = load(command)
-            module.add_arguments(sub)
             sub.set_defaults(action=module.run)
+            if hasattr(module, "Options"):
+                add_options(sub, module.Options)
+            else:
+                module.add_arguments(sub)
+            if hasattr(module, "EXAMPLES"):
+                sub.formatter_class = argparse.RawDescriptionHelpFormatter
+                sub.epilog = module.EXAMPLES
     return parser

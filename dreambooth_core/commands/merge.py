@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 from dreambooth_core.commands import adapter_parts
+from dreambooth_core.commands.options import argument
+from dreambooth_core.commands.weighted import WeightedFile
 
 HELP = "add up adapters with weights"
 
@@ -23,6 +25,8 @@ METHODS = (
     "magnitude_prune_svd",
 )
 
+SIGNS = ("total", "frequency")
+
 EXAMPLES = """\
 methods:
   cat       the exact weighted sum; ranks add up (default)
@@ -38,34 +42,28 @@ examples:
 """
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = EXAMPLES
-    parser.add_argument(
-        "adapters",
-        nargs="+",
+@dataclass(kw_only=True)
+class Options(adapter_parts.Weighted, adapter_parts.Writing):
+    """What the command takes."""
+
+    adapters: list[WeightedFile] = argument(
+        kind="adapter",
+        positional=True,
         metavar="FILE[:WEIGHT]",
         help="adapters in any layout; the weight is what follows the last colon, 1 without",
     )
-    parser.add_argument("--out", type=Path, required=True, help="what to write")
-    parser.add_argument("--method", choices=METHODS, default="cat", help="how to merge")
-    parser.add_argument("--rank", type=int, help="rank to cut to (default: the largest)")
-    parser.add_argument(
-        "--density", type=float, default=0.5, help="share of numbers that TIES and the others keep"
+    out: Path = argument(kind="adapter result", label="Name of the result", help="what to write")
+    method: str = argument("cat", choices=METHODS, help="how to merge")
+    rank: int | None = argument(None, help="rank to cut to (default: the largest)")
+    density: float = argument(0.5, help="share of numbers that TIES and the others keep")
+    sign: str = argument("total", choices=SIGNS, help="TIES: how signs are voted")
+    seed: int = argument(0, help="for the random methods (DARE)")
+    base: Path | None = argument(
+        None, kind="model", help="the base model, for adapters that depend on it (DoRA, OFT)"
     )
-    parser.add_argument(
-        "--sign", choices=("total", "frequency"), default="total", help="TIES: how signs are voted"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="for the random methods (DARE)")
-    parser.add_argument(
-        "--base", type=Path, help="the base model, for adapters that depend on it (DoRA, OFT)"
-    )
-    adapter_parts.add_weighted(parser)
-    adapter_parts.add_writing(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Options) -> int:
     """Merges. Raises ``UserError`` and ``SaveFailed``."""
     from dreambooth_core.formats.adapters.merge import Plan, merge
 

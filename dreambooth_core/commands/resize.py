@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 from dreambooth_core.commands import adapter_parts
+from dreambooth_core.commands.options import argument
 from dreambooth_core.errors import UserError
 
 HELP = "change an adapter's rank"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
-    parser.add_argument("source", metavar="IN", type=Path, help="an adapter in any layout")
-    parser.add_argument("target", metavar="OUT", type=Path, help="what to write: plain LoRA")
-    parser.add_argument("--rank", type=int, help="the largest rank")
-    parser.add_argument(
-        "--energy",
-        type=float,
-        help="keep this share of every weight change's energy, for example 0.95",
+@dataclass(kw_only=True)
+class Options(adapter_parts.Writing):
+    """What the command takes."""
+
+    source: Path = argument(
+        kind="adapter", positional=True, metavar="IN", help="an adapter in any layout"
     )
-    parser.add_argument(
-        "--base", type=Path, help="the base model, for adapters that depend on it (DoRA, OFT)"
+    target: Path = argument(
+        kind="adapter result",
+        label="Name of the result",
+        positional=True,
+        metavar="OUT",
+        help="what to write: plain LoRA",
     )
-    adapter_parts.add_writing(parser)
+    rank: int | None = argument(None, help="the largest rank")
+    energy: float | None = argument(
+        None, help="keep this share of every weight change's energy, for example 0.95"
+    )
+    base: Path | None = argument(
+        None, kind="model", help="the base model, for adapters that depend on it (DoRA, OFT)"
+    )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Options) -> int:
     """Resizes. Raises ``UserError`` and ``SaveFailed``."""
     from dreambooth_core.formats.adapters.lowrank import Keep
     from dreambooth_core.formats.adapters.read import read_adapter

@@ -2,41 +2,58 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+from dreambooth_core.commands.options import Reporting, argument
 from dreambooth_core.config.loading import dump, load
 from dreambooth_core.formats.files import write_text
 from dreambooth_core.jobs import Event, RunFolder
 from dreambooth_core.trainer.config import TrainConfig
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
-    parser.add_argument("config", nargs="?", help="a YAML file; without one, give key=value only")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the file")
-    add_preset(parser)
-    parser.add_argument("--resume", metavar="RUN", help="go on with a run: its folder")
-    parser.add_argument(
-        "--prepare", action="store_true", help="only make the run's folder, for a worker"
+@dataclass(kw_only=True)
+class Configured(Reporting):
+    """A configuration is named, and changed."""
+
+    config: str | None = argument(
+        None,
+        kind="config file",
+        positional=True,
+        help="a YAML file; without one, give key=value only",
     )
-    parser.add_argument("--json", action="store_true", help="print events, one JSON object a line")
-
-
-def add_preset(parser: argparse.ArgumentParser) -> None:
-    """``--preset``, once or more."""
-    parser.add_argument(
-        "--preset",
-        action="append",
+    overrides: list[str] = argument(
+        factory=list, positional=True, metavar="key=value", help="changes to the file"
+    )
+    preset: list[str] = argument(
+        factory=list,
+        repeated=True,
         metavar="NAME",
         help="a preset's name or file, below the configuration; again for another, such as 8gb",
     )
 
 
-def run(args: argparse.Namespace) -> int:
+@dataclass(kw_only=True)
+class Resuming(Configured):
+    """A run is made, or gone on with."""
+
+    resume: str | None = argument(
+        None, kind="run folder", metavar="RUN", help="go on with a run: its folder"
+    )
+
+
+@dataclass(kw_only=True)
+class Options(Resuming):
+    """What the command takes."""
+
+    prepare: bool = argument(False, help="only make the run's folder, for a worker")
+    json: bool = argument(False, help="print events, one JSON object a line")
+
+
+def run(args: Options) -> int:
     """Trains; returns the exit code."""
     folder = resumed(args) if args.resume else new_run(args)
     if args.prepare:
@@ -46,20 +63,20 @@ def run(args: argparse.Namespace) -> int:
     return train_here(folder, as_json=args.json)
 
 
-def read_config(args: argparse.Namespace) -> TrainConfig:
+def read_config(args: Configured) -> TrainConfig:
     """The effective configuration of the command line."""
     files, overrides = split_arguments(args)
     return load(TrainConfig, preset=args.preset, files=files, overrides=overrides)
 
 
-def split_arguments(args: argparse.Namespace) -> tuple[list[str], list[str]]:
+def split_arguments(args: Configured) -> tuple[list[str], list[str]]:
     """Configuration files and ``key=value`` pairs; the first argument may be either."""
     given = [*([args.config] if args.config else []), *args.overrides]
     files = [a for a in given[:1] if "=" not in a or Path(a).is_file()]
     return files, given[len(files) :]
 
 
-def new_run(args: argparse.Namespace) -> RunFolder:
+def new_run(args: Configured) -> RunFolder:
     """A new run folder with the effective configuration in it."""
     config = read_config(args)
     folder = RunFolder.create(config.run.output, config.run.name)
@@ -67,9 +84,9 @@ def new_run(args: argparse.Namespace) -> RunFolder:
     return folder
 
 
-def resumed(args: argparse.Namespace) -> RunFolder:
+def resumed(args: Resuming) -> RunFolder:
     """The folder of an earlier run, its configuration updated with what is given now."""
-    folder = RunFolder.open(args.resume)
+    folder = RunFolder.open(args.resume or "")
     files, overrides = split_arguments(args)
     if not any(o.startswith("run.resume=") for o in overrides):
         overrides = [*overrides, "run.resume=latest"]

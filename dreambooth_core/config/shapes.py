@@ -7,11 +7,12 @@ import types
 import typing
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, Union
 
 from dreambooth_core.config.fields import FieldInfo
 
-SCALARS: dict[type, str] = {bool: "bool", int: "int", float: "float", str: "str"}
+SCALARS: dict[type, str] = {bool: "bool", int: "int", float: "float", str: "str", Path: "path"}
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Shape:
     """A field's type, taken apart."""
 
     kind: str
-    """``bool``, ``int``, ``float``, ``str``, ``list``, ``dict`` or ``section``."""
+    """``bool``, ``int``, ``float``, ``str``, ``path``, ``list``, ``dict`` or ``section``."""
     optional: bool = False
     """Whether None is a value."""
     item: Shape | None = None

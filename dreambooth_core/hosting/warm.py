@@ -3,7 +3,7 @@
 ::
 
     helper = shared()
-    report = helper.run("merge", "a.safetensors:0.7", "b.safetensors", "--out", "c.safetensors")
+    report = helper.task("resize", {"source": "/a.safetensors", "target": "/b.safetensors"})
 
 The process belongs to the engine's environment, sees no GPU (so it holds none of its memory),
 leaves by itself after idle minutes or with its parent, and is started again when needed.
@@ -20,13 +20,14 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from dreambooth_core.errors import DreamBoothError, Stopped, UserError
 from dreambooth_core.jobs.environment import clone, engine_command, worker_environment
 from dreambooth_core.jobs.launch import CREATE_NO_WINDOW
+from dreambooth_core.jobs.requests import request_file
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +98,24 @@ class Helper:
                     if last:
                         raise unheard.reason from None
         raise AssertionError("unreachable")
+
+    def task(
+        self,
+        name: str,
+        options: Mapping[str, Any],
+        *,
+        progress: Progress | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> dict[str, Any]:
+        """Does a task of ``commands/task.py``: as :meth:`run`, and nothing of the options can be
+        taken for a flag.
+
+        Args:
+            name: the command.
+            options: fields of its ``Options``; paths absolute.
+        """
+        with request_file(name, options) as file:
+            return self.run("task", file, progress=progress, cancelled=cancelled)
 
     def close(self) -> None:
         """Ends the process, if there is one."""

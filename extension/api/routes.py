@@ -183,11 +183,11 @@ def _runs(router: APIRouter, studio: Studio) -> None:
     def picture(run: str, path: str) -> Any:
         """A picture out of a run's folder, by its path there."""
         root = Path(studio.status(run).path)
-        file = studio.paths.inside(root / path, "the picture")
+        file = studio.paths.read(root / path, "images", "the picture")
         if root.resolve() not in file.parents or file.suffix.lower() not in PICTURES:
-            raise UserError("there is no such picture", where=path)
+            raise UserError("there is no such picture", where=path[:300])
         if not file.is_file():
-            raise UserError("there is no such picture", where=path)
+            raise UserError("there is no such picture", where=path[:300])
         return FileResponse(file)
 
 

@@ -20,8 +20,12 @@ class Folders:
     checkpoints: Path
     """Where new checkpoints are written."""
     embeddings: Path
+    models: tuple[Path, ...] = ()
+    """More folders of models, read only."""
+    images: tuple[Path, ...] = ()
+    """Where the host's own images go."""
     allowed: tuple[Path, ...] = ()
-    """Other folders from which files may be read: more model folders, the user's pictures."""
+    """Folders that the user named in the settings: images and models may be read there."""
 
     @property
     def runs(self) -> Path:
@@ -37,6 +41,11 @@ class Folders:
     def presets(self) -> Path:
         """The user's own presets."""
         return self.home / "presets"
+
+    @property
+    def diffusers(self) -> Path:
+        """Models as folders of diffusers: the host would list a folder's parts."""
+        return self.home / "models"
 
     @property
     def thumbnails(self) -> Path:

@@ -31,14 +31,15 @@ class WebUI:
         data, models = Path(paths.data_path).absolute(), Path(paths.models_path).absolute()
         checkpoints = Path(options.ckpt_dir) if options.ckpt_dir else models / "Stable-diffusion"
         shown = [Path(p) for p in getattr(options, "gradio_allowed_path", None) or []]
-        more = [models, models / "Stable-diffusion", *settings.more_folders(shared), *shown]
         return Folders(
             data=data,
             home=settings.home(shared, data / "outputs" / "dreambooth"),
             loras=Path(getattr(options, "lora_dir", None) or models / "Lora"),
             checkpoints=checkpoints.absolute(),
             embeddings=Path(options.embeddings_dir),
-            allowed=tuple(more),
+            models=(models, models / "Stable-diffusion"),
+            images=(data / "outputs",),
+            allowed=(*settings.more_folders(shared), *shown),
         )
 
     def settings(self) -> Settings:

@@ -74,13 +74,12 @@ class Bases:
         try:
             return self.named(name)
         except UserError:
-            if not Path(name).exists():
-                raise
-            return Base(Path(name).name, str(paths.inside(name, "the base")))
+            found = paths.read(name, "model", "the base")
+            return Base(found.name, str(found))
 
     def _look(self, base: Base, file: Path) -> BaseInfo:
         try:
-            told = shared(self.root).run("inspect", file)
+            told = shared(self.root).task("inspect", {"file": file})
         except UserError as error:
             return BaseInfo(base.name, base.path, "", "", "", False, error.line)
         family = str(told.get("family") or "")

@@ -7,7 +7,7 @@ import json
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from dreambooth_core.hosting.warm import shared
 from dreambooth_core.jobs.environment import engine_command, worker_environment
 from dreambooth_core.jobs.files import to_json
 from dreambooth_core.jobs.launch import CREATE_NO_WINDOW
+from dreambooth_core.jobs.requests import request_file
 from dreambooth_core.trainer.config import TrainConfig
 
 from .types import Problem, Values
@@ -38,12 +39,13 @@ def require_ready(root: Path) -> None:
         )
 
 
-def ask(root: Path, *argv: str | Path, gpu: bool = False) -> dict[str, Any]:
+def ask(root: Path, task: str, options: Mapping[str, Any], *, gpu: bool = False) -> dict[str, Any]:
     """What a command reports.
 
     Args:
         root: the clone.
-        argv: the command and its arguments; paths absolute.
+        task: the command.
+        options: fields of its ``Options``; paths absolute.
         gpu: whether it has to see the GPU, which the warm process does not: seconds more.
 
     Raises:
@@ -52,21 +54,22 @@ def ask(root: Path, *argv: str | Path, gpu: bool = False) -> dict[str, Any]:
     """
     require_ready(root)
     if not gpu:
-        return shared(root).run(*argv)
-    command = [*engine_command(root=root), "-m", "dreambooth_core", *map(str, argv), "--json"]
-    try:
-        done = subprocess.run(
-            command,
-            cwd=root,
-            env=worker_environment(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=PATIENCE,
-            check=False,
-            creationflags=CREATE_NO_WINDOW if hasattr(subprocess, "STARTUPINFO") else 0,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise DreamBoothError(f"the engine does not answer: {error}") from error
+        return shared(root).task(task, options)
+    with request_file(task, options) as file:
+        command = [*engine_command(root=root), "-m", "dreambooth_core", "task", str(file), "--json"]
+        try:
+            done = subprocess.run(
+                command,
+                cwd=root,
+                env=worker_environment(),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=PATIENCE,
+                check=False,
+                creationflags=CREATE_NO_WINDOW if hasattr(subprocess, "STARTUPINFO") else 0,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise DreamBoothError(f"the engine does not answer: {error}") from error
     return _answer(done)
 
 
@@ -105,8 +108,3 @@ def problem_of(error: DreamBoothError) -> Problem:
             if re.sub(r"\[\d+\]", "[]", key) in known:
                 return Problem(key, error.line)
     return Problem("", error.line)
-
-
-def preset_arguments(files: Sequence[str | Path]) -> list[str]:
-    """``--preset`` for each."""
-    return [part for file in files for part in ("--preset", str(file))]

@@ -168,8 +168,8 @@ class Results:
         if source.is_file() and (kind != "adapter" or _is_kohya(source)):
             _copy(source, target)
             return
-        layout = ("--layout", "kohya") if kind == "adapter" else ()
-        shared().run("convert", source, target, *layout)
+        asked = {"source": source, "target": target}
+        shared().task("convert", asked | ({"layout": "kohya"} if kind == "adapter" else {}))
 
     def _write_sidecar(self, run: RunFolder, saved: Saved, target: Path, words: str) -> None:
         """What the host's card shows (extra networks, "edit metadata")."""

@@ -72,8 +72,9 @@ class Runs:
             return Report(problems)
         try:
             with engine.settings_file(values) as file:
-                argv: list[str | Path] = ["check", file, *engine.preset_arguments(presets)]
-                told = engine.ask(self.root, *argv, gpu=self.host.memory() is not None)
+                asked = {"config": file, "preset": list(presets)}
+                gpu = self.host.memory() is not None
+                told = engine.ask(self.root, "check", asked, gpu=gpu)
         except DreamBoothError as error:
             return Report([engine.problem_of(error)])
         effective = told.pop("config", {})
@@ -92,8 +93,8 @@ class Runs:
         runs = self.host.folders().runs
         values |= {"run.output": str(runs), "run.name": sanitise(name or "run")}
         with engine.settings_file(values) as file:
-            argv: list[str | Path] = ["train", file, *engine.preset_arguments(presets), "--prepare"]
-            told = engine.ask(self.root, *argv)
+            asked = {"config": file, "preset": list(presets), "prepare": True}
+            told = engine.ask(self.root, "train", asked)
         run = RunFolder(told["path"])
         owed = {"host": self.host.name, "publish": self.host.settings().publish}
         replace_text(run.path / MARK, to_json(owed) + "\n")
@@ -109,7 +110,7 @@ class Runs:
         run = self.folder(name)
         if self.status(name).live and (run.lock.is_held() or self.handover.waits(run)):
             raise UserError("this run goes on already", where=name)
-        engine.ask(self.root, "train", "--resume", run.path, "--prepare")
+        engine.ask(self.root, "train", {"resume": run.path, "prepare": True})
         self._hand_over(run)
 
     def delete(self, name: str) -> None:

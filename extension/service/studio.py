@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,8 @@ class Studio:
     def __init__(self, root: Path, host: Host) -> None:
         self.root = root
         self.host = host
-        self.paths = Paths(host.folders, anywhere=not host.exposure().remote)
+        self._opened: list[Path] = []
+        self.paths = self._paths(anywhere=not host.exposure().remote)
         self._setup = Setup(root)
         self._subjects = Subjects(host)
         self._bases = Bases(root, host)
@@ -51,8 +53,16 @@ class Studio:
     def confined(self) -> Studio:
         """The same studio for callers that may only name files in allowed folders: the API."""
         view = copy.copy(self)
-        view.paths = Paths(self.host.folders, anywhere=False)
+        view.paths = self._paths(anywhere=False)
         return view
+
+    def _paths(self, *, anywhere: bool) -> Paths:
+        return Paths(self.host.folders, anywhere=anywhere, opened=self._opened, listed=self._listed)
+
+    def _listed(self) -> list[Path]:
+        """The files that the host offers to its user by name."""
+        found = [one.path for one in self.host.checkpoints()]
+        return [*found, *(Path(one.path) for one in self._tools.adapters())]
 
     # -- the engine's environment --------------------------------------------------------------
 
@@ -72,7 +82,18 @@ class Studio:
 
     def pictures(self, folder: str) -> types.Pictures:
         """A folder's pictures: what is taken, what is skipped and why, captions, thumbnails."""
-        return self._subjects.pictures(self.paths.inside(folder, "the picture folder"))
+        place = self.paths.read(folder, "images", "the picture folder")
+        found = self._subjects.pictures(place)
+        if self.paths.anywhere and found.taken:
+            self._open(place)
+        return found
+
+    def _open(self, folder: Path) -> None:
+        """Remembers an image folder that the user opened in the page: the API may use it too.
+        Never one that holds the host itself."""
+        data = Path(os.path.realpath(self.host.folders().data))
+        if folder not in self._opened and folder != data and folder not in data.parents:
+            self._opened.append(folder)
 
     def upload(self, files: Sequence[str], name: str) -> str:
         """Copies files that came through the page into a folder of their own.
@@ -88,7 +109,7 @@ class Studio:
 
     def set_caption(self, picture: str, text: str) -> None:
         """Writes the caption file beside a picture; an empty text removes it."""
-        self._subjects.set_caption(self.paths.inside(picture, "the picture"), text)
+        self._subjects.set_caption(self.paths.image(picture), text)
 
     # -- bases ----------------------------------------------------------------------------------
 
@@ -237,7 +258,7 @@ class Studio:
 
     def inspect(self, file: str) -> dict[str, Any]:
         """What a model file is, as ``dreambooth inspect --json`` tells it. *Slow* at first."""
-        return self._tools.inspect(self.paths.inside(file, "the file"))
+        return self._tools.inspect(self.paths.read(file, "any", "the file"))
 
     def run_tool(self, tool: str, values: Mapping[str, Any]) -> str:
         """Starts a tool; returns the id of its task.

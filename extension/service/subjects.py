@@ -67,11 +67,12 @@ class Subjects:
     def set_caption(self, picture: Path, text: str) -> None:
         """Writes ``<picture>.txt``, or the caption file that is there already.
 
+        Args:
+            picture: an image that is there, as ``Paths.image`` found it.
+
         Raises:
-            UserError: there is no such picture, or its folder is not writable.
+            UserError: its folder is not writable.
         """
-        if not picture.is_file() or picture.suffix.lower() in CAPTION_SUFFIXES:
-            raise UserError("there is no such picture", where=picture)
         there = [picture.with_suffix(suffix) for suffix in CAPTION_SUFFIXES]
         file = next((path for path in there if path.is_file()), there[0])
         try:

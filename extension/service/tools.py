@@ -13,11 +13,12 @@ from typing import Any
 
 from dreambooth_core.errors import DreamBoothError, Stopped, UserError
 from dreambooth_core.hosting.warm import Helper, shared
+from dreambooth_core.jobs import sanitise
 
 from ..host.base import Host
 from . import engine
-from .arguments import OUTPUT, TOOLS, arguments, options
 from .paths import Paths, free_name
+from .requests import TOOLS, options, request
 from .types import Base, Task, ToolOption
 
 ADAPTERS = (".safetensors", ".pt", ".ckpt", ".bin")
@@ -58,7 +59,7 @@ class Tools:
     def inspect(self, file: Path) -> dict[str, Any]:
         """What a file is."""
         engine.require_ready(self.root)
-        return shared(self.root).run("inspect", file)
+        return shared(self.root).task("inspect", {"file": file})
 
     def start(self, tool: str, values: Mapping[str, Any], paths: Paths) -> str:
         """Starts a tool; returns its task's id.
@@ -67,17 +68,14 @@ class Tools:
             UserError: a value is missing or wrong, or the engine is not set up.
         """
         engine.require_ready(self.root)
-        if tool not in TOOLS:
-            raise UserError(f"there is no tool named {tool!r}", do=f"Known: {', '.join(TOOLS)}.")
-        names = _Names(self.host, paths, self.adapters())
-        argv = arguments(tool, values, file=names.file, output=names.output_of(tool, values))
+        asked = request(tool, values, _Files(self.host, paths, self.adapters()))
         with self._changing:
             number = secrets.token_hex(6)
             self._tasks[number] = _Running(Task(number, tool, "waiting"), time.time())
             for old in list(self._tasks)[:-KEPT]:
                 if self._tasks[old].task.state not in ("waiting", "running"):
                     del self._tasks[old]
-        self._pool.submit(self._work, number, argv)
+        self._pool.submit(self._work, number, tool, asked)
         return number
 
     def task(self, number: str) -> Task:
@@ -99,7 +97,7 @@ class Tools:
                 raise UserError("there is no such task")
             return self._tasks[number]
 
-    def _work(self, number: str, argv: list[str]) -> None:
+    def _work(self, number: str, tool: str, asked: dict[str, Any]) -> None:
         running = self._find(number)
 
         def tell(**changes: Any) -> None:
@@ -110,8 +108,9 @@ class Tools:
             return
         tell(state="running")
         try:
-            told = self._helper.run(
-                *argv,
+            told = self._helper.task(
+                tool,
+                asked,
                 progress=lambda said: tell(message=str(said.get("message", ""))),
                 cancelled=running.cancelled.is_set,
             )
@@ -128,8 +127,8 @@ class Tools:
             tell(state="done", message="", progress=1.0, result=told, files=list(files))
 
 
-class _Names:
-    """From what the user wrote to files."""
+class _Files:
+    """From what somebody wrote to files that may be used."""
 
     def __init__(self, host: Host, paths: Paths, adapters: list[Base]) -> None:
         self.host = host
@@ -139,38 +138,32 @@ class _Names:
         for checkpoint in host.checkpoints():
             self.known.setdefault(checkpoint.name, str(checkpoint.path))
 
-    def file(self, text: str) -> str:
+    def read(self, text: str, kind: str) -> Path:
         """A file to read: the host's name for it, or a path."""
-        return self.known.get(text) or str(self.paths.inside(text, "the file"))
+        known = self.known.get(text)
+        return Path(known) if known else self.paths.read(text, kind, "the file")
 
-    def output_of(self, tool: str, values: Mapping[str, Any]) -> str:
+    def write(self, text: str, kind: str, *, beside: Path | None) -> Path:
         """The file to write: a new one, where the host lists it unless a folder is named."""
-        text = str(values.get(OUTPUT[tool]) or "").strip() if tool in OUTPUT else ""
-        if not text:
-            if tool in OUTPUT:
-                raise UserError("the result has no name", do="Name it.")
-            return ""
-        folder, name = self._place(tool, text, values)
+        folder, name = self._place(text, kind, beside)
         ending = next((end for end in MODELS if name.endswith(end)), "")
-        stem = name.removesuffix(ending)
-        if not ending and not (tool == "convert" and text.endswith(("/", "\\"))):
+        stem = sanitise(name.removesuffix(ending))
+        if not ending and not (kind == "result" and text.endswith(("/", "\\"))):
             ending = ".safetensors"
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            return free_name(folder, stem, ending)
         except OSError as error:
             raise UserError(f"not writable: {error.strerror or error}", where=folder) from error
-        return str(free_name(folder, stem, ending))
 
-    def _place(self, tool: str, text: str, values: Mapping[str, Any]) -> tuple[Path, str]:
+    def _place(self, text: str, kind: str, beside: Path | None) -> tuple[Path, str]:
         here = self.host.folders()
-        bare = text.rstrip("/\\")
+        bare = text.strip().rstrip("/\\")
         if "/" in bare or "\\" in bare:
-            path = self.paths.inside(bare, "the result")
+            path = self.paths.write(bare, kind, "the result")
             return path.parent, path.name
-        if tool == "convert" and text != bare:
-            return here.home / "models", bare  # the host would list a folder's parts
-        source = str(values.get("source", ""))
-        adapter = tool in ("merge", "extract", "resize") or self.known.get(source, "").startswith(
-            str(here.loras)
-        )
+        if kind == "result" and text != bare:
+            return here.diffusers, bare
+        made_of_adapter = beside is not None and here.loras in beside.parents
+        adapter = kind == "adapter result" or (kind == "result" and made_of_adapter)
         return (here.loras if adapter else here.checkpoints), bare

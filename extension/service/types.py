@@ -252,7 +252,7 @@ class Published:
 
 @dataclass(frozen=True)
 class ToolOption:
-    """One argument of a tool, from the command line's own description."""
+    """One option of a tool, by the command's own dataclass."""
 
     name: str
     """The key in the tool's values."""
@@ -260,7 +260,7 @@ class ToolOption:
     help: str
     type: str
     """``str``, ``int``, ``float``, ``bool``, ``choice``, ``file``, ``output``, ``weighted``
-    (adapters, each ``FILE:WEIGHT``) or ``list``."""
+    (adapters, each ``{"file": …, "weight": …}``), ``list`` (of texts) or ``numbers``."""
     required: bool
     default: Any = None
     choices: list[str] | None = None

@@ -15,16 +15,6 @@ TITLES = {
     "resize": ("Resize", "Change an adapter's rank."),
     "convert": ("Convert", "From one format into another, both ways."),
 }
-LABELS = {
-    "out": "Name of the result",
-    "target": "Name of the result",
-    "tuned": "Trained model",
-    "te_weight": "Text encoder weights",
-    "block": "Blocks",
-    "dtype": "Precision",
-}
-"""Words for options whose own name says too little."""
-
 PLACE = "A name alone puts it where the WebUI lists adapters."
 HELP = {"what to write": PLACE, "the adapter to write": PLACE, "what to write: plain LoRA": PLACE}
 """Help in place of the command line's, where this page does more."""

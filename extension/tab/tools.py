@@ -12,7 +12,7 @@ from dreambooth_core.errors import DreamBoothError
 from .common import button, card, failure, heading, html
 from .compat import Component, make, on, update
 from .html import Html, div, note, tag
-from .tasks import HELP, LABELS, TITLES, inspected
+from .tasks import HELP, TITLES, inspected
 
 ADAPTER_TOOLS = ("merge", "bake", "extract", "resize", "convert")
 MODEL_TOOLS = ("convert",)
@@ -113,7 +113,7 @@ class Tool:
 
 def _control(option: Any, elem_id: str) -> Component:
     common = {
-        "label": LABELS.get(option.name, option.label),
+        "label": option.label,
         "info": HELP.get(option.help) or option.help[:1].upper() + option.help[1:],
         "scale": 1,
         "value": option.default,
@@ -127,7 +127,7 @@ def _control(option: Any, elem_id: str) -> Component:
         return make("Dropdown", choices=list(option.choices or ()), **common)
     if option.type == "file":
         return make("Dropdown", choices=[], allow_custom_value=True, **common)
-    lines = 3 if option.type == "list" else 1
+    lines = 3 if option.type in ("list", "numbers") else 1
     shown = "" if option.default is None else option.default
     shown = "\n".join(map(str, shown)) if isinstance(shown, (list, tuple)) else str(shown)
     return make("Textbox", lines=lines, **{**common, "value": shown})
@@ -138,19 +138,28 @@ def _value(option: Any, shown: Any) -> Any:
     if option.type == "bool":
         return bool(shown)
     words = str(shown or "").strip()
-    if option.type == "list":
-        return [line.strip() for line in words.splitlines() if line.strip()]
+    if option.type in ("list", "numbers"):
+        lines = [line.strip() for line in words.splitlines() if line.strip()]
+        return [_number(float, line) for line in lines] if option.type == "numbers" else lines
     if option.type in ("int", "float") and words:
-        try:
-            return int(words) if option.type == "int" else float(words)
-        except ValueError:
-            return words
+        return _number(int if option.type == "int" else float, words)
     return words
 
 
-def _weighted_value(shown: Sequence[Any]) -> list[str]:
+def _number(kind: type[int] | type[float], words: str) -> Any:
+    try:
+        return kind(words)
+    except ValueError:
+        return words
+
+
+def _weighted_value(shown: Sequence[Any]) -> list[dict[str, Any]]:
     pairs = zip(shown[::2], shown[1::2], strict=True)
-    return [f"{name}:{float(weight):g}" for name, weight in pairs if (name or "").strip()]
+    return [
+        {"file": name.strip(), "weight": float(weight)}
+        for name, weight in pairs
+        if (name or "").strip()
+    ]
 
 
 class ToolsPage:

@@ -40,6 +40,17 @@ def test_images_from_the_graph_are_kept_once(run: Any, host: Any) -> None:
     assert [p.name for p in sorted(folder.iterdir())] == ["0000.png", "0001.png"]
 
 
+@pytest.mark.parametrize("text", ["/$HF_TOKEN/x", "${HF_TOKEN}", "%HF_TOKEN%/x"])
+def test_no_variable_of_the_environment_is_put_into_a_path(
+    run: Any, host: Any, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer to a path that is not there would tell the secret."""
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    with pytest.raises(UserError, match="there is no such folder") as caught:
+        run("DreamBoothImages", **{**PROMPT, "path": text})
+    assert "hf_secret" not in caught.value.line and "HF_TOKEN" in caught.value.line
+
+
 def test_what_the_cache_sees(host: Any, pictures: Path) -> None:
     from comfy_nodes.concepts import look
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from dreambooth_core.commands import extract
+from dreambooth_core.commands.options import add_options, from_arguments
 from dreambooth_core.errors import UserError
 from dreambooth_core.formats.adapters.extract import Extraction
 from dreambooth_core.formats.adapters.lowrank import Keep
@@ -15,8 +16,9 @@ from dreambooth_core.formats.adapters.lowrank import Keep
 
 def options(*argv: str) -> Extraction:
     parser = argparse.ArgumentParser()
-    extract.add_arguments(parser)
-    return extract._options(parser.parse_args(["base", "tuned", "out", *argv]))
+    add_options(parser, extract.Options)
+    args = parser.parse_args(["base", "tuned", "out", *argv])
+    return extract._options(from_arguments(extract.Options, args))
 
 
 def test_defaults() -> None:

@@ -32,6 +32,8 @@ class FakeHost:
             loras=models / "Lora",
             checkpoints=models / "Stable-diffusion",
             embeddings=self.root / "embeddings",
+            models=(models,),
+            images=(self.root / "outputs" / "images",),
             allowed=self.allowed,
         )
 

@@ -11,8 +11,9 @@ from helpers.processes import train_in_two
 from helpers.runs import PRIOR, config_for, folder_for, losses, train
 from torch import Tensor
 
-from dreambooth_core.commands.launch import launcher
+from dreambooth_core.commands.launch import Options, launcher
 from dreambooth_core.commands.main import _parser
+from dreambooth_core.commands.options import from_arguments
 from dreambooth_core.errors import UserError
 from dreambooth_core.formats.adapters.read import read_adapter
 from dreambooth_core.formats.detect import identify
@@ -100,7 +101,8 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def command(*arguments: str) -> list[str]:
-    return launcher(_parser("launch").parse_args(["launch", *arguments]))[2:]
+    args = _parser("launch").parse_args(["launch", *arguments])
+    return launcher(from_arguments(Options, args))[2:]
 
 
 def test_the_launcher_gets_what_was_asked_for() -> None:

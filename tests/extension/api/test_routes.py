@@ -31,8 +31,8 @@ def python(request: pytest.FixtureRequest) -> Path:
 def data(tmp_path: Path) -> Path:
     """The host's data: a picture, a run that has ended, a model."""
     made = tmp_path / "webui"
-    (made / "pictures").mkdir(parents=True)
-    Image.new("RGB", (64, 64), "red").save(made / "pictures" / "a.png")
+    (made / "outputs" / "pictures").mkdir(parents=True)
+    Image.new("RGB", (64, 64), "red").save(made / "outputs" / "pictures" / "a.png")
     run = made / "outputs" / "dreambooth" / "runs" / "dog"
     (run / "samples").mkdir(parents=True)
     (run / "config.yaml").write_text("run: {steps: 7}\n")
@@ -95,7 +95,7 @@ def test_what_can_be_asked(ask: Ask, data: Path) -> None:
     ) = ask(
         ["GET", f"{V1}/environment", None],
         ["GET", f"{V1}/schema", None],
-        ["GET", f"{V1}/pictures?folder=pictures", None],
+        ["GET", f"{V1}/pictures?folder=outputs/pictures", None],
         ["GET", f"{V1}/runs", None],
         ["GET", f"{V1}/status/dog", None],
         ["GET", f"{V1}/events/dog?offset=0", None],
@@ -154,8 +154,8 @@ ELSEWHERE: list[list[Any]] = [
     ["POST", f"{V1}/start", {"values": {"concepts[0].images": "/etc"}}],
     ["POST", f"{V1}/start", {"values": {"run.seed": 1}, "presets": ["/etc/passwd"]}],
     ["POST", f"{V1}/convert", {"values": {"source": "/etc/passwd", "target": "x"}}],
-    ["POST", f"{V1}/merge", {"values": {"adapters": ["/etc/x"], "out": "x"}}],
-    ["POST", f"{V1}/resize", {"values": {"source": "pictures/a", "target": "/tmp/x"}}],
+    ["POST", f"{V1}/merge", {"values": {"adapters": [{"file": "/etc/x"}], "out": "x"}}],
+    ["POST", f"{V1}/resize", {"values": {"source": "outputs/pictures/a.png", "target": "/tmp/x"}}],
     ["DELETE", f"{V1}/runs/..", None],
 ]
 

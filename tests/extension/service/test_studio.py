@@ -188,7 +188,10 @@ def test_tools(studio: Studio, host: FakeHost, tmp_path: Path) -> None:
         save_file(tensors, loras / f"{name}.safetensors")
     assert [one.name for one in studio.adapters()] == ["a.safetensors", "b.safetensors"]
     assert studio.inspect(str(loras / "a.safetensors"))["kind"] == "adapter"
-    wanted = {"adapters": ["a.safetensors:0.5", {"file": "b", "weight": 1}], "out": "a"}
+    wanted = {
+        "adapters": [{"file": "a.safetensors", "weight": 0.5}, {"file": "b", "weight": 1}],
+        "out": "a",
+    }
     number = studio.run_tool("merge", wanted)
     until(lambda: studio.task(number).state == "done")
     task = studio.task(number)
@@ -208,6 +211,24 @@ def test_a_page_for_one_and_a_page_for_all(host: FakeHost, tmp_path: Path) -> No
     assert not Studio(ROOT, host).confined().paths.anywhere
     host.exposed = Exposure(remote=True)
     assert not Studio(ROOT, host).paths.anywhere
+
+
+def test_what_the_user_opened_in_the_page_the_api_may_use(host: FakeHost, tmp_path: Path) -> None:
+    studio = Studio(ROOT, host)
+    api = studio.confined()
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    Image.new("RGB", (64, 64)).save(folder / "a.png")
+    with pytest.raises(UserError, match="not in a folder"):
+        api.pictures(str(folder))
+    studio.pictures(str(folder))
+    assert [one.name for one in api.pictures(str(folder)).taken] == ["a.png"]
+    api.set_caption(str(folder / "a.png"), "a dog")
+    assert (folder / "a.txt").read_text() == "a dog\n"
+    Image.new("RGB", (64, 64)).save(tmp_path / "b.png")
+    studio.pictures(str(tmp_path))  # it holds the host: opened for the page alone
+    with pytest.raises(UserError, match="not in a folder"):
+        api.pictures(str(tmp_path))
 
 
 def test_without_an_engine_nothing_starts(

@@ -110,16 +110,16 @@ def test_the_options_of_the_engine_are_translated(chinese: dict[str, str]) -> No
 
 
 def test_the_tools_are_translated(chinese: dict[str, str]) -> None:
-    from extension.service.arguments import TOOLS
-    from extension.service.arguments import options as options_of
-    from extension.tab.tasks import HELP, LABELS
+    from extension.service.requests import TOOLS
+    from extension.service.requests import options as options_of
+    from extension.tab.tasks import HELP
 
     words = [
         word
         for tool in TOOLS
         for option in options_of(tool)
         for word in (
-            LABELS.get(option.name, option.label),
+            option.label,
             HELP.get(option.help) or option.help[:1].upper() + option.help[1:],
         )
     ]

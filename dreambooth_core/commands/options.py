@@ -1,0 +1,302 @@
+"""What a command takes, as a dataclass: read from a command line, or from a request.
+
+A command's module has a dataclass ``Options``, whose fields are made by :func:`argument`, and
+``run(options)``. Its parser, the WebUI's forms and API, and what nodes ask for come from it.
+Standard library only, and so are the modules of commands at import.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dreambooth_core.commands.weighted import WeightedFile, parse_weighted
+from dreambooth_core.config.fields import FieldInfo
+from dreambooth_core.config.shapes import Member, Shape, members
+from dreambooth_core.config.suggest import advice
+from dreambooth_core.errors import UserError
+
+READ = ("model", "adapter", "any", "yaml")
+"""Kinds of paths that are read: a base or checkpoint, an adapter, either, a model's YAML."""
+
+WRITTEN = ("model result", "adapter result", "result")
+"""Kinds of paths that are written: a model, an adapter, or what was read, of either kind."""
+
+OWN = ("config file", "run folder")
+"""Kinds of paths that no request from outside names."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Words:
+    """How a field is said on a command line."""
+
+    flags: tuple[str, ...]
+    """None: it is positional."""
+    metavar: str | None
+    group: str
+    """A heading in the help, and ``/`` before the name of fields that exclude each other."""
+    repeated: bool
+    """Of a list: the flag is given again for each; else the values follow one flag."""
+    hidden: bool
+
+
+def argument(
+    default: Any = dataclasses.MISSING,
+    *,
+    help: str,
+    label: str = "",
+    kind: str = "",
+    choices: Sequence[str] | None = None,
+    factory: Callable[[], Any] | None = None,
+    positional: bool = False,
+    flags: Sequence[str] = (),
+    metavar: str | None = None,
+    group: str = "",
+    repeated: bool = False,
+    hidden: bool = False,
+) -> Any:
+    """A field of a command's options.
+
+    Args:
+        kind: what a path is: one of ``READ``, ``WRITTEN`` or ``OWN``.
+        flags: by default ``--`` and the field's name.
+    """
+    info = FieldInfo(label, help, choices=tuple(choices) if choices else None, path=kind)
+    words = Words(() if positional else tuple(flags) or ("--",), metavar, group, repeated, hidden)
+    metadata = {"info": info, "words": words}
+    if factory is not None:
+        return dataclasses.field(default_factory=factory, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Argument:
+    """A field, as forms and interfaces see it."""
+
+    name: str
+    label: str
+    help: str
+    type: str
+    """``str``, ``int``, ``float``, ``bool``, ``choice``, ``path``, ``weighted`` (adapters, each
+    with a weight) or ``list`` (of texts, or of numbers)."""
+    kind: str
+    """What a path is, also of each weighted adapter."""
+    required: bool
+    optional: bool
+    """Whether None is a value."""
+    default: Any
+    choices: tuple[str, ...] | None
+    numbers: bool
+    """Whether a list holds numbers."""
+    words: Words
+    shape: Shape
+
+
+def arguments(schema: type) -> list[Argument]:
+    """The fields in order: the class's own before those that it shares with others."""
+    found = members(schema)
+    order = [name for owner in schema.__mro__ for name in inspect.get_annotations(owner)]
+    return [_argument(found[name]) for name in dict.fromkeys(order) if name in found]
+
+
+def _argument(member: Member) -> Argument:
+    shape, field = member.shape, member.field
+    item = shape.item
+    weighted = item is not None and item.schema is WeightedFile
+    default: Any = None
+    if field.default is not dataclasses.MISSING:
+        default = field.default
+    elif field.default_factory is not dataclasses.MISSING:
+        default = field.default_factory()
+    return Argument(
+        name=member.name,
+        label=member.info.label or member.name.replace("_", " ").capitalize(),
+        help=member.info.help,
+        type="weighted" if weighted else "choice" if member.info.choices else shape.kind,
+        kind=member.info.path,
+        required=field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING,
+        optional=shape.optional,
+        default=default,
+        choices=tuple(member.info.choices) if member.info.choices else None,
+        numbers=item is not None and item.kind in ("int", "float"),
+        words=field.metadata["words"],
+        shape=shape,
+    )
+
+
+# --- from a command line --------------------------------------------------------------------------
+def add_options(parser: argparse.ArgumentParser, schema: type) -> None:
+    """Adds a parser's arguments for all fields."""
+    groups: dict[str, Any] = {"": parser}
+    for each in arguments(schema):
+        names = [f"--{each.name}" if flag == "--" else flag for flag in each.words.flags]
+        given: dict[str, Any] = {"help": argparse.SUPPRESS if each.words.hidden else each.help}
+        if each.words.flags:
+            given |= {"dest": each.name, "required": each.required}
+        if each.type == "bool":
+            given["action"] = "store_true"
+        else:
+            given |= {"metavar": each.words.metavar, "default": each.default}
+            given["type"] = {
+                "int": int,
+                "float": _finite,
+                "path": Path,
+                "list": _finite if each.numbers else str,
+            }.get(each.type, str)
+        if each.choices:
+            given["choices"] = each.choices
+        if each.type in ("list", "weighted"):
+            if each.words.repeated:
+                given["action"] = "append"
+                given["default"] = list(each.default)
+            else:
+                given["nargs"] = "+" if each.words.flags or each.required else "*"
+        elif not each.words.flags and not each.required:
+            given["nargs"] = "?"
+        _group(parser, groups, each.words.group).add_argument(*(names or [each.name]), **given)
+
+
+def _group(parser: argparse.ArgumentParser, groups: dict[str, Any], name: str) -> Any:
+    if name not in groups:
+        heading, slash, _ = name.partition("/")
+        if slash:
+            groups[name] = _group(parser, groups, heading).add_mutually_exclusive_group()
+        else:
+            groups[name] = parser.add_argument_group(heading)
+    return groups[name]
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is no finite number")
+    return value
+
+
+def from_arguments(schema: type[T], args: argparse.Namespace) -> T:
+    """The options that a command line gave.
+
+    Raises:
+        UserError: an adapter's weight is none.
+    """
+    values: dict[str, Any] = {each.name: getattr(args, each.name) for each in arguments(schema)}
+    for each in arguments(schema):
+        if each.type == "weighted":
+            values[each.name] = [parse_weighted(text) for text in values[each.name]]
+    return schema(**values)
+
+
+# --- from a request -------------------------------------------------------------------------------
+def from_request(schema: type[T], values: Mapping[str, Any]) -> T:
+    """The options that a JSON object says: every value of the very type that its field has.
+
+    Raises:
+        UserError: a key is unknown, or a value missing, of another type, or no finite number.
+    """
+    known = {each.name: each for each in arguments(schema)}
+    for name in values:
+        if name not in known:
+            raise UserError(f"there is no option {name!r}", do=advice(str(name), known))
+    for each in known.values():
+        if each.required and values.get(each.name) in (None, []):
+            raise UserError(f"{each.name.replace('_', ' ')} is missing", do="Fill it in.")
+    read = {name: _read(known[name], known[name].shape, value) for name, value in values.items()}
+    for group in {each.words.group for each in known.values() if "/" in each.words.group}:
+        both = [e.name for e in known.values() if e.words.group == group and read.get(e.name)]
+        if len(both) > 1:
+            raise UserError(f"{both[0]} and {both[1]} exclude each other", do="Choose one.")
+    return schema(**read)
+
+
+def _read(each: Argument, shape: Shape, value: Any) -> Any:
+    """A value of a shape. Numbers may be whole where fractions are meant, nothing else differs."""
+    if value is None and shape.optional:
+        return None
+    wanted: dict[str, Any] = {
+        "int": int,
+        "float": (int, float),
+        "bool": bool,
+        "list": list,
+        "section": dict,
+    }
+    right = isinstance(value, wanted.get(shape.kind, str))
+    if not right or (isinstance(value, bool) and shape.kind != "bool"):
+        raise UserError(f"{each.name}: {_shown(value)} is no {KINDS.get(shape.kind, 'text')}")
+    if shape.kind == "float":
+        return _number(each.name, value)
+    if shape.kind == "path":
+        return _path(each.name, value)
+    if shape.kind == "list" and shape.item is not None:
+        return [_read(each, shape.item, item) for item in value]
+    if shape.kind == "section":
+        return _weighted(each.name, value)
+    if each.choices and value not in each.choices:
+        what = f"{each.name}: {_shown(value)} is not a choice"
+        raise UserError(what, do=f"Choose from {', '.join(each.choices)}.")
+    return value
+
+
+TYPES: dict[str, Any] = {
+    "int": int,
+    "float": (int, float),
+    "bool": bool,
+    "list": list,
+    "section": dict,
+}
+"""What JSON has for each shape; a text for the others."""
+
+KINDS = {
+    "int": "whole number",
+    "float": "number",
+    "bool": "true or false",
+    "list": "list",
+    "section": "adapter with a weight",
+    "path": "path",
+}
+
+
+def _weighted(name: str, value: dict[str, Any]) -> WeightedFile:
+    if set(value) - {"file", "weight"} or not isinstance(value.get("file"), str):
+        raise UserError(f'{name}: each is an object {{"file": …, "weight": …}}')
+    weight = value.get("weight", 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+        raise UserError(f"{name}: the weight {_shown(weight)} is no number")
+    return WeightedFile(_path(name, value["file"]), _number(name, weight))
+
+
+def _number(name: str, value: float) -> float:
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise UserError(f"{name}: {_shown(value)} is no finite number")
+    return number
+
+
+def _path(name: str, text: str) -> Path:
+    if not text or "\0" in text:
+        raise UserError(f"{name}: {_shown(text)} is no path")
+    return Path(text)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+# --- shared by commands ---------------------------------------------------------------------------
+@dataclass(kw_only=True)
+class Reporting:
+    """A command that reports."""
+
+    json: bool = argument(False, help="report as JSON")
