@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth_core.config.describe import nest
+from dreambooth_core.disk import write_text
 from dreambooth_core.jobs import RunFolder, list_runs
-from dreambooth_core.jobs.files import replace_text, to_json
+from dreambooth_core.jobs.files import to_json
 
 from . import engine, host
 from .concepts import Concept
@@ -195,6 +196,6 @@ def prepare(request: Request, found: Found | None) -> RunFolder:
         "run.resume": resume,
     }
     asked = {"key": request.key, "length": request.length, "samples": request.samples}
-    replace_text(folder.path / FILE, to_json(asked, indent=2) + "\n")
-    replace_text(folder.config, to_json(nest(config), indent=2) + "\n")
+    write_text(folder.path / FILE, to_json(asked, indent=2) + "\n")
+    write_text(folder.config, to_json(nest(config), indent=2) + "\n")
     return folder

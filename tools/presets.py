@@ -13,8 +13,8 @@ from typing import Any
 
 from dreambooth_core.config.catalogue import FAMILIES, METHODS, SHIPPED, TIERS
 from dreambooth_core.config.loading import load
+from dreambooth_core.disk import write_text
 from dreambooth_core.formats.checkpoints.stock import stock_configs
-from dreambooth_core.formats.files import write_text
 from dreambooth_core.memory.estimate import GIB
 from dreambooth_core.trainer.advice import (
     USABLE,

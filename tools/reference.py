@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth_core.config.describe import describe
-from dreambooth_core.formats.files import write_text
+from dreambooth_core.disk import write_text
 from dreambooth_core.trainer.config import TrainConfig
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"

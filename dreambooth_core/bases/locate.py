@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from dreambooth_core.disk import settle
 from dreambooth_core.errors import UserError
 
 EMBEDDED = "pocket"
@@ -32,6 +33,7 @@ def locate(model: str, *, revision: str | None = None, variant: str | None = Non
         UserError: nothing is there, or the hub cannot be reached.
     """
     path = Path(model).expanduser()
+    settle(path)
     if path.exists():
         return path.resolve()
     if model == EMBEDDED:

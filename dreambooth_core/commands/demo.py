@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 from pathlib import Path
 
@@ -20,9 +19,9 @@ from dreambooth_core.commands.demonstration import (
 )
 from dreambooth_core.commands.train import train_here
 from dreambooth_core.config.loading import dump, load
+from dreambooth_core.disk import remove, write_text
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.loading import load_base
-from dreambooth_core.formats.storage import write_text
 from dreambooth_core.jobs import RunFolder, read_receipt, sanitise
 from dreambooth_core.trainer.config import TrainConfig
 
@@ -112,7 +111,8 @@ def fresh_folder(config: TrainConfig) -> RunFolder:
                 where=folder.path,
                 do="Name another place: dreambooth demo --out FOLDER.",
             )
-        shutil.rmtree(folder.path)
+        if not remove(folder.path):
+            raise UserError("the earlier demo cannot be deleted", where=folder.path)
     return folder.make()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dreambooth_core.commands.options import Reporting, argument
 from dreambooth_core.config.loading import dump, load
-from dreambooth_core.formats.files import write_text
+from dreambooth_core.disk import write_text
 from dreambooth_core.jobs import Event, RunFolder
 from dreambooth_core.trainer.config import TrainConfig
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,8 +77,6 @@ def convert(script: str, argv: Sequence[str]) -> Conversion:
     )
     request = _to_diffusers(given) if script == TO_DIFFUSERS else _to_original(given)
     report = convert_checkpoint(request)
-    if given.get("upcast_attention"):
-        _upcast(request.target)
     channels = 9 if report.inpainting else 4
     if given.get("num_in_channels", channels) != channels:
         done.warnings.append(f"--num_in_channels: the UNet has {channels}")
@@ -103,6 +100,7 @@ def _to_diffusers(given: dict[str, Any]) -> Any:
         ema=given.get("extract_ema", False),
         vae=Path(given["vae_path"]) if given.get("vae_path") else None,
         resolution=given.get("image_size"),
+        upcast_attention=given.get("upcast_attention", False),
     )
 
 
@@ -135,12 +133,3 @@ def _half(given: dict[str, Any]) -> Any:
     import torch
 
     return torch.float16 if given.get("half") else None
-
-
-def _upcast(folder: Path) -> None:
-    """Stable Diffusion 2.1's UNet overflows in fp16 unless its attention is computed in fp32."""
-    from dreambooth_core.formats.files import write_json
-
-    path = folder / "unet" / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    write_json(path, {**config, "upcast_attention": True})

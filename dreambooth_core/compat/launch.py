@@ -9,8 +9,8 @@ from pathlib import Path
 
 from dreambooth_core.compat.translate import Translation
 from dreambooth_core.config.loading import dump
+from dreambooth_core.disk import write_text
 from dreambooth_core.errors import UserError
-from dreambooth_core.formats.files import write_text
 from dreambooth_core.jobs import RunFolder
 
 PATIENCE = 120.0

@@ -132,7 +132,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Writes the page into the file that is named."""
-    from dreambooth_core.formats.files import write_text
+    from dreambooth_core.disk import write_text
 
     write_text(Path(argv[0]), page())
     return 0

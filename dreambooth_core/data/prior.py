@@ -22,8 +22,8 @@ from dreambooth_core.data.captions import FILEWORDS, fill, words_of
 from dreambooth_core.data.concepts import Concept
 from dreambooth_core.data.inventory import Inventory, Picture, Skipped, look_at, take_stock
 from dreambooth_core.data.options import DataOptions, PriorOptions
+from dreambooth_core.disk import write_bytes, write_json, write_text
 from dreambooth_core.errors import SaveFailed, Stopped, UserError
-from dreambooth_core.formats.files import write_bytes, write_json, write_text
 from dreambooth_core.randomness import seed_of
 
 Make = Callable[[list[str], list[int]], list[Image.Image]]

@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from dreambooth_core.disk import write_bytes
 from dreambooth_core.errors import SaveFailed
-from dreambooth_core.formats.files import write_bytes
 
 log = logging.getLogger(__name__)
 

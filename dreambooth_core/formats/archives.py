@@ -11,7 +11,7 @@ from typing import IO, Any, BinaryIO
 
 import torch
 
-from dreambooth_core.formats.files import replacing
+from dreambooth_core.disk import replacing
 
 NEEDED = re.compile(r"[^/]+/(data\.pkl|data/\d+|version)")
 """What A1111's check of pickles lets through (safe.py). Current PyTorch adds entries of its own

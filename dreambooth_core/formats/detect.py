@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from dreambooth_core.disk import settle
 from dreambooth_core.errors import UserError
 from dreambooth_core.formats import pickles, storage
 from dreambooth_core.formats.checkpoints import prediction, single_layout
@@ -66,6 +67,7 @@ def identify(path: str | Path) -> Identity:
             unknown kind; the message says what was found.
     """
     path = Path(path)
+    settle(path)
     if path.is_dir():
         return _folder(path)
     if regular(path) == 0:

@@ -20,14 +20,14 @@ from typing import Any, BinaryIO
 import torch
 from safetensors import SafetensorError, safe_open
 
-from dreambooth_core.errors import SaveFailed, Unsupported, UserError
-from dreambooth_core.formats.files import (
+from dreambooth_core.disk import (
     replacing,
     sha256,
     write_bytes,
     write_json,
     write_text,
 )
+from dreambooth_core.errors import SaveFailed, Unsupported, UserError
 from dreambooth_core.formats.reading import open_regular, parse_json, unreadable
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Small files of a run: whole ones replaced atomically, logs that only grow."""
+"""JSON of whatever is at hand, and the files of a run that only grow."""
 
 from __future__ import annotations
 
@@ -7,13 +7,9 @@ import json
 import logging
 import math
 import os
-import secrets
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-from dreambooth_core.errors import SaveFailed
 
 logger = logging.getLogger(__name__)
 
@@ -39,40 +35,6 @@ def plain(value: Any) -> Any:
 def to_json(value: Any, *, indent: int | None = None) -> str:
     """Valid JSON for whatever ``value`` holds."""
     return json.dumps(plain(value), ensure_ascii=False, indent=indent, allow_nan=False)
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Writes ``path`` as a whole or not at all: a reader never sees half of it.
-
-    Raises:
-        SaveFailed: the disk is full or the folder is not writable; the old file is untouched.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    try:
-        # Opened by hand for the usual permissions: those of tempfile are the owner's alone.
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        _replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        reason = error.strerror or str(error)
-        raise SaveFailed(f"could not be written: {reason}", where=path) from error
-
-
-def _replace(temporary: Path, path: Path, tries: int = 10) -> None:
-    """Windows refuses to replace a file in the instant in which somebody reads it."""
-    for attempt in range(tries):
-        try:
-            temporary.replace(path)
-            return
-        except PermissionError:
-            if os.name != "nt" or attempt == tries - 1:
-                raise
-            time.sleep(0.05)
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:

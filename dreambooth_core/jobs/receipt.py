@@ -10,8 +10,9 @@ import time
 from typing import Any
 
 from dreambooth_core import __version__
+from dreambooth_core.disk import write_text
 from dreambooth_core.errors import UserError
-from dreambooth_core.jobs.files import replace_text, to_json
+from dreambooth_core.jobs.files import to_json
 from dreambooth_core.jobs.folder import RunFolder
 
 
@@ -39,7 +40,7 @@ def write_receipt(folder: RunFolder, **facts: Any) -> None:
         receipt[name] = (
             {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
         )
-    replace_text(folder.receipt, to_json(receipt, indent=2) + "\n")
+    write_text(folder.receipt, to_json(receipt, indent=2) + "\n")
 
 
 def read_receipt(folder: RunFolder) -> dict[str, Any]:

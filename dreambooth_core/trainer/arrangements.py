@@ -13,17 +13,23 @@
 from __future__ import annotations
 
 import re
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dreambooth_core.disk import (
+    exchanging,
+    remove,
+    replacing_folder,
+    write_bytes,
+    write_json,
+)
 from dreambooth_core.formats.adapters.write import write_adapter
 from dreambooth_core.formats.checkpoints.build import component_of
-from dreambooth_core.formats.checkpoints.folder import write_folder
+from dreambooth_core.formats.checkpoints.folder import NAMES, write_folder
 from dreambooth_core.formats.checkpoints.parts import ModelParts
 from dreambooth_core.formats.checkpoints.scheduler import with_scheduler
-from dreambooth_core.formats.storage import write_bytes, write_json, write_tensors
+from dreambooth_core.formats.storage import write_tensors
 from dreambooth_core.trainer.precision import STORED
 
 if TYPE_CHECKING:
@@ -33,6 +39,7 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 """The name that ``load_lora_weights`` looks for."""
 
 KOHYA_FILE = "pytorch_lora_weights_kohya.safetensors"
+ARGUMENTS = "args.json"
 _CHECKPOINT = re.compile(r"^checkpoint-(\d+)$")
 
 
@@ -78,13 +85,14 @@ def _numbered(session: Session) -> Path:
 def _write_numbered(session: Session, metadata: dict[str, str]) -> Path:
     folder = _numbered(session)
     adapter = session.method.adapter()
-    if adapter is None:
-        _write_pipeline(session, folder, metadata, scheduler="ddim")
-    else:
-        adapter.metadata.update(metadata)
-        dtype = STORED[session.config.save.precision]
-        write_adapter(adapter, folder / LORA_FILE, "diffusers", dtype=dtype)
-    write_json(folder / "args.json", asdict(session.config))
+    with replacing_folder(folder, [*NAMES, LORA_FILE, ARGUMENTS]) as part:
+        if adapter is None:
+            _write_pipeline(session, part, metadata, scheduler="ddim")
+        else:
+            adapter.metadata.update(metadata)
+            dtype = STORED[session.config.save.precision]
+            write_adapter(adapter, part / LORA_FILE, "diffusers", dtype=dtype)
+        write_json(part / ARGUMENTS, asdict(session.config))
     return folder
 
 
@@ -109,24 +117,26 @@ def _write_trained(session: Session, folder: Path, metadata: dict[str, str]) -> 
     dtype = STORED[session.config.save.precision]
     adapter = session.method.adapter()
     if adapter is None:
-        for name, model in session.method.trained_models.items():
-            component = component_of(name, model)
-            stem = "diffusion_pytorch_model" if name == "unet" else "model"
-            tensors = {
-                key: tensor.to(dtype) if tensor.is_floating_point() else tensor
-                for key, tensor in component.tensors.items()
-            }
-            file = folder / name / f"{stem}.safetensors"
-            write_tensors(file, tensors, {"format": "pt"})
-            write_json(folder / name / "config.json", component.config)
+        with replacing_folder(folder, NAMES) as part:
+            for name, model in session.method.trained_models.items():
+                component = component_of(name, model)
+                stem = "diffusion_pytorch_model" if name == "unet" else "model"
+                tensors = {
+                    key: tensor.to(dtype) if tensor.is_floating_point() else tensor
+                    for key, tensor in component.tensors.items()
+                }
+                write_tensors(part / name / f"{stem}.safetensors", tensors, {"format": "pt"})
+                write_json(part / name / "config.json", component.config)
         return folder
     adapter.metadata.update(metadata)
     adapter.metadata["base_model_name_or_path"] = session.parts.source
     if session.config.save.arrangement == "peft":
         return write_adapter(adapter, folder, "peft", dtype=dtype)
-    if session.config.save.also_kohya:
-        write_adapter(adapter, folder / KOHYA_FILE, "kohya", dtype=dtype)
-    return write_adapter(adapter, folder / LORA_FILE, "diffusers", dtype=dtype)
+    with exchanging(folder, [LORA_FILE, KOHYA_FILE]) as part:
+        if session.config.save.also_kohya:
+            write_adapter(adapter, part / KOHYA_FILE, "kohya", dtype=dtype)
+        write_adapter(adapter, part / LORA_FILE, "diffusers", dtype=dtype)
+    return folder / LORA_FILE
 
 
 def _prune(root: Path, keep: int | None) -> None:
@@ -139,4 +149,4 @@ def _prune(root: Path, keep: int | None) -> None:
         if (match := _CHECKPOINT.match(path.name)) and path.is_dir()
     }
     for step in sorted(found)[:-keep]:
-        shutil.rmtree(found[step], ignore_errors=True)
+        remove(found[step])

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth_core import __version__
+from dreambooth_core.disk import write_text
 from dreambooth_core.errors import SaveFailed, UserError
-from dreambooth_core.formats.files import write_text
 from dreambooth_core.methods.table import METHODS
 from dreambooth_core.trainer.config import TrainConfig
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dreambooth_core.disk import remove
 from dreambooth_core.formats.adapters.write import write_adapter
 from dreambooth_core.formats.embeddings import write_embedding
 from dreambooth_core.trainer.metadata import result_metadata
@@ -90,15 +89,6 @@ def prune_results(session: Session, keep: int | None) -> None:
             remove(path)
     here = session.folder.path
     session.results[:] = [name for name in session.results if (here / name).exists()]
-
-
-def remove(path: Path) -> None:
-    """Deletes a file or folder; what somebody else holds open (Windows) stays."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-        return
-    with contextlib.suppress(OSError):
-        path.unlink()
 
 
 def write_model(session: Session, target: Path, metadata: dict[str, str]) -> Path:

@@ -2,7 +2,7 @@
 
 A checkpoint is a folder ``checkpoints/step-000100`` with the trained weights, the state of the
 optimizer and of whatever else has one, and ``state.json`` with the hash of every file. It is
-written under another name and then renamed, so a folder with that name is always whole.
+written beside and exchanged whole, so a folder with that name is always whole.
 Noise, data order and dropout depend on (seed, step) alone, so no generator's state is in it.
 """
 
@@ -12,7 +12,6 @@ import json
 import logging
 import pickle
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreambooth_core.errors import SaveFailed, UserError
-from dreambooth_core.formats.storage import (
-    read_tensors,
-    replacing,
-    sha256,
-    write_json,
-    write_tensors,
-)
+from dreambooth_core.disk import remove, replacing, replacing_folder, sha256, tidy, write_json
+from dreambooth_core.errors import UserError
+from dreambooth_core.formats.storage import read_tensors, write_tensors
 
 log = logging.getLogger(__name__)
 
@@ -64,34 +58,17 @@ def save_state(root: Path, state: TrainState) -> Path:
         SaveFailed: it could not be written; earlier checkpoints are untouched.
     """
     final = root / name_of(state.step)
-    temporary = root / f".{final.name}.tmp"
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        write_tensors(temporary / WEIGHTS, state.weights, {"step": str(state.step)})
-        with replacing(temporary / STATES) as partial:
-            torch.save(state.states, partial)
+    with replacing_folder(final) as part:
+        write_tensors(part / WEIGHTS, state.weights, {"step": str(state.step)})
+        with replacing(part / STATES) as file:
+            torch.save(state.states, file)
         manifest = {
             "version": VERSION,
             "step": state.step,
             "identity": state.identity,
-            "files": {name: sha256(temporary / name) for name in (WEIGHTS, STATES)},
+            "files": {name: sha256(part / name) for name in (WEIGHTS, STATES)},
         }
-        write_json(temporary / MANIFEST, manifest)
-        if final.exists():
-            shutil.rmtree(final)
-        temporary.rename(final)
-    except (OSError, RuntimeError) as error:
-        # torch.save reports a full disk as a RuntimeError.
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise SaveFailed(
-            f"the checkpoint could not be written: {getattr(error, 'strerror', None) or error}",
-            where=final,
-            do="Free some space or check the folder's permissions; earlier checkpoints are whole.",
-        ) from error
-    except SaveFailed:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        write_json(part / MANIFEST, manifest)
     return final
 
 
@@ -111,7 +88,7 @@ def prune(root: Path, keep: int | None) -> None:
     if keep is None:
         return
     for path in list(saved_steps(root).values())[:-keep]:
-        shutil.rmtree(path, ignore_errors=True)
+        remove(path)
 
 
 def choose(root: Path, wanted: str) -> Path | None:
@@ -120,6 +97,7 @@ def choose(root: Path, wanted: str) -> Path | None:
     Raises:
         UserError: there is no such checkpoint; says which there are.
     """
+    tidy(root)
     steps = saved_steps(root)
     if wanted == "latest":
         return next(reversed(steps.values()), None)

@@ -15,9 +15,10 @@ from dreambooth_core.config.catalogue import (
 from dreambooth_core.config.describe import flatten, nest
 from dreambooth_core.config.marking import mark
 from dreambooth_core.config.reading import read_file
+from dreambooth_core.disk import write_text
 from dreambooth_core.errors import SaveFailed, UserError
 from dreambooth_core.jobs import sanitise
-from dreambooth_core.jobs.files import replace_text, to_json
+from dreambooth_core.jobs.files import to_json
 from dreambooth_core.trainer.config import TrainConfig
 
 from ..host.base import Host
@@ -89,7 +90,7 @@ class Presets:
         folder = self.host.folders().presets
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            replace_text(folder / f"{clean}{ENDING}", to_json(nest(values), indent=2) + "\n")
+            write_text(folder / f"{clean}{ENDING}", to_json(nest(values), indent=2) + "\n")
         except (OSError, SaveFailed) as error:
             raise UserError(f"the preset could not be saved: {error}", where=folder) from error
         return Preset(clean, "own")

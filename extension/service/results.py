@@ -13,10 +13,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dreambooth_core.disk import write_text
 from dreambooth_core.errors import SaveFailed, UserError
 from dreambooth_core.hosting.warm import shared
 from dreambooth_core.jobs import RunFolder
-from dreambooth_core.jobs.files import replace_text, to_json
+from dreambooth_core.jobs.files import to_json
 
 from ..host.base import Host
 from .headers import is_embedding, metadata_of, names_of, version_of
@@ -184,7 +185,7 @@ class Results:
         }
         if saved.kind != "adapter":
             told = {"description": told["description"], "notes": words}
-        replace_text(target.with_suffix(".json"), to_json(told, indent=4) + "\n")
+        write_text(target.with_suffix(".json"), to_json(told, indent=4) + "\n")
 
     # -- remembering it ----------------------------------------------------------------------
 
@@ -206,7 +207,7 @@ class Results:
     def _note(self, run: RunFolder, path: str, made: Published) -> None:
         known = read_json(run.path / LIST)
         known[path] = {"stamp": _stamp(run.path / path), "as": asdict(made)}
-        replace_text(run.path / LIST, to_json(known, indent=2) + "\n")
+        write_text(run.path / LIST, to_json(known, indent=2) + "\n")
 
 
 def _kind_of(file: Path) -> str:
@@ -257,4 +258,4 @@ def _copy_configuration(source: Path, target: Path) -> None:
             there = target.with_name(target.stem + folder.name.removeprefix(source.stem))
             shutil.copytree(folder, there, dirs_exist_ok=True)
             text = text.replace(str(folder), str(there))
-    replace_text(target.with_suffix(".yaml"), text)
+    write_text(target.with_suffix(".yaml"), text)

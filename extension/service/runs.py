@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from dreambooth_core.config.describe import flatten
 from dreambooth_core.config.marking import mark
 from dreambooth_core.config.reading import read_file
+from dreambooth_core.disk import remove, write_text
 from dreambooth_core.errors import DreamBoothError, UserError
 from dreambooth_core.jobs import (
     RunFolder,
@@ -20,7 +20,7 @@ from dreambooth_core.jobs import (
     start,
     terminate,
 )
-from dreambooth_core.jobs.files import replace_text, to_json
+from dreambooth_core.jobs.files import to_json
 from dreambooth_core.trainer.config import TrainConfig
 
 from ..host.base import Host
@@ -97,7 +97,7 @@ class Runs:
             told = engine.ask(self.root, "train", asked)
         run = RunFolder(told["path"])
         owed = {"host": self.host.name, "publish": self.host.settings().publish}
-        replace_text(run.path / MARK, to_json(owed) + "\n")
+        write_text(run.path / MARK, to_json(owed) + "\n")
         self._hand_over(run)
         return run.name
 
@@ -122,11 +122,8 @@ class Runs:
         run = self.folder(name)
         if run.lock.is_held() or self.handover.waits(run):
             raise UserError("this run is at work", where=name, do="Stop it first.")
-        try:
-            shutil.rmtree(run.path)
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise UserError(f"it cannot be deleted: {reason}", where=error.filename) from error
+        if not remove(run.path):
+            raise UserError("it cannot be deleted", where=run.path, do="Close what has it open.")
 
     def command(self, name: str, verb: str) -> None:
         """Asks a run for something; ``kill`` ends its process.

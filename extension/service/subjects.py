@@ -11,9 +11,9 @@ from pathlib import Path
 from dreambooth_core.data.captions import read_caption
 from dreambooth_core.data.inventory import CAPTION_SUFFIXES, Inventory, take_stock
 from dreambooth_core.data.inventory import Picture as Found
+from dreambooth_core.disk import write_text
 from dreambooth_core.errors import SaveFailed, UserError
 from dreambooth_core.jobs import sanitise
-from dreambooth_core.jobs.files import replace_text
 
 from ..host.base import Host
 from .paths import free_name
@@ -77,7 +77,7 @@ class Subjects:
         file = next((path for path in there if path.is_file()), there[0])
         try:
             if text.strip():
-                replace_text(file, text.strip() + "\n")
+                write_text(file, text.strip() + "\n")
             else:
                 file.unlink(missing_ok=True)
         except (OSError, SaveFailed) as error:

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, load_file, save, save_file
 
+from dreambooth_core import disk
 from dreambooth_core.errors import SaveFailed, UserError
-from dreambooth_core.formats import files, storage
+from dreambooth_core.formats import storage
 from tests.helpers.mutations import mutated
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool]
@@ -84,7 +85,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch
 
 def test_an_error_while_a_lazy_tensor_is_made_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.safetensors"
-    files.write_text(path, "old")
+    disk.write_text(path, "old")
 
     def broken() -> torch.Tensor:
         raise UserError("no such thing")
@@ -98,9 +99,9 @@ def test_a_folder_in_the_way_and_a_file_as_folder(tmp_path):
     (tmp_path / "taken").mkdir()
     (tmp_path / "file").touch()
     with pytest.raises(SaveFailed, match="could not save: a folder"):
-        files.write_text(tmp_path / "taken", "x")
+        disk.write_text(tmp_path / "taken", "x")
     with pytest.raises(SaveFailed, match="is a file, not a folder"):
-        files.write_text(tmp_path / "file" / "x.txt", "x")
+        disk.write_text(tmp_path / "file" / "x.txt", "x")
 
 
 def test_meta_tensors_are_refused(tmp_path):
@@ -216,5 +217,5 @@ def test_missing_names_and_files(tmp_path):
 def test_json_and_hash(tmp_path: Path):
     storage.write_json(tmp_path / "new" / "a.json", {"ä": [1]})
     assert json.loads((tmp_path / "new" / "a.json").read_text("utf-8")) == {"ä": [1]}
-    files.write_bytes(tmp_path / "b", b"abc")
+    disk.write_bytes(tmp_path / "b", b"abc")
     assert storage.sha256(tmp_path / "b").startswith("ba7816bf8f01cfea")

@@ -6,16 +6,15 @@ import json
 import math
 import os
 import re
-import stat
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dreambooth_core.errors import SaveFailed, UserError
+from dreambooth_core.errors import UserError
 from dreambooth_core.jobs import RunFolder, read_receipt, sanitise, write_receipt
-from dreambooth_core.jobs.files import plain, replace_text
+from dreambooth_core.jobs.files import plain
 
 
 @pytest.mark.parametrize(
@@ -79,26 +78,6 @@ def test_paths_are_named_from_the_run(tmp_path: Path) -> None:
     assert run.relative(run.samples / "1.png") == "samples/1.png"
     assert run.relative(tmp_path / "x") == (tmp_path / "x").as_posix()
     assert os.fspath(run) == str(run.path)
-
-
-def test_a_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "a.txt"
-    replace_text(path, "old")
-    replace_text(path, "new é")
-    assert path.read_text(encoding="utf-8") == "new é"
-    if os.name != "nt":
-        plain_file = tmp_path / "b.txt"
-        plain_file.write_text("")
-        assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(plain_file.stat().st_mode)
-
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(SaveFailed, match=r"a\.txt: could not be written: No space left"):
-        replace_text(path, "half")
-    assert path.read_text(encoding="utf-8") == "new é"
-    assert {each.name for each in tmp_path.iterdir()} <= {"a.txt", "b.txt"}
 
 
 def test_plain_makes_valid_json_of_anything() -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dreambooth_core.disk import settle
 from dreambooth_core.errors import Unsupported, UserError
 from dreambooth_core.formats import storage
 from dreambooth_core.formats.adapters import names, tails
@@ -99,6 +100,7 @@ def read_adapter(path: str | Path, *, strict: bool = True) -> Adapter:
         Unsupported: an adapter for another kind of model, or of another method.
     """
     path = Path(path)
+    settle(path)
     sources = _folder(path) if path.is_dir() else [_beside(path)]
     modules: dict[str, Weights] = {}
     metadata: dict[str, str] = {}

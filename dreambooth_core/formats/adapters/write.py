@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dreambooth_core.disk import replacing_folder
 from dreambooth_core.errors import Unsupported, UserError
 from dreambooth_core.formats import storage
 from dreambooth_core.formats.adapters import names
 from dreambooth_core.formats.adapters.metadata import LAYERS_KEY, family_of, for_kohya
 from dreambooth_core.formats.adapters.model import (
+    COMPONENTS,
     Adapter,
     LoraWeights,
     OftWeights,
@@ -177,21 +179,22 @@ def _write_peft(adapter: Adapter, folder: Path) -> Path:
     """``adapter_config.json`` and ``adapter_model.safetensors`` in a sub folder per model:
     ``unet``, ``text_encoder``, ``text_encoder_2``, as peft's example script does."""
     base = adapter.metadata.get("base_model_name_or_path", "")
-    parts: dict[Path, tuple[dict[str, Any], dict[str, Tensor]]] = {}
+    parts: dict[str, tuple[dict[str, Any], dict[str, Tensor]]] = {}
     for component in adapter.components:
         named = dict(adapter.of(component))
         tensors: dict[str, Tensor] = {}
         for path, weights in named.items():
             inner = peft_path(component, path)
             tensors.update(peft_tensors(f"base_model.model.{inner}", weights))
-        parts[folder / component] = to_config(named, base), tensors
+        parts[component] = to_config(named, base), tensors
     kept: Mapping[str, str] = kohya_metadata(adapter)
-    for place, (config, tensors) in parts.items():
-        place.mkdir(parents=True, exist_ok=True)
-        storage.write_tensors(
-            place / "adapter_model.safetensors", tensors, {**kept, "format": "pt"}
-        )
-        storage.write_json(place / "adapter_config.json", config)
+    with replacing_folder(folder, COMPONENTS) as written:
+        for component, (config, tensors) in parts.items():
+            place = written / component
+            storage.write_tensors(
+                place / "adapter_model.safetensors", tensors, {**kept, "format": "pt"}
+            )
+            storage.write_json(place / "adapter_config.json", config)
     return folder
 
 

@@ -38,6 +38,8 @@ class Request:
     extras: str = "text"
     yaml: str = "auto"
     resolution: int | None = None
+    upcast_attention: bool = False
+    """Compute the UNet's attention in fp32: that of SD 2.1 overflows in fp16."""
     metadata: dict[str, str] = field(default_factory=dict)
 
 
@@ -131,6 +133,8 @@ def apply(parts: ModelParts, request: Request) -> None:
         }
     if request.scheduler:
         parts.scheduler = with_scheduler(parts.scheduler, request.scheduler)
+    if request.upcast_attention:
+        parts.components["unet"].config["upcast_attention"] = True
     if request.resolution:
         factor = 2 ** (len(parts.components["vae"].config["block_out_channels"]) - 1)
         if request.resolution % factor:

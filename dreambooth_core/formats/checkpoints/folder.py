@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from dreambooth_core.disk import replacing_folder, settle, write_bytes, write_json
 from dreambooth_core.errors import Unsupported, UserError
 from dreambooth_core.formats import storage
 from dreambooth_core.formats.checkpoints import folder_layout as layout
@@ -22,11 +23,26 @@ from dreambooth_core.formats.checkpoints.parts import (
 )
 from dreambooth_core.formats.checkpoints.prediction import spelled
 from dreambooth_core.formats.checkpoints.scheduler import default_scheduler
-from dreambooth_core.formats.files import write_bytes, write_json
 from dreambooth_core.formats.tokenizers import PADDING, tokenizer_files, tokenizer_name
 
 REMAINDER = "single_file_remainder.safetensors"
 """Beside ``model_index.json``: what the single file held and diffusers has no place for."""
+
+NAMES = (
+    "model_index.json",
+    REMAINDER,
+    "unet",
+    "vae",
+    "text_encoder",
+    "text_encoder_2",
+    "tokenizer",
+    "tokenizer_2",
+    "scheduler",
+    "feature_extractor",
+    "image_encoder",
+    "safety_checker",
+)
+"""What a pipeline's folder consists of, and what therefore goes when another takes its place."""
 
 
 def family_of(path: Path, index: Mapping[str, Any]) -> str | None:
@@ -62,6 +78,7 @@ def read_folder(
         UserError: no such folder, another pipeline, or a network that is missing or damaged.
     """
     path = Path(path)
+    settle(path)
     index = layout.read_json(path / "model_index.json", "this is not a diffusers folder")
     family = family_of(path, index)
     if family is None:
@@ -104,7 +121,8 @@ def write_folder(
 
     Args:
         parts: the model.
-        path: the folder to make; files of the same name are replaced.
+        path: the folder to make. A pipeline that is there is replaced as a whole; what else the
+            folder holds stays.
         dtype: what floating-point weights are cast to; default: as they are.
         extras: which unused tensors of the single file to keep in :data:`REMAINDER` (``text``,
             ``all`` or ``none``), so that going back is exact.
@@ -112,10 +130,18 @@ def write_folder(
 
     Raises:
         UserError: a network is missing.
-        SaveFailed: a file could not be written.
+        SaveFailed: a file could not be written; what was there is intact.
     """
     path = Path(path)
     check_complete(parts, path)
+    with replacing_folder(path, NAMES) as part:
+        files = _write_files(parts, part, dtype, extras, variant)
+        return [path / file.relative_to(part) for file in files]
+
+
+def _write_files(
+    parts: ModelParts, path: Path, dtype: torch.dtype | None, extras: str, variant: str | None
+) -> list[Path]:
     files = []
     for name, component in parts.components.items():
         files.append(_write_weights(path / name, name, component, dtype, variant))
@@ -166,7 +192,6 @@ def _write_tokenizers(parts: ModelParts, path: Path) -> list[Path]:
 def _write_remainder(parts: ModelParts, path: Path, extras: str) -> list[Path]:
     remainder = kept(parts, extras)
     if not remainder and not parts.metadata:
-        (path / REMAINDER).unlink(missing_ok=True)
         return []
     storage.write_tensors(path / REMAINDER, remainder, parts.metadata)
     return [path / REMAINDER]

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from dreambooth_core.disk import exchanging, write_bytes
 from dreambooth_core.errors import Unsupported, UserError
 from dreambooth_core.formats.archives import write_archive
 from dreambooth_core.formats.checkpoints import (
@@ -27,7 +28,6 @@ from dreambooth_core.formats.checkpoints.pairs import Pair, to_single
 from dreambooth_core.formats.checkpoints.parts import ModelParts, cast, check_complete
 from dreambooth_core.formats.checkpoints.single_read import OWN_KEY
 from dreambooth_core.formats.checkpoints.stock import is_stock_text
-from dreambooth_core.formats.files import write_bytes, write_json, write_text
 from dreambooth_core.formats.storage import Lazy, TensorLike, write_tensors
 from dreambooth_core.formats.tokenizers import PADDING, tokenizer_files
 
@@ -74,7 +74,8 @@ def write_single_file(
     """Writes ``.safetensors``, or ``.ckpt`` by the name's ending.
 
     Beside a reduced model, a v-prediction model or an SD2 model a ``.yaml`` is written for A1111;
-    a reduced text encoder also gets a folder with its ``config.json`` and tokenizer.
+    a reduced text encoder also gets a folder with its ``config.json`` and tokenizer. These take
+    the place of older ones together with the file.
 
     Args:
         parts: the model.
@@ -98,12 +99,15 @@ def write_single_file(
     tensors = tensors_of(parts, path, dtype=dtype, extras=extras)
     texts = metadata_of(parts, path.stem, metadata or {})
     written.tensors = len(tensors)
-    if path.suffix == ".safetensors":
-        write_tensors(path, tensors, {"format": "pt", **texts})
+    beside = _beside(parts, path, yaml, written)
+    if not beside:
+        _write_weights(path, tensors, texts)
     else:
-        _write_pickle(path, tensors, texts)
-    if yaml == "always" or (yaml == "auto" and ldm_yaml_write.needs_yaml(parts)):
-        _write_yaml(parts, path, written)
+        with exchanging(path.parent, [path.name, *{name.split("/")[0] for name in beside}]) as part:
+            _write_weights(part / path.name, tensors, texts)
+            for name, data in beside.items():
+                write_bytes(part / name, data)
+        written.files += sorted({path.with_name(name.split("/")[0]) for name in beside})
     for warning in written.warnings:
         log.warning("%s: %s", path.name, warning)
     return written
@@ -193,6 +197,13 @@ def _filled(key: str, parts: ModelParts) -> bool:
     return key.startswith(tuple(single_layout.PREFIXES[parts.family].values())) and key not in used
 
 
+def _write_weights(path: Path, tensors: Mapping[str, TensorLike], texts: dict[str, str]) -> None:
+    if path.suffix == ".safetensors":
+        write_tensors(path, tensors, {"format": "pt", **texts})
+    else:
+        _write_pickle(path, tensors, texts)
+
+
 def _write_pickle(path: Path, tensors: Mapping[str, TensorLike], texts: dict[str, str]) -> None:
     made = {
         name: (value() if isinstance(value, Lazy) else value).detach().contiguous()
@@ -201,7 +212,16 @@ def _write_pickle(path: Path, tensors: Mapping[str, TensorLike], texts: dict[str
     write_archive(path, {"state_dict": made, "metadata": texts})
 
 
-def _write_yaml(parts: ModelParts, path: Path, written: Written) -> None:
+def _beside(parts: ModelParts, path: Path, yaml: str, written: Written) -> dict[str, bytes]:
+    """What belongs beside the file, by its name from there: the yaml and what it names."""
+    described = path.with_suffix(".yaml")
+    if yaml != "always" and not (yaml == "auto" and ldm_yaml_write.needs_yaml(parts)):
+        if described.exists():
+            written.warnings.append(
+                f"A1111 also reads {described.name}, which was there before; delete it if it "
+                "describes another model"
+            )
+        return {}
     try:
         folders = _text_folders(parts, path)
         content = ldm_yaml_write.yaml_text(
@@ -209,17 +229,16 @@ def _write_yaml(parts: ModelParts, path: Path, written: Written) -> None:
         )
     except Unsupported as error:
         written.warnings.append(f"no yaml for A1111: {error.what} cannot be said in it")
-        return
+        return {}
+    found = {described.name: content.encode()}
     for name, folder in folders.items():
         padding = PADDING[parts.family][0 if name == "text_encoder" else -1]
         config = parts.components[name].config
         positions = int(config.get("max_position_embeddings", 77))
-        write_json(folder / "config.json", config)
-        for file, data in tokenizer_files(padding, max_length=positions).items():
-            write_bytes(folder / file, data)
-        written.files.append(folder)
-    write_text(path.with_suffix(".yaml"), content)
-    written.files.append(path.with_suffix(".yaml"))
+        files = tokenizer_files(padding, max_length=positions)
+        files["config.json"] = json.dumps(config, indent=2).encode()
+        found |= {f"{folder.name}/{file}": data for file, data in files.items()}
+    return found
 
 
 def _text_folders(parts: ModelParts, path: Path) -> dict[str, Path]:

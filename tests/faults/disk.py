@@ -1,0 +1,321 @@
+"""``python -m tests.faults.disk``: a fault at every operation on the disk, and what it leaves.
+
+python -m tests.faults.disk                    all, a table of outcomes, exit code 1 if one is bad
+python -m tests.faults.disk merge train        only these scenes
+python -m tests.faults.disk --every 17         every 17th fault
+python -m tests.faults.disk --engine FOLDER    the engine of another checkout, to compare with
+
+A scene is a command that replaces something older. It is run in a fork once without a fault, to
+know what is new and how many operations it takes, then once for each operation and kind of fault
+(see failing_disk.py). After each, the next start clears up, and each thing must be what it was or
+what it was to become, all of one age, with nothing beside it; then the same command, without a
+fault, must end in what is new: a run resumes to the bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import traceback
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+GOOD = ("old", "new", "done")
+BAD = ("mixture", "torn", "litter", "lost", "silent", "traceback")
+CRASHED = 99
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A command, and what is there before and after it."""
+
+    name: str
+    prepare: Callable[[Path], Sequence[str]]
+    """Fills an empty folder, also with what is older than the result; gives the arguments."""
+    things: tuple[str, ...]
+    """Files and folders that the command replaces, as one: all are old or all new."""
+    separate: bool = False
+    """The things are each for itself: some may be old and some new."""
+    digest: Callable[[Path], str] | None = None
+    """What tells one age of a thing from the other; without it, every byte of every file."""
+    again: tuple[str, ...] = ()
+    """The arguments after a fault; without them the same."""
+
+
+@dataclass
+class Report:
+    """How the faults of one scene ended."""
+
+    scene: str
+    operations: Counter[str] = field(default_factory=Counter)
+    outcomes: dict[tuple[str, str], Counter[str]] = field(default_factory=dict)
+    """By kind of operation and fault."""
+    bad: list[str] = field(default_factory=list)
+
+
+def run(scene: Scene, root: Path, faults: Sequence[str], every: int = 1, first: int = 0) -> Report:
+    """Tries each fault at each operation of a scene; ``every`` and ``first`` thin them out."""
+    from tests.faults.failing_disk import FailingDisk
+
+    report = Report(scene.name)
+    template = root / scene.name
+    template.mkdir()
+    arguments = _in_fork(template, lambda: scene.prepare(template), "arguments")
+    old = _state(scene, template)
+    place = root / "case"
+    _copy(template, place)
+    ended = _command(place, arguments, FailingDisk(place))
+    if ended.code != 0:
+        raise RuntimeError(f"{scene.name} does not work without a fault:\n{ended.said}")
+    new = _state(scene, place)
+    if "torn" in {*old.values(), *new.values()} or old == new:
+        raise RuntimeError(f"{scene.name} changes nothing: {old} {new}")
+    known = {name: {old[name], new[name]} for name in scene.things}
+    entries = _entries(template) | _entries(place)
+    report.operations.update(ended.seen)
+    cases = [(at, fault) for at in range(1, len(ended.seen) + 1) for fault in faults]
+    for at, fault in cases[first::every]:
+        _copy(template, place)
+        done = _command(place, arguments, FailingDisk(place, at, fault))
+        outcome, told = _judge(scene, place, done, old, new, known, entries)
+        if outcome in GOOD:
+            outcome, told = _judge_again(scene, place, arguments, outcome, new)
+        kind = ended.seen[at - 1]
+        report.outcomes.setdefault((kind, fault), Counter())[outcome] += 1
+        if outcome in BAD:
+            report.bad.append(f"{outcome}: {scene.name} {fault} at {at} ({kind})\n{told}")
+    return report
+
+
+@dataclass
+class Ended:
+    """How a command's process ended."""
+
+    code: int
+    said: str
+    seen: list[str]
+
+
+def _judge(
+    scene: Scene,
+    place: Path,
+    done: Ended,
+    old: dict[str, str],
+    new: dict[str, str],
+    known: dict[str, set[str]],
+    entries: set[str],
+) -> tuple[str, str]:
+    """The state after a fault and the next start."""
+    from tests.faults.failing_disk import KILLED
+
+    said = done.said[-1500:]
+    if "Traceback (most recent call last)" in done.said or done.code not in (0, 1, 2, KILLED):
+        return "traceback", said
+    _in_fork(place, lambda: _clear_up(place), "start")
+    found = _state(scene, place)
+    torn = [name for name in scene.things if found[name] not in known[name]]
+    if torn:
+        return "torn", f"{torn}\n{said}"
+    mixed = not scene.separate and found not in (old, new)
+    if mixed:
+        ages = {n: "old" if found[n] == old[n] else "new" for n in found if old[n] != new[n]}
+        return "mixture", f"{ages}\n{said}"
+    if more := {name for name in _entries(place) - entries if _is_litter(name)}:
+        return "litter", f"{sorted(more)[:4]}\n{said}"
+    if done.code == 0:
+        return ("done", "") if found == new else ("silent", said)
+    return ("new", "") if found == new else ("old", "")
+
+
+def _judge_again(
+    scene: Scene, place: Path, arguments: Sequence[str], outcome: str, new: dict[str, str]
+) -> tuple[str, str]:
+    """The state after the same command without a fault."""
+    again = _command(place, scene.again or arguments, None)
+    if again.code != 0:
+        return "lost", again.said[-1500:]
+    if (found := _state(scene, place)) != new:
+        differ = [name for name in found if found[name] != new[name]]
+        return "lost", f"{differ} are not what they are without a fault"
+    return outcome, ""
+
+
+def _is_litter(name: str) -> bool:
+    return any(
+        part.startswith(".") or part.endswith((".part", ".tmp")) for part in Path(name).parts
+    )
+
+
+def _clear_up(place: Path) -> None:
+    """What the next start does first, in every folder."""
+    with contextlib.suppress(ImportError):  # an older engine
+        from dreambooth_core.disk import tidy
+
+        for folder, _, _ in os.walk(place):
+            tidy(folder)
+
+
+def _state(scene: Scene, place: Path) -> dict[str, str]:
+    digest = scene.digest or digest_of
+    found = {}
+    for name in scene.things:
+        path = place / name
+        try:
+            found[name] = digest(path) if path.exists() else "absent"
+        except Exception as error:  # noqa: BLE001  whatever is wrong with it, it is
+            found[name] = f"torn: {error}"
+    return found
+
+
+def digest_of(path: Path) -> str:
+    """A hash of a file, or of all files of a folder and their names."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    for file in files:
+        digest.update(file.relative_to(path).as_posix().encode() + b"\0")
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _entries(place: Path) -> set[str]:
+    return {path.relative_to(place).as_posix() for path in place.rglob("*")}
+
+
+def _copy(template: Path, place: Path) -> None:
+    """The same paths each time: some results name them."""
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(template, place, symlinks=True)
+
+
+def _command(place: Path, arguments: Sequence[str], disk: object | None) -> Ended:
+    """A command line of ``dreambooth`` in a fork, on a disk that fails."""
+    from tests.faults.failing_disk import FailingDisk
+
+    def act() -> list[str]:
+        from dreambooth_core.commands.main import main
+
+        if isinstance(disk, FailingDisk):
+            disk.install()
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as ending:
+            code = ending.code if isinstance(ending.code, int) else 1
+        if code:
+            os._exit(code)
+        return disk.seen if isinstance(disk, FailingDisk) else []
+
+    output = place.parent / "output.txt"
+    code, value = _fork(place, act, output)
+    said = output.read_text(encoding="utf-8", errors="replace")
+    return Ended(code, said, value if isinstance(value, list) else [])
+
+
+def _in_fork(place: Path, act: Callable[[], object], what: str) -> Sequence[str]:
+    output = place.parent / f"{what}.txt"
+    code, value = _fork(place, act, output)
+    if code:
+        raise RuntimeError(f"{what} failed in {place}:\n{output.read_text(encoding='utf-8')}")
+    return value if isinstance(value, list) else []
+
+
+def _fork(place: Path, act: Callable[[], object], output: Path) -> tuple[int, object]:
+    """The exit code of ``act`` in a process of its own, and what it returned."""
+    answer = output.with_suffix(".json")
+    answer.unlink(missing_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        os._exit(_child(place, act, output, answer))
+    _, status = os.waitpid(pid, 0)
+    value = json.loads(answer.read_text(encoding="utf-8")) if answer.exists() else None
+    return os.waitstatus_to_exitcode(status), value
+
+
+def _child(place: Path, act: Callable[[], object], output: Path, answer: Path) -> int:
+    stream = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for target in (1, 2):
+        os.dup2(stream, target)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False, buffering=1)  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding="utf-8", closefd=False, buffering=1)  # noqa: SIM115
+    os.chdir(place)
+    os.environ["DREAMBOOTH_CACHE"] = str(place.parent / "cache")
+    try:
+        value = act()
+        answer.write_text(json.dumps(value if isinstance(value, (list, tuple)) else []))
+        code = 0
+    except BaseException:  # noqa: BLE001  every one is counted
+        traceback.print_exc()
+        code = CRASHED
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code
+
+
+def main() -> int:
+    from tests.faults.failing_disk import FAULTS
+
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.disk")
+    parser.add_argument("scenes", nargs="*", help="only these")
+    parser.add_argument("--fault", action="append", choices=FAULTS, help="only this, or these")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="only every Nth fault")
+    parser.add_argument("--first", type=int, default=0, metavar="N", help="begin with the Nth")
+    parser.add_argument("--engine", type=Path, help="another checkout, whose engine is tried")
+    parser.add_argument("--quiet", action="store_true", help="the table alone")
+    args = parser.parse_args()
+    if args.engine:
+        sys.path.insert(0, str(args.engine.resolve()))
+
+    from tests.faults import runner
+    from tests.faults.disk_scenes import scenes
+
+    runner.preload()
+    reports = []
+    with tempfile.TemporaryDirectory(prefix="disk-") as root:
+        for scene in scenes():
+            if not args.scenes or scene.name in args.scenes:
+                faults = args.fault or FAULTS
+                reports.append(run(scene, Path(root), faults, args.every, args.first))
+                if not args.quiet:
+                    print("\n".join(f"--- {text}" for text in reports[-1].bad), flush=True)
+    print(table(reports))
+    return 1 if any(report.bad for report in reports) else 0
+
+
+def table(reports: Sequence[Report]) -> str:
+    """The counts by scene, and by operation and fault over all scenes."""
+    kinds = [*GOOD, *BAD]
+    lines = [f"| scene | operations | faults | {' | '.join(kinds)} |", "|---" * 12 + "|"]
+    by_kind: dict[str, Counter[str]] = {}
+    for report in reports:
+        total = sum(report.outcomes.values(), Counter[str]())
+        lines.append(_row(report.scene, str(report.operations.total()), total, kinds))
+        for (kind, fault), found in report.outcomes.items():
+            by_kind.setdefault(f"{kind}, {fault}", Counter()).update(found)
+    lines += ["", f"| operation and fault | | faults | {' | '.join(kinds)} |", "|---" * 12 + "|"]
+    lines += [_row(name, "", found, kinds) for name, found in sorted(by_kind.items())]
+    lines.append(_row("all", "", sum(by_kind.values(), Counter[str]()), kinds))
+    return "\n".join(lines)
+
+
+def _row(name: str, more: str, found: Counter[str], kinds: Sequence[str]) -> str:
+    numbers = " | ".join(str(found[kind]) for kind in kinds)
+    return f"| {name} | {more} | {found.total()} | {numbers} |"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

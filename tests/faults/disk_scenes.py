@@ -1,0 +1,198 @@
+"""The commands that are tried on a failing disk, each over something older."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.faults.disk import Scene, digest_of
+
+
+def scenes() -> list[Scene]:
+    """All of them; cheap ones first."""
+    adapters = [
+        Scene("merge", _merge, ("out.safetensors",)),
+        Scene("adapter to peft", _to_peft, ("out",)),
+        Scene("adapter to peft, beside others", _to_peft_beside, ("out/unet", "out/text_encoder")),
+    ]
+    models = [
+        Scene("to a folder", _to_folder, ("model",)),
+        Scene("to a folder, beside others", _to_folder_beside, PARTS),
+        Scene("to a file", _to_file, ("model.safetensors",)),
+        Scene("to a file with yaml", _to_file_with_yaml, FILE_AND_YAML),
+        Scene("to a pickle", _to_pickle, ("model.ckpt",)),
+    ]
+    runs = [
+        _run("run", (), ("run.safetensors", "run-000003.safetensors")),
+        _run("run, peft", ("save.layout=peft",), ("run", "run-000003")),
+        _run("run, whole model", ("method.kind=full",), ("run", "run.safetensors")),
+    ]
+    return [*adapters, *models, *runs]
+
+
+PARTS = tuple(
+    f"model/{name}"
+    for name in (
+        "model_index.json",
+        "unet",
+        "vae",
+        "text_encoder",
+        "tokenizer",
+        "scheduler",
+        "feature_extractor",
+        "single_file_remainder.safetensors",
+    )
+)
+FILE_AND_YAML = ("model.safetensors", "model.yaml", "model-clip")
+
+
+def _adapter(path: Path, seed: int) -> Path:
+    import torch
+    from safetensors.torch import save_file
+
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for name in (
+        "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_v",
+        "lora_te_text_model_encoder_layers_0_self_attn_q_proj",
+    ):
+        tensors[f"{name}.lora_down.weight"] = torch.randn(4, 32, generator=generator)
+        tensors[f"{name}.lora_up.weight"] = torch.randn(32, 4, generator=generator)
+        tensors[f"{name}.alpha"] = torch.tensor(4.0)
+    save_file(tensors, path)
+    return path
+
+
+def _here(arguments: Sequence[str]) -> None:
+    """An older result, by the engine itself."""
+    from dreambooth_core.commands.main import main
+
+    if main(list(arguments)) != 0:
+        raise RuntimeError(" ".join(arguments))
+
+
+def _merge(folder: Path) -> list[str]:
+    for name, seed in (("a", 1), ("b", 2), ("out", 3)):
+        _adapter(folder / f"{name}.safetensors", seed)
+    return ["merge", "a.safetensors", "b.safetensors", "--out", "out.safetensors"]
+
+
+def _to_peft(folder: Path) -> list[str]:
+    _here(["convert", str(_adapter(folder / "a.safetensors", 1)), "out", "--layout", "peft"])
+    _adapter(folder / "b.safetensors", 2)
+    return ["convert", "b.safetensors", "out", "--layout", "peft"]
+
+
+def _to_peft_beside(folder: Path) -> list[str]:
+    arguments = _to_peft(folder)
+    (folder / "out" / "notes.txt").write_text("mine")
+    return arguments
+
+
+def _base(folder: Path, seed: int, prediction: str = "epsilon") -> str:
+    from tests.helpers.tiny import tiny_sd1
+
+    tiny_sd1(folder, seed=seed)
+    file = folder / "scheduler" / "scheduler_config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps({**config, "prediction_type": prediction}))
+    return folder.name
+
+
+def _to_folder(folder: Path) -> list[str]:
+    for name, seed in (("old", 1), ("new", 2)):
+        _base(folder / name, seed)
+        _here(["convert", name, f"{name}.safetensors", "--yaml", "never"])
+    _here(["convert", "old.safetensors", "model"])
+    return ["convert", "new.safetensors", "model"]
+
+
+def _to_folder_beside(folder: Path) -> list[str]:
+    arguments = _to_folder(folder)
+    (folder / "model" / "notes.txt").write_text("mine")
+    return arguments
+
+
+def _to_file(folder: Path) -> list[str]:
+    _base(folder / "old", 1)
+    _base(folder / "new", 2)
+    _here(["convert", "old", "model.safetensors", "--yaml", "never"])
+    return ["convert", "new", "model.safetensors", "--yaml", "never"]
+
+
+def _to_file_with_yaml(folder: Path) -> list[str]:
+    _base(folder / "old", 1)
+    _base(folder / "new", 2, "v_prediction")
+    _here(["convert", "old", "model.safetensors"])
+    return ["convert", "new", "model.safetensors"]
+
+
+def _to_pickle(folder: Path) -> list[str]:
+    _base(folder / "old", 1)
+    _base(folder / "new", 2)
+    _here(["convert", "old", "model.ckpt", "--yaml", "never"])
+    return ["convert", "new", "model.ckpt", "--yaml", "never"]
+
+
+RUN = "runs/run"
+AGAIN = ("train", "--resume", RUN, "run.steps=4", "save.every_steps=1")
+
+
+def _run(name: str, changes: tuple[str, ...], results: tuple[str, ...]) -> Scene:
+    """A run that was done and is to do two steps more; its result is there already."""
+
+    def prepare(folder: Path) -> list[str]:
+        from tests.helpers.tiny import draw_pictures
+
+        _base(folder / "base", 1)
+        draw_pictures(folder / "images")
+        concept = "{images: images, instance_prompt: a photo of sks ball, class_prompt: a ball}"
+        _here(
+            [
+                "train",
+                "base.model=base",
+                f"concepts=[{concept}]",
+                "data.resolution=64",
+                "data.crop=center",
+                "method.rank=4",
+                "optim.learning_rate=1e-3",
+                "run.output=runs",
+                "run.steps=2",
+                "save.at_end=true",
+                "log.tensorboard=false",
+                *changes,
+            ]
+        )
+        return list(AGAIN)
+
+    files = tuple(f"{RUN}/{name}" for name in results)
+    steps = tuple(f"{RUN}/checkpoints/step-00000{step}" for step in (2, 3, 4))
+    return Scene(name, prepare, (*files, *steps), separate=True, digest=_learned)
+
+
+def _learned(path: Path) -> str:
+    """Of what a run has written, all but what tells when: every tensor, to the bit."""
+    if (path / "state.json").is_file():
+        from dreambooth_core.trainer.state import load_state
+
+        load_state(path)  # refuses what is not whole
+        return digest_of(path / "trained.safetensors") + digest_of(path / "states.pt")
+    if path.is_file():
+        return _tensors(path)
+    return "".join(
+        f"{file.relative_to(path)}{_tensors(file) if file.suffix == '.safetensors' else ''}"
+        for file in sorted(path.rglob("*"))
+    )
+
+
+def _tensors(path: Path) -> str:
+    import hashlib
+
+    import numpy
+    from safetensors.torch import load_file
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(load_file(path).items()):
+        digest.update(name.encode() + numpy.ascontiguousarray(tensor.float().numpy()).tobytes())
+    return digest.hexdigest()
