@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -45,6 +46,26 @@ def locate(model: str, *, revision: str | None = None, variant: str | None = Non
             do=f'Give a diffusers folder, a .safetensors or .ckpt file, a hub id or "{EMBEDDED}".',
         )
     return _download(model, revision, variant)
+
+
+def hub_id(model: str) -> str | None:
+    """The name on the hub of a base as the user wrote it; None where it has none.
+
+    Known besides an id itself: a snapshot in the hub's cache, and a folder whose index says where
+    it came from.
+    """
+    path = Path(model).expanduser()
+    if model != EMBEDDED and _HUB_ID.match(model) and not path.exists():
+        return model
+    for part in path.parts:
+        if part.startswith("models--") and part.count("--") == 2:
+            return part.removeprefix("models--").replace("--", "/")
+    try:
+        index = json.loads((path / "model_index.json").read_text(encoding="utf-8"))
+        named = str(index.get("_name_or_path", ""))
+    except (OSError, ValueError, AttributeError):
+        return None
+    return named if _HUB_ID.match(named) and not Path(named).exists() else None
 
 
 def _download(model: str, revision: str | None, variant: str | None) -> Path:

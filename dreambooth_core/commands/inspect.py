@@ -12,6 +12,11 @@ from dreambooth_core.deferral import importing
 
 HELP = "say what a model file or adapter is"
 
+MOST_FILES = 1000
+LONGEST_TEXT = 1 << 20
+WORDS = ("vocab.json", "tokenizer.json")
+"""Tokenizers' vocabularies, where anything may look like a path."""
+
 
 @dataclass(kw_only=True)
 class Options(Reporting):
@@ -30,20 +35,45 @@ def run(args: Options) -> int:
 
     identity = identify(args.file)
     found = identity.as_dict()
+    warning = _gives_away(args.file)
     if identity.kind != "adapter" or identity.family not in (None, "sd1", "sd2", "sdxl"):
-        adapter_parts.tell(args, found, [f"{args.file}: {identity.label}", *_details(found)])
+        lines = [f"{args.file}: {identity.label}", *_details(found)]
+        _tell(args, found, lines, warning)
         return 0
-    _tell_adapter(args, identity.label)
+    _tell_adapter(args, identity.label, warning)
     return 0
 
 
-def _tell_adapter(args: Options, label: str) -> None:
+def _tell(args: Options, report: dict[str, Any], lines: list[str], warning: str | None) -> None:
+    if warning:
+        report["warnings"] = [warning]
+        lines.append(f"warning: {warning}")
+    adapter_parts.tell(args, report, lines)
+
+
+def _gives_away(path: Path) -> str | None:
+    """A warning where metadata or configurations hold paths of somebody's machine."""
+    from dreambooth_core.formats.privacy import warning
+    from dreambooth_core.formats.storage import read_metadata
+
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    texts: list[Any] = []
+    for file in files[:MOST_FILES]:
+        if file.suffix == ".safetensors":
+            texts.append(read_metadata(file))
+        elif file.suffix in (".json", ".md") and file.name not in WORDS and file.is_file():
+            with file.open(encoding="utf-8", errors="replace") as text:
+                texts.append(text.read(LONGEST_TEXT))
+    return warning(texts, "it" if path.is_dir() else "its metadata")
+
+
+def _tell_adapter(args: Options, label: str, warning: str | None) -> None:
     from dreambooth_core.formats.adapters.describe import describe
     from dreambooth_core.formats.adapters.read import read_adapter
 
     report = describe(read_adapter(args.file, strict=False), args.file)
     report = {"path": str(args.file), "label": label, **report}
-    adapter_parts.tell(args, report, [f"{args.file}: {label}", *adapter_lines(report)])
+    _tell(args, report, [f"{args.file}: {label}", *adapter_lines(report)], warning)
     if args.metadata and not args.json:
         for key, value in sorted(report["metadata"].items()):
             print(f"  {key} = {value}")

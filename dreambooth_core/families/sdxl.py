@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dreambooth_core.families.base import Components, Family, SizeInfo
 from dreambooth_core.families.text import Conditioning, encode_chunks, tokenise
+from dreambooth_core.transfer import send
 
 
 class StableDiffusionXL(Family):
@@ -40,7 +41,7 @@ class StableDiffusionXL(Family):
     ) -> dict[str, Tensor] | None:
         numbers = [[*size.original, *size.crop_top_left, *size.target] for size in sizes]
         embeds = conditioning.embeds
-        time_ids = torch.tensor(numbers, dtype=embeds.dtype, device=embeds.device)
+        time_ids = send(torch.tensor(numbers, dtype=embeds.dtype), embeds.device)
         if conditioning.pooled is None:
             raise ValueError("SDXL needs the pooled output of its second text encoder")
         return {"text_embeds": conditioning.pooled, "time_ids": time_ids}

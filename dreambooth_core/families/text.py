@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dreambooth_core.transfer import send
+
 log = logging.getLogger(__name__)
 
 
@@ -26,8 +28,8 @@ class Conditioning:
 
     def to(self, *, device: torch.device, dtype: torch.dtype) -> Conditioning:
         """The same conditioning on a device and in a precision."""
-        pooled = None if self.pooled is None else self.pooled.to(device=device, dtype=dtype)
-        return Conditioning(self.embeds.to(device=device, dtype=dtype), pooled)
+        pooled = None if self.pooled is None else send(self.pooled, device).to(dtype)
+        return Conditioning(send(self.embeds, device).to(dtype), pooled)
 
     def as_dict(self) -> dict[str, Tensor]:
         """Plain tensors, for the cache."""
@@ -114,7 +116,7 @@ def encode_chunks(
         ``[batch, width]``: projected where the encoder has a projection.
     """
     batch, chunks, length = ids.shape
-    ids = ids.to(next(encoder.parameters()).device)
+    ids = send(ids, next(encoder.parameters()).device)
     output = encoder(ids.reshape(batch * chunks, length), output_hidden_states=True)
     if skip == 0 and normalise:
         hidden = output.last_hidden_state

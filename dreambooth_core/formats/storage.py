@@ -28,6 +28,7 @@ from dreambooth_core.disk import (
     write_text,
 )
 from dreambooth_core.errors import SaveFailed, Unsupported, UserError
+from dreambooth_core.formats.privacy import cleaned
 from dreambooth_core.formats.reading import open_regular, parse_json, unreadable
 
 __all__ = [
@@ -202,6 +203,8 @@ def write_tensors(
 ) -> None:
     """Writes a safetensors file, one tensor after the other, whole or not at all.
 
+    Metadata is written without paths of this machine (:mod:`dreambooth_core.formats.privacy`).
+
     A :class:`Lazy` value is made when its turn comes and dropped again, so the peak in memory
     is the largest tensor.
 
@@ -212,7 +215,7 @@ def write_tensors(
     path = Path(path)
     # Wide dtypes first: every tensor then starts at a multiple of its own width.
     names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
-    header, offset = _header_of(path, names, tensors, metadata or {})
+    header, offset = _header_of(path, names, tensors, cleaned(metadata or {}))
     with replacing(path) as file:
         file.write(header)
         for name in names:

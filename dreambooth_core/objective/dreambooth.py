@@ -40,12 +40,14 @@ def combine(
     """
     of_class = is_class.to(device=losses.device, dtype=losses.dtype)
     of_instance = 1.0 - of_class
+    instances: Tensor | float
+    classes: Tensor | float
     if counts is None:
-        instances, classes = of_instance.sum(), of_class.sum()
+        instances, classes = of_instance.sum().clamp(min=1.0), of_class.sum().clamp(min=1.0)
     else:
-        instances, classes = losses.new_tensor(counts[0]), losses.new_tensor(counts[1])
-    instance = (losses * of_instance).sum() / instances.clamp(min=1.0)
-    prior = (losses * of_class).sum() / classes.clamp(min=1.0)
+        instances, classes = max(counts[0], 1.0), max(counts[1], 1.0)
+    instance = (losses * of_instance).sum() / instances
+    prior = (losses * of_class).sum() / classes
     total = instance + prior_weight * prior
     with torch.no_grad():
         share = prior_weight * prior / total.clamp(min=1e-12)

@@ -19,6 +19,7 @@ from dreambooth_core.objective.options import ObjectiveOptions
 from dreambooth_core.objective.timesteps import timestep, timestep_range
 from dreambooth_core.objective.weights import weights
 from dreambooth_core.randomness import Key, generator, uniform
+from dreambooth_core.transfer import send
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class NoisySample:
     """The noise that it is asked for (without input perturbation), ``[B, C, H, W]``, fp32."""
     weights: Tensor
     """Weight of each sample's loss, ``[B]``, fp32."""
+    thresholds: Tensor
+    """Where Huber and smooth L1 turn linear, ``[B]``, fp32."""
 
     def __len__(self) -> int:
         return int(self.timesteps.shape[0])
@@ -97,23 +100,27 @@ class Objective:
         shown = self._shown(asked, keys)
         on = latents.device
         index = timesteps.cpu()
-        kept = self.alphas_cumprod[index].to(on)
-        asked = asked.to(on)
-        shown = asked if shown is None else shown.to(on)
+        kept = send(self.alphas_cumprod[index], on)
+        asked = send(asked, on)
+        shown = asked if shown is None else send(shown, on)
         clean = latents.detach().float()
         options = self.options
         return NoisySample(
             noisy=schedule.add_noise(clean, shown, kept).to(latents.dtype),
             target=targets.target(self.prediction_type, clean, asked, kept),
-            timesteps=timesteps.to(on),
+            timesteps=send(timesteps, on),
             noise=asked,
-            weights=weights(
-                self.snr[index],
-                self.prediction_type,
-                options.weighting,
-                options.min_snr_gamma,
-                options.max_weight,
-            ).to(on),
+            weights=send(
+                weights(
+                    self.snr[index],
+                    self.prediction_type,
+                    options.weighting,
+                    options.min_snr_gamma,
+                    options.max_weight,
+                ),
+                on,
+            ),
+            thresholds=send(self._thresholds(index), on),
         )
 
     def losses(self, prediction: Tensor, sample: NoisySample, mask: Tensor | None = None) -> Tensor:
@@ -123,8 +130,9 @@ class Objective:
         [0, 1] of the picture's or the latents' size.
         """
         options = self.options
-        threshold = self._threshold(sample)
-        each = loss_functions.elementwise(options.loss, prediction, sample.target, threshold)
+        each = loss_functions.elementwise(
+            options.loss, prediction, sample.target, sample.thresholds
+        )
         means = loss_functions.mean_per_sample(each, mask, options.mask_floor)
         return means * sample.weights
 
@@ -159,12 +167,9 @@ class Objective:
             ]
         )
 
-    def _threshold(self, sample: NoisySample) -> Tensor:
+    def _thresholds(self, index: Tensor) -> Tensor:
         options = self.options
-        if options.loss not in ("huber", "smooth_l1"):
-            return sample.weights
-        index = sample.timesteps.cpu()
         kept = self.alphas_cumprod[index]
         return loss_functions.huber_threshold(
             options.huber_schedule, options.huber_c, index, kept, self.steps
-        ).to(sample.timesteps.device)
+        )

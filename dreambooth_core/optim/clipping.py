@@ -18,9 +18,9 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
     gradients = [p.grad for p in with_gradient if p.grad is not None]
     if not gradients:
         return torch.zeros(())
-    norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+    norm = torch.nn.utils.get_total_norm(gradients)
     # On a GPU asking for the number would wait for the device; there the scaling is cheap.
     needless = norm.device.type == "cpu" and bool(norm <= max_norm)
     if max_norm > 0 and not needless:
-        torch.nn.utils.clip_grads_with_norm_(with_gradient, max_norm, norm, foreach=True)
+        torch.nn.utils.clip_grads_with_norm_(with_gradient, max_norm, norm)
     return norm

@@ -29,6 +29,7 @@ from dreambooth_core.formats.checkpoints.build import component_of
 from dreambooth_core.formats.checkpoints.folder import NAMES, write_folder
 from dreambooth_core.formats.checkpoints.parts import ModelParts
 from dreambooth_core.formats.checkpoints.scheduler import with_scheduler
+from dreambooth_core.formats.privacy import cleaned
 from dreambooth_core.formats.storage import write_tensors
 from dreambooth_core.trainer.precision import STORED
 
@@ -92,7 +93,7 @@ def _write_numbered(session: Session, metadata: dict[str, str]) -> Path:
             adapter.metadata.update(metadata)
             dtype = STORED[session.config.save.precision]
             write_adapter(adapter, part / LORA_FILE, "diffusers", dtype=dtype)
-        write_json(part / ARGUMENTS, asdict(session.config))
+        write_json(part / ARGUMENTS, cleaned(asdict(session.config)))
     return folder
 
 
@@ -126,10 +127,9 @@ def _write_trained(session: Session, folder: Path, metadata: dict[str, str]) -> 
                     for key, tensor in component.tensors.items()
                 }
                 write_tensors(part / name / f"{stem}.safetensors", tensors, {"format": "pt"})
-                write_json(part / name / "config.json", component.config)
+                write_json(part / name / "config.json", cleaned(component.config))
         return folder
     adapter.metadata.update(metadata)
-    adapter.metadata["base_model_name_or_path"] = session.parts.source
     if session.config.save.arrangement == "peft":
         return write_adapter(adapter, folder, "peft", dtype=dtype)
     with exchanging(folder, [LORA_FILE, KOHYA_FILE]) as part:

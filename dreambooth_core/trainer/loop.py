@@ -3,32 +3,13 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from dreambooth_core.errors import Stopped, TrainingFailed
+from dreambooth_core.errors import Stopped
+from dreambooth_core.trainer.metrics import MOST_WAITING, Window
 from dreambooth_core.trainer.session import Session
-from dreambooth_core.trainer.step import StepLoss
 from dreambooth_core.trainer.watch import MemoryWatch
-
-
-@dataclass
-class _Window:
-    """Losses since the last progress event, and the seconds that their steps took."""
-
-    losses: list[StepLoss] = field(default_factory=list)
-    seconds: float = 0.0
-
-    def means(self) -> dict[str, float]:
-        count = len(self.losses)
-        return {
-            "loss": sum(loss.total for loss in self.losses) / count,
-            "instance_loss": sum(loss.instance for loss in self.losses) / count,
-            "class_loss": sum(loss.prior for loss in self.losses) / count,
-            "prior_share": sum(loss.prior_share for loss in self.losses) / count,
-            "seconds_per_step": self.seconds / count,
-        }
 
 
 def train(session: Session) -> None:
@@ -36,7 +17,7 @@ def train(session: Session) -> None:
 
     Raises:
         Stopped: the user asked for it; what the verb promises was saved before.
-        TrainingFailed: the loss is not a number, or nothing learns.
+        TrainingFailed: a loss or a gradient is not a number, or nothing learns.
     """
     run = _Loop(session)
     while session.step < session.total_steps:
@@ -50,7 +31,11 @@ class _Loop:
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self.window = _Window()
+        self.window = Window(
+            session.processes,
+            session.computer.prior_weight,
+            scaled=session.precision.scaler.is_enabled(),
+        )
         self.stop_at_epoch_end = False
         self._verbs: list[str] = []
         self.watch = MemoryWatch(session.processes.device)
@@ -69,46 +54,32 @@ class _Loop:
         session = self.session
         started = time.monotonic()
         with self.watch.step():
-            loss, norm = self._learn()
+            losses, norm = self._learn()
         session.step += 1
         if session.ema:
             session.ema.update(session.step)
-        self._check(norm)
-        self.window.losses.append(loss)
-        seconds = time.monotonic() - started
-        self.window.seconds += seconds
-        if slow := self.watch.spills(seconds):
-            session.reporter.warn(slow)
+        self.window.add(session.step, losses, norm)
         last = session.step == session.total_steps
-        if session.step % session.config.log.every_steps == 0 or last:
-            self._report(norm)
+        due = session.step % session.config.log.every_steps == 0 or last
+        if due or self.window.waiting >= MOST_WAITING:
+            self.window.settle()
+        self.window.seconds += time.monotonic() - started
+        if due:
+            self._report()
 
-    def _learn(self) -> tuple[StepLoss, Tensor | None]:
+    def _learn(self) -> tuple[Tensor, Tensor | None]:
         """Gradients and the weights' step; the losses, and the gradients' norm if it is known."""
         session = self.session
         session.stepper.begin(session.step)
-        loss = session.computer.backward(session.step)
+        losses = session.computer.backward(session.step)
         session.processes.sum_gradients(session.parameters)
-        return loss, session.stepper.finish(session.precision.scaler)
+        return losses, session.stepper.finish(session.precision.scaler)
 
-    def _check(self, norm: Tensor | None) -> None:
-        if norm is None:
-            return
-        if self.session.step == 1 and float(norm) == 0.0:
-            raise TrainingFailed(
-                "no gradient arrives at what is trained, so nothing would be learned",
-                do="`dreambooth doctor` shows which attention kernels work here.",
-            )
-        if not norm.isfinite() and not self.session.precision.scaler.is_enabled():
-            # The fp16 scaler expects this now and then: it skips the step and scales down.
-            raise TrainingFailed(
-                f"the gradients of step {self.session.step} are not numbers",
-                do="Lower the learning rate; resume from the latest checkpoint.",
-            )
-
-    def _report(self, norm: Tensor | None) -> None:
+    def _report(self) -> None:
         session = self.session
-        means = self.window.means()
+        means = self.window.report()
+        if slow := self.watch.spills(means["seconds_per_step"]):
+            session.reporter.warn(slow)
         if not session.samples.has_class_images:
             means.pop("class_loss")
             means.pop("prior_share")
@@ -119,11 +90,9 @@ class _Loop:
             steps=session.total_steps,
             epoch=session.plan.epoch_of(session.step - 1),
             lr=next(iter(session.stepper.learning_rates.values())),
-            gradient_norm=None if norm is None else float(norm),
             **means,
             **self.watch.told(),
         )
-        self.window = _Window()
 
     def scheduled(self) -> None:
         """What the configuration asks for at this step."""
@@ -179,6 +148,7 @@ class _Loop:
     def save(self) -> None:
         """Writes a checkpoint, once for each step."""
         if self._saved_at != self.session.step:
+            self.window.settle()  # nothing that diverged is saved
             self.session.save_checkpoint()
             self._saved_at = self.session.step
             self._to_training()

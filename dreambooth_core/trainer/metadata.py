@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth_core import __version__
+from dreambooth_core.bases.locate import hub_id
 from dreambooth_core.families.base import Components
 from dreambooth_core.trainer.config import TrainConfig
 
@@ -37,7 +38,8 @@ def result_metadata(
     words = ", ".join(c.instance_prompt for c in config.concepts if c.instance_prompt)
     facts: dict[str, Any] = {
         "ss_output_name": name,
-        "ss_sd_model_name": Path(parts.source).name or parts.source,
+        "ss_sd_model_name": hub_id(parts.source) or Path(parts.source).name,
+        "base_model_name_or_path": hub_id(parts.source),
         "ss_sd_model_hash": parts.fingerprint,
         "ss_v2": str(parts.family.name == "sd2"),
         "ss_steps": step,

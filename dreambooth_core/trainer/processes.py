@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,10 @@ SHARDING = {
 """What accelerate's launcher sets for each, and its name."""
 
 
+BACKENDS = {"cuda": "nccl", "xpu": "xccl"}
+"""Who carries tensors between the devices of a kind; gloo does where it is not there."""
+
+
 @dataclass(frozen=True)
 class Processes:
     """This process among those of the run."""
@@ -31,6 +35,8 @@ class Processes:
     rank: int
     count: int
     device: torch.device
+    _with_gradients: list[bool] = field(default_factory=list)
+    """Which parameters get any, in any process; found at the first step."""
 
     @property
     def is_main(self) -> bool:
@@ -42,21 +48,30 @@ class Processes:
         if self.count == 1:
             return
         every = list(parameters)
+        if not self._with_gradients:
+            # Asked once: the answer has to be waited for, and is the same at every step.
+            there = torch.tensor([float(p.grad is not None) for p in every])
+            self._with_gradients.extend(self.sum(there).bool().tolist())
         # A process without a share of the last batch has no gradients, and must still join in.
-        there = torch.tensor([p.grad is not None for p in every], dtype=torch.int32)
-        there = self.sum(there.to(self.device)).cpu()
-        for parameter, processes in zip(every, there.tolist(), strict=True):
-            if not processes:
+        for parameter, wanted in zip(every, self._with_gradients, strict=True):
+            if not wanted:
                 continue
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             torch.distributed.all_reduce(parameter.grad)
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum of a tensor over all processes."""
-        if self.count > 1:
-            torch.distributed.all_reduce(values)
-        return values
+        """The sum of a tensor over all processes, where the tensor is.
+
+        It travels over the processes' devices, which alone NCCL knows; as fp32 where it is of
+        double precision, which some of them do not have.
+        """
+        if self.count == 1:
+            return values
+        narrow = values.dtype == torch.float64 and self.device.type != "cpu"
+        there = values.to(self.device, torch.float32 if narrow else values.dtype, copy=True)
+        torch.distributed.all_reduce(there)
+        return there.to(values)
 
     def agree(self, words: list[str]) -> list[str]:
         """What the main process has heard, in every process: all must stop at one step."""
@@ -91,9 +106,16 @@ def join(device: str) -> Processes:
     if count > 1:
         if chosen.type == "cuda":
             torch.cuda.set_device(chosen)
-        backend = "nccl" if chosen.type == "cuda" else "gloo"
-        torch.distributed.init_process_group(backend)
+        torch.distributed.init_process_group(backend_for(chosen))
     return Processes(rank=rank, count=count, device=chosen)
+
+
+def backend_for(device: torch.device) -> str:
+    """What the group is made of: words travel over the CPU, so that no device is waited for."""
+    name = BACKENDS.get(device.type, "gloo")
+    if name == "gloo" or not torch.distributed.is_backend_available(name):
+        return "gloo"
+    return f"cpu:gloo,{device.type}:{name}"
 
 
 def refuse_sharding() -> None:

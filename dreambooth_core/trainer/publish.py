@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth_core import __version__
+from dreambooth_core.bases.locate import hub_id
 from dreambooth_core.disk import write_text
 from dreambooth_core.errors import SaveFailed, UserError
+from dreambooth_core.formats.privacy import cleaned
 from dreambooth_core.methods.table import METHODS
 from dreambooth_core.trainer.config import TrainConfig
 
@@ -134,10 +136,11 @@ def _upload(api: Any, repository: str, path: Path, name: str) -> None:
 def model_card(config: TrainConfig, facts: Facts) -> str:
     """The card: the hub's front matter, then prompts, base, settings, images and rights."""
     options, full = config.publish, METHODS[config.method.kind].trains_base
+    base = hub_id(config.base.model)
     prompts = [c.instance_prompt for c in config.concepts if c.instance_prompt]
     lines = [
         "---",
-        f"base_model: {_quoted(config.base.model)}",
+        *([f"base_model: {_quoted(base)}"] if base else []),
         f"license: {_quoted(options.licence)}",
         "library_name: diffusers",
         "pipeline_tag: text-to-image",
@@ -155,7 +158,8 @@ def model_card(config: TrainConfig, facts: Facts) -> str:
         "",
         f"# {options.repository.rpartition('/')[2]}",
         "",
-        f"DreamBooth: {what} of `{config.base.model}`, made with dreambooth {__version__}.",
+        f"DreamBooth: {what} of `{base or Path(config.base.model).name}`, "
+        f"made with dreambooth {__version__}.",
         "",
         "## Prompts",
         "",
@@ -178,7 +182,7 @@ def model_card(config: TrainConfig, facts: Facts) -> str:
         f"Consent: {options.consent}",
         "",
     ]
-    return "\n".join(lines)
+    return cleaned("\n".join(lines))
 
 
 def _tags(config: TrainConfig, facts: Facts) -> list[str]:

@@ -16,6 +16,7 @@ from dreambooth_core.families.inpainting import conditions, random_mask
 from dreambooth_core.families.text import Conditioning
 from dreambooth_core.randomness import generator
 from dreambooth_core.trainer.texts import TextSource
+from dreambooth_core.transfer import send
 
 
 class Samples:
@@ -55,7 +56,7 @@ class Samples:
         for slot in group:
             distribution = self._latents.distribution(self.items.picture(slot), slot.view)
             drawn.append(distribution.sample(generator("latent", self.seed, step, slot.number)))
-        return scaled_latents(self.parts, torch.stack(drawn)).to(self.device)
+        return send(scaled_latents(self.parts, torch.stack(drawn)), self.device)
 
     def conditioning(self, group: Sequence[Slot], step: int) -> Conditioning:
         """Text conditioning of the group's captions."""
@@ -77,7 +78,7 @@ class Samples:
             height, width = slot.size
             mask = random_mask(height, width, key)
             made.append(conditions(self.parts, pixels, mask))
-        return torch.stack(made).to(self.device)
+        return send(torch.stack(made), self.device)
 
     def sizes(self, group: Sequence[Slot]) -> list[SizeInfo]:
         """Where each picture came from."""
@@ -92,4 +93,4 @@ class Samples:
         height, width = group[0].size
         whole = torch.ones(1, height, width)
         masks = torch.stack([whole if mask is None else mask for mask in found])
-        return latent_mask(masks, self.parts.latent_scale).to(self.device)
+        return send(latent_mask(masks, self.parts.latent_scale), self.device)

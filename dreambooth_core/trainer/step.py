@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from dreambooth_core.data.plan import CLASS, BatchPlan, Slot, groups
-from dreambooth_core.errors import TrainingFailed
 from dreambooth_core.families.base import Components
 from dreambooth_core.objective.dreambooth import combine
 from dreambooth_core.objective.objective import Objective
@@ -17,18 +15,7 @@ from dreambooth_core.randomness import seed_of
 from dreambooth_core.trainer.precision import Precision
 from dreambooth_core.trainer.processes import Processes
 from dreambooth_core.trainer.samples import Samples
-
-
-@dataclass(frozen=True)
-class StepLoss:
-    """The loss of one step over all processes."""
-
-    total: float
-    instance: float
-    prior: float
-    """The class images' mean loss, before its weight."""
-    prior_share: float
-    """Their share of the total, 0 to 1."""
+from dreambooth_core.transfer import send
 
 
 class StepComputer:
@@ -59,17 +46,18 @@ class StepComputer:
         self.seed = seed
         self.prior_weight = prior_weight
 
-    def backward(self, step: int) -> StepLoss:
+    def backward(self, step: int) -> Tensor:
         """Adds the gradients of a step to those that are there.
 
-        Raises:
-            TrainingFailed: the loss is not a number.
+        Returns:
+            Losses ``[n, 3]`` of this process's groups of slots, fp32 on the device: total,
+            instance and prior, each a share of the whole step's, which is their sum.
         """
         batches = self.plan.micro_batches(step)
         slots = [slot for batch in batches for slot in batch]
         classes = sum(slot.kind == CLASS for slot in slots)
         counts = (len(slots) - classes, classes)
-        sums = torch.zeros(3, dtype=torch.float64)
+        found = [torch.zeros(0, 3, device=self.precision.device)]
         for batch in batches:
             for group in groups(self.plan.share(batch, self.processes.rank)):
                 # Dropout draws from the global generator: keyed here, so that resuming a run
@@ -77,16 +65,8 @@ class StepComputer:
                 self._seed_globally(seed_of("dropout", self.seed, step, group[0].number))
                 total, instance, prior = self._losses(group, step, counts)
                 self.precision.scaler.scale(total).backward()
-                sums += torch.stack([total.detach(), instance, prior]).double().cpu()
-        total_loss, instance_loss, prior_loss = self.processes.sum(sums).tolist()
-        if not torch.isfinite(sums).all():
-            raise TrainingFailed(
-                f"the loss of step {step + 1} is not a number",
-                do="Lower the learning rate, or use bf16 or no mixed precision; "
-                "resume from the latest checkpoint.",
-            )
-        share = self.prior_weight * prior_loss / total_loss if total_loss > 0 else 0.0
-        return StepLoss(total_loss, instance_loss, prior_loss, share)
+                found.append(torch.stack([total.detach(), instance, prior])[None])
+        return torch.cat(found)
 
     def _seed_globally(self, seed: int) -> None:
         """Seeds torch's global generators. On the CPU its own alone: torch.manual_seed also notes
@@ -115,7 +95,7 @@ class StepComputer:
             )
         losses = self.objective.losses(prediction, noisy, self.samples.masks(group))
         device = losses.device
-        losses = losses * torch.tensor([float(slot.counts) for slot in group], device=device)
-        is_class = torch.tensor([slot.kind == CLASS for slot in group], device=device)
+        losses = losses * send(torch.tensor([float(slot.counts) for slot in group]), device)
+        is_class = send(torch.tensor([slot.kind == CLASS for slot in group]), device)
         total, shares = combine(losses, is_class, self.prior_weight, counts)
         return total, shares.instance, shares.prior

@@ -65,3 +65,32 @@ def test_what_is_no_adapter_is_named(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert code in (0, 2)
     assert main(["inspect", str(tmp_path / "none.safetensors")]) == 2
     assert "no such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("layout", ["kohya", "diffusers", "peft"])
+def test_paths_of_a_machine_are_named_and_converting_takes_them_out(
+    layout: str, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {
+        "ss_dataset_dirs": json.dumps({"/home/alice/dogs": {"n_repeats": 1}}),
+        "ss_training_comment": "from C:\\Users\\alice\\dogs",
+        "base_model_name_or_path": "/home/alice/base",
+        "ss_sd_model_name": "v1-5.safetensors",
+    }
+    adapter = Adapter({KEYS: weights_for(torch.ones(16, 768), "lora")}, told, "sd1")
+    ending = "" if layout == "peft" else ".safetensors"
+    others, own = tmp_path / f"others{ending}", tmp_path / f"own{ending}"
+    with monkeypatch.context() as elsewhere:
+        # As other programs write it.
+        elsewhere.setattr("dreambooth_core.formats.storage.cleaned", lambda value: value)
+        elsewhere.setattr("dreambooth_core.formats.adapters.write.cleaned", lambda value: value)
+        write_adapter(adapter, others, layout)
+    assert main(["inspect", str(others)]) == 0
+    assert "/home/alice" in capsys.readouterr().out
+    assert main(["convert", str(others), str(own), "--layout", layout]) == 0
+    assert main(["inspect", str(own), "--json"]) == 0
+    out = capsys.readouterr().out
+    assert "warnings" not in json.loads(out[out.index("{") :])
+    files = [own] if own.is_file() else [p for p in own.rglob("*") if p.is_file()]
+    assert all(b"alice" not in file.read_bytes() for file in files)
+    assert any(b"v1-5.safetensors" in file.read_bytes() for file in files)

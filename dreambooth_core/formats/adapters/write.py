@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dreambooth_core.bases.locate import hub_id
 from dreambooth_core.disk import replacing_folder
 from dreambooth_core.errors import Unsupported, UserError
 from dreambooth_core.formats import storage
@@ -24,6 +25,7 @@ from dreambooth_core.formats.adapters.model import (
     component_of,
 )
 from dreambooth_core.formats.adapters.peft_config import METADATA_KEY, to_config
+from dreambooth_core.formats.privacy import cleaned
 
 LAYOUTS = ("kohya", "diffusers", "peft")
 _PEFT_TAILS = {
@@ -178,7 +180,7 @@ def _magnitude(name: str, weights: Weights, scale: Tensor) -> Tensor:
 def _write_peft(adapter: Adapter, folder: Path) -> Path:
     """``adapter_config.json`` and ``adapter_model.safetensors`` in a sub folder per model:
     ``unet``, ``text_encoder``, ``text_encoder_2``, as peft's example script does."""
-    base = adapter.metadata.get("base_model_name_or_path", "")
+    base = hub_id(adapter.metadata.get("base_model_name_or_path", "")) or ""
     parts: dict[str, tuple[dict[str, Any], dict[str, Tensor]]] = {}
     for component in adapter.components:
         named = dict(adapter.of(component))
@@ -194,7 +196,7 @@ def _write_peft(adapter: Adapter, folder: Path) -> Path:
             storage.write_tensors(
                 place / "adapter_model.safetensors", tensors, {**kept, "format": "pt"}
             )
-            storage.write_json(place / "adapter_config.json", config)
+            storage.write_json(place / "adapter_config.json", cleaned(config))
     return folder
 
 

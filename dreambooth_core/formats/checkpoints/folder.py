@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from dreambooth_core.formats.checkpoints.parts import (
 )
 from dreambooth_core.formats.checkpoints.prediction import spelled
 from dreambooth_core.formats.checkpoints.scheduler import default_scheduler
+from dreambooth_core.formats.privacy import cleaned
 from dreambooth_core.formats.tokenizers import PADDING, tokenizer_files, tokenizer_name
 
 REMAINDER = "single_file_remainder.safetensors"
@@ -146,9 +148,9 @@ def _write_files(
     for name, component in parts.components.items():
         files.append(_write_weights(path / name, name, component, dtype, variant))
         files.append(path / name / "config.json")
-        write_json(files[-1], component.config)
+        write_json(files[-1], cleaned(component.config))
     files += _write_tokenizers(parts, path)
-    write_json(path / "scheduler" / "scheduler_config.json", parts.scheduler)
+    write_json(path / "scheduler" / "scheduler_config.json", cleaned(parts.scheduler))
     files.append(path / "scheduler" / "scheduler_config.json")
     if not parts.family.startswith("sdxl"):
         write_json(path / "feature_extractor" / "preprocessor_config.json", layout.FEATURES)
@@ -178,7 +180,7 @@ def _write_tokenizers(parts: ModelParts, path: Path) -> list[Path]:
         name = tokenizer_name(parts.family, i)
         own = parts.tokenizers.get(name)
         if own is not None and own.is_dir():
-            content = {f.name: f.read_bytes() for f in own.iterdir() if f.is_file()}
+            content = {f.name: _without_paths(f) for f in own.iterdir() if f.is_file()}
         else:
             encoder = parts.components[TEXT_ENCODERS[parts.family][i]].config
             length = int(encoder.get("max_position_embeddings", 77))
@@ -187,6 +189,18 @@ def _write_tokenizers(parts: ModelParts, path: Path) -> list[Path]:
             write_bytes(path / name / file, data)
             files.append(path / name / file)
     return files
+
+
+def _without_paths(file: Path) -> bytes:
+    """A tokenizer's file; its configuration often names the folder that it was loaded from."""
+    data = file.read_bytes()
+    if file.name != "tokenizer_config.json":
+        return data
+    try:
+        config = json.loads(data)
+    except ValueError:
+        return data
+    return json.dumps(cleaned(config), indent=2, ensure_ascii=False).encode()
 
 
 def _write_remainder(parts: ModelParts, path: Path, extras: str) -> list[Path]:
