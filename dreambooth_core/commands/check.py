@@ -11,6 +11,7 @@ from dreambooth_core.commands.options import argument
 from dreambooth_core.commands.train import Configured, read_config
 from dreambooth_core.config.describe import flatten
 from dreambooth_core.deferral import load_libraries
+from dreambooth_core.trainer.combinations import refuse_settings
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,7 +24,7 @@ class Options(Configured):
     """What the command takes."""
 
     values: bool = argument(
-        False, help="only put the settings together and check each value; load no model"
+        False, help="only the settings, each alone and together; look at no image, base or device"
     )
     json: bool = argument(False, help="print the report as JSON")
 
@@ -32,6 +33,7 @@ def run(args: Options) -> int:
     """Prints the report; returns the exit code."""
     config = read_config(args)
     if args.values:
+        refuse_settings(config)
         values = flatten(config)
         if args.json:
             json.dump({"config": values}, sys.stdout, indent=2, ensure_ascii=False)

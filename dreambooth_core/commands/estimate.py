@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dreambooth_core.commands.options import argument
 from dreambooth_core.commands.train import Configured, read_config
 from dreambooth_core.deferral import load_libraries
+from dreambooth_core.trainer.combinations import refuse_settings
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,6 +36,7 @@ def run(args: Options) -> int:
 
     config = read_config(args)
     planner = Planner(config)
+    refuse_settings(config, device=planner.device, processes=planner.processes)
     needs = planner.needs()
     room = device_room(planner.device)
     total = int(args.limit * GIB) if args.limit else room.total if room else None

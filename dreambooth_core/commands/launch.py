@@ -39,7 +39,7 @@ class Options(Resuming):
 def run(args: Options) -> int:
     """Trains in several processes; returns the exit code."""
     command = launcher(args)
-    folder = resumed(args) if args.resume else new_run(args)
+    folder = resumed(args) if args.resume else new_run(args, elsewhere=True)[0]
     sys.stderr.write(f"run: {folder.path}\n")
     code = subprocess.run([*command, *worker(folder)], check=False).returncode
     found = status(folder)

@@ -6,13 +6,20 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dreambooth_core.commands.options import Reporting, argument
 from dreambooth_core.config.loading import dump, load
+from dreambooth_core.deferral import load_libraries
 from dreambooth_core.disk import write_text
 from dreambooth_core.jobs import Event, RunFolder
 from dreambooth_core.trainer.config import TrainConfig
+
+if TYPE_CHECKING:
+    from dreambooth_core.trainer.decide import Decision
+    from dreambooth_core.worker import Runner
 
 
 @dataclass(kw_only=True)
@@ -55,12 +62,16 @@ class Options(Resuming):
 
 def run(args: Options) -> int:
     """Trains; returns the exit code."""
-    folder = resumed(args) if args.resume else new_run(args)
+    decision = None
+    if args.resume:
+        folder = resumed(args)
+    else:
+        folder, decision = new_run(args, elsewhere=args.prepare)
     if args.prepare:
         facts = {"run": folder.name, "path": str(folder.path)}
         sys.stdout.write((json.dumps(facts) if args.json else str(folder.path)) + "\n")
         return 0
-    return train_here(folder, as_json=args.json)
+    return train_here(folder, decision, as_json=args.json)
 
 
 def read_config(args: Configured) -> TrainConfig:
@@ -76,12 +87,24 @@ def split_arguments(args: Configured) -> tuple[list[str], list[str]]:
     return files, given[len(files) :]
 
 
-def new_run(args: Configured) -> RunFolder:
-    """A new run folder with the effective configuration in it."""
+def new_run(args: Configured, *, elsewhere: bool = False) -> tuple[RunFolder, Decision]:
+    """A new run folder with the effective configuration in it, and what was found out about it.
+
+    Args:
+        args: of the command line.
+        elsewhere: the run will be in other processes.
+
+    Raises:
+        UserError: the run cannot be; nothing was written then.
+    """
     config = read_config(args)
+    load_libraries()
+    from dreambooth_core.trainer.decide import decide
+
+    decision = decide(config, elsewhere=elsewhere)
     folder = RunFolder.create(config.run.output, config.run.name)
     write_text(folder.config, dump(config, help=True))
-    return folder
+    return folder, decision
 
 
 def resumed(args: Resuming) -> RunFolder:
@@ -95,12 +118,25 @@ def resumed(args: Resuming) -> RunFolder:
     return folder
 
 
-def train_here(folder: RunFolder, *, as_json: bool = False) -> int:
-    """Does a run in this process and shows it; returns the exit code."""
+def train_here(
+    folder: RunFolder, decision: Decision | None = None, *, as_json: bool = False
+) -> int:
+    """Does a run in this process and shows it; returns the exit code.
+
+    Args:
+        folder: the run's.
+        decision: about its configuration, where it was made already.
+        as_json: whether to print events in place of a progress bar.
+    """
     from dreambooth_core.worker import supervise
 
+    runner: Runner | None = None
+    if decision is not None:
+        from dreambooth_core.trainer.run import run as train
+
+        runner = partial(train, decision=decision)
     if as_json:
-        return supervise(folder, on_event=_print_json)
+        return supervise(folder, runner=runner, on_event=_print_json)
     from dreambooth_core.commands.progress import EventPrinter
 
     printer = EventPrinter()
@@ -112,7 +148,7 @@ def train_here(folder: RunFolder, *, as_json: bool = False) -> int:
             endings.append(event)
 
     with printer:
-        code = supervise(folder, on_event=listen)
+        code = supervise(folder, runner=runner, on_event=listen)
     _tell_ending(folder, endings, code, printer.console.print)
     return code
 

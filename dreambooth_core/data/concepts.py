@@ -203,6 +203,12 @@ def _check_captions(
             )
         if data.captions == "files":
             bare = [picture.name for picture in inventory.taken if not _has_text(picture)]
+            if len(bare) == len(inventory.taken):
+                raise UserError(
+                    "captions are to come from files, and no image has one",
+                    where=f"{where}.images",
+                    do="Put a .txt file beside each image, or set data.captions to auto.",
+                )
             if bare:
                 inventory.warnings.append(
                     f"{len(bare)} pictures have no caption file and get the instance prompt: "

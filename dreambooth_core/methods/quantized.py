@@ -104,6 +104,12 @@ def dequantize(model: nn.Module) -> None:
             _replace(model, name, layer.plain())
 
 
+def require_package(kind: str) -> None:
+    """Raises ``UserError`` if what a kind of quantising needs is not installed."""
+    if kind == "nf4":
+        _bitsandbytes()
+
+
 def _replace(model: nn.Module, name: str, layer: nn.Module) -> None:
     parent, _, last = name.rpartition(".")
     setattr(model.get_submodule(parent), last, layer)

@@ -122,17 +122,18 @@ def starting_rows(
         UserError: the starting word has no tokens.
     """
     weight = embeddings_of(encoder).token_embedding.weight.detach()
+    word = options.initializer_token if tokenizer is not None else ""
+    ids = token_ids(tokenizer, word) if word else []
+    if word and not ids:
+        raise UserError("the starting word has no tokens", where="method.initializer_token")
     if weight.is_meta:
         return weight.new_empty(options.vectors, weight.shape[1])
     table = weight.float().cpu()
-    if not options.initializer_token:
+    if not ids:
         noise = torch.randn(
             options.vectors, table.shape[1], generator=generator("token", seed, table.shape[1])
         )
         return noise * table.std(dim=0) + table.mean(dim=0)
-    ids = token_ids(tokenizer, options.initializer_token)
-    if not ids:
-        raise UserError("the starting word has no tokens", where="method.initializer_token")
     return table[[ids[i % len(ids)] for i in range(options.vectors)]]
 
 

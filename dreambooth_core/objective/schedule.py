@@ -6,6 +6,9 @@ Notation of Ho et al. 2020 (arXiv:2006.11239): a noisy latent is
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -35,6 +38,17 @@ def alphas_cumprod(
             do="Known are scaled_linear and linear.",
         )
     return torch.cumprod(1.0 - betas, dim=0)
+
+
+def alphas_of(scheduler: Mapping[str, Any]) -> Tensor:
+    """``alpha_bar`` of a base, from its scheduler's configuration; what that leaves out is Stable
+    Diffusion's. Raises ``UserError`` as :func:`alphas_cumprod`."""
+    return alphas_cumprod(
+        int(scheduler.get("num_train_timesteps", 1000)),
+        float(scheduler.get("beta_start", 0.00085)),
+        float(scheduler.get("beta_end", 0.012)),
+        str(scheduler.get("beta_schedule", "scaled_linear")),
+    )
 
 
 def rescale_to_zero_terminal_snr(alphas_bar: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import importlib
 import inspect
 import io
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,9 @@ class ParamGroup:
     weight_decay: float | None = None
     """In place of the options'; 0 for learned tokens."""
 
+
+ALWAYS_THERE = ("torch", "transformers")
+"""Packages without which nothing runs."""
 
 # Arguments that have an option of their own, or that the engine decides.
 _RESERVED = {"params", "lr", "betas", "eps", "weight_decay", "fused", "foreach", "fsdp_in_use"}
@@ -79,6 +83,52 @@ def build_optimizer(options: OptimOptions, groups: Sequence[ParamGroup]) -> Opti
     return optimizer
 
 
+def try_out(
+    options: OptimOptions, groups: Sequence[ParamGroup], device: torch.device | None = None
+) -> None:
+    """Refuses what :func:`build_optimizer` would, and what would fail at the first step.
+
+    Args:
+        options: of the optimizer.
+        groups: those of the run; of their parameters nothing is asked.
+        device: where the run will be; None where this process does not see it.
+
+    Raises:
+        UserError: as :func:`build_optimizer`.
+    """
+    spec = OPTIMIZERS[options.optimizer]
+    _own_arguments(options, spec)
+    if spec.package in ALWAYS_THERE and not options.arguments:
+        return  # nothing can be wrong, and the libraries take seconds to read
+    small = [
+        ParamGroup(
+            group.name,
+            [nn.Parameter(torch.ones(2, 2, device=device))],
+            group.learning_rate,
+            group.weight_decay,
+        )
+        for group in groups
+    ]
+    optimizer = build_optimizer(options, small)
+    if device is None:
+        return
+    for group in small:
+        for parameter in group.parameters:
+            parameter.grad = torch.full_like(parameter, 0.1)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            optimizer.step()
+    except Exception as error:
+        # These libraries check little: a wrong argument can raise anything.
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{spec.name} fails at a first step: {reason}",
+            where="optim.arguments" if options.arguments else "optim.optimizer",
+            do="Leave optim.arguments empty, or choose adamw.",
+        ) from error
+
+
 def _find(spec: OptimizerSpec) -> Callable[..., Optimizer]:
     module, _, name = spec.target.partition(":")
     try:
@@ -100,6 +150,15 @@ def _arguments(
     options: OptimOptions, spec: OptimizerSpec, build: Callable[..., Optimizer]
 ) -> dict[str, Any]:
     """Keyword arguments but for ``params``, ``lr`` and ``weight_decay``."""
+    arguments = _own_arguments(options, spec)
+    if spec.averages and "warmup_steps" in inspect.signature(build).parameters:
+        arguments["warmup_steps"] = options.warmup_steps
+    arguments.update(_further(options, spec, build))
+    return arguments
+
+
+def _own_arguments(options: OptimOptions, spec: OptimizerSpec) -> dict[str, Any]:
+    """Those that have an option here."""
     arguments = dict(spec.arguments)
     given = [options.beta1, options.beta2]
     if spec.momentum:
@@ -113,9 +172,6 @@ def _arguments(
         arguments["eps"] = 1e-8 if options.epsilon is None else options.epsilon
     else:
         _refuse_if_set(spec, "epsilon", options.epsilon)
-    if spec.averages and "warmup_steps" in inspect.signature(build).parameters:
-        arguments["warmup_steps"] = options.warmup_steps
-    arguments.update(_further(options, spec, build))
     return arguments
 
 

@@ -14,6 +14,9 @@ from dreambooth_core.errors import UserError
 from dreambooth_core.optim.options import SCHEDULES, OptimOptions
 from dreambooth_core.optim.table import OPTIMIZERS
 
+MOST = 1e6
+"""The largest factor of a rule."""
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -114,6 +117,13 @@ def make_schedule(options: OptimOptions, total_steps: int) -> Schedule:
     )
 
 
+def _factor(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= MOST:
+        raise ValueError(f"{text} is no factor")
+    return value
+
+
 def parse_rules(text: str) -> tuple[tuple[tuple[int, float], ...], float]:
     """Reads ``"1:10,0.1:20,0.01"`` into ``(((10, 1.0), (20, 0.1)), 0.01)``.
 
@@ -123,8 +133,10 @@ def parse_rules(text: str) -> tuple[tuple[tuple[int, float], ...], float]:
     try:
         *parts, last = text.split(",")
         pairs = [part.split(":") for part in parts]
-        rules = sorted((int(step), float(factor)) for factor, step in pairs)
-        return tuple(rules), float(last)
+        rules = sorted((int(step), _factor(factor)) for factor, step in pairs)
+        if any(step < 1 for step, _ in rules):
+            raise ValueError("steps are counted from 1")
+        return tuple(rules), _factor(last)
     except ValueError as error:
         raise UserError(
             f"the step rules {text!r} cannot be read",

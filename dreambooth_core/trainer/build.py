@@ -9,28 +9,23 @@ import torch
 from torch import Tensor
 
 from dreambooth_core.attention.processors import apply_attention
-from dreambooth_core.data.concepts import Concept, gather
+from dreambooth_core.data.concepts import Concept
 from dreambooth_core.data.items import Items
 from dreambooth_core.data.latents import LatentCache
 from dreambooth_core.data.plan import BatchPlan
 from dreambooth_core.data.store import NoStore, Store, make_store
 from dreambooth_core.data.texts import TextCache
-from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Components
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.formats.fingerprint import fingerprint
 from dreambooth_core.jobs import Control, RunFolder
 from dreambooth_core.methods.base import Trainable, method_for
 from dreambooth_core.methods.quantized import quantize
-from dreambooth_core.methods.table import METHODS
 from dreambooth_core.objective.objective import Objective
-from dreambooth_core.objective.schedule import alphas_cumprod
-from dreambooth_core.optim.build import ParamGroup
-from dreambooth_core.optim.combinations import Setting, refuse
+from dreambooth_core.objective.schedule import alphas_of
 from dreambooth_core.optim.ema import Ema
-from dreambooth_core.optim.rates import Rates, rates
 from dreambooth_core.optim.stepper import Stepper
-from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.trainer.decide import Decision, parameter_groups
 from dreambooth_core.trainer.precision import Precision, make_precision
 from dreambooth_core.trainer.priors import image_precision, with_class_images
 from dreambooth_core.trainer.processes import Processes
@@ -53,14 +48,15 @@ class Builder:
 
     def __init__(
         self,
-        config: TrainConfig,
+        decision: Decision,
         folder: RunFolder,
         control: Control,
         reporter: Reporter,
         processes: Processes,
         should_stop: Callable[[], bool],
     ) -> None:
-        self.config = config
+        self.decision = decision
+        self.config = decision.config
         self.folder = folder
         self.control = control
         self.reporter = reporter
@@ -71,11 +67,11 @@ class Builder:
         """The session, at step 0.
 
         Raises:
-            UserError: whatever in the configuration cannot work.
+            UserError: what could not be told from the files' headers: damaged weights.
             Stopped: the user asked for it.
         """
         config = self.config
-        concepts = gather(config.concepts, config.data, config.prior)
+        concepts = self.decision.concepts
         precision = make_precision(
             config.run.mixed_precision, self.processes.device, tf32=config.memory.tf32
         )
@@ -89,21 +85,11 @@ class Builder:
             accumulation=config.run.accumulation,
             processes=self.processes.count,
         )
-        refuse_layouts(config)
         method = method_for(config.method, parts)
         if config.memory.quantize != "no":
-            if METHODS[config.method.kind].trains_base:
-                check_combinations(config, [], self.processes.device.type, self.processes.count)
             for model in parts.models.values():
                 quantize(model, config.memory.quantize)
         trainables = method.attach(config.run.seed, precision.trained)
-        if not trainables:
-            raise UserError(
-                "nothing would be trained",
-                where="method.unet",
-                do="Switch method.unet or method.text_encoder on.",
-            )
-        method.caption_for_proof(list(items.first_captions().values()))
         if config.memory.gradient_checkpointing:
             for model in method.passed_models:
                 _checkpointing(model)
@@ -202,13 +188,7 @@ class Builder:
             self.reporter.warn(warning)
 
     def _objective(self, parts: Components) -> Objective:
-        scheduler = parts.scheduler_config
-        kept = alphas_cumprod(
-            int(scheduler.get("num_train_timesteps", 1000)),
-            float(scheduler.get("beta_start", 0.00085)),
-            float(scheduler.get("beta_end", 0.012)),
-            str(scheduler.get("beta_schedule", "scaled_linear")),
-        )
+        kept = alphas_of(parts.scheduler_config)
         return Objective(self.config.objective, kept, parts.prediction_type)
 
     def _store(self, limit: int | None = None) -> Store:
@@ -268,7 +248,6 @@ class Builder:
     def _optimizer(self, trainables: list[Trainable], total: int) -> tuple[Stepper, Ema | None]:
         config = self.config
         groups = parameter_groups(config, trainables, self.processes.count)
-        check_combinations(config, groups, self.processes.device.type, self.processes.count)
         stepper = Stepper(config.optim, groups, total_steps=total, seed=config.run.seed)
         named = {
             f"{group.component}.{name}": parameter
@@ -276,83 +255,6 @@ class Builder:
             for name, parameter in group.parameters.items()
         }
         return stepper, Ema(named, config.optim.ema) if config.optim.ema.enabled else None
-
-
-def parameter_groups(
-    config: TrainConfig, trainables: list[Trainable], processes: int
-) -> list[ParamGroup]:
-    """What is trained, each part with its learning rate."""
-    learning = rates(
-        config.optim,
-        full=METHODS[config.method.kind].trains_base,
-        batch_size=config.run.batch_size,
-        accumulation=config.run.accumulation,
-        processes=processes,
-    )
-    return [
-        ParamGroup(
-            group.component,
-            list(group.parameters.values()),
-            _rate(group, learning),
-            weight_decay=_decay(group, config),
-        )
-        for group in trainables
-    ]
-
-
-def _rate(group: Trainable, learning: Rates) -> float:
-    if group.is_token:
-        return learning.embedding
-    return learning.text if group.is_text else learning.unet
-
-
-def _decay(group: Trainable, config: TrainConfig) -> float | None:
-    if group.is_token:
-        return 0.0
-    return config.optim.text_weight_decay if group.is_text else None
-
-
-def refuse_layouts(config: TrainConfig) -> None:
-    """Raises ``UserError`` if the result of the method has no place in the layout asked for."""
-    spec, save = METHODS[config.method.kind], config.save
-    if save.arrangement not in spec.arrangements:
-        where, named = "save.arrangement", save.arrangement
-    elif spec.is_adapter and save.layout not in spec.layouts:
-        where, named = "save.layout", save.layout
-    else:
-        return
-    raise UserError(
-        f"{named} has no place for what {spec.name} makes",
-        where=where,
-        do="Leave save.layout at kohya and save.arrangement at run.",
-    )
-
-
-def check_combinations(
-    config: TrainConfig, groups: list[ParamGroup], device: str, processes: int
-) -> None:
-    """Raises ``UserError`` for the first two settings that exclude each other."""
-    broken = refuse(
-        Setting(
-            optimizer=config.optim.optimizer,
-            schedule=config.optim.schedule,
-            warmup_steps=config.optim.warmup_steps,
-            max_grad_norm=config.optim.max_grad_norm,
-            fused_backward=config.optim.fused_backward,
-            stochastic_rounding=config.optim.stochastic_rounding,
-            ema=config.optim.ema.enabled,
-            learning_rates=tuple(group.learning_rate for group in groups),
-            accumulation=config.run.accumulation,
-            processes=processes,
-            precision=config.run.mixed_precision,
-            quantized=config.memory.quantize,
-            compile=config.memory.compile,
-            trains_base=METHODS[config.method.kind].trains_base,
-            device=device,
-        )
-    )
-    if broken:
-        raise broken[0]
 
 
 def _checkpointing(model: torch.nn.Module) -> None:

@@ -5,17 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from dreambooth_core.data.concepts import gather
-from dreambooth_core.data.items import Items
-from dreambooth_core.families.loading import load_base
-from dreambooth_core.methods.base import method_for
-from dreambooth_core.methods.table import METHODS
-from dreambooth_core.trainer import publish
-from dreambooth_core.trainer.build import check_combinations, parameter_groups
 from dreambooth_core.trainer.config import TrainConfig
-from dreambooth_core.trainer.precision import make_precision
-from dreambooth_core.trainer.priors import class_images
-from dreambooth_core.trainer.processes import choose_device
+from dreambooth_core.trainer.decide import decide
 from dreambooth_core.trainer.watch import configs_in, estimate_of
 
 
@@ -49,37 +40,22 @@ class Forecast:
 
 
 def forecast(config: TrainConfig) -> Forecast:
-    """Looks at the base and at the pictures; trains and writes nothing.
+    """Looks at the base and at the images; trains and writes nothing.
 
-    Weights are read only where they are asked for: class images are kept by the weights that
-    made them, and learned tokens begin as others are.
+    Weights are read only where class images are asked for, which are kept by the weights that
+    made them.
 
     Raises:
-        UserError: whatever would stop the run before its first step.
+        UserError: as :func:`dreambooth_core.trainer.decide.decide`.
     """
-    publish.check(config)
-    concepts = gather(config.concepts, config.data, config.prior)
-    device = choose_device(config.run.device)
-    make_precision(config.run.mixed_precision, device, tf32=config.memory.tf32)
-    weights = config.prior.enabled or METHODS[config.method.kind].learns_token
-    parts = load_base(config.base, weights=weights)
-    items = Items(concepts, config.data, seed=config.run.seed)
-    plan = items.plan(batch_size=config.run.batch_size, accumulation=config.run.accumulation)
-    if not weights:
-        for model in parts.models.values():
-            model.to("meta")  # only counted, so nothing is copied
-    trainables = method_for(config.method, parts).attach(config.run.seed)
-    check_combinations(config, parameter_groups(config, trainables, 1), device.type, 1)
-    missing: dict[str, dict[str, int]] = {}
-    if config.prior.enabled:
-        for concept in concepts:
-            state = class_images(config, concept, parts.fingerprint)
-            missing[concept.options.class_prompt] = {
-                "there": len(state.inventory.taken),
-                "missing": len(state.missing),
-            }
+    found = decide(config, weights=config.prior.enabled)
+    parts, items, device = found.parts, found.items, found.device
+    missing = {
+        prompt: {"there": len(state.inventory.taken), "missing": len(state.missing)}
+        for prompt, state in found.class_images.items()
+    }
     needs = estimate_of(config, configs_in(parts), device)
-    warnings = [w for concept in concepts for w in concept.inventory.warnings]
+    warnings = [w for concept in found.concepts for w in concept.inventory.warnings]
     return Forecast(
         base=parts.source,
         family=parts.family.name,
@@ -87,9 +63,9 @@ def forecast(config: TrainConfig) -> Forecast:
         prediction_type=parts.prediction_type,
         device=str(device),
         precision=config.run.mixed_precision,
-        steps=config.run.steps or config.run.epochs * plan.steps_per_epoch,
-        steps_per_epoch=plan.steps_per_epoch,
-        trainable={group.component: group.count for group in trainables},
+        steps=found.steps,
+        steps_per_epoch=found.plan.steps_per_epoch,
+        trainable=found.trainable,
         data=items.as_dict(),
         captions={
             kind: {"text": text, "tokens": parts.family.first_tokens(parts, text)}

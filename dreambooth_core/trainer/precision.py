@@ -46,15 +46,10 @@ def make_precision(
     """The precision that ``run.mixed_precision`` names, or another option (``where``).
 
     Raises:
-        UserError: the device cannot compute in it.
+        UserError: this GPU cannot compute in it. That no CPU computes in fp16 is said in
+            ``combinations``.
     """
     dtype = DTYPES[name]
-    if dtype == torch.float16 and device.type == "cpu":
-        raise UserError(
-            "fp16 needs a GPU",
-            where=where,
-            do="Use bf16 or fp32 (mixed precision: no) on a CPU.",
-        )
     if dtype == torch.bfloat16 and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise UserError("this GPU does not compute in bf16", where=where, do='Use "fp16".')
     if device.type == "cuda":

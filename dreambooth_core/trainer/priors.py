@@ -27,8 +27,18 @@ FOLDER = ".class_images"
 
 
 def class_images(config: TrainConfig, concept: Concept, base_fingerprint: str) -> ClassImages:
-    """Which of a concept's class images are there and which are missing."""
+    """Which of a concept's class images are there and which are missing.
+
+    Raises:
+        UserError: they cannot be made as asked, or the folder cannot be used.
+    """
     prior = config.prior
+    if prior.scheduler and prior.scheduler not in SCHEDULERS:
+        raise UserError(
+            f"there is no scheduler {prior.scheduler!r}",
+            where="prior.scheduler",
+            do=f"Choose from {', '.join(SCHEDULERS)}, or leave it empty for the base's own.",
+        )
     recipe = recipe_of(concept, prior, config.data, base_fingerprint)
     kept_in = Path(prior.folder) if prior.folder else Path(config.run.output) / FOLDER
     return find_class_images(
@@ -70,7 +80,7 @@ def with_class_images(
         precision: of :func:`image_precision`.
 
     Raises:
-        UserError: a scheduler that is not known.
+        UserError: as :func:`class_images`.
         Stopped: the user asked; what was made stays and is not made again.
     """
     if not config.prior.enabled:
@@ -112,12 +122,6 @@ def _maker(
     should_stop: Callable[[], bool],
 ) -> Callable[[list[str], list[int]], list[Image.Image]]:
     recipe = state.recipe
-    if recipe.scheduler and recipe.scheduler not in SCHEDULERS:
-        raise UserError(
-            f"there is no scheduler {recipe.scheduler!r}",
-            where="prior.scheduler",
-            do=f"Choose from {', '.join(SCHEDULERS)}, or leave it empty for the base's own.",
-        )
     settings = SamplingSettings(
         steps=recipe.steps,
         guidance=recipe.guidance,

@@ -156,4 +156,12 @@ def choose_device(wanted: str, local_rank: int = 0) -> torch.device:
         )
     if wanted in ("cuda", "xpu"):
         return torch.device(wanted, local_rank)
+    _, colon, number = wanted.partition(":")
+    many = getattr(torch, kind).device_count() if kind in ("cuda", "xpu") else 1
+    if colon and not (number.isascii() and number.isdecimal() and int(number) < many):
+        raise UserError(
+            f"no device {wanted!r} here",
+            where="run.device",
+            do=f"They are numbered from 0 to {many - 1}." if many > 1 else f"Say {kind}.",
+        )
     return torch.device(wanted)

@@ -10,7 +10,6 @@ from typing import Any
 
 from PIL import Image
 
-from dreambooth_core.errors import UserError
 from dreambooth_core.jobs import Event, RunFolder
 
 log = logging.getLogger(__name__)
@@ -127,12 +126,6 @@ class _Board:
 
 
 def _wandb(folder: RunFolder, project: str) -> Any:
-    try:
-        import wandb
-    except ImportError as error:
-        raise UserError(
-            "Weights & Biases is not installed",
-            where="log.wandb",
-            do="pip install wandb, or set log.wandb to false.",
-        ) from error
+    import wandb
+
     return wandb.init(project=project, name=folder.name, dir=str(folder.logs))

@@ -25,6 +25,7 @@ from dreambooth_core.trainer import loop, publish
 from dreambooth_core.trainer.advice import is_out_of_memory, out_of_memory
 from dreambooth_core.trainer.build import Builder
 from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.trainer.decide import Decision, decide
 from dreambooth_core.trainer.processes import Processes, join
 from dreambooth_core.trainer.proof import answer, prove
 from dreambooth_core.trainer.report import Reporter
@@ -38,8 +39,18 @@ log = logging.getLogger(__name__)
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "safetensors", "bitsandbytes")
 
 
-def run(folder: RunFolder, *, on_event: Callable[[Event], None] | None = None) -> None:
+def run(
+    folder: RunFolder,
+    *,
+    on_event: Callable[[Event], None] | None = None,
+    decision: Decision | None = None,
+) -> None:
     """Trains what the folder's ``config.yaml`` says, and writes everything into the folder.
+
+    Args:
+        folder: the run's.
+        on_event: called with each event.
+        decision: about that configuration, where it was made already.
 
     Raises:
         UserError: something in the configuration or the pictures cannot work.
@@ -50,24 +61,27 @@ def run(folder: RunFolder, *, on_event: Callable[[Event], None] | None = None) -
     load_libraries()
     config = load(TrainConfig, files=[folder.config])
     processes = join(config.run.device)
-    reporter = Reporter(
-        folder,
-        tensorboard=config.log.tensorboard,
-        board_folder=config.log.folder,
-        wandb_project=config.log.project if config.log.wandb else None,
-        on_event=on_event,
-        enabled=processes.is_main,
-    )
+    reporter = None
     try:
-        publish.check(config)
-        _run(config, folder, processes, reporter)
+        if decision is None or decision.config != config:
+            decision = decide(config, processes=processes)
+        reporter = Reporter(
+            folder,
+            tensorboard=config.log.tensorboard,
+            board_folder=config.log.folder,
+            wandb_project=config.log.project if config.log.wandb else None,
+            on_event=on_event,
+            enabled=processes.is_main,
+        )
+        _run(decision, folder, processes, reporter)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
         saved = max(saved_steps(folder.checkpoints), default=None)
         raise out_of_memory(config, processes.device, saved) from error
     finally:
-        reporter.close()
+        if reporter is not None:
+            reporter.close()
         processes.close()
 
 
@@ -90,9 +104,9 @@ class _Trained:
     """The base's; None where a token was added to them."""
 
 
-def _run(config: TrainConfig, folder: RunFolder, processes: Processes, reporter: Reporter) -> None:
-    started = time.time()
-    done = _train(config, folder, processes, reporter)
+def _run(decision: Decision, folder: RunFolder, processes: Processes, reporter: Reporter) -> None:
+    config, started = decision.config, time.time()
+    done = _train(decision, folder, processes, reporter)
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -137,8 +151,9 @@ def _run(config: TrainConfig, folder: RunFolder, processes: Processes, reporter:
 
 
 def _train(
-    config: TrainConfig, folder: RunFolder, processes: Processes, reporter: Reporter
+    decision: Decision, folder: RunFolder, processes: Processes, reporter: Reporter
 ) -> _Trained:
+    config = decision.config
     control = folder.control
     waiting: list[str] = []
 
@@ -146,7 +161,7 @@ def _train(
         waiting.extend(control.poll())
         return any(verb.startswith("stop") for verb in waiting)
 
-    session = Builder(config, folder, control, reporter, processes, should_stop).build()
+    session = Builder(decision, folder, control, reporter, processes, should_stop).build()
     _resume(session)
     if processes.is_main:
         write_receipt(folder, **_facts(session))

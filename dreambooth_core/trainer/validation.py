@@ -18,11 +18,36 @@ from dreambooth_core.trainer.precision import Precision
 from dreambooth_core.trainer.report import Reporter
 
 
+def sampling_settings(
+    options: ValidationOptions, parts: Components, default_size: tuple[int, int]
+) -> SamplingSettings:
+    """How the validation images are made; ``default_size`` is (height, width).
+
+    Raises:
+        UserError: images of that size cannot be made.
+    """
+    height, width = (options.size, options.size) if options.size else default_size
+    if height % parts.latent_scale or width % parts.latent_scale:
+        raise UserError(
+            f"{height} is not a multiple of {parts.latent_scale}",
+            where="validation.size",
+            do=f"Try {round(height / 64) * 64 or 64}.",
+        )
+    return SamplingSettings(
+        steps=options.steps,
+        guidance=options.guidance,
+        scheduler=options.scheduler,
+        width=width,
+        height=height,
+        negative_prompt=options.negative_prompt,
+    )
+
+
 class Validation:
     """Makes and writes the validation images of a run.
 
     Raises:
-        UserError: images of that size cannot be made.
+        UserError: as :func:`sampling_settings`.
     """
 
     def __init__(
@@ -39,21 +64,7 @@ class Validation:
         self.precision = precision
         self.folder = folder
         self.reporter = reporter
-        height, width = (options.size, options.size) if options.size else default_size
-        if height % parts.latent_scale or width % parts.latent_scale:
-            raise UserError(
-                f"{height} is not a multiple of {parts.latent_scale}",
-                where="validation.size",
-                do=f"Try {round(height / 64) * 64 or 64}.",
-            )
-        self.settings = SamplingSettings(
-            steps=options.steps,
-            guidance=options.guidance,
-            scheduler=options.scheduler,
-            width=width,
-            height=height,
-            negative_prompt=options.negative_prompt,
-        )
+        self.settings = sampling_settings(options, parts, default_size)
 
     def make(self, step: int, should_stop: Callable[[], bool] | None = None) -> None:
         """Makes all images of a step. A failure is a warning: the run is worth more.

@@ -1,18 +1,13 @@
-"""Schedules against diffusers', rates, clipping, and the table of combinations."""
+"""Schedules against diffusers', rates and clipping."""
 
 from __future__ import annotations
-
-import dataclasses
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.optim import combinations
 from dreambooth_core.optim.clipping import clip_gradients
-from dreambooth_core.optim.combinations import RULES, Setting, refuse
 from dreambooth_core.optim.options import SCHEDULES, OptimOptions
 from dreambooth_core.optim.rates import rates
 from dreambooth_core.optim.schedules import make_schedule, parse_rules
@@ -109,73 +104,3 @@ def test_clipping_by_hand():
     assert clip_gradients([a, b], 2.0).item() == pytest.approx(1.0)
     assert b.grad.tolist() == pytest.approx([0.8], rel=1e-5)
     assert clip_gradients([idle], 1.0).item() == 0.0
-
-
-BROKEN = {
-    ("fused_backward", "gradient accumulation"): {"accumulation": 2},
-    ("fused_backward", "gradient clipping by norm"): {"max_grad_norm": 1.0},
-    ("fused_backward", "several processes"): {"processes": 2},
-    ("fused_backward", "fp16"): {"precision": "fp16"},
-    ("fused_backward", "Prodigy, D-Adaptation and schedule-free optimizers"): {
-        "optimizer": "prodigy"
-    },
-    ("fused_backward", "torch.compile"): {"compile": True},
-    ("stochastic_rounding", "weights that are not in bf16"): {
-        "stochastic_rounding": True,
-        "precision": "bf16",
-    },
-    ("stochastic_rounding", "schedule-free optimizers"): {
-        "stochastic_rounding": True,
-        "precision": "full_bf16",
-        "optimizer": "adamw_schedulefree",
-    },
-    ("schedule-free optimizers", "a learning rate schedule"): {
-        "optimizer": "adamw_schedulefree",
-        "schedule": "cosine",
-    },
-    ("schedule-free optimizers", "EMA"): {"optimizer": "sgd_schedulefree", "ema": True},
-    ("Prodigy and D-Adaptation", "a learning rate for each part"): {
-        "optimizer": "prodigy",
-        "learning_rates": (1.0, 0.5),
-    },
-    ("Prodigy and D-Adaptation", "a small learning rate"): {
-        "optimizer": "dadapt_adam",
-        "learning_rates": (1e-4,),
-    },
-    ("Prodigy and D-Adaptation", "fp16"): {"optimizer": "prodigy", "precision": "fp16"},
-    ("schedule constant", "warm-up"): {"warmup_steps": 5},
-    ("schedule piecewise_constant", "warm-up"): {
-        "schedule": "piecewise_constant",
-        "warmup_steps": 5,
-    },
-    ("a 4-bit or 8-bit base", "full fine-tuning"): {"quantized": "nf4", "trains_base": True},
-    (
-        "full_bf16",
-        "AdamW and others in bf16 without stochastic rounding, in full fine-tuning",
-    ): {"precision": "full_bf16", "trains_base": True},
-    ("fp16", "the CPU"): {"precision": "fp16", "device": "cpu"},
-    ("8-bit and paged optimizers, Lion", "Apple's GPUs"): {
-        "optimizer": "adamw8bit",
-        "device": "mps",
-    },
-}
-
-
-def test_every_rule_is_tested_and_refuses_by_name():
-    assert set(BROKEN) == {(rule.first, rule.second) for rule in RULES}
-    for (first, second), change in BROKEN.items():
-        fused = first == "fused_backward"
-        fine = Setting(fused_backward=fused, max_grad_norm=0.0 if fused else 1.0)
-        assert refuse(fine) == []
-        errors = refuse(dataclasses.replace(fine, **change))  # type: ignore[arg-type]
-        assert len(errors) == 1, (first, second, [e.line for e in errors])
-        assert f"{first} cannot be combined with {second}" in errors[0].line
-        assert errors[0].where
-        assert errors[0].do
-
-
-def test_the_page_is_in_step_with_the_table(tmp_path: Path):
-    page = Path(__file__).parents[2] / "docs" / "combinations.md"
-    assert page.read_text(encoding="utf-8") == combinations.as_markdown()
-    assert combinations.main([str(tmp_path / "page.md")]) == 0
-    assert (tmp_path / "page.md").read_bytes() == page.read_bytes()

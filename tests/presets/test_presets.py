@@ -22,7 +22,7 @@ from dreambooth_core.errors import UserError
 from dreambooth_core.formats.checkpoints.stock import stock_configs
 from dreambooth_core.memory.estimate import GIB
 from dreambooth_core.trainer.advice import USABLE
-from dreambooth_core.trainer.build import check_combinations
+from dreambooth_core.trainer.combinations import refuse_settings
 from dreambooth_core.trainer.config import TrainConfig
 from dreambooth_core.trainer.needs import Planner
 
@@ -84,7 +84,7 @@ def test_no_preset_combines_what_cannot_be() -> None:
     for name in memory_names():
         _, method, family = name.split("-")
         config = load(TrainConfig, preset=[f"object-{method}-{family}", name])
-        check_combinations(config, [], "cuda", 1)
+        refuse_settings(config, device="cuda")
 
 
 def test_what_cannot_fit_names_the_smallest_that_does() -> None:

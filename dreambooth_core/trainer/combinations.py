@@ -1,7 +1,7 @@
 """What cannot be combined, and why. Standard library only.
 
 The table is the one source: ``refuse`` checks it before a run, and ``docs/combinations.md`` is
-written from it (``python -m dreambooth_core.optim.combinations docs/combinations.md``).
+written from it (``python -m dreambooth_core.trainer.combinations docs/combinations.md``).
 """
 
 from __future__ import annotations
@@ -12,33 +12,64 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.optim.table import OPTIMIZERS
+from dreambooth_core.methods.table import METHODS, MethodSpec
+from dreambooth_core.objective.timesteps import timestep_range
+from dreambooth_core.optim.options import OptimOptions
+from dreambooth_core.optim.rates import rates
+from dreambooth_core.optim.schedules import make_schedule
+from dreambooth_core.optim.table import OPTIMIZERS, OptimizerSpec
+from dreambooth_core.trainer.config import TrainConfig
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What of a configuration matters here. The trainer fills it in."""
+class Asked:
+    """A configuration, and where it is to run."""
 
-    optimizer: str = "adamw"
-    schedule: str = "constant"
-    warmup_steps: int = 0
-    max_grad_norm: float = 1.0
-    fused_backward: bool = False
-    stochastic_rounding: bool = False
-    ema: bool = False
-    learning_rates: tuple[float, ...] = ()
-    """The learning rates of the groups, those of nothing trained left out."""
-    accumulation: int = 1
+    config: TrainConfig
+    device: str = ""
+    """``cuda``, ``cpu``, ``mps``, ``xpu``; empty where that is not known yet."""
     processes: int = 1
-    precision: str = "no"
-    """``no`` (fp32), ``fp16`` (with scaler), ``bf16``, or ``full_bf16`` (weights in bf16)."""
-    quantized: str = "no"
-    """``no``, ``nf4`` or ``int8``: the base's frozen weights."""
-    trains_base: bool = False
-    """Whether weights of the base itself are trained, as in full fine-tuning."""
-    compile: bool = False
-    device: str = "cuda"
-    """``cuda``, ``cpu``, ``mps``, ``xpu``."""
+
+    @property
+    def optim(self) -> OptimOptions:
+        return self.config.optim
+
+    @property
+    def method(self) -> MethodSpec:
+        """All that is known of it."""
+        return METHODS[self.config.method.kind]
+
+    @property
+    def precision(self) -> str:
+        return self.config.run.mixed_precision
+
+    @property
+    def optimizer(self) -> OptimizerSpec:
+        """All that is known of it."""
+        return OPTIMIZERS[self.optim.optimizer]
+
+    @property
+    def learning_rates(self) -> set[float]:
+        """Those of what is trained."""
+        run, method = self.config.run, self.config.method
+        found = rates(
+            self.optim,
+            full=self.method.trains_base,
+            batch_size=run.batch_size,
+            accumulation=run.accumulation,
+            processes=self.processes,
+        )
+        trained = (
+            (found.unet, self.trains_weights and method.unet),
+            (found.text, self.trains_weights and method.text_encoder),
+            (found.embedding, self.method.learns_token),
+        )
+        return {rate for rate, wanted in trained if wanted}
+
+    @property
+    def trains_weights(self) -> bool:
+        """Whether anything but a learned token is trained."""
+        return self.method.is_adapter or self.method.trains_base
 
 
 @dataclass(frozen=True)
@@ -51,19 +82,7 @@ class Rule:
     do: str
     where: str
     """The field that the error points at."""
-    broken: Callable[[Setting], bool]
-
-
-def _finds_rate(s: Setting) -> bool:
-    return OPTIMIZERS[s.optimizer].finds_rate
-
-
-def _averages(s: Setting) -> bool:
-    return OPTIMIZERS[s.optimizer].averages
-
-
-def _shares(s: Setting) -> bool:
-    return not OPTIMIZERS[s.optimizer].per_parameter
+    broken: Callable[[Asked], bool]
 
 
 RULES: tuple[Rule, ...] = (
@@ -73,7 +92,7 @@ RULES: tuple[Rule, ...] = (
         "the weights would step after each part of the batch",
         "Set run.accumulation to 1, or switch fused_backward off.",
         "optim.fused_backward",
-        lambda s: s.fused_backward and s.accumulation > 1,
+        lambda s: s.optim.fused_backward and s.config.run.accumulation > 1,
     ),
     Rule(
         "fused_backward",
@@ -81,7 +100,7 @@ RULES: tuple[Rule, ...] = (
         "the norm of all gradients is known only when all are there",
         "Set optim.max_grad_norm to 0, or switch fused_backward off.",
         "optim.fused_backward",
-        lambda s: s.fused_backward and s.max_grad_norm > 0,
+        lambda s: s.optim.fused_backward and s.optim.max_grad_norm > 0,
     ),
     Rule(
         "fused_backward",
@@ -89,7 +108,7 @@ RULES: tuple[Rule, ...] = (
         "the weights would step before the processes have added up their gradients",
         "Train in one process, or switch fused_backward off.",
         "optim.fused_backward",
-        lambda s: s.fused_backward and s.processes > 1,
+        lambda s: s.optim.fused_backward and s.processes > 1,
     ),
     Rule(
         "fused_backward",
@@ -97,7 +116,7 @@ RULES: tuple[Rule, ...] = (
         "the loss scaler must see all gradients before any weight may step",
         "Use bf16, or switch fused_backward off.",
         "optim.fused_backward",
-        lambda s: s.fused_backward and s.precision == "fp16",
+        lambda s: s.optim.fused_backward and s.precision == "fp16",
     ),
     Rule(
         "fused_backward",
@@ -105,7 +124,7 @@ RULES: tuple[Rule, ...] = (
         "their steps depend on all weights together",
         "Choose AdamW, Adafactor, Lion or SGD, or switch fused_backward off.",
         "optim.fused_backward",
-        lambda s: s.fused_backward and _shares(s),
+        lambda s: s.optim.fused_backward and not s.optimizer.per_parameter,
     ),
     Rule(
         "fused_backward",
@@ -113,7 +132,7 @@ RULES: tuple[Rule, ...] = (
         "a compiled backward pass does not run the hooks that take the steps",
         "Switch one of the two off.",
         "optim.fused_backward",
-        lambda s: s.fused_backward and s.compile,
+        lambda s: s.optim.fused_backward and s.config.memory.compile,
     ),
     Rule(
         "stochastic_rounding",
@@ -121,7 +140,7 @@ RULES: tuple[Rule, ...] = (
         "there is nothing to round",
         "Set run.mixed_precision to full_bf16, or switch stochastic_rounding off.",
         "optim.stochastic_rounding",
-        lambda s: s.stochastic_rounding and s.precision != "full_bf16",
+        lambda s: s.optim.stochastic_rounding and s.precision != "full_bf16",
     ),
     Rule(
         "stochastic_rounding",
@@ -129,7 +148,7 @@ RULES: tuple[Rule, ...] = (
         "they keep their averages in the weights' own precision",
         "Choose another optimizer, or switch stochastic_rounding off.",
         "optim.stochastic_rounding",
-        lambda s: s.stochastic_rounding and _averages(s),
+        lambda s: s.optim.stochastic_rounding and s.optimizer.averages,
     ),
     Rule(
         "schedule-free optimizers",
@@ -137,7 +156,9 @@ RULES: tuple[Rule, ...] = (
         "their averaging takes its place; warm-up alone is fine",
         "Set optim.schedule to constant or constant_with_warmup.",
         "optim.schedule",
-        lambda s: _averages(s) and s.schedule not in ("constant", "constant_with_warmup"),
+        lambda s: (
+            s.optimizer.averages and s.optim.schedule not in ("constant", "constant_with_warmup")
+        ),
     ),
     Rule(
         "schedule-free optimizers",
@@ -145,7 +166,7 @@ RULES: tuple[Rule, ...] = (
         "they average the weights themselves",
         "Switch optim.ema.enabled off.",
         "optim.ema.enabled",
-        lambda s: _averages(s) and s.ema,
+        lambda s: s.optimizer.averages and s.optim.ema.enabled,
     ),
     Rule(
         "Prodigy and D-Adaptation",
@@ -153,7 +174,7 @@ RULES: tuple[Rule, ...] = (
         "they find one rate for all weights",
         "Leave the learning rates of text encoder and embedding empty.",
         "optim.text_learning_rate",
-        lambda s: _finds_rate(s) and len(set(s.learning_rates)) > 1,
+        lambda s: s.optimizer.finds_rate and len(s.learning_rates) > 1,
     ),
     Rule(
         "Prodigy and D-Adaptation",
@@ -162,7 +183,7 @@ RULES: tuple[Rule, ...] = (
         "learned",
         "Leave optim.learning_rate empty, or set it to 1.",
         "optim.learning_rate",
-        lambda s: _finds_rate(s) and any(0 < rate < 0.01 for rate in s.learning_rates),
+        lambda s: s.optimizer.finds_rate and any(0 < rate < 0.01 for rate in s.learning_rates),
     ),
     Rule(
         "Prodigy and D-Adaptation",
@@ -170,7 +191,7 @@ RULES: tuple[Rule, ...] = (
         "a step that the loss scaler skips would still be counted into the rate",
         "Use bf16 or fp32.",
         "optim.optimizer",
-        lambda s: _finds_rate(s) and s.precision == "fp16",
+        lambda s: s.optimizer.finds_rate and s.precision == "fp16",
     ),
     Rule(
         "schedule constant",
@@ -178,7 +199,9 @@ RULES: tuple[Rule, ...] = (
         "constant has none, as in diffusers",
         "Set optim.schedule to constant_with_warmup, or optim.warmup_steps to 0.",
         "optim.warmup_steps",
-        lambda s: s.schedule == "constant" and s.warmup_steps > 0 and not _averages(s),
+        lambda s: (
+            s.optim.schedule == "constant" and s.optim.warmup_steps > 0 and not s.optimizer.averages
+        ),
     ),
     Rule(
         "schedule piecewise_constant",
@@ -186,7 +209,11 @@ RULES: tuple[Rule, ...] = (
         "its rules say all; write the warm-up into them",
         "Set optim.warmup_steps to 0.",
         "optim.warmup_steps",
-        lambda s: s.schedule == "piecewise_constant" and s.warmup_steps > 0 and not _averages(s),
+        lambda s: (
+            s.optim.schedule == "piecewise_constant"
+            and s.optim.warmup_steps > 0
+            and not s.optimizer.averages
+        ),
     ),
     Rule(
         "a 4-bit or 8-bit base",
@@ -194,7 +221,7 @@ RULES: tuple[Rule, ...] = (
         "quantised weights have no gradient",
         "Train an adapter, or set memory.quantize to no.",
         "memory.quantize",
-        lambda s: s.quantized != "no" and s.trains_base,
+        lambda s: s.config.memory.quantize != "no" and s.method.trains_base,
     ),
     Rule(
         "full_bf16",
@@ -202,7 +229,35 @@ RULES: tuple[Rule, ...] = (
         "steps smaller than 1/256 of a weight would be lost",
         "Switch optim.stochastic_rounding on, or use bf16 (mixed).",
         "optim.stochastic_rounding",
-        lambda s: s.precision == "full_bf16" and s.trains_base and not s.stochastic_rounding,
+        lambda s: (
+            s.precision == "full_bf16" and s.method.trains_base and not s.optim.stochastic_rounding
+        ),
+    ),
+    Rule(
+        "method.unet off",
+        "method.text_encoder off",
+        "nothing would be trained",
+        "Switch one of the two on.",
+        "method.unet",
+        lambda s: (
+            not s.method.learns_token and not (s.config.method.unet or s.config.method.text_encoder)
+        ),
+    ),
+    Rule(
+        "save.arrangement",
+        "a method that it has no place for",
+        "code written for such folders would not find the result",
+        "Leave save.arrangement at run.",
+        "save.arrangement",
+        lambda s: s.config.save.arrangement not in s.method.arrangements,
+    ),
+    Rule(
+        "save.layout",
+        "a method that it has no place for",
+        "whatever reads such files would not know the result",
+        "Leave save.layout at kohya.",
+        "save.layout",
+        lambda s: s.method.is_adapter and s.config.save.layout not in s.method.layouts,
     ),
     Rule(
         "fp16",
@@ -213,18 +268,28 @@ RULES: tuple[Rule, ...] = (
         lambda s: s.precision == "fp16" and s.device == "cpu",
     ),
     Rule(
+        "class images in fp16",
+        "the CPU",
+        "fp16 needs a GPU",
+        "Set prior.precision to auto, bf16 or fp32.",
+        "prior.precision",
+        lambda s: (
+            s.config.prior.enabled and s.config.prior.precision == "fp16" and s.device == "cpu"
+        ),
+    ),
+    Rule(
         "8-bit and paged optimizers, Lion",
         "Apple's GPUs",
         "bitsandbytes has no kernels for them",
         "Choose adamw, adafactor, prodigy or a schedule-free optimizer.",
         "optim.optimizer",
-        lambda s: OPTIMIZERS[s.optimizer].package == "bitsandbytes" and s.device == "mps",
+        lambda s: s.optimizer.package == "bitsandbytes" and s.device == "mps",
     ),
 )
 
 
-def refuse(setting: Setting) -> list[UserError]:
-    """One error for each rule that the setting breaks, in the table's order."""
+def refuse(asked: Asked) -> list[UserError]:
+    """One error for each rule that is broken, in the table's order."""
     return [
         UserError(
             f"{rule.first} cannot be combined with {rule.second}: {rule.reason}",
@@ -232,8 +297,32 @@ def refuse(setting: Setting) -> list[UserError]:
             do=rule.do,
         )
         for rule in RULES
-        if rule.broken(setting)
+        if rule.broken(asked)
     ]
+
+
+def refuse_settings(config: TrainConfig, *, device: str = "", processes: int = 1) -> None:
+    """Refuses what no images and no base could make right.
+
+    Args:
+        config: each value of which is within its own range.
+        device: see :class:`Asked`.
+        processes: how many share the work.
+
+    Raises:
+        UserError: the first thing that is wrong.
+    """
+    for error in refuse(Asked(config, device, processes)):
+        raise error
+    make_schedule(config.optim, total_steps=1)
+    timestep_range(config.objective, steps=1000)
+    wanted = config.run.resume
+    if wanted not in ("", "latest") and not wanted.removeprefix("step-").isdecimal():
+        raise UserError(
+            f"{wanted!r} is no saved step",
+            where="run.resume",
+            do='Give the number of a step, "latest", or nothing.',
+        )
 
 
 def as_markdown() -> str:
@@ -247,7 +336,7 @@ def as_markdown() -> str:
         "| --- | --- | --- | --- |",
         *(f"| {r.first} | {r.second} | {r.reason} | {r.do} |" for r in RULES),
         "",
-        "<!-- Written by python -m dreambooth_core.optim.combinations docs/combinations.md -->",
+        "<!-- Written by python -m dreambooth_core.trainer.combinations docs/combinations.md -->",
     ]
     return "\n".join(lines) + "\n"
 

@@ -1,0 +1,207 @@
+"""Whether a configuration can run, found out before anything is written or loaded.
+
+``check`` and ``train`` ask here, so that neither refuses what the other takes. Nothing is checked
+twice in other words: what a run is made of is made here too, only as small as can be: models
+without their weights, an optimizer of one number.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+
+import torch
+
+from dreambooth_core.attention.processors import apply_attention
+from dreambooth_core.data.concepts import Concept, gather
+from dreambooth_core.data.items import Items
+from dreambooth_core.data.plan import BatchPlan
+from dreambooth_core.data.prior import ClassImages
+from dreambooth_core.errors import UserError
+from dreambooth_core.families.base import Components
+from dreambooth_core.families.loading import load_base
+from dreambooth_core.methods.base import Trainable, method_for
+from dreambooth_core.methods.quantized import require_package
+from dreambooth_core.methods.table import METHODS
+from dreambooth_core.objective.objective import Objective
+from dreambooth_core.objective.schedule import alphas_of
+from dreambooth_core.optim.build import ParamGroup, try_out
+from dreambooth_core.optim.rates import Rates, rates
+from dreambooth_core.trainer import publish
+from dreambooth_core.trainer.combinations import refuse_settings
+from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.trainer.precision import make_precision
+from dreambooth_core.trainer.priors import class_images, image_precision
+from dreambooth_core.trainer.processes import Processes, choose_device
+from dreambooth_core.trainer.validation import sampling_settings
+
+TRACKERS = {"log.tensorboard": "tensorboard", "log.wandb": "wandb"}
+"""Options that need a package, and which."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was found out about a configuration that can run."""
+
+    config: TrainConfig
+    device: torch.device
+    concepts: list[Concept]
+    """With the inventory of their folders, class images left out."""
+    items: Items
+    plan: BatchPlan
+    parts: Components
+    """The base, its weights unread unless they were asked for."""
+    trainable: dict[str, int]
+    """Trained parameters by component."""
+    class_images: dict[str, ClassImages]
+    """By class prompt; which are there is known only where the base's weights were read."""
+    steps: int
+    """Optimizer steps of the whole run."""
+
+
+def decide(
+    config: TrainConfig,
+    *,
+    processes: Processes | None = None,
+    elsewhere: bool = False,
+    weights: bool = False,
+) -> Decision:
+    """Decides whether a run can be, with its images, its base and this machine.
+
+    Args:
+        config: what :func:`dreambooth_core.config.loading.load` gave.
+        processes: this process among those of the run, if it has joined them.
+        elsewhere: the run will be in another process, which may see devices that this one does
+            not: what depends on the device is left to that one.
+        weights: read the base's weights too, as class images already there are known by them.
+
+    Raises:
+        UserError: the first thing in the way, and where it was set.
+    """
+    device = torch.device("cpu")
+    if processes is not None:
+        device = processes.device
+    elif not elsewhere:
+        device = choose_device(config.run.device)
+    count = processes.count if processes else int(os.environ.get("WORLD_SIZE") or 1)
+    refuse_settings(config, device="" if elsewhere else device.type, processes=count)
+    publish.check(config)
+    _require_packages(config)
+    if config.memory.compile and not elsewhere:
+        _require_compiler(device)
+    precision = make_precision(config.run.mixed_precision, device, tf32=config.memory.tf32)
+    image_precision(config, precision)
+    concepts = gather(config.concepts, config.data, config.prior)
+    items = Items(concepts, config.data, seed=config.run.seed)
+    plan = items.plan(
+        batch_size=config.run.batch_size,
+        accumulation=config.run.accumulation,
+        processes=count,
+    )
+    parts = load_base(config.base, weights=weights)
+    states = {
+        concept.options.class_prompt: class_images(config, concept, parts.fingerprint)
+        for concept in concepts
+        if config.prior.enabled
+    }
+    trainables = _attach(config, parts, items, precision.trained)
+    groups = parameter_groups(config, trainables, count)
+    try_out(config.optim, groups, None if elsewhere else device)
+    Objective(config.objective, alphas_of(parts.scheduler_config), parts.prediction_type)
+    if config.validation.prompts:
+        sampling_settings(config.validation, parts, items.entries[0].size)
+    if not elsewhere and config.memory.attention != "auto":
+        apply_attention(parts.unet, config.memory.attention, device, precision.dtype)
+    return Decision(
+        config=config,
+        device=device,
+        concepts=concepts,
+        items=items,
+        plan=plan,
+        parts=parts,
+        trainable={group.component: group.count for group in trainables},
+        class_images=states,
+        steps=config.run.steps or config.run.epochs * plan.steps_per_epoch,
+    )
+
+
+def parameter_groups(
+    config: TrainConfig, trainables: list[Trainable], processes: int
+) -> list[ParamGroup]:
+    """What is trained, each part with its learning rate."""
+    learning = rates(
+        config.optim,
+        full=METHODS[config.method.kind].trains_base,
+        batch_size=config.run.batch_size,
+        accumulation=config.run.accumulation,
+        processes=processes,
+    )
+    return [
+        ParamGroup(
+            group.component,
+            list(group.parameters.values()),
+            _rate(group, learning),
+            weight_decay=_decay(group, config),
+        )
+        for group in trainables
+    ]
+
+
+def _rate(group: Trainable, learning: Rates) -> float:
+    if group.is_token:
+        return learning.embedding
+    return learning.text if group.is_text else learning.unet
+
+
+def _decay(group: Trainable, config: TrainConfig) -> float | None:
+    if group.is_token:
+        return 0.0
+    return config.optim.text_weight_decay if group.is_text else None
+
+
+def _attach(
+    config: TrainConfig, parts: Components, items: Items, dtype: torch.dtype
+) -> list[Trainable]:
+    """What would be trained, on the meta device: only counted."""
+    for model in parts.models.values():
+        model.to("meta")
+    method = method_for(config.method, parts)
+    trainables = method.attach(config.run.seed, dtype)
+    method.caption_for_proof(list(items.first_captions().values()))
+    return trainables
+
+
+def _require_packages(config: TrainConfig) -> None:
+    wanted = {"log.tensorboard": config.log.tensorboard, "log.wandb": config.log.wandb}
+    for where, package in TRACKERS.items():
+        if wanted[where] and not _is_installed(package):
+            raise UserError(
+                f"the package {package} is not installed",
+                where=where,
+                do=f"Install it into the engine's environment (pip install {package}), or set "
+                f"{where} to false.",
+            )
+    if config.memory.quantize != "no":
+        require_package(config.memory.quantize)
+
+
+def _require_compiler(device: torch.device) -> None:
+    """What torch.compile needs: a C++ compiler for CPUs, Triton for GPUs."""
+    if device.type == "cpu":
+        named = (os.environ.get("CXX", ""), "g++", "c++", "clang++", "cl")
+        there = any(name and shutil.which(name) for name in named)
+        what = "no C++ compiler was found"
+    else:
+        there = importlib.util.find_spec("triton") is not None
+        what = "Triton, which compiles for GPUs, is not installed"
+    if not there:
+        raise UserError(
+            what, where="memory.compile", do="Install it, or set memory.compile to false."
+        )
+
+
+def _is_installed(package: str) -> bool:
+    return package in sys.modules or importlib.util.find_spec(package) is not None

@@ -1,0 +1,160 @@
+"""The table of what excludes each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dreambooth_core.config.loading import load
+from dreambooth_core.errors import UserError
+from dreambooth_core.trainer import combinations
+from dreambooth_core.trainer.combinations import RULES, Asked, refuse, refuse_settings
+from dreambooth_core.trainer.config import TrainConfig
+
+Given = dict[str, Any]
+
+FUSED: Given = {"optim.fused_backward": "true", "optim.max_grad_norm": 0}
+FREE: Given = {"optim.optimizer": "adamw_schedulefree"}
+PRODIGY: Given = {"optim.optimizer": "prodigy"}
+FULL: Given = {"method.kind": "full"}
+BROKEN: dict[tuple[str, str], Given] = {
+    ("fused_backward", "gradient accumulation"): {**FUSED, "run.accumulation": 2},
+    ("fused_backward", "gradient clipping by norm"): {**FUSED, "optim.max_grad_norm": 1},
+    ("fused_backward", "several processes"): {**FUSED, "processes": 2},
+    ("fused_backward", "fp16"): {**FUSED, "run.mixed_precision": "fp16"},
+    ("fused_backward", "Prodigy, D-Adaptation and schedule-free optimizers"): {
+        **FUSED,
+        **PRODIGY,
+    },
+    ("fused_backward", "torch.compile"): {**FUSED, "memory.compile": "true"},
+    ("stochastic_rounding", "weights that are not in bf16"): {
+        "optim.stochastic_rounding": "true",
+        "run.mixed_precision": "bf16",
+    },
+    ("stochastic_rounding", "schedule-free optimizers"): {
+        "optim.stochastic_rounding": "true",
+        "run.mixed_precision": "full_bf16",
+        **FREE,
+    },
+    ("schedule-free optimizers", "a learning rate schedule"): {**FREE, "optim.schedule": "cosine"},
+    ("schedule-free optimizers", "EMA"): {**FREE, "optim.ema.enabled": "true"},
+    ("Prodigy and D-Adaptation", "a learning rate for each part"): {
+        **PRODIGY,
+        "method.text_encoder": "true",
+        "optim.text_learning_rate": 0.5,
+    },
+    ("Prodigy and D-Adaptation", "a small learning rate"): {
+        **PRODIGY,
+        "optim.learning_rate": 1e-4,
+    },
+    ("Prodigy and D-Adaptation", "fp16"): {**PRODIGY, "run.mixed_precision": "fp16"},
+    ("schedule constant", "warm-up"): {"optim.warmup_steps": 5},
+    ("schedule piecewise_constant", "warm-up"): {
+        "optim.schedule": "piecewise_constant",
+        "optim.step_rules": "1:10,0.5",
+        "optim.warmup_steps": 5,
+    },
+    ("a 4-bit or 8-bit base", "full fine-tuning"): {**FULL, "memory.quantize": "nf4"},
+    (
+        "full_bf16",
+        "AdamW and others in bf16 without stochastic rounding, in full fine-tuning",
+    ): {**FULL, "run.mixed_precision": "full_bf16"},
+    ("method.unet off", "method.text_encoder off"): {"method.unet": "false"},
+    ("save.arrangement", "a method that it has no place for"): {
+        "method.kind": "loha",
+        "save.arrangement": "shivam",
+    },
+    ("save.layout", "a method that it has no place for"): {
+        "method.kind": "lokr",
+        "save.layout": "diffusers",
+    },
+    ("fp16", "the CPU"): {"run.mixed_precision": "fp16", "device": "cpu"},
+    ("class images in fp16", "the CPU"): {
+        "prior.enabled": "true",
+        "prior.precision": "fp16",
+        "device": "cpu",
+    },
+    ("8-bit and paged optimizers, Lion", "Apple's GPUs"): {
+        "optim.optimizer": "adamw8bit",
+        "device": "mps",
+    },
+}
+
+
+def asked(given: Given) -> Asked:
+    """The configuration of these keys; ``device`` and ``processes`` are where it runs."""
+    place = {key: given[key] for key in ("device", "processes") if key in given}
+    overrides = [f"{key}={value}" for key, value in given.items() if key not in place]
+    return Asked(load(TrainConfig, overrides=overrides), **place)
+
+
+def test_every_rule_is_tested() -> None:
+    assert set(BROKEN) == {(rule.first, rule.second) for rule in RULES}
+
+
+@pytest.mark.parametrize("pair", BROKEN, ids=" and ".join)
+def test_a_pair_is_refused_by_name_and_nothing_else_is(pair: tuple[str, str]) -> None:
+    errors = refuse(asked(BROKEN[pair]))
+    assert len(errors) == 1, [error.line for error in errors]
+    assert f"{pair[0]} cannot be combined with {pair[1]}" in errors[0].line
+    assert errors[0].where
+    assert errors[0].do
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        FUSED,
+        FREE,
+        PRODIGY,
+        {"method.kind": "textual_inversion", "method.unet": "false"},
+        {"method.kind": "textual_inversion", "optim.text_learning_rate": 0.5, **PRODIGY},
+        {"method.kind": "textual_inversion", "save.layout": "peft"},
+        {"run.resume": "latest"},
+        {"run.resume": "200"},
+        {"prior.precision": "fp16", "device": "cpu"},
+    ],
+)
+def test_what_goes_together_is_let_through(given: Given) -> None:
+    one = asked(given)
+    refuse_settings(one.config, device=one.device, processes=one.processes)
+
+
+@pytest.mark.parametrize(
+    ("given", "where"),
+    [
+        (
+            {"objective.min_timestep": 500, "objective.max_timestep": 100},
+            "objective.min_timestep",
+        ),
+        ({"optim.schedule": "piecewise_constant"}, "optim.step_rules"),
+        (
+            {"optim.schedule": "piecewise_constant", "optim.step_rules": "1:10"},
+            "optim.step_rules",
+        ),
+        (
+            {"optim.schedule": "piecewise_constant", "optim.step_rules": "nan:10,1"},
+            "optim.step_rules",
+        ),
+        (
+            {"optim.schedule": "piecewise_constant", "optim.step_rules": "1:-3,1"},
+            "optim.step_rules",
+        ),
+        ({"run.resume": "/etc"}, "run.resume"),
+        ({"run.resume": "step-²"}, "run.resume"),
+    ],
+)
+def test_settings_that_no_base_could_make_right(given: Given, where: str) -> None:
+    with pytest.raises(UserError) as caught:
+        refuse_settings(asked(given).config)
+    assert caught.value.where == where
+
+
+def test_the_page_is_in_step_with_the_table(tmp_path: Path) -> None:
+    page = Path(__file__).parents[2] / "docs" / "combinations.md"
+    assert page.read_text(encoding="utf-8") == combinations.as_markdown()
+    assert combinations.main([str(tmp_path / "page.md")]) == 0
+    assert (tmp_path / "page.md").read_bytes() == page.read_bytes()
