@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -17,8 +18,9 @@ from dreambooth_core.environment import marker as markers
 from dreambooth_core.environment.layout import Layout
 from dreambooth_core.environment.lock import held
 from dreambooth_core.environment.machine import Machine, detect
-from dreambooth_core.environment.pip import Pip, hide_credentials
-from dreambooth_core.environment.processes import run_logged
+from dreambooth_core.environment.pins import Pin, hashes_of_torch
+from dreambooth_core.environment.pip import Pip, Progress
+from dreambooth_core.environment.processes import run_logged, started
 from dreambooth_core.environment.progress import Reporter
 from dreambooth_core.environment.sources import (
     Source,
@@ -27,6 +29,7 @@ from dreambooth_core.environment.sources import (
     torch_source,
 )
 from dreambooth_core.environment.torch_builds import (
+    BUILDS,
     PYTORCH_INDEX,
     TORCH_VERSION,
     XFORMERS_FOR_TORCH,
@@ -141,14 +144,15 @@ class Builder:
             total = 4 + wish.test
             self.reporter.step(1, total, "an empty environment")
             options = package_options(self.environ)
-            pip = makers.make(self.layout, kind, self.recipe.pin("pip"), log, options)
+            pip = makers.make(self.layout, kind, self.recipe, log, options)
             known.kind = "target" if makers.is_target(self.layout) else "venv"
             source = self._announce(pip, choice, machine, wish)
             self.reporter.step(2, total, f"{self.recipe.count()} packages")
-            self._install_lock(pip, self._lock_for(known), self.recipe.count())
+            pip.install_pins(self._pins_for(known), step="the packages", progress=self.progress)
             self.reporter.step(3, total, f"torch {TORCH_VERSION}" if source else "no torch")
-            if source and choice:
-                self._install_torch(pip, source, choice)
+            if source:
+                self._install_torch(pip, source, machine, known)
+                self._compare_unverified(before, known)
             if wish.test:
                 self._add_test(pip, known, f"4/{total}")
             self.reporter.step(total, total, "checking that all fits together")
@@ -180,6 +184,7 @@ class Builder:
             )
             if choice.warning:
                 self.reporter.say(f"Note: {choice.warning}.")
+            self._say_unverified(source, machine)
         self.reporter.say(f"Everything else: about {packages:.0f} MB from {where}")
         needed = (packages + (source.megabytes if source else 0)) * UNPACKED
         free = shutil.disk_usage(self.layout.home).free / 1e6
@@ -192,32 +197,76 @@ class Builder:
             )
         return source
 
-    def _install_lock(self, pip: Pip, lock: Path, count: int) -> None:
-        pip.install(
-            ["--no-deps", "-r", str(lock)],
-            step="the packages",
-            count=count,
-            progress=self.reporter.progress,
+    @property
+    def progress(self) -> Progress:
+        """Where an installation's progress goes."""
+        return self.reporter.progress
+
+    def _pins_for(self, known: markers.Marker) -> list[Pin]:
+        """The lock; without pip where pip would replace itself while it runs."""
+        return [pin for pin in self.recipe.pins() if known.kind == "venv" or pin.name != "pip"]
+
+    def _hashes(self, source: Source, machine: Machine) -> tuple[str, ...]:
+        """The published digests of the wheels of torch that the source may serve us."""
+        return hashes_of_torch(
+            self.recipe.torch_wheels(),
+            source.versions,
+            sys.version_info[:2],
+            machine.system,
+            machine.architecture,
         )
 
-    def _lock_for(self, known: markers.Marker) -> Path:
-        """The lock; without pip where pip would replace itself while it runs."""
-        if known.kind == "venv":
-            return self.recipe.lock
-        lines = self.recipe.lock.read_text(encoding="utf-8").splitlines(keepends=True)
-        lock = self.layout.home / "lock.txt"
-        lock.write_text("".join(x for x in lines if not x.startswith("pip==")), encoding="utf-8")
-        return lock
-
-    def _install_torch(self, pip: Pip, source: Source, choice: Choice) -> None:
+    def _install_torch(
+        self, pip: Pip, source: Source, machine: Machine, known: markers.Marker
+    ) -> None:
         """torch, and what only its GPU builds need; the lock holds what all builds need."""
-        needs = ["--no-deps"] if choice.build.alone else ["-c", str(self.recipe.lock)]
         # The options of a source stand for themselves: INDEX_URL must not come before them.
         own = len(package_options(self.environ))
         alone = Pip(pip.command, pip.log, [*source.options, *pip.options[own:]])
-        alone.install(
-            [*needs, source.requirement], step="torch", count=1, progress=self.reporter.progress
-        )
+        hashes = self._hashes(source, machine)
+        needs: list[Pin] = []
+        if hashes:
+            pin = Pin(source.requirement, hashes=hashes)
+            alone.install_pins([pin], step="torch", progress=self.progress)
+            known.torch = self._installed_build(machine) or known.torch
+            needs = self.recipe.beside(f"torch-{known.torch}")
+        if needs:
+            pip.install_pins(needs, step="what torch needs", progress=self.progress)
+        elif not hashes or known.torch != "cpu":
+            index = source.index if source.official else f"{PYTORCH_INDEX}/{known.torch}"
+            known.unverified += alone.install_unverified(
+                source.requirement,
+                index,
+                self.recipe.pins(),
+                step="torch" if not hashes else "what torch needs",
+                progress=self.progress,
+            )
+            known.torch = self._installed_build(machine) or known.torch
+
+    def _installed_build(self, machine: Machine) -> str:
+        """The build of torch that is there: TORCH_INDEX_URL may have another than was chosen."""
+        code = "import importlib.metadata as m; print(m.version('torch'))"
+        with started([*self.layout.command(), "-c", code], stdout=subprocess.PIPE) as child:
+            assert child.stdout is not None
+            version = child.stdout.read().strip()
+        known = [b.name for b in BUILDS.values() if version == b.version(machine.system)]
+        return known[0] if known else version.partition("+")[2]
+
+    def _compare_unverified(self, before: markers.Marker | None, now: markers.Marker) -> None:
+        """Refuses a file that had another content at an earlier installation.
+
+        Raises:
+            DreamBoothError: there is one. Versions are never published twice.
+        """
+        earlier = dict(line.split()[::-1] for line in (before.unverified if before else ()))
+        for digest, name in (line.split() for line in now.unverified):
+            if earlier.get(name, digest) != digest:
+                raise DreamBoothError(
+                    f"{name} is another file than at the last installation, and there is no "
+                    "published hash that would tell which of them is right",
+                    do="Ask PyTorch's developers; to take it all the same, delete the environment",
+                    where=self.layout.home,
+                )
 
     def _check(self, pip: Pip, known: markers.Marker, with_torch: bool) -> None:
         if known.kind == "venv" and with_torch:
@@ -225,6 +274,30 @@ class Builder:
         if with_torch:
             code = "import torch; torch.ones(2, 2).mm(torch.ones(2, 2))"
             run_logged([*self.layout.command(), "-c", code], pip.log, "a working torch")
+
+    def _say_unverified(self, source: Source, machine: Machine) -> None:
+        """Says that no hash is known for this torch, or refuses it from where that matters.
+
+        Raises:
+            UserError: it would come from a place that nothing vouches for.
+        """
+        if self._hashes(source, machine):
+            return
+        python = ".".join(map(str, sys.version_info[:2]))
+        unknown = (
+            f"no hash of torch {' or '.join(source.versions) or TORCH_VERSION} for Python {python}"
+        )
+        if not source.official:
+            raise UserError(
+                f"{unknown} is known, so a file from there could not be checked",
+                where=source.where,
+                do=f"Take it from PyTorch itself (TORCH_INDEX_URL={PYTORCH_INDEX}/…), or, if you "
+                "trust that file, add the line that sha256sum writes of it to locks/torch.sha256",
+            )
+        self.reporter.say(
+            f"Note: {unknown} is known. It is taken from {PYTORCH_INDEX} alone, over HTTPS, and "
+            "its hash is kept for the next installation"
+        )
 
     # -- parts that can be added -----------------------------------------------------------------
 
@@ -238,22 +311,18 @@ class Builder:
         number, total = (int(part) for part in numbers.split("/"))
         count = self.recipe.count(test=True)
         self.reporter.step(number, total, f"{count} packages for the test suite")
-        self._install_lock(pip, self.recipe.test_lock, count)
+        pip.install_pins(self.recipe.pins(test=True), step="the test tools", progress=self.progress)
         known.added["test"] = recipe.test_fingerprint(self.recipe)
         markers.write(self.layout, known)
 
     def _add_xformers(self, pip: Pip, known: markers.Marker) -> None:
         version = xformers_for(known.torch)
-        index = self.environ.get("TORCH_INDEX_URL") or f"{PYTORCH_INDEX}/{known.torch}"
-        self.reporter.step(1, 1, f"xformers {version} from {hide_credentials(index)}")
-        own = len(package_options(self.environ))
-        alone = Pip(pip.command, pip.log, ["--index-url", index, *pip.options[own:]])
-        alone.install(
-            ["--no-deps", f"xformers=={version}"],
-            step="xformers",
-            count=1,
-            progress=self.reporter.progress,
+        index = f"{PYTORCH_INDEX}/{known.torch}"
+        self.reporter.step(1, 1, f"xformers {version} from {index} (no hash of it is known)")
+        files = pip.install_unverified(
+            f"xformers=={version}", index, [], "--no-deps", step="xformers", progress=self.progress
         )
+        known.unverified = sorted({*known.unverified, *files})
         known.added["xformers"] = version
         markers.write(self.layout, known)
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dreambooth_core.environment import marker as markers
 from dreambooth_core.environment.layout import Layout, locate
 from dreambooth_core.environment.processes import clean_environment, run_in_front, stoppable
 from dreambooth_core.environment.recipe import status
@@ -143,6 +144,9 @@ def _status(layout: Layout, as_json: bool) -> int:
         "reason": now.reason,
         "home": str(layout.home),
     }
+    known = markers.read(layout)
+    if now.ready and known and known.unverified:
+        facts["unverified"] = known.unverified
     if not now.ready:
         try:
             facts.update(plan(layout))

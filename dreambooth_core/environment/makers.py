@@ -14,6 +14,7 @@ from typing import IO
 from dreambooth_core.environment.layout import Layout
 from dreambooth_core.environment.pip import Pip
 from dreambooth_core.environment.processes import run_logged
+from dreambooth_core.environment.recipe import Recipe
 from dreambooth_core.errors import DreamBoothError, UserError
 
 BOOT = '''\
@@ -85,27 +86,27 @@ def kind_for_this_python() -> str:
     return "uv"
 
 
-def make(layout: Layout, kind: str, pip_pin: str, log: IO[str], options: Sequence[str]) -> Pip:
+def make(layout: Layout, kind: str, recipe: Recipe, log: IO[str], options: Sequence[str]) -> Pip:
     """Makes the environment in ``layout.home`` with a current pip in it, and returns that pip.
 
     Raises:
         DreamBoothError: a step failed.
     """
     if kind == "target":
-        return _make_target(layout, pip_pin, log, options)
+        return _make_target(layout, recipe, log, options)
     if kind == "uv":
         try:
-            return _make_with_uv(layout, pip_pin, log, options)
+            return _make_with_uv(layout, recipe, log, options)
         except _NoUv as reason:
             log.write(f"uv cannot help ({reason}): a folder of packages is made instead\n")
-            return _make_target(layout, pip_pin, log, options)
+            return _make_target(layout, recipe, log, options)
     command = [base_python(), "-m", "venv", "--without-pip", str(layout.home)]
     run_logged(command, log, "the virtual environment")
     bundled = _bundled_pip()
     assert bundled is not None
     seed = Pip([str(layout.venv_python), str(bundled / "pip")], log, options)
     # Before 24.1 pip cannot tell a program how far a download is.
-    seed.install(["--no-deps", pip_pin], step="pip")
+    seed.install_pins([recipe.pin("pip")], step="pip")
     return Pip([str(layout.venv_python), "-m", "pip"], log, options)
 
 
@@ -118,15 +119,15 @@ class _NoUv(Exception):
     """uv does not exist for this system, or does not serve this Python."""
 
 
-def _make_with_uv(layout: Layout, pip_pin: str, log: IO[str], options: Sequence[str]) -> Pip:
+def _make_with_uv(layout: Layout, recipe: Recipe, log: IO[str], options: Sequence[str]) -> Pip:
     own = _own_pip(log, options)
     with tempfile.TemporaryDirectory(prefix="dreambooth-") as folder:
         tools = Path(folder)
         try:
-            own.install(["--target", folder, "--no-deps", "uv"], step="uv")
+            own.install_pins(recipe.beside("uv"), "--target", folder, step="uv")
         except DreamBoothError as error:
             raise _NoUv(error.line) from error
-        own.install(["--target", folder, "--no-deps", pip_pin], step="pip")
+        own.install_pins([recipe.pin("pip")], "--target", folder, step="pip")
         program = next((p for p in (tools / "bin").glob("uv*") if p.stem == "uv"), None)
         if program is None:
             raise _NoUv("its package holds no program")
@@ -138,11 +139,11 @@ def _make_with_uv(layout: Layout, pip_pin: str, log: IO[str], options: Sequence[
             raise _NoUv(error.line) from error
         seed = Pip([str(layout.venv_python), str(tools / "pip")], log, options)
         # It finds itself in the folder of tools, which is not what is meant by installed.
-        seed.install(["--no-deps", "--ignore-installed", pip_pin], step="pip")
+        seed.install_pins([recipe.pin("pip")], "--ignore-installed", step="pip")
     return Pip([str(layout.venv_python), "-m", "pip"], log, options)
 
 
-def _make_target(layout: Layout, pip_pin: str, log: IO[str], options: Sequence[str]) -> Pip:
+def _make_target(layout: Layout, recipe: Recipe, log: IO[str], options: Sequence[str]) -> Pip:
     # What uv may have left is no part of this kind.
     for name in ("bin", "Scripts", "lib", "Lib", "lib64", "pyvenv.cfg"):
         path = layout.home / name
@@ -153,7 +154,7 @@ def _make_target(layout: Layout, pip_pin: str, log: IO[str], options: Sequence[s
     layout.site.mkdir()
     layout.boot.write_text(BOOT.format(root=str(layout.root)), encoding="utf-8")
     own = _own_pip(log, options)
-    own.install(["--target", str(layout.site), "--no-deps", pip_pin], step="pip")
+    own.install_pins([recipe.pin("pip")], "--target", str(layout.site), step="pip")
     return Pip(
         [base_python(), str(layout.boot), "-m", "pip"],
         log,

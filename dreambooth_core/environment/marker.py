@@ -31,6 +31,8 @@ class Marker:
     """The name of torch's build (``cpu``, ``cu130`` …)."""
     asked: str = "auto"
     """What the user asked for as torch's build."""
+    unverified: list[str] = field(default_factory=list)
+    """``SHA-256  file name`` of what no published hash could be had for."""
     added: dict[str, str] = field(default_factory=dict)
     """Fingerprints of what was added later: ``test``, ``xformers``."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import ssl
 import subprocess
@@ -11,9 +12,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 from urllib.request import urlopen
 
+from dreambooth_core.environment.pins import Pin
 from dreambooth_core.environment.processes import started
 from dreambooth_core.errors import DreamBoothError
 
@@ -29,10 +31,22 @@ OFFLINE = re.compile(
 )
 CANCELLED = re.compile(r"Operation cancelled by user|^KeyboardInterrupt", re.MULTILINE)
 """What pip says when Ctrl+C reached it, as it does on Windows, perhaps before it reached us."""
+PLACES = (
+    "PIP_INDEX_URL",
+    "PIP_EXTRA_INDEX_URL",
+    "PIP_FIND_LINKS",
+    "PIP_NO_INDEX",
+    "PIP_TRUSTED_HOST",
+)
+"""What names places to pip."""
 UNREACHABLE = (
     "the package index cannot be reached: is there a network?",
     "Connect, or name a mirror with INDEX_URL and TORCH_INDEX_URL, and run this again",
 )
+ALTERED = re.compile(
+    r"DO NOT MATCH THE HASHES.*?\n\s+(?P<package>\S+)(?: from (?P<place>\S+))?", re.DOTALL
+)
+"""pip's words for a file that is not the one that a hash names, and the first such file."""
 FAILURES = (
     (
         re.compile(r"No space left on device|not enough space on the disk|Errno 28", re.IGNORECASE),
@@ -72,6 +86,8 @@ class Pip:
         self.command = list(command)
         self.log = log
         self.options = list(options)
+        self.variables: dict[str, str | None] = {}
+        """Environment variables of its own; None leaves one out."""
 
     def install(
         self,
@@ -91,6 +107,82 @@ class Pip:
         fixed += ["--only-binary", ":all:"]
         fixed += ["--no-warn-script-location", "--disable-pip-version-check"]
         self._run([*fixed, *self.options, *arguments], step, count, progress)
+
+    def install_pins(
+        self,
+        pins: Sequence[Pin],
+        *arguments: str,
+        step: str,
+        progress: Progress | None = None,
+    ) -> None:
+        """Installs these packages and no others, each from a file whose hash its pin holds.
+
+        Where the file comes from does not matter then: mirrors need no trust.
+
+        Raises:
+            DreamBoothError: pip failed, or a file was another than the pin's.
+        """
+        with tempfile.TemporaryDirectory(prefix="dreambooth-") as folder:
+            file = Path(folder, "pins.txt")
+            file.write_text("\n".join(pin.text for pin in pins) + "\n", encoding="utf-8")
+            self.install(
+                [*arguments, "--no-deps", "--require-hashes", "-r", str(file)],
+                step=step,
+                count=len(pins),
+                progress=progress,
+            )
+
+    def install_unverified(
+        self,
+        requirement: str,
+        index: str,
+        pins: Sequence[Pin],
+        *arguments: str,
+        step: str,
+        progress: Progress | None = None,
+    ) -> list[str]:
+        """Installs a package for which there are no hashes, from one index and nowhere else.
+
+        The places that pip is configured for are left out: with no hash to check them by, they
+        would have to be trusted. What it needs comes from that index too, at the version that
+        ``pins`` say, if they do.
+
+        Returns:
+            ``SHA-256  file name`` of each file that was installed.
+
+        Raises:
+            DreamBoothError: pip failed.
+        """
+        settings = self._settings()
+        kept = [
+            f"--{key}={settings[key]}"
+            for key in ("cert", "client-cert", "proxy")
+            if key in settings
+        ]
+        target = (
+            self.options[self.options.index("--target") :] if "--target" in self.options else []
+        )
+        alone = Pip(self.command, self.log, [*kept, "--index-url", index, *target])
+        alone.variables = {"PIP_CONFIG_FILE": os.devnull, **dict.fromkeys(PLACES)}
+        with tempfile.TemporaryDirectory(prefix="dreambooth-") as folder:
+            report, limits = Path(folder, "report.json"), Path(folder, "limits.txt")
+            limits.write_text("\n".join(pin.line for pin in pins) + "\n", encoding="utf-8")
+            alone.install(
+                [*arguments, "--report", str(report), "-c", str(limits), requirement],
+                step=step,
+                count=1,
+                progress=progress,
+            )
+            files = [
+                (
+                    item["download_info"]["archive_info"]["hashes"]["sha256"],
+                    item["download_info"]["url"],
+                )
+                for item in json.loads(report.read_text(encoding="utf-8"))["install"]
+            ]
+        return [
+            f"{digest}  {unquote(urlsplit(url).path).rpartition('/')[2]}" for digest, url in files
+        ]
 
     def link(self, project: Path) -> None:
         """Makes a project's command and metadata known here, its code staying where it is.
@@ -130,14 +222,17 @@ class Pip:
 
     def configured(self) -> dict[str, str]:
         """Where pip is configured to look: ``index-url``, ``find-links``, ``no-index`` …"""
+        places = ("index-url", "extra-index-url", "find-links", "no-index")
+        return {key: value for key, value in self._settings().items() if key in places}
+
+    def _settings(self) -> dict[str, str]:
+        """pip's whole configuration, by the names of its options."""
         with started(
             [*self.command, "config", "list"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         ) as child:
             assert child.stdout is not None
             said = child.stdout.read()
-        lines = re.findall(r"^[^=]*\.([a-z-]+)='(.*)'$", said, re.MULTILINE)
-        places = ("index-url", "extra-index-url", "find-links", "no-index")
-        return {key: value for key, value in lines if key in places}
+        return dict(re.findall(r"^[^=]*\.([a-z-]+)='(.*)'$", said, re.MULTILINE))
 
     def _run(
         self, arguments: list[str], step: str, count: int = 0, progress: Progress | None = None
@@ -147,7 +242,10 @@ class Pip:
         output: list[str] = []
         follow = _Follower(count, progress) if progress else None
         with started(
-            [*self.command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            [*self.command, *arguments],
+            self.variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         ) as child:
             assert child.stdout is not None
             for line in child.stdout:
@@ -217,6 +315,18 @@ def explain(output: str) -> tuple[str, str]:
             "If INDEX_URL, TORCH_INDEX_URL or pip's configuration names a mirror, name one that "
             "has it, or none, and run this again",
         )
+    altered = ALTERED.search(output)
+    if altered:
+        place = hide_credentials((altered["place"] or "").partition("#")[0]) or "the package index"
+        return (
+            f"{altered['package']} is not the file that the lock names, but an altered or damaged "
+            f"one; it was not installed ({place.rstrip(':')})",
+            "Run this again; if that does not help, name another mirror, or none, with INDEX_URL "
+            "and TORCH_INDEX_URL",
+        )
+    unhashed = re.search(r"Hashes are required in --require-hashes mode.*?\n\s+(\S+)", output, re.S)
+    if unhashed:
+        return f"the lock has no hash for {unhashed[1]}", "Take the lock as it was published"
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line[6:].strip() for line in lines if line.startswith("ERROR:")]
     last = (errors or lines or ["pip failed and said nothing"])[-1]

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 
 from dreambooth_core.environment import marker as markers
 from dreambooth_core.environment.layout import Layout
 from dreambooth_core.environment.machine import detect
+from dreambooth_core.environment.pins import hashes_of_torch
 from dreambooth_core.environment.recipe import recipe_for
 from dreambooth_core.environment.sources import package_place
 from dreambooth_core.environment.torch_builds import TORCH_VERSION, choose
+
+CHECKED = "every file against its hash"
+UNCHECKED = (
+    "every file against its hash, but not torch and what comes with it: no hash of this build is "
+    "known, and PyTorch's own index is trusted for it"
+)
 
 
 def plan(layout: Layout, environ: Mapping[str, str] | None = None) -> dict[str, object]:
@@ -26,13 +34,24 @@ def plan(layout: Layout, environ: Mapping[str, str] | None = None) -> dict[str, 
     known = markers.read(layout)
     machine = detect()
     choice = choose(machine, known.asked if known and known.asked != "none" else "auto")
+    name = choice.build.name
+    needs = name == "cpu" or recipe_for(layout).beside(f"torch-{name}")
     place = variables.get("TORCH_INDEX_URL") or choice.build.index(machine.system)
-    packages = recipe_for(layout).download_bytes() // 1_000_000
+    recipe = recipe_for(layout)
+    hashes = hashes_of_torch(
+        recipe.torch_wheels(),
+        [choice.build.version(machine.system)],
+        sys.version_info[:2],
+        machine.system,
+        machine.architecture,
+    )
+    packages = recipe.download_bytes() // 1_000_000
     general = package_place(variables, {})
     return {
         "torch": f"{TORCH_VERSION} ({choice.build.label})",
         "because": choice.reason,
         "warning": choice.warning or "",
+        "checked": CHECKED if hashes and needs else UNCHECKED,
         "download_megabytes": choice.build.megabytes[machine.system] + packages,
         "from": sorted({place or general, general}),
     }

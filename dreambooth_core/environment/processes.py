@@ -111,8 +111,12 @@ def raise_if_stopped() -> None:
 
 
 @contextmanager
-def started(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
+def started(
+    command: Sequence[str], variables: Mapping[str, str | None] | None = None, **options: Any
+) -> Iterator[subprocess.Popen[str]]:
     """Starts a program in a clean environment, and waits for its end after the block.
+
+    ``variables`` are added to that environment, or taken from it where they are None.
 
     On POSIX it gets a session of its own: Ctrl+C reaches this process alone, which ends the
     program. On Windows the console tells both, and a wait for output ends with the program.
@@ -125,11 +129,12 @@ def started(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen
         KeyboardInterrupt: a stop was asked for; the program has ended.
     """
     child: subprocess.Popen[str] | None = None
+    environ: dict[str, str | None] = {**clean_environment(), **(variables or {})}
     try:
         _Stop.held = True
         child = subprocess.Popen(
             command,
-            env=clean_environment(),
+            env={key: value for key, value in environ.items() if value is not None},
             stdin=subprocess.DEVNULL,
             text=True,
             encoding="utf-8",

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from dreambooth_core.environment import marker as markers
 from dreambooth_core.environment.layout import Layout
+from dreambooth_core.environment.pins import Pin, read_pins, read_wheels, without_hashes
 
 EDITION = "1"
 """Raised when a new installer builds an environment of another make from the same lock."""
@@ -24,16 +25,31 @@ class Recipe:
     lock: Path
     test_lock: Path
 
-    def pin(self, package: str) -> str:
-        """The requirement that the lock holds for a package, ``pip==26.3`` say.
+    def pins(self, test: bool = False) -> list[Pin]:
+        """Every package of the lock, with hashes."""
+        return read_pins(_text(self._file(test)))
+
+    def pin(self, package: str) -> Pin:
+        """What the lock holds for a package.
 
         Raises:
             KeyError: the lock does not hold it.
         """
-        found = re.search(rf"^{re.escape(package)}==[^\s;]+", _text(self.lock), re.MULTILINE)
-        if not found:
-            raise KeyError(package)
-        return found[0]
+        for pin in self.pins():
+            if pin.name == package:
+                return pin
+        raise KeyError(package)
+
+    def beside(self, name: str) -> list[Pin]:
+        """What another lock holds: ``uv``, or ``torch-cu126`` for what that build needs on top.
+
+        Empty where there is no such lock.
+        """
+        return read_pins(_text(self.lock.with_name(f"{name}.txt")))
+
+    def torch_wheels(self) -> dict[str, str]:
+        """The published digests of torch's own wheels, by file name."""
+        return read_wheels(_text(self.lock.with_name("torch.sha256")))
 
     def download_bytes(self, test: bool = False) -> int:
         """About how much the lock downloads, as tools/lock.py measured it."""
@@ -42,8 +58,7 @@ class Recipe:
 
     def count(self, test: bool = False) -> int:
         """How many packages the lock names."""
-        lines = _text(self._file(test)).splitlines()
-        return sum(1 for line in lines if line.strip() and not line.startswith("#"))
+        return len(self.pins(test))
 
     def _file(self, test: bool) -> Path:
         return self.test_lock if test else self.lock
@@ -71,10 +86,11 @@ def packages_fingerprint(recipe: Recipe, asked: str, environ: Mapping[str, str])
     """Changes when the environment has to be built anew: the lock, or the wanted torch.
 
     The machine is not looked at: asking a driver takes long, and an environment that works is
-    not thrown away because a GPU is unplugged today. ``doctor`` compares the two.
+    not thrown away because a GPU is unplugged today. ``doctor`` compares the two. Nor are the
+    hashes looked at: they change when a package gets a wheel for another system.
     """
     index = environ.get("TORCH_INDEX_URL", "")
-    return _digest(EDITION, _text(recipe.lock), asked, index)
+    return _digest(EDITION, without_hashes(_text(recipe.lock)), asked, index)
 
 
 def project_fingerprint(layout: Layout) -> str:
@@ -84,7 +100,7 @@ def project_fingerprint(layout: Layout) -> str:
 
 def test_fingerprint(recipe: Recipe) -> str:
     """Changes when the test tools have to be installed again."""
-    return _digest(EDITION, _text(recipe.test_lock))
+    return _digest(EDITION, without_hashes(_text(recipe.test_lock)))
 
 
 def status(

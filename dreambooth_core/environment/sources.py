@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from dreambooth_core.environment.pip import Pip, hide_credentials
-from dreambooth_core.environment.torch_builds import TORCH_VERSION, Build
+from dreambooth_core.environment.torch_builds import BUILDS, PYTORCH_INDEX, TORCH_VERSION, Build
 
 PYPI = "the Python Package Index"
 
@@ -25,6 +25,15 @@ class Source:
     """The place in words or as an address without credentials."""
     megabytes: int
     """About how much it downloads."""
+    versions: tuple[str, ...]
+    """The versions of torch, with their local parts, of which one may come from there."""
+    index: str = ""
+    """The address, where the place is an index that was named for torch."""
+
+    @property
+    def official(self) -> bool:
+        """Whether it is PyTorch's own index, over a connection that proves it."""
+        return self.index.startswith(f"{PYTORCH_INDEX}/")
 
 
 def package_options(environ: Mapping[str, str]) -> list[str]:
@@ -56,18 +65,37 @@ def torch_source(
     size = build.megabytes[system]
     chosen = environ.get("TORCH_INDEX_URL", "").strip()
     if chosen:
-        options = ("--index-url", chosen)
-        return Source(f"torch=={TORCH_VERSION}", options, hide_credentials(chosen), size)
+        return _chosen_source(chosen, system, size)
     requirement, index = build.requirement(system), build.index(system)
+    versions = (build.version(system),)
     own = package_options(environ)
     if index is None:
-        return Source(requirement, tuple(own), package_place(environ, configured), size)
+        place = package_place(environ, configured)
+        return Source(requirement, tuple(own), place, size, versions)
     if own or configured:
         found = pip.would_take(requirement, own)
         if found:
             place, bytes_there = _place_of(found)
-            return Source(requirement, tuple(own), place, bytes_there or size)
-    return Source(requirement, ("--index-url", index), index, size)
+            return Source(requirement, tuple(own), place, bytes_there or size, versions)
+    return Source(requirement, ("--index-url", index), index, size, versions, index)
+
+
+def _chosen_source(address: str, system: str, size: int) -> Source:
+    """What TORCH_INDEX_URL names: one build where it is PyTorch's own index, any elsewhere."""
+    known = [build for build in BUILDS.values() if system in build.megabytes]
+    if address.startswith(f"{PYTORCH_INDEX}/"):
+        name = address.rstrip("/").rpartition("/")[2]
+        known = [build for build in known if build.name == name]
+    versions = {f"{TORCH_VERSION}+{build.name}" for build in known}
+    versions |= {build.version(system) for build in known}
+    return Source(
+        f"torch=={TORCH_VERSION}",
+        ("--index-url", address),
+        hide_credentials(address),
+        size,
+        tuple(sorted(versions)),
+        address,
+    )
 
 
 def _place_of(address: str) -> tuple[str, int]:

@@ -31,8 +31,6 @@ class Build:
     """About what it downloads with all it needs, by system. A system that is missing: no build."""
     default_on: frozenset[str] = frozenset()
     """Systems whose build in the Python Package Index is this one, without a local version."""
-    alone: bool = False
-    """True where the lock already holds all that it needs."""
     drivers: Mapping[str, tuple[int, ...]] | None = None
     """The oldest NVIDIA driver, by system."""
     capabilities: tuple[tuple[int, int], tuple[int, int]] | None = None
@@ -45,9 +43,12 @@ class Build:
         Index has none, and ``===`` keeps pip from preferring one that has (a folder of wheels
         with the CPU build, say); on Windows and macOS any 2.13.0 there is the CPU build.
         """
-        if system not in self.default_on:
-            return f"torch=={TORCH_VERSION}+{self.name}"
-        return f"torch{'==' if self.name == 'cpu' else '==='}{TORCH_VERSION}"
+        exact = system in self.default_on and self.name != "cpu"
+        return f"torch{'===' if exact else '=='}{self.version(system)}"
+
+    def version(self, system: str) -> str:
+        """The version with its local part, where this build has one."""
+        return TORCH_VERSION if system in self.default_on else f"{TORCH_VERSION}+{self.name}"
 
     def index(self, system: str) -> str | None:
         """The index that has it; None where pip's own does."""
@@ -62,7 +63,6 @@ BUILDS = {
             "CPU",
             {"linux": 190, "win32": 120, "darwin": 90},
             default_on=frozenset({"win32", "darwin"}),
-            alone=True,
         ),
         Build(
             "cu130",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import os
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from dreambooth_core.environment.makers import base_python
+from dreambooth_core.environment.pins import Pin, read_pins
 from tests.install.wheelhouse import small_wheelhouse
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,6 +27,7 @@ class Clone:
 
     root: Path
     home: Path
+    wheels: Path
     environ: dict[str, str] = field(default_factory=dict)
     """Variables on top of the usual ones; the environment lies at DREAMBOOTH_ENV."""
     said: str = ""
@@ -72,9 +75,32 @@ class Clone:
     def lock(self, *lines: str) -> None:
         """Replaces what the locks hold beside pip and flit."""
         fixed = [f"{name}=={importlib.metadata.version(name)}" for name in ("pip", "flit_core")]
-        text = "# download-bytes: 1000000\n" + "\n".join([*fixed, *lines]) + "\n"
         for name in ("py310", "py311"):
-            (self.root / "locks" / f"{name}.txt").write_text(text, encoding="utf-8")
+            self.write_lock(name, *fixed, *lines)
+
+    def write_lock(self, name: str, *lines: str) -> None:
+        """Writes one lock, with the hashes of the wheels as they are now and as they are published.
+
+        pip and flit are repacked here, and have hashes of their own.
+        """
+        text = (ROOT / "locks" / "py311.txt").read_text(encoding="utf-8")
+        published = {pin.requirement: pin.hashes for pin in read_pins(text)}
+        pins = [
+            Pin(
+                line,
+                "",
+                (self.digest(line) or "0" * 64, *published.get(line.replace("_", "-"), ())),
+            )
+            for line in lines
+        ]
+        text = "\n".join(["# download-bytes: 1000000", *(pin.text for pin in pins), ""])
+        (self.root / "locks" / f"{name}.txt").write_text(text, encoding="utf-8")
+
+    def digest(self, requirement: str) -> str:
+        """The digest of the wheel of ``name==version``; empty where there is none."""
+        name, _, version = requirement.partition("==")
+        found = list(self.wheels.glob(f"{name.replace('-', '_')}-{version}-*.whl"))
+        return hashlib.sha256(found[0].read_bytes()).hexdigest() if found else ""
 
     def leftovers(self) -> list[str]:
         """What lies where the environment would be, without the lock and the log."""
@@ -110,16 +136,17 @@ def make_clone(folder: Path, wheels: Path) -> Clone:
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "dreambooth_core/environment", package / "environment", ignore=ignored)
     home = folder / "the env" / "engine"
-    clone = Clone(root, home)
+    clone = Clone(root, home, wheels)
     clone.environ = {
         "DREAMBOOTH_ENV": str(home),
         "PIP_NO_INDEX": "1",
         "PIP_FIND_LINKS": wheels.as_uri(),
     }
     clone.lock("tinyone==1.0", "tinytwo==1.0")
-    for name in ("py310", "py311"):
-        test_lock = root / "locks" / f"{name}-test.txt"
-        test_lock.write_text("# download-bytes: 1000\ntinytest==1.0\n", encoding="utf-8")
+    for name in ("py310-test", "py311-test"):
+        clone.write_lock(name, "tinytest==1.0")
+    for name in ("uv.txt", "torch.sha256"):
+        shutil.copy(ROOT / "locks" / name, root / "locks")
     return clone
 
 

@@ -66,7 +66,11 @@ def test_ready_until_something_changes(layout: Layout) -> None:
     assert status(layout, environ={}) == recipe.Status(True, "", project_ready=False)
 
     lock = layout.root / "locks" / "py311.txt"
-    lock.write_text(lock.read_text(encoding="utf-8") + "six==1\n", encoding="utf-8")
+    text = lock.read_text(encoding="utf-8")
+    more_wheels = text.replace("pip==26.3", f"pip==26.3 \\\n    --hash=sha256:{'0' * 64}")
+    lock.write_text(more_wheels, encoding="utf-8")
+    assert status(layout, environ={}).ready, "a wheel for another system is no reason to rebuild"
+    lock.write_text(text + "six==1\n", encoding="utf-8")
     assert "changed" in status(layout, environ={}).reason
 
 
@@ -98,7 +102,7 @@ def test_a_marker_that_cannot_be_read_is_none(layout: Layout) -> None:
 def test_pins_and_sizes_come_from_the_lock(layout: Layout) -> None:
     known = recipe.recipe_for(layout, (3, 12))
     assert known.lock.name == "py311.txt" and recipe.recipe_for(layout, (3, 10)) != known
-    assert known.pin("pip") == "pip==26.3" and known.pin("rich") == "rich==15.0.0"
+    assert known.pin("pip").line == "pip==26.3" and known.pin("rich").line == "rich==15.0.0 ; x"
     assert (known.count(), known.download_bytes()) == (2, 0)
     with pytest.raises(KeyError):
         known.pin("torch")

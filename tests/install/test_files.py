@@ -13,8 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.markers import Marker
 
 import dreambooth_core
+from dreambooth_core.environment.pins import Pin, hashes_of_torch, read_pins, read_wheels
+from dreambooth_core.environment.torch_builds import BUILDS
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCKS = sorted((ROOT / "locks").glob("*.txt"))
@@ -22,23 +25,61 @@ LOCKS = sorted((ROOT / "locks").glob("*.txt"))
 
 def names(lock: Path) -> set[str]:
     """The packages of a lock."""
-    lines = lock.read_text(encoding="utf-8").splitlines()
-    return {re.split(r"[=\s]", line)[0] for line in lines if line and not line.startswith("#")}
+    return {pin.name for pin in read_pins(lock.read_text(encoding="utf-8"))}
+
+
+def wanted_somewhere(lock: Path, pin: Pin) -> bool:
+    """Whether a Python and system that install.py serves would install a pin."""
+    minors = (10, 11) if lock.stem.startswith("py310") else (11, 12, 13)
+    systems = (("linux", "posix"), ("win32", "nt"), ("darwin", "posix"))
+    return not pin.marker or any(
+        Marker(pin.marker).evaluate(
+            {"python_full_version": f"3.{minor}.9", "sys_platform": system, "os_name": name}
+        )
+        for minor in minors
+        for system, name in systems
+    )
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.stem)
-def test_locks_pin_everything_and_name_no_place(lock: Path) -> None:
-    for line in lock.read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#"):
-            assert re.match(r"[a-z0-9-]+==[^\s;]+( ; .+)?$", line), line
-    assert "://" not in lock.read_text(encoding="utf-8")
+def test_locks_pin_everything_with_hashes_and_name_no_place(lock: Path) -> None:
+    text = lock.read_text(encoding="utf-8")
+    for pin in read_pins(text):
+        assert re.fullmatch(r"[a-z0-9-]+==[^\s;]+", pin.requirement)
+        assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in pin.hashes)
+        assert pin.hashes or not wanted_somewhere(lock, pin), (
+            f"no file of {pin.line} can be checked"
+        )
+    assert "://" not in text
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.stem)
 def test_locks_hold_no_torch(lock: Path) -> None:
-    held_back = {"torch", "torchvision", "torchaudio", "triton", "xformers"}
+    held_back = {"torch", "torchvision", "torchaudio", "xformers"}
     assert not names(lock) & held_back
-    assert not [name for name in names(lock) if name.startswith(("nvidia", "cuda"))]
+    if not lock.stem.startswith("torch-"):
+        assert not [n for n in names(lock) if n.startswith(("nvidia", "cuda", "triton"))]
+
+
+MACHINES = [("linux", "x86_64"), ("linux", "arm64"), ("win32", "x86_64"), ("darwin", "arm64")]
+
+
+@pytest.mark.parametrize("python", [(3, 10), (3, 11), (3, 12), (3, 13)])
+@pytest.mark.parametrize(
+    ("build", "system", "architecture"),
+    [
+        (build, *machine)
+        for build in ("cpu", "cu130", "cu126")
+        for machine in MACHINES
+        if machine[0] in BUILDS[build].megabytes
+    ],
+)
+def test_torch_has_one_published_hash_for_each_machine(
+    build: str, system: str, architecture: str, python: tuple[int, int]
+) -> None:
+    table = read_wheels((ROOT / "locks" / "torch.sha256").read_text(encoding="utf-8"))
+    versions = [BUILDS[build].version(system)]
+    assert len(hashes_of_torch(table, versions, python, system, architecture)) == 1
 
 
 @pytest.mark.parametrize("python", ["py310", "py311"])

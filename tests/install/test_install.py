@@ -102,8 +102,7 @@ def test_test_adds_the_tools_and_runs_all_three(built: Clone, wheels: Path) -> N
         code = f"import sys; print('{tool}', *sys.argv[1:]); sys.exit('{tool}' == 'mypy')"
         tiny_wheel(wheels, tool, "0.1", code)
     for name in ("py310", "py311"):
-        lock = built.root / "locks" / f"{name}-test.txt"
-        lock.write_text("ruff==0.1\nmypy==0.1\npytest==0.1\n", encoding="utf-8")
+        built.write_lock(f"{name}-test", "ruff==0.1", "mypy==0.1", "pytest==0.1")
     done = built.install("test", "-k", "one thing")
     said = done.stdout.splitlines()
     side_by_side = " ".join(["pytest", *SIDE_BY_SIDE])

@@ -67,6 +67,26 @@ def test_the_build_of_the_package_index_comes_through_any_mirror() -> None:
     assert source(FakePip(), "cu130", {}, {}).where == PYPI
 
 
+def test_pytorchs_own_index_is_known_by_its_address() -> None:
+    known = source(
+        FakePip(), "cpu", {"TORCH_INDEX_URL": "https://download.pytorch.org/whl/cu126"}, {}
+    )
+    assert known.official and known.versions == ("2.13.0+cu126",)
+    other = source(
+        FakePip(), "cpu", {"TORCH_INDEX_URL": "https://download.pytorch.org/whl/cu999"}, {}
+    )
+    assert other.official and other.versions == ()
+    for address in (
+        "http://download.pytorch.org/whl/cpu",
+        "https://download.pytorch.org.evil.example/whl/cpu",
+        "https://me@download.pytorch.org/whl/cpu",
+        "https://mirror.example/cu126",
+    ):
+        mirror = source(FakePip(), "cpu", {"TORCH_INDEX_URL": address}, {})
+        assert not mirror.official
+        assert {"2.13.0", "2.13.0+cpu", "2.13.0+cu126", "2.13.0+cu130"} <= set(mirror.versions)
+
+
 def test_places_in_words() -> None:
     assert package_place({}, {}) == PYPI
     assert package_place({"INDEX_URL": "https://a"}, {"index-url": "https://b"}) == "https://a"
