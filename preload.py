@@ -9,3 +9,9 @@ def preload(parser):
         default=None,
         help="DreamBooth: folder for runs, uploads and presets (default: outputs/dreambooth)",
     )
+    parser.add_argument(
+        "--dreambooth-host",
+        metavar="NAMES",
+        default=None,
+        help="DreamBooth: names under which a proxy offers the WebUI, with commas between them",
+    )

@@ -1,10 +1,13 @@
-"""What requests carry. Written for pydantic 1.10 and 2 alike."""
+"""What requests carry: typed, without conversions. Written for pydantic 1.10 and 2 alike."""
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional  # noqa: UP035 (pydantic 1 reads these)
+from collections.abc import Sequence
+from typing import Any, Dict, List, Optional, Union  # noqa: UP035 (pydantic 1 reads these)
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, StrictBool, StrictFloat, StrictInt, StrictStr, create_model
+
+from ..service.types import ToolOption
 
 VALUES = (
     "Options by dotted keys, as /schema lists them, for example "
@@ -13,15 +16,19 @@ VALUES = (
 )
 
 
-class Nothing(BaseModel):
-    """An empty object. Required, so that no other web page can make a browser send this."""
+class Body(BaseModel, extra="forbid"):
+    """An object with no other fields than these."""
 
 
-class Settings(BaseModel):
+class Nothing(Body):
+    """An empty object."""
+
+
+class Settings(Body):
     """A configuration."""
 
     values: Dict[str, Any] = Field({}, description=VALUES)  # noqa: UP006
-    presets: List[str] = Field(  # noqa: UP006
+    presets: List[StrictStr] = Field(  # noqa: UP006
         [], description="Names of presets below the values, such as object-lora-sd1 and 8gb."
     )
 
@@ -29,51 +36,90 @@ class Settings(BaseModel):
 class Start(Settings):
     """A run to start."""
 
-    name: str = Field("run", description="Name of the run; a number is added if it is taken.")
+    name: StrictStr = Field("run", description="Name of the run; a number is added if it is taken.")
 
 
-class Command(BaseModel):
+class Command(Body):
     """A request to a run."""
 
-    verb: str = Field(
+    verb: StrictStr = Field(
         ..., description="sample, save, stop, stop_after_step, stop_after_epoch or kill."
     )
 
 
-class Step(BaseModel):
+class Step(Body):
     """A saved step."""
 
-    step: Optional[int] = Field(None, description="The step; the last if absent.")  # noqa: UP045
+    step: Optional[StrictInt] = Field(  # noqa: UP045
+        None, description="The step; the last if absent."
+    )
 
 
-class Preset(BaseModel):
+class Preset(Body):
     """A preset of the user's."""
 
     values: Dict[str, Any] = Field(..., description=VALUES)  # noqa: UP006
 
 
-class Name(BaseModel):
+class Name(Body):
     """Something by its name."""
 
-    name: str
+    name: StrictStr
 
 
-class File(BaseModel):
+class File(Body):
     """A file by its path."""
 
-    file: str = Field(..., description="A path in a folder that may be used.")
+    file: StrictStr = Field(..., description="A path in a folder that may be used.")
 
 
-class Caption(BaseModel):
+class Caption(Body):
     """A picture's caption."""
 
-    picture: str = Field(..., description="The picture's path.")
-    text: str = Field(..., description="Empty removes the caption file.")
+    picture: StrictStr = Field(..., description="The picture's path.")
+    text: StrictStr = Field(..., description="Empty removes the caption file.")
 
 
-class Tool(BaseModel):
-    """A tool's arguments."""
+class Weighted(Body):
+    """An adapter, and how strongly it counts."""
 
-    values: Dict[str, Any] = Field(  # noqa: UP006
-        ..., description="By name, as /tools lists them."
-    )
+    file: StrictStr = Field(..., description="A name in the Lora folder, or a path.")
+    weight: Union[StrictFloat, StrictInt] = 1.0  # noqa: UP007
+
+
+KINDS: dict[str, Any] = {
+    "str": StrictStr,
+    "choice": StrictStr,
+    "file": StrictStr,
+    "output": StrictStr,
+    "int": StrictInt,
+    "float": Union[StrictFloat, StrictInt],  # noqa: UP007
+    "bool": StrictBool,
+    "list": List[StrictStr],  # noqa: UP006
+    "numbers": List[Union[StrictFloat, StrictInt]],  # noqa: UP006, UP007
+    "weighted": List[Weighted],  # noqa: UP006
+}
+
+
+def tool(name: str, options: Sequence[ToolOption]) -> type[BaseModel]:
+    """The body of a tool's route: ``{"values": {…}}``, out of the command's own options."""
+    fields: dict[str, Any] = {}
+    for option in options:
+        words = option.help + (f" One of {', '.join(option.choices)}." if option.choices else "")
+        kind = KINDS[option.type]
+        if option.required:
+            fields[option.name] = (kind, Field(..., description=words))
+        else:
+            default = option.default
+            fields[option.name] = (Optional[kind], Field(default, description=words))  # noqa: UP045
+    title = name.capitalize()
+    values = create_model(f"{title}Values", __base__=Body, **fields)
+    made: type[BaseModel] = create_model(f"{title}Tool", __base__=Body, values=(values, Field(...)))
+    return made
+
+
+def given(body: Any) -> dict[str, Any]:
+    """A tool's values: those that the request named."""
+    found = body.dict(exclude_unset=True) if not hasattr(body, "model_dump") else None
+    values: dict[str, Any] = (found or body.model_dump(exclude_unset=True))["values"]
+    return values

@@ -7,34 +7,47 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, Depends, Request
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi import APIRouter, HTTPException, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, Response
 from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
 
 from dreambooth_core.errors import DreamBoothError, UserError
 
 from ..service import Studio, types
 from . import bodies
-from .guard import guard
+from .answers import Json, Refused, misshapen, told
+from .door import Door
 
 PREFIX = "/dreambooth/v1"
+
+OFFSET: Any = Query(0, ge=0, le=2**53)
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 class Route(APIRoute):
-    """Answers a ``DreamBoothError`` with its parts: 400 for the caller's, 500 for ours."""
+    """Asks at the door first, and answers every error in one form."""
+
+    door: Door
 
     def get_route_handler(self) -> Callable[[Request], Any]:
-        """The handler, with errors turned into JSON."""
+        """The handler, behind the door."""
         handle = super().get_route_handler()
 
         async def handled(request: Request) -> Response:
             try:
+                await self.door.admit(request)
                 response: Response = await handle(request)
             except DreamBoothError as error:
-                status = 400 if isinstance(error, UserError) else 500
-                return JSONResponse({"error": error.as_dict()}, status_code=status)
+                return told(error)
+            except RequestValidationError as error:
+                return told(misshapen(error))
+            except HTTPException as error:
+                return told(Refused(error.status_code, str(error.detail)[:200]))
+            except ClientDisconnect:
+                return told(Refused(400, "the request was not sent to its end"))
             return response
 
         return handled
@@ -42,17 +55,35 @@ class Route(APIRoute):
 
 def add_routes(app: Any, studio: Studio) -> None:
     """Adds all routes to the host's app; only files in allowed folders can be named."""
+    door = Door(app, studio.host.exposure, studio.token)
+    _hide(app, studio.token.file)
     studio = studio.confined()
     router = APIRouter(
         prefix=PREFIX,
         tags=["DreamBooth"],
-        route_class=Route,
-        dependencies=[Depends(guard(app, studio.host.exposure))],
+        route_class=type("Route", (Route,), {"door": door}),
+        default_response_class=Json,
     )
-    for add in (_engine, _subjects, _configuration, _runs, _results, _tools):
+    for add in (_engine, _subjects, _configuration, _runs, _results, _tools, _others):
         add(router, studio)
     app.include_router(router)
     app.openapi_schema = None  # it may have been asked for before
+
+
+def _hide(app: Any, file: Path) -> None:
+    """gradio shows any file of the host's data to whoever asks for it; not this one."""
+    blocked = getattr(getattr(app, "blocks", None), "blocked_paths", None)
+    if isinstance(blocked, list):
+        blocked.append(str(file))
+
+
+def _others(router: APIRouter, studio: Studio) -> None:
+    """Behind the door, too, whatever else is asked for: no route, or none of that method."""
+    methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+
+    @router.api_route("/{rest:path}", methods=methods, include_in_schema=False)
+    def other(rest: str) -> Any:
+        raise Refused(404, "there is no such route", where=rest[:100], do="See /docs.")
 
 
 def _engine(router: APIRouter, studio: Studio) -> None:
@@ -68,7 +99,7 @@ def _engine(router: APIRouter, studio: Studio) -> None:
         return {}
 
     @router.get("/environment/log", response_model=types.BuildLog)
-    def build_log(offset: int = 0) -> Any:
+    def build_log(offset: int = OFFSET) -> Any:
         """What the installation said since an offset."""
         return studio.build_log(offset)
 
@@ -152,7 +183,7 @@ def _runs(router: APIRouter, studio: Studio) -> None:
         return studio.status(run)
 
     @router.get("/events/{run}")
-    def events(run: str, offset: int = 0) -> Any:
+    def events(run: str, offset: int = OFFSET) -> Any:
         """What happened in a run since an offset."""
         return dataclasses.asdict(studio.events(run, offset))
 
@@ -254,11 +285,8 @@ def _tools(router: APIRouter, studio: Studio) -> None:
 
 
 def _tool(router: APIRouter, studio: Studio, name: str) -> None:
-    lines = [
-        f"- `{option.name}`{' (required)' if option.required else ''}: {option.help}"
-        for option in studio.tools()[name]
-    ]
+    def tool(body: Any) -> Any:
+        return {"task": studio.run_tool(name, bodies.given(body))}
 
-    @router.post(f"/{name}", name=name, description="\n".join(["Starts a task.", "", *lines]))
-    def tool(body: bodies.Tool) -> Any:
-        return {"task": studio.run_tool(name, body.values)}
+    tool.__annotations__["body"] = bodies.tool(name, studio.tools()[name])
+    router.post(f"/{name}", name=name, description="Starts a task.")(tool)

@@ -107,6 +107,11 @@ class Exposure:
     """``--api-auth``: user → password."""
     page_users: dict[str, str] = field(default_factory=dict)
     """``--gradio-auth``, likewise."""
+    names: tuple[str, ...] = ()
+    """Under which it is reached besides ``localhost`` and addresses in numbers; ``.gradio.live``
+    stands for all names that end so."""
+    origins: tuple[str, ...] = ()
+    """Web pages (``https://name:port``) that the host lets use it."""
 
 
 Gate = Callable[[], None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,6 +61,12 @@ class WebUI:
             remote=bool(remote or getattr(options, "webui_is_non_local", False)),
             api_users=_users((options.api_auth or "").split(",")),
             page_users=dict(initialize_util.get_gradio_auth_creds()),
+            names=tuple(_names(options)),
+            origins=tuple(
+                each.strip().lower().rstrip("/")
+                for each in (getattr(options, "cors_allow_origins", None) or "").split(",")
+                if each.strip()
+            ),
         )
 
     def checkpoints(self) -> list[Checkpoint]:
@@ -141,6 +148,27 @@ class WebUI:
             if os.path.realpath(info.filename) == os.path.realpath(path):
                 return info
         raise UserError("the host does not list this checkpoint", where=path)
+
+
+TUNNELS = {
+    "share": (".gradio.live",),
+    "ngrok": (".ngrok.io", ".ngrok.app", ".ngrok.dev", ".ngrok-free.app", ".ngrok-free.dev"),
+}
+"""Whose names the host is reached by with a flag."""
+
+
+def _names(options: Any) -> Iterator[str]:
+    """The names that the command line gives the host."""
+    for flag, names in TUNNELS.items():
+        if getattr(options, flag, None):
+            yield from names
+    if getattr(options, "listen", None) or getattr(options, "server_name", None):
+        machine = socket.gethostname().lower()
+        yield from (machine, f"{machine}.local")
+    for flag in ("server_name", "dreambooth_host"):
+        for name in (getattr(options, flag, None) or "").split(","):
+            if name.strip():
+                yield name.strip().lower()
 
 
 def _users(pairs: list[str]) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from dreambooth_core.jobs import VERBS
 from dreambooth_core.trainer.config import TrainConfig
 
 from ..host.base import Host
-from . import types
+from . import token, types
 from .bases import Bases
 from .handover import Handover
 from .paths import Paths
@@ -23,6 +24,7 @@ from .results import Results
 from .runs import Runs
 from .setup import Setup
 from .subjects import Subjects
+from .token import Token
 from .tools import Tools
 from .types import Values
 
@@ -49,6 +51,11 @@ class Studio:
         self._handover = Handover(host)
         self._runs = Runs(root, host, self._handover, self._results)
         self._tools = Tools(root, host)
+
+    @cached_property
+    def token(self) -> Token:
+        """What callers of the API show; made when it is first asked for, new at each start."""
+        return token.make(self.host.folders().home)
 
     def confined(self) -> Studio:
         """The same studio for callers that may only name files in allowed folders: the API."""

@@ -232,13 +232,17 @@ def test_a_killed_worker_is_lost_and_the_host_whole(host: WebUI, base: Image.Ima
 def test_tools(host: WebUI, base: Image.Image) -> None:
     told = host.ours("/inspect", {"file": str(host.models / "Lora" / "star.safetensors")})
     assert (told["kind"], told["layout"]) == ("adapter", "kohya")
-    parts = [{"file": "star", "weight": 0.5}, ["m-lora.safetensors", 0.5]]
+    parts = [{"file": "star", "weight": 0.5}, {"file": "m-lora.safetensors", "weight": 0.5}]
     wanted = [
         ("merge", {"adapters": parts, "out": "both"}),
         ("resize", {"source": "star.safetensors", "rank": 2, "target": "small"}),
         (
             "bake",
-            {"base": "pocket.safetensors", "adapters": ["star.safetensors:0.8"], "out": "baked"},
+            {
+                "base": "pocket.safetensors",
+                "adapters": [{"file": "star.safetensors", "weight": 0.8}],
+                "out": "baked",
+            },
         ),
         ("convert", {"source": "pocket.safetensors", "target": "again.ckpt", "half": True}),
     ]

@@ -195,13 +195,18 @@ class WebUI:
         time.sleep(2)
         self.wait_for_routes()
 
+    def token(self) -> str:
+        """The API's, as a script finds it; the host writes it when it stands."""
+        file = self.data / "outputs" / "dreambooth" / ".api-token"
+        return file.read_text().strip() if file.is_file() else ""
+
     # -- asking ----------------------------------------------------------------------------------
 
     def call(
         self, path: str, body: Any = None, *, method: str | None = None, user: str = ""
     ) -> Any:
         """A JSON request; raises ``Refused`` for an error."""
-        headers = {"content-type": "application/json"}
+        headers = {"content-type": "application/json", "x-dreambooth-token": self.token()}
         if user:
             headers["authorization"] = "Basic " + base64.b64encode(user.encode()).decode()
         data = None if body is None else json.dumps(body).encode()
@@ -237,7 +242,9 @@ class WebUI:
 
     def train(self, name: str, **values: Any) -> str:
         """Starts a short run on pocket's star; dots in keys are written as ``__``."""
-        star = self.extension / "dreambooth_core" / "assets" / "demo" / "star"
+        star = self.data / "outputs" / "dreambooth" / "uploads" / "star"
+        shipped = self.extension / "dreambooth_core" / "assets" / "demo" / "star"
+        shutil.copytree(shipped, star, dirs_exist_ok=True)
         given = {
             "base.model": str(self.models / "Stable-diffusion" / "pocket.safetensors"),
             "concepts[0].images": str(star),

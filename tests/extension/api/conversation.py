@@ -1,13 +1,15 @@
-"""Asks the routes, in the Python of a host, and prints what they answer as JSON.
+"""Asks the routes, in the Python of a host: ``python conversation.py CLONE``.
 
-``python conversation.py CLONE REQUESTS``: REQUESTS is a JSON list of ``[method, path, body]`` or
-``[method, path, body, headers]``; the stand-in's modules and our routes are set up as in the
-WebUI, with gradio's own app.
+Each line of the input is a conversation, ``{"requests": […], "environment": {…}}``, and gets a
+line of answers. A request is ``[method, path, body]`` or ``[method, path, body, headers]``; the
+token is sent unless a header of its name is empty, TOKEN in a header stands for it, and a header
+NONE is left out. The stand-in's modules and our routes are set up anew for each, as in the WebUI.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,29 +19,59 @@ sys.path[:0] = [str(CLONE / "tests" / "helpers" / "a1111"), str(CLONE)]
 
 from fastapi import FastAPI  # noqa: E402
 from fastapi.testclient import TestClient  # noqa: E402
-from modules import script_callbacks  # noqa: E402
 
-from extension import register  # noqa: E402
+ADDRESS = "http://127.0.0.1:7860"
 
 
-def main() -> None:
+def host() -> Any:
+    """The host's app with our routes, as after a start."""
+    for name in list(sys.modules):
+        if name.partition(".")[0] in ("modules", "extension"):
+            del sys.modules[name]
+    from modules import script_callbacks
+
+    from extension import register
+
     register(CLONE)
-    app = FastAPI()
-    app.tokens = {"cookie-of-somebody": "you"}  # type: ignore[attr-defined]
+    app: Any = FastAPI()
+    app.tokens = {"cookie-of-somebody": "you"}
     script_callbacks.call("app_started", None, app)
-    client = TestClient(app)
+    return app
+
+
+def token() -> str:
+    """As a script finds it."""
+    found = list(Path(os.environ["STAND_IN_DATA"]).rglob(".api-token"))
+    return found[0].read_text().strip() if found else ""
+
+
+def converse(requests: list[list[Any]]) -> list[Any]:
+    client = TestClient(host(), base_url=ADDRESS)
+    shown = token()
     answers: list[Any] = []
-    for method, path, body, *rest in json.loads(sys.argv[2]):
-        headers = rest[0] if rest else {}
+    for method, path, body, *rest in requests:
+        headers = {"x-dreambooth-token": shown} | (rest[0] if rest else {})
+        headers = {key: value.replace("TOKEN", shown) for key, value in headers.items() if value}
         content = None if body is None else body if isinstance(body, str) else json.dumps(body)
-        if content is not None and "content-type" not in headers:
-            headers["content-type"] = "application/json"
-        answer = client.request(method, path, content=content, headers=headers)
+        if content is not None:
+            headers.setdefault("content-type", "application/json")
+        sent = {k: v.encode("latin-1") for k, v in headers.items() if v != "NONE"}
+        answer = client.request(method, path, content=content, headers=sent)
         kind = answer.headers.get("content-type", "")
         answers.append(
             [answer.status_code, answer.json() if "json" in kind else len(answer.content)]
         )
-    print("ANSWERS" + json.dumps(answers))
+    return answers
 
 
-main()
+def main() -> None:
+    usual = dict(os.environ)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        os.environ.clear()
+        os.environ.update(usual | asked["environment"])
+        print("ANSWERS" + json.dumps(converse(asked["requests"])), flush=True)
+
+
+if __name__ == "__main__":
+    main()

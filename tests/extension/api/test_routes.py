@@ -6,7 +6,7 @@ import base64
 import json
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,23 @@ Ask = Callable[..., list[Any]]
 
 
 @pytest.fixture(scope="module", params=HOSTS)
-def python(request: pytest.FixtureRequest) -> Path:
-    """A Python with fastapi 0.94 and pydantic 1.10, or 0.104 and 2.8."""
-    return python_of(request.param)
+def process(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[subprocess.Popen[str]]:
+    """A Python with fastapi 0.94 and pydantic 1.10, or 0.104 and 2.8, that converses."""
+    script = Path(__file__).with_name("conversation.py")
+    engine = this_python(tmp_path_factory.mktemp("engine"))
+    with (tmp_path_factory.mktemp("log") / "stderr").open("w+") as said:
+        made = subprocess.Popen(
+            [str(python_of(request.param)), str(script), str(ROOT)],
+            env=os.environ | {"DREAMBOOTH_ENV": str(engine)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            text=True,
+        )
+        yield made
+        made.communicate(timeout=60)
 
 
 @pytest.fixture
@@ -47,27 +61,19 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def ask(python: Path, data: Path, tmp_path: Path) -> Ask:
+def ask(process: subprocess.Popen[str], data: Path) -> Ask:
     """Asks one thing after the other; returns ``[status, answer]`` of each."""
 
     def asked(*requests: Any, **environment: str) -> list[Any]:
-        variables = os.environ | {
-            "STAND_IN_DATA": str(data),
-            "DREAMBOOTH_ENV": str(this_python(tmp_path / "engine")),
-            **environment,
-        }
-        script = Path(__file__).with_name("conversation.py")
-        done = subprocess.run(
-            [str(python), str(script), str(ROOT), json.dumps(requests)],
-            env=variables,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-        assert "ANSWERS" in done.stdout, done.stderr
-        found: list[Any] = json.loads(done.stdout.rpartition("ANSWERS")[2])
-        return found
+        variables = {"STAND_IN_DATA": str(data), **environment}
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(json.dumps({"requests": requests, "environment": variables}) + "\n")
+        process.stdin.flush()
+        for line in process.stdout:
+            if line.startswith("ANSWERS"):
+                found: list[Any] = json.loads(line[len("ANSWERS") :])
+                return found
+        raise AssertionError("the conversation ended")
 
     return asked
 
@@ -120,7 +126,8 @@ def test_what_can_be_asked(ask: Ask, data: Path) -> None:
     paths = openapi[1]["paths"]
     for path in ("start", "status/{run}", "events/{run}", "command/{run}", "merge", "convert"):
         assert f"{V1}/{path}" in paths
-    assert "--method" not in str(paths[f"{V1}/merge"]) and "how to merge" in str(paths)
+    values = openapi[1]["components"]["schemas"]["MergeValues"]["properties"]
+    assert "how to merge" in values["method"]["description"] and "te_weight" in values
     assert "dotted keys" in str(openapi[1]["components"])
     assert saved[1] == {"saved": []}
     assert preset[1]["kind"] == "own" and presets[1] == {"values": {"run.seed": 3}}
@@ -137,8 +144,8 @@ def test_errors_are_told_in_their_parts(ask: Ask) -> None:
     )
     assert (unknown[0], unknown[1]["error"]["what"]) == (400, "there is no run named 'cat'")
     assert wrong[0] == 400 and "0 is too small" in wrong[1]["error"]["line"]
-    assert tool[0] == verb[0] == deleted[0] == 400
-    assert body[0] == 422
+    assert (tool[0], verb[0], deleted[0]) == (422, 400, 400)
+    assert body[0] == 422 and body[1]["error"]["where"] == "body.verb"
 
 
 ELSEWHERE: list[list[Any]] = [
@@ -178,15 +185,113 @@ def test_what_a_preset_hides_is_found_too(ask: Ask) -> None:
     assert started[0] == 400 and "not in a folder" in started[1]["error"]["line"]
 
 
-def test_another_page_cannot_make_a_browser_write(ask: Ask) -> None:
-    """A form of another page sends no JSON without asking first."""
-    plain = {"content-type": "text/plain"}
-    answers = ask(
-        ["POST", f"{V1}/start", '{"values": {}}', dict(plain)],
-        ["POST", f"{V1}/runs/dog/resume", "{}", dict(plain)],
-        ["POST", f"{V1}/environment/build", "", dict(plain)],
+START = ["POST", f"{V1}/start", {"values": {"run.steps": 0}}]
+"""Refused for its value, once it is let in."""
+
+
+def codes(ask: Ask, headers: list[dict[str, str]], **environment: str) -> list[int]:
+    """How a request is answered with each of the headers."""
+    answers = ask(*([*START, dict(each)] for each in headers), **environment)
+    for status, told in answers:
+        assert set(told["error"]) == {"what", "where", "do", "line"}, (status, told)
+    return [status for status, _ in answers]
+
+
+def test_the_token(ask: Ask, data: Path) -> None:
+    no = {"x-dreambooth-token": ""}
+    assert codes(
+        ask,
+        [
+            no,
+            {"x-dreambooth-token": "wrong"},
+            {"x-dreambooth-token": "wörong".encode().decode("latin-1")},
+            {**no, "authorization": "Bearer TOKEN"},
+            {**no, "authorization": "token TOKEN"},
+            {**no, "authorization": "Basic TOKEN"},
+            {},
+        ],
+    ) == [401, 401, 401, 400, 400, 401, 400]
+    file = data / "outputs" / "dreambooth" / ".api-token"
+    first = file.read_text()
+    assert len(first) > 40
+    if os.name != "nt":
+        assert file.stat().st_mode & 0o777 == 0o600
+    assert ask(["GET", f"{V1}/runs", None, no])[0][0] == 401
+    assert file.read_text() != first  # new at each start
+    own = {"DREAMBOOTH_API_TOKEN": "a token of my own"}
+    given = {"x-dreambooth-token": own["DREAMBOOTH_API_TOKEN"]}
+    assert codes(ask, [given, {"x-dreambooth-token": "short"}], **own) == [400, 401]
+
+
+def test_only_json_is_taken(ask: Ask) -> None:
+    """What a form or an untyped Blob of another page sends needs no asking first."""
+    kinds = ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "NONE"]
+    wrong = [{"content-type": kind} for kind in [*kinds, "application/jsonp", "a/b+json"]]
+    assert codes(ask, wrong) == [415] * 6
+    assert codes(ask, [{"content-type": "Application/JSON; charset=utf-8"}]) == [400]
+    for body in ("", "{", "[NaN]", "null", "5", '{"values": {}, "values": {}}', "[" * 5000):
+        answers = ask(["POST", f"{V1}/start", body], ["PUT", f"{V1}/presets/x", body])
+        for status, told in answers:
+            assert status in (400, 422) and told["error"]["line"], body
+
+
+def test_other_web_pages(ask: Ask) -> None:
+    here = {"origin": "http://127.0.0.1:7860", "sec-fetch-site": "same-origin"}
+    assert codes(ask, [here, {"sec-fetch-site": "none"}]) == [400, 400]
+    foreign = [
+        {"origin": "https://evil.example"},
+        {"origin": "http://127.0.0.1:3000"},
+        {"origin": "http://127.0.0.1:7860.evil.example"},
+        {"origin": "null"},
+        {"origin": "file://"},
+        {"origin": "http://[::1"},
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+        {**here, "sec-fetch-site": "cross-site"},
+    ]
+    assert codes(ask, foreign) == [403] * len(foreign)
+    allowed = [{"origin": "https://evil.example", "sec-fetch-site": "cross-site"}]
+    assert codes(ask, allowed, STAND_IN_CORS="https://evil.example") == [400]
+
+
+def test_names_that_are_not_the_hosts(ask: Ask) -> None:
+    """A page of evil.example whose name is suddenly 127.0.0.1 is its own origin."""
+    local = ["localhost:7860", "LOCALHOST", "127.0.0.1", "127.3.2.1:80", "[::1]:7860"]
+    other = ["evil.example", "evil.example:7860", "localhost.evil.example", "127.0.0.1.nip.io"]
+    broken = ["user@localhost", "localhost:x", "[::1", "", "localhost/x", "a b"]
+    assert codes(ask, [{"host": name} for name in local]) == [400] * len(local)
+    refused = [{"host": name} for name in [*other, "192.168.0.9", *broken] if name]
+    assert codes(ask, refused) == [403] * len(refused)
+    names = [{"host": "192.168.0.9:7860"}, {"host": "evil.example"}]
+    assert codes(ask, names, STAND_IN_LISTEN="1") == [400, 403]
+    proxied = {"host": "sd.example.com", "origin": "https://sd.example.com"}
+    rewritten = {"host": "127.0.0.1:7860", "origin": "https://sd.example.com"}
+    assert codes(ask, [proxied, rewritten], STAND_IN_HOST="a.b, SD.example.com") == [400, 400]
+
+
+def test_bodies_are_limited_before_they_are_read(ask: Ask) -> None:
+    large = json.dumps({"values": {"x": "y" * 1_000_001}})
+    no = {"x-dreambooth-token": ""}
+    told, announced, secret, query = ask(
+        ["POST", f"{V1}/start", large],
+        ["POST", f"{V1}/start", "{}", {"content-length": "300000000"}],
+        ["POST", f"{V1}/start", "{}", {"content-length": "300000000", **no}],
+        ["GET", f"{V1}/pictures?folder={'x' * 9000}", None],
     )
-    assert [status for status, _ in answers] == [422, 422, 422]
+    assert (told[0], announced[0], secret[0], query[0]) == (413, 413, 413, 414)
+    assert "bytes" in told[1]["error"]["what"]
+
+
+def test_there_are_no_other_routes(ask: Ask) -> None:
+    answers = ask(
+        ["GET", f"{V1}/nothing", None],
+        ["PATCH", f"{V1}/start", {}],
+        ["GET", f"{V1}/start", None],
+        ["OPTIONS", f"{V1}/start", None],
+        ["GET", f"{V1}/runs/", None],
+        ["GET", f"{V1}/nothing", None, {"x-dreambooth-token": ""}],
+    )
+    assert [status for status, _ in answers] == [404, 404, 404, 404, 404, 401]
 
 
 def test_the_hosts_own_passwords(ask: Ask) -> None:
@@ -196,15 +301,15 @@ def test_the_hosts_own_passwords(ask: Ask) -> None:
     tries = [{}, basic("me:a:b"), basic("me:no"), basic("you:b"), cookie, later, {"cookie": "a=b"}]
     requests = [[*path, headers] for headers in tries]
 
-    def codes(**environment: str) -> list[int]:
+    def found(**environment: str) -> list[int]:
         return [status for status, _ in ask(*requests, **environment)]
 
-    assert codes() == [200] * 7
-    api = codes(STAND_IN_API_AUTH="me:a:b")
+    assert found() == [200] * 7
+    api = found(STAND_IN_API_AUTH="me:a:b")
     assert api == [401, 200, 401, 401, 401, 401, 401]
-    page = codes(STAND_IN_GRADIO_AUTH="you:b")
+    page = found(STAND_IN_GRADIO_AUTH="you:b")
     assert page == [401, 401, 401, 200, 200, 200, 401]
-    both = codes(STAND_IN_API_AUTH="me:a:b", STAND_IN_GRADIO_AUTH="you:b")
+    both = found(STAND_IN_API_AUTH="me:a:b", STAND_IN_GRADIO_AUTH="you:b")
     assert both == [401, 200, 401, 200, 200, 200, 401]
 
 

@@ -17,9 +17,11 @@ cmd_opts = SimpleNamespace(
     gradio_allowed_path=[],
     dreambooth_dir=None,
     share=False,
-    listen=False,
+    listen=bool(os.environ.get("STAND_IN_LISTEN")),
     ngrok=None,
     server_name=None,
+    cors_allow_origins=os.environ.get("STAND_IN_CORS"),
+    dreambooth_host=os.environ.get("STAND_IN_HOST"),
 )
 
 
