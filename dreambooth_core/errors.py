@@ -32,8 +32,14 @@ class DreamBoothError(Exception):
 
 def printable(text: str) -> str:
     """One line that a terminal can show: what files say may hold line ends and control codes."""
-    line = " ".join(text.split())
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+    return escaped(" ".join(text.split()))
+
+
+def escaped(text: str) -> str:
+    """A text whose control codes and halves of characters are spelled out."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def shortened(text: str, longest: int = 400) -> str:

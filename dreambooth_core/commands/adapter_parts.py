@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth_core.commands.options import Reporting, argument
 from dreambooth_core.commands.weighted import WeightedFile
-from dreambooth_core.errors import UserError
+from dreambooth_core.errors import UserError, escaped
 
 if TYPE_CHECKING:
     import torch
@@ -121,7 +121,7 @@ def tell(args: Reporting, report: Mapping[str, Any], lines: list[str]) -> None:
         print(json.dumps(report, indent=2, ensure_ascii=False))
         return
     for line in lines:
-        print(line)
+        print(escaped(line))
 
 
 def _factors(blocks: list[str], count: int) -> list[dict[str, float]]:

@@ -9,6 +9,7 @@ from typing import Any
 from dreambooth_core.commands import adapter_parts
 from dreambooth_core.commands.options import Reporting, argument
 from dreambooth_core.deferral import importing
+from dreambooth_core.errors import UserError, escaped
 
 HELP = "say what a model file or adapter is"
 
@@ -29,11 +30,14 @@ class Options(Reporting):
 
 
 def run(args: Options) -> int:
-    """Inspects. Raises ``UserError`` for what is no model."""
+    """Inspects. Raises ``UserError`` for what is no model, or, after the report, a damaged one."""
     with importing():
         from dreambooth_core.formats.detect import identify
+        from dreambooth_core.formats.embeddings import read_embedding
 
     identity = identify(args.file)
+    if identity.kind == "embedding":
+        read_embedding(args.file)
     found = identity.as_dict()
     warning = _gives_away(args.file)
     if identity.kind != "adapter" or identity.family not in (None, "sd1", "sd2", "sdxl"):
@@ -76,7 +80,14 @@ def _tell_adapter(args: Options, label: str, warning: str | None) -> None:
     _tell(args, report, [f"{args.file}: {label}", *adapter_lines(report)], warning)
     if args.metadata and not args.json:
         for key, value in sorted(report["metadata"].items()):
-            print(f"  {key} = {value}")
+            print(escaped(f"  {key} = {value}"))
+    if report["damaged"] and not args.json:
+        raise UserError(
+            f"{len(report['damaged'])} modules hold NaN or infinity, the first is "
+            f"{report['damaged'][0]}",
+            where=args.file,
+            do="The adapter is damaged: train or download it again.",
+        )
 
 
 def adapter_lines(report: dict[str, Any]) -> list[str]:

@@ -155,7 +155,8 @@ def _classify(shapes: Shapes) -> tuple[str | None, str | None, str]:
 
 
 def _checkpoint_details(shapes: Shapes, metadata: Mapping[str, str]) -> dict[str, Any]:
-    channels = int(shapes[f"{single_layout.UNET}input_blocks.0.0.weight"][1])
+    first = shapes[f"{single_layout.UNET}input_blocks.0.0.weight"]
+    channels = int(first[1]) if len(first) > 1 else 0
     said = "v_prediction" if "v_pred" in shapes else prediction.from_metadata(metadata)
     return {
         "variant": _VARIANTS.get(channels, "base" if channels == 4 else f"{channels} channels"),
@@ -178,7 +179,7 @@ def _adapter_family(shapes: Shapes) -> str | None:
     for name, shape in shapes.items():
         wide = any(part in name for part in (".lora_down.", ".lora_A.", "lora.down.", "hada_w1_b"))
         wide = wide or name.endswith(".diff")
-        if wide and "attn2" in name and ("to_k" in name or "to_v" in name):
+        if wide and len(shape) > 1 and "attn2" in name and ("to_k" in name or "to_v" in name):
             return _CONTEXTS.get(int(shape[1]))
     return None
 

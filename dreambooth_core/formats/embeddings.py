@@ -27,6 +27,10 @@ KEYS: dict[str, tuple[str, ...]] = {
 """The tensors of a family's file, in the order of its text encoders."""
 
 
+MAX_VECTORS = 1024
+"""Of one token; a prompt takes 75 at a time."""
+
+
 @dataclass(frozen=True)
 class Embedding:
     """A learned token."""
@@ -81,6 +85,8 @@ def _matrix(value: Tensor, path: Path) -> Tensor:
     matrix = value.detach().to(torch.float32)
     if matrix.ndim == 1:
         matrix = matrix.unsqueeze(0)
-    if matrix.ndim != 2 or not bool(matrix.isfinite().all()):
-        raise UserError("its vectors are damaged", where=path)
+    if matrix.ndim != 2 or 0 in matrix.shape or matrix.shape[0] > MAX_VECTORS:
+        raise UserError(f"an embedding of shape {list(value.shape)} is damaged", where=path)
+    if not bool(matrix.isfinite().all()):
+        raise UserError("its vectors hold NaN or infinity", where=path)
     return matrix

@@ -11,7 +11,7 @@ import torch
 from dreambooth_core.commands.main import main
 from dreambooth_core.formats import storage
 from dreambooth_core.formats.adapters.model import Adapter, LoraWeights
-from dreambooth_core.formats.adapters.write import write_adapter
+from dreambooth_core.formats.adapters.write import kohya_tensors, write_adapter
 from tests.helpers.adapters import weights_for
 
 KEYS = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
@@ -47,13 +47,15 @@ def test_damage_and_unknown_keys_are_shown(tmp_path: Path, capsys: pytest.Captur
     weights = weights_for(torch.ones(16, 768), "lora")
     assert isinstance(weights, LoraWeights)
     weights.up[0] = float("inf")
-    write_adapter(Adapter({KEYS: weights}, family="sd1"), path)
-    tensors = storage.read_tensors(path, copy=True)
-    storage.write_tensors(path, {**tensors, "odd.thing": torch.ones(1)})
-    assert main(["inspect", str(path)]) == 0
-    text = capsys.readouterr().out
-    assert "DAMAGED" in text
-    assert "odd.thing" in text
+    tensors = kohya_tensors(Adapter({KEYS: weights}, family="sd1"))
+    storage.write_tensors(path, {**tensors, "odd.th\x1bing": torch.ones(1)})
+    assert main(["inspect", str(path)]) == 2
+    told = capsys.readouterr()
+    assert "DAMAGED" in told.out
+    assert r"odd.th\x1bing" in told.out
+    assert f"1 modules hold NaN or infinity, the first is {KEYS}" in told.err
+    assert main(["inspect", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["damaged"] == [KEYS]
 
 
 def test_what_is_no_adapter_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

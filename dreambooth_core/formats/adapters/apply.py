@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dreambooth_core.errors import UserError
 from dreambooth_core.formats.adapters.model import Adapter, Weights, component_of
+from dreambooth_core.formats.adapters.weights import add_bias
 
 Strength = float | tuple[float, float]
 """One weight for all, or ``(weight for the UNet, weight for the text encoders)``."""
@@ -157,7 +158,7 @@ def changed(
     """A weight and its bias with the changes added in fp32 and rounded once to the base's type.
 
     Raises:
-        UserError: shapes differ, or a bias is changed that is not there.
+        UserError: shapes differ, a bias is changed that is not there, or numbers overflow.
     """
     if not active:
         return weight, bias
@@ -169,11 +170,15 @@ def changed(
         total += here.delta(weight) * strength
         shift = here.bias_delta()
         if shift is not None:
-            if offset is None:
-                raise UserError("the adapter changes a bias that the base does not have")
-            offset += shift.reshape(offset.shape) * strength
+            offset = add_bias(offset, shift, strength)
+    new_weight = total.to(weight.dtype)
     new_bias = offset.to(bias.dtype) if bias is not None and offset is not None else None
-    return total.to(weight.dtype), new_bias
+    if not all(bool(t.isfinite().all()) for t in (new_weight, new_bias) if t is not None):
+        raise UserError(
+            "with the adapters this weight has NaN or infinity",
+            do="The base or an adapter is damaged, or their numbers are too large.",
+        )
+    return new_weight, new_bias
 
 
 def _kept(path: str, module: nn.Module) -> _Spot:

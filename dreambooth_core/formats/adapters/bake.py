@@ -12,6 +12,7 @@ from torch import Tensor
 from dreambooth_core.errors import UserError
 from dreambooth_core.formats.adapters.merge import Part
 from dreambooth_core.formats.adapters.model import component_of
+from dreambooth_core.formats.adapters.weights import add_bias
 
 
 @dataclass(frozen=True)
@@ -89,19 +90,28 @@ def _add(
         try:
             exact += weights.delta(before) * strength
             shift = weights.bias_delta()
+            if shift is not None:
+                shifted = add_bias(offset if shifted is None else shifted, shift, strength)
         except UserError as error:
             raise UserError(error.what, where=name, do=error.do) from error
-        if shift is None:
-            continue
-        if offset is None:
-            raise UserError("the adapter changes a bias that the model does not have", where=name)
-        shift = shift.reshape(offset.shape) * strength
-        shifted = (offset.float() if shifted is None else shifted) + shift
-    stored = exact.to(dtype or before.dtype)
+    stored = _stored(f"{name}.weight", exact, dtype or before.dtype)
     sums.add(before, exact, stored)
     tensors[f"{path}.weight"] = stored
     if shifted is not None and offset is not None:
-        tensors[f"{path}.bias"] = shifted.to(dtype or offset.dtype)
+        tensors[f"{path}.bias"] = _stored(f"{name}.bias", shifted, dtype or offset.dtype)
+
+
+def _stored(name: str, exact: Tensor, dtype: torch.dtype) -> Tensor:
+    """A result in the type that is stored. Raises ``UserError`` where it holds no numbers."""
+    stored = exact.to(dtype)
+    if not bool(stored.isfinite().all()):
+        kind = str(dtype).removeprefix("torch.")
+        raise UserError(
+            f"with the adapter this weight has NaN or infinity in {kind}",
+            where=name,
+            do="The base or the adapter is damaged, or their numbers are too large.",
+        )
+    return stored
 
 
 def base_weights(states: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -79,7 +79,7 @@ def extract(
     """The adapter that turns ``base`` into ``tuned``.
 
     Raises:
-        UserError: the models differ in shape, or do not differ at all.
+        UserError: the models differ in shape, do not differ at all, or hold NaN or infinity.
     """
     options = options or Extraction()
     modules: dict[str, Weights] = {}
@@ -137,6 +137,12 @@ def _changes(
                 do="Both models must be of one kind and size.",
             )
         change = after.float() - before.float()
+        if not bool(change.isfinite().all()):
+            which = "base" if not bool(before.isfinite().all()) else "trained model"
+            raise UserError(
+                f"{component}.{key} holds NaN or infinity in the {which}",
+                do="This model is damaged: train or download it again.",
+            )
         if bool(change.any()):
             found.setdefault(f"{component}.{path}", {})[kind] = change
         elif kind == "weight" and before.ndim > 1:

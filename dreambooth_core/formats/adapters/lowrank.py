@@ -63,8 +63,11 @@ class Reduced:
 
 
 def energy(up: Tensor, down: Tensor) -> float:
-    """‖up · down‖² in the Frobenius norm, through the Gram matrices, in double."""
+    """‖up · down‖² in the Frobenius norm, in double, through the smaller of the product and the
+    Gram matrices."""
     up, down = up.double(), down.double()
+    if up.shape[0] * down.shape[1] < up.shape[1] ** 2:
+        return float((up @ down).square().sum())
     return max(0.0, float(((up.t() @ up) * (down @ down.t()).t()).sum()))
 
 
@@ -73,8 +76,18 @@ def concatenate(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]
     return torch.cat([up for up, _ in pairs], dim=1), torch.cat([d for _, d in pairs], dim=0)
 
 
+def require_finite(*tensors: Tensor) -> None:
+    """Raises ``UserError`` if a weight change has NaN or infinity: it has no singular values."""
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+        raise UserError(
+            "the weight change has NaN or infinity: its numbers are too large",
+            do="Use smaller weights, or train the adapter again.",
+        )
+
+
 def reduce_product(up: Tensor, down: Tensor, keep: Keep) -> Reduced:
     """The best approximation of ``up · down`` within ``keep`` (Eckart, Young 1936)."""
+    require_finite(up, down)
     q1, r1 = torch.linalg.qr(up.float())
     q2, r2 = torch.linalg.qr(down.float().t())
     u, s, vh = torch.linalg.svd(r1.double() @ r2.double().t(), full_matrices=False)
@@ -89,6 +102,7 @@ def reduce_matrix(matrix: Tensor, keep: Keep, seed: int = 0) -> Reduced:
     (Halko, Martinsson, Tropp 2011, arXiv:0909.4061), all else by the full decomposition.
     """
     matrix = matrix.float()
+    require_finite(matrix)
     smaller = min(matrix.shape)
     if keep.rank is None or smaller <= 256 or keep.rank * 5 >= smaller:
         u, s, vh = torch.linalg.svd(matrix, full_matrices=False)

@@ -15,6 +15,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -39,6 +40,7 @@ from dreambooth_core.formats.adapters.model import (
     component_of,
 )
 from dreambooth_core.formats.adapters.sparse import Coin, combine
+from dreambooth_core.formats.adapters.weights import add_bias
 from dreambooth_core.randomness import generator
 
 log = logging.getLogger(__name__)
@@ -154,6 +156,11 @@ def merge(
     warnings = _warnings(plan, len(parts))
     for text in warnings:
         log.warning(text)
+    if not math.isfinite(tally.error) or not math.isfinite(tally.truncation):
+        raise UserError(
+            "the merged adapter has NaN or infinity: its numbers are too large",
+            do="Use smaller weights.",
+        )
     ranks = tuple(sorted({w.rank for w in modules.values() if w.rank}))
     report = Report(plan.method, len(modules), ranks, tally.error, tally.truncation, warnings)
     extras = {k: t for part in reversed(parts) for k, t in part.adapter.extras.items()}
@@ -247,8 +254,9 @@ def _pairs(terms: list[Term]) -> list[tuple[Tensor, Tensor, tuple[int, ...]]] | 
             return None
         pairs.append((found[0] * strength, found[1], found[2]))
     shapes = {(u.shape[0], d.shape[1]) for u, d, _ in pairs}
-    if len(shapes) > 1:
-        raise UserError(f"the adapters change weights of different sizes: {sorted(shapes)}")
+    kernels = {shape for _, _, shape in pairs if len(shape) > 2}
+    if len(shapes) > 1 or len(kernels) > 1:
+        _refuse_sizes([shape for _, _, shape in pairs])
     return sorted(pairs, key=lambda pair: -len(pair[2]))
 
 
@@ -257,7 +265,7 @@ def _dense(name: str, terms: list[Term], base: Base | None) -> Tensor:
     total: Tensor | None = None
     for weights, strength in terms:
         delta = _delta(name, weights, base) * strength
-        total = delta if total is None else total + delta.reshape(total.shape)
+        total = delta if total is None else total + _shaped(delta, total)
     if total is None:
         raise UserError("there is nothing to add up", where=name)
     return total
@@ -289,8 +297,23 @@ def _bias(terms: list[Term]) -> Tensor | None:
     for weights, strength in terms:
         shift = weights.bias_delta()
         if shift is not None:
-            total = shift * strength if total is None else total + shift * strength
+            total = add_bias(torch.zeros_like(shift) if total is None else total, shift, strength)
     return total
+
+
+def _shaped(delta: Tensor, other: Tensor) -> Tensor:
+    """One change in the shape of another of the same module; a file may keep it flat."""
+    if delta.numel() != other.numel() or delta.shape[0] != other.shape[0]:
+        _refuse_sizes([tuple(other.shape), tuple(delta.shape)])
+    return delta.reshape(other.shape)
+
+
+def _refuse_sizes(shapes: Sequence[tuple[int, ...]]) -> NoReturn:
+    told = ", ".join(str(list(shape)) for shape in dict.fromkeys(shapes))
+    raise UserError(
+        f"the adapters change weights of different sizes: {told}",
+        do="Merge adapters of one base.",
+    )
 
 
 def _sparse_sum(name: str, terms: list[Term], plan: Plan, base: Base | None) -> Tensor:
@@ -298,7 +321,7 @@ def _sparse_sum(name: str, terms: list[Term], plan: Plan, base: Base | None) -> 
     if plan.method == "svd":
         return _dense(name, terms, base)
     deltas = [_delta(name, weights, base) for weights, _ in terms]
-    deltas = [delta.reshape(deltas[0].shape) for delta in deltas]
+    deltas = [_shaped(delta, deltas[0]) for delta in deltas]
     kind = plan.method.removesuffix("_svd")
     return combine(
         kind, deltas, [s for _, s in terms], plan.density, plan.sign, _coin(plan, name, "full")
@@ -320,6 +343,10 @@ def _apart(name: str, terms: list[Term], plan: Plan) -> LoraWeights:
             where=name,
             do=f"Use cat, svd{'' if plan.method == 'linear' else f' or {plan.method}_svd'}.",
         )
+    for kind in ("down", "up"):
+        shapes = [tuple(getattr(w, kind).shape) for w, _ in loras]
+        if len(set(shapes)) > 1:
+            _refuse_sizes(shapes)
     scaled = [strength * w.alpha / w.rank for w, strength in loras]
     roots = [math.sqrt(abs(s)) for s in scaled]
     signed = [math.copysign(root, s) for root, s in zip(roots, scaled, strict=True)]

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from dreambooth_core.formats.adapters.metadata import trigger_words, without_network
+from dreambooth_core.formats.reading import parse_json
 
 RECIPE_KEY = "dreambooth_merge"
 """JSON: the method, and name and weight of each adapter."""
@@ -37,10 +38,10 @@ def _tags(sources: Sequence[Mapping[str, str]]) -> dict[str, dict[str, int]]:
     total: dict[str, dict[str, int]] = {}
     for metadata in sources:
         try:
-            folders = json.loads(metadata.get("ss_tag_frequency", "{}"))
+            folders = parse_json(metadata.get("ss_tag_frequency", "{}"))
         except ValueError:
             continue
-        for folder, tags in folders.items() if isinstance(folders, dict) else ():
+        for folder, tags in folders.items():
             table = total.setdefault(str(folder), {})
             for tag, count in tags.items() if isinstance(tags, dict) else ():
                 if isinstance(count, int):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from dreambooth_core.formats.adapters.model import LoraWeights, Weights
+from dreambooth_core.formats.reading import parse_json
 
 LAYERS_KEY = "dreambooth_layers_per_block"
 """Resblocks per level, written for reduced SDXL layouts only: LDM's names depend on it."""
@@ -45,10 +45,8 @@ def trigger_words(metadata: Mapping[str, str], count: int = 8) -> list[str]:
         if metadata.get(key):
             return [word.strip() for word in metadata[key].split(",") if word.strip()]
     try:
-        folders = json.loads(metadata.get("ss_tag_frequency", "{}"))
+        folders = parse_json(metadata.get("ss_tag_frequency", "{}"))
     except ValueError:
-        return []
-    if not isinstance(folders, dict):
         return []
     totals: dict[str, int] = {}
     for tags in folders.values():

@@ -11,20 +11,24 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-TRANSFORMER = r"transformer_blocks_(?P<k>\d+)_(?P<part>norm[123]|attn[12]_to_[qkv]|"
+TRANSFORMER = r"transformer_blocks_(?P<k>[0-9]{1,3})_(?P<part>norm[123]|attn[12]_to_[qkv]|"
 TRANSFORMER += r"attn[12]_to_out(?:_0)?|ff_net_0_proj|ff_net_2)"
 _TRANSFORMER = re.compile(TRANSFORMER)
-_SPOT = re.compile(r"(?P<side>down|up)_blocks_(?P<i>\d+)_(?P<kind>resnets|attentions)_(?P<j>\d+)_")
-_MIDDLE = re.compile(r"mid_block_(?P<kind>resnets|attentions)_(?P<j>\d+)_")
-_SAMPLER = re.compile(r"(down|up)_blocks_(\d+)_(downsamplers|upsamplers)_0_conv")
-_LDM_BLOCK = re.compile(r"(?P<side>input|output)_blocks_(?P<n>\d+)_(?P<m>\d+)(?:_(?P<rest>.+))?")
-_LDM_MIDDLE = re.compile(r"middle_block_(?P<m>\d+)_(?P<rest>.+)")
+_SPOT = re.compile(
+    r"(?P<side>down|up)_blocks_(?P<i>[0-9]{1,3})_(?P<kind>resnets|attentions)_(?P<j>[0-9]{1,3})_"
+)
+_MIDDLE = re.compile(r"mid_block_(?P<kind>resnets|attentions)_(?P<j>[0-9]{1,3})_")
+_SAMPLER = re.compile(r"(down|up)_blocks_([0-9]{1,3})_(downsamplers|upsamplers)_0_conv")
+_LDM_BLOCK = re.compile(
+    r"(?P<side>input|output)_blocks_(?P<n>[0-9]{1,3})_(?P<m>[0-9]{1,3})(?:_(?P<rest>.+))?"
+)
+_LDM_MIDDLE = re.compile(r"middle_block_(?P<m>[0-9]{1,3})_(?P<rest>.+)")
 _LAYER = re.compile(
-    r"encoder_layers_(\d+)_(self_attn_[qkv]_proj|self_attn_out_proj|mlp_fc[12]|"
+    r"encoder_layers_([0-9]{1,3})_(self_attn_[qkv]_proj|self_attn_out_proj|mlp_fc[12]|"
     r"layer_norm[12])"
 )
 _OPEN_CLIP = re.compile(
-    r"(?:transformer_)?resblocks_(\d+)_(attn_out_proj|mlp_c_fc|mlp_c_proj|"
+    r"(?:transformer_)?resblocks_([0-9]{1,3})_(attn_out_proj|mlp_c_fc|mlp_c_proj|"
     r"ln_[12])"
 )
 
@@ -139,7 +143,12 @@ def kernel_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
     LoHa and LoKr keep no kernel; in these UNets the name tells where one is.
     """
-    if len(shape) == 2 and name.startswith("unet.") and name.rsplit(".", 1)[-1] in _SQUARE:
+    if (
+        len(shape) == 2
+        and shape[1] % 9 == 0
+        and name.startswith("unet.")
+        and name.rsplit(".", 1)[-1] in _SQUARE
+    ):
         return (shape[0], shape[1] // 9, 3, 3)
     return shape
 

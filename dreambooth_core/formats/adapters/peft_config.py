@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
-from dreambooth_core.errors import Unsupported
+from dreambooth_core.errors import Unsupported, UserError
 from dreambooth_core.formats.adapters.model import (
     LohaWeights,
     LokrWeights,
@@ -18,11 +17,20 @@ from dreambooth_core.formats.adapters.model import (
     OftWeights,
     Weights,
 )
+from dreambooth_core.formats.reading import parse_json
 
 METADATA_KEY = "lora_adapter_metadata"
 """Where diffusers (0.34 and newer) keeps the configuration in a safetensors header."""
 
+T = TypeVar("T", int, float)
 _METHODS = ("LORA", "LOHA", "LOKR", "OFT")
+
+
+_TERMS = "num_cayley_neumann_terms"
+MAX_PATTERNS = 2_000
+MAX_COUNT = 1_000_000
+Patterns = Sequence[tuple[re.Pattern[str], T]]
+"""Values by an expression that the end of a module's path matches, the first that does counts."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +40,8 @@ class PeftSettings:
     method: str = "LORA"
     rank: int = 8
     alpha: float | None = None
-    rank_pattern: Mapping[str, int] = field(default_factory=dict)
-    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
+    rank_pattern: Patterns[int] = ()
+    alpha_pattern: Patterns[float] = ()
     rank_stabilised: bool = False
     neumann_terms: int = 5
     """OFT: terms of the series that stands for the inverse; 0 for the exact one."""
@@ -45,8 +53,9 @@ class PeftSettings:
 
         Raises:
             Unsupported: a method other than LoRA, LoHa, LoKr, OFT, or a transposed layer.
+            UserError: a value that is none of its kind.
         """
-        method = str(config.get("peft_type") or "LORA").rsplit(".", 1)[-1].upper()
+        method = (_text("peft_type", config.get("peft_type")) or "LORA").rsplit(".", 1)[-1].upper()
         if method not in _METHODS:
             raise Unsupported(f"peft's method {method} is not handled")
         if config.get("fan_in_fan_out"):
@@ -55,13 +64,15 @@ class PeftSettings:
         neumann = config.get("use_cayley_neumann", True)
         return cls(
             method=method,
-            rank=int(config.get("r") or 8),
-            alpha=None if alpha is None else float(alpha),
-            rank_pattern=dict(config.get("rank_pattern") or {}),
-            alpha_pattern=dict(config.get("alpha_pattern") or {}),
-            rank_stabilised=bool(config.get("use_rslora")),
-            neumann_terms=int(config.get("num_cayley_neumann_terms") or 5) if neumann else 0,
-            base=str(config.get("base_model_name_or_path") or ""),
+            rank=_count("r", config.get("r") or 8),
+            alpha=None if alpha is None else _number("lora_alpha", alpha),
+            rank_pattern=_patterned("rank_pattern", config.get("rank_pattern"), _count),
+            alpha_pattern=_patterned("alpha_pattern", config.get("alpha_pattern"), _number),
+            rank_stabilised=_switch("use_rslora", config.get("use_rslora")),
+            neumann_terms=_count("num_cayley_neumann_terms", config.get(_TERMS) or 5)
+            if neumann
+            else 0,
+            base=_text("base_model_name_or_path", config.get("base_model_name_or_path")),
         )
 
     def effective_alpha(self, name: str, rank: int) -> float:
@@ -77,13 +88,15 @@ class PeftSettings:
 
 
 def from_metadata(metadata: Mapping[str, str]) -> dict[str, PeftSettings]:
-    """diffusers' configuration by component; empty where there is none."""
+    """diffusers' configuration by component; empty where there is none.
+
+    Raises:
+        UserError: it is there and damaged: without it alpha would be guessed.
+    """
     try:
-        packed = json.loads(metadata.get(METADATA_KEY, "{}"))
-    except ValueError:
-        return {}
-    if not isinstance(packed, dict):
-        return {}
+        packed = parse_json(metadata.get(METADATA_KEY, "{}"))
+    except ValueError as error:
+        raise UserError(f"the metadata {METADATA_KEY!r} is damaged: {error}") from error
     parts: dict[str, dict[str, Any]] = {}
     for key, value in packed.items():
         component, _, option = key.partition(".")
@@ -206,16 +219,63 @@ def _whole(value: float) -> int | float:
     return int(value) if float(value).is_integer() else float(value)
 
 
-def _lookup(pattern: Mapping[str, Any], name: str) -> Any | None:
-    """The entry whose key matches the end of ``name``, as peft matches them."""
+def _lookup(patterns: Patterns[T], name: str) -> T | None:
+    """The value whose expression matches the end of ``name``, as peft matches them."""
     path = name.split(".", 1)[1]
-    spellings = (path, path.removeprefix("text_model."))
-    for key, value in pattern.items():
-        for spelling in spellings:
-            try:
-                if re.match(rf"(.*\.)?({key})$", spelling):
-                    return value
-            except re.error:
-                if spelling.endswith(key):
-                    return value
-    return None
+    spellings = {path, path.removeprefix("text_model.")}
+    return next((v for form, v in patterns if any(map(form.match, spellings))), None)
+
+
+def _patterned(name: str, value: Any, kind: Callable[[str, Any], T]) -> Patterns[T]:
+    """A table of values by expression. Raises ``UserError``.
+
+    Expressions that could take for ever are refused: a repeated group, more than two repetitions
+    or choices in one, or many in all. peft writes plain names, with their dots escaped.
+    """
+    if value is None:
+        return ()
+    if not isinstance(value, dict) or len(value) > MAX_PATTERNS:
+        raise UserError(f"{name} is not a table of numbers by module")
+    made = []
+    total = 0
+    for key, number in value.items():
+        repeats = len(re.findall(r"(?<!\\)[*+?{|]", key))
+        total += repeats
+        if len(key) > 500 or repeats > 2 or total > 10 or re.search(r"\)\s*[*+?{]", key):
+            raise UserError(f"{name} has an expression that is too complicated: {key[:80]!r}")
+        try:
+            form = re.compile(rf"(.*\.)?({key})$")
+        except (re.error, OverflowError):
+            form = re.compile(rf".*{re.escape(key)}$")
+        made.append((form, kind(f"{name} of {key[:80]!r}", number)))
+    return tuple(made)
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > 1e30:
+        raise UserError(f"{name} is {_shown(value)}, not a number")
+    return float(value)
+
+
+def _count(name: str, value: Any) -> int:
+    number = _number(name, value)
+    if number < 1 or not number.is_integer() or number > MAX_COUNT:
+        raise UserError(f"{name} is {_shown(value)}, not a whole number from 1 to {MAX_COUNT:,}")
+    return int(number)
+
+
+def _switch(name: str, value: Any) -> bool:
+    if value not in (None, True, False):
+        raise UserError(f"{name} is {_shown(value)}, neither true nor false")
+    return bool(value)
+
+
+def _text(name: str, value: Any) -> str:
+    if value is not None and not isinstance(value, str):
+        raise UserError(f"{name} is {_shown(value)}, not a text")
+    return value or ""
+
+
+def _shown(value: Any) -> str:
+    plain = isinstance(value, (str, int, float))
+    return repr(value)[:80] if plain else f"a {type(value).__name__}"

@@ -5,11 +5,8 @@ Every layout ends in the same :class:`Adapter`; no key of the file is dropped in
 
 from __future__ import annotations
 
-import json
 import logging
-import pickle
 import re
-import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +16,12 @@ from torch import Tensor
 
 from dreambooth_core.disk import settle
 from dreambooth_core.errors import Unsupported, UserError
-from dreambooth_core.formats import storage
+from dreambooth_core.formats import pickles, storage
 from dreambooth_core.formats.adapters import names, tails
 from dreambooth_core.formats.adapters.metadata import LAYERS_KEY, family_of
 from dreambooth_core.formats.adapters.model import COMPONENTS, Adapter, Weights
 from dreambooth_core.formats.adapters.peft_config import PeftSettings, from_metadata
+from dreambooth_core.formats.reading import read_json, regular
 
 log = logging.getLogger(__name__)
 
@@ -69,13 +67,9 @@ _BARE_UNET = re.compile(
     r"add_embedding|input_blocks|output_blocks|middle_block)[._]?"
 )
 _BARE_TEXT = re.compile(r"(text_model|encoder\.layers|encoder_layers|text_projection)")
-_UNREADABLE = (
-    pickle.UnpicklingError,
-    RuntimeError,
-    EOFError,
-    zipfile.BadZipFile,
-    ValueError,
-)
+_PICKLE_ENDINGS = (".pt", ".pth", ".bin", ".ckpt")
+MAX_TENSORS = 50_000
+"""Of one adapter; SDXL has some 800 modules, and a method at most ten tensors for each."""
 _DIFFUSERS_FILES = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin")
 _PEFT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 
@@ -92,8 +86,8 @@ class _Source:
 def read_adapter(path: str | Path, *, strict: bool = True) -> Adapter:
     """Reads an adapter file, a peft folder, or a folder with one adapter per model.
 
-    ``strict`` refuses a file with keys that belong to no known module; otherwise they are
-    listed in ``skipped`` and a warning is logged.
+    ``strict`` refuses NaN, infinity, and a file with keys that belong to no known module;
+    otherwise these are listed in ``skipped`` and a warning is logged.
 
     Raises:
         UserError: no such file, damaged, nothing to read in it, or incomplete.
@@ -115,7 +109,9 @@ def read_adapter(path: str | Path, *, strict: bool = True) -> Adapter:
         try:
             grouped, rest, riding, layers_here = _group(tensors, said, source)
             for key, piece in grouped.items():
-                modules[key] = piece.assemble()
+                modules[key] = piece.assemble(strict=strict)
+            if strict:
+                _check_extras(riding)
         except UserError as error:
             raise type(error)(error.what, where=source.path, do=error.do) from error
         extras.update(riding)
@@ -160,24 +156,30 @@ def _name_strangers(path: Path, skipped: Iterable[str]) -> None:
 
 
 def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors and the text metadata of a safetensors file or of a pickled state dict."""
-    if path.suffix.lower() == ".safetensors":
-        return storage.read_tensors(path, copy=True), storage.read_metadata(path)
-    if not path.exists():
-        raise UserError("no such file", where=path)
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
-        reason = str(error).splitlines()[0] if str(error) else "damaged"
+    """All tensors and the text metadata of a safetensors file or of a pickled state dict.
+
+    Copies, so that the file can be replaced; fp8 as fp16, which holds each of its numbers.
+
+    Raises:
+        UserError: damaged, or too many tensors.
+    """
+    if pickles.is_pickle(path):
+        pickled = pickles.read_pickle(path)
+        tensors, metadata = pickled.tensors, pickled.metadata
+    elif path.suffix.lower() in _PICKLE_ENDINGS and regular(path):
+        raise UserError("this is neither a safetensors file nor a pickle of tensors", where=path)
+    else:
+        tensors, metadata = storage.read_tensors(path), storage.read_metadata(path)
+    if len(tensors) > MAX_TENSORS:
         raise UserError(
-            f"this is neither a safetensors file nor a safe pickle of tensors ({reason})",
+            f"{len(tensors):,} tensors are more than any adapter has (at most {MAX_TENSORS:,})",
             where=path,
-        ) from error
-    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
-        loaded = loaded["state_dict"]
-    if not isinstance(loaded, dict):
-        raise UserError("there are no named tensors in this file", where=path)
-    return {str(k): v for k, v in loaded.items() if isinstance(v, Tensor)}, {}
+        )
+    copies = {}
+    for key, tensor in tensors.items():
+        small = tensor.is_floating_point() and tensor.dtype.itemsize == 1
+        copies[key] = tensor.to(torch.float16 if small else tensor.dtype, copy=True).contiguous()
+    return copies, metadata
 
 
 def _beside(path: Path) -> _Source:
@@ -238,13 +240,11 @@ def _named_after(folder: Path) -> str | None:
 
 
 def _settings(path: Path) -> PeftSettings:
+    config = read_json(path, "not a valid peft configuration")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
         return PeftSettings.parse(config)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"not a valid peft configuration ({error})", where=path) from error
-    except Unsupported as error:
-        raise Unsupported(error.what, where=path, do=error.do) from error
+    except UserError as error:
+        raise type(error)(error.what, where=path, do=error.do) from error
 
 
 def _group(
@@ -273,9 +273,15 @@ def _group(
     return pieces, unknown, extras, layers
 
 
+def _check_extras(extras: Mapping[str, Tensor]) -> None:
+    for key, tensor in extras.items():
+        if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
+            raise UserError(f"tensor {key!r} holds NaN or infinity, or no numbers at all")
+
+
 def _layers(metadata: Mapping[str, str], raw: Iterable[str]) -> int:
     said = metadata.get(LAYERS_KEY, "")
-    if said.isdigit() and int(said) > 0:
+    if re.fullmatch(r"[1-9]", said):
         return int(said)
     flats = []
     for name in raw:

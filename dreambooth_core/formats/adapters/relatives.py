@@ -10,7 +10,18 @@ import torch
 from torch import Tensor
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.formats.adapters.weights import Factors, Weights, common, finish
+from dreambooth_core.formats.adapters.weights import (
+    Factors,
+    Weights,
+    check_magnitudes,
+    check_size,
+    common,
+    expect,
+    finish,
+)
+
+MAX_PRODUCT = 64_000_000
+"""Numbers in the factors of a LoHa's product, whose rank is the square of the LoHa's."""
 
 
 @dataclass(eq=False)
@@ -39,6 +50,16 @@ class LohaWeights(Weights):
     def needs_base(self) -> bool:
         return self.dora_scale is not None
 
+    def check(self) -> None:
+        if (self.t1 is None) != (self.t2 is None):
+            raise UserError("it has one of two Tucker cores")
+        first = product_shape("hada_w1", self.w1_a, self.w1_b, self.t1)
+        second = product_shape("hada_w2", self.w2_a, self.w2_b, self.t2)
+        if first != second or self.w2_b.shape[0] != self.rank:
+            raise UserError(f"its two products have shapes {list(first)} and {list(second)}")
+        check_size(self.rank, *first)
+        check_magnitudes(self.dora_scale, first[0], first[1])
+
     def delta(self, base: Tensor | None = None) -> Tensor:
         first = product(self.w1_a, self.w1_b, self.t1)
         second = product(self.w2_a, self.w2_b, self.t2)
@@ -47,6 +68,8 @@ class LohaWeights(Weights):
     def factors(self) -> Factors | None:
         """A Hadamard product of ranks r and s is a product of rank r·s, row by row."""
         if self.needs_base or self.t1 is not None or self.t2 is not None:
+            return None
+        if self.rank**2 * (self.w1_a.shape[0] + self.w1_b.shape[1]) > MAX_PRODUCT:
             return None
         up = torch.einsum("or,os->ors", self.w1_a.float(), self.w2_a.float()).flatten(1)
         down = torch.einsum("ri,si->rsi", self.w1_b.float(), self.w2_b.float()).flatten(0, 1)
@@ -99,6 +122,12 @@ class LokrWeights(Weights):
     @property
     def needs_base(self) -> bool:
         return self.dora_scale is not None
+
+    def check(self) -> None:
+        a, b = factor_shape("lokr_w1", self.w1, self.w1_a, self.w1_b, None)
+        c, d, *kernel = factor_shape("lokr_w2", self.w2, self.w2_a, self.w2_b, self.t2)
+        check_size(self.rank, a * c, b * d, *kernel)
+        check_magnitudes(self.dora_scale, a * c, b * d)
 
     def first(self) -> Tensor:
         """The left factor [a, b] in fp32."""
@@ -157,6 +186,14 @@ class OftWeights(Weights):
     def needs_base(self) -> bool:
         return True
 
+    def check(self) -> None:
+        shape = self.blocks.shape
+        if self.blocks.ndim not in (3, 4) or shape[-1] != shape[-2]:
+            raise UserError(f"oft_blocks has shape {list(shape)}, and holds no square blocks")
+        check_size(self.rank, *shape)
+        if self.rescale is not None and self.rescale.numel() != max(self.rescale.shape, default=0):
+            raise UserError(f"rescale has shape {list(self.rescale.shape)}, and is no vector")
+
     def rotation(self, outputs: int) -> Tensor:
         """R, of the shape of ``blocks``, in fp32."""
         blocks = self.blocks.float()
@@ -186,6 +223,8 @@ class OftWeights(Weights):
                 do="Give the base that it was trained on.",
             )
         weight = base.float()
+        rows = weight.shape[0] if self.side == "out" else weight[0].numel()
+        check_blocks(self.blocks, rows)
         r = self.rotation(weight.shape[0])
         if r.ndim == 4:
             turned = _butterfly(r, weight)
@@ -194,6 +233,11 @@ class OftWeights(Weights):
         else:
             turned = _turn(r, weight.flatten(1).t()).t().reshape(weight.shape)
         if self.rescale is not None:
+            if self.rescale.numel() != weight.shape[0]:
+                raise UserError(
+                    f"OFT rescales {self.rescale.numel()} outputs, the base has {weight.shape[0]}",
+                    do="Use an adapter that was made for this base.",
+                )
             turned = turned * self.rescale.float().reshape(-1, *[1] * (weight.ndim - 1))
         return turned - weight
 
@@ -209,6 +253,32 @@ def product(a: Tensor, b: Tensor, core: Tensor | None) -> Tensor:
     if core is None:
         return a.float() @ b.float()
     return torch.einsum("ij...,jr,ip->pr...", core.float(), b.float(), a.float())
+
+
+def product_shape(name: str, a: Tensor, b: Tensor, core: Tensor | None) -> tuple[int, ...]:
+    """The shape of :func:`product`. Raises ``UserError`` if there is none."""
+    if core is None:
+        expect(f"{name}_a", a, None, None)
+        expect(f"{name}_b", b, a.shape[1], None)
+        return int(a.shape[0]), int(b.shape[1])
+    expect(f"the Tucker core of {name}", core, None, None, None, None)
+    expect(f"{name}_a", a, core.shape[0], None)
+    expect(f"{name}_b", b, core.shape[1], None)
+    return int(a.shape[1]), int(b.shape[1]), *core.shape[2:]
+
+
+def factor_shape(
+    name: str, full: Tensor | None, a: Tensor | None, b: Tensor | None, core: Tensor | None
+) -> tuple[int, ...]:
+    """The shape of a LoKr's factor. Raises ``UserError``: missing, stored twice, not a product."""
+    if full is not None:
+        if a is not None or b is not None or core is not None:
+            raise UserError(f"{name} is stored both in full and as a product")
+        expect(name, full, *[None] * (4 if full.ndim == 4 and name == "lokr_w2" else 2))
+        return tuple(full.shape)
+    if a is None or b is None:
+        raise UserError(f"{name} is missing or half of it is", do="The file is incomplete.")
+    return product_shape(name, a, b, core)
 
 
 def _full(full: Tensor | None, a: Tensor | None, b: Tensor | None, core: Tensor | None) -> Tensor:
@@ -227,24 +297,31 @@ def _thin(full: Tensor, a: Tensor | None, b: Tensor | None) -> tuple[Tensor, Ten
     return full, torch.eye(full.shape[1], device=full.device)
 
 
+def check_blocks(blocks: Tensor, rows: int) -> None:
+    """Raises ``UserError`` unless OFT or BOFT blocks make one rotation of ``rows`` numbers."""
+    size, number = int(blocks.shape[-1]), int(blocks.shape[-3])
+    count = rows // size
+    fits = count * size == rows and number in ((1, count) if blocks.ndim == 3 else (count,))
+    if fits and blocks.ndim == 4:
+        stages = int(blocks.shape[0])
+        fits = size % 2 == 0 and rows % (2 ** min(stages, 63) * (size // 2)) == 0
+    if not fits:
+        raise UserError(
+            f"OFT blocks of shape {list(blocks.shape)} do not fit a weight with {rows} rows",
+            do="Use an adapter that was made for this base.",
+        )
+
+
 def _turn(r: Tensor, rows: Tensor) -> Tensor:
     """Block-diagonal R [n, s, s] times a matrix [n * s, columns]."""
     size = r.shape[-1]
-    count = rows.shape[0] // size
-    if count * size != rows.shape[0] or r.shape[0] not in (1, count):
-        raise UserError(
-            f"OFT blocks of shape {list(r.shape)} do not fit a weight with {rows.shape[0]} rows",
-            do="Use an adapter that was made for this base.",
-        )
-    return (r @ rows.reshape(count, size, -1)).reshape(rows.shape)
+    return (r @ rows.reshape(rows.shape[0] // size, size, -1)).reshape(rows.shape)
 
 
 def _butterfly(r: Tensor, weight: Tensor) -> Tensor:
     """BOFT: a product of block-diagonal rotations under butterfly permutations."""
     stages, _, size, _ = r.shape
     rows = weight.flatten(1)
-    if r.shape[1] * size != rows.shape[0]:
-        raise UserError(f"BOFT blocks {list(r.shape)} do not fit {rows.shape[0]} rows")
     for stage in range(stages):
         stride = 2**stage * (size // 2)
         shape = (rows.shape[0] // (2 * stride), 2, stride, rows.shape[1])

@@ -61,7 +61,10 @@ def resize(
         if _stays(weights):
             modules[name] = weights
             continue
-        reduced, shape = _reduce(name, weights, keep, base)
+        try:
+            reduced, shape = _reduce(name, weights, keep, base)
+        except UserError as error:
+            raise UserError(error.what, where=error.where or name, do=error.do) from error
         shape = names.kernel_shape(name, shape)
         made = as_lora(reduced.up, reduced.down, shape, dtype or weights.dtype)
         bias = weights.bias_delta()

@@ -20,6 +20,15 @@ Factors = tuple[Tensor, Tensor, tuple[int, ...]]
 """``(up [out, rank], down [rank, in * kernel], shape of ΔW)``, fp32, with the scale inside."""
 
 
+MAX_RANK = 4096
+"""Of one module; the sums over it are as large as its square."""
+MAX_NUMBERS = 100_000_000
+"""Of one weight; the largest in Stable Diffusion, CLIP's table of words, has 63 million."""
+
+MAX_CHANGE = 1e30
+"""Far beyond any weight, and far below what fp32 holds."""
+
+
 class Weights:
     """The part of an adapter that changes one module of the base."""
 
@@ -35,6 +44,14 @@ class Weights:
     def needs_base(self) -> bool:
         """Whether ΔW depends on the weight that it changes."""
         return False
+
+    def check(self) -> None:
+        """Whether the tensors have shapes that make one weight change.
+
+        Raises:
+            UserError: they have not, or the change would be larger than any weight is.
+        """
+        raise NotImplementedError
 
     def delta(self, base: Tensor | None = None) -> Tensor:
         """ΔW in fp32, in the shape of ``base`` where it is given.
@@ -55,6 +72,22 @@ class Weights:
     def tensors(self) -> dict[str, Tensor]:
         """The tensors by kohya's tails, ``alpha`` among them."""
         raise NotImplementedError
+
+    def check_numbers(self) -> None:
+        """Whether all numbers are numbers, and so small that their products are too.
+
+        Raises:
+            UserError: NaN, infinity, or a ΔW that would overflow.
+        """
+        product = 1.0
+        for tail, tensor in self.tensors().items():
+            if not bool(tensor.isfinite().all()):
+                kind = str(tensor.dtype).removeprefix("torch.")
+                do = "Store it in fp32." if tensor.dtype == torch.float16 else None
+                raise UserError(f"{tail} holds NaN or infinity in {kind}", do=do)
+            product *= max(1.0, float(tensor.abs().max()))
+        if product > MAX_CHANGE:
+            raise UserError(f"its numbers are too large: their product is about {product:.0e}")
 
     def to(
         self, dtype: torch.dtype | None = None, device: torch.device | str | None = None
@@ -112,14 +145,30 @@ class LoraWeights(Weights):
     def needs_base(self) -> bool:
         return self.dora_scale is not None
 
+    def check(self) -> None:
+        matrix_or_convolution("lora_down", self.down)
+        matrix_or_convolution("lora_up", self.up)
+        if self.mid is not None:
+            expect("lora_mid", self.mid, None, None, None, None)
+        inner = self.rank if self.mid is None else int(self.mid.shape[0])
+        expect("lora_up", self.up, self.up.shape[0], inner, *[1] * (self.up.ndim - 2))
+        kernel = tuple(self.down.shape[2:])
+        if self.mid is not None:
+            expect("lora_mid", self.mid, inner, self.rank, None, None)
+            expect("lora_down", self.down, self.rank, None, *[1] * (self.down.ndim - 2))
+            kernel = tuple(self.mid.shape[2:])
+        out, inputs = int(self.up.shape[0]), int(self.down.shape[1])
+        check_size(self.rank, out, inputs, *kernel)
+        check_magnitudes(self.dora_scale, out, inputs)
+        if self.bias is not None:
+            expect("diff_b", self.bias, out)
+
     def factors(self) -> Factors | None:
         return None if self.needs_base else self.low_rank()
 
     def low_rank(self) -> Factors:
         """The product ``up · down`` with its scale, whatever DoRA makes of it later."""
         up, down = self.up.float(), self.down.float()
-        if math.prod(up.shape[2:]) != 1:
-            raise UserError(f"an up matrix of shape {tuple(up.shape)} is not 1x1")
         if self.mid is not None:
             down = torch.einsum("mnhw,ni->mihw", self.mid.float(), down.flatten(1))
         shape = (up.shape[0], *down.shape[1:])
@@ -157,6 +206,15 @@ class DiffWeights(Weights):
     def rank(self) -> int:
         return 0
 
+    def check(self) -> None:
+        if self.weight is not None:
+            expect("diff", self.weight, *[None] * min(max(self.weight.ndim, 1), 4))
+            check_size(1, *self.weight.shape)
+            if self.norm:
+                expect("w_norm", self.weight, None)
+        if self.bias is not None:
+            expect("diff_b", self.bias, None if self.weight is None else self.weight.shape[0])
+
     def delta(self, base: Tensor | None = None) -> Tensor:
         if self.weight is not None:
             return finish(self.weight.float(), base, None)
@@ -174,6 +232,60 @@ class DiffWeights(Weights):
         if self.bias is not None:
             named["b_norm" if self.norm else "diff_b"] = self.bias
         return named
+
+
+def expect(name: str, tensor: Tensor, *sizes: int | None) -> None:
+    """Raises ``UserError`` unless a tensor has these sizes; ``None`` stands for any."""
+    fits = tensor.ndim == len(sizes) and all(
+        size in (None, n) for n, size in zip(tensor.shape, sizes, strict=True)
+    )
+    if not fits:
+        wanted = ", ".join("any" if size is None else str(size) for size in sizes)
+        raise UserError(f"{name} has shape {list(tensor.shape)}, [{wanted}] is wanted")
+
+
+def matrix_or_convolution(name: str, tensor: Tensor) -> None:
+    """Raises ``UserError`` unless a tensor is ``[a, b]`` or ``[a, b, h, w]``."""
+    if tensor.ndim not in (2, 4):
+        raise UserError(
+            f"{name} has shape {list(tensor.shape)}, and is neither a matrix nor a convolution"
+        )
+
+
+def check_size(rank: int, *shape: int) -> None:
+    """Raises ``UserError`` for a rank or a ΔW larger than any model has."""
+    if rank > MAX_RANK:
+        raise UserError(f"a rank of {rank:,} is more than any adapter has (at most {MAX_RANK:,})")
+    if math.prod(shape) > MAX_NUMBERS:
+        raise UserError(f"it changes a weight of shape {list(shape)}, larger than any model has")
+
+
+def check_magnitudes(scale: Tensor | None, out: int, inputs: int) -> None:
+    """Raises ``UserError`` unless DoRA's magnitudes are one for each output or each input.
+
+    ``inputs`` may be those of a whole kernel: LoHa and LoKr store convolutions flat.
+    """
+    if scale is None:
+        return
+    longest = max(scale.shape, default=0)
+    if not longest or longest != scale.numel() or (longest != out and inputs % longest):
+        raise UserError(f"dora_scale has shape {list(scale.shape)}, the weight [{out}, {inputs}]")
+
+
+def add_bias(offset: Tensor | None, shift: Tensor, strength: float) -> Tensor:
+    """``offset + strength · shift`` in fp32.
+
+    Raises:
+        UserError: there is no bias to change, or it has another size.
+    """
+    if offset is None:
+        raise UserError("the adapter changes a bias that the base does not have")
+    if shift.numel() != offset.numel():
+        raise UserError(
+            f"the adapter changes {shift.numel()} biases, and the base has {offset.numel()}",
+            do="Use an adapter that was made for this base.",
+        )
+    return offset.float() + shift.reshape(offset.shape) * strength
 
 
 def common(alpha: float, dora_scale: Tensor | None) -> dict[str, Tensor]:
@@ -208,7 +320,10 @@ def finish(delta: Tensor, base: Tensor | None, dora_scale: Tensor | None) -> Ten
     weight = base.float()
     changed = weight + delta
     magnitude = dora_scale.float()
-    if magnitude.shape[0] == weight.shape[0] or magnitude.numel() == weight.shape[0]:
+    if weight.ndim < 2:
+        raise UserError("it is a DoRA of a vector, and magnitudes are those of a matrix")
+    check_magnitudes(magnitude, *weight.shape[:2])
+    if magnitude.shape[0] == weight.shape[0] or magnitude.numel() != weight.shape[1]:
         axes: list[int] = list(range(1, weight.ndim))
         magnitude = magnitude.reshape(-1, *[1] * (weight.ndim - 1))
     else:

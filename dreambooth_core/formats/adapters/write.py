@@ -47,7 +47,7 @@ def write_adapter(
     ``dtype``: the floating-point type to store; by default each tensor keeps its own.
 
     Raises:
-        UserError: an unknown layout, or nothing to write.
+        UserError: an unknown layout, nothing to write, or numbers that overflow.
         Unsupported: the layout cannot hold the adapter's method.
         SaveFailed: the file could not be written.
     """
@@ -58,6 +58,7 @@ def write_adapter(
         raise UserError("the adapter is empty, there is nothing to write", where=path)
     if dtype is not None:
         adapter = adapter.to(dtype)
+    _require_finite(adapter, path)
     if layout == "peft":
         return _write_peft(adapter, path)
     if layout == "diffusers":
@@ -65,6 +66,17 @@ def write_adapter(
         return path
     storage.write_tensors(path, kohya_tensors(adapter), kohya_metadata(adapter))
     return path
+
+
+def _require_finite(adapter: Adapter, path: Path) -> None:
+    """Raises ``UserError`` before anything is replaced by a result that holds no numbers."""
+    for name, weights in adapter.modules.items():
+        try:
+            weights.check_numbers()
+        except UserError as error:
+            raise UserError(
+                f"not saved: {error.what}, in {name}", where=path, do=error.do
+            ) from error
 
 
 def kohya_tensors(adapter: Adapter) -> dict[str, Tensor]:
