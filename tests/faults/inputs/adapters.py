@@ -114,7 +114,7 @@ def arguments(command: str, folder: Path, file: str) -> Sequence[str | Path]:
     method = command.partition(" ")[2] or "cat"
     write_lora(folder / "b.safetensors")
     given = ["merge", file, "b.safetensors:0.5", "--method", method, "--out", "out.safetensors"]
-    return [*given, "--base", base(folder)] if method == "cat" or "_svd" in method else given
+    return [*given, "--base", base(folder)] if method == "cat" else given
 
 
 def cases() -> Iterator[Case]:
@@ -191,7 +191,13 @@ def _shapes() -> Iterator[Case]:
                     )
 
 
-MEANT = (("lora_down.weight", "a 2 x 2 kernel"), ("diff", "one dimension"))
+MEANT = (
+    ("lora_down.weight", "a 2 x 2 kernel"),
+    ("lora_mid.weight", "a 2 x 2 kernel"),
+    ("lokr_w1", "turned"),
+    ("oft_blocks", "a 2 x 2 kernel"),
+    *(("diff", kind) for kind in ("one dimension", "a dimension more", "a 2 x 2 kernel", "turned")),
+)
 """Shapes that another weight may well have."""
 BASED = ("bake", "merge")
 """Commands that compare an adapter with a base, or with another that fits it."""
@@ -200,7 +206,10 @@ BASED = ("bake", "merge")
 def _fits_too(method: str, tail: str, kind: str) -> bool:
     """Shapes that mean something after all."""
     flat = kind == "one dimension" and tail in ("dora_scale",)
-    return flat or (tail == "dora_scale" and kind in ("a dimension more", "five dimensions"))
+    stage = (tail, kind) == ("oft_blocks", "a dimension more")  # BOFT of one stage
+    return (
+        flat or stage or (tail == "dora_scale" and kind in ("a dimension more", "five dimensions"))
+    )
 
 
 def _values() -> Iterator[Case]:
