@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +121,7 @@ def test_nothing_is_written_elsewhere(run: Any, two: Any, name: str) -> None:
         run("DreamBoothSaveAdapter", adapter=two[0], name=name)
 
 
-def test_merge_is_exact_and_quick(run: Any, two: Any) -> None:
+def test_merge_is_exact(run: Any, two: Any) -> None:
     inputs = {"adapter_1": two[0], "weight_1": 0.7, "adapter_3": two[1], "weight_3": -0.4}
     (merged,) = run("DreamBoothMergeAdapters", **inputs)
     base = base_of("sd1")
@@ -131,12 +130,6 @@ def test_merge_is_exact_and_quick(run: Any, two: Any) -> None:
         wanted = 0.7 * parts[0].modules[name].delta(base[name])
         wanted = wanted - 0.4 * parts[1].modules[name].delta(base[name])
         assert torch.allclose(weights.delta(base[name]), wanted, atol=1e-5)
-    took = []
-    for weight in (0.6, 0.5, 0.4):
-        started = time.perf_counter()
-        run("DreamBoothMergeAdapters", **{**inputs, "weight_1": weight})
-        took.append(time.perf_counter() - started)
-    assert min(took) < 1.0, took
     with pytest.raises(UserError, match="nothing to merge"):
         run("DreamBoothMergeAdapters")
 

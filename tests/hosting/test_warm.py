@@ -7,10 +7,10 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -18,6 +18,7 @@ from dreambooth_core.errors import DreamBoothError, Stopped, UserError
 from dreambooth_core.formats.adapters.read import read_adapter
 from dreambooth_core.formats.storage import write_tensors
 from dreambooth_core.hosting.warm import NO_GPU, Helper, shared
+from tests.helpers.waiting import PATIENCE, until
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,7 +31,7 @@ def run(argv):
     what = argv[0]
     print("working on " + what, file=sys.stderr)
     if what == "wait":
-        for _ in range(2000):
+        while True:
             time.sleep(0.005)
     elif what == "deaf":
         while True:
@@ -104,9 +105,10 @@ def test_real_commands(tmp_path: Path) -> None:
         first = helper.pid
         took = []
         for weight in (0.1, 0.2, 0.3):
-            started = time.perf_counter()
+            # Its own seconds, not those of what else the machine does.
+            before = sum(psutil.Process(first).cpu_times()[:2])
             helper.run("merge", f"{a}:{weight}", f"{b}:0.2", "--out", out)
-            took.append(time.perf_counter() - started)
+            took.append(sum(psutil.Process(first).cpu_times()[:2]) - before)
         assert min(took) < 1.0, took
         assert helper.pid == first
 
@@ -135,10 +137,9 @@ def test_prints_of_libraries_stay_out_of_the_answers(helper: Helper) -> None:
 
 def test_cancel_by_asking(helper: Helper) -> None:
     pid = helper.run("work")["pid"]
-    started = time.monotonic()
+    asked = iter([False, False, True])
     with pytest.raises(Stopped):
-        helper.run("wait", cancelled=lambda: time.monotonic() - started > 0.3)
-    assert time.monotonic() - started < 2.5
+        helper.run("wait", cancelled=lambda: next(asked, True))
     assert helper.run("work")["pid"] == pid
 
 
@@ -177,10 +178,7 @@ def test_death_is_told_and_mended(helper: Helper) -> None:
 def test_leaves_when_idle_and_comes_back(script: Path) -> None:
     helper = Helper(ROOT, idle=0.2, arguments=[str(script)])
     pid = helper.run("work")["pid"]
-    deadline = time.monotonic() + 10
-    while helper.pid is not None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert helper.pid is None
+    until(lambda: helper.pid is None)
     assert helper.run("work")["pid"] != pid
     helper.close()
 
@@ -202,7 +200,7 @@ def test_leaves_with_its_parent(script: Path, what: str) -> None:
             process.stdin.flush()
             assert b"accepted" in process.stdout.readline()
         process.stdin.close()
-        process.wait(timeout=4)
+        process.wait(timeout=PATIENCE)
 
 
 def test_threads_take_turns(helper: Helper) -> None:

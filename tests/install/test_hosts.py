@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from dreambooth_core.environment import locate
 from dreambooth_core.environment import marker as markers
-from tests.install.conftest import Clone
+from tests.install.conftest import Clone, cpu_seconds
 
 A1111_PINS = ("transformers==4.30.2", "safetensors==0.4.2", "Pillow==9.5.0")
 HIDES_VENV = """
@@ -47,9 +46,9 @@ def test_the_webui_is_only_answered(clone: Clone, tmp_path: Path) -> None:
     clone.environ["PYTHONPATH"] = f"{host}{os.pathsep}{tmp_path}"
     seconds = []
     for _ in range(3):
-        begun = time.perf_counter()
+        begun = cpu_seconds()
         done = clone.install(cwd=host)
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(cpu_seconds() - begun)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert min(seconds) < 1.0
     assert clone.leftovers() == []

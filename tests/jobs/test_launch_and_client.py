@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from dreambooth_core.jobs import (
     status,
     terminate,
 )
+from tests.helpers import waiting
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,18 +44,12 @@ def no_worker_is_left(run: RunFolder) -> Iterator[None]:
         os.kill(run.lock.holder()["pid"], signal.SIGTERM if os.name == "nt" else signal.SIGKILL)
 
 
-def until(run: RunFolder, state: str, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while status(run).state != state:
-        assert time.monotonic() < deadline, f"{status(run)} is not {state}"
-        time.sleep(0.02)
+def until(run: RunFolder, state: str) -> None:
+    waiting.until(lambda: status(run).state == state, lambda: f"{status(run)} is not {state}")
 
 
 def until_at_work(run: RunFolder) -> None:
-    deadline = time.monotonic() + 20
-    while status(run).step == 0:
-        assert time.monotonic() < deadline, status(run)
-        time.sleep(0.02)
+    waiting.until(lambda: status(run).step, lambda: status(run))
 
 
 def kinds(run: RunFolder) -> list[str]:
@@ -82,7 +76,7 @@ def test_a_worker_outlives_its_parent(
     assert Path(started["where"]) == ROOT
     assert "raw output of the trainer" in run.worker_log.read_text()
     command(run, "stop")
-    events = list(attach(run, timeout=20))
+    events = list(attach(run, timeout=waiting.PATIENCE))
     assert (events[-1]["kind"], events[-1]["outcome"]) == ("finished", "stopped")
     until(run, "stopped")
 
@@ -91,7 +85,7 @@ def test_attach_gives_every_event_until_the_end(run: RunFolder, engine: Path) ->
     assert status(run).state == "waiting"
     start(run, python=engine)
     assert status(run).state in ("waiting", "running")
-    steps = [event["kind"] for event in attach(run, timeout=20)]
+    steps = [event["kind"] for event in attach(run, timeout=waiting.PATIENCE)]
     assert steps == ["started", "progress", "progress", "progress", "finished"]
     until(run, "finished")
     summary = status(run)
@@ -109,12 +103,12 @@ def test_a_run_can_be_started_again_and_old_requests_are_history(
     run: RunFolder, engine: Path
 ) -> None:
     start(run, python=engine)
-    list(attach(run, timeout=20))
+    list(attach(run, timeout=waiting.PATIENCE))
     until(run, "finished")
     run.control.request("stop")
     offset = run.events.size()
     start(run, python=engine)
-    again = [event["kind"] for event in attach(run, offset=offset, timeout=20)]
+    again = [event["kind"] for event in attach(run, offset=offset, timeout=waiting.PATIENCE)]
     assert again == ["started", "progress", "progress", "progress", "finished"]
 
 
@@ -126,7 +120,7 @@ def test_a_killed_worker_is_lost(run: RunFolder, engine: Path) -> None:
     with pytest.raises(UserError, match="has a worker already"):
         start(run, python=engine)
     os.kill(run.lock.holder()["pid"], signal.SIGKILL)
-    events = list(attach(run, timeout=20))
+    events = list(attach(run, timeout=waiting.PATIENCE))
     assert events[-1]["kind"] == "lost"
     assert kinds(run)[-1] == "progress"
     summary = status(run)
@@ -226,14 +220,14 @@ def test_a_python_that_cannot_start(run: RunFolder) -> None:
 
 def test_a_command_of_several_words(run: RunFolder, engine: Path) -> None:
     start(run, python=[str(engine), "-X", "dev"])
-    assert [*attach(run, timeout=20)][-1]["kind"] == "finished"
+    assert [*attach(run, timeout=waiting.PATIENCE)][-1]["kind"] == "finished"
 
 
 def test_a_worker_that_dies_at_once_is_lost(run: RunFolder) -> None:
     """It never came so far as to take the lock: that must not look like waiting for ever."""
     (run.path / "broken.cfg").write_text("")
     start(run, python=_python_that_fails(run.path))
-    events = list(attach(run, timeout=20))
+    events = list(attach(run, timeout=waiting.PATIENCE))
     assert [event["kind"] for event in events] == ["lost"]
     assert "worker.log" in events[0]["message"]
 

@@ -15,6 +15,7 @@ import pytest
 from dreambooth_core.errors import UserError
 from dreambooth_core.jobs import FileLock
 from dreambooth_core.jobs import lock as lock_module
+from tests.helpers.waiting import PATIENCE, until
 
 HOLD = """
 import sys, time
@@ -61,15 +62,12 @@ def test_a_killed_holder_lets_go(tmp_path: Path) -> None:
 def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path) -> None:
     lock = FileLock(tmp_path / "worker.lock")
     lock.acquire()
-    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,))
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(2 * PATIENCE,))
     child.start()
     try:
         os.close(lock._handle)  # type: ignore[arg-type]  # as the kernel does when we die
         lock._handle = None
-        deadline = time.monotonic() + 5
-        while FileLock(lock.path).is_held() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert not FileLock(lock.path).is_held()
+        until(lambda: not FileLock(lock.path).is_held())
     finally:
         child.kill()
         child.join()
@@ -91,7 +89,7 @@ def test_looking_disturbs_nobody(tmp_path: Path) -> None:
         for each in lookers:
             each.start()
         time.sleep(0.1)
-        assert lock.acquire(patience=10)
+        assert lock.acquire(patience=PATIENCE)
     finally:
         done.set()
         for each in lookers:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from dreambooth_core.jobs import RunFolder, Turn, command, status
 from dreambooth_core.jobs.events import Event
 from dreambooth_core.jobs.lock import FileLock
 from dreambooth_core.worker import supervise
+from tests.helpers.waiting import PATIENCE, until
 
 
 class Work:
@@ -24,14 +24,7 @@ class Work:
 
     def __call__(self, folder: RunFolder, *, on_event: Callable[[Event], None] | None = None):
         self.begun.append(folder.name)
-        assert self.let[folder.name].wait(20)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+        assert self.let[folder.name].wait(PATIENCE)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from dreambooth_core.jobs import RunFolder, status
 from dreambooth_core.trainer.run import run
 from dreambooth_core.trainer.state import load_state, saved_steps
 from dreambooth_core.worker import supervise
+from tests.helpers.waiting import PATIENCE, until
 
 
 def ask(folder: RunFolder, verb: str, at_step: int) -> Any:
@@ -101,11 +101,9 @@ def test_a_signal_loses_nothing_that_was_saved(
     )
     command = [sys.executable, "-m", "dreambooth_core.worker", str(folder.path)]
     worker = subprocess.Popen(command, cwd=Path(__file__).parents[2])
-    deadline = time.monotonic() + 120
-    while not saved_steps(folder.checkpoints) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    until(lambda: saved_steps(folder.checkpoints))
     worker.send_signal(number)
-    code = worker.wait(60)
+    code = worker.wait(PATIENCE)
     assert code == (130 if number == signal.SIGINT else -signal.SIGKILL)
     assert status(folder).state == ("stopped" if number == signal.SIGINT else "lost")
     last = max(saved_steps(folder.checkpoints))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from dreambooth_core.errors import UserError
 from dreambooth_core.jobs import FileLock, RunFolder, status
 from extension.service import handover
 from extension.service.handover import Busy, Handover
+from tests.helpers.waiting import PATIENCE, until
 
 LENT = ["guard", "release ram"]
 BACK = ["unguard", "restore"]
@@ -37,13 +37,6 @@ class Worker:
             self.run.events.write("finished", outcome="done")
         assert self.lock is not None
         self.lock.release()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 @pytest.fixture
@@ -71,7 +64,7 @@ def test_there_and_back(host: FakeHost, lent: Handover, worker: Worker, ending: 
     host.choose(generate="allow")
     host.gate()
     worker.end(ending)
-    assert lent.idle(10)
+    assert lent.idle(PATIENCE)
     assert host.log == LENT + BACK
     assert (lent.words, host.gate) == ("", None)
     assert ended == ["dog release ram"]
@@ -82,7 +75,7 @@ def test_a_worker_that_cannot_start(host: FakeHost, lent: Handover, worker: Work
         raise UserError("no Python", do="Make one.")
 
     lent.lend(worker.run, fail)
-    assert lent.idle(10)
+    assert lent.idle(PATIENCE)
     assert host.log == LENT + BACK
     assert status(worker.run).state == "failed"
     assert "no Python" in status(worker.run).message
@@ -96,7 +89,7 @@ def test_a_host_that_fails_does_not_stop_training(
     lent.lend(worker.run, worker.begin)
     until(lambda: worker.lock is not None)
     worker.end()
-    assert lent.idle(10)
+    assert lent.idle(PATIENCE)
     assert lent.words == ""
     assert ("could not be brought back" in lent.trouble) == (call == "restore")
     assert host.log[-1] in BACK
@@ -106,7 +99,7 @@ def test_a_host_that_fails_does_not_stop_training(
     lent.lend(again.run, again.begin)
     until(lambda: again.lock is not None)
     again.end()
-    assert lent.idle(10) and host.log == LENT + BACK
+    assert lent.idle(PATIENCE) and host.log == LENT + BACK
 
 
 def test_what_fails_at_the_end_keeps_nothing(
@@ -119,7 +112,7 @@ def test_what_fails_at_the_end_keeps_nothing(
     lent.lend(worker.run, worker.begin)
     until(lambda: worker.lock is not None)
     worker.end()
-    assert lent.idle(10) and host.log == LENT + BACK
+    assert lent.idle(PATIENCE) and host.log == LENT + BACK
     (warning,) = [event for event in worker.run.events if event["kind"] == "warning"]
     assert "could not be listed by the host: the disk is full" in warning["message"]
 
@@ -136,7 +129,7 @@ def test_it_stays_away_while_any_run_goes_on(
     time.sleep(0.1)
     assert host.log == LENT
     other.end()
-    assert lent.idle(10) and host.log == LENT + BACK
+    assert lent.idle(PATIENCE) and host.log == LENT + BACK
 
 
 def test_a_run_that_goes_on_already_is_watched(
@@ -146,7 +139,7 @@ def test_a_run_that_goes_on_already_is_watched(
     lent.lend(worker.run, None)
     until(lambda: "release ram" in host.log)
     worker.end()
-    assert lent.idle(10) and host.log == LENT + BACK
+    assert lent.idle(PATIENCE) and host.log == LENT + BACK
 
 
 def test_a_host_that_has_just_started_gives_its_model_up_later(
@@ -159,7 +152,7 @@ def test_a_host_that_has_just_started_gives_its_model_up_later(
     until(lambda: lent.words == "the model waits in RAM")
     time.sleep(0.1)  # and is not asked again
     worker.end()
-    assert lent.idle(10)
+    assert lent.idle(PATIENCE)
 
 
 def test_keep_leaves_the_model_where_it_is(host: FakeHost, lent: Handover, worker: Worker) -> None:
@@ -167,7 +160,7 @@ def test_keep_leaves_the_model_where_it_is(host: FakeHost, lent: Handover, worke
     lent.lend(worker.run, worker.begin)
     until(lambda: worker.lock is not None)
     worker.end()
-    assert lent.idle(10) and host.log == ["guard", *BACK]
+    assert lent.idle(PATIENCE) and host.log == ["guard", *BACK]
 
 
 def test_a_run_can_be_taken_back_before_it_begins(
@@ -185,7 +178,7 @@ def test_a_run_can_be_taken_back_before_it_begins(
     assert lent.waits(worker.run)
     assert lent.withdraw(worker.run)
     drawing.set()
-    assert lent.idle(10)
+    assert lent.idle(PATIENCE)
     assert worker.lock is None and not lent.withdraw(worker.run)
 
 
@@ -196,7 +189,7 @@ def test_a_folder_that_vanishes(host: FakeHost, lent: Handover, worker: Worker) 
     until(lambda: worker.lock is not None)
     worker.lock.release()
     shutil.rmtree(worker.run.path)
-    assert lent.idle(10) and host.log == LENT + BACK
+    assert lent.idle(PATIENCE) and host.log == LENT + BACK
 
 
 def test_nothing_is_left_behind_in_files(worker: Worker, tmp_path: Path) -> None:

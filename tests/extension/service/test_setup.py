@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
 
 from extension.service.setup import Setup
 from extension.service.types import BuildLog
+from tests.helpers.waiting import until
 
 ROOT = Path(__file__).parents[3]
 
@@ -40,10 +40,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def finished(setup: Setup) -> BuildLog:
-    deadline = time.monotonic() + 20
-    while setup.state().building:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: not setup.state().building)
     return setup.log(0)
 
 

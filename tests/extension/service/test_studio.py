@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from dreambooth_core.errors import UserError
 from dreambooth_core.jobs import RunFolder, read_receipt
 from extension.host.base import Exposure
 from extension.service import Studio, handover, runs
+from tests.helpers.waiting import until
 
 ROOT = Path(__file__).parents[3]
 
@@ -48,13 +48,6 @@ class Workers:
 
         self.threads.append(threading.Thread(target=work))
         self.threads[-1].start()
-
-
-def until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @pytest.fixture
