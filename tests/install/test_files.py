@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import importlib.metadata
 import importlib.util
 import re
 import subprocess
@@ -20,6 +21,8 @@ from dreambooth_core.environment.pins import Pin, hashes_of_torch, read_pins, re
 from dreambooth_core.environment.torch_builds import BUILDS
 
 ROOT = Path(__file__).resolve().parents[2]
+ON_DEMAND = {"wandb", "pillow_heif", "xformers", "dadaptation"}
+"""Used where somebody installed them, and done without elsewhere."""
 LOCKS = sorted((ROOT / "locks").glob("*.txt"))
 
 
@@ -92,6 +95,30 @@ def test_locks_hold_all_that_is_asked_for(python: str) -> None:
         asked = set(re.findall(r'^\s+"([A-Za-z0-9_.-]+)', wanted, re.MULTILINE)) - {"torch"}
         pinned = names(ROOT / "locks" / f"{lock}.txt")
         assert {name.lower().replace("_", "-") for name in asked} <= pinned
+
+
+def test_what_checks_before_a_commit_is_what_checks_after_it() -> None:
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    tools = (ROOT / "locks" / "py311-test.txt").read_text(encoding="utf-8")
+    for pinned in re.findall(r'"(\w+==[\w.]+)"', hooks):
+        assert pinned in [pin.requirement for pin in read_pins(tools)]
+
+
+def test_what_is_imported_is_declared() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    declared = {n.lower() for n in re.findall(r'^ +"([A-Za-z0-9_-]+)', project, re.MULTILINE)}
+    distributions = importlib.metadata.packages_distributions()
+    imported: dict[str, str] = {}
+    for file in (ROOT / "dreambooth_core").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                modules.append(node.module or "")
+            imported |= {module.partition(".")[0]: file.name for module in modules}
+    theirs = set(imported) - set(sys.stdlib_module_names) - {"dreambooth_core", *ON_DEMAND}
+    for module in sorted(theirs):
+        names = {n.lower().replace("_", "-") for n in distributions.get(module, [module])}
+        assert names & {n.replace("_", "-") for n in declared}, f"{module} in {imported[module]}"
 
 
 def test_one_version() -> None:
