@@ -89,7 +89,7 @@ class Builder:
         now = recipe.status(self.layout, wish.torch)
         if wish.rebuild or not now.ready:
             return ["packages"]
-        known = markers.read(self.layout)
+        known = markers.read(self.layout.marker)
         assert known is not None
         missing = [] if now.project_ready else ["project"]
         recipe_there = recipe.recipe_for(self.layout, _version(known.python))
@@ -103,7 +103,7 @@ class Builder:
         if "packages" in missing:
             self._build(wish, log)
             return
-        known = markers.read(self.layout)
+        known = markers.read(self.layout.marker)
         assert known is not None
         self.recipe = recipe.recipe_for(self.layout, _version(known.python))
         pip = self._pip_of(known, log)
@@ -118,7 +118,7 @@ class Builder:
     # -- the whole environment ---------------------------------------------------------------
 
     def _build(self, wish: Wish, log: IO[str]) -> None:
-        before = markers.read(self.layout)
+        before = markers.read(self.layout.marker)
         kind = makers.kind_for_this_python()
         reason = recipe.status(self.layout, wish.torch).reason or "as asked"
         self.reporter.say(
@@ -140,7 +140,7 @@ class Builder:
             torch=choice.build.name if choice else "none",
         )
         with replacing(self.layout):
-            markers.write(self.layout, known)
+            markers.write(self.layout.marker, known)
             total = 4 + wish.test
             self.reporter.step(1, total, "an empty environment")
             options = package_options(self.environ)
@@ -160,7 +160,7 @@ class Builder:
             self._link(pip, known)
             known.packages = recipe.packages_fingerprint(self.recipe, known.asked, self.environ)
             known.whole = True
-            markers.write(self.layout, known)
+            markers.write(self.layout.marker, known)
         if wish.xformers or (before and "xformers" in before.added):
             self._add_xformers(pip, known)
 
@@ -305,7 +305,7 @@ class Builder:
         if known.kind == "venv":
             pip.link(self.layout.root)
         known.project = recipe.project_fingerprint(self.layout)
-        markers.write(self.layout, known)
+        markers.write(self.layout.marker, known)
 
     def _add_test(self, pip: Pip, known: markers.Marker, numbers: str) -> None:
         number, total = (int(part) for part in numbers.split("/"))
@@ -313,7 +313,7 @@ class Builder:
         self.reporter.step(number, total, f"{count} packages for the test suite")
         pip.install_pins(self.recipe.pins(test=True), step="the test tools", progress=self.progress)
         known.added["test"] = recipe.test_fingerprint(self.recipe)
-        markers.write(self.layout, known)
+        markers.write(self.layout.marker, known)
 
     def _add_xformers(self, pip: Pip, known: markers.Marker) -> None:
         version = xformers_for(known.torch)
@@ -324,7 +324,7 @@ class Builder:
         )
         known.unverified = sorted({*known.unverified, *files})
         known.added["xformers"] = version
-        markers.write(self.layout, known)
+        markers.write(self.layout.marker, known)
 
     def _pip_of(self, known: markers.Marker, log: IO[str]) -> Pip:
         options = package_options(self.environ)

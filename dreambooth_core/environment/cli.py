@@ -144,7 +144,7 @@ def _status(layout: Layout, as_json: bool) -> int:
         "reason": now.reason,
         "home": str(layout.home),
     }
-    known = markers.read(layout)
+    known = markers.read(layout.marker)
     if now.ready and known and known.unverified:
         facts["unverified"] = known.unverified
     if not now.ready:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dreambooth_core.environment import marker as markers
+
 MARKER = "dreambooth-env.json"
 """The file that says that a folder is ours, and in what state. Written last when ready."""
 
@@ -70,9 +72,7 @@ class Layout:
         if self.venv_python.exists():
             return [str(self.venv_python)]
         if self.boot.is_file():
-            from dreambooth_core.environment.marker import read
-
-            known = read(self)
+            known = markers.read(self.marker)
             return [known.base if known else sys.executable, str(self.boot)]
         raise FileNotFoundError(str(self.home))
 

@@ -7,8 +7,6 @@ import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from dreambooth_core.environment.layout import Layout
-
 
 @dataclass
 class Marker:
@@ -37,17 +35,17 @@ class Marker:
     """Fingerprints of what was added later: ``test``, ``xformers``."""
 
 
-def read(layout: Layout) -> Marker | None:
-    """The marker of an environment; None where there is none or it cannot be understood."""
+def read(path: Path) -> Marker | None:
+    """What an environment's marker says; None where there is none or it cannot be understood."""
     try:
-        data = json.loads(layout.marker.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8"))
         return Marker(**data)
     except (OSError, ValueError, TypeError):
         return None
 
 
-def write(layout: Layout, marker: Marker) -> None:
+def write(path: Path, marker: Marker) -> None:
     """Writes the marker in one go: a reader sees the old or the new, never half of one."""
-    temporary = Path(f"{layout.marker}.tmp")
+    temporary = Path(f"{path}.tmp")
     temporary.write_text(json.dumps(asdict(marker), indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, layout.marker)
+    os.replace(temporary, path)

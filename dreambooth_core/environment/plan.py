@@ -31,7 +31,7 @@ def plan(layout: Layout, environ: Mapping[str, str] | None = None) -> dict[str, 
         DreamBoothError: torch does not exist for this machine.
     """
     variables = os.environ if environ is None else environ
-    known = markers.read(layout)
+    known = markers.read(layout.marker)
     machine = detect()
     choice = choose(machine, known.asked if known and known.asked != "none" else "auto")
     name = choice.build.name
@@ -62,7 +62,7 @@ def advice(layout: Layout) -> str | None:
 
     A GPU that was added, or a driver that was updated, since the environment was built.
     """
-    known = markers.read(layout)
+    known = markers.read(layout.marker)
     if known is None or not known.whole or known.asked != "auto":
         return None
     choice = choose(detect())

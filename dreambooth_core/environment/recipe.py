@@ -110,7 +110,7 @@ def status(
 
     ``asked`` is the wanted build of torch; None keeps the one that was asked for before.
     """
-    known = markers.read(layout)
+    known = markers.read(layout.marker)
     if known is None:
         return Status(False, "there is none yet")
     if not known.whole:

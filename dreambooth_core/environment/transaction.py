@@ -50,7 +50,7 @@ def replacing(layout: Layout) -> Iterator[None]:
 
 def recover(layout: Layout) -> None:
     """Ends what an interrupted installation left: one environment stays, a whole one if any."""
-    known = markers.read(layout)
+    known = markers.read(layout.marker)
     if known is not None and not known.whole:
         _remove(layout.home)
     if layout.previous.exists():
@@ -63,7 +63,7 @@ def recover(layout: Layout) -> None:
 
 def _refuse_what_is_not_ours(layout: Layout) -> None:
     home = layout.home
-    if not home.exists() or markers.read(layout) is not None:
+    if not home.exists() or markers.read(layout.marker) is not None:
         return
     if home.is_dir() and not any(home.iterdir()):
         return

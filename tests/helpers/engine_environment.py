@@ -45,5 +45,5 @@ def this_python(home: Path) -> Path:
         packages=packages_fingerprint(recipe_for(layout, version), "auto", {}),
         project=project_fingerprint(layout),
     )
-    marker.write(layout, made)
+    marker.write(layout.marker, made)
     return layout.home

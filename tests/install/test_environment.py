@@ -34,7 +34,7 @@ def fake(layout: Layout, home: Path, name: str, whole: bool = True) -> None:
     known = markers.Marker(whole, "venv", os.__file__, str(layout.home), "3.11", asked="cpu")
     known.packages = recipe.packages_fingerprint(recipe.recipe_for(layout, (3, 11)), "cpu", {})
     known.project = recipe.project_fingerprint(layout)
-    markers.write(Layout(layout.root, home), known)
+    markers.write(Layout(layout.root, home).marker, known)
 
 
 def names(layout: Layout) -> list[str]:
@@ -84,11 +84,11 @@ def test_ready_until_something_changes(layout: Layout) -> None:
 )
 def test_why_it_is_not_ready(layout: Layout, change: dict[str, object], reason: str) -> None:
     fake(layout, layout.home, "one")
-    known = markers.read(layout)
+    known = markers.read(layout.marker)
     assert known
     for name, value in change.items():
         setattr(known, name, value)
-    markers.write(layout, known)
+    markers.write(layout.marker, known)
     assert reason in status(layout, environ={}).reason
 
 
@@ -96,7 +96,7 @@ def test_a_marker_that_cannot_be_read_is_none(layout: Layout) -> None:
     layout.home.mkdir()
     for text in ("", "[]", '{"whole": true}', "{"):
         layout.marker.write_text(text, encoding="utf-8")
-        assert markers.read(layout) is None
+        assert markers.read(layout.marker) is None
 
 
 def test_pins_and_sizes_come_from_the_lock(layout: Layout) -> None:

@@ -81,11 +81,11 @@ def test_up_to_date_it_is_silent_and_takes_less_than_a_second(built: Clone) -> N
 def test_a_changed_project_file_only_renews_the_command(built: Clone) -> None:
     project = built.root / "pyproject.toml"
     project.write_text(project.read_text(encoding="utf-8") + "\n# touched\n", encoding="utf-8")
-    before = markers.read(locate(built.root, built.environ))
+    before = markers.read(locate(built.root, built.environ).marker)
     done = built.install()
     assert done.returncode == 0, done.stderr
     assert "command anew" in done.stdout
-    after = markers.read(locate(built.root, built.environ))
+    after = markers.read(locate(built.root, built.environ).marker)
     assert before and after and before.packages == after.packages
     assert built.install().stdout == ""
 
