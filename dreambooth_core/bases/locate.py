@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -14,7 +15,7 @@ EMBEDDED = "pocket"
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
-_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}$", re.ASCII)
 
 
 def embedded_folder() -> Path:
@@ -33,10 +34,9 @@ def locate(model: str, *, revision: str | None = None, variant: str | None = Non
     Raises:
         UserError: nothing is there, or the hub cannot be reached.
     """
-    path = Path(model).expanduser()
-    settle(path)
-    if path.exists():
-        return path.resolve()
+    path = _existing(model)
+    if path is not None:
+        return path
     if model == EMBEDDED:
         return embedded_folder()
     if not _HUB_ID.match(model):
@@ -68,10 +68,31 @@ def hub_id(model: str) -> str | None:
     return named if _HUB_ID.match(named) and not Path(named).exists() else None
 
 
+def _existing(model: str) -> Path | None:
+    """The path that a text names, if something is there.
+
+    Raises:
+        UserError: no file can have this name.
+    """
+    if not model.strip():
+        raise UserError("no base is named", where="base.model")
+    try:
+        path = Path(model).expanduser()
+        settle(path)
+        return path.resolve() if os.path.lexists(path) else None
+    except (OSError, RuntimeError, ValueError) as error:
+        # A name too long, with a null in it, or the home of nobody.
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"this is not a path ({reason})", where=f"base.model: {model[:200]}"
+        ) from error
+
+
 def _download(model: str, revision: str | None, variant: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         HfHubHTTPError,
+        HFValidationError,
         LocalEntryNotFoundError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
@@ -86,6 +107,10 @@ def _download(model: str, revision: str | None, variant: str | None) -> Path:
             "the hub has no such model, or it is private",
             where=f"base.model: {model}",
             do="Check the spelling; for a private or gated model set HF_TOKEN.",
+        ) from error
+    except HFValidationError as error:
+        raise UserError(
+            "this is neither a path nor a hub id", where=f"base.model: {model}"
         ) from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
         raise UserError(

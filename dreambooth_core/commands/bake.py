@@ -44,12 +44,14 @@ class Options(adapter_parts.Weighted, Reporting):
 def run(args: Options) -> int:
     """Bakes. Raises ``UserError`` and ``SaveFailed``."""
     from dreambooth_core.formats.adapters.bake import bake
+    from dreambooth_core.formats.checkpoints.convert import refuse_overlap
     from dreambooth_core.formats.checkpoints.folder import write_folder
     from dreambooth_core.formats.checkpoints.read import read_model
     from dreambooth_core.formats.checkpoints.single_write import write_single_file
 
     dtype = adapter_parts.dtype_of(args.dtype)
-    model = read_model(args.base, prediction_type=args.prediction_type)
+    refuse_overlap(args.base, args.out)
+    model = read_model(args.base, prediction_type=args.prediction_type, dtype=dtype)
     parts = adapter_parts.read_parts(args, args.adapters)
     states, report = bake({n: c.tensors for n, c in model.components.items()}, parts, dtype)
     for name, component in model.components.items():

@@ -152,7 +152,7 @@ def settle(path: str | os.PathLike[str]) -> None:
     """What a reader calls first: ends an exchange of ``path`` that a kill has left half done."""
     path = Path(path)
     tidy(path.parent)
-    if path.is_dir():
+    if os.path.isdir(path):  # Path.is_dir raises where a name is too long
         tidy(path)
 
 

@@ -53,7 +53,8 @@ class Components:
     def native_size(self) -> int:
         """The side in pixels that the UNet was made for."""
         size = self.unet.config.sample_size or 64
-        return int(size) * self.latent_scale
+        edge = max(size) if isinstance(size, (list, tuple)) else size
+        return int(edge) * self.latent_scale
 
     @property
     def is_inpainting(self) -> bool:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dreambooth_core.bases.locate import locate
-from dreambooth_core.errors import UserError
+from dreambooth_core.errors import Unsupported, UserError
 from dreambooth_core.families.base import Components
 from dreambooth_core.families.options import BaseOptions
 from dreambooth_core.families.registry import family_of
 from dreambooth_core.formats.checkpoints.build import build
 from dreambooth_core.formats.checkpoints.parts import Component, ModelParts
 from dreambooth_core.formats.checkpoints.read import read_model
+from dreambooth_core.formats.checkpoints.rules import check, number, whole
 from dreambooth_core.formats.detect import identify
 from dreambooth_core.formats.fingerprint import fingerprint
+from dreambooth_core.formats.folders import is_file
+from dreambooth_core.formats.reading import read_json
 from dreambooth_core.formats.tokenizers import load_tokenizers
 from dreambooth_core.quiet import quieten_loading
 
@@ -51,6 +53,7 @@ def load_base(
             do="Give a Stable Diffusion checkpoint or a folder in diffusers layout.",
         )
     stored = read_stored(options, path)
+    _refuse_other_inputs(stored, where)
     models = build(stored, dtype=torch.float32 if weights else None)
     encoders = [models[name] for name in ("text_encoder", "text_encoder_2") if name in models]
     family = family_of(
@@ -61,7 +64,11 @@ def load_base(
     for model in models.values():
         model.eval().requires_grad_(False)
     if tokenizers is None:
-        tokenizers = load_tokenizers(family.name, path if path.is_dir() else None)
+        tokenizers = load_tokenizers(
+            family.name,
+            path if path.is_dir() else None,
+            [stored.components[n].config for n in models if n.startswith("text_encoder")],
+        )
     return Components(
         family=family,
         unet=models["unet"],
@@ -78,8 +85,23 @@ def load_base(
     )
 
 
-def read_stored(options: BaseOptions, path: Path) -> ModelParts:
+def _refuse_other_inputs(stored: ModelParts, where: str) -> None:
+    """A UNet that wants a depth map or a picture to edit is given neither here."""
+    latent = stored.components["vae"].config.get("latent_channels", 4)
+    channels = stored.components["unet"].config.get("in_channels", latent)
+    if channels not in (latent, 2 * latent + 1):
+        raise Unsupported(
+            f"a UNet with {channels} input channels", where=where, do="It can only be converted."
+        )
+
+
+def read_stored(options: BaseOptions, path: Path, *, values: bool = True) -> ModelParts:
     """The base as it is stored, with the autoencoder that the options ask for.
+
+    Args:
+        options: the ``base`` section.
+        path: where it lies.
+        values: also look at every number, for NaN and infinity.
 
     Raises:
         UserError: as :func:`dreambooth_core.formats.checkpoints.read.read_model`.
@@ -89,6 +111,7 @@ def read_stored(options: BaseOptions, path: Path) -> ModelParts:
         prediction_type=None if options.prediction_type == "auto" else options.prediction_type,
         variant=options.variant,
         need_vae=options.vae is None,
+        values=values,
     )
     if options.vae:
         stored.components["vae"] = read_vae(options.vae)
@@ -104,15 +127,14 @@ def read_vae(where: str) -> Component:
     from dreambooth_core.formats.checkpoints.vae_read import read_vae as read
 
     path = Path(where).expanduser()
-    if not path.exists():
-        raise UserError("there is no such file or folder", where=f"base.vae: {where}")
     return read(path)
 
 
 def recommended(path: Path) -> dict[str, Any]:
     """The sampling settings recommended beside a base, or none."""
     file = path / RECOMMENDED
-    if not path.is_dir() or not file.is_file():
+    if not path.is_dir() or not is_file(file):
         return {}
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    found = read_json(file)
+    check(found, {"steps": whole(1, 1000), "guidance": number(0, 100)}, file)
     return found

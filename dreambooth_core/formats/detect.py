@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from dreambooth_core.errors import UserError
 from dreambooth_core.formats import pickles, storage
 from dreambooth_core.formats.checkpoints import prediction, single_layout
 from dreambooth_core.formats.checkpoints.unet import Shapes
+from dreambooth_core.formats.folders import entries, is_file, is_folder
 from dreambooth_core.formats.reading import open_regular, read_json, regular
 from dreambooth_core.formats.signatures import ADAPTER_ENDINGS, ADAPTER_FRAGMENTS, MAGIC, SIGNATURES
 
@@ -68,7 +68,7 @@ def identify(path: str | Path) -> Identity:
     """
     path = Path(path)
     settle(path)
-    if path.is_dir():
+    if is_folder(path):
         return _folder(path)
     if regular(path) == 0:
         raise UserError("this file is empty", where=path, do="Download or copy it again")
@@ -272,13 +272,13 @@ def _folder(path: Path) -> Identity:
         ("adapter_config.json", _peft_folder),
         ("config.json", _part_folder),
     ):
-        if (path / name).is_file():
+        if is_file(path / name):
             return read(path, read_json(path / name))
     from dreambooth_core.formats.adapters.read import is_adapter_folder
 
     if is_adapter_folder(path):
         return Identity(path, "adapter", None, "a folder of adapters, one per network", "folder")
-    what = ", ".join(sorted(p.name for p in islice(path.iterdir(), 1000))[:3]) or "nothing"
+    what = ", ".join(entry.name for entry in entries(path)[:3]) or "nothing"
     raise UserError(f"this folder holds no model (found: {what})", where=path)
 
 

@@ -119,7 +119,7 @@ def unreadable(path: Path, error: OSError | ValueError) -> UserError:
     """What a failure to open or read a file is in words."""
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         return UserError("no such file", where=path)
-    if path.is_dir():
+    if os.path.isdir(path):  # Path.is_dir raises where a name is too long
         return UserError("this is a folder, not a file", where=path)
     reason = getattr(error, "strerror", None) or error
     return UserError(f"could not read this file ({reason})", where=path)

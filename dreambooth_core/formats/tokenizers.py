@@ -8,10 +8,13 @@ padding. OpenAI's CLIP pads with the end token, OpenCLIP with id 0, which the vo
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth_core.errors import UserError
+from dreambooth_core.formats import folders, reading
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -19,8 +22,15 @@ if TYPE_CHECKING:
 ASSETS = Path(__file__).resolve().parent.parent / "assets" / "clip_tokenizer"
 """The vocabulary that ships with the package: ``vocab.json``, ``merges.txt`` and their settings."""
 
+BEGIN = "<|startoftext|>"
 END = "<|endoftext|>"
 ZERO = "!"
+STANDARD = 49408
+"""Tokens of the vocabulary that ships with the package."""
+WORDS = 1_000_000
+"""More than any vocabulary has: the limit where no text encoder says its own."""
+SHORTEST = 3
+"""Tokens of the shortest context that has room for one beside begin and end."""
 
 PADDING: dict[str, tuple[str, ...]] = {
     "sd1": (END,),
@@ -31,9 +41,15 @@ PADDING: dict[str, tuple[str, ...]] = {
 """The padding token of each of a family's tokenizers, in the order of its text encoders."""
 
 FILES = ("vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer_config.json")
+OWN_FILES = (*FILES, "tokenizer.json", "added_tokens.json")
+"""What a tokenizer folder of others may hold; nothing else is read or copied."""
 
 
-def load_tokenizers(family: str, folder: str | Path | None = None) -> list[CLIPTokenizer]:
+def load_tokenizers(
+    family: str,
+    folder: str | Path | None = None,
+    encoders: Sequence[Mapping[str, Any]] = (),
+) -> list[CLIPTokenizer]:
     """A family's tokenizers, one for each text encoder.
 
     With ``folder`` (a diffusers folder) its own ``tokenizer`` and ``tokenizer_2`` are used where
@@ -41,6 +57,9 @@ def load_tokenizers(family: str, folder: str | Path | None = None) -> list[CLIPT
 
     Where the padding is ``!``, a ``!`` in a prompt is still the token of that character (256),
     as in OpenCLIP and in every host. Transformers alone would read it as padding (0).
+
+    With ``encoders``, the text encoders' configurations, no token is beyond an encoder's
+    embeddings and no prompt beyond its positions.
 
     Raises:
         UserError: unknown family, or a tokenizer in ``folder`` that cannot be read.
@@ -50,10 +69,14 @@ def load_tokenizers(family: str, folder: str | Path | None = None) -> list[CLIPT
     loaded = []
     for index, padding in enumerate(PADDING[family]):
         own = Path(folder) / tokenizer_name(family, index) if folder else None
+        encoder = encoders[index] if index < len(encoders) else {}
         if own is not None and own.is_dir():
-            loaded.append(_load(own, _padding_of(own, padding)))
+            made = _load(own, _padding_of(own, padding), encoder.get("vocab_size"))
         else:
-            loaded.append(_load(ASSETS, padding))
+            made = _load(ASSETS, padding)
+        positions = int(encoder.get("max_position_embeddings", 77))
+        made.model_max_length = min(made.model_max_length, positions)
+        loaded.append(made)
     return loaded
 
 
@@ -80,30 +103,135 @@ def tokenizer_files(padding: str, *, max_length: int = 77) -> dict[str, bytes]:
     return files
 
 
-def _load(folder: Path, padding: str) -> CLIPTokenizer:
-    from transformers import CLIPTokenizer
+def tokenizer_texts(folder: Path) -> dict[str, bytes]:
+    """The files of a tokenizer folder that :func:`check_tokenizer` has let pass, by name."""
+    return {
+        name: folders.read_text(folder / name).encode()
+        for name in OWN_FILES
+        if folders.is_file(folder / name)
+    }
 
-    files = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if not (files >= {"vocab.json", "merges.txt"} or "tokenizer.json" in files):
+
+def check_tokenizer(folder: Path, words: int) -> None:
+    """Refuses a tokenizer whose vocabulary or merges are damaged: prompts would be read wrong.
+
+    Args:
+        folder: with ``vocab.json`` and ``merges.txt``, or ``tokenizer.json``.
+        words: how many the text encoder knows; an id beyond them has no embedding.
+
+    Raises:
+        UserError: names the file.
+    """
+    for name in OWN_FILES:
+        if name.endswith("_config.json") and folders.is_file(folder / name):
+            reading.read_json(folder / name)
+    _check_settings(folder)
+    pair = [folder / "vocab.json", folder / "merges.txt"]
+    if all(folders.is_file(file) for file in pair):
+        if all(reading.read_bytes(f, reading.MAX_JSON) == _asset(f.name) for f in pair):
+            _check_range(range(STANDARD), words, pair[0])
+            return  # CLIP's own, as in nearly every base
+        vocabulary: Any = reading.read_json(pair[0])
+        lines = folders.read_text(pair[1]).split("\n")
+        # The first line tells the version; an empty one ends the file.
+        merges = [line.rstrip("\r").split(" ") for line in lines[1:] if line.strip()]
+        _check_words(vocabulary, merges, words, pair)
+    elif folders.is_file(folder / "tokenizer.json"):
+        file = folder / "tokenizer.json"
+        model = reading.read_json(file).get("model")
+        model = model if isinstance(model, dict) else {}
+        found = model.get("merges")
+        merges = [
+            one.split(" ") if isinstance(one, str) else one
+            for one in (found if isinstance(found, list) else [])
+        ]
+        _check_words(model.get("vocab"), merges, words, [file, file])
+    else:
         # Transformers 5 would make an empty tokenizer out of this and say nothing.
         raise UserError("there is no vocabulary in this tokenizer folder", where=folder)
+
+
+@cache
+def _asset(name: str) -> bytes:
+    return (ASSETS / name).read_bytes()
+
+
+def _check_range(ids: Collection[int], words: int, file: Path) -> None:
+    if min(ids) < 0 or max(ids) >= words:
+        raise UserError(
+            f"the vocabulary has numbers from {min(ids)} to {max(ids)}, and the text encoder "
+            f"knows 0 to {words - 1}",
+            where=file,
+        )
+
+
+def _check_settings(folder: Path) -> None:
+    file = folder / "tokenizer_config.json"
+    if not folders.is_file(file):
+        return
+    length = reading.read_json(file).get("model_max_length", 77)
+    # Transformers writes 10^30 where there is no limit.
+    if type(length) not in (int, float) or length < SHORTEST:
+        raise UserError("model_max_length must be a number of tokens", where=file)
+
+
+def _check_words(vocabulary: Any, merges: list[Any], words: int, files: list[Path]) -> None:
+    if not isinstance(vocabulary, dict) or not all(type(i) is int for i in vocabulary.values()):
+        raise UserError("the vocabulary must give a whole number for each token", where=files[0])
+    lacking = next((token for token in (BEGIN, END) if token not in vocabulary), None)
+    if lacking is not None:
+        raise UserError(f"the vocabulary lacks the token {lacking}", where=files[0])
+    ids = set(vocabulary.values())
+    if len(ids) < len(vocabulary):
+        raise UserError("two tokens of the vocabulary have one number", where=files[0])
+    _check_range(ids, words, files[0])
+    if not merges:
+        raise UserError("there are no merges", where=files[1])
+    for pair in merges:
+        if (
+            not isinstance(pair, list)
+            or len(pair) != 2
+            or not all(isinstance(part, str) and part in vocabulary for part in pair)
+            or "".join(pair) not in vocabulary
+        ):
+            raise UserError(
+                f"the merge {str(pair)[:60]} is not of two tokens of the vocabulary that make one",
+                where=files[1],
+            )
+
+
+def _load(folder: Path, padding: str, words: int | None = None) -> CLIPTokenizer:
+    from transformers import CLIPTokenizer
+
+    if folder != ASSETS:
+        check_tokenizer(folder, words or WORDS)
     try:
         tokenizer = CLIPTokenizer.from_pretrained(str(folder), pad_token=END, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"this tokenizer cannot be read ({error})", where=folder) from error
+    except Exception as error:
+        line = " ".join(str(error).split())[:200]
+        raise UserError(f"this tokenizer cannot be read ({line})", where=folder) from error
     if padding != END:
         # Not through the property: that would make every "!" in a prompt a special token.
         tokenizer._special_tokens_map["pad_token"] = padding
+    if folder != ASSETS:
+        _check_special(tokenizer, words or WORDS, folder)
     return tokenizer
+
+
+def _check_special(tokenizer: CLIPTokenizer, words: int, folder: Path) -> None:
+    """A special token that is not in the vocabulary gets a number beyond the embeddings."""
+    for kind in ("bos_token", "eos_token", "pad_token"):
+        number = getattr(tokenizer, f"{kind}_id")
+        if not isinstance(number, int) or not 0 <= number < words:
+            raise UserError(f"its {kind} is not a token of the vocabulary", where=folder)
 
 
 def _padding_of(folder: Path, default: str) -> str:
     """The padding token that a tokenizer's own files name."""
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        try:
-            value = json.loads((folder / name).read_text("utf-8")).get("pad_token")
-        except (OSError, ValueError, AttributeError):
+        if not folders.is_file(folder / name):
             continue
+        value = reading.read_json(folder / name).get("pad_token")
         if isinstance(value, dict):
             value = value.get("content")
         if isinstance(value, str):

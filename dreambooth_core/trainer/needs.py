@@ -88,7 +88,7 @@ def configs_of(config: TrainConfig) -> dict[str, dict[str, Any]]:
     Raises:
         UserError: there is no such base, or it is none.
     """
-    stored = read_stored(config.base, locate_base(config))
+    stored = read_stored(config.base, locate_base(config), values=False)
     return {name: part.config for name, part in stored.components.items()}
 
 

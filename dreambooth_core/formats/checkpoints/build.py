@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ def build(
 def build_component(name: str, component: Component, dtype: torch.dtype | None = None) -> nn.Module:
     """One network from its configuration and weights. Raises ``UserError``."""
     model = empty(name, component.config)
-    state = _names_of(model, component.tensors)
+    state = names_of(model, component.tensors)
     if dtype is not None:
         state = {k: t.to(dtype) if t.is_floating_point() else t for k, t in state.items()}
     try:
@@ -45,6 +46,7 @@ def build_component(name: str, component: Component, dtype: torch.dtype | None =
         line = " ".join(str(error).split())
         raise UserError(f"the {name}'s weights do not fit its configuration: {line}") from error
     missing = [key for key in missing if not key.endswith("position_ids")]
+    unexpected = [key for key in unexpected if not key.endswith(UNUSED)]
     if missing or unexpected:
         what = f"{missing[0]} is missing" if missing else f"{unexpected[0]} has no place"
         raise UserError(f"the {name}'s weights do not fit its configuration: {what}")
@@ -52,22 +54,57 @@ def build_component(name: str, component: Component, dtype: torch.dtype | None =
     return model.eval()
 
 
-def empty(name: str, config: Mapping[str, Any]) -> nn.Module:
-    """A network without data, on the meta device."""
-    with torch.device("meta"), without_initial_values():
-        if name == "unet":
-            from diffusers import UNet2DConditionModel
+UNUSED = ("position_ids", "text_projection.weight")
+"""Ends of weights that a file may hold beyond what its network takes."""
 
-            return _from_diffusers(UNet2DConditionModel, config)
-        if name == "vae":
-            from diffusers import AutoencoderKL
+UNRUN = ("attn_implementation", "auto_map", "quantization_config")
+"""Keys of a text encoder's configuration by which transformers loads code or packages."""
 
-            return _from_diffusers(AutoencoderKL, config)
-        from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-        kind = CLIPTextModelWithProjection if name == "text_encoder_2" else CLIPTextModel
-        module: nn.Module = kind(CLIPTextConfig(**config))
-        return module
+def empty(name: str, config: Mapping[str, Any], where: str | Path | None = None) -> nn.Module:
+    """A network without data, on the meta device.
+
+    Raises:
+        UserError: the library does not take this configuration.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+
+    try:
+        with torch.device("meta"), without_initial_values():
+            return _empty(name, config)
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        StrictDataclassError,
+        TypeError,
+        ValueError,
+    ) as error:
+        line = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"no {name.replace('_', ' ')} can be built from this configuration: {line}",
+            where=where,
+        ) from error
+
+
+def _empty(name: str, config: Mapping[str, Any]) -> nn.Module:
+    values = {k: v for k, v in config.items() if not k.startswith("_") and k not in UNRUN}
+    if name == "unet":
+        from diffusers import UNet2DConditionModel
+
+        unet: nn.Module = UNet2DConditionModel.from_config(values)
+        return unet
+    if name == "vae":
+        from diffusers import AutoencoderKL
+
+        vae: nn.Module = AutoencoderKL.from_config(values)
+        return vae
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    kind = CLIPTextModelWithProjection if name == "text_encoder_2" else CLIPTextModel
+    encoder: nn.Module = kind(CLIPTextConfig(**values))
+    return encoder
 
 
 @contextmanager
@@ -104,14 +141,10 @@ def component_of(name: str, model: nn.Module) -> Component:
     return Component(config, tensors)
 
 
-def _from_diffusers(kind: Any, config: Mapping[str, Any]) -> nn.Module:
-    values = {k: v for k, v in config.items() if not k.startswith("_")}
-    module: nn.Module = kind.from_config(values)
-    return module
+def names_of(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights in the names that a network has, whatever the version of its library.
 
-
-def _names_of(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Transformers 5 dropped the ``text_model.`` of CLIPTextModel; older ones have it."""
+    Transformers 5 dropped the ``text_model.`` of CLIPTextModel; older ones have it."""
     own = model.state_dict()
     if any(key.startswith("text_model.") for key in own):
         return dict(tensors)

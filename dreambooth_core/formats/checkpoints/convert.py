@@ -10,6 +10,8 @@ import torch
 
 from dreambooth_core.errors import UserError
 from dreambooth_core.formats.checkpoints import vae_read
+from dreambooth_core.formats.checkpoints.check import check_values
+from dreambooth_core.formats.checkpoints.extras import kept
 from dreambooth_core.formats.checkpoints.folder import write_folder
 from dreambooth_core.formats.checkpoints.parts import ModelParts, check_complete
 from dreambooth_core.formats.checkpoints.prediction import spelled
@@ -18,6 +20,8 @@ from dreambooth_core.formats.checkpoints.scheduler import default_scheduler, wit
 from dreambooth_core.formats.checkpoints.single_write import write_single_file
 
 SINGLE = (".safetensors", ".ckpt")
+LARGEST = 16384
+"""Pixels along one side that a model can be said to be made for."""
 
 
 @dataclass
@@ -68,10 +72,7 @@ def convert_checkpoint(request: Request) -> Report:
             form in the other layout.
         SaveFailed: the target could not be written.
     """
-    if request.source.resolve() == request.target.resolve():
-        raise UserError(
-            "the target is the source", where=request.target, do="Choose another name to write to"
-        )
+    refuse_overlap(request.source, request.target)
     parts = read_model(
         request.source,
         config_file=request.config_file,
@@ -79,8 +80,10 @@ def convert_checkpoint(request: Request) -> Report:
         ema=request.ema,
         variant=request.variant,
         need_vae=request.vae is None,
+        values=False,
     )
     apply(parts, request)
+    check_values(parts, request.source, request.dtype, kept(parts, request.extras))
     warnings = list(parts.warnings)
     if request.target.suffix in SINGLE:
         written = write_single_file(
@@ -109,6 +112,24 @@ def convert_checkpoint(request: Request) -> Report:
     )
 
 
+def refuse_overlap(source: Path, target: Path) -> None:
+    """Refuses to write a model over, into or around the one that is read.
+
+    Raises:
+        UserError: says which.
+    """
+    here, there = source.resolve(), target.resolve()
+    if here == there:
+        what = "the target is the source"
+    elif here in there.parents and source.is_dir():
+        what = "the target lies in the source"
+    elif there in here.parents and target.suffix not in SINGLE:
+        what = "the source lies in the target"
+    else:
+        return
+    raise UserError(what, where=target, do="Choose another name to write to")
+
+
 def apply(parts: ModelParts, request: Request) -> None:
     """Makes the changes that a request asks for, in place. Raises ``UserError``."""
     if request.vae is not None:
@@ -135,8 +156,10 @@ def apply(parts: ModelParts, request: Request) -> None:
         parts.scheduler = with_scheduler(parts.scheduler, request.scheduler)
     if request.upcast_attention:
         parts.components["unet"].config["upcast_attention"] = True
-    if request.resolution:
+    if request.resolution is not None:
         factor = 2 ** (len(parts.components["vae"].config["block_out_channels"]) - 1)
-        if request.resolution % factor:
-            raise UserError(f"the resolution {request.resolution} is no multiple of {factor}")
+        if request.resolution % factor or not factor <= request.resolution <= LARGEST:
+            raise UserError(
+                f"the resolution {request.resolution} is no multiple of {factor} up to {LARGEST}"
+            )
         parts.components["unet"].config["sample_size"] = request.resolution // factor

@@ -11,7 +11,7 @@ import torch
 
 from dreambooth_core.disk import replacing_folder, settle, write_bytes, write_json
 from dreambooth_core.errors import Unsupported, UserError
-from dreambooth_core.formats import storage
+from dreambooth_core.formats import folders, reading, storage
 from dreambooth_core.formats.checkpoints import folder_layout as layout
 from dreambooth_core.formats.checkpoints import vae
 from dreambooth_core.formats.checkpoints.extras import kept
@@ -23,9 +23,16 @@ from dreambooth_core.formats.checkpoints.parts import (
     check_complete,
 )
 from dreambooth_core.formats.checkpoints.prediction import spelled
+from dreambooth_core.formats.checkpoints.rules import shown
 from dreambooth_core.formats.checkpoints.scheduler import default_scheduler
 from dreambooth_core.formats.privacy import cleaned
-from dreambooth_core.formats.tokenizers import PADDING, tokenizer_files, tokenizer_name
+from dreambooth_core.formats.tokenizers import (
+    PADDING,
+    check_tokenizer,
+    tokenizer_files,
+    tokenizer_name,
+    tokenizer_texts,
+)
 
 REMAINDER = "single_file_remainder.safetensors"
 """Beside ``model_index.json``: what the single file held and diffusers has no place for."""
@@ -51,14 +58,14 @@ def family_of(path: Path, index: Mapping[str, Any]) -> str | None:
     """The family of a diffusers folder, or ``None`` for a pipeline of another kind."""
     kind = str(index.get("_class_name", ""))
     if kind.startswith("StableDiffusionXL"):
-        first = index.get("text_encoder") or [None]
-        return "sdxl" if first[0] is not None else "sdxl_refiner"
+        first = index.get("text_encoder")
+        there = isinstance(first, list) and first and first[0] is not None
+        return "sdxl" if there else "sdxl_refiner"
     if not kind.startswith("StableDiffusion") or kind.startswith("StableDiffusion3"):
         return None
-    try:
-        config = layout.read_config(path / "text_encoder")
-    except UserError:
+    if not (path / "text_encoder").is_dir():
         return None
+    config = layout.read_config(path / "text_encoder")
     # OpenAI's CLIP and OpenCLIP differ in the activation; width tells where it is not written.
     activation = config.get("hidden_act", "quick_gelu")
     return "sd2" if activation == "gelu" else "sd1"
@@ -81,10 +88,13 @@ def read_folder(
     """
     path = Path(path)
     settle(path)
-    index = layout.read_json(path / "model_index.json", "this is not a diffusers folder")
+    index_file = path / "model_index.json"
+    if not folders.is_file(index_file):
+        raise UserError("this is not a diffusers folder: it has no model_index.json", where=path)
+    index = reading.read_json(index_file)
     family = family_of(path, index)
     if family is None:
-        kind = index.get("_class_name", "unknown")
+        kind = shown(index.get("_class_name", "unknown"))
         raise Unsupported(f"a folder of {kind}, not of Stable Diffusion 1, 2 or XL", where=path)
     components = {}
     for name in ("unet", "vae", *TEXT_ENCODERS[family]):
@@ -95,7 +105,7 @@ def read_folder(
         components[name] = Component(config, _todays_names(name, tensors))
     scheduler = _scheduler(path, family, prediction_type)
     extras, metadata = {}, {}
-    if (path / REMAINDER).is_file():
+    if folders.is_file(path / REMAINDER):
         extras = storage.read_tensors(path / REMAINDER)
         metadata = storage.read_metadata(path / REMAINDER)
     parts = ModelParts(family, components, scheduler, extras, metadata)
@@ -104,6 +114,9 @@ def read_folder(
         for i in range(len(PADDING[family]))
         if (path / (name := tokenizer_name(family, i))).is_dir()
     }
+    for i, folder in enumerate(parts.tokenizers.values()):
+        encoder = components[TEXT_ENCODERS[family][min(i, len(TEXT_ENCODERS[family]) - 1)]]
+        check_tokenizer(folder, encoder.config.get("vocab_size", 49408))
     check_complete(parts, path)
     return parts
 
@@ -180,7 +193,8 @@ def _write_tokenizers(parts: ModelParts, path: Path) -> list[Path]:
         name = tokenizer_name(parts.family, i)
         own = parts.tokenizers.get(name)
         if own is not None and own.is_dir():
-            content = {f.name: _without_paths(f) for f in own.iterdir() if f.is_file()}
+            texts = tokenizer_texts(own)
+            content = {file: _without_paths(file, data) for file, data in texts.items()}
         else:
             encoder = parts.components[TEXT_ENCODERS[parts.family][i]].config
             length = int(encoder.get("max_position_embeddings", 77))
@@ -191,16 +205,11 @@ def _write_tokenizers(parts: ModelParts, path: Path) -> list[Path]:
     return files
 
 
-def _without_paths(file: Path) -> bytes:
+def _without_paths(name: str, data: bytes) -> bytes:
     """A tokenizer's file; its configuration often names the folder that it was loaded from."""
-    data = file.read_bytes()
-    if file.name != "tokenizer_config.json":
+    if name != "tokenizer_config.json":
         return data
-    try:
-        config = json.loads(data)
-    except ValueError:
-        return data
-    return json.dumps(cleaned(config), indent=2, ensure_ascii=False).encode()
+    return json.dumps(cleaned(json.loads(data)), indent=2, ensure_ascii=False).encode()
 
 
 def _write_remainder(parts: ModelParts, path: Path, extras: str) -> list[Path]:
@@ -229,8 +238,8 @@ def _todays_names(name: str, tensors: dict[str, torch.Tensor]) -> dict[str, torc
 
 def _scheduler(path: Path, family: str, asked: str | None) -> dict[str, Any]:
     file = path / "scheduler" / "scheduler_config.json"
-    if file.is_file():
-        config = layout.read_json(file, "the scheduler's configuration cannot be read")
+    if folders.is_file(file):
+        config = reading.read_json(file)
     else:
         config = default_scheduler(family, spelled(asked or "epsilon"))
     if asked:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.formats import pickles, storage
+from dreambooth_core.formats import folders, pickles, reading, storage
 from dreambooth_core.formats.checkpoints.parts import ModelParts
 from dreambooth_core.formats.tokenizers import PADDING, tokenizer_name
 
@@ -30,6 +30,10 @@ FEATURES: dict[str, Any] = {
 }
 """How CLIP's vision tower takes pictures: what a safety checker would need."""
 
+MOST_SHARDS = 1000
+_SHARD = re.compile(r"[A-Za-z0-9][\w.-]{0,200}\.(safetensors|bin)")
+_NUMBER = re.compile(r"-\d{1,6}-of-")
+_VARIANT = re.compile(r"[A-Za-z0-9_][\w.-]{0,80}")
 _STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 
 
@@ -69,22 +73,9 @@ def model_index(parts: ModelParts) -> dict[str, Any]:
     return index
 
 
-def read_json(path: Path, what: str) -> dict[str, Any]:
-    """A JSON object from a file. Raises ``UserError`` that begins with ``what``."""
-    try:
-        loaded = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{what}: {path.name} is missing", where=path.parent) from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{what}: {error}", where=path) from error
-    if not isinstance(loaded, dict):
-        raise UserError(f"{what}: it holds no object", where=path)
-    return loaded
-
-
 def read_config(folder: Path) -> dict[str, Any]:
     """A network's ``config.json``. Raises ``UserError``."""
-    return read_json(folder / "config.json", "the configuration cannot be read")
+    return reading.read_json(folder / "config.json")
 
 
 def read_weights(folder: Path, variant: str | None = None) -> dict[str, torch.Tensor]:
@@ -93,28 +84,67 @@ def read_weights(folder: Path, variant: str | None = None) -> dict[str, torch.Te
     Raises:
         UserError: there are none, or a file is damaged.
     """
+    if variant and not _VARIANT.fullmatch(variant):
+        raise UserError(f"{variant[:40]!r} is no name of a variant", do="One is fp16, for example")
     tails = [f".{variant}", ""] if variant else ["", ".fp16"]
     for ending, read in ((".safetensors", storage.read_tensors), (".bin", _read_bin)):
         for tail in tails:
             for stem in _STEMS:
                 index = folder / f"{stem}{ending}.index{tail}.json"
-                if index.is_file():
+                if folders.is_file(index):
                     return _read_shards(index)
                 whole = folder / f"{stem}{tail}{ending}"
-                if whole.is_file():
+                if folders.is_file(whole):
                     return read(whole)
     raise UserError("there are no weights in this folder", where=folder)
 
 
 def _read_shards(index: Path) -> dict[str, torch.Tensor]:
-    names = set(
-        read_json(index, "the list of shards cannot be read").get("weight_map", {}).values()
-    )
+    """Every tensor of the shards that an index names, and nothing else.
+
+    Raises:
+        UserError: the index is damaged, a shard is missing, or they do not agree.
+    """
+    named = _weight_map(index)
     found: dict[str, torch.Tensor] = {}
-    for name in sorted(names):
-        shard = index.parent / Path(str(name)).name
-        found |= _read_bin(shard) if shard.suffix == ".bin" else storage.read_tensors(shard)
+    for name in sorted(set(named.values())):
+        shard = index.with_name(name)
+        held = _read_bin(shard) if shard.suffix == ".bin" else storage.read_tensors(shard)
+        for tensor in held:
+            if named.get(tensor) != name:
+                raise UserError(
+                    f"this shard holds {tensor[:80]!r}, which the list of shards does not place "
+                    "here",
+                    where=shard,
+                )
+        found |= held
+    missing = next((tensor for tensor in named if tensor not in found), None)
+    if missing is not None:
+        raise UserError(f"the weight {missing[:80]!r} is not in its shard", where=index)
     return found
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """The shard of each tensor. Raises ``UserError``."""
+    named = reading.read_json(index).get("weight_map")
+    if (
+        not isinstance(named, dict)
+        or not named
+        or not all(isinstance(name, str) for name in named.values())
+    ):
+        raise UserError("weight_map must name a shard for each tensor", where=index)
+    shards = set(named.values())
+    if len(shards) > MOST_SHARDS:
+        raise UserError(f"a list of {len(shards):,} shards; no model has as many", where=index)
+    strange = next((name for name in sorted(shards) if not _SHARD.fullmatch(name)), None)
+    if strange is not None:
+        raise UserError(f"{strange[:80]!r} is no name of a shard", where=index)
+    # Shards that belong to the same set by their names and are in no list: two models mixed.
+    sets = {_NUMBER.sub("-*-of-", name) for name in shards}
+    for path in folders.entries(index.parent):
+        if path.name not in shards and _NUMBER.sub("-*-of-", path.name) in sets:
+            raise UserError("a shard that the list of shards does not name", where=path)
+    return named
 
 
 def _read_bin(path: Path) -> dict[str, torch.Tensor]:

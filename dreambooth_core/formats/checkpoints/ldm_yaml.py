@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+import io
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dreambooth_core.errors import UserError
+from dreambooth_core.formats import folders, reading
+from dreambooth_core.formats.checkpoints.config_rules import SCHEDULER, TEXT
+from dreambooth_core.formats.checkpoints.rules import NOTHING, Rule, check, number, one_of, whole
 from dreambooth_core.formats.checkpoints.unet import UNetPlan
 from dreambooth_core.formats.checkpoints.unet_config import heads_of_width
+
+LONGEST = 1 << 20
+"""Bytes of a yaml; real ones have 5,000 at most."""
+DEEPEST = 40
+"""Mappings and lists in one another; real ones have ten."""
+
+_PARAMS: dict[str, Rule] = {
+    "parameterization": one_of("eps", "v", None),
+    "linear_start": SCHEDULER["beta_start"] | NOTHING,
+    "linear_end": SCHEDULER["beta_end"] | NOTHING,
+    "timesteps": SCHEDULER["num_train_timesteps"] | NOTHING,
+    "scale_factor": number(1e-4, 1e4) | NOTHING,
+}
+_UNET: dict[str, Rule] = {
+    "num_heads": whole(1, 1024) | one_of(-1, None),
+    "num_head_channels": whole(1, 4096) | one_of(-1, None),
+}
 
 
 @dataclass(frozen=True)
@@ -46,11 +66,20 @@ class LdmYaml:
         }
         for name, value in real.items():
             said = self.unet.get(name)
-            if isinstance(said, Sequence) and name == "context_dim":
+            if isinstance(said, list) and name == "context_dim" and said:
                 said = said[0]
             if said is not None and said != value:
                 raise UserError(
-                    f"this yaml is of another model: {name} is {said}, the file has {value}",
+                    f"this yaml is of another model: {name} is {str(said)[:80]}, the file has "
+                    f"{value}",
+                    where=self.path,
+                )
+        heads = self.heads(plan)
+        for level, count in zip(plan.levels, heads or (), strict=False):
+            if level.attends and level.channels % count:
+                raise UserError(
+                    f"this yaml is of another model: {level.channels} channels do not divide into "
+                    f"{count} attention heads",
                     where=self.path,
                 )
 
@@ -60,7 +89,7 @@ def find_yaml(path: Path, given: str | Path | None = None) -> LdmYaml | None:
     if given is not None:
         return read_yaml(Path(given), path)
     beside = path.with_suffix(".yaml")
-    return read_yaml(beside, path) if beside.is_file() else None
+    return read_yaml(beside, path) if folders.is_file(beside) else None
 
 
 def read_yaml(path: Path, model: Path | None = None) -> LdmYaml:
@@ -69,24 +98,13 @@ def read_yaml(path: Path, model: Path | None = None) -> LdmYaml:
     Raises:
         UserError: no such file, not YAML, or not a configuration of that kind.
     """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
-    try:
-        loaded = OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"this yaml cannot be read ({error})", where=path) from error
-    try:
-        if not isinstance(loaded, dict):
-            raise TypeError("no mapping")
-        params = loaded["model"]["params"]
-        unet = dict((params.get("unet_config") or params["network_config"])["params"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            "this yaml is not a Stable Diffusion configuration (model.params.unet_config)",
-            where=path,
-        ) from error
+    params = _params(path)
+    denoiser = params.get("unet_config") or params.get("network_config")
+    unet = denoiser.get("params") if isinstance(denoiser, dict) else None
+    if not isinstance(unet, dict):
+        raise _not_of_this_kind(path)
+    check(params, _PARAMS, path)
+    check(unet, _UNET, path)
     width = unet.get("num_head_channels")
     betas = {
         ours: params[theirs]
@@ -104,47 +122,107 @@ def read_yaml(path: Path, model: Path | None = None) -> LdmYaml:
         head_width=width if width not in (None, -1) else None,
         betas=betas,
         scale_factor=params.get("scale_factor"),
-        text_folders=tuple(_text_folder(c, path, model) for c in _text_configs(params)),
+        text_folders=tuple(_text_folder(c, path, model) for c in _text_configs(params, path)),
         unet=unet,
     )
 
 
 def text_config(folder: Path | None) -> dict[str, Any] | None:
-    """The ``config.json`` of a text encoder's folder, or ``None``."""
+    """The ``config.json`` of a text encoder's folder; ``None`` without a folder.
+
+    Raises:
+        UserError: it is damaged.
+    """
     if folder is None:
         return None
-    try:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    if not isinstance(config, dict):
-        return None
+    config = reading.read_json(folder / "config.json")
     nested = config.get("text_config")
-    return nested if isinstance(nested, dict) else config
+    config = nested if isinstance(nested, dict) else config
+    check(config, TEXT, folder / "config.json")
+    return config
+
+
+def _params(path: Path) -> dict[str, Any]:
+    """``model.params`` of a yaml. Raises ``UserError``."""
+    import yaml
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    text = folders.read_text(path, LONGEST)
+    try:
+        depth = 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                # A few lines of references to references can stand for terabytes.
+                raise UserError("this yaml uses references (*name); write them out", where=path)
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:
+                raise UserError("this yaml is nested too deep", where=path)
+        # Interpolations (${…}) stay texts: nothing of this machine gets in.
+        loaded = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)), resolve=False)
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError) as error:
+        line = " ".join(str(error).split())[:200]
+        raise UserError(f"this yaml cannot be read ({line})", where=path) from error
+    model = loaded.get("model") if isinstance(loaded, dict) else None
+    params = model.get("params") if isinstance(model, dict) else None
+    if not isinstance(params, dict):
+        raise _not_of_this_kind(path)
+    return params
+
+
+def _not_of_this_kind(path: Path) -> UserError:
+    return UserError(
+        "this yaml is not a Stable Diffusion configuration (model.params.unet_config)", where=path
+    )
 
 
 def _prediction(params: Mapping[str, Any]) -> str:
     if params.get("parameterization") == "v":
         return "v_prediction"
-    denoiser = (params.get("denoiser_config") or {}).get("params") or {}
-    scaling = (denoiser.get("scaling_config") or {}).get("target", "")
-    return "v_prediction" if scaling.rpartition(".")[2].startswith("V") else "epsilon"
+    scaling = _inside(params, "denoiser_config", "params", "scaling_config").get("target", "")
+    return "v_prediction" if str(scaling).rpartition(".")[2].startswith("V") else "epsilon"
 
 
-def _text_configs(params: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    if params.get("cond_stage_config"):
-        return [params["cond_stage_config"]]
-    conditioner = ((params.get("conditioner_config") or {}).get("params") or {}).get("emb_models")
-    return [c for c in conditioner or [] if "CLIPEmbedder" in c.get("target", "")]
+def _inside(value: Any, *keys: str) -> Mapping[str, Any]:
+    """What lies under keys in one another; nothing where one is not there or no mapping."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else {}
+
+
+def _text_configs(params: Mapping[str, Any], path: Path) -> list[Mapping[str, Any]]:
+    """What the yaml says of each text encoder. Raises ``UserError`` where that is no mapping."""
+    found = params.get("cond_stage_config")
+    configs = (
+        [found] if found else _inside(params, "conditioner_config", "params").get("emb_models", [])
+    )
+    if not isinstance(configs, list) or not all(
+        isinstance(config, dict) and isinstance(config.get("params") or {}, dict)
+        for config in configs
+    ):
+        raise UserError("the text encoder's configuration must be a mapping", where=path)
+    if found:
+        return configs
+    return [config for config in configs if "CLIPEmbedder" in str(config.get("target", ""))]
 
 
 def _text_folder(config: Mapping[str, Any], yaml: Path, model: Path | None) -> Path | None:
-    """The folder that ``version`` names; when the file was moved, the one of its name beside it."""
+    """The folder that ``version`` names; when the file was moved, the one of its name beside it.
+
+    A yaml comes from others: what it names on another machine (``//server/…``) is not looked at.
+    """
     version = (config.get("params") or {}).get("version")
-    if not isinstance(version, str) or not version:
+    if version is None:
         return None
-    name = version.replace("\\", "/").rstrip("/").rpartition("/")[2]
-    places = [Path(version), yaml.parent / version, yaml.parent / name]
+    if not isinstance(version, str):
+        raise UserError("version must be the name of a text encoder", where=yaml)
+    slashes = version.replace("\\", "/").rstrip("/")
+    name = slashes.rpartition("/")[2]
+    if not name or "\0" in name or name in (".", ".."):
+        return None
+    places = [] if slashes.startswith("//") else [Path(version), yaml.parent / version]
+    places.append(yaml.parent / name)
     if model is not None:
         places.append(model.parent / name)
-    return next((place for place in places if (place / "config.json").is_file()), None)
+    return next((place for place in places if folders.is_file(place / "config.json")), None)

@@ -56,7 +56,7 @@ def to_diffusers(
     """
     pairs = list(pairs)
     _refuse_missing([p.single for p in pairs if p.single not in tensors], where)
-    return dict(item for pair in pairs for item in _split(pair, tensors[pair.single]))
+    return dict(item for pair in pairs for item in _split(pair, tensors[pair.single], where))
 
 
 def to_single(
@@ -73,13 +73,22 @@ def to_single(
     return {pair.single: _join(pair, [tensors[n] for n in pair.diffusers]) for pair in pairs}
 
 
-def _split(pair: Pair, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+def _split(
+    pair: Pair, tensor: torch.Tensor, where: str | Path
+) -> Iterator[tuple[str, torch.Tensor]]:
+    shape = tuple(tensor.shape)
     if pair.kind == "fused":
+        if not shape or shape[0] % 3:
+            raise _misshapen(pair, shape, "does not divide in three", where)
         yield from zip(pair.diffusers, tensor.chunk(3, dim=0), strict=True)
         return
     if pair.kind == "conv" and tensor.ndim > 2:
+        if shape[2:] != (1, 1):
+            raise _misshapen(pair, shape, "is no 1x1 convolution", where)
         tensor = tensor.reshape(tensor.shape[:2])
     elif pair.kind == "transposed":
+        if tensor.ndim != 2:
+            raise _misshapen(pair, shape, "is no matrix", where)
         tensor = tensor.T
     yield pair.diffusers[0], tensor
 
@@ -97,6 +106,12 @@ def _join(pair: Pair, tensors: list[torch.Tensor]) -> TensorLike:
     if pair.kind == "conv":
         return first.reshape(*first.shape[:2], 1, 1)
     return first.T if pair.kind == "transposed" else first
+
+
+def _misshapen(pair: Pair, shape: tuple[int, ...], what: str, where: str | Path) -> UserError:
+    return UserError(
+        f"the weight {pair.single} has the shape {list(shape)}: it {what}", where=where
+    )
 
 
 def _refuse_missing(missing: list[str], where: str | Path) -> None:

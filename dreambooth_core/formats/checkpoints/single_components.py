@@ -18,6 +18,7 @@ from dreambooth_core.formats.checkpoints import (
     unet_config,
     vae,
 )
+from dreambooth_core.formats.checkpoints.config_rules import check_config
 from dreambooth_core.formats.checkpoints.pairs import Pair, to_diffusers
 from dreambooth_core.formats.checkpoints.parts import Component
 
@@ -175,10 +176,8 @@ def _own_config(
     config = reading.own.get(name)
     if config is None:
         return None
-    try:
-        if isinstance(config, dict) and fits(config):
-            return config
-    except (UserError, KeyError, TypeError, ValueError):
-        pass
+    check_config(name, config, f"{reading.path} (metadata)")
+    if fits(config):
+        return config
     reading.warnings.append(f"the metadata's {name} configuration does not fit; shapes were used")
     return None

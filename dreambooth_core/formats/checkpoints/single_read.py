@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,13 +10,14 @@ from typing import Any
 import torch
 
 from dreambooth_core.errors import Unsupported, UserError
-from dreambooth_core.formats import detect, pickles, storage
+from dreambooth_core.formats import detect, folders, pickles, reading, storage
 from dreambooth_core.formats.checkpoints import (
     ldm_yaml,
     prediction,
     scheduler,
     single_layout,
 )
+from dreambooth_core.formats.checkpoints.config_rules import check_scheduler
 from dreambooth_core.formats.checkpoints.parts import ModelParts, check_complete
 from dreambooth_core.formats.checkpoints.single_components import Reading, components_of
 
@@ -59,17 +59,17 @@ def read_single_file(
             f"{detect.describe(path)}, not a Stable Diffusion 1, 2 or XL checkpoint", where=path
         )
     yaml = ldm_yaml.find_yaml(path, config_file)
-    own = {} if config_file else _own(metadata)
-    reading = Reading(path, family, single_layout.normalised(raw, family), own, yaml)
+    own = {} if config_file else _own(metadata, path)
+    found = Reading(path, family, single_layout.normalised(raw, family), own, yaml)
     try:
-        components = components_of(reading, ema=ema)
+        components = components_of(found, ema=ema)
     except UserError as error:
         if error.where is None:
             error = type(error)(error.what, where=path, do=error.do)
         raise error from None
     answer = prediction.find(
         family,
-        reading.tensors,
+        found.tensors,
         asked=prediction_type,
         yaml=yaml.prediction_type if yaml else None,
         metadata=_with_own_prediction(metadata, own),
@@ -78,10 +78,10 @@ def read_single_file(
     parts = ModelParts(
         family=family,
         components=components,
-        scheduler=_scheduler(reading, answer),
-        extras=_extras(reading),
+        scheduler=_scheduler(found, answer),
+        extras=_extras(found),
         metadata={k: v for k, v in metadata.items() if k != OWN_KEY},
-        warnings=reading.warnings,
+        warnings=found.warnings,
     )
     if need_vae or "vae" in components:
         check_complete(parts, path)
@@ -92,7 +92,9 @@ def read_single_file(
 
 def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str], int | None]:
     """All tensors of a file, its metadata, and the training steps that a pickle may name."""
-    foreign = detect.foreign(path) if path.is_file() else None
+    if folders.is_folder(path):
+        raise UserError("this is a folder, not a file", where=path)
+    foreign = detect.foreign(path)
     if foreign is not None:
         raise Unsupported(f"this is {foreign.label}", where=path, do=foreign.advice)
     if pickles.is_pickle(path):
@@ -101,12 +103,22 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str], i
     return storage.read_tensors(path), storage.read_metadata(path), None
 
 
-def _own(metadata: Mapping[str, str]) -> dict[str, Any]:
+def _own(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
+    """The configurations that our own metadata holds. Raises ``UserError`` if it is damaged."""
+    own = _parsed(metadata.get(OWN_KEY, "{}"), path)
+    strange = next((name for name, config in own.items() if not isinstance(config, dict)), None)
+    if strange is not None:
+        raise UserError(
+            f"the configuration {strange[:40]!r} in the metadata is no object", where=path
+        )
+    return own
+
+
+def _parsed(text: str, path: Path) -> dict[str, Any]:
     try:
-        own = json.loads(metadata.get(OWN_KEY, "{}"))
-    except ValueError:
-        return {}
-    return own if isinstance(own, dict) else {}
+        return reading.parse_json(text)
+    except ValueError as error:
+        raise UserError(f"its metadata {OWN_KEY} is damaged: {error}", where=path) from error
 
 
 def _with_own_prediction(metadata: Mapping[str, str], own: Mapping[str, Any]) -> dict[str, str]:
@@ -114,20 +126,22 @@ def _with_own_prediction(metadata: Mapping[str, str], own: Mapping[str, Any]) ->
     return {**metadata, **({"modelspec.prediction_type": str(said)} if said else {})}
 
 
-def _scheduler(reading: Reading, answer: str) -> dict[str, Any]:
-    own = reading.own.get("scheduler")
-    if isinstance(own, dict) and own.get("prediction_type", "epsilon") == answer:
-        return own
-    zero = "ztsnr" in reading.tensors
-    config = scheduler.default_scheduler(reading.family, answer, zero_terminal_snr=zero)
-    if reading.yaml is not None:
-        config |= reading.yaml.betas
+def _scheduler(found: Reading, answer: str) -> dict[str, Any]:
+    own = found.own.get("scheduler")
+    if own is not None:
+        check_scheduler(own, found.path)
+        if own.get("prediction_type", "epsilon") == answer:
+            return own
+    zero = "ztsnr" in found.tensors
+    config = scheduler.default_scheduler(found.family, answer, zero_terminal_snr=zero)
+    if found.yaml is not None:
+        config |= found.yaml.betas
     return config
 
 
-def _extras(reading: Reading) -> dict[str, torch.Tensor]:
-    skip = reading.used | set(single_layout.MARKERS)
-    return {name: tensor for name, tensor in reading.tensors.items() if name not in skip}
+def _extras(found: Reading) -> dict[str, torch.Tensor]:
+    skip = found.used | set(single_layout.MARKERS)
+    return {name: tensor for name, tensor in found.tensors.items() if name not in skip}
 
 
 def _size(parts: ModelParts) -> dict[str, Any]:
@@ -138,7 +152,8 @@ def _size(parts: ModelParts) -> dict[str, Any]:
     """
     velocity = parts.family == "sd2" and parts.prediction_type == "v_prediction"
     edge = 1024 if parts.family.startswith("sdxl") else 768 if velocity else 512
-    said = re.fullmatch(r"(\d+)x(\d+)", parts.metadata.get("modelspec.resolution", ""))
+    # Two to four digits: what is beyond is no size of an image.
+    said = re.fullmatch(r"(\d{2,4})x(\d{2,4})", parts.metadata.get("modelspec.resolution", ""))
     if said:
         edge = max(int(said[1]), int(said[2]))
     levels = (

@@ -13,7 +13,7 @@ from typing import Any
 
 from dreambooth_core.errors import UserError
 from dreambooth_core.formats.checkpoints.pairs import Pair, module
-from dreambooth_core.formats.checkpoints.unet import Shapes
+from dreambooth_core.formats.checkpoints.unet import Shapes, dimension
 
 HEAD_WIDTH = 64
 """Channels of an attention head in every CLIP text tower that Stable Diffusion uses."""
@@ -49,42 +49,37 @@ def plan_from_config(config: Mapping[str, Any], *, projected: bool) -> TextPlan:
 
 def clip_plan(shapes: Shapes) -> TextPlan:
     """The plan of a text encoder in transformers' names, with ``text_model.``."""
-    try:
-        tokens = shapes["text_model.embeddings.token_embedding.weight"]
-        layers = 0
-        while f"text_model.encoder.layers.{layers}.mlp.fc1.weight" in shapes:
-            layers += 1
-        projection = shapes.get("text_projection.weight")
-        return TextPlan(
-            layers=layers,
-            width=int(tokens[1]),
-            inner=int(shapes["text_model.encoder.layers.0.mlp.fc1.weight"][0]),
-            vocabulary=int(tokens[0]),
-            positions=int(shapes["text_model.embeddings.position_embedding.weight"][0]),
-            projection=int(projection[0]) if projection is not None else None,
-        )
-    except KeyError as error:
-        raise UserError(f"the text encoder has no {error.args[0]}") from error
+    tokens, projection = (
+        "text_model.embeddings.token_embedding.weight",
+        "text_projection.weight",
+    )
+    layers = 0
+    while f"text_model.encoder.layers.{layers}.mlp.fc1.weight" in shapes:
+        layers += 1
+    return TextPlan(
+        layers=layers,
+        width=dimension(shapes, tokens, 1),
+        inner=dimension(shapes, "text_model.encoder.layers.0.mlp.fc1.weight", 0),
+        vocabulary=dimension(shapes, tokens, 0),
+        positions=dimension(shapes, "text_model.embeddings.position_embedding.weight", 0),
+        projection=dimension(shapes, projection, 0) if projection in shapes else None,
+    )
 
 
 def openclip_plan(shapes: Shapes) -> TextPlan:
     """The plan of a text encoder in OpenCLIP's names."""
-    try:
-        tokens = shapes["token_embedding.weight"]
-        layers = 0
-        while f"transformer.resblocks.{layers}.mlp.c_fc.weight" in shapes:
-            layers += 1
-        projection = shapes.get("text_projection")
-        return TextPlan(
-            layers=layers,
-            width=int(tokens[1]),
-            inner=int(shapes["transformer.resblocks.0.mlp.c_fc.weight"][0]),
-            vocabulary=int(tokens[0]),
-            positions=int(shapes["positional_embedding"][0]),
-            projection=int(projection[1]) if projection is not None else None,
-        )
-    except KeyError as error:
-        raise UserError(f"the text encoder has no {error.args[0]}") from error
+    tokens, projection = "token_embedding.weight", "text_projection"
+    layers = 0
+    while f"transformer.resblocks.{layers}.mlp.c_fc.weight" in shapes:
+        layers += 1
+    return TextPlan(
+        layers=layers,
+        width=dimension(shapes, tokens, 1),
+        inner=dimension(shapes, "transformer.resblocks.0.mlp.c_fc.weight", 0),
+        vocabulary=dimension(shapes, tokens, 0),
+        positions=dimension(shapes, "positional_embedding", 0),
+        projection=dimension(shapes, projection, 1) if projection in shapes else None,
+    )
 
 
 def config_from_plan(plan: TextPlan, *, heads: int, activation: str, layers: int) -> dict[str, Any]:

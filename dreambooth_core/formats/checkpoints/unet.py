@@ -18,6 +18,16 @@ from dreambooth_core.formats.checkpoints.pairs import Pair, module
 Shapes = Mapping[str, Sequence[int]]
 
 
+def dimension(shapes: Shapes, name: str, axis: int) -> int:
+    """One dimension of a weight. Raises ``UserError`` if there is no such weight or dimension."""
+    if name not in shapes:
+        raise UserError(f"the weight {name} is missing")
+    shape = shapes[name]
+    if axis >= len(shape) or shape[axis] < 1:
+        raise UserError(f"the weight {name} has the shape {list(shape)}")
+    return int(shape[axis])
+
+
 @dataclass(frozen=True)
 class Level:
     """One resolution of the UNet. Depths count transformer blocks; 0 is a resblock alone."""
@@ -89,32 +99,28 @@ def plan_from_shapes(shapes: Shapes) -> UNetPlan:
     Raises:
         UserError: the names are not those of a latent diffusion UNet.
     """
-    try:
-        stem = shapes["input_blocks.0.0.weight"]
-        out = shapes["out.2.weight"]
-    except KeyError as error:
-        raise UserError(f"the UNet has no {error.args[0]}") from error
+    width = dimension(shapes, "input_blocks.0.0.weight", 0)
     down = _walk_down(shapes)
     levels = tuple(
         Level(channels, depths, up)
         for (channels, depths), up in zip(down, _walk_up(shapes, down), strict=True)
     )
-    if levels[0].channels != stem[0]:
+    if levels[0].channels != width:
         raise Unsupported("the UNet's first level is wider than its first convolution")
     middle = "middle_block.0.in_layers.2.weight" in shapes
-    context = next((s[1] for k, s in shapes.items() if k.endswith("attn2.to_k.weight")), None)
-    if context is None:
+    keys = next((k for k in shapes if k.endswith("attn2.to_k.weight")), None)
+    if keys is None:
         raise Unsupported("this UNet has no cross-attention: it does not take text")
-    projection = next(s for k, s in shapes.items() if k.endswith(".proj_in.weight"))
-    added = shapes.get("label_emb.0.0.weight")
+    projection = next((s for k, s in shapes.items() if k.endswith(".proj_in.weight")), ())
+    added = "label_emb.0.0.weight"
     return UNetPlan(
-        in_channels=int(stem[1]),
-        out_channels=int(out[0]),
+        in_channels=dimension(shapes, "input_blocks.0.0.weight", 1),
+        out_channels=dimension(shapes, "out.2.weight", 0),
         levels=levels,
         middle=_depth(shapes, "middle_block.1") if middle else None,
-        context=int(context),
+        context=dimension(shapes, keys, 1),
         linear=len(projection) == 2,
-        added=int(added[1]) if added is not None else None,
+        added=dimension(shapes, added, 1) if added in shapes else None,
     )
 
 
@@ -207,12 +213,12 @@ def _walk_down(shapes: Shapes) -> list[tuple[int, tuple[int, ...]]]:
     fresh, index = True, 1
     while True:
         here = f"input_blocks.{index}"
-        conv = shapes.get(f"{here}.0.in_layers.2.weight")
+        conv = f"{here}.0.in_layers.2.weight"
         if f"{here}.0.op.weight" in shapes:
             fresh = True
-        elif conv is not None:
+        elif conv in shapes:
             if fresh:
-                levels.append((int(conv[0]), []))
+                levels.append((dimension(shapes, conv, 0), []))
             levels[-1][1].append(_depth(shapes, f"{here}.1"))
             fresh = False
         else:

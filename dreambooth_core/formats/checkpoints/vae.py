@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from dreambooth_core.errors import Unsupported, UserError
+from dreambooth_core.errors import Unsupported
 from dreambooth_core.formats.checkpoints.pairs import Pair, module
-from dreambooth_core.formats.checkpoints.unet import Shapes
+from dreambooth_core.formats.checkpoints.unet import Shapes, dimension
 
 SCALING = {"sd1": 0.18215, "sd2": 0.18215, "sdxl": 0.13025, "sdxl_refiner": 0.13025}
 """What latents are multiplied with before they go to the UNet."""
@@ -69,27 +69,24 @@ def plan_from_shapes(shapes: Shapes) -> VAEPlan:
     Raises:
         UserError: the names are not those of a KL autoencoder.
     """
-    try:
-        # The decoder has one block more at each level: the encoder of a small one may have none.
-        channels: list[int] = []
-        while (name := f"decoder.up.{len(channels)}.block.0.conv1.weight") in shapes:
-            channels.append(int(shapes[name][0]))
-        blocks = 0
-        while f"decoder.up.0.block.{blocks + 1}.conv1.weight" in shapes:
-            blocks += 1
-        if any(".attn." in name and ".down." in name for name in shapes):
-            raise Unsupported("an autoencoder with attention outside its middle")
-        decoder = shapes["decoder.conv_in.weight"]
-        return VAEPlan(
-            channels=tuple(channels),
-            blocks=blocks,
-            latent=int(decoder[1]),
-            in_channels=int(shapes["encoder.conv_in.weight"][1]),
-            out_channels=int(shapes["decoder.conv_out.weight"][0]),
-            quant="quant_conv.weight" in shapes,
-        )
-    except KeyError as error:
-        raise UserError(f"the VAE has no {error.args[0]}") from error
+    # The decoder has one block more at each level: the encoder of a small one may have none.
+    channels: list[int] = []
+    while (name := f"decoder.up.{len(channels)}.block.0.conv1.weight") in shapes:
+        channels.append(dimension(shapes, name, 0))
+    dimension(shapes, "decoder.up.0.block.0.conv1.weight", 0)
+    blocks = 0
+    while f"decoder.up.0.block.{blocks + 1}.conv1.weight" in shapes:
+        blocks += 1
+    if any(".attn." in name and ".down." in name for name in shapes):
+        raise Unsupported("an autoencoder with attention outside its middle")
+    return VAEPlan(
+        channels=tuple(channels),
+        blocks=blocks,
+        latent=dimension(shapes, "decoder.conv_in.weight", 1),
+        in_channels=dimension(shapes, "encoder.conv_in.weight", 1),
+        out_channels=dimension(shapes, "decoder.conv_out.weight", 0),
+        quant="quant_conv.weight" in shapes,
+    )
 
 
 def config_from_plan(plan: VAEPlan, *, scaling: float, sample_size: int) -> dict[str, Any]:
@@ -140,7 +137,7 @@ def todays_names(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]
         if ".attentions." in name:
             for old, new in _OLD_ATTENTION:
                 name = name.replace(old, new)
-            if tensor.ndim == 4:
+            if tensor.ndim == 4 and tuple(tensor.shape[2:]) == (1, 1):
                 tensor = tensor.reshape(tensor.shape[:2])
         found[name] = tensor
     return found
@@ -152,23 +149,21 @@ def plan_from_diffusers_shapes(shapes: Shapes) -> VAEPlan:
     Raises:
         UserError: the names are not those of a KL autoencoder.
     """
-    try:
-        channels: list[int] = []
-        while (name := f"decoder.up_blocks.{len(channels)}.resnets.0.conv1.weight") in shapes:
-            channels.insert(0, int(shapes[name][0]))
-        blocks = 0
-        while f"decoder.up_blocks.0.resnets.{blocks + 1}.conv1.weight" in shapes:
-            blocks += 1
-        return VAEPlan(
-            channels=tuple(channels),
-            blocks=blocks,
-            latent=int(shapes["decoder.conv_in.weight"][1]),
-            in_channels=int(shapes["encoder.conv_in.weight"][1]),
-            out_channels=int(shapes["decoder.conv_out.weight"][0]),
-            quant="quant_conv.weight" in shapes,
-        )
-    except KeyError as error:
-        raise UserError(f"the VAE has no {error.args[0]}") from error
+    channels: list[int] = []
+    while (name := f"decoder.up_blocks.{len(channels)}.resnets.0.conv1.weight") in shapes:
+        channels.insert(0, dimension(shapes, name, 0))
+    dimension(shapes, "decoder.up_blocks.0.resnets.0.conv1.weight", 0)
+    blocks = 0
+    while f"decoder.up_blocks.0.resnets.{blocks + 1}.conv1.weight" in shapes:
+        blocks += 1
+    return VAEPlan(
+        channels=tuple(channels),
+        blocks=blocks,
+        latent=dimension(shapes, "decoder.conv_in.weight", 1),
+        in_channels=dimension(shapes, "encoder.conv_in.weight", 1),
+        out_channels=dimension(shapes, "decoder.conv_out.weight", 0),
+        quant="quant_conv.weight" in shapes,
+    )
 
 
 def _encoder(plan: VAEPlan) -> list[Pair]:

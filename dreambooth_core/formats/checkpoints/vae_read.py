@@ -7,8 +7,10 @@ from pathlib import Path
 import torch
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.formats import detect
+from dreambooth_core.formats import detect, folders
 from dreambooth_core.formats.checkpoints import folder_layout, single_layout, vae
+from dreambooth_core.formats.checkpoints.check import check_component, check_finite
+from dreambooth_core.formats.checkpoints.config_rules import check_config
 from dreambooth_core.formats.checkpoints.pairs import to_diffusers
 from dreambooth_core.formats.checkpoints.parts import Component
 from dreambooth_core.formats.checkpoints.single_read import load_tensors
@@ -22,13 +24,21 @@ def read_vae(path: str | Path, *, scaling: float = vae.SCALING["sd1"]) -> Compon
         scaling: what latents are scaled with, for files that do not say.
 
     Raises:
-        UserError: there is no VAE, or it is of another kind.
+        UserError: there is no VAE, it is of another kind, or damaged.
     """
     path = Path(path)
-    if path.is_dir():
+    component = _read(path, scaling)
+    check_component("vae", component, path)
+    for key, tensor in component.tensors.items():
+        check_finite(tensor, f"the VAE's weight {key}", path)
+    return component
+
+
+def _read(path: Path, scaling: float) -> Component:
+    if folders.is_folder(path):
         inside = path / "vae" if (path / "vae").is_dir() else path
         config = folder_layout.read_config(inside)
-        vae.plan_from_config(config)
+        check_config("vae", config, inside / "config.json")
         return Component(config, vae.todays_names(folder_layout.read_weights(inside)))
     tensors, _, _ = load_tensors(path)
     tensors = single_layout.under(tensors, single_layout.VAE) or tensors

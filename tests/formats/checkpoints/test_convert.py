@@ -279,7 +279,7 @@ def test_unusual_groups_are_warned_about(tmp_path):
         (["out.txt.safetensors", "--image_size", "63"], "no multiple of 8"),
         (["out.safetensors", "--metadata", "x"], "KEY=VALUE"),
         (["out.safetensors", "--layout", "kohya"], "--layout is for adapters"),
-        (["out.safetensors", "--original_config_file", "none.yaml"], "none.yaml: this yaml cannot"),
+        (["out.safetensors", "--original_config_file", "none.yaml"], "none.yaml: no such file"),
     ],
 )
 def test_wrong_usage_is_one_line(tmp_path, sd1, capsys, arguments, words):

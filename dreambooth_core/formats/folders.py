@@ -1,0 +1,78 @@
+"""What lies in the folder of a model of others: folders, regular files, their names. Standard
+library only; ``reading`` opens the files."""
+
+from __future__ import annotations
+
+import os
+import stat
+from itertools import islice
+from pathlib import Path
+
+from dreambooth_core.errors import UserError
+from dreambooth_core.formats.reading import read_bytes, regular, unreadable
+
+LONGEST_TEXT = 16_000_000
+"""Bytes of a tokenizer's merges or of a yaml, at most: real ones have one million."""
+MOST_ENTRIES = 10_000
+"""Entries of one folder of a model, at most: real ones have a few dozen."""
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a path is a folder; otherwise it is a regular file.
+
+    Raises:
+        UserError: nothing is there, something that is neither, or no system has such a name.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error) from error
+    if stat.S_ISDIR(mode):
+        return True
+    regular(path)
+    return False
+
+
+def is_file(path: Path) -> bool:
+    """Whether a regular file is there.
+
+    Raises:
+        UserError: a folder, a pipe, a device or a broken link has its name.
+    """
+    if not os.path.lexists(path):
+        return False
+    regular(path)
+    return True
+
+
+def read_text(path: Path, limit: int = LONGEST_TEXT) -> str:
+    """The text of a UTF-8 file.
+
+    Raises:
+        UserError: no such file, not a regular one, longer than ``limit`` bytes, not UTF-8.
+    """
+    try:
+        return read_bytes(path, limit).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError("this file is not text in UTF-8", where=path) from error
+
+
+def entries(folder: Path) -> list[Path]:
+    """What lies in a folder, sorted by name.
+
+    Raises:
+        UserError: it cannot be listed, or has more than :data:`MOST_ENTRIES` entries.
+    """
+    try:
+        with os.scandir(folder) as listed:
+            found = [folder / entry.name for entry in islice(listed, MOST_ENTRIES + 1)]
+    except OSError as error:
+        raise UserError(
+            f"this folder cannot be listed ({error.strerror or error})", where=folder
+        ) from error
+    if len(found) > MOST_ENTRIES:
+        raise UserError(
+            f"there are more than {MOST_ENTRIES:,} files in this folder, no model has as many",
+            where=folder,
+        )
+    return sorted(found)
