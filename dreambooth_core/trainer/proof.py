@@ -5,12 +5,14 @@ It runs after the trainer has freed its memory, is part of the result, and stand
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dreambooth_core.attention.processors import apply_attention
 from dreambooth_core.errors import TrainingFailed
 from dreambooth_core.families.base import Components, SizeInfo
 from dreambooth_core.families.loading import load_base
@@ -25,8 +27,9 @@ from dreambooth_core.randomness import generator
 SIDE = 16
 """Largest side of the question's latents: any size shows a difference."""
 
-STORED = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 5e-2}
-"""What rounding a whole model to the file's precision may cost, as a share of the output."""
+WHOLE = 2e-5
+"""What a whole model's answer may differ by, as a share of the output. Both sides compute in fp32
+on the CPU, with the very numbers that the file holds."""
 
 
 def answer(parts: Components, caption: str) -> Tensor:
@@ -65,6 +68,27 @@ def answer(parts: Components, caption: str) -> Tensor:
     return output.float().cpu()
 
 
+def as_stored(parts: Components, dtype: torch.dtype) -> Components:
+    """The models as a file in ``dtype`` holds them, in fp32 on the CPU, whatever they were trained
+    in and with. Training cannot go on with them.
+    """
+    for model in (*parts.models.values(), parts.vae):
+        model._compiled_call_impl = None  # it was compiled for where the model was
+        model.to("cpu").to(dtype).to(torch.float32)
+    apply_attention(parts.unet, "auto", torch.device("cpu"), torch.float32)
+    return parts
+
+
+def sums_of(parts: Components) -> dict[str, int]:
+    """A checksum of each tensor of a whole model, by network and name."""
+    models = {**parts.models, "vae": parts.vae}
+    return {
+        f"{network}.{name}": zlib.crc32(tensor.detach().contiguous().numpy().data)
+        for network, model in models.items()
+        for name, tensor in model.named_parameters()
+    }
+
+
 def prove(
     base: BaseOptions,
     file: Path,
@@ -75,6 +99,9 @@ def prove(
     token: tuple[str, Path] | None = None,
     quantized: str = "no",
     tokenizers: list[Any] | None = None,
+    stored: torch.dtype = torch.float32,
+    sums: dict[str, int] | None = None,
+    checkpoint: int | None = None,
 ) -> dict[str, Any]:
     """Reads a result back and compares its answer with the trainer's own.
 
@@ -82,11 +109,15 @@ def prove(
         base: the base that training started from.
         file: the result: an adapter's file or folder, or a whole model's single file or folder.
         caption: what :func:`answer` was asked.
-        expected: the answer of the models as they were trained.
+        expected: the answer of the models as they were trained; of a whole model's as they are
+            stored (:func:`as_stored`).
         dtype: the precision that the models computed in.
         token: a learned token and the file with its vectors.
         quantized: how the base was rounded while it was trained on.
         tokenizers: the base's, where training added nothing to them; None reads them again.
+        stored: the precision of a whole model's file.
+        sums: of a whole model, what :func:`sums_of` gave for it as it is stored.
+        checkpoint: the step of the latest checkpoint, if there is one.
 
     Returns:
         The proof, for the receipt.
@@ -110,14 +141,22 @@ def prove(
     if token is not None and token[1] == file:
         proof = _verify_token(file, plain, answer(parts, caption), expected, dtype)
     elif whole:
-        proof = _verify_model(file, folder, answer(parts, caption), caption, expected, dtype)
+        plain = answer(as_stored(parts, stored), caption)
+        proof = _verify_model(file, folder, plain, caption, expected, sums or {})
     else:
         proof = verify_adapter(file, parts.models, lambda _: answer(parts, caption), expected)
     if not proof.passed:
         raise TrainingFailed(
             f"the saved file is not what was trained: {'; '.join(proof.problems)}",
             where=file,
-            do="Resume from a checkpoint and save again; `dreambooth inspect` shows the file.",
+            do=(
+                "`dreambooth inspect` shows the file. "
+                + (
+                    "There is no checkpoint to save it from again: train anew."
+                    if checkpoint is None
+                    else f"run.resume={checkpoint} saves it again from the checkpoint of that step."
+                )
+            ),
         )
     return proof.as_dict()
 
@@ -147,48 +186,52 @@ def _verify_token(
 
 
 def _verify_model(
-    file: Path, folder: Path, plain: Tensor, caption: str, expected: Tensor, dtype: torch.dtype
+    file: Path,
+    folder: Path,
+    plain: Tensor,
+    caption: str,
+    expected: Tensor,
+    sums: dict[str, int],
 ) -> Proof:
-    """Reads a whole model through diffusers' own loader."""
+    """Reads a whole model through diffusers' own loader: every tensor must be what was trained,
+    to the bit, and so must the answer be, but for the order of additions."""
     weights = file if file.is_file() else next((file / "unet").glob("*.safetensors"))
     tensors = read_tensors(weights)
-    stored = max((t.dtype for t in tensors.values() if t.is_floating_point()), key=_width)
     damaged = [
         name
         for name, tensor in tensors.items()
         if tensor.is_floating_point() and not bool(tensor.isfinite().all())
     ]
-    actual = answer(_through_diffusers(file, folder, dtype), caption)
+    read = _through_diffusers(file, folder)
+    actual = answer(read, caption)
     size = float(expected.norm())
     difference = float((actual - expected).norm()) / size
     effect = float((expected - plain).norm()) / size
-    # A small change must show through the rounding: compared with the base in the same way.
-    tolerance = STORED.get(stored, 1e-4) + (5e-3 if dtype != torch.float32 else 2e-5)
     problems = [f"{len(damaged)} tensors have NaN, the first is {damaged[0]}"] if damaged else []
-    if not difference <= tolerance:
-        problems.append(f"the output differs by {difference:.2e}, allowed is {tolerance:.2e}")
+    if not difference <= WHOLE:
+        problems.append(f"the output differs by {difference:.2e}, allowed is {WHOLE:.2e}")
+    found = sums_of(read)
+    changed = [name for name, value in sums.items() if found.get(name) != value]
+    if changed:
+        problems.append(f"{len(changed)} tensors are not as they were, the first is {changed[0]}")
     if effect == 0.0 or float((actual - plain).norm()) == 0.0:
         problems.append("it equals its base")
     return Proof(
         passed=not problems,
         reader="diffusers",
         difference=difference,
-        tolerance=tolerance,
+        tolerance=WHOLE,
         effect=effect,
         sha256={weights.relative_to(file.parent).as_posix(): sha256(weights)},
         problems=tuple(problems),
     )
 
 
-def _width(dtype: torch.dtype) -> int:
-    return dtype.itemsize
-
-
-def _through_diffusers(file: Path, folder: Path, dtype: torch.dtype) -> Components:
+def _through_diffusers(file: Path, folder: Path) -> Components:
     """The model in ``file`` as diffusers reads it; ``folder`` only tells the configuration."""
     parts = load_base(BaseOptions(model=str(folder)))
     kind = parts.family.pipeline_class(parts)
-    common: dict[str, Any] = {"local_files_only": True, "torch_dtype": dtype}
+    common: dict[str, Any] = {"local_files_only": True, "torch_dtype": torch.float32}
     if file.is_file():
         pipeline = kind.from_single_file(
             str(file), config=str(folder), safety_checker=None, **common
@@ -199,4 +242,5 @@ def _through_diffusers(file: Path, folder: Path, dtype: torch.dtype) -> Componen
     parts.text_encoders = [pipeline.text_encoder]
     if len(parts.tokenizers) > 1:
         parts.text_encoders.append(pipeline.text_encoder_2)
+    parts.vae = pipeline.vae
     return parts

@@ -26,8 +26,9 @@ from dreambooth_core.trainer.advice import is_out_of_memory, out_of_memory
 from dreambooth_core.trainer.build import Builder
 from dreambooth_core.trainer.config import TrainConfig
 from dreambooth_core.trainer.decide import Decision, decide
+from dreambooth_core.trainer.precision import STORED
 from dreambooth_core.trainer.processes import Processes, join
-from dreambooth_core.trainer.proof import answer, prove
+from dreambooth_core.trainer.proof import answer, as_stored, prove, sums_of
 from dreambooth_core.trainer.report import Reporter
 from dreambooth_core.trainer.results import embedding_path
 from dreambooth_core.trainer.session import Session
@@ -93,6 +94,8 @@ class _Trained:
     caption: str
     answer: Tensor
     """What the trained models answer to the proof's question."""
+    sums: dict[str, int]
+    """Checksums of a whole model's tensors."""
     dtype: torch.dtype
     steps: int
     seconds: float
@@ -121,6 +124,9 @@ def _run(decision: Decision, folder: RunFolder, processes: Processes, reporter: 
         token=done.token,
         quantized=config.memory.quantize,
         tokenizers=done.tokenizers,
+        stored=STORED[config.save.precision],
+        sums=done.sums,
+        checkpoint=max(saved_steps(folder.checkpoints), default=None),
     )
     learned = {}
     if done.token:
@@ -186,12 +192,19 @@ def _train(
     token = None
     if session.method.embedding() is not None:
         token = (config.method.token, embedding_path(session, folder.name))
+    whole = session.method.adapter() is None and token is None
+    sums = {}
     with session.result_weights():
-        trained = answer(session.parts, caption)
+        parts = session.parts
+        if whole:
+            parts = as_stored(parts, STORED[config.save.precision])
+            sums = sums_of(parts)
+        trained = answer(parts, caption)
     return _Trained(
         file=file,
         caption=caption,
         answer=trained,
+        sums=sums,
         dtype=session.precision.dtype,
         steps=session.step,
         seconds=seconds,

@@ -1,0 +1,108 @@
+"""The proof on save passes what is right, whatever the precision, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.runs import config_for, folder_for
+
+from dreambooth_core.errors import TrainingFailed
+from dreambooth_core.formats.storage import read_tensors, write_tensors
+from dreambooth_core.trainer import run as runs
+from dreambooth_core.trainer.proof import prove
+
+Given = tuple[tuple[Any, ...], dict[str, Any]]
+RATE = 1e-5
+"""So low that fp16 keeps little of a step, and bf16 next to nothing."""
+
+
+@pytest.fixture(scope="module")
+def asked(
+    base: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Given]:
+    """What a run asks of the proof."""
+
+    def train(**changes: Any) -> Given:
+        given: list[Given] = []
+
+        def record(*args: Any, **kwargs: Any) -> dict[str, Any]:
+            given.append((args, kwargs))
+            return {}
+
+        root = tmp_path_factory.mktemp("runs")
+        values = {
+            "method__kind": "full",
+            "method__text_encoder": "true",
+            "optim__learning_rate": RATE,
+            "run__steps": 2,
+            **changes,
+        }
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(runs, "prove", record)
+            patch.setattr(runs, "estimate_of", lambda *_: None)
+            patch.setattr(runs, "loss_picture", lambda *_: b"")
+            runs.run(folder_for(config_for(base, pictures, root, **values)))
+        return given[0]
+
+    return train
+
+
+@pytest.mark.parametrize(
+    ("computed", "stored"),
+    [("bf16", "fp16"), ("bf16", "fp32"), ("full_bf16", "bf16"), ("no", "fp16"), ("no", "fp32")],
+)
+def test_rounding_is_no_fault(asked: Callable[..., Given], computed: str, stored: str) -> None:
+    rounding = {"optim__stochastic_rounding": "true"} if computed == "full_bf16" else {}
+    args, kwargs = asked(run__mixed_precision=computed, save__precision=stored, **rounding)
+    proof = prove(*args, **kwargs)
+    assert proof["difference"] <= proof["tolerance"] == 2e-5
+
+
+@pytest.fixture(scope="module")
+def right(asked: Callable[..., Given]) -> Given:
+    """A run in bf16 with its file in fp16."""
+    return asked(run__mixed_precision="bf16", save__precision="fp16")
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight",
+        "model.diffusion_model.out.2.bias",
+        "cond_stage_model.transformer.text_model.encoder.layers.0.mlp.fc1.weight",
+        "first_stage_model.decoder.conv_out.bias",
+    ],
+)
+def test_one_corrupted_tensor_is_found(right: Given, damaged: str) -> None:
+    args, kwargs = right
+    file: Path = args[1]
+    tensors = read_tensors(file, copy=True)
+    whole = tensors[damaged].clone()
+    tensors[damaged] += 0.01 * whole.abs().max() + (0.001 if not whole.any() else 0)
+    write_tensors(file, tensors)
+    with pytest.raises(TrainingFailed, match="not what was trained"):
+        prove(*args, **kwargs)
+    tensors[damaged] = whole
+    write_tensors(file, tensors)
+
+
+def test_the_advice_names_a_checkpoint_where_there_is_one(right: Given) -> None:
+    args, kwargs = right
+    wrong = (*args[:3], args[3] + 1.0, *args[4:])
+    with pytest.raises(TrainingFailed) as alone:
+        prove(*wrong, **{**kwargs, "checkpoint": None})
+    assert "There is no checkpoint" in alone.value.line
+    with pytest.raises(TrainingFailed) as kept:
+        prove(*wrong, **{**kwargs, "checkpoint": 40})
+    assert "run.resume=40" in kept.value.line
+
+
+def test_a_model_that_did_not_learn_is_its_base(asked: Callable[..., Given]) -> None:
+    args, kwargs = asked(optim__learning_rate=0, run__mixed_precision="bf16")
+    with pytest.raises(TrainingFailed, match="equals its base"):
+        prove(*args, **kwargs)
+    assert torch.isfinite(args[3]).all()
