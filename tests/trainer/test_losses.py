@@ -20,6 +20,7 @@ from dreambooth_core.jobs import RunFolder
 from dreambooth_core.randomness import generator, uniform
 from dreambooth_core.trainer.build import Builder
 from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.trainer.decide import decide
 from dreambooth_core.trainer.processes import join
 from dreambooth_core.trainer.report import Reporter
 from dreambooth_core.trainer.run import run
@@ -65,7 +66,9 @@ class Direct:
 def build(config: TrainConfig, folder: RunFolder) -> Session:
     """The session of a run that is not trained, to ask its plan."""
     reporter = Reporter(folder, tensorboard=False)
-    return Builder(config, folder, folder.control, reporter, join("cpu"), lambda: False).build()
+    return Builder(
+        decide(config), folder, folder.control, reporter, join("cpu"), lambda: False
+    ).build()
 
 
 @pytest.mark.parametrize(("prior", "weight"), [(False, 1.0), (True, 1.0), (True, 0.3)])

@@ -15,6 +15,7 @@ from dreambooth_core.errors import TrainingFailed
 from dreambooth_core.memory.measure import Peak
 from dreambooth_core.trainer import loop
 from dreambooth_core.trainer.build import Builder
+from dreambooth_core.trainer.decide import decide
 from dreambooth_core.trainer.metrics import MOST_WAITING, Window
 from dreambooth_core.trainer.processes import Processes, backend_for, join
 from dreambooth_core.trainer.report import Reporter
@@ -49,7 +50,9 @@ def built(base: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) 
     )
     folder = folder_for(config)
     reporter = Reporter(folder, tensorboard=False)
-    session = Builder(config, folder, folder.control, reporter, join("cpu"), lambda: False).build()
+    session = Builder(
+        decide(config), folder, folder.control, reporter, join("cpu"), lambda: False
+    ).build()
     session.parts.unet.to(NOWHERE)
     session.processes = session.computer.processes = Processes(0, 1, NOWHERE)
     session.precision.device = session.samples.device = NOWHERE

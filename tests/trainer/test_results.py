@@ -22,6 +22,7 @@ from dreambooth_core.jobs import RunFolder, read_receipt
 from dreambooth_core.methods.table import METHODS
 from dreambooth_core.trainer import results
 from dreambooth_core.trainer.build import Builder
+from dreambooth_core.trainer.decide import decide
 from dreambooth_core.trainer.processes import join
 from dreambooth_core.trainer.report import Reporter
 from dreambooth_core.trainer.state import load_state, saved_steps
@@ -44,7 +45,7 @@ def trained_parts(folder: RunFolder, config: object) -> Components:
     """The models as the trainer had them at the last checkpoint, in memory."""
     reporter = Reporter(folder, tensorboard=False)
     session = Builder(
-        config,  # type: ignore[arg-type]
+        decide(config),  # type: ignore[arg-type]
         folder,
         folder.control,
         reporter,
