@@ -12,7 +12,6 @@ from pathlib import Path
 from dreambooth_core.commands.weighted import parse_weighted
 from dreambooth_core.config.loading import load
 from dreambooth_core.errors import UserError
-from dreambooth_core.families.base import Components
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.families.options import BaseOptions
 from dreambooth_core.families.sampling import SCHEDULERS, SamplingSettings, generate
@@ -63,13 +62,19 @@ def run(args: argparse.Namespace) -> int:
     """Makes the pictures; returns the exit code."""
     check_numbers(args)
     base, adapters, tokens = sources(args)
+    # Before the base, which takes far longer: what is damaged is said at once.
+    rows = {word: read_embedding(place).rows for word, place in tokens.items()}
+    weighted = [parse_weighted(text) for text in adapters]
+    read = [read_adapter(one.path) for one in weighted]
     parts = load_base(BaseOptions(model=base))
     device = choose_device(args.device)
     for model in [*parts.models.values(), parts.vae]:
         model.to(device)
-    for word, place in tokens.items():
-        add_token(parts, word, read_embedding(place).rows)
-    stack_adapters(parts, adapters)
+    for word, vectors in rows.items():
+        add_token(parts, word, vectors)
+    stack = AdapterStack(parts.models)
+    for number, (one, adapter) in enumerate(zip(weighted, read, strict=True), 1):
+        stack.load(f"{number}:{one.path.name}", adapter, one.weight)
     prompts = [prompt for prompt in args.prompts for _ in range(args.count)]
     seeds = [args.seed + i for _ in args.prompts for i in range(args.count)]
     guidance = args.guidance
@@ -140,15 +145,6 @@ def sources(args: argparse.Namespace) -> tuple[str, list[str], dict[str, str]]:
         tokens = {made["token"]: str(folder.path / embedding), **tokens}
     adapters = [] if result == embedding else [str(folder.path / result)]
     return args.base or config.base.model, [*adapters, *args.adapter], tokens
-
-
-def stack_adapters(parts: Components, adapters: list[str]) -> AdapterStack:
-    """Puts adapters, each ``FILE[:WEIGHT]``, onto the loaded models."""
-    stack = AdapterStack(parts.models)
-    for number, text in enumerate(adapters, 1):
-        one = parse_weighted(text)
-        stack.load(f"{number}:{one.path.name}", read_adapter(one.path), one.weight)
-    return stack
 
 
 def free_path(folder: Path, prompt: str, seed: int) -> Path:

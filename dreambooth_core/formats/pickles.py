@@ -165,8 +165,9 @@ def _check_bare(path: Path) -> None:
             for _ in range(_LEGACY_STEPS + 2):
                 check.run(cast("IO[bytes]", data))
             left = size - data.tell()
-        if sum(check.needed.values()) > left:
-            raise Damaged(f"{left:,} of {sum(check.needed.values()):,} bytes are there")
+        wanted = sum(8 + numbers for numbers in check.needed.values())  # each with its length
+        if wanted > left:
+            raise Damaged(f"{left:,} of {wanted:,} bytes are there")
 
 
 def _refused(path: Path, error: Exception) -> UserError:

@@ -96,3 +96,10 @@ def test_the_weight_follows_the_last_colon(text: str, path: str, weight: float) 
 def test_a_weight_that_cannot_be_used_is_refused(text: str) -> None:
     with pytest.raises(UserError):
         parse_weighted(text)
+
+
+def test_a_damaged_adapter_is_said_before_the_base_is_loaded(tmp_path, capsys):
+    (tmp_path / "a.safetensors").write_bytes(b"\0" * 20)
+    base, adapter = str(tmp_path / "none"), str(tmp_path / "a.safetensors")
+    assert main(["sample", "a dog", "--base", base, "--adapter", adapter]) == 2
+    assert "a.safetensors: not a safetensors file" in capsys.readouterr().err

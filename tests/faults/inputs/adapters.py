@@ -129,6 +129,7 @@ def cases() -> Iterator[Case]:
     yield from _configurations()
     yield from _inflated()
     yield from _bases()
+    yield from _sampling()
     yield from _controls()
 
 
@@ -595,6 +596,41 @@ def _bases() -> Iterator[Case]:
         )
         yield Case("adapters", f"bake into a model with {kind}", bake)
         yield Case("adapters", f"merge a DoRA on a model with {kind}", merge)
+
+
+def _sampling() -> Iterator[Case]:
+    """Damaged adapters and embeddings on their way to an image."""
+    damaged: dict[str, Callable[[], Tensors]] = {
+        "a NaN": lambda: adapter("dora", dora_scale=torch.full((32, 1), float("nan"))),
+        "a row more": lambda: adapter("diff", diff=draw(33, 32)),
+        "numbers that overflow": lambda: {
+            k: t if k.endswith("alpha") else t * 3e37 for k, t in lora().items()
+        },
+    }
+    for kind, tensors in damaged.items():
+        yield _sample(f"with {kind}", "--adapter", tensors)
+    rows = torch.ones(2, WIDTH)
+    embeddings: dict[str, Tensor] = {
+        "a NaN": rows * float("nan"),
+        "another width": torch.ones(2, 31),
+        "no rows": rows[:0],
+    }
+    for kind, tensor in embeddings.items():
+        yield _sample(
+            f"with an embedding of {kind}", "--embedding", lambda t=tensor: {"emb_params": t}
+        )
+    yield _sample("with a good adapter", "--adapter", lambda: adapter("lora"), "accepted")
+
+
+def _sample(
+    name: str, flag: str, tensors: Callable[[], Tensors], expected: Expected = "refused"
+) -> Case:
+    def make(folder: Path) -> Sequence[Any]:
+        file = write(folder, tensors(), "safetensors")
+        size = ["--steps", "1", "--width", "64", "--height", "64", "--device", "cpu"]
+        return ["sample", "a dog", "--base", base(folder), flag, file, *size]
+
+    return Case("adapters", f"sample {name}", make, expected)
 
 
 def _controls() -> Iterator[Case]:
