@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import ssl
 import subprocess
 import tempfile
@@ -125,12 +126,53 @@ class Pip:
         with tempfile.TemporaryDirectory(prefix="dreambooth-") as folder:
             file = Path(folder, "pins.txt")
             file.write_text("\n".join(pin.text for pin in pins) + "\n", encoding="utf-8")
+            if len(pins) > 1 and not arguments and self._uv_installed(file):
+                return
             self.install(
                 [*arguments, "--no-deps", "--require-hashes", "-r", str(file)],
                 step=step,
                 count=len(pins),
                 progress=progress,
             )
+
+    def _uv_installed(self, file: Path) -> bool:
+        """Whether there is a uv, and it installed a file of pins: it is several times quicker.
+
+        It checks the same hashes. Where it fails, for whatever reason, pip is asked after it: it
+        knows all places that it is configured for, and says what is wrong in words that we know.
+        One package alone is left to pip, which tells how far it is with a large file.
+        """
+        program = shutil.which("uv")
+        if program is None or self.command[1:] != ["-m", "pip"] or "--target" in self.options:
+            return False
+        settings = self._settings()
+        # A user's settings for uv might switch the hashes off, or lead elsewhere.
+        variables: dict[str, str | None] = {
+            name: None for name in os.environ if name.startswith("UV_") and name != "UV_CACHE_DIR"
+        }
+        if "cert" in settings:
+            variables["SSL_CERT_FILE"] = settings["cert"]
+        command = [program, "pip", "install", "--no-config", "--quiet", "--python", self.command[0]]
+        command += ["--no-deps", "--require-hashes", "--only-binary", ":all:", "--compile-bytecode"]
+        if settings.get("no-index", "0") not in ("0", "false", ""):
+            command.append("--no-index")
+        index = dict(zip(self.options, self.options[1:], strict=False)).get("--index-url")
+        # As with pip any of the places may serve a file: the hashes say whether it is right.
+        command += ["--index-strategy", "unsafe-best-match"]
+        for option, places in (
+            ("--default-index", index or settings.get("index-url", "")),
+            ("--index", settings.get("extra-index-url", "")),
+            ("--find-links", settings.get("find-links", "")),
+        ):
+            for place in places.split():
+                command += [option, place]
+        self.log.write(f"\n$ {' '.join(map(hide_credentials, command))} -r {file}\n")
+        self.log.flush()
+        with started(
+            [*command, "-r", str(file)], variables, stdout=self.log, stderr=self.log
+        ) as child:
+            pass
+        return child.returncode == 0
 
     def install_unverified(
         self,
