@@ -5,8 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from typing import TYPE_CHECKING
 
 from dreambooth_core.compat.dialects import CONVERSIONS, NAMES, script_of
+from dreambooth_core.errors import UserError
+
+if TYPE_CHECKING:
+    from dreambooth_core.families.options import BaseOptions
 
 HELP = "take the flags of a training or conversion script that tutorials name"
 
@@ -61,9 +66,27 @@ def _train(script: str, argv: list[str], *, as_json: bool, dry: bool) -> int:
     if dry:
         sys.stdout.write(dump(translation.config))
         return 0
+    refuse_base(script, translation.config.base)
     # In this process alone: a token is no part of what is written down.
     os.environ.update(translation.secrets)
     return train_here(prepare(translation, _say), as_json=as_json)
+
+
+def refuse_base(script: str, base: BaseOptions) -> None:
+    """Refuses what a script for SDXL cannot train. Raises ``UserError``."""
+    from dreambooth_core.bases.locate import locate
+    from dreambooth_core.formats.detect import identify
+
+    if not script.endswith("sdxl"):
+        return
+    path = locate(base.model, revision=base.revision, variant=base.variant)
+    identity = identify(path)
+    if identity.family is not None and not identity.family.startswith("sdxl"):
+        raise UserError(
+            f"{script} trains Stable Diffusion XL, and this is {identity.label}",
+            where=f"--pretrained_model_name_or_path {base.model}",
+            do=f"Use {script.removesuffix('_sdxl')}, or take an SDXL base.",
+        )
 
 
 def _take(argv: list[str], flag: str) -> bool:

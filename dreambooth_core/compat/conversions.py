@@ -86,6 +86,8 @@ def convert(script: str, argv: Sequence[str]) -> Conversion:
 
 
 def _to_diffusers(given: dict[str, Any]) -> Any:
+    import torch
+
     from dreambooth_core.formats.checkpoints.convert import Request
 
     _require(given, "checkpoint_path", "dump_path")
@@ -96,7 +98,7 @@ def _to_diffusers(given: dict[str, Any]) -> Any:
         config_file=Path(yaml) if yaml else None,
         prediction_type=given.get("prediction_type"),
         scheduler=given.get("scheduler_type"),
-        dtype=_half(given),
+        dtype=_half(given) or torch.float32,  # as the script does, whatever the file holds
         ema=given.get("extract_ema", False),
         vae=Path(given["vae_path"]) if given.get("vae_path") else None,
         resolution=given.get("image_size"),

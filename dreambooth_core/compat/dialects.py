@@ -317,9 +317,7 @@ def script_of(name: str) -> str:
         raise Unsupported(
             "Flax is not used here",
             where=plain,
-            do="On a TPU, train_dreambooth runs through accelerate (its PyTorch/XLA backend): "
-            "answer `accelerate config` with TPU, then "
-            "`accelerate launch -m dreambooth_core.compat train_dreambooth …`.",
+            do="TPUs are not supported. On a GPU or a CPU use train_dreambooth.",
         )
     near = difflib.get_close_matches(plain, NAMES, n=1)
     do = f"Did you mean {near[0]}?" if near else f"There are {', '.join(NAMES)}."

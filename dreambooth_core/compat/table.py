@@ -46,8 +46,8 @@ records of the earlier run aside.
 
 **What this machine cannot do** is replaced, with a warning: fp16 on a CPU by fp32, xformers by
 another memory-efficient attention, 8-bit Adam by AdamW, VisualDL (and Weights & Biases
-where it is not installed) by TensorBoard. A configuration of your own gets an error instead. Flax is not used: on a TPU
-`train_dreambooth` runs through accelerate.
+where it is not installed) by TensorBoard. A configuration of your own gets an error instead. Flax is not
+used, and TPUs are not supported.
 
 **The hub.** `--push_to_hub` publishes the result with a model card, in a private repository, when
 two flags of our own say what publishing needs: `--hub_licence` (the hub's name of a licence) and

@@ -13,14 +13,16 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreambooth_core.bases.locate import embedded_folder
 from dreambooth_core.errors import UserError
 from dreambooth_core.formats import folders, reading
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets" / "clip_tokenizer"
-"""The vocabulary that ships with the package: ``vocab.json``, ``merges.txt`` and their settings."""
+ASSETS = embedded_folder() / "tokenizer"
+"""The vocabulary that ships with the package, in the embedded base's folder, which stock diffusers
+then loads as it is: ``vocab.json``, ``merges.txt`` and their settings."""
 
 BEGIN = "<|startoftext|>"
 END = "<|endoftext|>"

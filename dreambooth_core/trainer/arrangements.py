@@ -27,6 +27,7 @@ from dreambooth_core.disk import (
 from dreambooth_core.formats.adapters.write import write_adapter
 from dreambooth_core.formats.checkpoints.build import component_of
 from dreambooth_core.formats.checkpoints.folder import NAMES, write_folder
+from dreambooth_core.formats.checkpoints.folder_layout import stored_config
 from dreambooth_core.formats.checkpoints.parts import ModelParts
 from dreambooth_core.formats.checkpoints.scheduler import with_scheduler
 from dreambooth_core.formats.privacy import cleaned
@@ -127,7 +128,7 @@ def _write_trained(session: Session, folder: Path, metadata: dict[str, str]) -> 
                     for key, tensor in component.tensors.items()
                 }
                 write_tensors(part / name / f"{stem}.safetensors", tensors, {"format": "pt"})
-                write_json(part / name / "config.json", cleaned(component.config))
+                write_json(part / name / "config.json", stored_config(name, component.config))
         return folder
     adapter.metadata.update(metadata)
     if session.config.save.arrangement == "peft":

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from helpers.reduced_models import reduced_parts
 
 from dreambooth_core.commands.main import main
 from dreambooth_core.compat import launch
@@ -19,6 +20,7 @@ from dreambooth_core.compat.launch import prepare
 from dreambooth_core.compat.translate import translate
 from dreambooth_core.config.loading import load
 from dreambooth_core.errors import UserError
+from dreambooth_core.formats.checkpoints.single_write import write_single_file
 from dreambooth_core.formats.storage import read_tensors
 from dreambooth_core.jobs import RunFolder
 from dreambooth_core.trainer.config import TrainConfig
@@ -55,7 +57,7 @@ def test_the_dialect_and_warnings_are_printed(
     ("line", "told"),
     [
         (["train_dreambooth", "--lerning_rate=1"], "Did you mean --learning_rate?"),
-        (["train_dreambooth_flax", "--seed=1"], "Flax is not used here"),
+        (["train_dreambooth_flax", "--seed=1"], "Flax is not used here. TPUs are not supported"),
         (["train_dreambooth", "--skip_save_text_encoder"], "--skip_save_text_encoder: it is for"),
         (["train_dreambooth"], "--pretrained_model_name_or_path, --instance_data_dir"),
     ],
@@ -193,3 +195,33 @@ def test_conversion_flags_that_are_refused(capsys: pytest.CaptureFixture[str]) -
     assert main(["compat", "convert_original_stable_diffusion_to_diffusers", *line]) == 2
     printed = capsys.readouterr().err
     assert "--controlnet: " in printed and "--stable_unclip: " in printed
+
+
+@pytest.mark.parametrize(("flags", "dtype"), [([], torch.float32), (["--half"], torch.float16)])
+def test_converting_writes_fp32_unless_half_is_asked_for(
+    flags: list[str], dtype: torch.dtype, tmp_path: Path
+) -> None:
+    source = write_single_file(
+        reduced_parts("sd1", dtype=torch.float16), tmp_path / "a.safetensors"
+    )
+    line = [f"--checkpoint_path={source.path}", f"--dump_path={tmp_path / 'out'}", *flags]
+    assert main(["compat", "convert_original_stable_diffusion_to_diffusers", *line]) == 0
+    for part in ("unet", "vae", "text_encoder"):
+        (file,) = (tmp_path / "out" / part).glob("*.safetensors")
+        assert {t.dtype for t in read_tensors(file).values()} == {dtype}
+
+
+def test_a_script_for_sdxl_refuses_an_sd1_base(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = [
+        "--pretrained_model_name_or_path=pocket",
+        f"--instance_data_dir={pictures}",
+        "--instance_prompt=a ball",
+        f"--output_dir={tmp_path / 'out'}",
+    ]
+    assert main(["compat", "train_dreambooth_lora_sdxl", *line]) == 2
+    printed = capsys.readouterr().err
+    assert "trains Stable Diffusion XL, and this is" in printed
+    assert "Use train_dreambooth_lora, or take an SDXL base" in printed
+    assert not (tmp_path / "out").exists()

@@ -16,13 +16,38 @@ TESTS = Path(__file__).resolve().parents[1]
 
 
 @cache
-def looked_into(file: str) -> tuple[set[str], set[str]]:
-    """The tests of a file, and the texts and keyword arguments that it has."""
-    tree = ast.parse((TESTS / file).read_text(encoding="utf-8"))
-    tests = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
-    words = {str(node.value) for node in ast.walk(tree) if isinstance(node, ast.Constant)}
-    words |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.keyword) and node.arg}
-    return tests, words
+def defined(file: str) -> dict[str, ast.stmt]:
+    """What a file of tests defines, by name: tests, helpers, fixtures, tables."""
+    found: dict[str, ast.stmt] = {}
+    for node in ast.parse((TESTS / file).read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found[node.name] = node
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        found |= {t.id: node for t in targets if isinstance(t, ast.Name)}
+    return found
+
+
+def mentioned(file: str, test: str) -> set[str]:
+    """Texts and keyword arguments of a test and of whatever of its file it uses."""
+    there, waiting, seen = defined(file), [test], set()
+    words: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        if name in seen or name not in there:
+            continue
+        seen.add(name)
+        for node in ast.walk(there[name]):
+            if isinstance(node, ast.Constant):
+                words.add(str(node.value))
+            elif isinstance(node, ast.keyword) and node.arg:
+                words.add(node.arg)
+            elif isinstance(node, ast.Attribute):
+                words.add(node.attr)
+            elif isinstance(node, ast.Name):
+                waiting.append(node.id)
+            elif isinstance(node, ast.arg):
+                waiting.append(node.arg)
+    return words
 
 
 def test_every_key_has_a_test() -> None:
@@ -33,8 +58,8 @@ def test_every_key_has_a_test() -> None:
 @pytest.mark.parametrize("key", SHOWN)
 def test_the_test_is_there_and_names_the_key(key: str) -> None:
     file, name = SHOWN[key]
-    tests, words = looked_into(file)
-    assert name in tests
+    assert name in defined(file)
     last = key.rsplit(".", 1)[-1]
+    words = mentioned(file, name)
     uses = [word for word in words if word == last or word.endswith((f"__{last}", f".{last}"))]
-    assert uses, f"{file} never sets {key}"
+    assert uses, f"{file}::{name} never mentions {key}"

@@ -196,6 +196,7 @@ RATES: list[tuple[dict[str, Any], list[float]]] = [
 def test_learning_rates(options: dict[str, Any], factors: list[float], once: Once) -> None:
     """Of four steps, with two batches of two pictures each."""
     changes = {f"optim__{name}": value for name, value in options.items()}
+    changes = {"optim__learning_rate": 1e-3, **changes}
     seen = once(run__steps=4, run__accumulation=2, **changes)
     assert seen.told("lr") == pytest.approx([1e-3 * factor for factor in factors], abs=1e-12)
 

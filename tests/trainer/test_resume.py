@@ -77,7 +77,7 @@ def check(base: Path, pictures: Path, tmp_path: Path, changes: dict[str, Any]) -
     config.run.name = "parts"
     parts = interrupted_after(config, 2)
     assert max(saved_steps(parts.checkpoints)) == 2
-    go_on(parts)
+    go_on(parts, run__resume="latest")
     assert losses(whole) == losses(parts)
     assert len(set(losses(whole).values())) == 6
     assert_equal_state(whole, parts, 4)

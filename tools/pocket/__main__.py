@@ -33,7 +33,7 @@ class Workshop:
 
     def __init__(self, work: Path, assets: Path) -> None:
         self.work, self.assets = work, assets
-        self.tokens = assets / "clip_tokenizer"
+        self.tokens = assets / "pocket" / "tokenizer"
 
     def timed(self, stage: str, make: Callable[[], Made]) -> Made:
         """Runs a stage; notes its wall and CPU minutes, summed over interrupted runs."""

@@ -84,7 +84,12 @@ def write_pipeline(
     _diffusers_part(unet, folder / "unet")
     _diffusers_part(vae, folder / "vae")
     save_json(
-        _config(text, architectures=["CLIPTextModel"], model_type="clip_text_model"),
+        _config(
+            text,
+            architectures=["CLIPTextModel"],
+            model_type="clip_text_model",
+            torch_dtype="float32",  # to compute in, whatever it is stored in
+        ),
         folder / "text_encoder" / "config.json",
     )
     save_weights(half(text, "text_model."), folder / "text_encoder" / "model.safetensors")

@@ -119,7 +119,7 @@ def main() -> None:
     """Measures the shipped folder."""
     parser = argparse.ArgumentParser(prog="python -m tools.pocket.measure", description=__doc__)
     parser.add_argument("--pocket", type=Path, default=ASSETS / "pocket")
-    parser.add_argument("--tokens", type=Path, default=ASSETS / "clip_tokenizer")
+    parser.add_argument("--tokens", type=Path, default=ASSETS / "pocket" / "tokenizer")
     parser.add_argument("--count", type=int, default=216)
     parser.add_argument("--seed", type=int, default=1000)
     parser.add_argument("--result", type=Path, default=HERE / "quality.json")

@@ -161,7 +161,7 @@ def _write_files(
     for name, component in parts.components.items():
         files.append(_write_weights(path / name, name, component, dtype, variant))
         files.append(path / name / "config.json")
-        write_json(files[-1], cleaned(component.config))
+        write_json(files[-1], layout.stored_config(name, component.config))
     files += _write_tokenizers(parts, path)
     write_json(path / "scheduler" / "scheduler_config.json", cleaned(parts.scheduler))
     files.append(path / "scheduler" / "scheduler_config.json")

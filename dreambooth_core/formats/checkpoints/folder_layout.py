@@ -11,6 +11,7 @@ import torch
 from dreambooth_core.errors import UserError
 from dreambooth_core.formats import folders, pickles, reading, storage
 from dreambooth_core.formats.checkpoints.parts import ModelParts
+from dreambooth_core.formats.privacy import cleaned
 from dreambooth_core.formats.tokenizers import PADDING, tokenizer_name
 
 FEATURES: dict[str, Any] = {
@@ -35,6 +36,20 @@ _SHARD = re.compile(r"[A-Za-z0-9][\w.-]{0,200}\.(safetensors|bin)")
 _NUMBER = re.compile(r"-\d{1,6}-of-")
 _VARIANT = re.compile(r"[A-Za-z0-9_][\w.-]{0,80}")
 _STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
+
+
+def stored_config(name: str, config: dict[str, Any]) -> dict[str, Any]:
+    """A network's ``config.json``.
+
+    Of a text encoder that is stored in half precision transformers 5 would take that for what it
+    is to compute in, and diffusers fp32 for the UNet beside it, which then do not fit together.
+    ``torch_dtype`` makes it fp32 where nobody asks for anything else.
+    """
+    if name.startswith("text_encoder"):
+        config = {**config, "torch_dtype": "float32"}
+        config.pop("dtype", None)
+    found: dict[str, Any] = cleaned(config)
+    return found
 
 
 def model_index(parts: ModelParts) -> dict[str, Any]:

@@ -47,6 +47,8 @@ class LdmYaml:
     """For each text encoder the folder with its ``config.json``, if the yaml names one."""
     unet: dict[str, Any] = field(default_factory=dict)
     """The UNet's parameters as written."""
+    family: str | None = None
+    """The family that a known name stands for."""
 
     def heads(self, plan: UNetPlan) -> tuple[int, ...] | None:
         """Attention heads at each level, or ``None`` where the yaml does not say."""
@@ -84,9 +86,44 @@ class LdmYaml:
                 )
 
 
+def _known(name: str, family: str, prediction_type: str = "epsilon") -> LdmYaml:
+    heads = {"num_heads": 8, "head_width": None} if family == "sd1" else {"head_width": 64}
+    return LdmYaml(
+        path=Path(name),
+        prediction_type=prediction_type,
+        num_heads=heads.get("num_heads"),
+        head_width=heads["head_width"],
+        betas={},
+        scale_factor=None,
+        text_folders=(),
+        family=family,
+    )
+
+
+KNOWN = {
+    yaml.path.name: yaml
+    for yaml in (
+        _known("v1-inference.yaml", "sd1"),
+        _known("v1-finetune.yaml", "sd1"),
+        _known("v1-inpainting-inference.yaml", "sd1"),
+        _known("v2-inference.yaml", "sd2"),
+        _known("v2-inference-v.yaml", "sd2", "v_prediction"),
+        _known("v2-inpainting-inference.yaml", "sd2"),
+        _known("sd_xl_base.yaml", "sdxl"),
+        _known("sd_xl_refiner.yaml", "sdxl_refiner"),
+    )
+}
+"""The yamls that come with the models' own code, by name: command lines name them, and the code
+is seldom there."""
+
+
 def find_yaml(path: Path, given: str | Path | None = None) -> LdmYaml | None:
-    """The yaml that was given, or the one beside a checkpoint, or ``None``."""
+    """The yaml that was given, or what its known name stands for, or the one beside a checkpoint,
+    or ``None``."""
     if given is not None:
+        known = KNOWN.get(Path(given).name)
+        if known and not Path(given).exists():
+            return known
         return read_yaml(Path(given), path)
     beside = path.with_suffix(".yaml")
     return read_yaml(beside, path) if folders.is_file(beside) else None

@@ -59,6 +59,12 @@ def read_single_file(
             f"{detect.describe(path)}, not a Stable Diffusion 1, 2 or XL checkpoint", where=path
         )
     yaml = ldm_yaml.find_yaml(path, config_file)
+    if yaml and yaml.family not in (None, family):
+        raise UserError(
+            f"{yaml.path} is for {yaml.family}, and this is {family}",
+            where=path,
+            do="Leave --original_config_file out.",
+        )
     own = {} if config_file else _own(metadata, path)
     found = Reading(path, family, single_layout.normalised(raw, family), own, yaml)
     try:

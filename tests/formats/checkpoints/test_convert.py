@@ -15,7 +15,7 @@ from dreambooth_core.errors import UserError
 from dreambooth_core.formats import storage
 from dreambooth_core.formats.checkpoints import single_layout, vae
 from dreambooth_core.formats.checkpoints.folder import read_folder, write_folder
-from dreambooth_core.formats.checkpoints.ldm_yaml import read_yaml
+from dreambooth_core.formats.checkpoints.ldm_yaml import find_yaml, read_yaml
 from dreambooth_core.formats.checkpoints.pairs import to_single
 from dreambooth_core.formats.checkpoints.prediction import find
 from dreambooth_core.formats.checkpoints.scheduler import default_scheduler, with_scheduler
@@ -287,6 +287,23 @@ def test_wrong_usage_is_one_line(tmp_path, sd1, capsys, arguments, words):
     assert convert(sd1, target, *arguments[1:]) == 2
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
+
+
+def test_a_known_yaml_need_not_be_there(tmp_path, sd1, capsys):
+    known = find_yaml(sd1, "somewhere/v1-inference.yaml")
+    assert known is not None
+    assert (known.family, known.num_heads, known.prediction_type) == ("sd1", 8, "epsilon")
+    assert find_yaml(sd1, "v2-inference-v.yaml").prediction_type == "v_prediction"
+    for name, told in {
+        "v2-inference-v.yaml": "v2-inference-v.yaml is for sd2, and this is sd1",
+        "v3.yaml": "v3.yaml: no such file",
+    }.items():
+        assert convert(sd1, tmp_path / "folder", "--original_config_file", name) == 2
+        assert told in capsys.readouterr().err
+    # One that is there is read, whatever its name.
+    (tmp_path / "v1-inference.yaml").write_text("model: [1, 2]")
+    with pytest.raises(UserError, match="not a Stable Diffusion configuration"):
+        find_yaml(sd1, tmp_path / "v1-inference.yaml")
 
 
 def test_a_yaml_of_another_kind(tmp_path):
