@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreambooth_core.disk import copy_file
 from dreambooth_core.errors import UserError
 
 from . import engine, host
@@ -159,9 +159,7 @@ def save(
         asked = {"source": adapter.path, "target": target, "layout": "kohya", "metadata": said}
         engine.task("convert", asked)
     else:
-        partial = target.with_suffix(".tmp")
-        shutil.copyfile(adapter.path, partial)
-        partial.replace(target)
+        copy_file(adapter.path, target)
     if preview is not None:
         host.to_pictures(preview[:1])[0].save(target.with_suffix(".png"))
     return Result((target.name,), [f"saved as {target}", "press R to see it in LoRA lists"])

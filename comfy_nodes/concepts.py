@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dreambooth_core.config.describe import describe
 from dreambooth_core.data.inventory import Inventory, take_stock
 from dreambooth_core.data.options import ConceptOptions, DataOptions
+from dreambooth_core.disk import write_bytes
 from dreambooth_core.errors import UserError
 
 from . import host
@@ -98,9 +100,9 @@ def _keep(images: Tensor) -> Path:
     for number, picture in enumerate(pictures):
         path = folder / f"{number:04d}.png"
         if not path.exists():
-            partial = path.with_suffix(".tmp")
-            picture.save(partial, "PNG")
-            partial.replace(path)
+            content = io.BytesIO()
+            picture.save(content, "PNG")
+            write_bytes(path, content.getvalue())
     return folder
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreambooth_core.disk import copy_file
 from dreambooth_core.errors import UserError
 from dreambooth_core.jobs import RunFolder, read_receipt
 from dreambooth_core.methods.table import METHODS
@@ -167,14 +167,7 @@ def publish(file: Path) -> Path:
     target = host.model_folder("checkpoints") / host.RUNS / file.name
     if target.exists() and _is_copy(target, file):
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_suffix(".tmp")
-    partial.unlink(missing_ok=True)
-    try:
-        os.link(file, partial)
-    except OSError:
-        shutil.copyfile(file, partial)
-    partial.replace(target)
+    copy_file(file, target, link=True)
     return target
 
 

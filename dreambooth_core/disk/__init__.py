@@ -6,6 +6,7 @@ Everything that writes uses this. Standard library only: hosts import it in thei
 from dreambooth_core.disk.claims import tidy
 from dreambooth_core.disk.system import discard, make_folder, sync_folder
 from dreambooth_core.disk.writing import (
+    copy_file,
     exchanging,
     remove,
     replacing,
@@ -18,6 +19,7 @@ from dreambooth_core.disk.writing import (
 )
 
 __all__ = [
+    "copy_file",
     "discard",
     "exchanging",
     "make_folder",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import shutil
@@ -11,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from dreambooth_core.errors import SaveFailed
 
@@ -86,12 +86,15 @@ def discard(path: Path) -> None:
         shutil.rmtree(path, onerror=_make_writable)
 
 
-def _make_writable(function: Callable[[str], object], path: str, _: object) -> None:
+def _make_writable(function: Callable[[str], object], path: str, info: Any) -> None:
     """Windows refuses to delete read-only files; pip's caches and git's packs have some."""
-    with contextlib.suppress(FileNotFoundError):  # gone by itself
-        if os.name == "nt":
-            Path(path).chmod(stat.S_IWRITE)
-        function(path)
+    error: BaseException = info[1] if isinstance(info, tuple) else info
+    if isinstance(error, FileNotFoundError):  # gone by itself
+        return
+    if os.name != "nt" or function not in (os.unlink, os.rmdir):
+        raise error
+    Path(path).chmod(stat.S_IWRITE)
+    function(path)
 
 
 _REASONS = {

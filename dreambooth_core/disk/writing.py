@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -170,6 +171,33 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Writes indented JSON, keys in the order given, whole or not at all. Raises ``SaveFailed``."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def copy_file(
+    source: str | os.PathLike[str], target: str | os.PathLike[str], *, link: bool = False
+) -> None:
+    """Puts a copy of a file in ``target``'s place, whole or not at all.
+
+    With ``link`` it is a second name for the same bytes where the disk can: for what is only
+    ever replaced and never changed.
+
+    Raises:
+        SaveFailed: ``source`` cannot be read, or the copy not be written.
+    """
+    target = Path(target)
+    if link and not _is_staged(target):
+        try:
+            refuse_other_kinds(target)
+            make_folder(target.parent)
+            with Claim(target.parent, target.name) as claim:
+                os.link(source, claim.part)
+                rename(claim.part, target)
+                sync_folder(target.parent)
+            return
+        except OSError:  # another disk, or one without links
+            pass
+    with replacing(target) as writing, Path(source).open("rb") as reading:
+        shutil.copyfileobj(reading, writing, CHUNK)
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
 import sys
 import sysconfig
 import tempfile
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
+from dreambooth_core.disk import discard, write_text
 from dreambooth_core.environment.layout import Layout
 from dreambooth_core.environment.pip import Pip
 from dreambooth_core.environment.processes import run_logged
@@ -148,11 +148,11 @@ def _make_target(layout: Layout, recipe: Recipe, log: IO[str], options: Sequence
     for name in ("bin", "Scripts", "lib", "Lib", "lib64", "pyvenv.cfg"):
         path = layout.home / name
         if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
+            discard(path)
         else:
             path.unlink(missing_ok=True)
     layout.site.mkdir()
-    layout.boot.write_text(BOOT.format(root=str(layout.root)), encoding="utf-8")
+    write_text(layout.boot, BOOT.format(root=str(layout.root)))
     own = _own_pip(log, options)
     own.install_pins([recipe.pin("pip")], "--target", str(layout.site), step="pip")
     return Pip(

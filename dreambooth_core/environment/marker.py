@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+from dreambooth_core.disk import write_json
 
 
 @dataclass
@@ -46,6 +47,4 @@ def read(path: Path) -> Marker | None:
 
 def write(path: Path, marker: Marker) -> None:
     """Writes the marker in one go: a reader sees the old or the new, never half of one."""
-    temporary = Path(f"{path}.tmp")
-    temporary.write_text(json.dumps(asdict(marker), indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_json(path, asdict(marker))

@@ -8,16 +8,13 @@ whole.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
-import stat
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from dreambooth_core.disk import discard
 from dreambooth_core.environment import marker as markers
 from dreambooth_core.environment.layout import Layout
 from dreambooth_core.errors import DreamBoothError, UserError
@@ -95,10 +92,7 @@ def _remove(folder: Path) -> None:
         return
     for last in (False, False, True):
         try:
-            if sys.version_info >= (3, 12):
-                shutil.rmtree(folder, onexc=_make_writable)
-            else:
-                shutil.rmtree(folder, onerror=_make_writable)
+            discard(folder)
             return
         except OSError as error:
             # A virus scanner, or what has just been ended, may hold a file for a moment.
@@ -109,10 +103,3 @@ def _remove(folder: Path) -> None:
                     do="Stop what is using it, then run this again",
                 ) from error
             time.sleep(0.3)
-
-
-def _make_writable(function: Callable[[str], object], path: str, _: object) -> None:
-    """Windows refuses to delete read-only files; pip's caches and git's packs have some."""
-    with contextlib.suppress(FileNotFoundError):  # gone by itself
-        Path(path).chmod(stat.S_IWRITE)
-        function(path)

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import os
 import re
-import secrets
-import shutil
 import threading
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dreambooth_core.disk import write_text
+from dreambooth_core.disk import copy_file, replacing_folder, write_text
 from dreambooth_core.errors import SaveFailed, UserError
 from dreambooth_core.hosting.warm import shared
 from dreambooth_core.jobs import RunFolder
@@ -236,15 +233,7 @@ def _copy(source: Path, target: Path) -> None:
     A second name for the same bytes where the disk can: models are large, and the engine replaces
     files and never changes them.
     """
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        try:
-            os.link(source, temporary)
-        except OSError:
-            shutil.copyfile(source, temporary)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    copy_file(source, target, link=True)
 
 
 def _copy_configuration(source: Path, target: Path) -> None:
@@ -256,6 +245,8 @@ def _copy_configuration(source: Path, target: Path) -> None:
     for folder in source.parent.glob(f"{source.stem}-*"):
         if folder.is_dir() and str(folder) in text:
             there = target.with_name(target.stem + folder.name.removeprefix(source.stem))
-            shutil.copytree(folder, there, dirs_exist_ok=True)
+            with replacing_folder(there) as part:
+                for file in filter(Path.is_file, folder.iterdir()):
+                    copy_file(file, part / file.name)
             text = text.replace(str(folder), str(there))
     write_text(target.with_suffix(".yaml"), text)

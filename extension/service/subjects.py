@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from dreambooth_core.data.captions import read_caption
 from dreambooth_core.data.inventory import CAPTION_SUFFIXES, Inventory, take_stock
 from dreambooth_core.data.inventory import Picture as Found
-from dreambooth_core.disk import write_text
+from dreambooth_core.disk import copy_file, write_bytes, write_text
 from dreambooth_core.errors import SaveFailed, UserError
 from dreambooth_core.jobs import sanitise
 
@@ -58,7 +58,7 @@ class Subjects:
             folder.mkdir()
             for file in files:
                 stem, ending = os.path.splitext(sanitise(file.name))
-                shutil.copyfile(file, free_name(folder, stem, ending))
+                copy_file(file, free_name(folder, stem, ending))
         except OSError as error:
             reason = error.strerror or str(error)
             raise UserError(f"the upload failed: {reason}", where=error.filename) from error
@@ -103,17 +103,16 @@ def _thumbnail(found: Found, folder: Path) -> str:
         return str(path)
     from PIL import Image, ImageOps
 
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
+    content = io.BytesIO()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         with Image.open(found.path) as image:
             upright = ImageOps.exif_transpose(image) or image
             if upright.mode.startswith("I") or upright.mode == "F":
                 upright = upright.convert("I").point(lambda v: v / 256).convert("L")
             upright.thumbnail((EDGE, EDGE))
-            upright.convert("RGB").save(temporary, "JPEG", quality=85)
-        temporary.replace(path)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            upright.convert("RGB").save(content, "JPEG", quality=85)
+        write_bytes(path, content.getvalue())
+    except (SaveFailed, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         log.warning("no thumbnail of %s: %s", found.path, error)
         return ""
     return str(path)

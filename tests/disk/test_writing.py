@@ -315,6 +315,24 @@ def test_a_folder_is_removed_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert names(tmp_path) == set()
 
 
+@pytest.mark.parametrize("link", [False, True])
+def test_a_copy_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: bool) -> None:
+    disk.write_text(tmp_path / "a", "new")
+    disk.write_text(tmp_path / "b", "old")
+    disk.copy_file(tmp_path / "a", tmp_path / "b", link=link)
+    disk.write_text(tmp_path / "a", "newer")
+    assert contents(tmp_path) == {"a": "newer", "b": "new"}
+
+    def refuse(source: Path, target: Path) -> None:
+        raise OSError(errno.EXDEV, "another disk")
+
+    monkeypatch.setattr(os, "link", refuse)
+    disk.copy_file(tmp_path / "a", tmp_path / "b", link=link)
+    with pytest.raises(SaveFailed, match="No such file"):
+        disk.copy_file(tmp_path / "none", tmp_path / "b", link=link)
+    assert contents(tmp_path) == {"a": "newer", "b": "newer"}
+
+
 def test_windows_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tries: list[float] = []
     (tmp_path / "a").write_text("x")

@@ -2,7 +2,7 @@
 
 python -m tests.faults.disk                    all, a table of outcomes, exit code 1 if one is bad
 python -m tests.faults.disk merge train        only these scenes
-python -m tests.faults.disk --every 17         every 17th fault
+python -m tests.faults.disk --share 20         20 faults of each scene
 python -m tests.faults.disk --engine FOLDER    the engine of another checkout, to compare with
 
 A scene is a command that replaces something older. It is run in a fork once without a fault, to
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import json
 import os
 import shutil
@@ -64,14 +65,14 @@ class Report:
     bad: list[str] = field(default_factory=list)
 
 
-def run(scene: Scene, root: Path, faults: Sequence[str], every: int = 1, first: int = 0) -> Report:
-    """Tries each fault at each operation of a scene; ``every`` and ``first`` thin them out."""
+def run(scene: Scene, root: Path, faults: Sequence[str], share: int | None = None) -> Report:
+    """Tries each fault at each operation of a scene, or an even share of so many."""
     from tests.faults.failing_disk import FailingDisk
 
     report = Report(scene.name)
     template = root / scene.name
     template.mkdir()
-    arguments = _in_fork(template, lambda: scene.prepare(template), "arguments")
+    arguments = _prepared(scene, template)
     old = _state(scene, template)
     place = root / "case"
     _copy(template, place)
@@ -85,7 +86,9 @@ def run(scene: Scene, root: Path, faults: Sequence[str], every: int = 1, first: 
     entries = _entries(template) | _entries(place)
     report.operations.update(ended.seen)
     cases = [(at, fault) for at in range(1, len(ended.seen) + 1) for fault in faults]
-    for at, fault in cases[first::every]:
+    if share is not None:  # one later each time, so that every fault has its turn
+        cases = [cases[(n * len(cases) // share + n) % len(cases)] for n in range(share)]
+    for at, fault in cases:
         _copy(template, place)
         done = _command(place, arguments, FailingDisk(place, at, fault))
         outcome, told = _judge(scene, place, done, old, new, known, entries)
@@ -122,7 +125,7 @@ def _judge(
     said = done.said[-1500:]
     if "Traceback (most recent call last)" in done.said or done.code not in (0, 1, 2, KILLED):
         return "traceback", said
-    _in_fork(place, lambda: _clear_up(place), "start")
+    _clear_up(place)
     found = _state(scene, place)
     torn = [name for name in scene.things if found[name] not in known[name]]
     if torn:
@@ -223,12 +226,18 @@ def _command(place: Path, arguments: Sequence[str], disk: object | None) -> Ende
     return Ended(code, said, value if isinstance(value, list) else [])
 
 
-def _in_fork(place: Path, act: Callable[[], object], what: str) -> Sequence[str]:
-    output = place.parent / f"{what}.txt"
-    code, value = _fork(place, act, output)
-    if code:
-        raise RuntimeError(f"{what} failed in {place}:\n{output.read_text(encoding='utf-8')}")
-    return value if isinstance(value, list) else []
+def _prepared(scene: Scene, template: Path) -> Sequence[str]:
+    """The arguments. What was imported on the way is imported here, so that no fork has to."""
+    output = template.parent / "prepared.txt"
+    code, value = _fork(template, lambda: [*scene.prepare(template), *sys.modules], output)
+    if code or not isinstance(value, list):
+        said = output.read_text(encoding="utf-8")
+        raise RuntimeError(f"{scene.name} cannot be prepared:\n{said}")
+    arguments, modules = value[: value.index("sys")], value[value.index("sys") :]
+    for name in modules:
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
+    return arguments
 
 
 def _fork(place: Path, act: Callable[[], object], output: Path) -> tuple[int, object]:
@@ -272,8 +281,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.disk")
     parser.add_argument("scenes", nargs="*", help="only these")
     parser.add_argument("--fault", action="append", choices=FAULTS, help="only this, or these")
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="only every Nth fault")
-    parser.add_argument("--first", type=int, default=0, metavar="N", help="begin with the Nth")
+    parser.add_argument("--share", type=int, metavar="N", help="only N faults of each scene")
     parser.add_argument("--engine", type=Path, help="another checkout, whose engine is tried")
     parser.add_argument("--quiet", action="store_true", help="the table alone")
     args = parser.parse_args()
@@ -285,11 +293,13 @@ def main() -> int:
 
     runner.preload()
     reports = []
-    with tempfile.TemporaryDirectory(prefix="disk-") as root:
+    # In memory, where the system has that: a real disk's flushes take most of the time.
+    memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    with tempfile.TemporaryDirectory(prefix="disk-", dir=memory) as root:
         for scene in scenes():
             if not args.scenes or scene.name in args.scenes:
                 faults = args.fault or FAULTS
-                reports.append(run(scene, Path(root), faults, args.every, args.first))
+                reports.append(run(scene, Path(root), faults, args.share))
                 if not args.quiet:
                     print("\n".join(f"--- {text}" for text in reports[-1].bad), flush=True)
     print(table(reports))
