@@ -209,6 +209,16 @@ def stop_if_interrupted() -> None:
     management.throw_exception_if_processing_interrupted()
 
 
+def cancelled() -> bool:
+    """Whether the cancel button was pressed since this, or the host itself, last asked."""
+    import comfy.model_management as management
+
+    if not management.processing_interrupted():
+        return False
+    management.interrupt_current_processing(False)
+    return True
+
+
 def interrupted() -> bool:
     """For helpers that ask: never True, since it raises."""
     stop_if_interrupted()

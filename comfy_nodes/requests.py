@@ -12,7 +12,7 @@ from typing import Any
 
 from dreambooth_core.config.describe import nest
 from dreambooth_core.disk import write_text
-from dreambooth_core.jobs import RunFolder, list_runs
+from dreambooth_core.jobs import Proposal, RunFolder, list_runs, saved_steps
 from dreambooth_core.jobs.files import to_json
 
 from . import engine, host
@@ -28,7 +28,7 @@ POCKET = "pocket"
 LENGTH = ("run.steps", "run.epochs")
 _PLACE = ("run.name", "run.output", "run.resume")
 _WATCHING = ("validation.", "log.", "publish.")
-_KEEPING = ("every_steps", "every_epochs", "first_step", "keep", "at_end")
+_KEEPING = ("every_minutes", "every_steps", "every_epochs", "first_step", "keep", "at_end")
 """What changes nothing of what is learned."""
 
 
@@ -169,8 +169,7 @@ def _latest(folder: RunFolder, limit: int | None) -> int | None:
 
 def saved_checkpoints(folder: RunFolder) -> list[int]:
     """The steps that a run can go on from."""
-    names = [path.name for path in folder.checkpoints.glob("step-*") if path.is_dir()]
-    return sorted(int(name[5:]) for name in names if name[5:].isdigit())
+    return list(saved_steps(folder.checkpoints))
 
 
 def _asked(folder: RunFolder) -> dict[str, Any]:
@@ -181,8 +180,9 @@ def _asked(folder: RunFolder) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def prepare(request: Request, found: Found | None) -> RunFolder:
-    """The run's folder with its configuration, ready to be started."""
+def prepare(request: Request, found: Found | None) -> tuple[RunFolder, Proposal | None]:
+    """The run's folder with its configuration, ready to be started; of an earlier run what is
+    proposed to it, which changes nothing before its worker accepts it."""
     if found is None:
         folder = RunFolder.create(host.runs_folder(), request.name)
         resume = ""
@@ -196,6 +196,12 @@ def prepare(request: Request, found: Found | None) -> RunFolder:
         "run.resume": resume,
     }
     asked = {"key": request.key, "length": request.length, "samples": request.samples}
-    write_text(folder.path / FILE, to_json(asked, indent=2) + "\n")
-    write_text(folder.config, to_json(nest(config), indent=2) + "\n")
-    return folder
+    files = {
+        FILE: to_json(asked, indent=2) + "\n",
+        folder.config.name: to_json(nest(config), indent=2) + "\n",
+    }
+    if found is not None:
+        return folder, Proposal.make(folder, files)
+    for name, text in files.items():
+        write_text(folder.path / name, text)
+    return folder, None

@@ -100,9 +100,9 @@ def fulfil(request: Request, progress: host.Progress) -> tuple[RunFolder, int | 
 
 
 def _train(request: Request, found: Found | None, progress: host.Progress) -> str:
-    folder = prepare(request, found)
+    folder, proposal = prepare(request, found)
     host.free_models()
-    train(folder, progress)
+    train(folder, progress, proposal)
     return "trained now" if found is None else f"went on from step {found.step or 0}"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth_core.errors import DreamBoothError, TrainingFailed, UserError
-from dreambooth_core.jobs import Event, RunFolder, start, status, terminate
+from dreambooth_core.jobs import Event, Proposal, RunFolder, start, status, terminate
 
 from . import host
 
@@ -22,12 +22,14 @@ STAGES = {
     "class_images": "making class images",
     "latents": "encoding pictures",
     "texts": "encoding captions",
+    "disk_full": "the disk is full: waiting for room",
 }
 ENDED = ("finished", "stopped", "failed", "lost")
 
 
-def train(folder: RunFolder, progress: host.Progress) -> None:
-    """Starts a worker and watches it to its end.
+def train(folder: RunFolder, progress: host.Progress, proposal: Proposal | None = None) -> None:
+    """Starts a worker, on a run that is resumed with the settings to resume it with, and watches
+    it to its end.
 
     Raises:
         DreamBoothError: the run failed; its one line.
@@ -35,7 +37,7 @@ def train(folder: RunFolder, progress: host.Progress) -> None:
             finished its step, saved and ended.
     """
     offset = folder.events.size()
-    start(folder)
+    start(folder, proposal=proposal)
     watch(folder, progress, offset)
 
 
@@ -46,20 +48,23 @@ def watch(folder: RunFolder, progress: host.Progress, offset: int = 0) -> None:
     except DreamBoothError:
         raise
     except BaseException:
-        progress.say("stopping: the step is finished and saved")
+        progress.say("stopping: finishing the step and saving; cancel again to stop without")
         stop(folder)
         raise
 
 
 def stop(folder: RunFolder) -> None:
-    """Ends a run's worker within a step, keeping what it has learned."""
+    """Ends a run's worker within a step, keeping what it has learned; without saving if the
+    host's cancel button is pressed once more."""
     try:
-        folder.control.request("stop_after_step")
+        folder.control.request("stop")
         deadline = time.monotonic() + PATIENCE
         while status(folder).state not in ENDED:
             if time.monotonic() > deadline:
                 terminate(folder)
                 return
+            if host.cancelled():
+                folder.control.request("stop_without_saving")
             time.sleep(POLL)
     except DreamBoothError as error:  # the interruption itself matters more
         log.warning("dreambooth: %s", error.line)
@@ -88,7 +93,7 @@ def _follow(folder: RunFolder, screen: _Screen, offset: int) -> None:
         raise TrainingFailed(state.message, where=folder.path)
     if state.state == "stopped":
         raise UserError(
-            "the run was stopped from elsewhere", where=folder.name, do="Queue again to go on."
+            "the run was stopped from elsewhere", where=folder.name, do="Queue again to resume."
         )
 
 
@@ -119,8 +124,10 @@ class _Screen:
 
 def line_of(event: Event) -> str:
     """What is being done, how well, and how long it will take."""
-    stage = event.get("stage", "train")
+    stage = str(event.get("stage", "train"))
     step, steps = event.get("step", 0), event.get("steps", 0)
+    if stage != "train" and not steps:
+        return STAGES.get(stage, stage)
     if stage != "train":
         return f"{STAGES.get(stage, stage)} {step}/{steps}"
     parts = [f"step {step}/{steps}"]

@@ -72,3 +72,7 @@ class SaveFailed(DreamBoothError):
 
 class TrainingFailed(DreamBoothError):
     """The run cannot go on: NaN, nothing learns, no memory left."""
+
+
+class RunGone(DreamBoothError):
+    """The run's folder was deleted, or another put in its place, while the run was at work."""

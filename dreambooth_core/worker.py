@@ -1,7 +1,8 @@
 """``python -m dreambooth_core.worker RUN_FOLDER``: the process in which a run happens.
 
 It holds the run's lock while it lives, turns signals into requests and every ending, good or
-bad, into an event and an exit code: 0 done, 1 failed, 2 bad input, 130 stopped.
+bad, into an event and an exit code: 0 done, 1 failed, 2 bad input, 130 stopped. The first signal
+asks to save and stop, a second one ends at once.
 """
 
 from __future__ import annotations
@@ -9,31 +10,48 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import functools
 import logging
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any, Protocol
 
 from dreambooth_core.deferral import defer, importing
-from dreambooth_core.errors import DreamBoothError, SaveFailed, Stopped, TrainingFailed, UserError
+from dreambooth_core.errors import (
+    DreamBoothError,
+    RunGone,
+    SaveFailed,
+    Stopped,
+    TrainingFailed,
+    UserError,
+)
+from dreambooth_core.jobs.checkpoints import saved_steps
+from dreambooth_core.jobs.control import Control
 from dreambooth_core.jobs.events import ENDINGS, Event
 from dreambooth_core.jobs.folder import RunFolder
-from dreambooth_core.jobs.launch import NOTED, QUEUED
+from dreambooth_core.jobs.launch import NOTED, PROPOSAL, QUEUED
+from dreambooth_core.jobs.proposal import Proposal
 from dreambooth_core.jobs.queue import STAGE, Turn
 
 logger = logging.getLogger("dreambooth_core.worker")  # also as __main__
 
 OURS = "dreambooth_core"
+WATCH = 1.0
+"""Seconds between two looks at whether the launcher is there."""
+
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+"""By which a process is asked to end; which of them there are depends on the system."""
 
 OnEvent = Callable[[Event], None]
 
 
 class Runner(Protocol):
-    """What does the work: :func:`dreambooth_core.trainer.run.run`."""
+    """What does the work: :func:`dreambooth_core.trainer.run.run`, which also takes a proposal."""
 
     def __call__(self, folder: RunFolder, *, on_event: OnEvent | None = None) -> None: ...
 
@@ -45,6 +63,7 @@ def supervise(
     on_event: OnEvent | None = None,
     noted: bool = False,
     queued: bool = False,
+    proposal: Proposal | None = None,
 ) -> int:
     """Does a run in this process, from taking its lock to its last event.
 
@@ -55,6 +74,8 @@ def supervise(
         noted: whether the start is already marked in ``control.jsonl``.
         queued: whether to wait until the runs beside it that came before have ended; nothing
             heavy is imported until then.
+        proposal: the settings to resume with. They replace the run's own when the runner accepts
+            them, and are withdrawn where it comes to nothing.
 
     Returns:
         The exit code; whatever went wrong is in the ``error`` event.
@@ -67,8 +88,30 @@ def supervise(
     """
     if not folder.path.is_dir():
         raise UserError("no such run", where=folder.path, do="'dreambooth runs' lists them.")
+    if proposal is None:
+        return _supervise(folder, runner, on_event, noted=noted, queued=queued)
+    proposal.check(folder)
+    chosen: Callable[..., None] = runner or _late_trainer
+    work = functools.partial(chosen, proposal=proposal)
     if int(os.environ.get("RANK") or 0) > 0:
-        return _follow(folder, runner)
+        return _supervise(folder, work, on_event, noted=noted, queued=queued)
+    try:
+        return _supervise(folder, work, on_event, noted=noted, queued=queued)
+    finally:
+        proposal.withdraw()
+
+
+def _supervise(
+    folder: RunFolder,
+    runner: Runner | None,
+    on_event: OnEvent | None,
+    *,
+    noted: bool,
+    queued: bool,
+) -> int:
+    if int(os.environ.get("RANK") or 0) > 0:
+        with _signals_to(folder):
+            return _follow(folder, runner)
     folder.make()
     lock = folder.lock
     if not lock.acquire():
@@ -97,17 +140,21 @@ def _follow(folder: RunFolder, runner: Runner | None) -> int:
 
 
 def _ending(folder: RunFolder, runner: Runner | None, on_event: OnEvent | None, since: int) -> int:
+    home = folder.identity()
     try:
         (runner or _trainer())(folder, on_event=on_event)
         ending: dict[str, Any] = {"kind": "finished", "outcome": "done"}
         code = 0
     except (Stopped, KeyboardInterrupt) as stop:
-        message = stop.line if isinstance(stop, Stopped) else "stopped"
+        message = stop.line if isinstance(stop, Stopped) else _at_once(folder)
         ending = {"kind": "finished", "outcome": "stopped", "message": message}
         code = Stopped.exit_code
     except (Exception, SystemExit) as error:
-        logger.exception("the run failed")
         named = name_failure(error, folder)
+        if folder.identity() == home:
+            logger.exception("the run failed")
+        else:
+            named = _gone(folder, error)
         ending = {
             "kind": "error",
             "message": named.line,
@@ -117,10 +164,32 @@ def _ending(folder: RunFolder, runner: Runner | None, on_event: OnEvent | None, 
         }
         del ending["line"]
         code = named.exit_code
+    if folder.identity() != home:  # nothing of it is made again
+        sys.stderr.write(f"worker: {ending.get('message') or _gone(folder).line}\n")
+        if on_event is not None:
+            on_event(ending)
+        return code or RunGone.exit_code
     events, _ = folder.events.read(since)
+    if not any(event["kind"] == "started" for event in events):
+        ending["refused"] = True
     if not (events and events[-1]["kind"] == ending["kind"] and ending["kind"] in ENDINGS):
         _tell(folder, ending, on_event)
     return code
+
+
+def _gone(folder: RunFolder, error: BaseException | None = None) -> DreamBoothError:
+    """The line for a run whose folder was deleted while it was at work."""
+    if isinstance(error, RunGone):
+        return error
+    return RunGone("the run's folder was deleted while it was at work; it stops", where=folder.path)
+
+
+def _at_once(folder: RunFolder) -> str:
+    """What is left of a run that was ended by a second signal."""
+    last = max(saved_steps(folder.checkpoints), default=None)
+    if last is None:
+        return "ended at once; nothing was saved, so the run starts anew"
+    return f"ended at once; the run resumes from step {last}"
 
 
 def _queued(runner: Runner | None) -> Runner:
@@ -147,6 +216,13 @@ def _queued(runner: Runner | None) -> Runner:
             turn.leave()
 
     return run
+
+
+def _late_trainer(
+    folder: RunFolder, *, on_event: OnEvent | None = None, proposal: Proposal | None = None
+) -> None:
+    """The trainer, imported when it is called."""
+    _trainer()(folder, on_event=on_event, **({"proposal": proposal} if proposal else {}))
 
 
 def _trainer() -> Runner:
@@ -203,10 +279,23 @@ def name_failure(error: BaseException, folder: RunFolder) -> DreamBoothError:
     )
 
 
+class _Log(logging.FileHandler):
+    """A log that is worth no run: where it cannot be written (a full disk, a folder that was
+    deleted) its messages are dropped."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError):
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
 @contextlib.contextmanager
 def _logging_to(folder: RunFolder) -> Iterator[None]:
     """Sends messages, ours from INFO on and the libraries' warnings, to ``logs/engine.log``."""
-    handler = logging.FileHandler(folder.engine_log, encoding="utf-8", delay=True)
+    handler = _Log(folder.engine_log, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root, ours = logging.getLogger(), logging.getLogger("dreambooth_core")
     level = ours.level
@@ -225,35 +314,48 @@ def _logging_to(folder: RunFolder) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _signals_to(folder: RunFolder) -> Iterator[None]:
-    """Turns the first signal to end into the request ``stop``, the second into an interrupt.
+    """Turns the first signal to end into the request ``stop``, the second into an interrupt, and
+    a third ends the process where it stands.
 
-    Only the main thread can; elsewhere signals stay as they were.
+    Only the main thread can; elsewhere signals stay as they were. Each of several processes asks:
+    a launcher or a terminal may tell all of them or one.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    asked = False
+    control = folder.control
+    count = 0
 
     def ask(number: int, _: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
+        nonlocal count
+        count += 1
+        if count == 1:
+            control.hear("stop")
+        elif count == 2:
             raise KeyboardInterrupt
-        asked = True
-        try:
-            folder.control.request("stop")
-        except UserError as error:
-            raise KeyboardInterrupt from error
+        else:
+            os._exit(Stopped.exit_code)
 
-    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
-    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+        threading.Thread(target=_watch_launcher, args=(control,), daemon=True).start()
+    numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in numbers}
     for number in numbers:
-        signal.signal(number, ask)
+        if before[number] is not signal.SIG_IGN:  # nohup: a closed terminal ends nothing
+            signal.signal(number, ask)
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
+def _watch_launcher(control: Control) -> None:
+    """Asks to stop when the launcher of several processes is gone: killed, it takes none along."""
+    launcher = os.getppid()
+    while os.getppid() == launcher:
+        time.sleep(WATCH)
+    control.hear("stop")
 
 
 def main(argv: Sequence[str] | None = None, *, runner: Runner | None = None) -> int:
@@ -262,12 +364,16 @@ def main(argv: Sequence[str] | None = None, *, runner: Runner | None = None) -> 
     parser.add_argument("folder", help="the run's folder")
     parser.add_argument(NOTED, action="store_true", help=argparse.SUPPRESS)
     parser.add_argument(QUEUED, action="store_true", help="wait for the runs that came before")
+    parser.add_argument(PROPOSAL, metavar="FOLDER", help="the settings to resume with")
     args = parser.parse_args(argv)
     if argv is None:
         defer()  # this process is ours alone
     try:
         folder = RunFolder(args.folder)
-        return supervise(folder, runner=runner, noted=args.noted, queued=args.queued)
+        proposal = Proposal(args.proposal) if args.proposal else None
+        return supervise(
+            folder, runner=runner, noted=args.noted, queued=args.queued, proposal=proposal
+        )
     except DreamBoothError as error:
         sys.stderr.write(f"worker: {error.line}\n")
         return error.exit_code

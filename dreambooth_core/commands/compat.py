@@ -69,7 +69,8 @@ def _train(script: str, argv: list[str], *, as_json: bool, dry: bool) -> int:
     refuse_base(script, translation.config.base)
     # In this process alone: a token is no part of what is written down.
     os.environ.update(translation.secrets)
-    return train_here(prepare(translation, _say), as_json=as_json)
+    folder, proposal = prepare(translation, _say)
+    return train_here(folder, as_json=as_json, proposal=proposal)
 
 
 def refuse_base(script: str, base: BaseOptions) -> None:

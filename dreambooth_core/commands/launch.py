@@ -6,16 +6,23 @@ on CPUs, torch's own launcher, since accelerate's needs MPI there.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from types import FrameType
+from typing import Any
 
 from dreambooth_core.commands.options import argument
 from dreambooth_core.commands.train import Resuming, new_run, resumed
 from dreambooth_core.errors import Stopped, UserError
-from dreambooth_core.jobs import RunFolder, status
+from dreambooth_core.jobs import ENDINGS, Proposal, RunFolder
+from dreambooth_core.jobs.launch import CREATE_NEW_PROCESS_GROUP, NOTED, PROPOSAL, WORKER
+from dreambooth_core.worker import SIGNALS
 
-CODES = {"finished": 0, "stopped": Stopped.exit_code}
+CODES = {"done": 0, "stopped": Stopped.exit_code}
 """Exit codes by how the run ended; for anything else the launcher's own."""
 
 
@@ -39,18 +46,75 @@ class Options(Resuming):
 def run(args: Options) -> int:
     """Trains in several processes; returns the exit code."""
     command = launcher(args)
-    folder = resumed(args) if args.resume else new_run(args, elsewhere=True)[0]
+    folder, proposal = resumed(args) if args.resume else (new_run(args, elsewhere=True)[0], None)
     sys.stderr.write(f"run: {folder.path}\n")
-    code = subprocess.run([*command, *worker(folder)], check=False).returncode
-    found = status(folder)
-    if found.state == "failed":
-        sys.stderr.write(f"dreambooth launch: {found.message}\n")
-    return CODES.get(found.state, code or 1)
+    since = folder.events.size()
+    try:
+        code = _supervised(folder, [*command, *worker(folder, proposal)])
+    finally:
+        if proposal is not None:
+            proposal.withdraw()
+    events, _ = folder.events.read(since)
+    ending = events[-1] if events and events[-1]["kind"] in ENDINGS else {}
+    if message := ending.get("message"):
+        sys.stderr.write(f"dreambooth launch: {message}\n")
+    if ending.get("outcome") == "stopped":
+        sys.stderr.write(f"resume with: dreambooth launch --resume {folder.path}\n")
+    return CODES.get(str(ending.get("outcome")), code or 1)
 
 
-def worker(folder: RunFolder) -> list[str]:
+def worker(folder: RunFolder, proposal: Proposal | None = None) -> list[str]:
     """What each process runs."""
-    return ["-m", "dreambooth_core.worker", str(folder.path)]
+    offered = [PROPOSAL, str(proposal.path)] if proposal is not None else []
+    return ["-m", WORKER, str(folder.path), NOTED, *offered]
+
+
+def _supervised(folder: RunFolder, command: list[str]) -> int:
+    """Runs the launcher to its end, with a session of its own: signals come here alone. The first
+    one asks the run to save and stop, a second one ends every process at once.
+
+    Returns:
+        The launcher's exit code.
+    """
+    name = folder.control.mark_start(folder.events.size())
+    windows = {"creationflags": CREATE_NEW_PROCESS_GROUP}
+    loose: dict[str, Any] = windows if os.name == "nt" else {"start_new_session": True}
+    process = subprocess.Popen(command, **loose)
+    count = 0
+
+    def ask(number: int, _: FrameType | None) -> None:
+        nonlocal count
+        count += 1
+        if count == 1:
+            folder.control.hear("stop")
+            sys.stderr.write("saving and stopping; once more ends at once\n")
+        else:
+            end_all(process.pid)
+
+    numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
+    before = {number: signal.signal(number, ask) for number in numbers}
+    try:
+        code = process.wait()
+    finally:
+        if process.poll() is None:
+            end_all(process.pid)
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        with contextlib.suppress(UserError):  # the run's folder is gone
+            folder.control.mark_exited(name, process.wait())
+    return code
+
+
+def end_all(pid: int) -> None:
+    """Ends a process and all that it started: torch's launcher puts each worker into a session of
+    its own, where no signal to the launcher's group reaches it."""
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        launcher = psutil.Process(pid)
+        for process in [*launcher.children(recursive=True), launcher]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def launcher(args: Options) -> list[str]:

@@ -22,6 +22,7 @@ PREPARING = {
     "class_images": "class images",
     "latents": "encoding pictures",
     "texts": "encoding captions",
+    "disk_full": "the disk is full",
 }
 """Stages before training, as progress events name them, and what they are called."""
 

@@ -14,7 +14,7 @@ from dreambooth_core.commands.options import Reporting, argument
 from dreambooth_core.config.loading import dump, load
 from dreambooth_core.deferral import load_libraries
 from dreambooth_core.disk import write_text
-from dreambooth_core.jobs import Event, RunFolder
+from dreambooth_core.jobs import Event, Proposal, RunFolder
 from dreambooth_core.trainer.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -45,10 +45,10 @@ class Configured(Reporting):
 
 @dataclass(kw_only=True)
 class Resuming(Configured):
-    """A run is made, or gone on with."""
+    """A run is made, or resumed."""
 
     resume: str | None = argument(
-        None, kind="run folder", metavar="RUN", help="go on with a run: its folder"
+        None, kind="run folder", metavar="RUN", help="resume a run: its folder"
     )
 
 
@@ -62,16 +62,18 @@ class Options(Resuming):
 
 def run(args: Options) -> int:
     """Trains; returns the exit code."""
-    decision = None
+    decision = proposal = None
     if args.resume:
-        folder = resumed(args)
+        folder, proposal = resumed(args)
     else:
         folder, decision = new_run(args, elsewhere=args.prepare)
     if args.prepare:
         facts = {"run": folder.name, "path": str(folder.path)}
+        if proposal is not None:
+            facts["proposal"] = str(proposal.path)
         sys.stdout.write((json.dumps(facts) if args.json else str(folder.path)) + "\n")
         return 0
-    return train_here(folder, decision, as_json=args.json)
+    return train_here(folder, decision, as_json=args.json, proposal=proposal)
 
 
 def read_config(args: Configured) -> TrainConfig:
@@ -107,19 +109,23 @@ def new_run(args: Configured, *, elsewhere: bool = False) -> tuple[RunFolder, De
     return folder, decision
 
 
-def resumed(args: Resuming) -> RunFolder:
-    """The folder of an earlier run, its configuration updated with what is given now."""
+def resumed(args: Resuming) -> tuple[RunFolder, Proposal]:
+    """The folder of an earlier run, and its configuration updated with what is given now. The
+    folder's own changes only when the worker accepts that."""
     folder = RunFolder.open(args.resume or "")
     files, overrides = split_arguments(args)
     if not any(o.startswith("run.resume=") for o in overrides):
         overrides = [*overrides, "run.resume=latest"]
     config = load(TrainConfig, files=[folder.config, *files], overrides=overrides)
-    write_text(folder.config, dump(config, help=True))
-    return folder
+    return folder, Proposal.make(folder, {folder.config.name: dump(config, help=True)})
 
 
 def train_here(
-    folder: RunFolder, decision: Decision | None = None, *, as_json: bool = False
+    folder: RunFolder,
+    decision: Decision | None = None,
+    *,
+    as_json: bool = False,
+    proposal: Proposal | None = None,
 ) -> int:
     """Does a run in this process and shows it; returns the exit code.
 
@@ -127,6 +133,7 @@ def train_here(
         folder: the run's.
         decision: about its configuration, where it was made already.
         as_json: whether to print events in place of a progress bar.
+        proposal: the settings to resume with.
     """
     from dreambooth_core.worker import supervise
 
@@ -136,7 +143,7 @@ def train_here(
 
         runner = partial(train, decision=decision)
     if as_json:
-        return supervise(folder, runner=runner, on_event=_print_json)
+        return supervise(folder, runner=runner, on_event=_print_json, proposal=proposal)
     from dreambooth_core.commands.progress import EventPrinter
 
     printer = EventPrinter()
@@ -148,7 +155,7 @@ def train_here(
             endings.append(event)
 
     with printer:
-        code = supervise(folder, runner=runner, on_event=listen)
+        code = supervise(folder, runner=runner, on_event=listen, proposal=proposal)
     _tell_ending(folder, endings, code, printer.console.print)
     return code
 
@@ -161,7 +168,7 @@ def _tell_ending(
             say(f"[red]failed[/]: {event['message']}", highlight=False)
         elif event.get("outcome") == "stopped":
             say(f"{event.get('message') or 'stopped'}", highlight=False)
-            say(f"go on with: dreambooth train --resume {folder.path}", highlight=False)
+            say(f"resume with: dreambooth train --resume {folder.path}", highlight=False)
         else:
             for result in event.get("results", [])[-1:]:
                 say(f"result: {folder.path / result}", highlight=False)

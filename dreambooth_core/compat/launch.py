@@ -11,16 +11,20 @@ from dreambooth_core.compat.translate import Translation
 from dreambooth_core.config.loading import dump
 from dreambooth_core.disk import write_text
 from dreambooth_core.errors import UserError
-from dreambooth_core.jobs import RunFolder
+from dreambooth_core.jobs import Proposal, RunFolder
+from dreambooth_core.jobs.proposal import PREFIX
 
 PATIENCE = 120.0
 """Seconds that the other processes wait for the first to write the configuration."""
 
 
-def prepare(translation: Translation, tell: Callable[[str], None]) -> RunFolder:
+def prepare(
+    translation: Translation, tell: Callable[[str], None]
+) -> tuple[RunFolder, Proposal | None]:
     """Makes the run's folder with its configuration in it.
 
-    An earlier run there is set aside, unless this one goes on with it.
+    An earlier run there is set aside, unless this one resumes it: then nothing changes before the
+    worker accepts the settings, which are the second of what is returned.
 
     Raises:
         UserError: a run is at work there, or the folder cannot be made.
@@ -28,16 +32,17 @@ def prepare(translation: Translation, tell: Callable[[str], None]) -> RunFolder:
     folder = RunFolder(translation.folder)
     text = dump(translation.config, help=True)
     if int(os.environ.get("RANK") or 0) > 0:
-        _wait_for(folder, text)
-        return folder
+        return folder, _wait_for(folder, text)
     if folder.lock_file.exists() and folder.lock.is_held():
         raise UserError("a run is at work there", where=folder.path, do="Name another folder.")
-    if folder.exists() and not translation.config.run.resume:
+    if folder.exists() and translation.config.run.resume:
+        return folder, Proposal.make(folder, {folder.config.name: text})
+    if folder.exists():
         aside = _set_aside(folder)
         tell(f"the records of an earlier run there are now in {aside}")
     folder.make()
     write_text(folder.config, text)
-    return folder
+    return folder, None
 
 
 def _set_aside(folder: RunFolder) -> Path:
@@ -59,11 +64,23 @@ def _set_aside(folder: RunFolder) -> Path:
     return aside
 
 
-def _wait_for(folder: RunFolder, text: str) -> None:
-    """Returns when the first process has written this very configuration."""
+def _wait_for(folder: RunFolder, text: str) -> Proposal | None:
+    """Returns when the first process has written this very configuration, and where if it is a
+    proposal."""
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
-        if folder.config.is_file() and folder.config.read_text(encoding="utf-8") == text:
-            return
+        offered = [Proposal(path) for path in folder.path.glob(f"{PREFIX}*")]
+        for proposal in offered:
+            if _says(proposal.config, text):
+                return proposal
+        if _says(folder.config, text):
+            return None
         time.sleep(0.1)
     raise UserError("the first process has written no configuration", where=folder.config)
+
+
+def _says(file: Path, text: str) -> bool:
+    try:
+        return file.read_text(encoding="utf-8") == text
+    except OSError:
+        return False

@@ -2,8 +2,11 @@
 
 They are kept in a folder named by what they depend on, so that a second run finds them and a run
 with another base, prompt or setting never takes them for its own. Image number ``i`` is made from
-a seed of its own: neither the batch size, nor the number of processes, nor an interruption changes
-it.
+a seed of its own, and always in the same company: with a batch size of 1 alone, with a batch size
+of ``n`` together with those whose numbers, divided by ``n``, give the same. Kernels round
+differently for other batch sizes, in the last bit; so neither the number of processes, nor an
+interruption, nor the repair of a single image changes it, and a batch size of 1 makes it
+independent of that too.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -172,35 +176,54 @@ def make_missing(
     processes: int = 1,
     progress: Callable[[int, int], None] | None = None,
     stop: Callable[[], bool] | None = None,
+    save: Callable[[Callable[[], None]], None] = lambda write: write(),
 ) -> int:
     """Make the missing class images, or this process's share of them; returns how many.
 
     When all processes are done, :func:`find_class_images` finds them.
 
     Args:
+        batch_size: Images made at once. A batch of which one is missing is made whole again.
         progress: Called with (made, to be made) of this process.
+        save: Does the writing of an image; the trainer's waits while the disk is full.
 
     Raises:
         Stopped: ``stop`` said so between two batches; what was made stays.
         SaveFailed: An image could not be written.
     """
-    mine = list(state.missing[rank::processes])
+    mine = batches_of(state, batch_size, rank, processes)
+    missing = set(state.missing)
+    wanted = sum(index in missing for batch in mine for index in batch)
     if mine and rank == 0:
         about = {**asdict(state.recipe), "prompts": list(state.recipe.prompts)}
-        write_json(state.folder / f".class-{state.recipe.digest}.json", about)
-    for start in range(0, len(mine), batch_size):
+        save(lambda: write_json(state.folder / f".class-{state.recipe.digest}.json", about))
+    made = 0
+    for batch in mine:
         if stop is not None and stop():
             raise Stopped("stopped while class images were being made", where=state.folder)
-        batch = mine[start : start + batch_size]
         prompts = [state.recipe.prompt_of(index) for index in batch]
         images = make(prompts, [state.recipe.seed_of(index) for index in batch])
         if len(images) != len(batch):
             raise ValueError(f"{len(batch)} prompts gave {len(images)} images")
         for index, prompt, image in zip(batch, prompts, images, strict=True):
-            _write(state, index, prompt, image)
+            if index in missing:
+                save(partial(_write, state, index, prompt, image))
+                made += 1
         if progress is not None:
-            progress(start + len(batch), len(mine))
-    return len(mine)
+            progress(made, wanted)
+    return made
+
+
+def batches_of(
+    state: ClassImages, batch_size: int, rank: int = 0, processes: int = 1
+) -> list[list[int]]:
+    """The indices of the images that a process makes, batch by batch. Batches begin at multiples
+    of their size, whatever is missing: each image is always made in the same company."""
+    numbers = sorted({index // batch_size for index in state.missing})
+    return [
+        list(range(number * batch_size, (number + 1) * batch_size))
+        for number in numbers[rank::processes]
+    ]
 
 
 def _write(state: ClassImages, index: int, prompt: str, image: Image.Image) -> None:

@@ -9,14 +9,16 @@ Standard library only: hosts import it in their own Python. ::
         ...
 """
 
+from dreambooth_core.jobs.checkpoints import saved_steps
 from dreambooth_core.jobs.client import attach, command, terminate
-from dreambooth_core.jobs.control import VERBS, Control
+from dreambooth_core.jobs.control import STOPS, VERBS, Control
 from dreambooth_core.jobs.environment import engine_command, worker_environment
 from dreambooth_core.jobs.events import ENDINGS, KINDS, Event, EventLog, read_events
 from dreambooth_core.jobs.folder import RunFolder
 from dreambooth_core.jobs.launch import start
 from dreambooth_core.jobs.lock import FileLock
 from dreambooth_core.jobs.names import sanitise
+from dreambooth_core.jobs.proposal import Proposal
 from dreambooth_core.jobs.queue import Turn
 from dreambooth_core.jobs.receipt import read_receipt, write_receipt
 from dreambooth_core.jobs.status import STATES, RunSummary, find_run, list_runs, status
@@ -25,11 +27,13 @@ __all__ = [
     "ENDINGS",
     "KINDS",
     "STATES",
+    "STOPS",
     "VERBS",
     "Control",
     "Event",
     "EventLog",
     "FileLock",
+    "Proposal",
     "RunFolder",
     "RunSummary",
     "Turn",
@@ -41,6 +45,7 @@ __all__ = [
     "read_events",
     "read_receipt",
     "sanitise",
+    "saved_steps",
     "start",
     "status",
     "terminate",

@@ -57,7 +57,7 @@ def attach(
 
 
 def command(folder: RunFolder | str | os.PathLike[str], verb: str) -> None:
-    """Asks a run's worker for ``verb``: sample, save, stop, stop_after_step, stop_after_epoch.
+    """Asks a run's worker for ``verb``, one of :data:`~dreambooth_core.jobs.control.VERBS`.
 
     Raises:
         UserError: no such verb or run, or no worker that could hear it.

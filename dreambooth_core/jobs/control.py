@@ -22,15 +22,23 @@ logger = logging.getLogger(__name__)
 
 VERBS: dict[str, str] = {
     "sample": "make the validation images now",
-    "save": "save now and go on",
-    "stop": "stop now; what was saved stays",
-    "stop_after_step": "finish this step, save, stop",
+    "save": "save now and continue",
+    "stop": "finish this step, save, stop",
     "stop_after_epoch": "finish this epoch, save, stop",
+    "stop_without_saving": "stop now without saving; what was saved before stays",
+    "stop_after_step": "finish this step, save, stop (the former name of stop)",
 }
 """What can be asked, and what it means."""
 
+STOPS = frozenset({"stop", "stop_after_step", "stop_without_saving"})
+"""Verbs that end a run at its next step, or in the midst of whatever else it does."""
+
 START = "start"
 EXITED = "exited"
+
+
+_heard: dict[Path, list[str]] = {}
+"""What this very process was asked where it could not be written down: the disk is full, say."""
 
 
 class Control:
@@ -39,6 +47,13 @@ class Control:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._offset = 0
+
+    def hear(self, verb: str) -> None:
+        """Asks the worker in this process for ``verb``, also where the file cannot be written."""
+        try:
+            self.request(verb)
+        except UserError:
+            _heard.setdefault(self.path, []).append(verb)
 
     def request(self, verb: str) -> None:
         """Asks for ``verb``.
@@ -57,6 +72,7 @@ class Control:
             A name for this start, for :meth:`mark_exited`.
         """
         name = secrets.token_hex(4)
+        _heard.pop(self.path, None)
         self._append({"verb": START, "start": name, "events": events})
         return name
 
@@ -76,7 +92,7 @@ class Control:
                 verbs.append(verb)
             elif verb != EXITED:
                 logger.warning("%s: unknown command %.60r was ignored", self.path, verb)
-        return verbs
+        return [*verbs, *_heard.pop(self.path, [])]
 
     def last_start(self) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
         """The latest ``start`` record, and its ``exited`` record; None for each that is absent.

@@ -12,6 +12,8 @@ error     ``message`` (one line), ``what``, ``where``, ``do``, ``type``, ``detai
 finished  ``outcome`` (``done`` or ``stopped``), ``results`` (paths), ``message``; an ending
 ========  ===================================================================================
 
+An ending with ``refused`` came before the run was touched: the run is what it was before.
+
 Paths are relative to the run's folder, with forward slashes, or absolute if outside it.
 """
 

@@ -108,6 +108,14 @@ class RunFolder:
         except ValueError:
             return absolute.as_posix()
 
+    def identity(self) -> tuple[int, int] | None:
+        """What tells this folder from another that is put in its place; None if it is gone."""
+        try:
+            facts = self.path.stat()
+        except OSError:
+            return None
+        return facts.st_dev, facts.st_ino
+
     def exists(self) -> bool:
         """Whether the folder is there and looks like a run's."""
         files = (self.config, self.events_file, self.control_file, self.lock_file)

@@ -14,12 +14,16 @@ from typing import Any
 from dreambooth_core.errors import UserError
 from dreambooth_core.jobs.environment import clone, engine_command, worker_environment
 from dreambooth_core.jobs.folder import RunFolder
+from dreambooth_core.jobs.proposal import Proposal
 
 logger = logging.getLogger(__name__)
 
 WORKER = "dreambooth_core.worker"
 NOTED = "--noted"
 """Tells the worker that the start is already marked in ``control.jsonl``."""
+
+PROPOSAL = "--proposal"
+"""Names the settings that the run is to be resumed with."""
 
 QUEUED = "--queued"
 """Tells the worker to wait until the runs that came before have ended."""
@@ -35,6 +39,7 @@ def start(
     env: Mapping[str, str] | None = None,
     *,
     queued: bool = False,
+    proposal: Proposal | str | os.PathLike[str] | None = None,
 ) -> None:
     """Starts a worker on a run and returns at once; the run's events tell the rest.
 
@@ -48,11 +53,29 @@ def start(
         env: the environment to derive the worker's from; by default this process's. What would
             bring another Python's packages is taken out.
         queued: whether it waits until the runs beside it that came before have ended.
+        proposal: the settings to resume with; they are withdrawn where no worker starts.
 
     Raises:
         UserError: a worker is at work there already, or none could be started.
     """
     run = folder if isinstance(folder, RunFolder) else RunFolder(folder)
+    offered = Proposal(proposal) if isinstance(proposal, (str, os.PathLike)) else proposal
+    try:
+        _start(run, python, env, offered, queued=queued)
+    except UserError:
+        if offered is not None:
+            offered.withdraw()
+        raise
+
+
+def _start(
+    run: RunFolder,
+    python: str | os.PathLike[str] | Sequence[str] | None,
+    env: Mapping[str, str] | None,
+    proposal: Proposal | None,
+    *,
+    queued: bool,
+) -> None:
     if not run.path.is_dir():
         raise UserError("no such run", where=run.path)
     run.make()
@@ -66,6 +89,8 @@ def start(
         interpreter = list(python)
     name = run.control.mark_start(run.events.size())
     arguments = [*interpreter, "-m", WORKER, str(run.path), NOTED, *[QUEUED] * queued]
+    if proposal is not None:
+        arguments += [PROPOSAL, str(proposal.path)]
     try:
         process = _detached(arguments, run.worker_log, clone(), worker_environment(env))
     except OSError as error:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import logging
 import platform
 import sys
 import time
@@ -15,17 +17,29 @@ from dreambooth_core.errors import UserError
 from dreambooth_core.jobs.files import to_json
 from dreambooth_core.jobs.folder import RunFolder
 
+logger = logging.getLogger(__name__)
+
+DAMAGED = "receipt.damaged.json"
+"""Where a receipt that cannot be read is kept."""
+
 
 def write_receipt(folder: RunFolder, **facts: Any) -> None:
     """Adds ``facts`` to the run's receipt and writes it whole.
 
     A fact that is a dict is merged into the one of that name, any other replaces it. Version,
-    platform and the hash of the configuration are filled in here.
+    platform and the hash of the configuration are filled in here. A receipt that is damaged is
+    kept under another name, and a new one begun: no run depends on it.
 
     Raises:
         SaveFailed: the disk is full or not writable; the old receipt is untouched.
     """
-    receipt = read_receipt(folder)
+    try:
+        receipt = read_receipt(folder)
+    except UserError as error:
+        logger.warning("%s; a new one is begun", error.line)
+        with contextlib.suppress(OSError):
+            folder.receipt.replace(folder.path / DAMAGED)
+        receipt = {}
     receipt.update(
         dreambooth=__version__,
         python=platform.python_version(),
@@ -53,7 +67,10 @@ def read_receipt(folder: RunFolder) -> dict[str, Any]:
         receipt = json.loads(folder.receipt.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"cannot be read: {reason}", where=folder.receipt) from error
+    except (ValueError, RecursionError) as error:
         raise UserError(f"not valid JSON: {error}", where=folder.receipt) from error
     if not isinstance(receipt, dict):
         raise UserError("not a JSON object", where=folder.receipt)

@@ -80,7 +80,9 @@ class _Digest:
     results: list[str] = field(default_factory=list)
     samples: list[str] = field(default_factory=list)
     last: Event | None = None
-    """The latest event."""
+    """The latest event that the state depends on."""
+    settled: Event | None = None
+    """The ending of the latest start that was accepted."""
 
     def add(self, event: Event) -> None:
         kind = event["kind"]
@@ -89,7 +91,7 @@ class _Digest:
         self.created = self.created if self.created is not None else self.updated
         self.last = event
         if kind == "started":
-            self.started, self.message = self.updated, ""
+            self.started, self.message, self.settled = self.updated, "", None
         if kind in ("started", "progress"):
             self._advance(event)
         elif kind == "sample":
@@ -103,6 +105,9 @@ class _Digest:
             results = event.get("results")
             for path in results if isinstance(results, list) else []:
                 _append(self.results, path)
+            if event.get("refused") and self.settled is not None:
+                self.last = self.settled  # it changed nothing: the run is what it was
+            self.settled = self.last
 
     def _advance(self, event: Event) -> None:
         step, steps = _count(event.get("step")), _count(event.get("steps"))

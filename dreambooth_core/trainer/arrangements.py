@@ -6,8 +6,9 @@
 ``peft``
     ``unet/adapter_config.json`` and ``text_encoder/…`` in the same places.
 ``shivam``
-    A whole pipeline with its samples in ``100/``, ``200/`` … *beside* the run's folder: its
-    notebook takes every folder there but ``0`` for a number of steps.
+    A whole pipeline with its samples in ``100/``, ``200/`` … in the run's folder, where no other
+    run writes. Of a run named ``0``, which is what its command line makes, *beside* that folder:
+    its notebook takes every folder there but ``0`` for a number of steps.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from dreambooth_core.formats.checkpoints.parts import ModelParts
 from dreambooth_core.formats.checkpoints.scheduler import with_scheduler
 from dreambooth_core.formats.privacy import cleaned
 from dreambooth_core.formats.storage import write_tensors
+from dreambooth_core.jobs import RunFolder
 from dreambooth_core.trainer.precision import STORED
 
 if TYPE_CHECKING:
@@ -80,8 +82,16 @@ def arrange_samples(session: Session) -> None:
         write_bytes(target, image.read_bytes())
 
 
+ALONE = "0"
+"""The run that has its folder of runs for itself."""
+
+
 def _numbered(session: Session) -> Path:
-    return session.folder.path.parent / str(session.step)
+    own = session.folder
+    beside = own.path.with_name(str(session.step))
+    if own.name == ALONE and not RunFolder(beside).exists():
+        return beside
+    return own.path / str(session.step)
 
 
 def _write_numbered(session: Session, metadata: dict[str, str]) -> Path:

@@ -15,22 +15,25 @@ from dreambooth_core.data.latents import LatentCache
 from dreambooth_core.data.plan import BatchPlan
 from dreambooth_core.data.store import NoStore, Store, make_store
 from dreambooth_core.data.texts import TextCache
+from dreambooth_core.errors import Stopped
 from dreambooth_core.families.base import Components
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.formats.fingerprint import fingerprint
-from dreambooth_core.jobs import Control, RunFolder
+from dreambooth_core.jobs import RunFolder
 from dreambooth_core.methods.base import Trainable, method_for
 from dreambooth_core.methods.quantized import quantize
 from dreambooth_core.objective.objective import Objective
 from dreambooth_core.objective.schedule import alphas_of
 from dreambooth_core.optim.ema import Ema
 from dreambooth_core.optim.stepper import Stepper
+from dreambooth_core.trainer.asked import Asked
 from dreambooth_core.trainer.decide import Decision, parameter_groups
 from dreambooth_core.trainer.precision import Precision, make_precision
 from dreambooth_core.trainer.priors import image_precision, with_class_images
 from dreambooth_core.trainer.processes import Processes
 from dreambooth_core.trainer.report import Reporter
 from dreambooth_core.trainer.samples import Samples
+from dreambooth_core.trainer.saving import Saver
 from dreambooth_core.trainer.session import Session
 from dreambooth_core.trainer.step import StepComputer
 from dreambooth_core.trainer.texts import TextSource, encode_each
@@ -50,18 +53,18 @@ class Builder:
         self,
         decision: Decision,
         folder: RunFolder,
-        control: Control,
         reporter: Reporter,
         processes: Processes,
-        should_stop: Callable[[], bool],
+        asked: Asked,
+        saver: Saver,
     ) -> None:
         self.decision = decision
         self.config = decision.config
         self.folder = folder
-        self.control = control
         self.reporter = reporter
         self.processes = processes
-        self.should_stop = should_stop
+        self.asked = asked
+        self.saver = saver
 
     def build(self) -> Session:
         """The session, at step 0.
@@ -76,6 +79,7 @@ class Builder:
             config.run.mixed_precision, self.processes.device, tf32=config.memory.tf32
         )
         parts = load_base(config.base)
+        self._stop_here()
         concepts = self._with_class_images(concepts, parts, precision)
         self._place(parts, precision)
         items = Items(concepts, config.data, seed=config.run.seed)
@@ -137,7 +141,8 @@ class Builder:
             config=config,
             folder=self.folder,
             reporter=self.reporter,
-            control=self.control,
+            asked=self.asked,
+            saver=self.saver,
             processes=self.processes,
             precision=precision,
             parts=parts,
@@ -153,6 +158,12 @@ class Builder:
             total_steps=total,
         )
 
+    def _stop_here(self) -> None:
+        """Raises ``Stopped``, in all processes, if the user asked for it while models loaded."""
+        with self.processes.together():
+            if self.asked.stops():
+                raise Stopped("stopped before training began")
+
     def _with_class_images(
         self, concepts: list[Concept], parts: Components, precision: Precision
     ) -> list[Concept]:
@@ -163,7 +174,14 @@ class Builder:
         images = image_precision(self.config, precision)
         self._place(parts, images, weights=None if images is precision else torch.float32)
         return with_class_images(
-            self.config, concepts, parts, images, self.processes, self.reporter, self.should_stop
+            self.config,
+            concepts,
+            parts,
+            images,
+            self.processes,
+            self.reporter,
+            self.asked,
+            self.saver,
         )
 
     def _place(
@@ -217,8 +235,8 @@ class Builder:
         )
         if self._keeps_latents(plan):
             wanted = items.views(plan)[self.processes.rank % self._sharers :: self._sharers]
-            cache.fill(wanted, progress=self._progress("latents"), stop=self.should_stop)
-            self.processes.wait()
+            with self.processes.together():
+                cache.fill(wanted, progress=self._progress("latents"), stop=self.asked.stops)
         return cache
 
     def _keeps_latents(self, plan: BatchPlan) -> bool:
@@ -236,7 +254,8 @@ class Builder:
         )
         captions = items.all_captions()
         if captions is not None:
-            cache.fill(captions, progress=self._progress("texts"), stop=self.should_stop)
+            with self.processes.together():
+                cache.fill(captions, progress=self._progress("texts"), stop=self.asked.stops)
         return cache
 
     def _progress(self, stage: str) -> Callable[[int, int], None]:

@@ -7,23 +7,54 @@ import time
 from torch import Tensor
 
 from dreambooth_core.errors import Stopped
+from dreambooth_core.jobs.checkpoints import name_of, saved_steps
 from dreambooth_core.trainer.metrics import MOST_WAITING, Window
 from dreambooth_core.trainer.session import Session
 from dreambooth_core.trainer.watch import MemoryWatch
 
+ROLLING = "(rolling)"
+"""Among what was asked: it is time for a rolling checkpoint. The first process has the clock."""
+
+SAVING_SHARE = 0.05
+"""The most of the run's time that rolling checkpoints may take."""
+
 
 def train(session: Session) -> None:
-    """Trains from the session's step to its last one.
+    """Trains from the session's step to its last one. The result, and the images of the last
+    step, are whoever's who calls.
 
     Raises:
         Stopped: the user asked for it; what the verb promises was saved before.
         TrainingFailed: a loss or a gradient is not a number, or nothing learns.
+        RunGone: the run's folder is not there any more.
     """
     run = _Loop(session)
+    if session.step == 0 and session.validation:
+        run.sample()
+    run.asked()
     while session.step < session.total_steps:
         run.step()
         run.scheduled()
         run.asked()
+
+
+class _Clock:
+    """Says when a rolling checkpoint is due: by time, since steps take from milliseconds to
+    minutes, and less often where saving takes long."""
+
+    def __init__(self, minutes: float | None) -> None:
+        self._interval = None if minutes is None else minutes * 60
+        self._since = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether it is time."""
+        return self._interval is not None and time.monotonic() - self._since >= self._interval
+
+    def saved(self, began: float) -> None:
+        """A checkpoint, begun at that time, is written."""
+        self._since = time.monotonic()
+        if self._interval is not None:
+            self._interval = max(self._interval, (self._since - began) / SAVING_SHARE)
 
 
 class _Loop:
@@ -37,13 +68,11 @@ class _Loop:
             scaled=session.precision.scaler.is_enabled(),
         )
         self.stop_at_epoch_end = False
-        self._verbs: list[str] = []
         self.watch = MemoryWatch(session.processes.device)
-        self._saved_at = session.step
+        self.clock = _Clock(session.config.save.every_minutes)
+        self._began_at = self._saved_at = session.step
         self._sampled_at = -1
         self._to_training()
-        if session.step == 0 and session.validation:
-            self.sample()
 
     def step(self) -> None:
         """One optimizer step.
@@ -104,7 +133,7 @@ class _Loop:
             self.save()
         if last and save.at_end:
             session.save_state()
-        if session.validation and (last or self._due(watch.every_steps, watch.every_epochs)):
+        if session.validation and not last and self._due(watch.every_steps, watch.every_epochs):
             self.sample()
 
     def _due(self, steps: int | None, epochs: int | None) -> bool:
@@ -122,34 +151,52 @@ class _Loop:
             Stopped: a verb said so.
         """
         session = self.session
-        verbs = self._poll()
-        if "stop" in verbs:
-            raise Stopped(f"stopped at step {session.step}")
+        verbs = self._take()
+        if session.step == session.total_steps:
+            return  # the result comes next, whatever was asked
+        if "stop_without_saving" in verbs:
+            raise Stopped(f"stopped at step {session.step} without saving; {self._kept()}")
+        self.stop_at_epoch_end |= "stop_after_epoch" in verbs
+        ended = session.step > self._began_at and session.plan.ends_epoch(session.step - 1)
+        ended &= self.stop_at_epoch_end
+        if ended or "stop" in verbs or "stop_after_step" in verbs:
+            self.save()
+            raise Stopped(
+                f"stopped at step {session.step} of {session.total_steps}; {self._kept()}"
+            )
         if "sample" in verbs:
             self.sample()
         if "save" in verbs:
             self.save()
-        self.stop_at_epoch_end |= "stop_after_epoch" in verbs
-        ended = self.stop_at_epoch_end and session.plan.ends_epoch(session.step - 1)
-        if ("stop_after_step" in verbs or ended) and session.step < session.total_steps:
-            self.save()
-            raise Stopped(f"stopped after step {session.step}; saved")
+        elif ROLLING in verbs and self._saved_at != session.step:
+            self.window.settle()
+            began = time.monotonic()
+            session.save_rolling()
+            self.clock.saved(began)
+            self._to_training()
 
-    def _poll(self) -> list[str]:
-        verbs = self.session.processes.agree(self._verbs + self.session.control.poll())
-        self._verbs = []
-        return verbs
+    def _take(self) -> list[str]:
+        """What was asked, and what the clock says: all processes must do the same at one step."""
+        verbs = self.session.asked.take()
+        if self.clock.due():
+            verbs.append(ROLLING)
+        return self.session.processes.agree(verbs)
 
-    def _wants_stop(self) -> bool:
-        """Whether ``stop`` has come meanwhile; other verbs are kept for later."""
-        self._verbs += self.session.control.poll()
-        return "stop" in self._verbs
+    def _kept(self) -> str:
+        """What the run resumes from."""
+        steps = saved_steps(self.session.folder.checkpoints)
+        if not steps:
+            return "nothing is saved, it resumes from its beginning"
+        last = max(steps)
+        return f"it resumes from step {last} (checkpoints/{name_of(last)})"
 
     def save(self) -> None:
-        """Writes a checkpoint, once for each step."""
+        """Writes a checkpoint, once for each step; none of what was read from one."""
         if self._saved_at != self.session.step:
             self.window.settle()  # nothing that diverged is saved
+            began = time.monotonic()
             self.session.save_checkpoint()
+            self.clock.saved(began)
             self._saved_at = self.session.step
             self._to_training()
 
@@ -157,7 +204,7 @@ class _Loop:
         """Makes the validation images, once for each step."""
         if self._sampled_at != self.session.step:
             self._sampled_at = self.session.step
-            self.session.sample(self._wants_stop)
+            self.session.sample()
             self._to_training()
 
     def _to_training(self) -> None:

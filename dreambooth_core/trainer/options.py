@@ -89,10 +89,18 @@ class RunOptions:
 class SaveOptions:
     """What is written to disk."""
 
+    every_minutes: float | None = option(
+        5.0,
+        label="Resume state every … minutes",
+        help="How often the state is saved so that the run can be resumed, whatever happens. Each "
+        "replaces the one before, and takes at most a twentieth of the time; empty for never.",
+        minimum=0.01,
+    )
     every_steps: int | None = option(
         None,
         label="Checkpoint every … steps",
-        help="How often the state is saved so that the run can be resumed; empty for never.",
+        help="How often a checkpoint is saved that stays, with what is learned so far as a result; "
+        "empty for never.",
         minimum=1,
     )
     every_epochs: int | None = option(

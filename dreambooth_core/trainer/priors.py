@@ -10,6 +10,7 @@ from PIL import Image
 from dreambooth_core.data.concepts import Concept
 from dreambooth_core.data.prior import (
     ClassImages,
+    batches_of,
     find_class_images,
     make_missing,
     recipe_of,
@@ -17,10 +18,12 @@ from dreambooth_core.data.prior import (
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Components
 from dreambooth_core.families.sampling import SCHEDULERS, SamplingSettings, generate
+from dreambooth_core.trainer.asked import Asked
 from dreambooth_core.trainer.config import TrainConfig
 from dreambooth_core.trainer.precision import Precision, make_precision
 from dreambooth_core.trainer.processes import Processes
 from dreambooth_core.trainer.report import Reporter
+from dreambooth_core.trainer.saving import Saver
 
 FOLDER = ".class_images"
 """Where class images are kept beside the runs: a dot, so that it is not taken for a run."""
@@ -72,7 +75,8 @@ def with_class_images(
     precision: Precision,
     processes: Processes,
     reporter: Reporter,
-    should_stop: Callable[[], bool],
+    asked: Asked,
+    saver: Saver,
 ) -> list[Concept]:
     """The concepts with all their class images, the missing ones made by ``parts``.
 
@@ -88,23 +92,29 @@ def with_class_images(
     states = [class_images(config, concept, parts.fingerprint) for concept in concepts]
     # All must have looked before one makes any, or each would share out another list.
     processes.wait()
-    total = sum(len(state.missing[processes.rank :: processes.count]) for state in states)
+    size, share = config.prior.batch_size, (processes.rank, processes.count)
+    total = sum(
+        len(set(state.missing).intersection(batch))
+        for state in states
+        for batch in batches_of(state, size, *share)
+    )
     done = 0
-    for state in states:
+    with processes.together():
+        for state in states:
 
-        def progress(made: int, _: int, before: int = done) -> None:
-            reporter.emit("progress", stage="class_images", step=before + made, steps=total)
+            def progress(made: int, _: int, before: int = done) -> None:
+                reporter.emit("progress", stage="class_images", step=before + made, steps=total)
 
-        done += make_missing(
-            state,
-            _maker(config, state, parts, precision, should_stop),
-            batch_size=config.prior.batch_size,
-            rank=processes.rank,
-            processes=processes.count,
-            progress=progress,
-            stop=should_stop,
-        )
-    processes.wait()
+            done += make_missing(
+                state,
+                _maker(config, state, parts, precision, asked.stops),
+                batch_size=size,
+                rank=processes.rank,
+                processes=processes.count,
+                progress=progress,
+                stop=asked.stops,
+                save=lambda write: saver("a class image", write),
+            )
     found = []
     for concept in concepts:
         state = class_images(config, concept, parts.fingerprint)

@@ -8,13 +8,15 @@ adding gradients over processes gives exactly what one process with the whole ba
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import torch
 from torch import Tensor, nn
 
-from dreambooth_core.errors import UserError
+from dreambooth_core.errors import Stopped, UserError
 
 SHARDING = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
@@ -22,6 +24,10 @@ SHARDING = {
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
 }
 """What accelerate's launcher sets for each, and its name."""
+
+PATIENCE = timedelta(days=2)
+"""How long processes wait for each other: the first may be waiting for room on the disk. Whoever
+started them ends the others when one dies."""
 
 
 BACKENDS = {"cuda": "nccl", "xpu": "xccl"}
@@ -86,6 +92,26 @@ class Processes:
         if self.count > 1:
             torch.distributed.barrier()
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Ends when every process has come here. A stop in one is a stop in all: none is left
+        waiting for another that has gone.
+
+        Raises:
+            Stopped: one of them stopped inside.
+        """
+        if self.count == 1:
+            yield
+            return
+        stop: Stopped | None = None
+        try:
+            yield
+        except Stopped as error:
+            stop = error
+        stopped = self.sum(torch.tensor([int(stop is not None)], device=self.device))
+        if stopped.item():
+            raise stop or Stopped("stopped")
+
     def close(self) -> None:
         """Leaves the group."""
         if self.count > 1:
@@ -106,7 +132,7 @@ def join(device: str) -> Processes:
     if count > 1:
         if chosen.type == "cuda":
             torch.cuda.set_device(chosen)
-        torch.distributed.init_process_group(backend_for(chosen))
+        torch.distributed.init_process_group(backend_for(chosen), timeout=PATIENCE)
     return Processes(rank=rank, count=count, device=chosen)
 
 

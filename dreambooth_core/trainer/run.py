@@ -16,13 +16,15 @@ from torch import Tensor
 
 from dreambooth_core.config.loading import load
 from dreambooth_core.deferral import load_libraries
-from dreambooth_core.errors import SaveFailed
+from dreambooth_core.errors import RunGone, Stopped
 from dreambooth_core.evaluation.curves import loss_picture
 from dreambooth_core.formats.storage import write_bytes
-from dreambooth_core.jobs import Event, RunFolder, write_receipt
+from dreambooth_core.jobs import Event, Proposal, RunFolder, saved_steps, write_receipt
+from dreambooth_core.jobs.checkpoints import remove_rolling
 from dreambooth_core.quiet import quieten
 from dreambooth_core.trainer import loop, publish
 from dreambooth_core.trainer.advice import is_out_of_memory, out_of_memory
+from dreambooth_core.trainer.asked import Asked
 from dreambooth_core.trainer.build import Builder
 from dreambooth_core.trainer.config import TrainConfig
 from dreambooth_core.trainer.decide import Decision, decide
@@ -31,8 +33,9 @@ from dreambooth_core.trainer.processes import Processes, join
 from dreambooth_core.trainer.proof import answer, as_stored, prove, sums_of
 from dreambooth_core.trainer.report import Reporter
 from dreambooth_core.trainer.results import embedding_path
+from dreambooth_core.trainer.saving import Saver
 from dreambooth_core.trainer.session import Session
-from dreambooth_core.trainer.state import choose, load_state, refuse_changes, saved_steps
+from dreambooth_core.trainer.state import check_resume, choose, load_state, refuse_changes
 from dreambooth_core.trainer.watch import configs_in, estimate_of
 
 log = logging.getLogger(__name__)
@@ -45,22 +48,26 @@ def run(
     *,
     on_event: Callable[[Event], None] | None = None,
     decision: Decision | None = None,
+    proposal: Proposal | None = None,
 ) -> None:
     """Trains what the folder's ``config.yaml`` says, and writes everything into the folder.
 
     Args:
-        folder: the run's.
+        folder: the run; its lock is the caller's.
         on_event: called with each event.
         decision: about that configuration, where it was made already.
+        proposal: a configuration in place of the folder's. It takes its place once all is loaded
+            and nothing speaks against it.
 
     Raises:
-        UserError: something in the configuration or the pictures cannot work.
+        UserError: something in the configuration or the images cannot work.
         TrainingFailed: training went wrong; what was saved stays.
-        Stopped: the user asked for it; what was saved stays.
+        Stopped: the user asked for it; what was learned is saved.
+        RunGone: the folder was deleted meanwhile.
     """
     quieten()
     load_libraries()
-    config = load(TrainConfig, files=[folder.config])
+    config = load(TrainConfig, files=[proposal.config if proposal else folder.config])
     processes = join(config.run.device)
     reporter = None
     try:
@@ -74,7 +81,7 @@ def run(
             on_event=on_event,
             enabled=processes.is_main,
         )
-        _run(decision, folder, processes, reporter)
+        _run(decision, folder, processes, reporter, proposal)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -90,6 +97,7 @@ def run(
 class _Trained:
     """What remains of a run once its models have left the memory."""
 
+    folder: RunFolder
     file: Path
     caption: str
     answer: Tensor
@@ -98,7 +106,6 @@ class _Trained:
     """Checksums of a whole model's tensors."""
     dtype: torch.dtype
     steps: int
-    seconds: float
     results: list[str]
     family: str
     token: tuple[str, Path] | None
@@ -107,13 +114,24 @@ class _Trained:
     """The base's; None where a token was added to them."""
 
 
-def _run(decision: Decision, folder: RunFolder, processes: Processes, reporter: Reporter) -> None:
+def _run(
+    decision: Decision,
+    folder: RunFolder,
+    processes: Processes,
+    reporter: Reporter,
+    proposal: Proposal | None,
+) -> None:
+    """Results come first, then their proof, then whatever is only shown."""
     config, started = decision.config, time.time()
-    done = _train(decision, folder, processes, reporter)
+    asked = Asked(folder)
+    saver = Saver(folder.path, Path(config.run.output), asked, reporter)
+    session = _prepared(decision, folder, processes, reporter, asked, saver, proposal)
+    done = _train(session)
+    del session
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    if not processes.is_main:
+    if done is None:
         return
     proof = prove(
         config.base,
@@ -128,50 +146,60 @@ def _run(decision: Decision, folder: RunFolder, processes: Processes, reporter: 
         sums=done.sums,
         checkpoint=max(saved_steps(folder.checkpoints), default=None),
     )
-    learned = {}
-    if done.token:
-        learned = {"token": done.token[0], "embedding": folder.relative(done.token[1])}
-    write_receipt(
-        folder,
-        result={
-            "file": folder.relative(done.file),
-            **learned,
-            "steps": done.steps,
-            "train_seconds": round(done.seconds, 3),
-            "total_seconds": round(time.time() - started, 3),
-        },
-        proof=proof,
-    )
+    seconds = {"total_seconds": round(time.time() - started, 3)}
+    saver("the receipt", lambda: write_receipt(folder, result=seconds, proof=proof))
+    remove_rolling(folder.checkpoints)
+    with reporter.decorative("drawing the curve"):
+        _write_curve(folder, done.steps)
     if config.publish.repository:
-        files = [folder.path / name for name in done.results[-1:]]
-        whole = files[0].with_suffix("")
-        files += [whole] if whole.is_dir() else []
-        files += [done.token[1]] if done.token else []
-        images = sorted(folder.samples.glob(f"step-{done.steps:06d}-*.png"))
-        facts = publish.Facts(done.family, done.steps, files, images)
-        try:
-            write_receipt(folder, published=publish.publish(config, folder.path, facts))
-        except SaveFailed as error:
-            reporter.warn(error.line)  # what was learned is here, and proven
+        with reporter.decorative("publishing"):
+            write_receipt(folder, published=publish.publish(config, folder.path, _published(done)))
+    reporter.close()  # before the ending: it may have something to warn of
     reporter.emit("finished", outcome="done", results=done.results)
 
 
-def _train(
-    decision: Decision, folder: RunFolder, processes: Processes, reporter: Reporter
-) -> _Trained:
+def _published(done: _Trained) -> publish.Facts:
+    """What of a run goes to the hub."""
+    here = done.folder
+    files = [here.path / name for name in done.results[-1:]]
+    whole = files[0].with_suffix("")
+    files += [whole] if whole.is_dir() else []
+    files += [done.token[1]] if done.token else []
+    images = sorted(here.samples.glob(f"step-{done.steps:06d}-*.png"))
+    return publish.Facts(done.family, done.steps, files, images)
+
+
+def _prepared(
+    decision: Decision,
+    folder: RunFolder,
+    processes: Processes,
+    reporter: Reporter,
+    asked: Asked,
+    saver: Saver,
+    proposal: Proposal | None,
+) -> Session:
+    """The session at the step where it begins. Nothing of the run has changed until all that can
+    be refused has been."""
     config = decision.config
-    control = folder.control
-    waiting: list[str] = []
-
-    def should_stop() -> bool:
-        waiting.extend(control.poll())
-        return any(verb.startswith("stop") for verb in waiting)
-
-    session = Builder(decision, folder, control, reporter, processes, should_stop).build()
-    _resume(session)
+    point = _resume_point(config, folder, reporter)
+    try:
+        session = Builder(decision, folder, reporter, processes, asked, saver).build()
+    except Stopped as stop:
+        raise Stopped(f"{stop.what}; what was made so far is kept", where=stop.where) from None
+    if point is not None:
+        state = load_state(point)
+        refuse_changes(state.identity, session.identity)
+        session.restore(state)
+        log.info("resumed from %s", point)
     if processes.is_main:
-        write_receipt(folder, **_facts(session))
-    needs = estimate_of(config, configs_in(session.parts), processes.device)
+        asked.look()
+        if proposal is not None:
+            proposal.accept(folder)
+        reporter.begin()
+        saver("the receipt", lambda: write_receipt(folder, **_facts(session)))
+    needs = None
+    with reporter.decorative("estimating the memory"):
+        needs = estimate_of(config, configs_in(session.parts), processes.device)
     reporter.emit(
         "started",
         estimated_bytes=needs.peak if needs else None,
@@ -181,33 +209,70 @@ def _train(
         device=str(processes.device),
         family=session.parts.family.name,
     )
+    return session
+
+
+def _resume_point(config: TrainConfig, folder: RunFolder, reporter: Reporter) -> Path | None:
+    """The checkpoint to resume from, if there is any.
+
+    Raises:
+        UserError: there is no such checkpoint, or it is not of these settings.
+    """
+    if not config.run.resume:
+        return None
+    path = choose(folder.checkpoints, config.run.resume)
+    if path is None:
+        reporter.warn("there is no checkpoint to resume from; starting at step 0")
+        return None
+    check_resume(path, config)
+    return path
+
+
+def _train(session: Session) -> _Trained | None:
+    """Trains, and writes the result; None in all processes but the first."""
+    folder, reporter = session.folder, session.reporter
     begun = time.time()
     try:
         loop.train(session)
-    finally:
-        _write_curve(session)
+    except Exception:
+        with reporter.decorative("drawing the curve"):
+            session.asked.look()
+            if session.processes.is_main:
+                _write_curve(folder, session.step)
+        raise
     seconds = time.time() - begun
-    file = session.save_result(folder.name)
-    caption = session.method.caption_for_proof(list(session.items.first_captions().values()))
-    token = None
+    if not session.processes.is_main:
+        return None
+    file = _saved_result(session)
+    token, learned = None, {}
     if session.method.embedding() is not None:
-        token = (config.method.token, embedding_path(session, folder.name))
-    whole = session.method.adapter() is None and token is None
-    sums = {}
+        token = (session.config.method.token, embedding_path(session, folder.name))
+        learned = {"token": token[0], "embedding": folder.relative(token[1])}
+    result = {
+        "file": folder.relative(file),
+        **learned,
+        "steps": session.step,
+        "train_seconds": round(seconds, 3),
+    }
+    session.saver("the receipt", lambda: write_receipt(folder, result=result))
+    caption = session.method.caption_for_proof(list(session.items.first_captions().values()))
+    sums: dict[str, int] = {}
     with session.result_weights():
         parts = session.parts
-        if whole:
-            parts = as_stored(parts, STORED[config.save.precision])
+        if session.method.adapter() is None and token is None:  # a whole model
+            stored = STORED[session.config.save.precision]
+            parts = as_stored(parts, stored)
             sums = sums_of(parts)
         trained = answer(parts, caption)
+    session.sample()
     return _Trained(
+        folder=folder,
         file=file,
         caption=caption,
         answer=trained,
         sums=sums,
         dtype=session.precision.dtype,
         steps=session.step,
-        seconds=seconds,
         results=session.results,
         family=session.parts.family.name,
         token=token,
@@ -215,18 +280,15 @@ def _train(
     )
 
 
-def _resume(session: Session) -> None:
-    wanted = session.config.run.resume
-    if not wanted:
-        return
-    path = choose(session.folder.checkpoints, wanted)
-    if path is None:
-        session.reporter.warn("there is no checkpoint to resume from; starting at step 0")
-        return
-    state = load_state(path)
-    refuse_changes(state.identity, session.identity)
-    session.restore(state)
-    log.info("resumed from %s", path)
+def _saved_result(session: Session) -> Path:
+    """Writes the result; where that fails, what was learned is saved to be resumed from."""
+    try:
+        return session.save_result(session.folder.name)
+    except (Stopped, RunGone):
+        raise
+    except Exception:
+        session.save_rolling()
+        raise
 
 
 def _facts(session: Session) -> dict[str, Any]:
@@ -266,19 +328,18 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _write_curve(session: Session) -> None:
-    """``loss.png`` from the run's own events, so that it covers what came before a resume too."""
-    if not session.processes.is_main:
-        return
+def _write_curve(folder: RunFolder, last: int) -> None:
+    """``loss.png`` up to the step ``last``, from the run's own events, so that it covers what
+    came before a resume too."""
     by_step: dict[int, Event] = {}
-    for event in session.folder.events:
+    for event in folder.events:
         if event["kind"] == "progress" and event.get("stage") == "train":
             by_step[event["step"]] = event
-    events = [by_step[step] for step in sorted(by_step) if step <= session.step]
+    events = [by_step[step] for step in sorted(by_step) if step <= last]
     if not events:
         return
     curves = {"instance": [e["instance_loss"] for e in events]}
     if all("class_loss" in e for e in events):
         curves["class"] = [e["class_loss"] for e in events]
     picture = loss_picture([e["step"] for e in events], curves, [e["lr"] for e in events])
-    write_bytes(session.folder.path / "loss.png", picture)
+    write_bytes(folder.path / "loss.png", picture)

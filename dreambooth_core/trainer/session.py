@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,20 +12,23 @@ from torch import nn
 
 from dreambooth_core.data.items import Items
 from dreambooth_core.data.plan import BatchPlan
+from dreambooth_core.errors import Stopped
 from dreambooth_core.families.base import Components
-from dreambooth_core.jobs import Control, RunFolder
+from dreambooth_core.jobs import RunFolder
+from dreambooth_core.jobs.checkpoints import prune
 from dreambooth_core.methods.base import Method, Trainable
-from dreambooth_core.methods.table import METHODS
 from dreambooth_core.optim.ema import Ema
 from dreambooth_core.optim.stepper import Stepper
 from dreambooth_core.trainer.arrangements import arrange_samples
+from dreambooth_core.trainer.asked import Asked
 from dreambooth_core.trainer.config import TrainConfig
 from dreambooth_core.trainer.precision import Precision
 from dreambooth_core.trainer.processes import Processes
 from dreambooth_core.trainer.report import Reporter
 from dreambooth_core.trainer.results import prune_results, write_result
 from dreambooth_core.trainer.samples import Samples
-from dreambooth_core.trainer.state import TrainState, prune, save_state
+from dreambooth_core.trainer.saving import Saver
+from dreambooth_core.trainer.state import TrainState, save_state, settings_identity
 from dreambooth_core.trainer.step import StepComputer
 from dreambooth_core.trainer.validation import Validation
 
@@ -37,7 +40,8 @@ class Session:
     config: TrainConfig
     folder: RunFolder
     reporter: Reporter
-    control: Control
+    asked: Asked
+    saver: Saver
     processes: Processes
     precision: Precision
     parts: Components
@@ -64,20 +68,12 @@ class Session:
     @property
     def identity(self) -> dict[str, object]:
         """What cannot change when a run is resumed."""
-        method = self.config.method
         return {
+            **settings_identity(self.config),
             "base": self.parts.fingerprint,
             "family": self.parts.family.name,
-            "method": method.kind,
-            "rank": method.rank,
-            "alpha": method.alpha,
-            "token": method.token if METHODS[method.kind].learns_token else None,
-            "quantize": self.config.memory.quantize,
-            "targets": method.targets,
             "trained": [group.component for group in self.trainables],
             "parameters": sum(group.count for group in self.trainables),
-            "optimizer": self.config.optim.optimizer,
-            "ema": self.config.optim.ema.enabled,
         }
 
     @contextmanager
@@ -86,12 +82,18 @@ class Session:
         with self.ema.applied() if self.ema else self.stepper.evaluation():
             yield
 
-    def sample(self, should_stop: Callable[[], bool]) -> None:
-        """Makes the validation images of this step, if there are any to make."""
-        if self.validation and self.processes.is_main:
+    def sample(self) -> None:
+        """Makes the validation images of this step, if there are any to make. A request to stop
+        ends it within one denoising step, and is answered by the loop."""
+        if not (self.validation and self.processes.is_main):
+            return
+        try:
             with self.result_weights():
-                self.validation.make(self.step, should_stop)
-            arrange_samples(self)
+                self.validation.make(self.step, self.asked.stops)
+            with self.reporter.decorative("putting the images beside the result"):
+                arrange_samples(self)
+        except Stopped:
+            return
 
     def state(self) -> TrainState:
         """The state at the present step; its tensors are the live ones."""
@@ -120,17 +122,28 @@ class Session:
             prune_results(self, self.config.save.keep)
 
     def save_state(self) -> None:
-        """Writes a checkpoint to resume from."""
+        """Writes a checkpoint to resume from; on a full disk, once there is room."""
+        if self.processes.is_main:
+            what = f"the checkpoint of step {self.step}"
+            self._saved(self.saver(what, lambda: save_state(self.folder.checkpoints, self.state())))
+
+    def save_rolling(self) -> None:
+        """Writes a checkpoint that the next one replaces. It is worth no waiting: where it cannot
+        be written, that is a warning."""
         if not self.processes.is_main:
             return
-        path = save_state(self.folder.checkpoints, self.state())
+        with self.reporter.decorative(f"saving the resume state of step {self.step}"):
+            self.asked.look()
+            self._saved(save_state(self.folder.checkpoints, self.state(), rolling=True))
+
+    def _saved(self, path: Path) -> None:
         self.reporter.emit("saved", path=self.folder.relative(path), step=self.step, result=False)
         prune(self.folder.checkpoints, self.config.save.keep)
 
     def save_result(self, name: str) -> Path:
-        """Writes what has been learned under ``name``."""
+        """Writes what has been learned under ``name``; on a full disk, once there is room."""
         with self.result_weights():
-            path = write_result(self, name)
+            path = self.saver(f"the result {name}", lambda: write_result(self, name))
         self.results.append(self.folder.relative(path))
         self.reporter.emit("saved", path=self.results[-1], step=self.step, result=True)
         return path

@@ -1,17 +1,19 @@
 """Checkpoints: everything needed to go on as if nothing had happened.
 
 A checkpoint is a folder ``checkpoints/step-000100`` with the trained weights, the state of the
-optimizer and of whatever else has one, and ``state.json`` with the hash of every file. It is
-written beside and exchanged whole, so a folder with that name is always whole.
+optimizer and of whatever else has one, and ``state.json`` with the hash of every file and of
+itself. It is written beside and exchanged whole, so a folder with that name is always whole. A
+*rolling* checkpoint is only there to resume from: the next one replaces it.
 Noise, data order and dropout depend on (seed, step) alone, so no generator's state is in it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import pickle
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,17 +21,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreambooth_core.disk import remove, replacing, replacing_folder, sha256, tidy, write_json
+from dreambooth_core.disk import replacing, replacing_folder, sha256, tidy, write_json
 from dreambooth_core.errors import UserError
-from dreambooth_core.formats.storage import read_tensors, write_tensors
+from dreambooth_core.formats.storage import read_metadata, read_tensors, write_tensors
+from dreambooth_core.jobs.checkpoints import MANIFEST, ROLLING, name_of, saved_steps
+from dreambooth_core.methods.table import METHODS
+from dreambooth_core.trainer.config import TrainConfig
 
 log = logging.getLogger(__name__)
 
 WEIGHTS = "trained.safetensors"
 STATES = "states.pt"
-MANIFEST = "state.json"
-VERSION = 1
-_NAME = re.compile(r"^step-(\d+)$")
+VERSION = 2
+"""1 had no checksum of the manifest; those checkpoints still resume."""
 
 
 @dataclass
@@ -46,13 +50,13 @@ class TrainState:
     """What the checkpoint belongs to and cannot be resumed without: base, method, rank …"""
 
 
-def name_of(step: int) -> str:
-    """The folder name of a step's checkpoint."""
-    return f"step-{step:06d}"
-
-
-def save_state(root: Path, state: TrainState) -> Path:
+def save_state(root: Path, state: TrainState, *, rolling: bool = False) -> Path:
     """Writes a checkpoint below ``root`` and returns its folder.
+
+    Args:
+        root: the run's folder of checkpoints.
+        state: what it holds.
+        rolling: whether the next checkpoint replaces it.
 
     Raises:
         SaveFailed: it could not be written; earlier checkpoints are untouched.
@@ -62,33 +66,22 @@ def save_state(root: Path, state: TrainState) -> Path:
         write_tensors(part / WEIGHTS, state.weights, {"step": str(state.step)})
         with replacing(part / STATES) as file:
             torch.save(state.states, file)
-        manifest = {
+        manifest: dict[str, Any] = {
             "version": VERSION,
             "step": state.step,
             "identity": state.identity,
             "files": {name: sha256(part / name) for name in (WEIGHTS, STATES)},
+            **({ROLLING: True} if rolling else {}),
         }
-        write_json(part / MANIFEST, manifest)
+        write_json(part / MANIFEST, {**manifest, "checksum": checksum(manifest)})
     return final
 
 
-def saved_steps(root: Path) -> dict[int, Path]:
-    """The checkpoints below ``root``, oldest first, by step."""
-    found = {}
-    if root.is_dir():
-        for path in root.iterdir():
-            match = _NAME.match(path.name)
-            if match and (path / MANIFEST).is_file():
-                found[int(match.group(1))] = path
-    return dict(sorted(found.items()))
-
-
-def prune(root: Path, keep: int | None) -> None:
-    """Deletes the oldest checkpoints beyond ``keep``; None keeps all."""
-    if keep is None:
-        return
-    for path in list(saved_steps(root).values())[:-keep]:
-        remove(path)
+def checksum(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of what a manifest says, whatever the order of its keys; of its own, nothing."""
+    said = {key: value for key, value in manifest.items() if key != "checksum"}
+    text = json.dumps(said, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 def choose(root: Path, wanted: str) -> Path | None:
@@ -114,16 +107,19 @@ def load_state(folder: Path) -> TrainState:
     """Reads a checkpoint back.
 
     Raises:
-        UserError: it is damaged; names the newest earlier one, if there is any.
+        UserError: it is damaged, or of a version that is not known; names the newest earlier one,
+            if there is any.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = _read_manifest(folder)
         for name, expected in manifest["files"].items():
             if sha256(folder / name) != expected:
                 raise ValueError(f"{name} is not what was written")
+        step, identity = manifest["step"], dict(manifest["identity"])
+        if read_metadata(folder / WEIGHTS).get("step") != str(step):
+            raise ValueError(f"{MANIFEST} names another step than {WEIGHTS}")
         weights = read_tensors(folder / WEIGHTS)
         states = torch.load(folder / STATES, map_location="cpu", weights_only=True)
-        step, identity = int(manifest["step"]), dict(manifest["identity"])
     except (
         OSError,
         ValueError,
@@ -131,6 +127,7 @@ def load_state(folder: Path) -> TrainState:
         TypeError,
         EOFError,
         RuntimeError,
+        RecursionError,
         pickle.UnpicklingError,
     ) as error:
         raise UserError(
@@ -139,13 +136,71 @@ def load_state(folder: Path) -> TrainState:
     return TrainState(step, weights, states, identity)
 
 
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    """What ``state.json`` says, checked.
+
+    Raises:
+        UserError: a version that is not known.
+        ValueError: it is damaged.
+    """
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    if not isinstance(manifest, dict):
+        raise ValueError(f"{MANIFEST} is not an object")
+    version = manifest.get("version")
+    if version not in (1, VERSION) or isinstance(version, (bool, float)):
+        raise UserError(
+            f"this checkpoint is of version {version!r}; known are 1 and {VERSION}",
+            where=folder,
+            do=f"Resume with the version that wrote it. {_advice(folder)}",
+        )
+    if (version > 1 or "checksum" in manifest) and manifest.get("checksum") != checksum(manifest):
+        raise ValueError(f"{MANIFEST} is not what was written")
+    if set(manifest["files"]) != {WEIGHTS, STATES}:
+        raise ValueError(f"{MANIFEST} names other files than a checkpoint has")
+    step = manifest["step"]
+    if type(step) is not int or folder.name != name_of(step):
+        raise ValueError(f"{MANIFEST} names step {step!r}, the folder {folder.name}")
+    return manifest
+
+
 def _advice(folder: Path) -> str:
-    match = _NAME.match(folder.name)
-    own = int(match.group(1)) if match else 0
+    digits = folder.name.removeprefix("step-")
+    own = int(digits) if digits.isdigit() else 0
     earlier = [step for step in saved_steps(folder.parent) if step < own]
     if earlier:
         return f"Resume from the one before it: run.resume={earlier[-1]}."
     return "There is no earlier one: start anew."
+
+
+def check_resume(folder: Path, config: TrainConfig) -> None:
+    """Refuses what can be refused before anything is loaded or made.
+
+    Raises:
+        UserError: the checkpoint is damaged, or belongs to other settings.
+    """
+    try:
+        manifest = _read_manifest(folder)
+        saved = dict(manifest["identity"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"this checkpoint is damaged ({error})", where=folder, do=_advice(folder)
+        ) from error
+    refuse_changes(saved, settings_identity(config))
+
+
+def settings_identity(config: TrainConfig) -> dict[str, Any]:
+    """Settings that cannot change when a run is resumed."""
+    method = config.method
+    return {
+        "method": method.kind,
+        "rank": method.rank,
+        "alpha": method.alpha,
+        "token": method.token if METHODS[method.kind].learns_token else None,
+        "quantize": config.memory.quantize,
+        "targets": method.targets,
+        "optimizer": config.optim.optimizer,
+        "ema": config.optim.ema.enabled,
+    }
 
 
 def refuse_changes(saved: dict[str, Any], current: dict[str, Any]) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+from PIL import Image
 
-from dreambooth_core.errors import Stopped, UserError
+from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Components
 from dreambooth_core.families.sampling import SamplingSettings, generate
 from dreambooth_core.formats.storage import write_bytes
@@ -70,7 +71,7 @@ class Validation:
         """Makes all images of a step. A failure is a warning: the run is worth more.
 
         Raises:
-            Stopped: ``should_stop`` said so.
+            Stopped: ``should_stop`` said so, asked at each denoising step.
         """
         prompts = [p for p in self.options.prompts for _ in range(self.options.images)]
         seeds = [
@@ -81,28 +82,25 @@ class Validation:
         # The samplers of the pipeline may draw from torch's global generator.
         state = torch.get_rng_state()
         try:
-            with self.precision.autocast(), on_device(self.parts, self.precision.device):
-                images = generate(
-                    self.parts, prompts, seeds, self.settings, should_stop=should_stop
-                )
-            for index, (prompt, seed, image) in enumerate(zip(prompts, seeds, images, strict=True)):
-                path = self.folder.samples / f"step-{step:06d}-{index:02d}.png"
-                buffer = io.BytesIO()
-                image.save(buffer, "PNG")
-                write_bytes(path, buffer.getvalue())
-                self.reporter.picture(f"validation/{index:02d} {prompt}", image, step)
-                self.reporter.emit(
-                    "sample", path=self.folder.relative(path), step=step, prompt=prompt, seed=seed
-                )
-        except Stopped:
-            raise
-        except Exception as error:  # noqa: BLE001
-            # Out of memory, a full disk, a sampler's own trouble: none is worth the run.
-            if isinstance(error, torch.cuda.OutOfMemoryError):
-                torch.cuda.empty_cache()
-            self.reporter.warn(f"validation images failed, training goes on: {error}")
+            with self.reporter.decorative("making the validation images"):
+                with self.precision.autocast(), on_device(self.parts, self.precision.device):
+                    images = generate(
+                        self.parts, prompts, seeds, self.settings, should_stop=should_stop
+                    )
+                for index, image in enumerate(images):
+                    self._show(step, index, prompts[index], seeds[index], image)
         finally:
             torch.set_rng_state(state)
+
+    def _show(self, step: int, index: int, prompt: str, seed: int, image: Image.Image) -> None:
+        path = self.folder.samples / f"step-{step:06d}-{index:02d}.png"
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        write_bytes(path, buffer.getvalue())
+        self.reporter.picture(f"validation/{index:02d} {prompt}", image, step)
+        self.reporter.emit(
+            "sample", path=self.folder.relative(path), step=step, prompt=prompt, seed=seed
+        )
 
 
 @contextmanager

@@ -43,7 +43,8 @@ class Command(Body):
     """A request to a run."""
 
     verb: StrictStr = Field(
-        ..., description="sample, save, stop, stop_after_step, stop_after_epoch or kill."
+        ...,
+        description="sample, save, stop (it saves), stop_after_epoch, stop_without_saving or kill.",
     )
 
 

@@ -110,8 +110,8 @@ class Runs:
         run = self.folder(name)
         if self.status(name).live and (run.lock.is_held() or self.handover.waits(run)):
             raise UserError("this run goes on already", where=name)
-        engine.ask(self.root, "train", {"resume": run.path, "prepare": True})
-        self._hand_over(run)
+        told = engine.ask(self.root, "train", {"resume": run.path, "prepare": True})
+        self._hand_over(run, told.get("proposal"))
 
     def delete(self, name: str) -> None:
         """Removes a run's folder.
@@ -177,8 +177,8 @@ class Runs:
             elif one.state in ENDED_WELL and not self.results.was_published(run):
                 self._take_over(run)
 
-    def _hand_over(self, run: RunFolder) -> None:
-        self.handover.lend(run, lambda: start(run, queued=True))
+    def _hand_over(self, run: RunFolder, proposal: str | None = None) -> None:
+        self.handover.lend(run, lambda: start(run, queued=True, proposal=proposal))
 
     def _take_over(self, run: RunFolder) -> None:
         """Publishes what a run made, if the host owes it that."""

@@ -19,6 +19,7 @@ STAGES = {
     "class_images": "Makes class pictures",
     "latents": "Encodes pictures",
     "texts": "Encodes captions",
+    "disk_full": "The disk is full: waits for room",
     "train": "Trains",
 }
 """What is being done, in words; other stages are shown by their own name."""

@@ -18,9 +18,9 @@ from .live import Watcher, nothing, panel, pictures
 VERBS = {
     "sample": "Sample now",
     "save": "Save now",
-    "stop_after_step": "Stop after this step, save",
-    "stop_after_epoch": "Stop after this epoch",
-    "stop": "Stop now",
+    "stop": "Save and stop",
+    "stop_after_epoch": "Save and stop after this epoch",
+    "stop_without_saving": "Stop without saving",
 }
 """What a run can be asked, as its buttons say it."""
 
@@ -54,7 +54,7 @@ class TrainArea:
                         words,
                         elem_id=f"dreambooth_{verb}",
                         size="sm",
-                        kind="stop" if verb == "stop" else "secondary",
+                        kind="stop" if verb == "stop_without_saving" else "secondary",
                         min_width=110,
                     )
                     for verb, words in VERBS.items()

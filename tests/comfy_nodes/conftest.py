@@ -118,6 +118,8 @@ def _comfy(host: Host) -> dict[str, types.ModuleType]:
         "comfy.utils": {"ProgressBar": ProgressBar, "load_torch_file": load_torch_file},
         "comfy.model_management": {
             "throw_exception_if_processing_interrupted": throw,
+            "processing_interrupted": lambda: False,
+            "interrupt_current_processing": lambda value: None,
             "unload_all_models": unload,
             "soft_empty_cache": lambda: None,
         },

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from comfy_nodes.requests import FILE, Request, find, saved_checkpoints
+from comfy_nodes.requests import FILE, Found, Request, find, prepare, saved_checkpoints
 from comfy_nodes.watching import line_of
 from dreambooth_core.errors import DreamBoothError, UserError
 from dreambooth_core.formats.adapters.read import read_adapter
@@ -159,6 +159,7 @@ def test_what_is_found(host: Any) -> None:
     assert found is not None and (found.action, found.step) == ("use", None)
     assert find(request(9)) is None, "there is no state to go on from"
     (folder.checkpoints / "step-000005").mkdir()
+    (folder.checkpoints / "step-000005" / "state.json").touch()
     found = find(request(9))
     assert found is not None and (found.action, found.step) == ("resume", 5)
     assert find(request(3)) is None, "what was learned later cannot be unlearned"
@@ -177,6 +178,19 @@ def test_a_run_that_still_goes_is_watched(host: Any) -> None:
     finally:
         lock.release()
     assert find(request(5)) is None, "it died without a checkpoint"
+
+
+def test_what_a_resume_changes_waits_for_the_worker(host: Any) -> None:
+    folder = past_run(host, request(5), "a", [{"kind": "finished", "outcome": "stopped"}])
+    before = {path.name: path.read_bytes() for path in folder.path.iterdir() if path.is_file()}
+    found = Found(folder, "resume", step=5)
+    same, proposal = prepare(request(9), found)
+    assert same == folder and proposal is not None
+    after = {path.name: path.read_bytes() for path in folder.path.iterdir() if path.is_file()}
+    assert after == before
+    proposal.accept(folder)
+    assert json.loads(folder.config.read_text())["run"]["steps"] == 9
+    assert json.loads((folder.path / "comfyui.json").read_text())["length"] == [9, 1]
 
 
 def test_lines() -> None:

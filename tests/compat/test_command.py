@@ -22,7 +22,7 @@ from dreambooth_core.config.loading import load
 from dreambooth_core.errors import UserError
 from dreambooth_core.formats.checkpoints.single_write import write_single_file
 from dreambooth_core.formats.storage import read_tensors
-from dreambooth_core.jobs import RunFolder
+from dreambooth_core.jobs import Proposal, RunFolder
 from dreambooth_core.trainer.config import TrainConfig
 
 
@@ -96,7 +96,7 @@ def test_resuming_equals_training_through(typed: Any, tmp_path: Path) -> None:
 def test_an_earlier_run_is_set_aside(tmp_path: Path) -> None:
     told: list[str] = []
     translation = translate("train_dreambooth", flags(tmp_path / "out"))
-    folder = prepare(translation, told.append)
+    folder, _ = prepare(translation, told.append)
     folder.events.write("started", step=0)
     (folder.checkpoints / "step-000002").mkdir()
     assert told == []
@@ -109,7 +109,7 @@ def test_an_earlier_run_is_set_aside(tmp_path: Path) -> None:
 
 def test_a_run_at_work_is_left_alone(tmp_path: Path) -> None:
     translation = translate("train_dreambooth", flags(tmp_path / "out"))
-    folder = prepare(translation, lambda _: None)
+    folder, _ = prepare(translation, lambda _: None)
     assert folder.lock.acquire()
     other = RunFolder(folder.path).lock
     if not other.is_held():
@@ -135,10 +135,15 @@ def test_other_processes_wait_for_the_first(
     writer = threading.Thread(target=write_late)
     begun = time.monotonic()
     writer.start()
-    assert prepare(translation, lambda _: None) == folder
+    assert prepare(translation, lambda _: None) == (folder, None)
     writer.join()
     assert time.monotonic() - begun >= 0.3
     folder.config.unlink()
+    text = dump(translation.config, help=True)
+    proposal = Proposal.make(folder, {folder.config.name: text})
+    found = prepare(translation, lambda _: None)[1]
+    assert found is not None and found.path == proposal.path
+    proposal.withdraw()
     monkeypatch.setattr(launch, "PATIENCE", 0.2)
     with pytest.raises(UserError, match="has written no configuration"):
         prepare(translation, lambda _: None)

@@ -42,13 +42,13 @@ def test_a_second_run_makes_none(tmp_path):
     assert state.missing == (0, 1, 2, 3, 4)
     seen: list[tuple[int, int]] = []
     assert make_missing(state, maker, batch_size=2, progress=lambda *n: seen.append(n)) == 5
-    assert [len(batch) for batch in maker.asked] == [2, 2, 1]
+    assert [len(batch) for batch in maker.asked] == [2, 2, 2]
     assert seen == [(2, 5), (4, 5), (5, 5)]
     again = find_class_images(RECIPE, 5, kept_in=tmp_path)
     assert again.missing == ()
     assert len(again.inventory.taken) == 5
     assert make_missing(again, maker) == 0
-    assert maker.count == 5
+    assert maker.count == 6
     assert find_class_images(RECIPE, 7, kept_in=tmp_path).missing == (5, 6)
     assert find_class_images(RECIPE, 3, kept_in=tmp_path).missing == ()
     about = json.loads(next(state.folder.glob(".class-*.json")).read_text())
@@ -75,22 +75,37 @@ def test_anything_else_is_made_anew(tmp_path, change):
     assert find_class_images(replace(RECIPE, **change), 2, kept_in=tmp_path).missing == (0, 1)
 
 
-def test_an_image_depends_on_its_number_alone(tmp_path):
+class Company(Maker):
+    """A maker whose images depend on what they are made together with, as kernels round."""
+
+    def __call__(self, prompts: list[str], seeds: list[int]) -> list[Image.Image]:
+        self.asked.append(list(zip(prompts, seeds, strict=True)))
+        red, green = sum(seeds) % 256, len(seeds)
+        return [Image.new("RGB", (64, 64), (red, green, seed % 256)) for seed in seeds]
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_an_image_is_always_made_in_the_same_company(tmp_path, size):
+    """Whatever the number of processes, an interruption, the repair of one, or how many more are
+    wanted later."""
     folders = []
-    for name, layout in {"one": [(0, 1)], "two": [(0, 2), (1, 2)]}.items():
+    for name, processes in {"one": 1, "two": 2}.items():
         state = find_class_images(RECIPE, 7, kept_in=tmp_path / name)
-        maker = Maker()
-        for rank, processes in layout:
-            make_missing(state, maker, batch_size=3, rank=rank, processes=processes)
-        assert maker.count == 7  # no process makes what another makes
+        asked = []
+        for rank in range(processes):
+            maker = Company()
+            make_missing(state, maker, batch_size=size, rank=rank, processes=processes)
+            asked += [one for batch in maker.asked for one in batch]
+        assert len(asked) == len(set(asked))  # no process makes what another makes
         folders.append(state.folder)
-    interrupted = find_class_images(RECIPE, 7, kept_in=tmp_path / "three")
-    maker = Maker()
+    interrupted = find_class_images(RECIPE, 5, kept_in=tmp_path / "three")
+    maker = Company()
     with pytest.raises(Stopped):
-        make_missing(interrupted, maker, batch_size=2, stop=lambda: maker.count >= 4)
+        make_missing(interrupted, maker, batch_size=size, stop=lambda: maker.count >= 3)
+    (interrupted.folder / sorted(_files(interrupted.folder))[1]).unlink()
     rest = find_class_images(RECIPE, 7, kept_in=tmp_path / "three")
-    assert rest.missing == (4, 5, 6)
-    make_missing(rest, Maker(), batch_size=1)
+    assert rest.missing == (1, 3, 4, 5, 6)
+    assert make_missing(rest, Company(), batch_size=size) == 5
     folders.append(rest.folder)
     first, *others = (_files(folder) for folder in folders)
     assert len(first) == len(set(first.values())) == 7
@@ -196,7 +211,7 @@ def test_class_prompts_that_follow_the_subjects_words(tmp_path, photos):
     assert recipe.prompts == ("a dog, place 0", "a dog, place 1", "a dog, place 2")
     state = find_class_images(recipe, concept.class_images_wanted, kept_in=tmp_path / "kept")
     maker = Maker()
-    make_missing(state, maker)
+    make_missing(state, maker, batch_size=1)
     assert [prompt for batch in maker.asked for prompt, _ in batch] == list(recipe.prompts) * 2
     state = find_class_images(recipe, concept.class_images_wanted, kept_in=tmp_path / "kept")
     assert state.missing == ()

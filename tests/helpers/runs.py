@@ -11,8 +11,15 @@ from unittest import mock
 from dreambooth_core.config.loading import dump, load
 from dreambooth_core.jobs import Event, RunFolder
 from dreambooth_core.trainer import run as runs
+from dreambooth_core.trainer.asked import Asked
+from dreambooth_core.trainer.build import Builder
 from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.trainer.decide import decide
+from dreambooth_core.trainer.processes import join
+from dreambooth_core.trainer.report import Reporter
 from dreambooth_core.trainer.run import run
+from dreambooth_core.trainer.saving import Saver
+from dreambooth_core.trainer.session import Session
 
 Changes = dict[str, Any]
 
@@ -59,6 +66,13 @@ def folder_for(config: TrainConfig) -> RunFolder:
     folder = RunFolder.create(config.run.output, config.run.name)
     folder.config.write_text(dump(config), encoding="utf-8")
     return folder
+
+
+def session_of(config: TrainConfig, folder: RunFolder) -> Session:
+    """The session of a run that is not trained."""
+    reporter, asked = Reporter(folder, tensorboard=False), Asked(folder)
+    saver = Saver(folder.path, folder.path.parent, asked, reporter)
+    return Builder(decide(config), folder, reporter, join("cpu"), asked, saver).build()
 
 
 def train(config: TrainConfig) -> RunFolder:

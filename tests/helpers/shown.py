@@ -161,6 +161,7 @@ SHOWN: dict[str, tuple[str, str]] = {
         "trainer/test_memory_needs.py",
         "test_events_tell_estimate_and_measured_peak",
     ),
+    "save.every_minutes": ("trainer/test_endings.py", "test_the_resume_state_is_saved_by_time"),
     "save.every_steps": ("trainer/test_resume.py", "test_only_the_newest_checkpoints_are_kept"),
     "save.every_epochs": (OUTPUT, "test_checkpoints_by_epochs_from_a_step_on"),
     "save.first_step": (OUTPUT, "test_checkpoints_by_epochs_from_a_step_on"),

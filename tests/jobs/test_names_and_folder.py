@@ -106,3 +106,6 @@ def test_the_receipt_grows(tmp_path: Path) -> None:
     run.receipt.write_text("[")
     with pytest.raises(UserError, match="not valid JSON"):
         read_receipt(run)
+    write_receipt(run, steps=7)  # a damaged one is in nobody's way, and kept
+    assert read_receipt(run)["steps"] == 7
+    assert (run.path / "receipt.damaged.json").read_text() == "["

@@ -1,9 +1,10 @@
-"""Stops, full disks, killed workers: what was saved stays, and the run goes on from there."""
+"""Stops, full disks, killed workers, deleted folders: what was learned stays, and resumes."""
 
 from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.runs import config_for, folder_for, go_on, losses, train
+from helpers.runs import PRIOR, config_for, folder_for, go_on, losses, train
 
 from dreambooth_core.errors import SaveFailed, Stopped, TrainingFailed, UserError
-from dreambooth_core.jobs import RunFolder, status
+from dreambooth_core.jobs import RunFolder, saved_steps, status
+from dreambooth_core.trainer import loop, saving
+from dreambooth_core.trainer.asked import Asked
+from dreambooth_core.trainer.config import TrainConfig
 from dreambooth_core.trainer.run import run
-from dreambooth_core.trainer.state import load_state, saved_steps
+from dreambooth_core.trainer.session import Session
 from dreambooth_core.worker import supervise
 from tests.helpers.waiting import PATIENCE, until
 
@@ -31,11 +35,13 @@ def ask(folder: RunFolder, verb: str, at_step: int) -> Any:
     return listen
 
 
-def test_stop_after_step_saves_and_stops(base: Path, pictures: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("verb", ["stop", "stop_after_step"])
+def test_stop_saves(base: Path, pictures: Path, tmp_path: Path, verb: str) -> None:
     folder = folder_for(config_for(base, pictures, tmp_path))
-    with pytest.raises(Stopped, match="step 2"):
-        run(folder, on_event=ask(folder, "stop_after_step", 2))
+    assert supervise(folder, on_event=ask(folder, verb, 2)) == 130
     assert list(saved_steps(folder.checkpoints)) == [2]
+    said = status(folder).message
+    assert said == "stopped at step 2 of 4; it resumes from step 2 (checkpoints/step-000002)"
     go_on(folder)
     assert max(losses(folder)) == 4
 
@@ -48,11 +54,100 @@ def test_stop_after_epoch_ends_with_the_epoch(base: Path, pictures: Path, tmp_pa
     assert list(saved_steps(folder.checkpoints)) == [4]
 
 
-def test_stop_now_does_not_wait_for_a_save(base: Path, pictures: Path, tmp_path: Path) -> None:
+def test_stop_without_saving(base: Path, pictures: Path, tmp_path: Path) -> None:
     folder = folder_for(config_for(base, pictures, tmp_path))
-    assert supervise(folder, on_event=ask(folder, "stop", 1)) == 130
+    assert supervise(folder, on_event=ask(folder, "stop_without_saving", 1)) == 130
     assert not saved_steps(folder.checkpoints)
     assert status(folder).state == "stopped"
+    assert "without saving; nothing is saved" in status(folder).message
+
+
+@pytest.mark.parametrize("stage", ["class_images", "latents", "texts"])
+def test_a_stop_while_it_prepares(base: Path, pictures: Path, tmp_path: Path, stage: str) -> None:
+    changes = {**PRIOR, "prior__batch_size": 1, "data__cache": "disk"}
+    folder = folder_for(config_for(base, pictures, tmp_path, **changes))
+
+    def listen(event: dict[str, Any]) -> None:
+        if event.get("stage") == stage:
+            folder.control.request("stop")
+
+    assert supervise(folder, on_event=listen) == 130
+    assert "what was made so far is kept" in status(folder).message
+    assert not any(event["kind"] == "started" for event in folder.events)
+
+
+def test_a_stop_while_images_are_made_saves(
+    base: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within one denoising step; without the stop there would be fifty of them."""
+    changes = {"validation__prompts": "[a ball]", "validation__every_steps": 2}
+    folder = folder_for(config_for(base, pictures, tmp_path, validation__steps=50, **changes))
+    denoised = []
+
+    def polls(self: Asked) -> bool:
+        denoised.append(1)
+        if len(denoised) == 53:
+            folder.control.request("stop")
+        return stops(self)
+
+    stops = Asked.stops
+    monkeypatch.setattr("dreambooth_core.trainer.session.Asked.stops", polls)
+    monkeypatch.setattr(Session, "sample", _only_after_start(Session.sample))
+    assert supervise(folder) == 130
+    assert list(saved_steps(folder.checkpoints)) == [2]
+    assert not [event for event in folder.events if event["kind"] == "sample"]
+
+
+def test_the_resume_state_is_saved_by_time(
+    base: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each replaces the one before, and the last goes when the result is proven."""
+    config = config_for(base, pictures, tmp_path, save__every_minutes=0.01)
+    assert TrainConfig().save.every_minutes == 5.0
+    folder = folder_for(config)
+    seconds = iter(range(0, 10_000, 1))
+    monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(seconds)))
+    seen = []
+
+    def listen(event: dict[str, Any]) -> None:
+        if event["kind"] == "saved" and not event["result"]:
+            seen.append(sorted(p.name for p in folder.checkpoints.iterdir()))
+
+    run(folder, on_event=listen)
+    assert seen[0] == ["step-000001"]
+    assert all(len(names) <= 2 for names in seen)
+    assert list(folder.checkpoints.iterdir()) == []
+
+
+def test_a_resume_state_that_cannot_be_saved_is_a_warning(
+    base: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise SaveFailed("the disk is full")
+
+    monkeypatch.setattr("dreambooth_core.trainer.session.save_state", full)
+    monkeypatch.setattr(loop._Clock, "due", lambda _: True)
+    folder = train(config_for(base, pictures, tmp_path, run__steps=2))
+    assert status(folder).state == "finished"
+    assert "saving the resume state of step 1 failed" in warnings_of(folder)[0]
+
+
+def test_a_run_whose_folder_is_deleted_stops(
+    base: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = folder_for(config_for(base, pictures, tmp_path, run__steps=50))
+    said = []
+
+    def delete(event: dict[str, Any]) -> None:
+        said.append(event)
+        if event.get("stage") == "train" and event["step"] == 2:
+            shutil.rmtree(folder.path)
+
+    assert supervise(folder, on_event=delete) == 1
+    assert not folder.path.exists()
+    assert said[-1]["kind"] == "error" and "was deleted while it was at work" in said[-1]["message"]
+    assert len([event for event in said if event.get("stage") == "train"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_save_and_sample_now(base: Path, pictures: Path, tmp_path: Path) -> None:
@@ -69,26 +164,43 @@ def test_save_and_sample_now(base: Path, pictures: Path, tmp_path: Path) -> None
     assert {e["step"] for e in folder.events if e["kind"] == "sample"} == {0, 3, 4}
 
 
-def test_a_full_disk_leaves_the_earlier_save(
+def test_a_full_disk_is_waited_for(
     base: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = train(config_for(base, pictures, tmp_path, save__every_steps=2))
-    before = load_state(saved_steps(folder.checkpoints)[2])
+    folder = folder_for(config_for(base, pictures, tmp_path, save__every_steps=2))
+    monkeypatch.setattr(saving, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(saving, "POLL", 0.01)
+    there = []
 
     def full(handle: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     def fill(event: dict[str, Any]) -> None:
-        if event["kind"] == "started":
+        if event.get("stage") == "train" and event["step"] == 2:
             monkeypatch.setattr(os, "fsync", full)
+        if event.get("stage") == "disk_full":
+            there.append([p.name for p in folder.checkpoints.iterdir()])
+            monkeypatch.undo()
 
-    with pytest.raises(SaveFailed, match="disk is full"):
-        go_on(folder, on_event=fill, run__resume=2, save__every_steps=1)
-    monkeypatch.undo()
+    assert supervise(folder, on_event=fill) == 0
+    assert there == [[]]
     assert list(saved_steps(folder.checkpoints)) == [2]
-    after = load_state(saved_steps(folder.checkpoints)[2])
-    assert all((before.weights[n] == after.weights[n]).all() for n in before.weights)
-    assert not list(folder.checkpoints.glob(".*"))
+    assert max(losses(folder)) == 4
+    assert "disk is full: the checkpoint of step 2 waits" in warnings_of(folder)[0]
+
+
+def warnings_of(folder: RunFolder) -> list[str]:
+    return [event["message"] for event in folder.events if event["kind"] == "warning"]
+
+
+def _only_after_start(sample: Any) -> Any:
+    """Validation images, but not those of step 0."""
+
+    def wrapped(session: Session) -> None:
+        if session.step:
+            sample(session)
+
+    return wrapped
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX's")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from helpers.runs import PRIOR, config_for, folder_for, losses
+from helpers.runs import PRIOR, config_for, folder_for, losses, session_of
 from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextModel
@@ -16,15 +16,8 @@ from transformers import CLIPTextModel
 from dreambooth_core.data.plan import CLASS, Slot
 from dreambooth_core.errors import TrainingFailed
 from dreambooth_core.formats.tokenizers import load_tokenizers
-from dreambooth_core.jobs import RunFolder
 from dreambooth_core.randomness import generator, uniform
-from dreambooth_core.trainer.build import Builder
-from dreambooth_core.trainer.config import TrainConfig
-from dreambooth_core.trainer.decide import decide
-from dreambooth_core.trainer.processes import join
-from dreambooth_core.trainer.report import Reporter
 from dreambooth_core.trainer.run import run
-from dreambooth_core.trainer.session import Session
 
 PROMPTS = {"instance": "a photo of sks ball", "class": "a photo of a ball"}
 
@@ -63,14 +56,6 @@ class Direct:
         return (answer - noise).square().mean()
 
 
-def build(config: TrainConfig, folder: RunFolder) -> Session:
-    """The session of a run that is not trained, to ask its plan."""
-    reporter = Reporter(folder, tensorboard=False)
-    return Builder(
-        decide(config), folder, folder.control, reporter, join("cpu"), lambda: False
-    ).build()
-
-
 @pytest.mark.parametrize(("prior", "weight"), [(False, 1.0), (True, 1.0), (True, 0.3)])
 def test_the_losses_equal_a_direct_computation(
     base: Path, pictures: Path, tmp_path: Path, prior: bool, weight: float
@@ -83,7 +68,7 @@ def test_the_losses_equal_a_direct_computation(
     # With a learning rate of 0 every step meets the base; the proof rightly refuses the result.
     with pytest.raises(TrainingFailed, match="equals its base"):
         run(folder)
-    session = build(config, folder)
+    session = session_of(config, folder)
     direct = Direct(base)
 
     def loss_of(slot: Slot, step: int) -> Tensor:

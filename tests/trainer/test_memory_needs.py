@@ -13,12 +13,12 @@ from helpers.runs import PRIOR, config_for, folder_for, go_on, losses, train
 from dreambooth_core.commands.main import main
 from dreambooth_core.formats.checkpoints.stock import stock_configs
 from dreambooth_core.jobs import read_receipt
+from dreambooth_core.jobs.checkpoints import saved_steps
 from dreambooth_core.memory.estimate import GIB
 from dreambooth_core.memory.measure import Room
 from dreambooth_core.trainer import watch
 from dreambooth_core.trainer.advice import cheaper, is_out_of_memory
 from dreambooth_core.trainer.needs import Planner
-from dreambooth_core.trainer.state import saved_steps
 from dreambooth_core.trainer.step import StepComputer
 from dreambooth_core.worker import supervise
 

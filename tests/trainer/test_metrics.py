@@ -7,18 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.runs import PRIOR, config_for, folder_for
+from helpers.runs import PRIOR, config_for, folder_for, session_of
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dreambooth_core.errors import TrainingFailed
 from dreambooth_core.memory.measure import Peak
 from dreambooth_core.trainer import loop
-from dreambooth_core.trainer.build import Builder
-from dreambooth_core.trainer.decide import decide
 from dreambooth_core.trainer.metrics import MOST_WAITING, Window
-from dreambooth_core.trainer.processes import Processes, backend_for, join
-from dreambooth_core.trainer.report import Reporter
+from dreambooth_core.trainer.processes import Processes, backend_for
 from dreambooth_core.trainer.session import Session
 
 NOWHERE = torch.device("meta")
@@ -49,10 +46,7 @@ def built(base: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) 
         **PRIOR,
     )
     folder = folder_for(config)
-    reporter = Reporter(folder, tensorboard=False)
-    session = Builder(
-        decide(config), folder, folder.control, reporter, join("cpu"), lambda: False
-    ).build()
+    session = session_of(config, folder)
     session.parts.unet.to(NOWHERE)
     session.processes = session.computer.processes = Processes(0, 1, NOWHERE)
     session.precision.device = session.samples.device = NOWHERE

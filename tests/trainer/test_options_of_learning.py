@@ -15,9 +15,10 @@ from helpers.observed import Observed, Pass, observe
 from helpers.runs import config_for
 from torch import Tensor
 
+from dreambooth_core.jobs.checkpoints import saved_steps
 from dreambooth_core.objective.noise import pyramid
 from dreambooth_core.randomness import generator, uniform
-from dreambooth_core.trainer.state import load_state, saved_steps
+from dreambooth_core.trainer.state import load_state
 
 Once = Callable[..., Observed]
 KEPT = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0)

@@ -22,9 +22,9 @@ from dreambooth_core.families.loading import load_base
 from dreambooth_core.families.options import BaseOptions
 from dreambooth_core.families.sampling import SamplingSettings, generate
 from dreambooth_core.formats.storage import read_tensors
+from dreambooth_core.jobs.checkpoints import saved_steps
 from dreambooth_core.randomness import generator
 from dreambooth_core.trainer.precision import make_precision
-from dreambooth_core.trainer.state import saved_steps
 
 Once = Callable[..., Observed]
 

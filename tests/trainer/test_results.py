@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.runs import PRIOR, config_for, folder_for, go_on, train
+from helpers.runs import PRIOR, config_for, folder_for, go_on, session_of, train
 
 from dreambooth_core.errors import TrainingFailed
 from dreambooth_core.families.base import Components
@@ -19,13 +19,11 @@ from dreambooth_core.formats.adapters.model import Adapter, LoraWeights
 from dreambooth_core.formats.adapters.read import read_adapter
 from dreambooth_core.formats.storage import read_metadata, read_tensors
 from dreambooth_core.jobs import RunFolder, read_receipt
+from dreambooth_core.jobs.checkpoints import saved_steps
 from dreambooth_core.methods.table import METHODS
 from dreambooth_core.trainer import results
-from dreambooth_core.trainer.build import Builder
-from dreambooth_core.trainer.decide import decide
-from dreambooth_core.trainer.processes import join
-from dreambooth_core.trainer.report import Reporter
-from dreambooth_core.trainer.state import load_state, saved_steps
+from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.trainer.state import load_state
 
 SETTINGS = SamplingSettings(steps=2, guidance=2.0, width=64, height=64)
 
@@ -41,17 +39,9 @@ def predict(parts: Components) -> torch.Tensor:
     return output
 
 
-def trained_parts(folder: RunFolder, config: object) -> Components:
+def trained_parts(folder: RunFolder, config: TrainConfig) -> Components:
     """The models as the trainer had them at the last checkpoint, in memory."""
-    reporter = Reporter(folder, tensorboard=False)
-    session = Builder(
-        decide(config),  # type: ignore[arg-type]
-        folder,
-        folder.control,
-        reporter,
-        join("cpu"),
-        lambda: False,
-    ).build()
+    session = session_of(config, folder)
     session.restore(load_state(list(saved_steps(folder.checkpoints).values())[-1]))
     return session.parts
 

@@ -12,9 +12,10 @@ from helpers.runs import PRIOR, config_for, folder_for, go_on, losses, train
 from dreambooth_core.errors import Stopped, UserError
 from dreambooth_core.formats.storage import read_tensors
 from dreambooth_core.jobs import RunFolder, read_receipt, status
+from dreambooth_core.jobs.checkpoints import saved_steps
 from dreambooth_core.methods.table import METHODS
 from dreambooth_core.trainer.run import run
-from dreambooth_core.trainer.state import load_state, saved_steps
+from dreambooth_core.trainer.state import load_state
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -95,7 +96,7 @@ def interrupted_after(config: Any, step: int) -> RunFolder:
 
     def stop(event: dict[str, Any]) -> None:
         if event.get("stage") == "train" and event["step"] == step + 1:
-            folder.control.request("stop")
+            folder.control.request("stop_without_saving")
 
     with pytest.raises(Stopped):
         run(folder, on_event=stop)

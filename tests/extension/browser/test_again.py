@@ -23,7 +23,7 @@ def train_a_little(browser: Browser) -> int:
     browser.write("#dreambooth_run_name", "star")
     browser.press("#dreambooth_train")
     browser.until(lambda: state(browser) == "running" and step(browser) > 2, "progress")
-    browser.press("#dreambooth_stop_after_step")
+    browser.press("#dreambooth_stop")
     browser.until(lambda: state(browser) == "stopped", "the end")
     return step(browser)
 

@@ -74,7 +74,7 @@ def train_and_come_back(browser: Browser, server: Server) -> None:
 
 def use_result(browser: Browser, server: Server) -> str:
     """What was saved is used in txt2img; returns the adapter's name."""
-    browser.press("#dreambooth_stop_after_step")
+    browser.press("#dreambooth_stop")
     browser.until(lambda: state(browser) == "stopped", "the end")
     browser.reads("#dreambooth_results_area", "Generate")
     browser.press("#dreambooth_use")

@@ -1,0 +1,165 @@
+"""Writes that wait for room: a full disk, for a second or for hours, ends no run."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from dreambooth_core.errors import DreamBoothError, SaveFailed, Stopped
+from dreambooth_core.jobs.checkpoints import Removable, removable
+from dreambooth_core.memory.measure import amount
+from dreambooth_core.trainer.asked import Asked
+from dreambooth_core.trainer.report import Reporter
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+PATIENCE = 24 * 3600.0
+"""Seconds that a run waits for room before it ends."""
+
+FIRST_PAUSE, LONGEST_PAUSE, POLL = 1.0, 30.0, 0.5
+"""Seconds between two tries, at first and at most, and between two looks at what is asked."""
+
+STAGE = "disk_full"
+"""The stage of progress events while a write waits."""
+
+FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+FULL_WINDOWS = {39, 112}
+"""ERROR_HANDLE_DISK_FULL, ERROR_DISK_FULL."""
+
+SHOWN = 5
+"""Checkpoints that a warning names."""
+
+
+def disk_full(error: BaseException | None) -> OSError | None:
+    """The error of the system that says that the disk or the quota is full, if that is behind
+    ``error``: libraries wrap it in others."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, OSError):
+            windows = getattr(error, "winerror", None)
+            if error.errno in FULL or windows in FULL_WINDOWS:
+                return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+class Saver:
+    """Does writes, and does them again while the disk is full."""
+
+    def __init__(
+        self,
+        folder: Path,
+        runs: Path,
+        asked: Asked,
+        reporter: Reporter,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """
+        Args:
+            folder: the run's.
+            runs: the folder of runs, where others may have something to delete.
+            asked: tells whether the user wants to stop meanwhile.
+            reporter: is told of the waiting.
+            sleep: for tests.
+            clock: for tests; seconds.
+        """
+        self._folder = folder
+        self._runs = runs
+        self._asked = asked
+        self._reporter = reporter
+        self._sleep = sleep
+        self._clock = clock
+
+    def __call__(self, what: str, write: Callable[[], T]) -> T:
+        """What ``write`` returns, once there is room for it.
+
+        Args:
+            what: what is written, for the user.
+            write: writes all of it or nothing; called until it succeeds.
+
+        Raises:
+            Stopped: the user asked for it while it waited.
+            SaveFailed: there was no room for a whole day.
+            RunGone: the run's folder is not there any more.
+        """
+        self._asked.look()
+        try:
+            return write()
+        except (OSError, RuntimeError, DreamBoothError) as error:
+            first = disk_full(error)
+            if first is None:
+                self._asked.look()
+                raise
+            log.warning("%s: %s", what, error)
+        return self._wait(what, write, first)
+
+    def _wait(self, what: str, write: Callable[[], T], first: OSError) -> T:
+        cause = f"{first.strerror or first}" + (f" ({first.filename})" if first.filename else "")
+        since = self._clock()
+        self._tell(what, cause)
+        pause = FIRST_PAUSE
+        while self._clock() - since < PATIENCE:
+            self._rest(pause, what, cause)
+            pause = min(pause * 2, LONGEST_PAUSE)
+            try:
+                done = write()
+            except (OSError, RuntimeError, DreamBoothError) as error:
+                if disk_full(error) is None:
+                    self._asked.look()
+                    raise
+                continue
+            waited = self._clock() - since
+            self._reporter.warn(f"there is room again: {what} was saved after {waited:.0f} s")
+            return done
+        raise SaveFailed(
+            f"{what} could not be saved, the disk was full for {PATIENCE / 3600:.0f} hours; the "
+            f"first cause was: {cause}",
+            where=self._folder,
+            do="Make room and resume the run.",
+        ) from first
+
+    def _rest(self, seconds: float, what: str, cause: str) -> None:
+        until = self._clock() + seconds
+        while self._clock() < until:
+            if self._asked.stops():
+                raise Stopped(
+                    f"stopped while it waited for room; {what} is not saved. The cause: {cause}"
+                )
+            self._sleep(POLL)
+
+    def _tell(self, what: str, cause: str) -> None:
+        found = removable(self._runs, self._folder)
+        names = ", ".join(_named(one, self._runs) for one in found[:SHOWN])
+        advice = "No old checkpoint lies here: delete something else"
+        if found:
+            total = amount(sum(one.size for one in found))
+            more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+            advice = f"Old checkpoints that could be deleted, {total} in all: {names}{more}"
+        self._reporter.warn(
+            f"the disk is full: {what} waits and is tried again until there is room ({cause}). "
+            f"{advice}."
+        )
+        self._reporter.emit(
+            "progress",
+            stage=STAGE,
+            step=0,
+            steps=0,
+            removable=[{"path": str(one.path), "bytes": one.size} for one in found],
+        )
+
+
+def _named(one: Removable, runs: Path) -> str:
+    try:
+        name = one.path.relative_to(runs).as_posix()
+    except ValueError:
+        name = str(one.path)
+    return f"{name} ({amount(one.size)})"
