@@ -65,4 +65,7 @@ def works(program):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # before there was anything to clean up
+        sys.exit(130)

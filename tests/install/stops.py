@@ -67,6 +67,7 @@ def repeat(times: int, chance: random.Random) -> int:
             counts[ended] += 1
             if ended.startswith("bad"):
                 print(f"{index}: {number.name}: {ended}", flush=True)
+    print(f"load {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores")
     for ended, count in sorted(counts.items()):
         print(f"{count:5} {ended}")
     return int(any(ended.startswith("bad") for ended in counts))
@@ -98,7 +99,9 @@ def judged(clone: Clone, process: subprocess.Popen[str], when: str) -> str:
         return f"stopped {when}, nothing left"
     if code == 0 and left == ["engine"] and "Ready" in said:
         return "had ended before the stop"
-    if code in (130, *(-n for n in SIGNALS)) and not left and not said:
+    # Python itself says 1 where its own start was interrupted.
+    interrupted = code == 1 and errors.rstrip().endswith("KeyboardInterrupt")
+    if (interrupted or code in (130, *(-n for n in SIGNALS))) and not left and not said:
         return "stopped before it began"
     return f"bad: {when}: exit code {code}, left {left}, {said[-200:]!r} {errors[-200:]!r}"
 
