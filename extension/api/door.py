@@ -67,10 +67,12 @@ class Door:
             raise Refused(415, "the body is not application/json", do="Set the Content-Type.")
         body = await _read(request)
         try:
-            request._json = parse_json(body, largest=LARGEST)
+            found = parse_json(body, largest=LARGEST)
         except UserError as error:
             raise Refused(400, error.what, where="the body", do=error.do) from None
-        request._body = body
+        if not isinstance(found, dict):  # pydantic 1 takes an empty list for an object
+            raise Refused(422, "the body is no object")
+        request._json, request._body = found, body
 
     def _check_token(self, request: Request) -> None:
         """``X-DreamBooth-Token``, or ``Authorization: Bearer`` (or ``token``, as Jupyter)."""

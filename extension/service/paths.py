@@ -92,7 +92,11 @@ class Paths:
             given = Path(text).expanduser()
             return Path(os.path.realpath(self.folders().data / given))
         found = self._confined(text, kind, what)
-        if not (found.is_file() or found.is_dir()):
+        try:
+            there = found.is_file() or found.is_dir()
+        except OSError:  # a name that is longer than the disk's
+            there = False
+        if not there:
             raise _refusal(what, text)
         return found
 
