@@ -48,6 +48,22 @@ def locate(model: str, *, revision: str | None = None, variant: str | None = Non
     return _download(model, revision, variant)
 
 
+def commit_of(path: Path) -> str | None:
+    """The commit of a snapshot in the hub's cache (``…/snapshots/<commit>``); else None."""
+    known = path.parent.name == "snapshots" and is_commit(path.name)
+    return path.name if known else None
+
+
+def is_commit(revision: str | None) -> bool:
+    """Whether a revision is a whole commit, which always means the same files."""
+    return re.fullmatch(r"[0-9a-f]{40}", revision or "") is not None
+
+
+def is_on_hub(model: str) -> bool:
+    """Whether a base is named by a hub id alone. Raises ``UserError`` where no file can be."""
+    return model != EMBEDDED and _HUB_ID.match(model) is not None and _existing(model) is None
+
+
 def hub_id(model: str) -> str | None:
     """The name on the hub of a base as the user wrote it; None where it has none.
 
@@ -55,7 +71,7 @@ def hub_id(model: str) -> str | None:
     it came from.
     """
     path = Path(model).expanduser()
-    if model != EMBEDDED and _HUB_ID.match(model) and not path.exists():
+    if is_on_hub(model):
         return model
     for part in path.parts:
         if part.startswith("models--") and part.count("--") == 2:
@@ -115,6 +131,6 @@ def _download(model: str, revision: str | None, variant: str | None) -> Path:
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
         raise UserError(
             "the hub cannot be reached and the model is not in its cache",
-            where=f"base.model: {model}",
+            where=f"base.model: {model}" + (f", revision {revision}" if revision else ""),
             do="Check the network (HF_ENDPOINT chooses a mirror), or give a path.",
         ) from error

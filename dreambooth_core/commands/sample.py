@@ -9,10 +9,11 @@ import re
 import sys
 from pathlib import Path
 
+from dreambooth_core.bases.locate import is_commit
 from dreambooth_core.commands.weighted import parse_weighted
 from dreambooth_core.config.loading import load
 from dreambooth_core.errors import UserError
-from dreambooth_core.families.loading import load_base
+from dreambooth_core.families.loading import load_base, pinned
 from dreambooth_core.families.options import BaseOptions
 from dreambooth_core.families.sampling import SCHEDULERS, SamplingSettings, generate
 from dreambooth_core.families.tokens import add_token
@@ -61,12 +62,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Makes the pictures; returns the exit code."""
     check_numbers(args)
-    base, adapters, tokens = sources(args)
+    options, adapters, tokens = sources(args)
     # Before the base, which takes far longer: what is damaged is said at once.
     rows = {word: read_embedding(place).rows for word, place in tokens.items()}
     weighted = [parse_weighted(text) for text in adapters]
     read = [read_adapter(one.path) for one in weighted]
-    parts = load_base(BaseOptions(model=base))
+    parts = load_base(options)
     device = choose_device(args.device)
     for model in [*parts.models.values(), parts.vae]:
         model.to(device)
@@ -99,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
         made.append({"file": str(path), "prompt": prompt, "seed": seed, "sha256": sha256(path)})
     if args.json:
         json.dump(
-            {"base": base, "adapters": adapters, "tokens": tokens, "images": made},
+            {"base": options.model, "adapters": adapters, "tokens": tokens, "images": made},
             sys.stdout,
             indent=2,
         )
@@ -125,14 +126,22 @@ def check_numbers(args: argparse.Namespace) -> None:
             )
 
 
-def sources(args: argparse.Namespace) -> tuple[str, list[str], dict[str, str]]:
-    """The base, the adapters, and the files of learned tokens by word, as the arguments say."""
+def sources(args: argparse.Namespace) -> tuple[BaseOptions, list[str], dict[str, str]]:
+    """The base, the adapters, and the files of learned tokens by word, as the arguments say.
+
+    A run's base is read as the run read it: of the same commit, with the same autoencoder.
+    """
     tokens = {Path(file).stem: file for file in args.embedding}
+    options = BaseOptions() if args.base is None else BaseOptions(model=args.base)
     if not args.run:
-        return args.base or BaseOptions().model, args.adapter, tokens
+        return options, args.adapter, tokens
     folder = RunFolder.open(args.run)
     config = load(TrainConfig, files=[folder.config])
-    made = read_receipt(folder).get("result", {})
+    receipt = read_receipt(folder)
+    made = receipt.get("result", {})
+    if args.base is None:
+        commit = receipt.get("base", {}).get("commit")
+        options = pinned(config.base, commit if is_commit(commit) else None)
     result = made.get("file")
     if not result:
         raise UserError(
@@ -144,7 +153,7 @@ def sources(args: argparse.Namespace) -> tuple[str, list[str], dict[str, str]]:
     if embedding:
         tokens = {made["token"]: str(folder.path / embedding), **tokens}
     adapters = [] if result == embedding else [str(folder.path / result)]
-    return args.base or config.base.model, [*adapters, *args.adapter], tokens
+    return options, [*adapters, *args.adapter], tokens
 
 
 def free_path(folder: Path, prompt: str, seed: int) -> Path:

@@ -30,6 +30,8 @@ class Components:
     """Where it came from, as the user wrote it."""
     fingerprint: str
     """A hash of the weights; equal for equal weights wherever they lie."""
+    commit: str | None = None
+    """The hub's commit that it came from."""
     clip_skip: int = 1
     max_prompt_chunks: int = 3
     expansions: dict[int, list[int]] = field(default_factory=dict)

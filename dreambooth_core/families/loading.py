@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dreambooth_core.bases.locate import locate
+from dreambooth_core.bases.locate import commit_of, is_commit, is_on_hub, locate
 from dreambooth_core.errors import Unsupported, UserError
 from dreambooth_core.families.base import Components
 from dreambooth_core.families.options import BaseOptions
@@ -78,6 +79,7 @@ def load_base(
         scheduler_config=stored.scheduler,
         prediction_type=stored.prediction_type,
         source=options.model,
+        commit=commit_of(path),
         fingerprint=fingerprint(models["unet"], models["vae"], *encoders) if weights else "",
         clip_skip=options.clip_skip,
         max_prompt_chunks=options.max_prompt_chunks,
@@ -93,6 +95,25 @@ def _refuse_other_inputs(stored: ModelParts, where: str) -> None:
         raise Unsupported(
             f"a UNet with {channels} input channels", where=where, do="It can only be converted."
         )
+
+
+def pinned(options: BaseOptions, recorded: str | None = None) -> BaseOptions:
+    """The options with the commit in place of a hub id's branch, which may move meanwhile.
+
+    Args:
+        options: the ``base`` section.
+        recorded: the commit that a checkpoint was made with; a commit in the options goes first.
+
+    Raises:
+        UserError: as :func:`~dreambooth_core.bases.locate.locate`.
+    """
+    if not is_on_hub(options.model) or is_commit(options.revision):
+        return options
+    found = recorded
+    if found is None:
+        revision = options.revision
+        found = commit_of(locate(options.model, revision=revision, variant=options.variant))
+    return replace(options, revision=found or options.revision)
 
 
 def read_stored(options: BaseOptions, path: Path, *, values: bool = True) -> ModelParts:

@@ -7,7 +7,7 @@ import importlib.metadata
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from dreambooth_core.config.loading import load
 from dreambooth_core.deferral import load_libraries
 from dreambooth_core.errors import RunGone, Stopped
 from dreambooth_core.evaluation.curves import loss_picture
+from dreambooth_core.families.loading import pinned
 from dreambooth_core.formats.storage import write_bytes
 from dreambooth_core.jobs import Event, Proposal, RunFolder, saved_steps, write_receipt
 from dreambooth_core.jobs.checkpoints import remove_rolling
@@ -35,7 +36,13 @@ from dreambooth_core.trainer.report import Reporter
 from dreambooth_core.trainer.results import embedding_path
 from dreambooth_core.trainer.saving import Saver
 from dreambooth_core.trainer.session import Session
-from dreambooth_core.trainer.state import check_resume, choose, load_state, refuse_changes
+from dreambooth_core.trainer.state import (
+    check_resume,
+    choose,
+    commit_in,
+    load_state,
+    refuse_changes,
+)
 from dreambooth_core.trainer.watch import configs_in, estimate_of
 
 log = logging.getLogger(__name__)
@@ -68,6 +75,7 @@ def run(
     quieten()
     load_libraries()
     config = load(TrainConfig, files=[proposal.config if proposal else folder.config])
+    config = replace(config, base=pinned(config.base, _commit(config, folder)))
     processes = join(config.run.device)
     reporter = None
     try:
@@ -291,6 +299,14 @@ def _saved_result(session: Session) -> Path:
         raise
 
 
+def _commit(config: TrainConfig, folder: RunFolder) -> str | None:
+    """The hub's commit of the base that a resumed run began with."""
+    if not config.run.resume or not saved_steps(folder.checkpoints):
+        return None
+    path = choose(folder.checkpoints, config.run.resume)
+    return commit_in(path) if path else None
+
+
 def _facts(session: Session) -> dict[str, Any]:
     """What the receipt says before training starts."""
     parts = session.parts
@@ -303,6 +319,7 @@ def _facts(session: Session) -> dict[str, Any]:
         "base": {
             "source": parts.source,
             "fingerprint": parts.fingerprint,
+            "commit": parts.commit,
             "family": parts.family.name,
             "prediction_type": parts.prediction_type,
         },

@@ -71,6 +71,7 @@ class Session:
         return {
             **settings_identity(self.config),
             "base": self.parts.fingerprint,
+            "commit": self.parts.commit,
             "family": self.parts.family.name,
             "trained": [group.component for group in self.trainables],
             "parameters": sum(group.count for group in self.trainables),

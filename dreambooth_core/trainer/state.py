@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dreambooth_core.bases.locate import is_commit
 from dreambooth_core.disk import replacing, replacing_folder, sha256, tidy, write_json
 from dreambooth_core.errors import UserError
 from dreambooth_core.formats.storage import read_metadata, read_tensors, write_tensors
@@ -203,12 +204,28 @@ def settings_identity(config: TrainConfig) -> dict[str, Any]:
     }
 
 
+TOLD = ("commit",)
+"""Keys of an identity that say where something came from; the fingerprint says what it is."""
+
+
+def commit_in(folder: Path) -> str | None:
+    """The hub's commit of the base that a checkpoint belongs to; None where it names none.
+
+    A damaged checkpoint names none here: :func:`load_state` says what is wrong with it.
+    """
+    try:
+        commit = _read_manifest(folder)["identity"].get("commit")
+    except (OSError, UserError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return None
+    return commit if is_commit(commit if isinstance(commit, str) else None) else None
+
+
 def refuse_changes(saved: dict[str, Any], current: dict[str, Any]) -> None:
     """Raises ``UserError`` if what cannot change between a run's parts has changed."""
     changed = [
         f"{key} was {saved.get(key)!r} and is now {value!r}"
         for key, value in current.items()
-        if saved.get(key) != value
+        if key not in TOLD and saved.get(key) != value
     ]
     if changed:
         raise UserError(
