@@ -22,6 +22,9 @@ from dreambooth_core.jobs import ENDINGS, Proposal, RunFolder
 from dreambooth_core.jobs.launch import CREATE_NEW_PROCESS_GROUP, NOTED, PROPOSAL, WORKER
 from dreambooth_core.worker import SIGNALS
 
+GRACE = 10.0
+"""Seconds that killed processes get to be gone: one in a driver's hands takes its time."""
+
 CODES = {"done": 0, "stopped": Stopped.exit_code}
 """Exit codes by how the run ended; for anything else the launcher's own."""
 
@@ -79,7 +82,7 @@ def _supervised(folder: RunFolder, command: list[str]) -> int:
     name = folder.control.mark_start(folder.events.size())
     windows = {"creationflags": CREATE_NEW_PROCESS_GROUP}
     loose: dict[str, Any] = windows if os.name == "nt" else {"start_new_session": True}
-    process = subprocess.Popen(command, **loose)
+    started: list[subprocess.Popen[bytes]] = []
     count = 0
 
     def ask(number: int, _: FrameType | None) -> None:
@@ -88,21 +91,23 @@ def _supervised(folder: RunFolder, command: list[str]) -> int:
         if count == 1:
             folder.control.hear("stop")
             sys.stderr.write("saving and stopping; once more ends at once\n")
-        else:
+        for process in started if count > 1 else []:
             end_all(process.pid)
 
-    numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
+    numbers = [getattr(signal, each) for each in SIGNALS if hasattr(signal, each)]
     before = {number: signal.signal(number, ask) for number in numbers}
     try:
-        code = process.wait()
+        started.append(subprocess.Popen(command, **loose))
+        code = started[0].wait()
+        with contextlib.suppress(UserError):  # the run's folder is gone
+            folder.control.mark_exited(name, code)
+        return code
     finally:
-        if process.poll() is None:
-            end_all(process.pid)
+        for process in started:
+            if process.poll() is None:
+                end_all(process.pid)
         for number, handler in before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-        with contextlib.suppress(UserError):  # the run's folder is gone
-            folder.control.mark_exited(name, process.wait())
-    return code
 
 
 def end_all(pid: int) -> None:
@@ -112,9 +117,11 @@ def end_all(pid: int) -> None:
 
     with contextlib.suppress(psutil.NoSuchProcess):
         launcher = psutil.Process(pid)
-        for process in [*launcher.children(recursive=True), launcher]:
+        workers = launcher.children(recursive=True)
+        for process in [*workers, launcher]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
+        psutil.wait_procs(workers, timeout=GRACE)
 
 
 def launcher(args: Options) -> list[str]:

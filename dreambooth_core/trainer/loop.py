@@ -196,6 +196,8 @@ class _Loop:
             self.window.settle()  # nothing that diverged is saved
             began = time.monotonic()
             self.session.save_checkpoint()
+            # Whoever leaves first is taken for a failure, and the launcher ends the others soon.
+            self.session.processes.wait()
             self.clock.saved(began)
             self._saved_at = self.session.step
             self._to_training()

@@ -137,6 +137,47 @@ def test_the_first_signal_asks_and_the_second_interrupts(run: RunFolder) -> None
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.skipif(os.name == "nt", reason="raises signals of POSIX")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_is_heard_where_nothing_can_be_written(run: RunFolder, name: str) -> None:
+    def listening(folder: RunFolder, *, on_event: Callable[[Event], None] | None = None) -> None:
+        control = folder.control
+        folder.control_file.unlink()
+        folder.control_file.mkdir()  # as good as a full disk
+        signal.raise_signal(getattr(signal, name))
+        folder.control_file.rmdir()
+        assert control.poll() == ["stop"]
+        assert control.poll() == []
+
+    assert supervise(run, runner=listening) == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="raises signals of POSIX")
+def test_the_second_signal_says_what_is_left(run: RunFolder) -> None:
+    def twice(folder: RunFolder, *, on_event: Callable[[Event], None] | None = None) -> None:
+        folder.events.write("started")
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+
+    assert supervise(run, runner=twice) == 130
+    assert status(run).message == "ended at once; nothing was saved, so the run starts anew"
+    (run.checkpoints / "step-000007").mkdir()
+    (run.checkpoints / "step-000007" / "state.json").touch()
+    assert supervise(run, runner=twice) == 130
+    assert status(run).message == "ended at once; the run resumes from step 7"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a parent's death is not seen there")
+def test_a_worker_whose_launcher_is_gone_stops(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parents = iter([1, 1, 2])
+    monkeypatch.setattr(os, "getppid", lambda: next(parents, 2))
+    monkeypatch.setattr(worker, "WATCH", 0.0)
+    worker._watch_launcher(run.control)
+    assert run.control.poll() == ["stop"]
+
+
 def test_one_of_several_processes_only_follows(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

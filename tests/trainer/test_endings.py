@@ -5,9 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +19,6 @@ from dreambooth_core.trainer.config import TrainConfig
 from dreambooth_core.trainer.run import run
 from dreambooth_core.trainer.session import Session
 from dreambooth_core.worker import supervise
-from tests.helpers.waiting import PATIENCE, until
 
 
 def ask(folder: RunFolder, verb: str, at_step: int) -> Any:
@@ -201,26 +197,6 @@ def _only_after_start(sample: Any) -> Any:
             sample(session)
 
     return wrapped
-
-
-@pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX's")
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_signal_loses_nothing_that_was_saved(
-    base: Path, pictures: Path, tmp_path: Path, number: int
-) -> None:
-    folder = folder_for(
-        config_for(base, pictures, tmp_path, run__steps=2000, save__every_steps=2, save__keep=2)
-    )
-    command = [sys.executable, "-m", "dreambooth_core.worker", str(folder.path)]
-    worker = subprocess.Popen(command, cwd=Path(__file__).parents[2])
-    until(lambda: saved_steps(folder.checkpoints))
-    worker.send_signal(number)
-    code = worker.wait(PATIENCE)
-    assert code == (130 if number == signal.SIGINT else -signal.SIGKILL)
-    assert status(folder).state == ("stopped" if number == signal.SIGINT else "lost")
-    last = max(saved_steps(folder.checkpoints))
-    go_on(folder, run__steps=last + 1)
-    assert max(step for step in losses(folder) if step <= last + 1) == last + 1
 
 
 def test_a_loss_that_is_no_number_ends_the_run(base: Path, pictures: Path, tmp_path: Path) -> None:

@@ -22,8 +22,10 @@ from dreambooth_core.families.loading import load_base
 from dreambooth_core.families.options import BaseOptions
 from dreambooth_core.families.sampling import SamplingSettings, generate
 from dreambooth_core.formats.storage import read_tensors
+from dreambooth_core.jobs import RunFolder
 from dreambooth_core.jobs.checkpoints import saved_steps
 from dreambooth_core.randomness import generator
+from dreambooth_core.trainer.arrangements import _numbered
 from dreambooth_core.trainer.precision import make_precision
 
 Once = Callable[..., Observed]
@@ -225,3 +227,14 @@ def test_tf32_reaches_it(
     changes = {"memory__tf32": "true", "run__steps": 1}
     observe(config_for(base, pictures, tmp_path, **changes))
     assert seen == [True]
+
+
+@pytest.mark.parametrize("name", ["dog", "0"])
+def test_no_two_runs_share_a_numbered_folder(tmp_path: Path, name: str) -> None:
+    """Only the run that is alone in its folder, as the script's, writes beside it."""
+    run = RunFolder.create(tmp_path, name)
+    session = SimpleNamespace(folder=run, step=800)
+    beside = tmp_path / "800"
+    assert _numbered(session) == (beside if name == "0" else run.path / "800")  # type: ignore[arg-type]
+    RunFolder(beside).make().config.touch()  # a run of that name is no result
+    assert _numbered(session) == run.path / "800"  # type: ignore[arg-type]

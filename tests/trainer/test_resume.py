@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,14 @@ import pytest
 import torch
 from helpers.runs import PRIOR, config_for, folder_for, go_on, losses, train
 
+from dreambooth_core.commands.main import main
 from dreambooth_core.errors import Stopped, UserError
 from dreambooth_core.formats.storage import read_tensors
 from dreambooth_core.jobs import RunFolder, read_receipt, status
 from dreambooth_core.jobs.checkpoints import saved_steps
 from dreambooth_core.methods.table import METHODS
 from dreambooth_core.trainer.run import run
-from dreambooth_core.trainer.state import load_state
+from dreambooth_core.trainer.state import TrainState, load_state, save_state
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -154,3 +156,90 @@ def test_a_finished_run_goes_on(base: Path, pictures: Path, tmp_path: Path) -> N
     assert [p.name for p in part.path.glob("*.safetensors")] == ["run.safetensors"]
     go_on(part, run__steps=4)
     assert_equal_state(whole, part, 4)
+
+
+def edited(folder: Path, **changes: Any) -> None:
+    """Changes a checkpoint's manifest, as a hand or a bad sector would."""
+    manifest = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(json.dumps({**manifest, **changes}))
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """A checkpoint of one tensor."""
+    state = TrainState(7, {"w": torch.ones(3)}, {"optimizer": {}}, {"rank": 4})
+    return save_state(tmp_path, state)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"step": 9999}, "is not what was written"),
+        ({"identity": {"rank": 8}}, "is not what was written"),
+        ({"files": {}}, "is not what was written"),
+        ({"checksum": None}, "is not what was written"),
+        ({"version": 1}, "is not what was written"),
+        ({"version": 3}, "of version 3; known are 1 and 2"),
+        ({"version": "2"}, "of version '2'"),
+        ({"version": True}, "of version True"),
+    ],
+)
+def test_a_manifest_is_checked_itself(saved: Path, changes: dict[str, Any], named: str) -> None:
+    edited(saved, **changes)
+    with pytest.raises(UserError, match=named):
+        load_state(saved)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"step": 9999}, "names step 9999"),
+        ({"step": "7"}, "names step '7'"),
+        ({"files": {"../x": ""}}, "names other files"),
+        ({"identity": 5}, "damaged"),
+    ],
+)
+def test_a_manifest_of_the_first_version_resumes_if_it_is_sound(
+    saved: Path, changes: dict[str, Any], named: str
+) -> None:
+    manifest = json.loads((saved / "state.json").read_text())
+    del manifest["checksum"]
+    (saved / "state.json").write_text(json.dumps({**manifest, "version": 1}))
+    assert load_state(saved).step == 7
+    edited(saved, **changes)
+    with pytest.raises(UserError, match=named):
+        load_state(saved)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "[" * 100_000, "\x00"])
+def test_a_manifest_that_is_none(saved: Path, text: str) -> None:
+    (saved / "state.json").write_text(text)
+    with pytest.raises(UserError):
+        load_state(saved)
+
+
+def test_a_checkpoint_by_another_name_is_refused(saved: Path) -> None:
+    """Its own checksum is right, and its step is not the folder's."""
+    moved = saved.rename(saved.with_name("step-009999"))
+    with pytest.raises(UserError, match=r"names step 7, the folder step-009999"):
+        load_state(moved)
+
+
+def test_a_refused_resume_changes_nothing(base: Path, pictures: Path, tmp_path: Path) -> None:
+    """Neither by a setting that cannot change, nor while another is at work there."""
+    folder = train(config_for(base, pictures, tmp_path, save__every_steps=1, run__steps=2))
+
+    def files() -> dict[str, bytes]:
+        logs = {folder.events_file, folder.control_file, folder.lock_file, folder.engine_log}
+        found = (path for path in folder.path.rglob("*") if path.is_file() and path not in logs)
+        return {path.relative_to(folder.path).as_posix(): path.read_bytes() for path in found}
+
+    before = files()
+    command = ["train", "--resume", str(folder.path), "run.steps=9"]
+    assert main([*command, "method.rank=8"]) == 2
+    assert files() == before
+    assert status(folder).state == "finished"
+    assert "rank was 4 and is now 8" in status(folder).message
+    with folder.lock:
+        assert main(command) == 2
+    assert files() == before
