@@ -1,8 +1,8 @@
 """The engine's own Python environment: where it is, whether it is ready, how it is built.
 
 Standard library only, and no imports between this package and the rest of the engine but its
-errors: install.py runs it under whatever Python calls it, and the hosts ask it how to start a
-worker::
+errors and its way to write files: install.py runs it under whatever Python calls it, and the
+hosts ask it how to start a worker::
 
     layout = locate(root)               # the clone's root
     state = status(layout)              # ready, or what is missing

@@ -139,7 +139,8 @@ def make_clone(folder: Path, wheels: Path) -> Clone:
     for name in ("__init__.py", "errors.py"):
         shutil.copy(ROOT / "dreambooth_core" / name, package)
     ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "dreambooth_core/environment", package / "environment", ignore=ignored)
+    for name in ("environment", "disk"):  # all that install.py needs of the engine
+        shutil.copytree(ROOT / "dreambooth_core" / name, package / name, ignore=ignored)
     home = folder / "the env" / "engine"
     clone = Clone(root, home, wheels)
     clone.environ = {

@@ -138,7 +138,8 @@ def test_old_pythons_can_read_the_installer() -> None:
 def test_the_installer_needs_the_standard_library_alone() -> None:
     files = [ROOT / "install.py", ROOT / "dreambooth_core" / "__init__.py"]
     files += [ROOT / "dreambooth_core" / "errors.py"]
-    files += (ROOT / "dreambooth_core" / "environment").glob("*.py")
+    for folder in ("environment", "disk"):
+        files += (ROOT / "dreambooth_core" / folder).glob("*.py")
     for file in files:
         tree = ast.parse(file.read_text(encoding="utf-8"))
         for node in ast.walk(tree):
@@ -147,12 +148,10 @@ def test_the_installer_needs_the_standard_library_alone() -> None:
                 modules.append(node.module or "")
             for module in modules:
                 top = module.partition(".")[0]
-                assert (
-                    top in sys.stdlib_module_names
-                    or module in ("dreambooth_core",)
-                    or (
-                        module.startswith(("dreambooth_core.environment", "dreambooth_core.errors"))
-                    )
+                ours = ".".join(module.split(".")[:2])
+                assert top in sys.stdlib_module_names or ours in (
+                    "dreambooth_core",
+                    *(f"dreambooth_core.{name}" for name in ("environment", "disk", "errors")),
                 ), f"{file.name} imports {module}"
 
 
