@@ -21,7 +21,7 @@ class DreamBoothError(Exception):
     @property
     def line(self) -> str:
         """The whole message: ``where: what. do``."""
-        place = f"{self.where}: " if self.where else ""
+        place = f"{shortened(self.where, 300)}: " if self.where else ""
         advice = f". {self.do}" if self.do else ""
         return printable(f"{place}{shortened(self.what)}{advice}")
 

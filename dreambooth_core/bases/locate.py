@@ -70,7 +70,7 @@ def hub_id(model: str) -> str | None:
     Known besides an id itself: a snapshot in the hub's cache, and a folder whose index says where
     it came from.
     """
-    path = Path(model).expanduser()
+    path = Path(os.path.expanduser(model))
     if is_on_hub(model):
         return model
     for part in path.parts:
@@ -81,7 +81,7 @@ def hub_id(model: str) -> str | None:
         named = str(index.get("_name_or_path", ""))
     except (OSError, ValueError, AttributeError):
         return None
-    return named if _HUB_ID.match(named) and not Path(named).exists() else None
+    return named if _HUB_ID.match(named) and not os.path.exists(named) else None
 
 
 def _existing(model: str) -> Path | None:

@@ -30,6 +30,8 @@ class Weighted:
         factory=list,
         label="Text encoder weights",
         flags=["--te-weight"],
+        minimum=-1000,
+        maximum=1000,
         metavar="W",
         help="other weights for the text encoders: one for all adapters, or one for each",
     )
@@ -83,10 +85,31 @@ def block_numbers(texts: list[str]) -> dict[str, float]:
     return {full_block(name): value for _, name, value in map(_block, texts)}
 
 
+UNET_PARTS = (
+    *("down_blocks", "mid_block", "up_blocks"),
+    *("conv_in", "conv_norm_out", "conv_out", "time_embedding", "add_embedding"),
+)
+"""Where the names of a UNet's layers begin."""
+MOST = 1000.0
+"""The largest factor of a block, or rank, and the smallest below 0."""
+
+
 def full_block(name: str) -> str:
-    """A block's name with its component: ``down_blocks.1`` is the UNet's."""
-    known = ("unet", "text_encoder", "text_encoder_2")
-    return name if name.split(".")[0] in known else f"unet.{name}"
+    """A block's name with its component: ``down_blocks.1`` is the UNet's.
+
+    Raises:
+        UserError: no network has such a part.
+    """
+    first, _, rest = name.partition(".")
+    if first in ("text_encoder", "text_encoder_2") or name == "unet":
+        return name
+    inside = rest if first == "unet" else name
+    if inside.partition(".")[0] not in UNET_PARTS:
+        raise UserError(
+            f"there is no block {name!r}",
+            do=f"Write text_encoder or one of {', '.join(UNET_PARTS)}, such as down_blocks.1.",
+        )
+    return f"unet.{inside}"
 
 
 def dtype_of(name: str | None) -> torch.dtype | None:
@@ -141,7 +164,10 @@ def _block(text: str) -> tuple[int | None, str, float]:
     try:
         if not equals:
             raise ValueError(text)
-        return (int(which), rest, float(value)) if colon else (None, name, float(value))
+        number = float(value)
+        if not abs(number) <= MOST:
+            raise ValueError(value)
+        return (int(which), rest, number) if colon else (None, name, number)
     except ValueError as error:
         raise UserError(
             f"{text!r} is not a block and a number", do="Write for example down_blocks.1=0.5."

@@ -50,25 +50,22 @@ def run(args: Options) -> int:
         json.dump(report, sys.stdout, indent=2, ensure_ascii=False)
         sys.stdout.write("\n")
     else:
-        from rich.console import Console
+        from dreambooth_core.commands.console import terminal
 
-        show(found, Console())
+        show(found, terminal())
     return 0
 
 
 def show(found: Forecast, console: Console) -> None:
     """The report for people."""
-    from rich.table import Table
+    from dreambooth_core.commands.console import facts, words
 
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    for name, value in summary(found):
-        table.add_row(f"[bold]{name}[/]", value)
-    console.print(table)
+    console.print(facts(summary(found)))
     for concept in found.data["concepts"]:
         for one in concept["images"]["skipped"]:
-            console.print(f"[yellow]skipped[/] {one['name']}: {one['reason']}", highlight=False)
+            console.print(words(("skipped", "yellow"), f" {one['name']}: {one['reason']}"))
     for warning in found.warnings:
-        console.print(f"[yellow]warning[/] {warning}", highlight=False)
+        console.print(words(("warning", "yellow"), f" {warning}"))
 
 
 def summary(found: Forecast) -> list[tuple[str, Any]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from dreambooth_core.commands.console import terminal
 from dreambooth_core.commands.demonstration import (
     CONFIG,
     Demonstration,
@@ -47,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the demo; returns the exit code."""
-    console = Console(stderr=args.json)
+    console = terminal(stderr=args.json)
     config = demo_config(args)
     folder = fresh_folder(config)
     write_text(folder.config, dump(config, help=True))
@@ -125,7 +126,7 @@ def show(values: dict[str, object], folder: Path, console: Console) -> None:
     for name, label in MEASURES.items():
         table.add_row(label, f"{values[f'{name}_before']:.2f}", f"{values[f'{name}_after']:.2f}")
     console.print(table)
-    console.print(f"Look at {values['grid_image']}", highlight=False, soft_wrap=True)
-    console.print(f"adapter: {values['adapter_file']}", highlight=False, soft_wrap=True)
-    console.print(f"curve:   {values['loss_image']}", highlight=False, soft_wrap=True)
-    console.print(f"numbers: {folder / 'report.json'}", highlight=False, soft_wrap=True)
+    console.print(f"Look at {values['grid_image']}", soft_wrap=True)
+    console.print(f"adapter: {values['adapter_file']}", soft_wrap=True)
+    console.print(f"curve:   {values['loss_image']}", soft_wrap=True)
+    console.print(f"numbers: {folder / 'report.json'}", soft_wrap=True)

@@ -14,6 +14,7 @@ from dreambooth_core.diagnosis.judge import size
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 _COLOURS = {BROKEN: "red", WARNING: "yellow", NOTE: "cyan"}
 
@@ -45,12 +46,12 @@ def run(args: argparse.Namespace) -> int:
 def _show(facts: Facts, problems: list[Problem]) -> None:
     """Tables, or plain lines where rich itself is what is missing."""
     try:
-        from rich.console import Console
+        from dreambooth_core.commands.console import terminal
     except ImportError:
         for problem in problems:
             sys.stdout.write(f"{problem.severity}: {problem.what}. {problem.do}\n")
         return
-    console = Console(highlight=False)
+    console = terminal()
     _versions(facts, console)
     _devices(facts, console)
     _kernels(facts, console)
@@ -58,25 +59,24 @@ def _show(facts: Facts, problems: list[Problem]) -> None:
 
 
 def _versions(facts: Facts, console: Console) -> None:
-    from rich.markup import escape
-    from rich.table import Table
+    from dreambooth_core.commands.console import facts as table
+    from dreambooth_core.commands.console import words
 
     around = facts.surroundings
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_row("[bold]dreambooth[/]", around.dreambooth)
-    table.add_row("[bold]Python[/]", escape(f"{around.python}  {around.executable}"))
-    table.add_row("[bold]system[/]", escape(f"{around.platform}, {around.cores} cores"))
+    rows: list[tuple[str, object]] = [
+        ("dreambooth", around.dreambooth),
+        ("Python", f"{around.python}  {around.executable}"),
+        ("system", f"{around.platform}, {around.cores} cores"),
+    ]
     for package in facts.packages:
-        state = package.version or "[dim]not installed[/]"
-        if package.error:
-            state += f"  [red]{escape(package.error)}[/]"
-        table.add_row(f"[bold]{package.name}[/]", state)
-    for name, value in around.variables.items():
-        table.add_row(f"[bold]{name}[/]", escape(value))
+        version = package.version or ("not installed", "dim")
+        broken = [("  " + package.error, "red")] if package.error else []
+        rows.append((package.name, words(version, *broken)))
+    rows += around.variables.items()
     for place in facts.places:
         text = f"{place.path}  {size(place.free)} of {size(place.total)} free"
-        table.add_row(f"[bold]{place.purpose}[/]", escape(text))
-    console.print(table)
+        rows.append((place.purpose, text))
+    console.print(table(rows))
 
 
 def _devices(facts: Facts, console: Console) -> None:
@@ -94,7 +94,6 @@ def _devices(facts: Facts, console: Console) -> None:
 
 def _kernels(facts: Facts, console: Console) -> None:
     """One row a kernel and device, one column a precision."""
-    from rich.markup import escape
     from rich.table import Table
 
     if not facts.kernels:
@@ -106,29 +105,29 @@ def _kernels(facts: Facts, console: Console) -> None:
         row = [e for e in facts.kernels if (e.device, e.kernel) == (device, name)]
         cells = [_cell([each for each in row if each.dtype == dtype]) for dtype in dtypes]
         reasons = dict.fromkeys(each.reason for each in row if each.reason)
-        table.add_row(device, name, *cells, escape("; ".join(reasons)[:80]))
+        table.add_row(device, name, *cells, "; ".join(reasons)[:80])
     console.print(table)
 
 
-def _cell(kernels: list[Kernel]) -> str:
+def _cell(kernels: list[Kernel]) -> Text:
     """Whether a kernel runs in one precision, and for which head sizes if not for all."""
+    from dreambooth_core.commands.console import words
+
     working = [each for each in kernels if each.works]
     if not working:
-        return "[dim]no[/]"
+        return words(("no", "dim"))
     sizes = ", ".join(str(each.head_size) for each in working)
     only = "" if len(working) == len(kernels) else f" (heads of {sizes})"
     if all(each.frugal for each in working):
-        return f"[green]yes[/]{only}"
-    return f"[yellow]yes, much memory[/]{only}"
+        return words(("yes", "green"), only)
+    return words(("yes, much memory", "yellow"), only)
 
 
 def _verdict(problems: list[Problem], console: Console) -> None:
-    from rich.markup import escape
+    from dreambooth_core.commands.console import words
 
     for problem in problems:
-        colour = _COLOURS[problem.severity]
-        console.print(
-            f"[{colour}]{problem.severity}[/]: {escape(problem.what)}. {escape(problem.do)}"
-        )
+        told = f": {problem.what}. {problem.do}"
+        console.print(words((problem.severity, _COLOURS[problem.severity]), told))
     if not any(problem.severity == BROKEN for problem in problems):
-        console.print("[green]Ready to train.[/]")
+        console.print(words(("Ready to train.", "green")))

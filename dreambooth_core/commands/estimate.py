@@ -23,7 +23,11 @@ class Options(Configured):
     """What the command takes."""
 
     limit: float | None = argument(
-        None, metavar="GIB", help="what it must fit into; the device's memory"
+        None,
+        metavar="GIB",
+        help="what it must fit into; the device's memory",
+        minimum=0.1,
+        maximum=100_000,
     )
     json: bool = argument(False, help="print the report as JSON")
 
@@ -56,9 +60,9 @@ def run(args: Options) -> int:
         json.dump(report, sys.stdout, indent=2)
         sys.stdout.write("\n")
     else:
-        from rich.console import Console
+        from dreambooth_core.commands.console import terminal
 
-        show(needs.rows(), report, Console())
+        show(needs.rows(), report, terminal())
     return 1 if report["fits"] is False else 0
 
 
@@ -80,8 +84,8 @@ def show(rows: list[tuple[str, int]], report: dict[str, Any], console: Console) 
         console.print(f"There is no {device} here to compare with; --limit 8 asks for 8 GiB.")
     else:
         here = f"{device}: {amount(total)} in all" + (f", {amount(free)} free" if free else "")
-        console.print(here, highlight=False)
+        console.print(here)
     if report["fits"] is False:
         console.print("It does not fit. Cheaper settings, each on top of those before:")
         for way in report["cheaper"]:
-            console.print(f"  {way['settings']}  →  {amount(way['peak'])}", highlight=False)
+            console.print(f"  {way['settings']}  →  {amount(way['peak'])}")

@@ -34,7 +34,9 @@ class Options(Resuming):
     """What the command takes."""
 
     gpus: str | None = argument(None, metavar="0,1,…", help="the GPUs to use, by their numbers")
-    processes: int | None = argument(None, metavar="N", help="how many processes")
+    processes: int | None = argument(
+        None, metavar="N", help="how many processes", minimum=1, maximum=4096
+    )
     cpu: bool = argument(False, help="on the CPU, however many GPUs")
     config_file: str | None = argument(
         None,
@@ -156,6 +158,8 @@ def launcher(args: Options) -> list[str]:
 def numbers(text: str) -> list[int]:
     """``0,1,3`` as numbers. Raises ``UserError``."""
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() for part in parts) or len(set(parts)) != len(parts):
+    if not all(part.isascii() and part.isdecimal() and len(part) < 5 for part in parts) or len(
+        set(parts)
+    ) != len(parts):
         raise UserError(f"{text!r} are no GPUs", where="--gpus", do="Write them as in 0,1,2,3.")
     return [int(part) for part in parts]

@@ -8,6 +8,7 @@ from pathlib import Path
 from dreambooth_core.commands import adapter_parts
 from dreambooth_core.commands.options import argument
 from dreambooth_core.commands.weighted import WeightedFile
+from dreambooth_core.config.fields import MAX_SEED
 
 HELP = "add up adapters with weights"
 
@@ -54,10 +55,17 @@ class Options(adapter_parts.Weighted, adapter_parts.Writing):
     )
     out: Path = argument(kind="adapter result", label="Name of the result", help="what to write")
     method: str = argument("cat", choices=METHODS, help="how to merge")
-    rank: int | None = argument(None, help="rank to cut to (default: the largest)")
-    density: float = argument(0.5, help="share of numbers that TIES and the others keep")
+    rank: int | None = argument(
+        None, help="rank to cut to (default: the largest)", minimum=1, maximum=65536
+    )
+    density: float = argument(
+        0.5,
+        help="share of numbers that TIES and the others keep",
+        minimum=1e-6,
+        maximum=1,
+    )
     sign: str = argument("total", choices=SIGNS, help="TIES: how signs are voted")
-    seed: int = argument(0, help="for the random methods (DARE)")
+    seed: int = argument(0, help="for the random methods (DARE)", minimum=0, maximum=MAX_SEED)
     base: Path | None = argument(
         None, kind="model", help="the base model, for adapters that depend on it (DoRA, OFT)"
     )

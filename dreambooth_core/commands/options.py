@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from dreambooth_core.commands.weighted import WeightedFile, parse_weighted
 from dreambooth_core.config.fields import FieldInfo
+from dreambooth_core.config.loading import check_value
 from dreambooth_core.config.shapes import Member, Shape, members
 from dreambooth_core.config.suggest import advice
 from dreambooth_core.errors import UserError
@@ -55,6 +56,8 @@ def argument(
     label: str = "",
     kind: str = "",
     choices: Sequence[str] | None = None,
+    minimum: float | None = None,
+    maximum: float | None = None,
     factory: Callable[[], Any] | None = None,
     positional: bool = False,
     flags: Sequence[str] = (),
@@ -67,9 +70,12 @@ def argument(
 
     Args:
         kind: what a path is: one of ``READ``, ``WRITTEN`` or ``OWN``.
+        minimum: of a number, or of each in a list.
+        maximum: likewise.
         flags: by default ``--`` and the field's name.
     """
-    info = FieldInfo(label, help, choices=tuple(choices) if choices else None, path=kind)
+    named = tuple(choices) if choices else None
+    info = FieldInfo(label, help, minimum, maximum, choices=named, path=kind)
     words = Words(() if positional else tuple(flags) or ("--",), metavar, group, repeated, hidden)
     metadata = {"info": info, "words": words}
     if factory is not None:
@@ -192,7 +198,7 @@ def from_arguments(schema: type[T], args: argparse.Namespace) -> T:
     for each in arguments(schema):
         if each.type == "weighted":
             values[each.name] = [parse_weighted(text) for text in values[each.name]]
-    return schema(**values)
+    return _within_bounds(schema, values)
 
 
 # --- from a request -------------------------------------------------------------------------------
@@ -214,7 +220,27 @@ def from_request(schema: type[T], values: Mapping[str, Any]) -> T:
         both = [e.name for e in known.values() if e.words.group == group and read.get(e.name)]
         if len(both) > 1:
             raise UserError(f"{both[0]} and {both[1]} exclude each other", do="Choose one.")
-    return schema(**read)
+    return _within_bounds(schema, read)
+
+
+def _within_bounds(schema: type[T], values: dict[str, Any]) -> T:
+    """The options. Raises ``UserError`` for the first number that is out of its bounds."""
+    described: type = schema
+    for name, member in members(described).items():
+        check_value(values.get(name), name, member.info, {})
+    return schema(**values)
+
+
+def bounded(kind: type[int] | type[float], minimum: float, maximum: float) -> Callable[[str], Any]:
+    """What ``argparse`` reads a number with that has bounds."""
+
+    def number(text: str) -> Any:
+        value = kind(text)
+        if not minimum <= value <= maximum:
+            raise argparse.ArgumentTypeError(f"{text!r} is not between {minimum:g} and {maximum:g}")
+        return value
+
+    return number
 
 
 def _read(each: Argument, shape: Shape, value: Any) -> Any:

@@ -6,9 +6,9 @@ import argparse
 import json
 import sys
 
-from rich.console import Console
 from rich.table import Table
 
+from dreambooth_core.commands.console import terminal
 from dreambooth_core.config.catalogue import SHIPPED, entries, read_entry, whole_names
 from dreambooth_core.config.loading import preset_file
 
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Lists them, or prints the YAML of one; returns the exit code."""
-    if args.name:
+    if args.name is not None:
         path = preset_file(whole_names([args.name], SHIPPED)[0])
         text = path.read_text(encoding="utf-8")
         if args.json:
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     for entry in entries():
         peak = f"{entry.peak:.1f} GiB" if entry.peak else ""
         table.add_row(entry.name, entry.version, peak, entry.about)
-    Console().print(table)
+    terminal().print(table)
     return 0
 
 

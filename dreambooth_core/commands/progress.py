@@ -15,6 +15,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from dreambooth_core.commands.console import terminal, words
 from dreambooth_core.jobs import Event
 
 PREPARING = {
@@ -31,7 +32,7 @@ class EventPrinter:
     """Shows events while the ``with`` block lasts. Call it with each event."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True)
+        self.console = console or terminal(stderr=True)
         self.progress = Progress(
             TextColumn("{task.description:<18}"),
             BarColumn(bar_width=24),
@@ -56,9 +57,9 @@ class EventPrinter:
         if kind == "progress":
             self._advance(event)
         elif kind == "warning":
-            self.console.print(f"[yellow]warning[/]: {event['message']}", highlight=False)
+            self.console.print(words(("warning", "yellow"), f": {event['message']}"))
         elif kind == "saved" and event.get("result"):
-            self.console.print(f"saved {event['path']}", highlight=False)
+            self.console.print(words(f"saved {event['path']}"))
 
     def _advance(self, event: Event) -> None:
         stage = event.get("stage", "train")

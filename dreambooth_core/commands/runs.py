@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from dreambooth_core.commands.options import bounded
 from dreambooth_core.jobs import (
     VERBS,
     RunFolder,
@@ -55,7 +56,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action.add_argument("name", help="the run's name, or its folder")
         if name == "kill":
             action.add_argument(
-                "--patience", type=float, default=30.0, help="seconds to wait for it (30)"
+                "--patience",
+                type=bounded(float, 0, 86_400),
+                default=30.0,
+                help="seconds to wait for it (30)",
             )
 
 
@@ -80,17 +84,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _list(root: Path, *, as_json: bool) -> int:
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+
+    from dreambooth_core.commands.console import terminal, words
 
     runs = list_runs(root)
     if as_json:
         _print_json([run.as_dict() for run in runs])
         return 0
-    console = Console(highlight=False)
+    console = terminal()
     if not runs:
-        console.print(f"no runs in {escape(str(root.absolute()))}")
+        console.print(words(f"no runs in {root.absolute()}"))
         return 0
     table = Table("run", "state", "step", "loss", "last heard of", "results")
     for run in runs:
@@ -99,30 +103,25 @@ def _list(root: Path, *, as_json: bool) -> int:
         loss = f"{run.loss:.4f}" if run.loss is not None else ""
         result = run.results[-1] if run.results else ""
         table.add_row(
-            escape(run.name),
-            f"[{colour}]{run.state}[/]",
+            words(run.name),
+            words((run.state, colour)),
             step,
             loss,
             _when(run.updated or run.created),
-            escape(result),
+            words(result),
         )
     console.print(table)
     return 0
 
 
 def _show(folder: RunFolder, *, as_json: bool) -> int:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+    from dreambooth_core.commands.console import facts, terminal
 
     summary = status(folder)
     if as_json:
         _print_json({**summary.as_dict(), "receipt": read_receipt(folder)})
         return 0
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    for name, value in _lines(summary):
-        table.add_row(f"[bold]{name}[/]", escape(value))
-    Console(highlight=False).print(table)
+    terminal().print(facts(_lines(summary)))
     return 0
 
 
@@ -162,6 +161,7 @@ def _follow(folder: RunFolder, *, as_json: bool) -> int:
 
 
 def _watch(folder: RunFolder) -> None:
+    from dreambooth_core.commands.console import words
     from dreambooth_core.commands.progress import EventPrinter
 
     with EventPrinter() as printer:
@@ -169,9 +169,9 @@ def _watch(folder: RunFolder) -> None:
             printer(event)
     summary = status(folder)
     line = f"{summary.state}: {summary.message}" if summary.message else summary.state
-    printer.console.print(line, highlight=False, markup=False)
+    printer.console.print(words(line))
     for result in summary.results[-1:]:
-        printer.console.print(f"result: {folder.path / result}", highlight=False, markup=False)
+        printer.console.print(words(f"result: {folder.path / result}"))
 
 
 def _when(moment: float | None) -> str:

@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 from dreambooth_core.bases.locate import is_commit
+from dreambooth_core.commands.options import bounded
 from dreambooth_core.commands.weighted import parse_weighted
+from dreambooth_core.config.fields import MAX_SEED
 from dreambooth_core.config.loading import load
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.loading import load_base, pinned
@@ -46,15 +48,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a learned token, called by its file's name in prompts; may be given several times",
     )
     parser.add_argument("--out", default="samples", help="folder for the pictures")
-    parser.add_argument("--count", type=int, default=1, help="pictures for each prompt")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first picture")
+    parser.add_argument(
+        "--count", type=bounded(int, 1, 10_000), default=1, help="pictures for each prompt"
+    )
+    parser.add_argument(
+        "--seed", type=bounded(int, 0, MAX_SEED), default=0, help="seed of the first picture"
+    )
     parser.add_argument("--negative", default="", help="what the pictures should not show")
-    parser.add_argument("--steps", type=int, default=None, help="denoising steps")
-    parser.add_argument("--guidance", type=float, default=None, help="guidance scale")
+    parser.add_argument("--steps", type=bounded(int, 1, 1000), default=None, help="denoising steps")
+    parser.add_argument(
+        "--guidance", type=bounded(float, 0, 100), default=None, help="guidance scale"
+    )
     parser.add_argument("--scheduler", choices=tuple(SCHEDULERS), default="ddim", help="sampler")
-    parser.add_argument("--width", type=int, help="in pixels, a multiple of 8")
-    parser.add_argument("--height", type=int, help="in pixels, a multiple of 8")
-    parser.add_argument("--batch-size", type=int, default=4, help="pictures at once")
+    parser.add_argument("--width", type=bounded(int, 8, 16384), help="in pixels, a multiple of 8")
+    parser.add_argument("--height", type=bounded(int, 8, 16384), help="in pixels, a multiple of 8")
+    parser.add_argument(
+        "--batch-size", type=bounded(int, 1, 1024), default=4, help="pictures at once"
+    )
     parser.add_argument("--device", default="auto", help="auto, cuda, mps, xpu or cpu")
     parser.add_argument("--json", action="store_true", help="print what was made as JSON")
 
@@ -112,13 +122,9 @@ def run(args: argparse.Namespace) -> int:
 
 def check_numbers(args: argparse.Namespace) -> None:
     """Raises ``UserError`` for numbers that cannot work."""
-    for name in ("count", "steps", "batch_size"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise UserError("must be at least 1", where=f"--{name.replace('_', '-')}")
     for name in ("width", "height"):
         value = getattr(args, name)
-        if value is not None and (value < 8 or value % 8):
+        if value is not None and value % 8:
             raise UserError(
                 f"{value} is not a multiple of 8",
                 where=f"--{name}",
@@ -133,7 +139,7 @@ def sources(args: argparse.Namespace) -> tuple[BaseOptions, list[str], dict[str,
     """
     tokens = {Path(file).stem: file for file in args.embedding}
     options = BaseOptions() if args.base is None else BaseOptions(model=args.base)
-    if not args.run:
+    if args.run is None:
         return options, args.adapter, tokens
     folder = RunFolder.open(args.run)
     config = load(TrainConfig, files=[folder.config])

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreambooth_core.commands.options import Reporting, argument
@@ -85,7 +85,7 @@ def read_config(args: Configured) -> TrainConfig:
 def split_arguments(args: Configured) -> tuple[list[str], list[str]]:
     """Configuration files and ``key=value`` pairs; the first argument may be either."""
     given = [*([args.config] if args.config else []), *args.overrides]
-    files = [a for a in given[:1] if "=" not in a or Path(a).is_file()]
+    files = [a for a in given[:1] if "=" not in a or os.path.isfile(a)]
     return files, given[len(files) :]
 
 
@@ -163,15 +163,17 @@ def train_here(
 def _tell_ending(
     folder: RunFolder, endings: list[Event], code: int, say: Callable[..., None]
 ) -> None:
+    from dreambooth_core.commands.console import words
+
     for event in endings:
         if event["kind"] == "error":
-            say(f"[red]failed[/]: {event['message']}", highlight=False)
+            say(words(("failed", "red"), f": {event['message']}"))
         elif event.get("outcome") == "stopped":
-            say(f"{event.get('message') or 'stopped'}", highlight=False)
-            say(f"resume with: dreambooth train --resume {folder.path}", highlight=False)
+            say(words(event.get("message") or "stopped"))
+            say(words(f"resume with: dreambooth train --resume {folder.path}"))
         else:
             for result in event.get("results", [])[-1:]:
-                say(f"result: {folder.path / result}", highlight=False)
+                say(words(f"result: {folder.path / result}"))
 
 
 def _print_json(event: Event) -> None:

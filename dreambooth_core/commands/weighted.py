@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from dreambooth_core.config.fields import option
 from dreambooth_core.errors import UserError
 
 
@@ -14,7 +16,9 @@ class WeightedFile:
     """A file or folder and how strongly it counts."""
 
     path: Path
-    weight: float = 1.0
+    weight: float = option(
+        1.0, label="Weight", help="How strongly it counts.", minimum=-1000.0, maximum=1000.0
+    )
 
 
 def parse_weighted(text: str) -> WeightedFile:
@@ -29,11 +33,11 @@ def parse_weighted(text: str) -> WeightedFile:
     head, colon, tail = text.rpartition(":")
     weight = _number(tail) if colon and head else None
     path, value = (text, 1.0) if weight is None else (head, weight)
-    if not math.isfinite(value):
+    if not math.isfinite(value) or (colon and head and not tail.strip()):
         raise UserError(f"{tail!r} is no usable weight", where=text, do="Write FILE:0.8.")
-    if not path:
+    if not path.strip():
         raise UserError("no file is named", where=text or "''", do="Write FILE or FILE:WEIGHT.")
-    return WeightedFile(Path(path).expanduser(), value)
+    return WeightedFile(Path(os.path.expanduser(path)), value)
 
 
 def _number(text: str) -> float | None:

@@ -26,7 +26,7 @@ TIERS = (6, 8, 10, 12, 16, 24, 32)
 """Memory of a GPU in GiB."""
 
 _RECIPE = re.compile(rf"^\w+-({'|'.join(METHODS)})-({'|'.join(FAMILIES)})$")
-_TIER = re.compile(r"^(\d+)\s*gb(?:-(\w+)-(\w+))?$", re.IGNORECASE)
+_TIER = re.compile(r"^([0-9]{1,4})\s*gb(?:-(\w+)-(\w+))?$", re.IGNORECASE)
 _PEAK = re.compile(r"Estimated peak: ([\d.]+) GiB")
 _VERSION = re.compile(r"^\s*presets: \{\S+: \"?([\w.]+)\"?\}", re.MULTILINE)
 

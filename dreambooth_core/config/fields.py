@@ -11,6 +11,11 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
+MAX_SEED = 2**53 - 1
+"""The largest whole number that every program reads exactly from JSON."""
+MAX_STEPS = 100_000_000
+"""Years of training."""
+
 
 @dataclass(frozen=True)
 class FieldInfo:

@@ -9,6 +9,7 @@ directory; only fields that say they are paths are touched.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from dreambooth_core.config.describe import split_key
 from dreambooth_core.config.fields import FieldInfo
 from dreambooth_core.config.reading import (
     COMMAND_LINE,
+    SUFFIXES,
     Source,
     compose,
     read_file,
@@ -76,7 +78,7 @@ def load(
 
     origins: dict[str, str] = {}
     layers = [preset_file(name) for name in _whole(preset)]
-    layers += [Path(file).expanduser() for file in files]
+    layers += [Path(os.path.expanduser(file)) for file in files]
     try:
         config: Any = OmegaConf.structured(schema)
         for path in layers:
@@ -110,7 +112,7 @@ def _settle(config: Any) -> None:
             if dataclasses.is_dataclass(item):
                 _settle(item)
         if member.info.path in ("file", "folder") and isinstance(value, str) and value:
-            setattr(config, member.name, os.path.abspath(Path(value).expanduser()))
+            setattr(config, member.name, os.path.abspath(os.path.expanduser(value)))
 
 
 def preset_names() -> list[str]:
@@ -131,13 +133,13 @@ def _whole(preset: Preset | Sequence[Preset] | None) -> list[Preset]:
 
 def preset_file(preset: Preset) -> Path:
     """Where a preset lies, by its whole name or a path. Raises ``UserError`` for no such name."""
-    path = Path(preset).expanduser()
-    if path.suffix in (".yaml", ".yml", ".json") or path.parent != Path("."):
+    path = Path(os.path.expanduser(preset))
+    if path.suffix in SUFFIXES:
         return path
-    shipped = PRESETS / f"{preset}.yaml"
-    if not shipped.is_file():
-        shipped = PRESETS / MEMORY / f"{preset}.yaml"
-    if not shipped.is_file():
+    shipped = PRESETS / f"{path.name}.yaml"
+    if not os.path.isfile(shipped):
+        shipped = PRESETS / MEMORY / f"{path.name}.yaml"
+    if path.name != str(preset) or not os.path.isfile(shipped):
         names = [*preset_names(), *memory_names(PRESETS)]
         raise UserError(f"unknown preset {str(preset)!r}", do=advice(str(preset), names) or None)
     return shipped
@@ -271,6 +273,8 @@ def check_value(value: Any, key: str, info: FieldInfo, origins: dict[str, str]) 
             what = f"{key}: {value!r} is not a choice"
             raise UserError(what, where=_origin(key, origins), do=do)
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise UserError(f"{key}: {value} is no finite number", where=_origin(key, origins))
         low = info.minimum is not None and value < info.minimum
         high = info.maximum is not None and value > info.maximum
         if low or high:

@@ -14,11 +14,13 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unicodedata import category
 
 from dreambooth_core.config.fields import FieldInfo
 from dreambooth_core.config.shapes import Shape, members, paths
 from dreambooth_core.config.suggest import advice, nearest
 from dreambooth_core.errors import UserError
+from dreambooth_core.formats.reading import read_bytes
 
 if TYPE_CHECKING:
     import yaml
@@ -27,6 +29,13 @@ NULLS = ("", "~", "null", "Null", "NULL")
 TRUE = ("true", "yes", "on", "y", "1")
 FALSE = ("false", "no", "off", "n", "0")
 COMMAND_LINE = "command line"
+
+LARGEST = 500_000
+"""Bytes of a configuration: a hundred times a long one, and a few seconds to read."""
+MOST_ITEMS = 1_000
+"""Of a list or of keys with values."""
+LONGEST_TEXT = 10_000
+"""Characters of a value: more than any text encoder reads."""
 
 _TAGS = ("null", "bool", "int", "float", "str", "timestamp", "value", "seq", "map")
 """What YAML itself takes plain values for."""
@@ -78,22 +87,20 @@ def read_file(path: Path, schema: type, origins: dict[str, str]) -> dict[str, An
 
 
 def _text(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         near = None
         if path.parent.is_dir():
-            names = [each.name for each in path.parent.iterdir() if each.suffix in _SUFFIXES]
+            names = [each.name for each in path.parent.iterdir() if each.suffix in SUFFIXES]
             near = nearest(path.name, names)
         do = f"Did you mean {near}?" if near else "Check the path."
-        raise UserError("no such configuration file", where=path, do=do) from None
+        raise UserError("no such configuration file", where=path, do=do)
+    try:
+        return read_bytes(path, LARGEST).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError("not a text in UTF-8", where=path, do="Save it as UTF-8.") from error
-    except OSError as error:
-        raise UserError(f"cannot be read: {error.strerror or error}", where=path) from error
 
 
-_SUFFIXES = (".yaml", ".yml", ".json")
+SUFFIXES = (".yaml", ".yml", ".json")
 
 
 def compose(text: str, source: Source) -> yaml.Node | None:
@@ -111,9 +118,11 @@ def compose(text: str, source: Source) -> yaml.Node | None:
         place = f"{source.name}:{mark.line + 1}" if mark and source.lines else source.name
         problem = error.problem or "not YAML"
         raise UserError(f"not valid YAML: {problem}", where=place, do=_yaml_hint(problem)) from None
-    except yaml.YAMLError as error:
-        reason = str(error).splitlines()[0]
+    except (yaml.YAMLError, ValueError) as error:
+        reason = (str(error).splitlines() or ["it cannot be read"])[0]
         raise UserError(f"not valid YAML: {reason}", where=source.name) from None
+    except RecursionError:
+        raise UserError("not valid YAML: it is nested too deeply", where=source.name) from None
     if isinstance(node, yaml.ScalarNode) and node.style is None and node.value in NULLS:
         return None
     return node
@@ -153,6 +162,7 @@ def read_node(
         if not isinstance(node, yaml.SequenceNode):
             raise _wrong(node, shape, key, source)
         assert shape.item is not None
+        _refuse_many(len(node.value), "items", key, source.at(node))
         return [
             read_node(item, shape.item, f"{key}[{number}]", info, source)
             for number, item in enumerate(node.value)
@@ -182,6 +192,7 @@ def read_text(
             f"{key}: {text!r} is an interpolation, which is not supported", where=source.at(node)
         )
     if shape.kind == "str":
+        check_text(text, key, source.at(node))
         return _place(text, info, source) if info is not None and info.path else text
     word = text.strip().lower()
     value: bool | int | float | None = None
@@ -194,6 +205,30 @@ def read_text(
     if value is None:
         raise UserError(f"{key}: {text!r} is not {_NAMES[shape.kind]}", where=source.at(node))
     return value
+
+
+def check_text(text: str, key: str, where: str | None = None) -> str:
+    """The same text. Raises ``UserError`` for one that is too long, or that no file can hold."""
+    if len(text) > LONGEST_TEXT:
+        what = f"{key} has {len(text):,} characters"
+        raise UserError(what, where=where, do=f"At most {LONGEST_TEXT:,}.")
+    strange = next((c for c in text if _is_strange(c)), None)
+    if strange is not None:
+        raise UserError(f"{key} has the control character {strange!a}", where=where)
+    return text
+
+
+def _is_strange(character: str) -> bool:
+    """Whether it is a control code, or half of a pair of UTF-16; not one of those by which Python
+    stands for the bytes of file names that are no UTF-8."""
+    if category(character) == "Cc":
+        return character not in "\t\n\r"
+    return "\ud800" <= character <= "\udfff" and not "\udc80" <= character <= "\udcff"
+
+
+def _refuse_many(count: int, things: str, key: str, where: str) -> None:
+    if count > MOST_ITEMS:
+        raise UserError(f"{key} has {count:,} {things}", where=where, do=f"At most {MOST_ITEMS:,}.")
 
 
 _NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)(e[-+]?\d+)?")
@@ -219,12 +254,12 @@ def _place(text: str, info: FieldInfo | None, source: Source) -> str:
     """
     if not text or info is None:
         return text
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))
     absolute = Path(os.path.abspath(source.folder / path))
     if info.path == "any" and not path.is_absolute():
         explicit = re.match(r"\.{1,2}([/\\]|$)", text) is not None
         looks_like_one = "/" in text or os.sep in text or bool(path.suffix)
-        if not explicit and not (looks_like_one and absolute.exists()):
+        if not explicit and not (looks_like_one and os.path.exists(absolute)):
             return text
     return str(absolute)
 
@@ -255,9 +290,10 @@ def _dict(node: yaml.Node, shape: Shape, key: str, source: Source) -> dict[str, 
     assert shape.item is not None
     if not isinstance(node, yaml.MappingNode):
         raise _wrong(node, shape, key, source)
+    _refuse_many(len(node.value), "keys", key, source.at(node))
     values: dict[str, Any] = {}
     for name_node, value_node in node.value:
-        name = _key_text(name_node, key, source)
+        name = check_text(_key_text(name_node, key, source), key, source.at(node))
         if name in values:
             raise UserError(f"{key}.{name} is set twice", where=source.at(name_node))
         values[name] = read_node(value_node, shape.item, f"{key}.{name}", None, source)

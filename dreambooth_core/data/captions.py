@@ -13,8 +13,12 @@ from pathlib import Path
 
 from dreambooth_core.data.inventory import Picture
 from dreambooth_core.data.options import DataOptions
+from dreambooth_core.errors import UserError
+from dreambooth_core.formats.reading import open_regular
 from dreambooth_core.randomness import Key, permutation, uniform
 
+LARGEST = 64_000
+"""Bytes of a caption: a hundred times what text encoders read."""
 FILEWORDS = "[filewords]"
 NAME = "[name]"
 PROMPT = "[prompt]"
@@ -25,11 +29,18 @@ def read_caption(path: Path) -> str:
     """The text of a caption file on one line; empty if there is none or it cannot be read.
 
     UTF-8 with or without a mark, UTF-16 with one, and, as a last resort, Latin-1.
+
+    Raises:
+        UserError: it is longer than any caption.
     """
     try:
-        content = path.read_bytes()
-    except OSError:
+        with open_regular(path) as file:
+            content = file.read(LARGEST + 1)
+    except (OSError, UserError):
         return ""
+    if len(content) > LARGEST:
+        what = f"this caption has more than {LARGEST:,} bytes"
+        raise UserError(what, where=path, do="Shorten it: text encoders read a few hundred.")
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         text = content.decode("utf-16", "replace")
     else:

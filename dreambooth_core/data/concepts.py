@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -119,7 +120,7 @@ def read_concepts_list(path: Path | str) -> list[ConceptOptions]:
     Raises:
         UserError: Not such a file; an unknown key, with the nearest known one.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
@@ -170,7 +171,7 @@ def _from_json(item: Any, index: int, path: Path) -> ConceptOptions:
 
 def _near(folder: str, beside: Path) -> str:
     """The folder as it is written, unless only the one beside the list exists."""
-    plain = Path(folder).expanduser()
+    plain = Path(os.path.expanduser(folder))
     other = beside / plain
     return str(other) if not plain.exists() and other.exists() else folder
 
@@ -236,5 +237,5 @@ def _has_text(picture: Picture) -> bool:
 
 
 def _same(one: str, other: str) -> bool:
-    first, second = Path(one).expanduser(), Path(other).expanduser()
-    return first.exists() and second.exists() and first.samefile(second)
+    first, second = os.path.expanduser(one), os.path.expanduser(other)
+    return os.path.exists(first) and os.path.exists(second) and os.path.samefile(first, second)

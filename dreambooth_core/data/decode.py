@@ -24,6 +24,9 @@ neighbour, or have no mark to know them by (TGA: taken only by its suffix)."""
 
 BACKGROUND_COLOURS = {"white": "#ffffff", "black": "#000000", "grey": "#808080"}
 
+MOST_PIXELS = 120_000_000
+"""Half a gigabyte of memory; no camera takes more but those for billboards."""
+
 _ANIMATIONS = {"GIF", "PNG", "WEBP", "AVIF", "JXL"}
 _HEIF_SUFFIXES = {".heic", ".heif", ".hif"}
 _NOT_PICTURES = {
@@ -143,16 +146,17 @@ def _opened(content: bytes, suffix: str) -> Iterator[Image.Image]:
         warnings.simplefilter("ignore")
         try:
             with Image.open(io.BytesIO(content), formats=formats) as image:
-                frames = int(getattr(image, "n_frames", 1))
-                if frames > 1 and image.format in _ANIMATIONS:
-                    raise Undecodable(f"animated ({frames} frames); save one of them as a picture")
+                # Not the number of frames: to count those of a GIF is to read them all.
+                if getattr(image, "is_animated", False) and image.format in _ANIMATIONS:
+                    raise Undecodable("animated; save one of its frames as an image")
+                if image.width * image.height > MOST_PIXELS:
+                    raise Undecodable(_too_many())
                 image.load()
                 yield image
         except Undecodable:
             raise
         except Image.DecompressionBombError as error:
-            limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
-            raise Undecodable(f"more than {limit} million pixels; make it smaller") from error
+            raise Undecodable(_too_many()) from error
         except MemoryError as error:
             raise Undecodable("too large for the memory") from error
         except UnidentifiedImageError as error:
@@ -162,6 +166,10 @@ def _opened(content: bytes, suffix: str) -> Iterator[Image.Image]:
             # SyntaxError, KeyError, zlib.error …): whatever it is, the file is unusable.
             text = " ".join(str(error).split())[:120] or type(error).__name__
             raise Undecodable(f"damaged ({text})") from error
+
+
+def _too_many() -> str:
+    return f"more than {MOST_PIXELS // 1_000_000} million pixels; make it smaller"
 
 
 def _known_formats(suffix: str) -> tuple[str, ...]:
@@ -237,7 +245,8 @@ def _has_alpha_channel(image: Image.Image) -> bool:
 def _is_transparent(image: Image.Image) -> bool:
     if not _has_alpha_channel(image):
         return False
-    lowest = image.convert("RGBA").getchannel("A").getextrema()[0]
+    layers = image if image.mode in ("RGBA", "LA") else image.convert("RGBA")
+    lowest = layers.getchannel("A").getextrema()[0]
     return bool(lowest < 255)  # type: ignore[operator]
 
 

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import os
 import re
+import time
 import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -18,10 +19,15 @@ from typing import Any
 
 from dreambooth_core.data.decode import Undecodable, probe, refusal_of
 from dreambooth_core.errors import UserError
+from dreambooth_core.formats.reading import read_bytes, regular
 
 CAPTION_SUFFIXES = (".txt", ".caption")
-LARGEST_FILE = 1 << 30
+LARGEST_FILE = 256 << 20
 """Bytes. No photograph is larger, and reading such a file would fill the memory."""
+MOST_ENTRIES = 20_000
+"""Files and folders in one folder: each is opened, and that many take an hour."""
+LISTING_SECONDS = 60.0
+"""How long the names of one folder may take to come, from a network drive for one."""
 MASK_FOLDERS = ("masks", "mask")
 _MASK_ENDS = (".mask", "-masklabel")
 _SYSTEM_NAMES = {"thumbs.db", "desktop.ini", "__macosx", "icon\r"}
@@ -139,12 +145,15 @@ def take_stock(
     Raises:
         UserError: The folder is missing, is a file, cannot be read, or has no picture to take.
     """
-    root = Path(folder).expanduser()
-    if not root.is_dir():
-        if allow_empty and not root.exists():
+    root = Path(os.path.expanduser(folder))
+    if not os.path.isdir(root):
+        if allow_empty and not os.path.lexists(root):
             return Inventory(root)
-        what = "this is a file, not a folder" if root.is_file() else "there is no such folder"
-        raise UserError(what, where=root, do="Name the folder that holds the pictures.")
+        there = os.path.exists(root)
+        what = "this is a file, not a folder" if there else "there is no such folder"
+        raise UserError(what, where=root, do="Name the folder that holds the images.")
+    if is_of_the_system(root):
+        raise UserError("this folder is the system's own, and holds no images", where=root)
     stock = _Stock(root, [_resolved(path) for path in exclude])
     try:
         stock.walk(subfolders)
@@ -162,11 +171,13 @@ def look_at(path: Path, *, name: str | None = None, repeats: int = 1) -> Picture
     if (reason := refusal_of(path.suffix)) is not None:
         return Skipped(name, reason)
     try:
-        if path.stat().st_size > LARGEST_FILE:
+        size = regular(path)
+        if size > LARGEST_FILE:
             return Skipped(name, f"larger than {LARGEST_FILE >> 20} MiB")
-        content = path.read_bytes()
-    except OSError as error:
-        return Skipped(name, f"cannot be read ({error.strerror})")
+        # What the system makes up as it is read says that it is empty, and may have no end.
+        content = read_bytes(path, LARGEST_FILE) if size else b""
+    except UserError as error:
+        return Skipped(name, error.what)
     try:
         found = probe(content, path.suffix)
     except Undecodable as reason_not:
@@ -214,10 +225,14 @@ class _Stock:
 
     def walk(self, subfolders: bool) -> None:
         """Sort the entries of the root, and of the folders in it, into kinds."""
+        home = _resolved(self.root)
         for folder in self._sort_entries(self.root, "", 1):
             match = _REPEATS_FOLDER.fullmatch(folder.name)
             name = folder.name + "/"
-            if _resolved(folder) in self.exclude:
+            target = _resolved(folder)
+            if is_of_the_system(target) or target in (home, *home.parents):
+                self.skipped.append(Skipped(name, "a link out of this folder"))
+            elif target in self.exclude:
                 self.skipped.append(Skipped(name, "holds the class pictures"))
             elif not subfolders and not match:
                 self.skipped.append(Skipped(name, "a folder, and subfolders are off"))
@@ -239,7 +254,7 @@ class _Stock:
         """Sort the files of one folder into kinds; returns its subfolders."""
         here = _Folder(path, prefix, repeats)
         subfolders = []
-        entries = sorted(path.iterdir(), key=lambda entry: (_plain(entry.name), entry.name))
+        entries = sorted(_entries(path), key=lambda entry: (_plain(entry.name), entry.name))
         for entry in entries:
             plain = _plain(entry.name)
             if entry.is_dir():
@@ -266,7 +281,7 @@ class _Stock:
 
     def _sort_masks(self, folder: Path, owner: _Folder) -> None:
         try:
-            for entry in sorted(folder.iterdir()):
+            for entry in sorted(_entries(folder)):
                 if entry.is_file() and not entry.name.startswith("."):
                     key = _mask_owner(entry) or _plain(entry.stem)
                     owner.masks.setdefault(key, entry)
@@ -385,7 +400,30 @@ def _printable(name: str) -> str:
 
 
 def _resolved(path: Path | str) -> Path:
-    return Path(os.path.realpath(Path(path).expanduser()))
+    return Path(os.path.realpath(os.path.expanduser(path)))
+
+
+def is_of_the_system(folder: Path) -> bool:
+    """Whether a folder is one that Linux or macOS make up: processes, devices."""
+    if os.name != "posix":
+        return False
+    parts = _resolved(folder).parts
+    return parts[1:2] in (("proc",), ("sys",), ("dev",)) and parts[1:3] != ("dev", "shm")
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What is in a folder. Raises ``UserError`` where that has no end, ``OSError``."""
+    end = time.monotonic() + LISTING_SECONDS
+    found: list[Path] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            found.append(Path(entry.path))
+            if len(found) > MOST_ENTRIES:
+                what = f"more than {MOST_ENTRIES:,} files are in this folder"
+                raise UserError(what, where=folder, do="Take the best of them.")
+            if time.monotonic() > end:
+                raise UserError("this folder takes too long to list", where=folder)
+    return found
 
 
 def _replace(picture: Picture, **changes: Any) -> Picture:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -148,7 +149,9 @@ def find_class_images(
     """
     if not recipe.prompts:
         raise UserError("there is no class prompt", where="class_prompt")
-    folder = Path(own_folder).expanduser() if own_folder else Path(kept_in) / recipe.folder_name
+    folder = Path(kept_in) / recipe.folder_name
+    if own_folder:
+        folder = Path(os.path.expanduser(own_folder))
     inventory = take_stock(folder, subfolders=False, allow_empty=True)
     if own_folder:
         others = [p.name for p in inventory.taken if _is_others(p, recipe)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,7 @@ def read_vae(where: str) -> Component:
     """
     from dreambooth_core.formats.checkpoints.vae_read import read_vae as read
 
-    path = Path(where).expanduser()
+    path = Path(os.path.expanduser(where))
     return read(path)
 
 

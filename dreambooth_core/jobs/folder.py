@@ -21,7 +21,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path).expanduser().absolute()
+        self.path = Path(os.path.expanduser(path)).absolute()
 
     def __repr__(self) -> str:
         return f"RunFolder({str(self.path)!r})"
@@ -119,7 +119,7 @@ class RunFolder:
     def exists(self) -> bool:
         """Whether the folder is there and looks like a run's."""
         files = (self.config, self.events_file, self.control_file, self.lock_file)
-        return any(file.is_file() for file in files)
+        return any(os.path.isfile(file) for file in files)
 
     def make(self) -> RunFolder:
         """Creates the folder and its subfolders where they are missing; returns itself.
@@ -141,7 +141,7 @@ class RunFolder:
         Raises:
             UserError: ``root`` is not a folder, or not writable.
         """
-        base = Path(root).expanduser().absolute()
+        base = Path(os.path.expanduser(root)).absolute()
         clean = sanitise(name)
         try:
             base.mkdir(parents=True, exist_ok=True)
@@ -164,7 +164,7 @@ class RunFolder:
             UserError: there is no run at ``path``.
         """
         folder = cls(path)
-        if not folder.path.is_dir():
+        if not os.path.isdir(folder.path):
             raise UserError("no such run", where=folder.path, do="'dreambooth runs' lists them.")
         if not folder.exists():
             raise UserError(

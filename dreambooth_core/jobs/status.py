@@ -178,7 +178,7 @@ def status(folder: RunFolder | str | os.PathLike[str]) -> RunSummary:
 
 def list_runs(root: str | os.PathLike[str]) -> list[RunSummary]:
     """The runs below ``root``, the latest first; none if there is no such folder."""
-    base = Path(root).expanduser()
+    base = Path(os.path.expanduser(root))
     try:
         folders = [path for path in base.iterdir() if path.is_dir()]
     except (FileNotFoundError, NotADirectoryError):
@@ -199,7 +199,7 @@ def find_run(root: str | os.PathLike[str], name: str) -> RunFolder:
     Raises:
         UserError: there is none; the nearest name is given.
     """
-    base = Path(root).expanduser()
+    base = Path(os.path.expanduser(root))
     if sanitise(name) == name and RunFolder(base / name).exists():
         return RunFolder(base / name)
     if RunFolder(name).exists():

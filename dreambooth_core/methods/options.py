@@ -45,6 +45,7 @@ class MethodOptions:
         label="Alpha",
         help="The adapter's output is scaled by alpha / rank. Usually equal to the rank.",
         minimum=0.001,
+        maximum=1000000.0,
     )
     dropout: float = option(
         0.0,
@@ -74,6 +75,7 @@ class MethodOptions:
         label="Alpha, text encoder",
         help="Alpha of the text encoder's adapter; the UNet's if left empty.",
         minimum=0.001,
+        maximum=1000000.0,
         advanced=True,
     )
     text_dropout: float | None = option(

@@ -74,7 +74,7 @@ def build_optimizer(options: OptimOptions, groups: Sequence[ParamGroup]) -> Opti
             optimizer: Optimizer = build(
                 described, lr=rate, weight_decay=options.weight_decay, **arguments
             )
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise UserError(
             f"{spec.name} refuses its arguments: {error}", where="optim.arguments"
         ) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dreambooth_core.config.fields import option, section
+from dreambooth_core.config.fields import MAX_STEPS, option, section
 from dreambooth_core.optim.table import OPTIMIZERS
 
 SCHEDULES = (
@@ -108,6 +108,7 @@ class OptimOptions:
         label="Warm-up steps",
         help="Steps over which the learning rate rises from 0. Not with constant.",
         minimum=0,
+        maximum=MAX_STEPS,
     )
     cycles: float | None = option(
         None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dreambooth_core.config.fields import option
+from dreambooth_core.config.fields import MAX_SEED, MAX_STEPS, option
 from dreambooth_core.methods.table import ARRANGEMENTS, LAYOUTS
 
 PRECISIONS = ("no", "fp16", "bf16", "full_bf16")
@@ -31,18 +31,21 @@ class RunOptions:
         label="Seed",
         help="Fixes every random choice of the run: the same seed gives the same result.",
         minimum=0,
+        maximum=MAX_SEED,
     )
     steps: int | None = option(
         None,
         label="Steps",
         help="Optimizer steps. If empty, the number of epochs decides.",
         minimum=1,
+        maximum=MAX_STEPS,
     )
     epochs: int = option(
         100,
         label="Epochs",
         help="Times that every picture is seen, where no number of steps is given.",
         minimum=1,
+        maximum=1_000_000,
     )
     batch_size: int = option(
         1,
@@ -95,6 +98,7 @@ class SaveOptions:
         help="How often the state is saved so that the run can be resumed, whatever happens. Each "
         "replaces the one before, and takes at most a twentieth of the time; empty for never.",
         minimum=0.01,
+        maximum=1_000_000,
     )
     every_steps: int | None = option(
         None,
@@ -102,12 +106,14 @@ class SaveOptions:
         help="How often a checkpoint is saved that stays, with what is learned so far as a result; "
         "empty for never.",
         minimum=1,
+        maximum=MAX_STEPS,
     )
     every_epochs: int | None = option(
         None,
         label="Checkpoint every … epochs",
         help="The same, counted in epochs.",
         minimum=1,
+        maximum=1_000_000,
         advanced=True,
     )
     first_step: int = option(
@@ -115,6 +121,7 @@ class SaveOptions:
         label="First checkpoint",
         help="No checkpoint is written before this step.",
         minimum=0,
+        maximum=MAX_STEPS,
         advanced=True,
     )
     at_end: bool = option(
@@ -129,6 +136,7 @@ class SaveOptions:
         help="The oldest are deleted beyond this number, and the results saved with them; empty "
         "keeps all. The final result always stays.",
         minimum=1,
+        maximum=1_000_000,
     )
     layout: str = option(
         "kohya",
@@ -173,15 +181,22 @@ class ValidationOptions:
         "", label="Negative prompt", help="What the images should not show."
     )
     every_steps: int | None = option(
-        None, label="Every … steps", help="How often images are made.", minimum=1
+        None, label="Every … steps", help="How often images are made.", minimum=1, maximum=MAX_STEPS
     )
     every_epochs: int | None = option(
-        None, label="Every … epochs", help="The same, counted in epochs.", minimum=1, advanced=True
+        None,
+        label="Every … epochs",
+        help="The same, counted in epochs.",
+        minimum=1,
+        maximum=1_000_000,
+        advanced=True,
     )
     images: int = option(
         1, label="Images per prompt", help="With seeds that count up.", minimum=1, maximum=64
     )
-    seed: int = option(0, label="Seed", help="Seed of the first image.", minimum=0)
+    seed: int = option(
+        0, label="Seed", help="Seed of the first image.", minimum=0, maximum=MAX_SEED
+    )
     steps: int = option(
         25, label="Sampling steps", help="Denoising steps for one image.", minimum=1, maximum=1000
     )
@@ -234,6 +249,7 @@ class LogOptions:
         label="Progress every … steps",
         help="How often progress is reported; loss is averaged over that many steps.",
         minimum=1,
+        maximum=MAX_STEPS,
         advanced=True,
     )
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.tiny import draw_pictures
 
 from dreambooth_core.commands import main as command
 from dreambooth_core.commands.main import COMMANDS, load, main
@@ -85,7 +86,9 @@ def test_commands_are_named_after_their_modules() -> None:
 def test_train_prepare_makes_the_folder_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = ["train", f"run.output={tmp_path}", "run.name=dog", "run.steps=7"]
+    images = draw_pictures(tmp_path / "images", 1)
+    concept = f"concepts=[{{images: '{images.as_posix()}', instance_prompt: a sks dog}}]"
+    told = ["train", f"run.output={tmp_path}", "run.name=dog", "run.steps=7", concept]
     for name in ("dog", "dog-2"):
         assert main([*told, "--prepare", "--json"]) == 0
         assert json.loads(capsys.readouterr().out) == {"run": name, "path": str(tmp_path / name)}

@@ -18,6 +18,7 @@ from dreambooth_core.data.captions import (
 )
 from dreambooth_core.data.inventory import Picture
 from dreambooth_core.data.options import DataOptions
+from dreambooth_core.errors import UserError
 
 PROMPT = "a photo of sks dog"
 
@@ -189,3 +190,10 @@ def test_every_caption_that_comes_up_was_listed(texts, dropout, templates):
 def test_captions_without_end_are_not_listed():
     assert Captioner(["a"], DataOptions(shuffle_tags=True), seed=0).all_captions() is None
     assert Captioner(["a"], DataOptions(tag_dropout=0.1), seed=0).all_captions() is None
+
+
+def test_a_caption_longer_than_any_is_refused(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"tag, " * 20_000)
+    with pytest.raises(UserError, match="more than 64,000 bytes"):
+        read_caption(path)

@@ -81,7 +81,7 @@ def test_every_kind_of_file_is_accounted_for(tmp_path, draw, encode):
         "empty.png": "empty",
         "movie.mp4": "a video",
         "phone.heic": "HEIC",
-        "moving.gif": "animated (2 frames)",
+        "moving.gif": "animated",
     }.items():
         assert reason in skipped[name], name
     for name, note in {
@@ -279,3 +279,43 @@ def test_taking_stock_does_not_load_torch():
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="such folders are Linux's and macOS's")
+@pytest.mark.parametrize("folder", ["/dev", "/proc", "/sys", "/dev/fd"])
+def test_the_systems_folders_are_not_looked_into(folder):
+    if not os.path.isdir(folder):
+        pytest.skip("not here")
+    with pytest.raises(UserError, match="the system's own"):
+        take_stock(folder)
+
+
+def test_a_folder_has_a_limit(tmp_path, monkeypatch, draw, encode):
+    monkeypatch.setattr("dreambooth_core.data.inventory.MOST_ENTRIES", 3)
+    for number in range(4):
+        (tmp_path / f"{number}.txt").touch()
+    with pytest.raises(UserError, match="more than 3 files"):
+        take_stock(tmp_path)
+
+
+def test_links_to_what_is_above_are_not_followed(tmp_path, draw, encode):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(encode(draw()))
+    try:
+        (folder / "again").symlink_to(folder)
+        (folder / "above").symlink_to(tmp_path)
+    except OSError:
+        pytest.skip("no links here")
+    inventory = take_stock(folder)
+    assert list(_taken(inventory)) == ["a.png"]
+    assert {"again/", "above/"} <= _skipped(inventory).keys()
+
+
+def test_what_says_that_it_is_empty_is_not_read(tmp_path, monkeypatch):
+    """As the files that the system makes up, which may have no end."""
+    monkeypatch.setattr("dreambooth_core.data.inventory.read_bytes", None)
+    (tmp_path / "a.png").touch()
+    found = look_at(tmp_path / "a.png")
+    assert isinstance(found, Skipped)
+    assert "empty" in found.reason
