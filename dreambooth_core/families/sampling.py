@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dreambooth_core.errors import Stopped
+from dreambooth_core.errors import Stopped, UserError
 from dreambooth_core.families.base import Components
 from dreambooth_core.families.text import Conditioning
 from dreambooth_core.randomness import generator
@@ -176,7 +176,11 @@ def _blank_canvas(width: int, height: int, count: int) -> dict[str, Any]:
 
 
 def decode(parts: Components, latents: Tensor) -> list[Image.Image]:
-    """Pictures of scaled latents ``[batch, 4, height, width]``, in the autoencoder's precision."""
+    """Pictures of scaled latents ``[batch, 4, height, width]``, in the autoencoder's precision.
+
+    Raises:
+        UserError: a picture holds NaN or infinity; as an image it would be black.
+    """
     config = parts.vae.config
     parameter = next(parts.vae.parameters())
     values = latents.to(device=parameter.device, dtype=parameter.dtype)
@@ -184,6 +188,12 @@ def decode(parts: Components, latents: Tensor) -> list[Image.Image]:
     # SDXL's autoencoder makes NaN of some pictures in fp16, whatever surrounds this call.
     with torch.autocast(parameter.device.type, enabled=False):
         pixels = parts.vae.decode(values, return_dict=False)[0].float()
+    if not bool(pixels.isfinite().all()):
+        raise UserError(
+            "the base made an image of NaN or infinity",
+            where=parts.source,
+            do="Try another precision, or less weight for adapters; the model may be damaged.",
+        )
     pixels = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
     arrays = pixels.permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(array) for array in arrays]

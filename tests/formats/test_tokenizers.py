@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.formats.tokenizers import END, ZERO, load_tokenizers, tokenizer_files
+from dreambooth_core.formats.tokenizers import (
+    ASSETS,
+    END,
+    ZERO,
+    check_tokenizer,
+    load_tokenizers,
+    tokenizer_files,
+)
 
 
 def ids(tokenizer, text):
@@ -49,3 +56,41 @@ def test_a_broken_tokenizer_is_one_line(tmp_path):
         load_tokenizers("sd1", tmp_path)
     with pytest.raises(UserError, match="no tokenizer is known"):
         load_tokenizers("flux")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("vocab.json", lambda t: t.replace('"!":0', '"!":1'), "one number"),
+        ("vocab.json", lambda t: t.replace("endoftext", "end"), "lacks the token"),
+        ("vocab.json", lambda t: t.replace('"!":0', '"!":-1'), "numbers from -1"),
+        ("vocab.json", lambda t: t.replace('"!":0', '"!":99999'), "the text encoder knows"),
+        ("vocab.json", lambda t: t.replace('"!":0', '"!":"a"'), "a whole number"),
+        ("vocab.json", lambda t: t[:1000], "not valid JSON"),
+        ("merges.txt", lambda t: t + "\nzzz qqq", "not of two tokens"),
+        ("merges.txt", lambda t: t.replace("i n", "in"), "not of two tokens"),
+        ("merges.txt", lambda t: "", "no merges"),
+        ("tokenizer_config.json", lambda t: t.replace("77", '"a"'), "model_max_length"),
+        ("tokenizer_config.json", lambda t: t.replace("77", "2"), "model_max_length"),
+    ],
+)
+def test_a_damaged_vocabulary_is_named(tmp_path, name, change, words):
+    files = {key: data.decode() for key, data in tokenizer_files(END).items()}
+    changed = change(files[name])
+    assert changed != files[name]
+    for key, text in {**files, name: changed}.items():
+        (tmp_path / key).write_text(text, encoding="utf-8", newline="")
+    with pytest.raises(UserError, match=words) as caught:
+        check_tokenizer(tmp_path, 49408)
+    assert name in caught.value.line
+    with pytest.raises(UserError, match="the text encoder knows 0 to 999"):
+        check_tokenizer(ASSETS, 1000)
+
+
+def test_a_context_without_end_ends_with_the_encoder(tmp_path):
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    for name, data in tokenizer_files(END, max_length=10**30).items():
+        (folder / name).write_bytes(data)
+    encoder = {"max_position_embeddings": 64, "vocab_size": 49408}
+    assert load_tokenizers("sd1", tmp_path, [encoder])[0].model_max_length == 64
