@@ -24,9 +24,9 @@ def scenes() -> list[Scene]:
         Scene("to a pickle", _to_pickle, ("model.ckpt",)),
     ]
     runs = [
-        _run("run", (), ("run.safetensors", "run-000003.safetensors")),
-        _run("run, peft", ("save.layout=peft",), ("run", "run-000003")),
-        _run("run, whole model", ("method.kind=full",), ("run", "run.safetensors")),
+        _run("run", (), "run.safetensors", passing="run-000003.safetensors"),
+        _run("run, peft", ("save.layout=peft",), "run", passing="run-000003"),
+        _run("run, whole model", ("method.kind=full",), "run", "run.safetensors"),
     ]
     return [*adapters, *models, *runs]
 
@@ -136,11 +136,15 @@ def _to_pickle(folder: Path) -> list[str]:
 
 
 RUN = "runs/run"
-AGAIN = ("train", "--resume", RUN, "run.steps=4", "save.every_steps=1")
+RESUME = ("train", "--resume", RUN, "run.steps=4", "save.every_steps=1")
 
 
-def _run(name: str, changes: tuple[str, ...], results: tuple[str, ...]) -> Scene:
-    """A run that was done and is to do two steps more; its result is there already."""
+def _run(name: str, changes: tuple[str, ...], *results: str, passing: str = "") -> Scene:
+    """A run that was done and is to do two steps more; its result is there already.
+
+    ``passing``: what step 3 leaves. If the kill comes when its checkpoint is there and this is not
+    yet, the run resumes behind it.
+    """
 
     def prepare(folder: Path) -> list[str]:
         from tests.helpers.tiny import draw_pictures
@@ -164,11 +168,18 @@ def _run(name: str, changes: tuple[str, ...], results: tuple[str, ...]) -> Scene
                 *changes,
             ]
         )
-        return list(AGAIN)
+        return list(RESUME)
 
-    files = tuple(f"{RUN}/{name}" for name in results)
+    files = tuple(f"{RUN}/{name}" for name in (*results, passing) if name)
     steps = tuple(f"{RUN}/checkpoints/step-00000{step}" for step in (2, 3, 4))
-    return Scene(name, prepare, (*files, *steps), separate=True, digest=_learned)
+    return Scene(
+        name,
+        prepare,
+        (*files, *steps),
+        separate=True,
+        digest=_learned,
+        passing=(f"{RUN}/{passing}",),
+    )
 
 
 def _learned(path: Path) -> str:

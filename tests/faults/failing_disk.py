@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 FAULTS = ("ENOSPC", "EIO", "kill", "full")
-"""``full``: from the n-th operation on nothing can be made or written; names can be changed."""
+"""``full``: from the n-th operation on, for :data:`LASTS` attempts, nothing can be made or written;
+names can be changed."""
+LASTS = 8
 KILLED = 77
 """The exit code of a process that was killed."""
 GROWING = ("create", "write", "mkdir")
@@ -34,6 +36,7 @@ class FailingDisk:
     fault: str = "EIO"
     seen: list[str] = field(default_factory=list)
     """The kind of each operation, in order."""
+    failed: int = 0
 
     def install(self) -> None:
         """Takes the place of this process's functions; for good: use it in a fork."""
@@ -50,13 +53,13 @@ class FailingDisk:
             return False
         self.seen.append(kind)
         number = len(self.seen)
-        fails = number == self.at or (
-            self.fault == "full" and 0 < self.at < number and kind in GROWING
-        )
+        if self.fault == "full":
+            fails = 0 < self.at <= number and self.failed < LASTS and kind in GROWING
+        else:
+            fails = number == self.at
+        self.failed += fails
         if fails and self.fault == "kill" and kind != "write":
             os._exit(KILLED)
-        if fails and kind not in GROWING and self.fault == "full":
-            return False
         return fails
 
     def fail(self, kind: str, path: Any) -> None:
