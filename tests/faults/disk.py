@@ -89,8 +89,9 @@ def run(scene: Scene, root: Path, faults: Sequence[str], share: int | None = Non
     entries = _entries(template) | _entries(place)
     report.operations.update(ended.seen)
     cases = [(at, fault) for at in range(1, len(ended.seen) + 1) for fault in faults]
-    if share is not None:  # one later each time, so that every fault has its turn
-        cases = [cases[(n * len(cases) // share + n) % len(cases)] for n in range(share)]
+    if share is not None:
+        count = len(ended.seen)
+        cases = [(1 + n * count // share, faults[n % len(faults)]) for n in range(share)]
     for at, fault in cases:
         _copy(template, place)
         done = _command(place, arguments, FailingDisk(place, at, fault))

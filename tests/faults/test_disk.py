@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="Linux: forks, and names of handles")
 def test_a_share_of_the_faults() -> None:
-    command = [sys.executable, "-m", "tests.faults.disk", "--share", "3"]
+    command = [sys.executable, "-m", "tests.faults.disk", "--share", "4"]
     scenes = ["merge", "adapter to peft, beside others", "to a folder", "run"]
     done = subprocess.run(
         [*command, *scenes], cwd=ROOT, capture_output=True, text=True, check=False
