@@ -291,6 +291,10 @@ class _Log(logging.FileHandler):
         if not isinstance(sys.exc_info()[1], OSError):
             super().handleError(record)
 
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # what is still to be written
+            super().close()
+
 
 @contextlib.contextmanager
 def _logging_to(folder: RunFolder) -> Iterator[None]:

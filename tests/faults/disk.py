@@ -35,6 +35,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 GOOD = ("old", "new", "done")
 BAD = ("mixture", "torn", "litter", "lost", "silent", "traceback")
+KEPT = ".ballast"
+"""The room that a run keeps for itself: gone when it ends, and used again when it resumes."""
 CRASHED = 99
 HANGS = 600
 """Seconds after which a command is ended, and counted as a traceback."""
@@ -98,6 +100,8 @@ def run(scene: Scene, root: Path, faults: Sequence[str], share: int | None = Non
         outcome, told = _judge(scene, place, done, old, new, known, entries)
         if outcome in GOOD:
             outcome, told = _judge_again(scene, place, arguments, outcome, old, new)
+            if more := {name for name in _entries(place) - entries if _is_litter(name)}:
+                outcome, told = "litter", f"{sorted(more)[:4]} at the very end"
         kind = ended.seen[at - 1]
         report.outcomes.setdefault((kind, fault), Counter())[outcome] += 1
         if outcome in BAD:
@@ -138,7 +142,8 @@ def _judge(
     if mixed:
         ages = {n: "old" if found[n] == old[n] else "new" for n in found if old[n] != new[n]}
         return "mixture", f"{ages}\n{said}"
-    if more := {name for name in _entries(place) - entries if _is_litter(name)}:
+    more = {name for name in _entries(place) - entries if _is_litter(name)}
+    if more := {name for name in more if not name.endswith(KEPT)}:
         return "litter", f"{sorted(more)[:4]}\n{said}"
     if done.code == 0:
         return ("done", "") if found == new else ("silent", said)

@@ -248,3 +248,10 @@ def test_the_command_line(run: RunFolder, engine: Path) -> None:
     )
     assert broken.returncode == 2
     assert broken.stderr.count("\n") == 1 and "no such run" in broken.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is always full")
+def test_a_log_that_cannot_be_written_ends_nothing() -> None:
+    log = worker._Log("/dev/full", encoding="utf-8", delay=True)
+    log.emit(logging.makeLogRecord({"msg": "hello"}))
+    log.close()
