@@ -14,7 +14,7 @@ from dreambooth_core.trainer.config import TrainConfig
 
 from .base import BaseArea
 from .common import Fresh, failure, hidden_button, hidden_text, told
-from .compat import Component, make, on, update
+from .compat import Component, make, on, open_page, update
 from .form import Form
 from .generate import GenerateArea
 from .html import note
@@ -37,6 +37,7 @@ class Page:
         description = studio.schema()
         self.form = Form(description, apart=[key for row in ESSENTIALS for key in row])
         ready = studio.environment().ready
+        open_page()
         with gr.Column(elem_id="dreambooth_tab"):
             self.setup = Setup(studio, visible=not ready)
             self.main = gr.Column(visible=ready, elem_id="dreambooth_main")
@@ -121,7 +122,7 @@ class Page:
     def _wire_runs(self, subjects: list[Component]) -> None:
         """A run of the history is shown, or its settings are used again."""
         runs = self.runs
-        to_train = "(name) => { dreambooth.page(0); return name; }"
+        to_train = "(word, name) => { dreambooth.page(0); return [word, name]; }"
         shown = [self.train.run, self.train.pinned]
         on(runs.show.click, lambda name: [name, name], [runs.chosen], shown, js=to_train)
         filled = [*subjects, self.base.choice, *self.form.inputs(), runs.said]
