@@ -8,6 +8,7 @@ import importlib
 import inspect
 import io
 import json
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -184,7 +185,8 @@ def _further(
     options: OptimOptions, spec: OptimizerSpec, build: Callable[..., Optimizer]
 ) -> dict[str, Any]:
     """``options.arguments``, parsed and checked against the optimizer's signature."""
-    accepted = set(inspect.signature(build).parameters) - _RESERVED - {"kwargs"}
+    parameters = inspect.signature(build).parameters
+    accepted = set(parameters) - _RESERVED - {"kwargs"}
     parsed = {}
     for name, text in options.arguments.items():
         if name not in accepted:
@@ -197,7 +199,21 @@ def _further(
                 else f"It has {', '.join(sorted(accepted))}.",
             )
         parsed[name] = _value(str(text))
+        _refuse_other_types(spec.name, name, parsed[name], parameters[name].default)
     return parsed
+
+
+def _refuse_other_types(optimizer: str, name: str, value: Any, default: Any) -> None:
+    """Raises ``UserError`` for a value that is not of the default's type: these libraries take
+    any text for true, and NaN for a number."""
+    right = True
+    if isinstance(default, bool):
+        right, kind = isinstance(value, bool), "true or false"
+    elif isinstance(default, (int, float)):
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        right, kind = number and math.isfinite(value), "a number"
+    if not right:
+        raise UserError(f"{optimizer}'s {name} is {value!r}, not {kind}", where="optim.arguments")
 
 
 def _value(text: str) -> Any:

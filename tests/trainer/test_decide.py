@@ -39,6 +39,18 @@ REFUSED: dict[str, tuple[Changes, str]] = {
         "optim.step_rules",
     ),
     "an unknown argument": ({"optim__arguments": "{amsgard: 1}"}, "optim.arguments"),
+    "an argument that is not true or false": (
+        {"optim__arguments": "{maximize: x}"},
+        "optim.arguments",
+    ),
+    "an argument that is no number": (
+        {
+            "optim__optimizer": "prodigy",
+            "optim__learning_rate": 1,
+            "optim__arguments": "{d_coef: NaN}",
+        },
+        "optim.arguments",
+    ),
     "an argument of another type": ({"optim__arguments": "{amsgrad: x}"}, "optim.arguments"),
     "an option that the optimizer lacks": (
         {"optim__optimizer": "sgd", "optim__beta2": 0.9},
