@@ -136,7 +136,7 @@ class Handover:
             loan.begin()
         except DreamBoothError as error:
             log.error("%s: %s", loan.run.name, error.line)
-            loan.run.events.write("error", message=error.line, **error.as_dict())
+            loan.run.events.write("error", message=error.line, refused=True, **error.as_dict())
 
     def _release(self) -> None:
         chosen = self.host.settings()

@@ -134,7 +134,8 @@ class Runs:
         run = self.folder(name)
         stops = verb == "kill" or verb.startswith("stop")
         if stops and self.handover.withdraw(run):
-            run.events.write("finished", outcome="stopped", message="stopped before it began")
+            said = "stopped before it began"
+            run.events.write("finished", outcome="stopped", message=said, refused=True)
         elif verb == "kill":
             threading.Thread(target=_kill, args=(run,), daemon=True).start()
         else:

@@ -28,10 +28,12 @@ class Workers:
     def __init__(self) -> None:
         self.end = threading.Event()
         self.started: list[str] = []
+        self.proposals: list[str | None] = []
         self.threads: list[threading.Thread] = []
 
-    def start(self, run: RunFolder, *, queued: bool) -> None:
+    def start(self, run: RunFolder, *, queued: bool, proposal: str | None = None) -> None:
         assert queued
+        self.proposals.append(proposal)
         run.control.mark_start(run.events.size())
         lock = run.lock
         assert lock.acquire()
