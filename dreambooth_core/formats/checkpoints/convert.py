@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,8 @@ def refuse_overlap(source: Path, target: Path) -> None:
     Raises:
         UserError: says which.
     """
-    here, there = source.resolve(), target.resolve()
+    # Not Path.resolve: that raises for a link to itself.
+    here, there = (Path(os.path.realpath(path)) for path in (source, target))
     if here == there:
         what = "the target is the source"
     elif here in there.parents and source.is_dir():

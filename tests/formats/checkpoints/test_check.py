@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +226,12 @@ def test_a_model_is_not_written_into_itself(tmp_path):
         with pytest.raises(UserError):
             refuse_overlap(base, target)
     refuse_overlap(base, tmp_path / "other")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a right there")
+def test_a_link_to_itself_overlaps_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("a")
+    refuse_overlap(tmp_path / "a", tmp_path / "b")
 
 
 @pytest.mark.parametrize(
