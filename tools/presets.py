@@ -57,9 +57,18 @@ def ladder(config: TrainConfig) -> Iterator[Changes]:
             yield step
 
 
+SIDES = {"sd1": 512, "sd2": 768, "sdxl": 1024}
+"""Pixels of a side that the largest models of each family were made for."""
+
+
 def heaviest(method: str, family: str) -> TrainConfig:
     """The recipe that needs most, as fast as it can be: nothing saved yet."""
-    quick = ["run.device=cuda", "memory.gradient_checkpointing=false", "optim.optimizer=adamw"]
+    quick = [
+        "run.device=cuda",
+        "memory.gradient_checkpointing=false",
+        "optim.optimizer=adamw",
+        f"data.resolution={SIDES[family]}",
+    ]
     return load(TrainConfig, preset=f"person-{method}-{family}", overrides=quick)
 
 

@@ -105,7 +105,7 @@ def new_run(args: Configured, *, elsewhere: bool = False) -> tuple[RunFolder, De
 
     decision = decide(config, elsewhere=elsewhere)
     folder = RunFolder.create(config.run.output, config.run.name)
-    write_text(folder.config, dump(config, help=True))
+    write_text(folder.config, dump(decision.config, help=True))
     return folder, decision
 
 

@@ -10,6 +10,9 @@ from dreambooth_core.errors import UserError
 LATENT_FACTOR = 8
 """Every Stable Diffusion autoencoder makes one latent of 8 × 8 pixels."""
 
+STANDARD = 512
+"""Pixels of a side where no base is known that would say; a run's configuration always does."""
+
 CAPTION_MODES = ("auto", "prompt", "files", "filewords")
 CROPS = ("bucket", "center", "random")
 MASK_SOURCES = ("none", "auto", "files", "alpha")  # not "off": YAML reads it as false
@@ -72,13 +75,14 @@ class ConceptOptions:
 class DataOptions:
     """How pictures and captions are prepared."""
 
-    resolution: int = option(
-        512,
+    resolution: int | None = option(
+        None,
         label="Resolution",
         minimum=64,
         maximum=4096,
         unit="px",
-        help="Side of a square picture. Buckets of other shapes have at most as many pixels.",
+        help="""Side of a square picture. Buckets of other shapes have at most as many pixels.
+        Empty: the size that the base was made for.""",
     )
     height: int | None = option(
         None, label="Height", minimum=64, maximum=4096, unit="px", help="Empty: the resolution."
@@ -223,7 +227,8 @@ class DataOptions:
         Raises:
             UserError: ``height``, ``width`` or ``resolution`` is not a multiple of 8.
         """
-        size = (self.height or self.resolution, self.width or self.resolution)
+        side = self.resolution or STANDARD
+        size = (self.height or side, self.width or side)
         for name, value in zip(("height", "width"), size, strict=True):
             if value % LATENT_FACTOR:
                 where = f"data.{name}" if getattr(self, name) else "data.resolution"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -49,19 +49,29 @@ class Components:
     @property
     def latent_scale(self) -> int:
         """Pixels along one side of a latent cell: 8 for every known autoencoder."""
-        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+        return latent_scale(self.vae.config)
 
     @property
     def native_size(self) -> int:
         """The side in pixels that the UNet was made for."""
-        size = self.unet.config.sample_size or 64
-        edge = max(size) if isinstance(size, (list, tuple)) else size
-        return int(edge) * self.latent_scale
+        return native_size(self.unet.config, self.vae.config)
 
     @property
     def is_inpainting(self) -> bool:
         """Whether the UNet also takes a mask and the masked picture's latents."""
         return int(self.unet.config.in_channels) == 9
+
+
+def latent_scale(vae: Mapping[str, Any]) -> int:
+    """Pixels along one side of a latent cell, from an autoencoder's configuration."""
+    return int(2 ** (len(vae["block_out_channels"]) - 1))
+
+
+def native_size(unet: Mapping[str, Any], vae: Mapping[str, Any]) -> int:
+    """The side in pixels that a UNet was made for, from the configurations of a base."""
+    size = unet.get("sample_size") or 64
+    edge = max(size) if isinstance(size, (list, tuple)) else size
+    return int(edge) * latent_scale(vae)
 
 
 @dataclass(frozen=True)

@@ -149,6 +149,8 @@ def read_vae(where: str) -> Component:
     from dreambooth_core.formats.checkpoints.vae_read import read_vae as read
 
     path = Path(os.path.expanduser(where))
+    if not os.path.exists(path):
+        raise UserError("there is no such file or folder", where=f"base.vae: {where}")
     return read(path)
 
 

@@ -74,7 +74,7 @@ def cheaper(
     planner = Planner(config, configs, device=device)
     needs = planner.needs()
     found: list[Suggestion] = []
-    now = config
+    now = config = planner.config
     for changes in (ladder or steps_down)(config):
         if needs.peak <= limit:
             break
@@ -148,7 +148,7 @@ def with_loss(config: TrainConfig) -> Iterator[Changes]:
         yield {"prior.enabled": False}
     now = config.data.resolution
     for size in SIZES:
-        if size < now and config.data.height is None and config.data.width is None:
+        if now and size < now and config.data.height is None and config.data.width is None:
             yield {"data.resolution": size}
 
 

@@ -5,7 +5,7 @@ Each section is defined beside the code that reads it; here they are only put to
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dreambooth_core.config.fields import option, section
 from dreambooth_core.data.options import ConceptOptions, DataOptions, PriorOptions
@@ -21,6 +21,9 @@ from dreambooth_core.trainer.options import (
     SaveOptions,
     ValidationOptions,
 )
+
+SMALLEST = 64
+"""Pixels of a side; ``data.resolution`` is no less."""
 
 
 @dataclass
@@ -64,3 +67,10 @@ class TrainConfig:
     publish: PublishOptions = section(
         PublishOptions, label="Publishing", help="The result on the Hugging Face hub."
     )
+
+
+def with_resolution(config: TrainConfig, native: int) -> TrainConfig:
+    """The configuration with the base's own size (pixels of a side) where it says none."""
+    if config.data.resolution is not None:
+        return config
+    return replace(config, data=replace(config.data, resolution=max(native, SMALLEST)))

@@ -32,7 +32,7 @@ from dreambooth_core.optim.build import ParamGroup, try_out
 from dreambooth_core.optim.rates import Rates, rates
 from dreambooth_core.trainer import publish
 from dreambooth_core.trainer.combinations import refuse_settings
-from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.trainer.config import TrainConfig, with_resolution
 from dreambooth_core.trainer.precision import make_precision
 from dreambooth_core.trainer.priors import class_images, image_precision
 from dreambooth_core.trainer.processes import Processes, choose_device
@@ -94,6 +94,8 @@ def decide(
         _require_compiler(device)
     precision = make_precision(config.run.mixed_precision, device, tf32=config.memory.tf32)
     image_precision(config, precision)
+    parts = load_base(config.base, weights=weights)
+    config = with_resolution(config, parts.native_size)
     concepts = gather(config.concepts, config.data, config.prior)
     items = Items(concepts, config.data, seed=config.run.seed)
     plan = items.plan(
@@ -101,7 +103,6 @@ def decide(
         accumulation=config.run.accumulation,
         processes=count,
     )
-    parts = load_base(config.base, weights=weights)
     states = {
         concept.options.class_prompt: class_images(config, concept, parts.fingerprint)
         for concept in concepts

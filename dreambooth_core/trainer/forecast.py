@@ -49,6 +49,7 @@ def forecast(config: TrainConfig) -> Forecast:
         UserError: as :func:`dreambooth_core.trainer.decide.decide`.
     """
     found = decide(config, weights=config.prior.enabled)
+    config = found.config
     parts, items, device = found.parts, found.items, found.device
     missing = {
         prompt: {"there": len(state.inventory.taken), "missing": len(state.missing)}

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from dreambooth_core.bases.locate import locate
-from dreambooth_core.families.base import Components
+from dreambooth_core.families.base import Components, native_size
 from dreambooth_core.families.loading import read_stored
 from dreambooth_core.families.registry import family_of
 from dreambooth_core.memory.estimate import (
@@ -34,7 +34,7 @@ from dreambooth_core.memory.models import (
 )
 from dreambooth_core.methods.base import method_for
 from dreambooth_core.quiet import quieten
-from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.trainer.config import TrainConfig, with_resolution
 from dreambooth_core.trainer.precision import DTYPES, STORED
 from dreambooth_core.trainer.processes import choose_device
 
@@ -116,8 +116,9 @@ class Planner:
         device: str | None = None,
         processes: int | None = None,
     ) -> None:
-        self.config = config
         self.configs: Configs = configs_of(config) if configs is None else configs
+        native = native_size(self.configs["unet"], self.configs["vae"])
+        self.config = config = with_resolution(config, native)
         self.device = device or device_kind(config.run.device)
         self.processes = processes or int(os.environ.get("WORLD_SIZE") or 1)
         quieten()
@@ -170,8 +171,7 @@ class Planner:
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) of the training pictures; buckets have no more pixels than that."""
-        data = self.config.data
-        return (data.height or data.resolution, data.width or data.resolution)
+        return self.config.data.fixed_size()
 
     @property
     def setting(self) -> MemorySetting:

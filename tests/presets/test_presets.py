@@ -25,6 +25,7 @@ from dreambooth_core.trainer.advice import USABLE
 from dreambooth_core.trainer.combinations import refuse_settings
 from dreambooth_core.trainer.config import TrainConfig
 from dreambooth_core.trainer.needs import Planner
+from tools.presets import SIDES
 
 RECIPES = [f"{s}-{m}-{f}" for s in SUBJECTS for m in METHODS for f in FAMILIES]
 
@@ -35,11 +36,11 @@ def test_there_is_a_recipe_for_each_subject_method_and_family() -> None:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_say_what_they_are_named_for(name: str) -> None:
-    _, method, family = name.split("-")
+    _, method, _ = name.split("-")
     config = load(TrainConfig, preset=name)
     assert config.run.presets == {name: "1"}
     assert config.method.kind == method
-    assert config.data.resolution == {"sd1": 512, "sd2": 768, "sdxl": 1024}[family]
+    assert config.data.resolution is None  # the base says it
     low, high = (1e-6, 2e-6) if method == "full" else (1e-4, 1e-4)
     assert config.optim.learning_rate is not None
     assert low <= config.optim.learning_rate <= high
@@ -73,7 +74,8 @@ def test_memory_presets_fit(method: str, family: str) -> None:
     for tier in {there[0], there[-1]}:
         name = f"{tier}gb-{method}-{family}"
         both = [f"person-{method}-{family}", f"{tier}gb"]
-        config = load(TrainConfig, preset=both, overrides=["run.device=cuda"])
+        overrides = ["run.device=cuda", f"data.resolution={SIDES[family]}"]
+        config = load(TrainConfig, preset=both, overrides=overrides)
         assert set(config.run.presets) == {both[0], name}
         peak = Planner(config, configs).needs().peak
         assert peak <= tier * GIB * USABLE

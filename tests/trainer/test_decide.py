@@ -14,11 +14,12 @@ import torch
 from helpers.runs import config_for, folder_for
 
 from dreambooth_core.commands.main import main
-from dreambooth_core.config.loading import dump
+from dreambooth_core.config.loading import dump, load
 from dreambooth_core.errors import UserError
 from dreambooth_core.trainer import decide as module
 from dreambooth_core.trainer.config import TrainConfig
 from dreambooth_core.trainer.decide import decide
+from dreambooth_core.trainer.needs import Planner
 from dreambooth_core.trainer.run import run
 
 Changes = dict[str, Any]
@@ -202,3 +203,26 @@ def test_a_decision_is_made_once(
     file.write_text(dump(make(run__steps=1)), encoding="utf-8")
     assert main(["train", str(file)]) == 0
     assert len(looked) == 1
+
+
+def test_images_are_as_large_as_the_base_was_made_for(
+    base: Path, pictures: Path, tmp_path: Path
+) -> None:
+    overrides = [
+        f"concepts=[{{images: '{pictures.as_posix()}', instance_prompt: a sks ball}}]",
+        f"run.output={tmp_path.as_posix()}",
+        "run.mixed_precision=no",
+    ]
+    config = load(TrainConfig, preset="object-lora-sd1", overrides=overrides)
+    assert config.base.model == "pocket"
+    found = decide(config)
+    assert found.config.data.resolution == 128
+    assert {max(entry.size) for entry in found.items.entries} == {128}
+    assert Planner(config).size == (128, 128)
+    config.data.resolution = 192
+    assert decide(config).config.data.resolution == 192
+    # What was in effect is written down.
+    line = ["train", "--prepare", *overrides, f"base.model={base.as_posix()}"]
+    assert main([*line, "log.tensorboard=false"]) == 0
+    (written,) = tmp_path.glob("*/config.yaml")
+    assert load(TrainConfig, files=[written]).data.resolution == 64
