@@ -123,13 +123,19 @@ def refuse_overlap(source: Path, target: Path) -> None:
     here, there = (Path(os.path.realpath(path)) for path in (source, target))
     if here == there:
         what = "the target is the source"
-    elif here in there.parents and source.is_dir():
+    elif here in there.parents and source.is_dir() and not _beside_parts(here, there):
         what = "the target lies in the source"
     elif there in here.parents and target.suffix not in SINGLE:
         what = "the source lies in the target"
     else:
         return
     raise UserError(what, where=target, do="Choose another name to write to")
+
+
+def _beside_parts(folder: Path, target: Path) -> bool:
+    """Whether a single file is to lie in a diffusers folder's root, where nothing is read from
+    and where tutorials put it."""
+    return target.suffix in SINGLE and target.parent == folder
 
 
 def apply(parts: ModelParts, request: Request) -> None:

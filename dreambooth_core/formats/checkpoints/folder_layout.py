@@ -31,6 +31,9 @@ FEATURES: dict[str, Any] = {
 }
 """How CLIP's vision tower takes pictures: what a safety checker would need."""
 
+PRECISION = ("torch_dtype", "dtype")
+"""Keys by which transformers, older and newer, is told the precision to load in."""
+
 MOST_SHARDS = 1000
 _SHARD = re.compile(r"[A-Za-z0-9][\w.-]{0,200}\.(safetensors|bin)")
 _NUMBER = re.compile(r"-\d{1,6}-of-")
@@ -46,8 +49,8 @@ def stored_config(name: str, config: dict[str, Any]) -> dict[str, Any]:
     ``torch_dtype`` makes it fp32 where nobody asks for anything else.
     """
     if name.startswith("text_encoder"):
-        config = {**config, "torch_dtype": "float32"}
-        config.pop("dtype", None)
+        config = {k: v for k, v in config.items() if k not in PRECISION}
+        config["torch_dtype"] = "float32"
     found: dict[str, Any] = cleaned(config)
     return found
 
@@ -89,8 +92,10 @@ def model_index(parts: ModelParts) -> dict[str, Any]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """A network's ``config.json``. Raises ``UserError``."""
-    return reading.read_json(folder / "config.json")
+    """A network's ``config.json``, but for the precision that it is to be loaded in, which is no
+    fact of the network. Raises ``UserError``."""
+    config = reading.read_json(folder / "config.json")
+    return {key: value for key, value in config.items() if key not in PRECISION}
 
 
 def read_weights(folder: Path, variant: str | None = None) -> dict[str, torch.Tensor]:
