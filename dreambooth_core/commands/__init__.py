@@ -1,1 +1,1 @@
-"""TODO"""
+"""One module for each command: its options as a dataclass, and what it does."""

@@ -69,9 +69,3 @@ def option(
 def section(kind: type, *, label: str, help: str) -> Any:
     """A nested group of options, itself a dataclass of options."""
     return option(factory=kind, label=label, help=help)
-
-
-def info_of(field: dataclasses.Field[Any]) -> FieldInfo:
-    """The metadata of a field made by :func:`option`. Raises ``KeyError`` for any other."""
-    info: FieldInfo = field.metadata["info"]
-    return info

@@ -93,12 +93,6 @@ def to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(values).permute(2, 0, 1).contiguous() / 127.5 - 1.0
 
 
-def to_image(tensor: Tensor) -> Image.Image:
-    """The inverse of :func:`to_tensor`: [3, H, W] in [-1, 1] to an RGB image, clamped."""
-    values = ((tensor.detach().float().cpu() + 1.0) * 127.5).round().clamp(0, 255)
-    return Image.fromarray(values.permute(1, 2, 0).to(torch.uint8).numpy())
-
-
 def pixels(picture: Picture, view: View, background: str = "white") -> Tensor:
     """The view of a picture as float32 [3, height, width] in [-1, 1]."""
     return to_tensor(apply_view(load_rgb(picture, background), view))

@@ -143,11 +143,6 @@ class BatchPlan:
         return self.batch_size * self.processes
 
     @property
-    def samples_per_epoch(self) -> int:
-        """Showings of instance pictures in an epoch."""
-        return self._per_concept.total()
-
-    @property
     def micro_batches_per_epoch(self) -> int:
         """Each bucket's last batch may be smaller than the others."""
         return sum(-(-count // self.global_batch_size) for count in self._per_size.values())

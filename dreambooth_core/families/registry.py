@@ -13,11 +13,6 @@ from dreambooth_core.families.sdxl import StableDiffusionXL
 FAMILIES: tuple[Family, ...] = (StableDiffusionXL(), StableDiffusion2(), StableDiffusion1())
 
 
-def family_named(name: str) -> Family:
-    """The family called ``name``. Raises ``KeyError`` for an unknown one."""
-    return {family.name: family for family in FAMILIES}[name]
-
-
 def family_of(
     unet_config: dict[str, Any], text_configs: Sequence[dict[str, Any]], where: str
 ) -> Family:

@@ -98,15 +98,6 @@ def describe(path: str | Path) -> str:
         return error.what
 
 
-def require(path: str | Path, *kinds: str) -> Identity:
-    """The identity of a file that must be of one of these kinds. Raises ``UserError``."""
-    found = identify(path)
-    if found.kind not in kinds:
-        wanted = " or ".join(kinds)
-        raise UserError(f"this is {found.label}, not a {wanted}", where=path, do=found.advice)
-    return found
-
-
 def _by_names(
     path: Path, shapes: Shapes, dtypes: Mapping[str, int], metadata: Mapping[str, str], holder: str
 ) -> Identity:

@@ -7,7 +7,7 @@ device; workspace and the driver's own share are rules of thumb that say so.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -194,48 +194,6 @@ def estimate(parts: Sequence[Part], run: Callable[[], Any], setting: MemorySetti
         device=setting.device,
         fused_attention=setting.fused_attention,
     ).estimate(setting)
-
-
-def cheaper(
-    estimator: Estimator, setting: MemorySetting, limit: int, *, adapter: bool
-) -> list[tuple[str, MemorySetting, Estimate]]:
-    """Settings that need less, those that cost least first, each added to the ones before.
-
-    Returns ``(what changes, setting, estimate)`` up to the first that fits into ``limit`` bytes;
-    all that are left where none fits. What would change nothing is left out.
-    """
-    steps: list[tuple[str, dict[str, Any]]] = [
-        ("optim.ema.on_cpu=true", {"ema": "cpu"} if setting.ema == "device" else {}),
-        ("optim.optimizer=adamw8bit", _eight_bit(setting)),
-        ("memory.gradient_checkpointing=true", {"gradient_checkpointing": True}),
-    ]
-    if adapter:
-        steps.append(("memory.quantize=nf4", {"quantized": "nf4"}))
-    elif setting.precision != "fp16" and setting.processes == 1:
-        steps.append(
-            (
-                "optim.fused_backward=true optim.max_grad_norm=0 run.accumulation=1",
-                {"fused_backward": True, "accumulation": 1},
-            )
-        )
-        steps.append(("optim.optimizer=adafactor", {"optimizer": "adafactor"}))
-    found = []
-    now, needed = setting, estimator.estimate(setting).peak
-    for words, change in steps:
-        changed = replace(now, **change)
-        result = estimator.estimate(changed)
-        if result.peak >= needed:
-            continue
-        now, needed = changed, result.peak
-        found.append((words, now, result))
-        if needed <= limit:
-            break
-    return found
-
-
-def _eight_bit(setting: MemorySetting) -> dict[str, Any]:
-    """AdamW becomes its 8-bit form; other optimizers stay what was chosen."""
-    return {"optimizer": "adamw8bit"} if setting.optimizer in ("adamw", "adam") else {}
 
 
 def _trained(parts: Sequence[Part]) -> list[Tensor]:

@@ -136,13 +136,6 @@ class Objective:
         means = loss_functions.mean_per_sample(each, mask, options.mask_floor)
         return means * sample.weights
 
-    def predicted_latents(self, prediction: Tensor, sample: NoisySample) -> Tensor:
-        """The clean latents that a prediction implies, ``[B, C, H, W]``, fp32."""
-        kept = self.alphas_cumprod[sample.timesteps.cpu()].to(prediction.device)
-        return targets.predicted_sample(
-            self.prediction_type, prediction.float(), sample.noisy.float(), kept
-        )
-
     def _noise(self, shape: torch.Size, key: tuple[Key, ...]) -> Tensor:
         options = self.options
         noise = noise_functions.gaussian(shape, generator(*key, "noise"))

@@ -33,29 +33,3 @@ def target(prediction_type: str, latents: Tensor, noise: Tensor, alphas_bar: Ten
     check(prediction_type)
     kept = per_sample(alphas_bar, latents)
     return kept.sqrt() * noise - (1.0 - kept).sqrt() * latents
-
-
-def predicted_sample(
-    prediction_type: str, prediction: Tensor, noisy: Tensor, alphas_bar: Tensor
-) -> Tensor:
-    """The clean latents that a prediction implies. Not finite for epsilon at zero SNR."""
-    kept = per_sample(alphas_bar, noisy)
-    if prediction_type == "epsilon":
-        return (noisy - (1.0 - kept).sqrt() * prediction) / kept.sqrt()
-    if prediction_type == "sample":
-        return prediction
-    check(prediction_type)
-    return kept.sqrt() * noisy - (1.0 - kept).sqrt() * prediction
-
-
-def predicted_noise(
-    prediction_type: str, prediction: Tensor, noisy: Tensor, alphas_bar: Tensor
-) -> Tensor:
-    """The noise that a prediction implies. Not finite for sample where there is no noise."""
-    kept = per_sample(alphas_bar, noisy)
-    if prediction_type == "epsilon":
-        return prediction
-    if prediction_type == "sample":
-        return (noisy - kept.sqrt() * prediction) / (1.0 - kept).sqrt()
-    check(prediction_type)
-    return kept.sqrt() * prediction + (1.0 - kept).sqrt() * noisy

@@ -8,8 +8,6 @@ from typing import Any
 from .html import Html, div, duration, facts, join, note, path_name, size, span, tag
 from .values import Wrong
 
-MOST_CHANGES = 60
-
 
 def report(found: Any, labels: Mapping[str, str]) -> Html:
     """A service's ``Report`` for people; ``labels`` are the options' by key."""

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from dreambooth_core.config.fields import info_of
 from dreambooth_core.data.options import ConceptOptions, DataOptions, PriorOptions
 
 KINDS = [ConceptOptions, DataOptions, PriorOptions]
@@ -19,7 +18,7 @@ KINDS = [ConceptOptions, DataOptions, PriorOptions]
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_option_says_what_it_is(kind):
     for field in dataclasses.fields(kind):
-        info = info_of(field)
+        info = field.metadata["info"]
         assert info.label
         assert info.help
         if info.choices is not None:
@@ -35,7 +34,7 @@ def test_a_structured_configuration_takes_them(kind):
 def test_no_choice_is_a_word_that_yaml_reads_as_something_else():
     for kind in KINDS:
         for field in dataclasses.fields(kind):
-            for choice in info_of(field).choices or ():
+            for choice in field.metadata["info"].choices or ():
                 assert OmegaConf.create(f"x: {choice}").x == choice
 
 

@@ -13,14 +13,13 @@ from dreambooth_core.data.views import View, place, scaled
 from dreambooth_core.errors import UserError
 
 
-def test_tensors_are_exact_and_come_back(draw):
+def test_tensors_are_exact(draw):
     image = draw()
     tensor = images.to_tensor(image)
     assert tensor.shape == (3, 30, 40)
     assert tensor.dtype == torch.float32
     expected = np.asarray(image).transpose(2, 0, 1).astype(np.float64) / 127.5 - 1
     assert np.allclose(tensor.numpy(), expected, atol=1e-6)
-    assert np.array_equal(np.asarray(images.to_image(tensor)), np.asarray(image))
     black_and_white = images.to_tensor(Image.fromarray(np.array([[0, 255]], dtype=np.uint8)))
     assert black_and_white.flatten().tolist() == [-1, 1] * 3
 

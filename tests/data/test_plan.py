@@ -58,7 +58,7 @@ def test_an_epoch_shows_every_picture_as_often_as_it_repeats(instances, classes,
     slots = [slot for step in _epoch(plan, epoch) for batch in step for slot in batch]
     own = Counter((slot.picture, slot.turn) for slot in slots if slot.kind == INSTANCE)
     assert own == Counter((i, r) for i, e in enumerate(instances) for r in range(e.repeats))
-    assert sum(own.values()) == plan.samples_per_epoch
+    assert sum(own.values()) == sum(entry.repeats for entry in instances)
     assert {slot.epoch for slot in slots} == {epoch}
 
 

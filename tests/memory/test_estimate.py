@@ -17,7 +17,6 @@ from dreambooth_core.memory.estimate import (
     Estimator,
     MemorySetting,
     Part,
-    cheaper,
     estimate,
 )
 from dreambooth_core.memory.measure import peak_memory, resident, room
@@ -168,23 +167,6 @@ def test_half_precision_and_the_driver():
     assert half.activations < single.activations
     with pytest.raises(ValueError, match="another precision"):
         Estimator([Part("unet", model)], run(model)).estimate(MemorySetting(precision="bf16"))
-
-
-def test_cheaper_settings_come_in_order_and_stop_where_they_fit(full):
-    start = replace(CPU, ema="device")
-    steps = cheaper(full, start, 0, adapter=False)
-    assert [words.split()[0] for words, _, _ in steps] == [
-        "optim.ema.on_cpu=true",
-        "optim.optimizer=adamw8bit",
-        "memory.gradient_checkpointing=true",
-        "optim.fused_backward=true",
-        "optim.optimizer=adafactor",
-    ]
-    peaks = [found.peak for _, _, found in steps]
-    assert peaks == sorted(peaks, reverse=True)
-    fits = cheaper(full, start, peaks[1], adapter=False)
-    assert len(fits) == 2
-    assert "adafactor" not in str([w for w, _, _ in cheaper(full, start, 0, adapter=True)])
 
 
 def test_encoding_needs_more_for_larger_pictures():

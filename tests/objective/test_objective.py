@@ -202,13 +202,6 @@ def test_zero_terminal_snr_changes_the_schedule_and_refuses_epsilon():
         make("epsilon", zero_terminal_snr=True)
 
 
-def test_predicted_latents_of_a_perfect_prediction():
-    objective = make("v_prediction")
-    latents = torch.randn(2, 4, 8, 8)
-    sample = objective.draw(latents, keys(2), timesteps=torch.tensor([100, 600]))
-    assert torch.allclose(objective.predicted_latents(sample.target, sample), latents, atol=1e-4)
-
-
 def test_half_precision_latents_keep_an_exact_target():
     sample = make().draw(torch.randn(1, 4, 8, 8, dtype=torch.bfloat16), keys(1))
     assert sample.noisy.dtype == torch.bfloat16

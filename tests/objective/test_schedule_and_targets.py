@@ -77,16 +77,6 @@ def test_targets_equal_diffusers():
     )
 
 
-@pytest.mark.parametrize("kind", targets.PREDICTION_TYPES)
-def test_a_perfect_prediction_gives_back_picture_and_noise(kind):
-    clean, noise = torch.randn(5, 4, 2, 2).double(), torch.randn(5, 4, 2, 2).double()
-    kept = torch.tensor([0.999, 0.7, 0.5, 0.1, 0.005]).double()
-    noisy = schedule.add_noise(clean, noise, kept)
-    perfect = targets.target(kind, clean, noise, kept)
-    assert torch.allclose(targets.predicted_sample(kind, perfect, noisy, kept), clean, atol=1e-9)
-    assert torch.allclose(targets.predicted_noise(kind, perfect, noisy, kept), noise, atol=1e-9)
-
-
 @pytest.mark.parametrize("weighting", ["min_snr", "debiased"])
 def test_a_weighting_is_the_same_for_all_prediction_types(weighting):
     """One error of the picture, seen as epsilon, v and sample, costs the same in all three."""

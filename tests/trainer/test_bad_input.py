@@ -13,7 +13,6 @@ from PIL import Image
 
 from dreambooth_core.commands.main import main
 from dreambooth_core.config.describe import flatten
-from dreambooth_core.config.fields import info_of
 from dreambooth_core.config.loading import load
 from dreambooth_core.config.shapes import paths
 from dreambooth_core.errors import UserError
@@ -47,7 +46,7 @@ def test_every_choice_and_range_is_checked() -> None:
         for field in dataclasses.fields(default):
             if "info" not in field.metadata:
                 continue
-            info, key = info_of(field), f"{section.name}.{field.name}"
+            info, key = field.metadata["info"], f"{section.name}.{field.name}"
             wrong = []
             if info.choices:
                 wrong.append("no-such-word")
@@ -67,7 +66,7 @@ def test_every_field_has_a_label_and_a_help_text() -> None:
     for section in dataclasses.fields(TrainConfig):
         default = getattr(TrainConfig(), section.name)
         for field in dataclasses.fields(default) if dataclasses.is_dataclass(default) else ():
-            info = info_of(field)
+            info = field.metadata["info"]
             assert info.label
             assert info.help.endswith("."), f"{section.name}.{field.name}"
 

@@ -65,19 +65,6 @@ class AdapterStack:
             self._refresh(set(adapter.modules))
             raise
 
-    def set_weights(self, weights: Mapping[str, Strength]) -> None:
-        """Switches: those named get their strength, all others get 0.
-
-        Raises:
-            UserError: a name that is not loaded.
-        """
-        for name in weights:
-            self._known(name)
-        wanted = {name: _pair(weights.get(name, 0.0)) for name in self._adapters}
-        moved = [name for name, pair in wanted.items() if pair != self._strengths[name]]
-        self._strengths = wanted
-        self._refresh({module for name in moved for module in self._adapters[name].modules})
-
     def unload(self, name: str) -> None:
         """Takes an adapter off; what no other adapter changes is the base again, bit for bit."""
         self._known(name)

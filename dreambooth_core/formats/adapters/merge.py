@@ -169,11 +169,6 @@ def merge(
     return Adapter(modules, metadata, family, layers, extras), report
 
 
-def subtract(one: Adapter, other: Adapter) -> Adapter:
-    """What ``one`` changes beyond ``other``, exactly."""
-    return merge([Part(one, 1.0), Part(other, -1.0)])[0]
-
-
 Term = tuple[Weights, float]
 
 

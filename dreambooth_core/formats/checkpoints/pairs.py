@@ -38,14 +38,6 @@ def module(single: str, diffusers: str, *, kind: str = "same", bias: bool = True
     return pairs
 
 
-def prefixed(pairs: Iterable[Pair], single: str, diffusers: str = "") -> list[Pair]:
-    """The same pairs with prefixes before the names."""
-    return [
-        Pair(single + p.single, tuple(diffusers + name for name in p.diffusers), p.kind)
-        for p in pairs
-    ]
-
-
 def to_diffusers(
     pairs: Iterable[Pair], tensors: Mapping[str, torch.Tensor], where: str | Path
 ) -> dict[str, torch.Tensor]:

@@ -9,7 +9,6 @@ so that every loader finds every name.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import torch
 
@@ -56,11 +55,6 @@ def remainder(
         found[f"{here}.{name}"] = _filled((width,), dtype, 1.0, device)
     found["text_projection"] = torch.eye(width, dtype=dtype, device=device)
     return found
-
-
-def unused_layer(names: Mapping[str, object], layers: int) -> bool:
-    """Whether a tower in OpenCLIP's names has more than ``layers`` layers."""
-    return f"transformer.resblocks.{layers}.ln_1.weight" in names
 
 
 def _filled(

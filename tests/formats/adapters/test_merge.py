@@ -15,7 +15,7 @@ from peft.utils import merge_utils
 from torch import Tensor, nn
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.formats.adapters.merge import METHODS, SPARSE, Part, Plan, merge, subtract
+from dreambooth_core.formats.adapters.merge import METHODS, SPARSE, Part, Plan, merge
 from dreambooth_core.formats.adapters.model import Adapter, DiffWeights, LoraWeights, Weights
 from tests.helpers.adapters import adapter_for, base_of, relative, weights_for
 
@@ -216,9 +216,9 @@ def test_block_weights_reach_the_result() -> None:
     assert_close(changes(merge(parts)[0]), dense(parts), 1e-6)
 
 
-def test_subtract_leaves_nothing_of_itself() -> None:
+def test_what_is_taken_away_leaves_nothing_of_itself() -> None:
     one, other = adapter(1), adapter(2, rank=5)
-    rest = subtract(merge([Part(one), Part(other)])[0], other)
+    rest, _ = merge([Part(merge([Part(one), Part(other)])[0]), Part(other, -1.0)])
     assert_close(changes(rest), dense([Part(one)]), 1e-4)
 
 
