@@ -96,6 +96,7 @@ def test_sharding_is_refused_by_name(name: str, monkeypatch: pytest.MonkeyPatch)
 
 def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     assert [choose_device("cuda", rank).index for rank in range(3)] == [0, 1, 2]
     assert choose_device("cuda:1", 0).index == 1
 
