@@ -68,7 +68,12 @@ PRELOADED = (
     "dreambooth_core.formats.adapters.read",
     "dreambooth_core.formats.checkpoints.read",
     "diffusers",
+    "diffusers.models.autoencoders.autoencoder_kl",
+    "diffusers.models.unets.unet_2d_condition",
+    "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
     "transformers",
+    "transformers.models.clip.modeling_clip",
+    "transformers.models.clip.tokenization_clip",
 )
 
 

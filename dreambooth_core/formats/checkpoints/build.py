@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -69,9 +69,11 @@ def empty(name: str, config: Mapping[str, Any], where: str | Path | None = None)
     """
     from huggingface_hub.errors import StrictDataclassError
 
+    values = {k: v for k, v in config.items() if not k.startswith("_") and k not in UNRUN}
+    made = _maker(name)
     try:
         with torch.device("meta"), without_initial_values():
-            return _empty(name, config)
+            return made(values)
     except (
         ArithmeticError,
         AttributeError,
@@ -88,23 +90,24 @@ def empty(name: str, config: Mapping[str, Any], where: str | Path | None = None)
         ) from error
 
 
-def _empty(name: str, config: Mapping[str, Any]) -> nn.Module:
-    values = {k: v for k, v in config.items() if not k.startswith("_") and k not in UNRUN}
+def _maker(name: str) -> Callable[[dict[str, Any]], nn.Module]:
+    """What builds a network from its configuration.
+
+    Imported before initial values are switched off: transformers keeps torch's functions for them
+    as it finds them at its import.
+    """
     if name == "unet":
         from diffusers import UNet2DConditionModel
 
-        unet: nn.Module = UNet2DConditionModel.from_config(values)
-        return unet
+        return cast("Callable[[dict[str, Any]], nn.Module]", UNet2DConditionModel.from_config)
     if name == "vae":
         from diffusers import AutoencoderKL
 
-        vae: nn.Module = AutoencoderKL.from_config(values)
-        return vae
+        return cast("Callable[[dict[str, Any]], nn.Module]", AutoencoderKL.from_config)
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    kind = CLIPTextModelWithProjection if name == "text_encoder_2" else CLIPTextModel
-    encoder: nn.Module = kind(CLIPTextConfig(**values))
-    return encoder
+    kind: Any = CLIPTextModelWithProjection if name == "text_encoder_2" else CLIPTextModel
+    return lambda values: kind(CLIPTextConfig(**values))
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from dreambooth_core.errors import Unsupported, UserError
 from dreambooth_core.formats import folders, reading, storage
 from dreambooth_core.formats.checkpoints import folder_layout as layout
 from dreambooth_core.formats.checkpoints import vae
+from dreambooth_core.formats.checkpoints.config_rules import check_config
 from dreambooth_core.formats.checkpoints.extras import kept
 from dreambooth_core.formats.checkpoints.parts import (
     TEXT_ENCODERS,
@@ -101,6 +102,7 @@ def read_folder(
         if not (path / name).is_dir():
             raise UserError(f"the folder {name} is missing", where=path)
         config = layout.read_config(path / name)
+        check_config(name, config, path / name / "config.json")
         tensors = layout.read_weights(path / name, variant)
         components[name] = Component(config, _todays_names(name, tensors))
     scheduler = _scheduler(path, family, prediction_type)
@@ -114,9 +116,10 @@ def read_folder(
         for i in range(len(PADDING[family]))
         if (path / (name := tokenizer_name(family, i))).is_dir()
     }
-    for i, folder in enumerate(parts.tokenizers.values()):
-        encoder = components[TEXT_ENCODERS[family][min(i, len(TEXT_ENCODERS[family]) - 1)]]
-        check_tokenizer(folder, encoder.config.get("vocab_size", 49408))
+    for i, name in enumerate(TEXT_ENCODERS[family]):
+        folder = parts.tokenizers.get(tokenizer_name(family, i))
+        if folder is not None:
+            check_tokenizer(folder, components[name].config.get("vocab_size", 49408))
     check_complete(parts, path)
     return parts
 

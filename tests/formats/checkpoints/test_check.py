@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 
 from dreambooth_core.errors import UserError
 from dreambooth_core.formats import folders
+from dreambooth_core.formats.checkpoints import build
 from dreambooth_core.formats.checkpoints.check import check_component, check_model, check_values
 from dreambooth_core.formats.checkpoints.config_rules import check_config, check_scheduler
 from dreambooth_core.formats.checkpoints.convert import refuse_overlap
+from dreambooth_core.formats.checkpoints.folder import read_folder, write_folder
 from dreambooth_core.formats.checkpoints.folder_layout import read_weights
 from dreambooth_core.formats.checkpoints.ldm_yaml import read_yaml
 from dreambooth_core.formats.checkpoints.parts import ModelParts
@@ -252,6 +254,15 @@ def test_yaml_of_others_is_read_strictly(tmp_path, text, words):
         read_yaml(path)
 
 
+def test_a_configuration_is_checked_before_what_depends_on_it(tmp_path, whole):
+    write_folder(whole["sd1"], tmp_path / "base")
+    file = tmp_path / "base" / "text_encoder" / "config.json"
+    config = json.loads(file.read_text("utf-8"))
+    file.write_text(json.dumps({**config, "vocab_size": "4"}), encoding="utf-8")
+    with pytest.raises(UserError, match="vocab_size is '4', and must be a whole number"):
+        read_folder(tmp_path / "base")
+
+
 JSON = st.recursive(
     st.none()
     | st.booleans()
@@ -296,3 +307,16 @@ def test_any_change_of_an_index_is_read_or_refused(tmp_path, key, value):
         assert set(read_weights(tmp_path)) == {"a", "b"}
     except UserError as error:
         assert error.line
+
+
+def test_libraries_are_imported_before_initial_values_are_switched_off(monkeypatch, whole):
+    """transformers keeps torch's functions as it finds them at its import: for good, and with
+    them every model that is made later would hold what the memory held."""
+    order = []
+    maker, without = build._maker, build.without_initial_values
+    monkeypatch.setattr(build, "_maker", lambda name: order.append("import") or maker(name))
+    monkeypatch.setattr(
+        build, "without_initial_values", lambda: order.append("switch off") or without()
+    )
+    build.empty("text_encoder", whole["sd1"].components["text_encoder"].config)
+    assert order == ["import", "switch off"]
