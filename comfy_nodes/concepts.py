@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth_core.config.describe import describe
+from dreambooth_core.data.captions import read_caption
 from dreambooth_core.data.inventory import Inventory, take_stock
 from dreambooth_core.data.options import ConceptOptions, DataOptions
 from dreambooth_core.disk import write_bytes
@@ -110,7 +111,7 @@ def fingerprint_of(found: Inventory) -> str:
     """Of all that is trained on: pictures, captions, masks."""
     digest = hashlib.sha256(found.fingerprint.encode())
     for picture in found.taken:
-        caption = picture.caption.read_bytes() if picture.caption else b""
+        caption = read_caption(picture.caption).encode() if picture.caption else b""
         digest.update(caption + picture.mask_hash.encode())
     return digest.hexdigest()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import stat
 from functools import lru_cache
 from pathlib import Path
 
@@ -113,6 +114,8 @@ def thumbnail(path: str, side: int) -> str:
         facts = Path(path).stat()
     except OSError:
         return ""
+    if not stat.S_ISREG(facts.st_mode):
+        return ""  # a pipe would be waited for
     return _thumbnail(path, side, facts.st_mtime_ns, facts.st_size)
 
 
