@@ -36,6 +36,8 @@ def train(session: Session) -> None:
         run.step()
         run.scheduled()
         run.asked()
+    if session.config.save.at_end and not session.is_kept:
+        session.save_state()
 
 
 class _Clock:
@@ -131,8 +133,6 @@ class _Loop:
         early = session.step < save.first_step
         if self._due(save.every_steps, save.every_epochs) and not last and not early:
             self.save()
-        if last and save.at_end:
-            session.save_state()
         if session.validation and not last and self._due(watch.every_steps, watch.every_epochs):
             self.sample()
 

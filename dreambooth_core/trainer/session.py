@@ -15,7 +15,7 @@ from dreambooth_core.data.plan import BatchPlan
 from dreambooth_core.errors import Stopped
 from dreambooth_core.families.base import Components
 from dreambooth_core.jobs import RunFolder
-from dreambooth_core.jobs.checkpoints import prune
+from dreambooth_core.jobs.checkpoints import is_rolling, prune, saved_steps
 from dreambooth_core.methods.base import Method, Trainable
 from dreambooth_core.optim.ema import Ema
 from dreambooth_core.optim.stepper import Stepper
@@ -122,6 +122,12 @@ class Session:
             self.save_result(f"{self.folder.name}-{self.step:06d}")
             prune_results(self, self.config.save.keep)
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether there is a checkpoint of this step that stays: nothing else may replace it."""
+        path = saved_steps(self.folder.checkpoints).get(self.step)
+        return path is not None and not is_rolling(path)
+
     def save_state(self) -> None:
         """Writes a checkpoint to resume from; on a full disk, once there is room."""
         if self.processes.is_main:
@@ -131,7 +137,7 @@ class Session:
     def save_rolling(self) -> None:
         """Writes a checkpoint that the next one replaces. It is worth no waiting: where it cannot
         be written, that is a warning."""
-        if not self.processes.is_main:
+        if not self.processes.is_main or self.is_kept:
             return
         with self.reporter.decorative(f"saving the resume state of step {self.step}"):
             self.asked.look()

@@ -16,6 +16,7 @@ from dreambooth_core.formats.storage import read_tensors
 from dreambooth_core.jobs import RunFolder, read_receipt, status
 from dreambooth_core.jobs.checkpoints import saved_steps
 from dreambooth_core.methods.table import METHODS
+from dreambooth_core.trainer import session
 from dreambooth_core.trainer.run import run
 from dreambooth_core.trainer.state import TrainState, load_state, save_state
 
@@ -156,6 +157,32 @@ def test_a_finished_run_goes_on(base: Path, pictures: Path, tmp_path: Path) -> N
     assert [p.name for p in part.path.glob("*.safetensors")] == ["run.safetensors"]
     go_on(part, run__steps=4)
     assert_equal_state(whole, part, 4)
+
+
+@pytest.mark.parametrize("at_end", ["true", "false"])
+def test_a_last_checkpoint_outlives_a_result_that_failed(
+    base: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_end: str
+) -> None:
+    """Asked for, it stays; else what was learned lies there only until the result is written."""
+    config = config_for(base, pictures, tmp_path, run__steps=2, save__at_end=at_end)
+    folder = folder_for(config)
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "write_result", raiser(OSError(5, "a bad sector")))
+        with pytest.raises(OSError, match="a bad sector"):
+            run(folder)
+    assert list(saved_steps(folder.checkpoints)) == [2]
+    go_on(folder)
+    assert (folder.path / "run.safetensors").is_file()
+    assert list(saved_steps(folder.checkpoints)) == ([2] if at_end == "true" else [])
+
+
+def raiser(error: Exception) -> Any:
+    """Takes whatever it is called with, and raises."""
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return fail
 
 
 def edited(folder: Path, **changes: Any) -> None:
