@@ -205,4 +205,6 @@ def _require_compiler(device: torch.device) -> None:
 
 
 def _is_installed(package: str) -> bool:
-    return package in sys.modules or importlib.util.find_spec(package) is not None
+    if package in sys.modules:
+        return sys.modules[package] is not None
+    return importlib.util.find_spec(package) is not None

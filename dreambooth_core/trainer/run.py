@@ -263,6 +263,8 @@ def _train(session: Session) -> _Trained | None:
         "train_seconds": round(seconds, 3),
     }
     session.saver("the receipt", lambda: write_receipt(folder, result=result))
+    # Before the proof, which takes a whole model off the device.
+    session.sample()
     caption = session.method.caption_for_proof(list(session.items.first_captions().values()))
     sums: dict[str, int] = {}
     with session.result_weights():
@@ -272,7 +274,6 @@ def _train(session: Session) -> _Trained | None:
             parts = as_stored(parts, stored)
             sums = sums_of(parts)
         trained = answer(parts, caption)
-    session.sample()
     return _Trained(
         folder=folder,
         file=file,

@@ -158,10 +158,3 @@ def test_reading_another_kind_as_a_checkpoint_names_it(tmp_path, names):
     path = saved(tmp_path / "a.safetensors", *names)
     with pytest.raises(UserError, match=r"this is .*, not a Stable Diffusion"):
         read_single_file(path)
-
-
-def test_require(tmp_path):
-    path = saved(tmp_path / "a.safetensors", "control_model.input_blocks.0.0.weight")
-    assert detect.require(path, "controlnet", "vae").kind == "controlnet"
-    with pytest.raises(UserError, match="this is a ControlNet, not a checkpoint or adapter"):
-        detect.require(path, "checkpoint", "adapter")

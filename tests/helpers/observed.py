@@ -41,6 +41,8 @@ class Observed:
     folder: RunFolder
     session: Session
     passes: list[Pass] = field(default_factory=list)
+    processors: list[Any] = field(default_factory=list)
+    """The UNet's attention processors while it was trained; the proof changes them."""
 
     @property
     def receipt(self) -> dict[str, Any]:
@@ -83,6 +85,7 @@ def observe(config: TrainConfig) -> Observed:
     """
     folder = folder_for(config)
     sessions: list[Session] = []
+    processors: list[Any] = []
     texts: list[list[str]] = []
     drawn: list[Tensor] = []
     passes: list[Pass] = []
@@ -91,6 +94,7 @@ def observe(config: TrainConfig) -> Observed:
 
     def train_(session: Session) -> None:
         sessions.append(session)
+        processors.extend(session.parts.unet.attn_processors.values())
         train(session)
 
     def draw_(self: Objective, latents: Tensor, *args: Any, **more: Any) -> NoisySample:
@@ -118,4 +122,4 @@ def observe(config: TrainConfig) -> Observed:
         mock.patch.object(TextSource, "conditioning", conditioning_),
     ):
         runs.run(folder)
-    return Observed(folder, sessions[0], passes)
+    return Observed(folder, sessions[0], passes, processors)

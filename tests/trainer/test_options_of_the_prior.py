@@ -42,11 +42,13 @@ CHANGES: dict[str, Any] = {
 
 
 def directly(base: Path, settings: SamplingSettings, seed: int = 5, count: int = 3) -> list[bytes]:
-    """The pixels of class images straight from the base."""
+    """The pixels of class images straight from the base, in whole batches: an image's last bit
+    depends on how many are made at once."""
     parts = load_base(BaseOptions(model=str(base)))
-    seeds = [seed_of("class image", seed, index) for index in range(count)]
-    images = generate(parts, ["a photo of a ball"] * count, seeds, settings)
-    return [image.tobytes() for image in images]
+    whole = -(-count // settings.batch_size) * settings.batch_size
+    seeds = [seed_of("class image", seed, index) for index in range(whole)]
+    images = generate(parts, ["a photo of a ball"] * whole, seeds, settings)
+    return [image.tobytes() for image in images[:count]]
 
 
 def made(folder: Path) -> list[bytes]:
