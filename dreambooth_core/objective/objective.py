@@ -1,23 +1,20 @@
 """``Objective``: everything between clean latents and a loss, but the model.
 
-It owns the prediction type, so the training loop never asks for it.
+It owns what the model is asked to predict, so the training loop never asks for it.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from dreambooth_core.errors import UserError
 from dreambooth_core.objective import losses as loss_functions
 from dreambooth_core.objective import noise as noise_functions
-from dreambooth_core.objective import schedule, targets
 from dreambooth_core.objective.options import ObjectiveOptions
-from dreambooth_core.objective.timesteps import timestep, timestep_range
-from dreambooth_core.objective.weights import weights
 from dreambooth_core.randomness import Key, generator, uniform
 from dreambooth_core.transfer import send
 
@@ -31,7 +28,8 @@ class NoisySample:
     target: Tensor
     """What it should answer, ``[B, C, H, W]``, fp32."""
     timesteps: Tensor
-    """``[B]``, int64."""
+    """``[B]``: of diffusion the index in the schedule, int64; of rectified flow the share of
+    noise in (0, 1), fp32."""
     noise: Tensor
     """The noise that it is asked for (without input perturbation), ``[B, C, H, W]``, fp32."""
     weights: Tensor
@@ -43,41 +41,22 @@ class NoisySample:
         return int(self.timesteps.shape[0])
 
 
-class Objective:
-    """Noise, target, weight and loss of a training batch.
+class Objective(ABC):
+    """Noise, target, weight and loss of a training batch."""
 
-    Args:
-        options: the ``objective`` section of the configuration.
-        alphas_cumprod: the base's noise schedule, ``[T]``.
-        prediction_type: what the base predicts: ``epsilon``, ``v_prediction`` or ``sample``.
-
-    Raises:
-        UserError: ``zero_terminal_snr`` with an epsilon base; an empty range of timesteps; an
-            unknown prediction type.
-    """
-
-    def __init__(
-        self, options: ObjectiveOptions, alphas_cumprod: Tensor, prediction_type: str
-    ) -> None:
+    def __init__(self, options: ObjectiveOptions) -> None:
         self.options = options
-        self.prediction_type = targets.check(prediction_type)
-        self.alphas_cumprod = alphas_cumprod.detach().float().cpu()
-        timestep_range(options, self.steps)
-        if options.zero_terminal_snr:
-            if prediction_type == "epsilon":
-                raise UserError(
-                    "zero terminal SNR cannot be trained on a base that predicts epsilon: "
-                    "in pure noise there is nothing of the picture left to tell apart",
-                    where="objective.zero_terminal_snr",
-                    do="Switch it off, or take a base with v-prediction.",
-                )
-            self.alphas_cumprod = schedule.rescale_to_zero_terminal_snr(self.alphas_cumprod)
-        self.snr = schedule.snr(self.alphas_cumprod)
 
-    @property
-    def steps(self) -> int:
-        """Number of timesteps of the schedule."""
-        return int(self.alphas_cumprod.shape[0])
+    @abstractmethod
+    def timesteps(self, positions: Sequence[float], shape: torch.Size) -> Tensor:
+        """``[B]`` on the CPU, of uniform numbers in [0, 1), for latents of ``shape``."""
+
+    @abstractmethod
+    def sample(
+        self, latents: Tensor, asked: Tensor, shown: Tensor, timesteps: Tensor
+    ) -> NoisySample:
+        """Clean ``latents`` ``[B, C, H, W]`` with the noise that is ``shown``, and as target the
+        noise that is ``asked`` for, fp32 on the latents' device; ``timesteps`` on the CPU."""
 
     def draw(
         self,
@@ -93,35 +72,12 @@ class Objective:
         if len(keys) != latents.shape[0]:
             raise ValueError(f"{len(keys)} keys for {latents.shape[0]} latents")
         if timesteps is None:
-            drawn = [timestep(uniform(*key, "timestep"), self.options, self.steps) for key in keys]
-            timesteps = torch.tensor(drawn, dtype=torch.int64)
-        shape = latents.shape[1:]
-        asked = torch.stack([self._noise(shape, key) for key in keys])
+            timesteps = self.timesteps([uniform(*key, "timestep") for key in keys], latents.shape)
+        asked = torch.stack([self._noise(latents.shape[1:], key) for key in keys])
         shown = self._shown(asked, keys)
-        on = latents.device
-        index = timesteps.cpu()
-        kept = send(self.alphas_cumprod[index], on)
-        asked = send(asked, on)
-        shown = asked if shown is None else send(shown, on)
-        clean = latents.detach().float()
-        options = self.options
-        return NoisySample(
-            noisy=schedule.add_noise(clean, shown, kept).to(latents.dtype),
-            target=targets.target(self.prediction_type, clean, asked, kept),
-            timesteps=send(timesteps, on),
-            noise=asked,
-            weights=send(
-                weights(
-                    self.snr[index],
-                    self.prediction_type,
-                    options.weighting,
-                    options.min_snr_gamma,
-                    options.max_weight,
-                ),
-                on,
-            ),
-            thresholds=send(self._thresholds(index), on),
-        )
+        asked = send(asked, latents.device)
+        shown = asked if shown is None else send(shown, latents.device)
+        return self.sample(latents.detach(), asked, shown, timesteps.cpu())
 
     def losses(self, prediction: Tensor, sample: NoisySample, mask: Tensor | None = None) -> Tensor:
         """Weighted loss of each sample, ``[B]``, fp32.
@@ -158,11 +114,4 @@ class Objective:
                 noise_functions.perturbed(n, strength, generator(*k, "perturbation"))
                 for n, k in pairs
             ]
-        )
-
-    def _thresholds(self, index: Tensor) -> Tensor:
-        options = self.options
-        kept = self.alphas_cumprod[index]
-        return loss_functions.huber_threshold(
-            options.huber_schedule, options.huber_c, index, kept, self.steps
         )

@@ -8,8 +8,21 @@ from dreambooth_core.config.fields import option
 
 LOSSES = ("l2", "l1", "huber", "smooth_l1")
 HUBER_SCHEDULES = ("constant", "snr", "exponential")
-WEIGHTINGS = ("none", "min_snr", "debiased", "v_equivalent")
-TIMESTEP_BIASES = ("none", "earlier", "later", "cubic", "logit_normal")
+DIFFUSION_WEIGHTINGS = ("none", "min_snr", "debiased", "v_equivalent")
+FLOW_WEIGHTINGS = ("none", "sigma_sqrt", "sigma_squared", "cosmap")
+WEIGHTINGS = tuple(dict.fromkeys(DIFFUSION_WEIGHTINGS + FLOW_WEIGHTINGS))
+TIMESTEP_BIASES = (
+    "auto",
+    "none",
+    "earlier",
+    "later",
+    "cubic",
+    "logit_normal",
+    "sigmoid",
+    "mode",
+    "cosmap",
+)
+SHIFTS = ("auto", "none", "static", "resolution")
 
 
 @dataclass
@@ -42,9 +55,10 @@ class ObjectiveOptions:
     weighting: str = option(
         "none",
         label="Weighting",
-        help="""Weight of each noise level: none; min_snr (faster convergence);
-        debiased (1/sqrt(SNR)); v_equivalent (an epsilon base learns colours and composition as
-        a v base does).""",
+        help="""Weight of each noise level: none; for diffusion min_snr (faster convergence),
+        debiased (1/sqrt(SNR)) and v_equivalent (an epsilon base learns colours and composition as
+        a v base does); for rectified flow, where s is the share of noise, sigma_sqrt (1/s²),
+        sigma_squared (s²: SD3's preconditioned outputs) and cosmap (the middle).""",
         choices=WEIGHTINGS,
     )
     min_snr_gamma: float = option(
@@ -59,7 +73,7 @@ class ObjectiveOptions:
         20.0,
         label="Largest weight",
         help="""Cap of the weight for debiased and v_equivalent, which grow without bound where
-        there is almost only noise.""",
+        there is almost only noise, and for sigma_sqrt, where there is almost none.""",
         minimum=1.0,
         maximum=1e6,
         advanced=True,
@@ -119,10 +133,11 @@ class ObjectiveOptions:
         advanced=True,
     )
     timestep_bias: str = option(
-        "none",
+        "auto",
         label="Timestep bias",
-        help="""Which noise levels are drawn more often: none; earlier (little noise, details);
-        later (much noise, composition); cubic (strongly later); logit_normal (the middle).""",
+        help="""Which noise levels are drawn more often: auto (as the base's makers do); none;
+        earlier (little noise, details); later (much noise, composition); cubic (strongly later);
+        logit_normal, sigmoid, mode and cosmap (the middle).""",
         choices=TIMESTEP_BIASES,
     )
     timestep_bias_multiplier: float = option(
@@ -155,6 +170,38 @@ class ObjectiveOptions:
         help="Width for logit_normal.",
         minimum=0.05,
         maximum=10.0,
+        advanced=True,
+    )
+    sigmoid_scale: float = option(
+        1.0,
+        label="Sigmoid scale",
+        help="Width for sigmoid, which is logit_normal around the middle.",
+        minimum=0.05,
+        maximum=10.0,
+        advanced=True,
+    )
+    mode_scale: float = option(
+        1.29,
+        label="Mode scale",
+        help="How much mode favours the middle; below 0 it favours the ends.",
+        minimum=-1.0,
+        maximum=1.75,
+        advanced=True,
+    )
+    shift: str = option(
+        "auto",
+        label="Timestep shift",
+        help="""Rectified flow: moves training towards noise. auto (as the base's makers do);
+        none; static (the same for all sizes); resolution (more for larger images, by the rule of
+        the base's makers).""",
+        choices=SHIFTS,
+    )
+    shift_factor: float | None = option(
+        None,
+        label="Shift factor",
+        help="Factor of the static shift; 1 is none, 3 is usual. Empty takes the base's own.",
+        minimum=0.01,
+        maximum=100.0,
         advanced=True,
     )
     mask_floor: float = option(

@@ -21,17 +21,23 @@ def position(uniform: float, options: ObjectiveOptions) -> float:
     - ``earlier`` / ``later``: one end of the range, ``timestep_bias_portion`` wide, is drawn
       ``timestep_bias_multiplier`` times as often as the rest (as in diffusers' SDXL script).
     - ``cubic``: ``1 - u**3``, strongly towards noise.
-    - ``logit_normal``: Esser et al. 2024 (arXiv:2403.03206), the sigmoid of a Gaussian.
+    - ``logit_normal``, ``mode``, ``cosmap``: Esser et al. 2024 (arXiv:2403.03206), section 3.1.
+      ``sigmoid`` is ``logit_normal`` with mean 0 and the width ``sigmoid_scale``.
     """
     bias = options.timestep_bias
-    if bias == "none":
+    if bias in ("auto", "none"):
         return uniform
     if bias == "cubic":
         return min(1.0 - uniform**3, _BELOW_ONE)
     if bias == "logit_normal":
-        inside = min(max(uniform, 1e-12), _BELOW_ONE)
-        gauss = options.logit_mean + options.logit_std * _NORMAL.inv_cdf(inside)
-        return min(1.0 / (1.0 + math.exp(-gauss)), _BELOW_ONE)
+        return _logit_normal(uniform, options.logit_mean, options.logit_std)
+    if bias == "sigmoid":
+        return _logit_normal(uniform, 0.0, options.sigmoid_scale)
+    if bias == "mode":
+        bend = math.cos(math.pi / 2 * uniform) ** 2 - 1.0 + uniform
+        return min(max(1.0 - uniform - options.mode_scale * bend, 0.0), _BELOW_ONE)
+    if bias == "cosmap":
+        return min(1.0 - 1.0 / (math.tan(math.pi / 2 * uniform) + 1.0), _BELOW_ONE)
     portion, multiplier = options.timestep_bias_portion, options.timestep_bias_multiplier
     if bias == "earlier":
         return _two_parts(uniform, portion, multiplier, 1.0)
@@ -60,6 +66,13 @@ def timestep_range(options: ObjectiveOptions, steps: int) -> tuple[int, int]:
             do="Give a range such as 0 to 999.",
         )
     return low, high
+
+
+def _logit_normal(uniform: float, mean: float, std: float) -> float:
+    """Quantile of the sigmoid of a Gaussian."""
+    inside = min(max(uniform, 1e-12), _BELOW_ONE)
+    gauss = mean + std * _NORMAL.inv_cdf(inside)
+    return min(1.0 / (1.0 + math.exp(-gauss)), _BELOW_ONE)
 
 
 def _two_parts(uniform: float, border: float, left: float, right: float) -> float:

@@ -6,14 +6,19 @@ An error in the predicted picture x0 shows up in the three targets as
 
 so a weighting that is stated for one prediction type is right for all of them once it is
 divided by that factor. All functions take and return ``[B]``, fp32.
+
+Rectified flow has a share of noise instead of a ratio, and one target: :func:`flow`.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 
 from dreambooth_core.errors import UserError
+from dreambooth_core.objective.options import DIFFUSION_WEIGHTINGS, FLOW_WEIGHTINGS
 from dreambooth_core.objective.targets import check
 
 
@@ -67,4 +72,35 @@ def weights(snr: Tensor, prediction_type: str, weighting: str, gamma: float, cap
         return debiased(snr, prediction_type, cap)
     if weighting == "v_equivalent":
         return v_equivalent(snr, prediction_type, cap)
-    raise UserError(f"weighting {weighting!r} is not known", where="objective.weighting")
+    raise _unknown(weighting, "diffusion", DIFFUSION_WEIGHTINGS)
+
+
+def flow(noise_share: Tensor, weighting: str, cap: float) -> Tensor:
+    """The weights of rectified flow's loss on v, by the share of noise s.
+
+    As in diffusers' scripts for SD3 (Esser et al. 2024, arXiv:2403.03206): ``sigma_sqrt``:
+    ``1 / s²``, here at most ``cap``; ``cosmap``: ``2 / (pi * (1 - 2s + 2s²))``.
+    ``sigma_squared``: ``s²``, which compares the clean latents instead of v
+    (``--precondition_outputs``).
+
+    Raises:
+        UserError: another weighting.
+    """
+    s = noise_share
+    if weighting == "none":
+        return torch.ones_like(s)
+    if weighting == "sigma_sqrt":
+        return s.pow(-2.0).clamp(max=cap)
+    if weighting == "sigma_squared":
+        return s.square()
+    if weighting == "cosmap":
+        return 2.0 / (math.pi * (1.0 - 2.0 * s + 2.0 * s.square()))
+    raise _unknown(weighting, "rectified-flow", FLOW_WEIGHTINGS)
+
+
+def _unknown(weighting: str, kind: str, known: tuple[str, ...]) -> UserError:
+    return UserError(
+        f"weighting {weighting!r} is not known for {kind} bases",
+        where="objective.weighting",
+        do=f"Known are {', '.join(known)}.",
+    )

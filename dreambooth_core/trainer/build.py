@@ -22,6 +22,7 @@ from dreambooth_core.formats.fingerprint import fingerprint
 from dreambooth_core.jobs import RunFolder
 from dreambooth_core.methods.base import Trainable, method_for
 from dreambooth_core.methods.quantized import quantize
+from dreambooth_core.objective.diffusion import Diffusion
 from dreambooth_core.objective.objective import Objective
 from dreambooth_core.objective.schedule import alphas_of
 from dreambooth_core.optim.ema import Ema
@@ -207,7 +208,7 @@ class Builder:
 
     def _objective(self, parts: Components) -> Objective:
         kept = alphas_of(parts.scheduler_config)
-        return Objective(self.config.objective, kept, parts.prediction_type)
+        return Diffusion(self.config.objective, kept, parts.prediction_type)
 
     def _store(self, limit: int | None = None) -> Store:
         data = self.config.data

@@ -11,6 +11,7 @@ LEARNING = "trainer/test_options_of_learning.py"
 OUTPUT = "trainer/test_options_of_output.py"
 OPTIONS = "methods/test_options.py"
 TOKENS = "methods/test_tokens.py"
+FLOW = "objective/test_flow.py"
 MEMORY = "methods/test_memory_options.py"
 
 SHOWN: dict[str, tuple[str, str]] = {
@@ -110,6 +111,10 @@ SHOWN: dict[str, tuple[str, str]] = {
     "objective.timestep_bias_portion": (LEARNING, "test_timesteps"),
     "objective.logit_mean": (LEARNING, "test_timesteps"),
     "objective.logit_std": (LEARNING, "test_timesteps"),
+    "objective.sigmoid_scale": (FLOW, "test_timesteps_of_logit_normal_and_mode_equal_diffusers"),
+    "objective.mode_scale": (FLOW, "test_timesteps_of_logit_normal_and_mode_equal_diffusers"),
+    "objective.shift": (FLOW, "test_a_shift_by_resolution_is_that_of_fluxs_pipeline"),
+    "objective.shift_factor": (FLOW, "test_a_static_shift_is_that_of_diffusers_scheduler"),
     "objective.mask_floor": (DATA, "test_masks_weight_the_loss"),
     "optim.optimizer": (LEARNING, "test_sgd_goes_as_far_as_the_clipped_gradient"),
     "optim.learning_rate": (LEARNING, "test_learning_rates"),

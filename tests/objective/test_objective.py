@@ -9,15 +9,15 @@ import torch
 
 from dreambooth_core.errors import UserError
 from dreambooth_core.objective import losses, schedule
+from dreambooth_core.objective.diffusion import Diffusion
 from dreambooth_core.objective.dreambooth import combine
-from dreambooth_core.objective.objective import Objective
 from dreambooth_core.objective.options import ObjectiveOptions
 
 SCHEDULE = schedule.alphas_cumprod()
 
 
-def make(prediction_type: str = "epsilon", **options: object) -> Objective:
-    return Objective(ObjectiveOptions(**options), SCHEDULE, prediction_type)  # type: ignore[arg-type]
+def make(prediction_type: str = "epsilon", **options: object) -> Diffusion:
+    return Diffusion(ObjectiveOptions(**options), SCHEDULE, prediction_type)  # type: ignore[arg-type]
 
 
 def keys(n: int, start: int = 0) -> list[tuple[str | int, ...]]:

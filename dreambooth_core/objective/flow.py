@@ -1,0 +1,95 @@
+"""Rectified flow: a straight line from the image to noise, and the direction as target.
+
+Liu et al. 2022 (arXiv:2209.03003), Esser et al. 2024 (arXiv:2403.03206): with the share of noise
+s in (0, 1) a noisy latent is ``(1 - s) * x0 + s * noise``, and the target is
+``v = noise - x0``. Families that call it otherwise (Z-Image counts the share of the image, and
+answers -v) translate in their own ``predict``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dreambooth_core.errors import UserError
+from dreambooth_core.objective import losses
+from dreambooth_core.objective.objective import NoisySample, Objective
+from dreambooth_core.objective.options import ObjectiveOptions
+from dreambooth_core.objective.schedule import per_sample
+from dreambooth_core.objective.shift import FlowDefaults, shifted
+from dreambooth_core.objective.timesteps import position, timestep_range
+from dreambooth_core.objective.weights import flow as weights
+from dreambooth_core.transfer import send
+
+STEPS = 1000
+"""``min_timestep`` and ``max_timestep`` count thousandths of noise."""
+MARGIN = 1e-5
+"""Smallest share of noise, and of the image, that is trained."""
+
+
+class Flow(Objective):
+    """Noise, target, weight and loss of a batch for a rectified-flow base.
+
+    Args:
+        options: the ``objective`` section of the configuration.
+        defaults: what ``auto`` means for the base's family.
+
+    Raises:
+        UserError: ``zero_terminal_snr``; an empty range of timesteps; a weighting of diffusion; a
+            shift that the family has no rule for.
+    """
+
+    def __init__(self, options: ObjectiveOptions, defaults: FlowDefaults | None = None) -> None:
+        self.defaults = defaults or FlowDefaults()
+        super().__init__(self.defaults.resolved(options))
+        low, high = timestep_range(options, STEPS)
+        self.range = low / STEPS, (high + 1) / STEPS
+        if options.zero_terminal_snr:
+            raise UserError(
+                "zero terminal SNR is for diffusion bases: rectified flow ends in pure noise as "
+                "it is",
+                where="objective.zero_terminal_snr",
+                do="Switch it off.",
+            )
+        weights(torch.ones(1), options.weighting, options.max_weight)
+
+    def timesteps(self, positions: Sequence[float], shape: torch.Size) -> Tensor:
+        """The share of noise of each sample, ``[B]``, fp32, from ``MARGIN`` to 1 - ``MARGIN``."""
+        factor = self._factor(shape)
+        low, high = self.range
+        drawn = [low + (high - low) * shifted(position(p, self.options), factor) for p in positions]
+        return torch.tensor([min(max(s, MARGIN), 1.0 - MARGIN) for s in drawn])
+
+    def sample(
+        self, latents: Tensor, asked: Tensor, shown: Tensor, timesteps: Tensor
+    ) -> NoisySample:
+        on, options = latents.device, self.options
+        timesteps = timesteps.float()
+        clean = latents.float()
+        share = send(timesteps, on)
+        spread = per_sample(share, clean)
+        return NoisySample(
+            noisy=((1.0 - spread) * clean + spread * shown).to(latents.dtype),
+            target=asked - clean,
+            timesteps=share,
+            noise=asked,
+            weights=weights(share, options.weighting, options.max_weight),
+            thresholds=send(self._thresholds(timesteps), on),
+        )
+
+    def _thresholds(self, share: Tensor) -> Tensor:
+        options = self.options
+        kept = (1.0 - share).square() / ((1.0 - share).square() + share.square())
+        return losses.huber_threshold(options.huber_schedule, options.huber_c, share, kept, 1)
+
+    def _factor(self, shape: torch.Size) -> float:
+        """The factor of the shift for latents of ``shape`` ``[..., height, width]``."""
+        options, rule = self.options, self.defaults.resolution_mu
+        if options.shift == "static" and options.shift_factor is not None:
+            return options.shift_factor
+        if options.shift == "resolution" and rule is not None:
+            return math.exp(rule(self.defaults.tokens(int(shape[-2]), int(shape[-1]))))
+        return 1.0
