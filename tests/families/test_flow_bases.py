@@ -1,0 +1,30 @@
+"""The tiny rectified-flow models that other tests train load and generate as the real ones do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from helpers.flow_bases import WRITERS
+from torch import nn
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_tiny_model_generates(name: str, tmp_path: Path) -> None:
+    folder = WRITERS[name](tmp_path / name)
+    pipeline = DiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    modules = [part for part in pipeline.components.values() if isinstance(part, nn.Module)]
+    assert sum(w.numel() for module in modules for w in module.parameters()) < 3_000_000
+    images = pipeline(
+        prompt="a photo of sks dog",
+        height=64,
+        width=64,
+        num_inference_steps=2,
+        output_type="pt",
+        generator=torch.Generator().manual_seed(0),
+    ).images
+    assert images.shape == (1, 3, 64, 64)
+    assert images.isfinite().all()

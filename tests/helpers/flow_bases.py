@@ -1,0 +1,431 @@
+"""Tiny rectified-flow models of every family, as diffusers folders.
+
+Random, each under 3 million weights. Real classes of diffusers and transformers, with the
+constants of the real models wherever these change what is computed: the latents' shift and scale,
+schedulers, rotary axes that fill a head, an autoencoder of 8 px and 16 channels, templates and the
+layers that are read. ``DiffusionPipeline.from_pretrained(folder)`` loads each as it is.
+``WRITERS`` has them by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderKLFlux2,
+    AutoencoderKLQwenImage,
+    ChromaPipeline,
+    ChromaTransformer2DModel,
+    FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Transformer2DModel,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    Krea2Pipeline,
+    Krea2Transformer2DModel,
+    Lumina2Pipeline,
+    Lumina2Transformer2DModel,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
+)
+from helpers import flow_tokenizers as tokenizers
+from torch import nn
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    Gemma2Config,
+    Gemma2Model,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3Model,
+    Qwen3VLConfig,
+    Qwen3VLModel,
+    T5Config,
+    T5EncoderModel,
+)
+
+HEADS, HEAD = 4, 16
+WIDTH = HEADS * HEAD
+"""Of every tiny transformer."""
+AXES = (4, 6, 6)
+"""Rotary axes, of a head in all."""
+TEXT = 32
+"""Width of every text encoder."""
+SMALL_QWEN: dict[str, Any] = {
+    "hidden_size": TEXT,
+    "intermediate_size": 32,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 1024,
+}
+VISION: dict[str, Any] = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2}
+
+
+def z_image(folder: Path, *, shift: float = 3.0) -> Path:
+    """Z-Image: Qwen3, one stream. The shift is Turbo's; the base model has 6."""
+    torch.manual_seed(0)
+    denoiser = ZImageTransformer2DModel(
+        dim=WIDTH,
+        n_layers=2,
+        n_refiner_layers=1,
+        n_heads=HEADS,
+        n_kv_heads=HEADS,
+        cap_feat_dim=TEXT,
+        axes_dims=list(AXES),
+        axes_lens=[1024, 64, 64],
+    )
+    # Made without values.
+    for token in (denoiser.x_pad_token, denoiser.cap_pad_token):
+        nn.init.normal_(token, std=0.02)
+    tokenizer = tokenizers.qwen()
+    config = Qwen3Config(vocab_size=len(tokenizer), num_hidden_layers=3, head_dim=16, **SMALL_QWEN)
+    return _write(
+        folder,
+        ZImagePipeline,
+        transformer=denoiser,
+        vae=_vae(0.1159, 0.3611),
+        text_encoder=Qwen3Model(config),
+        tokenizer=tokenizer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=shift),
+    )
+
+
+def flux2_klein(folder: Path, *, distilled: bool = False) -> Path:
+    """Flux.2 Klein: the layers 9, 18 and 27 of Qwen3, folded and normalised latents."""
+    torch.manual_seed(0)
+    tokenizer = tokenizers.qwen()
+    config = Qwen3Config(vocab_size=len(tokenizer), num_hidden_layers=28, head_dim=16, **SMALL_QWEN)
+    vae = AutoencoderKLFlux2(**_levels(), latent_channels=32)
+    # What training would have left there; fresh ones would hide a forgotten normalisation.
+    vae.bn.running_mean.normal_(std=0.3)
+    vae.bn.running_var.uniform_(0.5, 2.0)
+    denoiser = Flux2Transformer2DModel(
+        num_layers=1,
+        num_single_layers=2,
+        attention_head_dim=HEAD,
+        num_attention_heads=HEADS,
+        joint_attention_dim=3 * TEXT,
+        axes_dims_rope=(4, 4, 4, 4),
+        guidance_embeds=False,
+    )
+    return _write(
+        folder,
+        Flux2KleinPipeline,
+        transformer=denoiser,
+        vae=vae,
+        text_encoder=Qwen3ForCausalLM(config),
+        tokenizer=tokenizer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        is_distilled=distilled,
+    )
+
+
+def flux(folder: Path, *, guidance: bool = True) -> Path:
+    """Flux.1: dev with an embedding of the guidance, schnell without."""
+    torch.manual_seed(0)
+    clip, t5 = tokenizers.clip(), tokenizers.t5()
+    denoiser = FluxTransformer2DModel(
+        **_double_and_single(),
+        joint_attention_dim=TEXT,
+        pooled_projection_dim=TEXT,
+        guidance_embeds=guidance,
+    )
+    scheduler = (
+        FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
+        if guidance
+        else FlowMatchEulerDiscreteScheduler(shift=1.0)
+    )
+    return _write(
+        folder,
+        FluxPipeline,
+        transformer=denoiser,
+        vae=_vae(0.1159, 0.3611),
+        text_encoder=CLIPTextModel(_clip_config(clip)),
+        tokenizer=clip,
+        text_encoder_2=T5EncoderModel(_t5_config(t5)),
+        tokenizer_2=t5,
+        scheduler=scheduler,
+    )
+
+
+def chroma(folder: Path) -> Path:
+    """Chroma: Flux.1 with T5 alone and a small network in place of the modulations."""
+    torch.manual_seed(0)
+    t5 = tokenizers.t5()
+    denoiser = ChromaTransformer2DModel(
+        **_double_and_single(),
+        joint_attention_dim=TEXT,
+        approximator_num_channels=16,
+        approximator_hidden_dim=WIDTH,
+        approximator_layers=2,
+    )
+    return _write(
+        folder,
+        ChromaPipeline,
+        transformer=denoiser,
+        vae=_vae(0.1159, 0.3611),
+        text_encoder=T5EncoderModel(_t5_config(t5)),
+        tokenizer=t5,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+    )
+
+
+def qwen_image(folder: Path) -> Path:
+    """Qwen-Image: Qwen2.5-VL's text, an autoencoder of video."""
+    torch.manual_seed(0)
+    tokenizer = tokenizers.qwen()
+    scaling = {"mrope_section": [2, 3, 3], "rope_type": "default", "type": "default"}
+    config = Qwen2_5_VLConfig(
+        text_config={
+            **SMALL_QWEN,
+            "vocab_size": len(tokenizer),
+            "num_hidden_layers": 2,
+            "rope_scaling": scaling,
+            "bos_token_id": 0,
+            "eos_token_id": 0,
+        },
+        vision_config={**VISION, "out_hidden_size": TEXT},
+        **_vision_ids(tokenizer),
+    )
+    denoiser = QwenImageTransformer2DModel(
+        num_layers=2,
+        attention_head_dim=HEAD,
+        num_attention_heads=HEADS,
+        joint_attention_dim=TEXT,
+        axes_dims_rope=AXES,
+    )
+    return _write(
+        folder,
+        QwenImagePipeline,
+        transformer=denoiser,
+        vae=_qwen_vae(),
+        text_encoder=Qwen2_5_VLForConditionalGeneration(config),
+        tokenizer=tokenizer,
+        scheduler=FlowMatchEulerDiscreteScheduler(
+            use_dynamic_shifting=True,
+            base_shift=0.5,
+            max_shift=0.9,
+            max_image_seq_len=8192,
+            shift_terminal=0.02,
+        ),
+    )
+
+
+def sd3(folder: Path, *, medium: bool = True) -> Path:
+    """Stable Diffusion 3: two CLIPs and T5; 3.5 medium has double attention and norms of q, k."""
+    torch.manual_seed(0)
+    clip, other, t5 = tokenizers.clip(), tokenizers.clip(pad="!"), tokenizers.t5()
+    denoiser = SD3Transformer2DModel(
+        sample_size=8,
+        num_layers=2,
+        attention_head_dim=HEAD,
+        num_attention_heads=HEADS,
+        joint_attention_dim=2 * TEXT + 16,
+        caption_projection_dim=WIDTH,
+        pooled_projection_dim=2 * TEXT,
+        pos_embed_max_size=24,
+        dual_attention_layers=(0,) if medium else (),
+        qk_norm="rms_norm" if medium else None,
+    )
+    return _write(
+        folder,
+        StableDiffusion3Pipeline,
+        transformer=denoiser,
+        vae=_vae(0.0609, 1.5305),
+        text_encoder=CLIPTextModelWithProjection(_clip_config(clip)),
+        tokenizer=clip,
+        text_encoder_2=CLIPTextModelWithProjection(_clip_config(other)),
+        tokenizer_2=other,
+        text_encoder_3=T5EncoderModel(_t5_config(t5, width=2 * TEXT + 16)),
+        tokenizer_3=t5,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+    )
+
+
+def lumina2(folder: Path) -> Path:
+    """Lumina 2: Gemma 2, one stream, fewer keys than queries."""
+    torch.manual_seed(0)
+    tokenizer = tokenizers.gemma()
+    config = Gemma2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=TEXT,
+        intermediate_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+    )
+    denoiser = Lumina2Transformer2DModel(
+        sample_size=8,
+        hidden_size=WIDTH,
+        num_layers=2,
+        num_refiner_layers=1,
+        num_attention_heads=HEADS,
+        num_kv_heads=HEADS // 2,
+        multiple_of=32,
+        axes_dim_rope=AXES,
+        axes_lens=(300, 64, 64),
+        cap_feat_dim=TEXT,
+    )
+    return _write(
+        folder,
+        Lumina2Pipeline,
+        transformer=denoiser,
+        vae=_vae(0.1159, 0.3611),
+        text_encoder=Gemma2Model(config),
+        tokenizer=tokenizer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0),
+    )
+
+
+def krea2(folder: Path) -> Path:
+    """Krea 2: several layers of Qwen3-VL side by side, Qwen-Image's autoencoder."""
+    torch.manual_seed(0)
+    tokenizer = tokenizers.qwen()
+    config = Qwen3VLConfig(
+        text_config={
+            **SMALL_QWEN,
+            "vocab_size": len(tokenizer),
+            "num_hidden_layers": 4,
+            "head_dim": 16,
+        },
+        vision_config={**VISION, "out_hidden_size": TEXT, "deepstack_visual_indexes": []},
+        **_vision_ids(tokenizer),
+    )
+    denoiser = Krea2Transformer2DModel(
+        num_layers=2,
+        attention_head_dim=HEAD,
+        num_attention_heads=HEADS,
+        num_key_value_heads=HEADS // 2,
+        intermediate_size=2 * WIDTH,
+        timestep_embed_dim=32,
+        text_hidden_dim=TEXT,
+        num_text_layers=3,
+        text_num_attention_heads=2,
+        text_num_key_value_heads=2,
+        text_intermediate_size=32,
+        num_layerwise_text_blocks=1,
+        num_refiner_text_blocks=1,
+        axes_dims_rope=AXES,
+    )
+    return _write(
+        folder,
+        Krea2Pipeline,
+        transformer=denoiser,
+        vae=_qwen_vae(),
+        text_encoder=Qwen3VLModel(config),
+        tokenizer=tokenizer,
+        text_encoder_select_layers=(1, 2, 3),
+        scheduler=FlowMatchEulerDiscreteScheduler(
+            use_dynamic_shifting=True, max_image_seq_len=6400
+        ),
+    )
+
+
+WRITERS: dict[str, Callable[..., Path]] = {
+    "z_image": z_image,
+    "flux2_klein": flux2_klein,
+    "flux": flux,
+    "chroma": chroma,
+    "qwen_image": qwen_image,
+    "sd3": sd3,
+    "lumina2": lumina2,
+    "krea2": krea2,
+}
+
+
+def _write(folder: Path, pipeline: type[Any], **parts: Any) -> Path:
+    """Saves the parts as a folder."""
+    for part in parts.values():
+        if isinstance(part, nn.Module):
+            part.eval()
+    pipeline(**parts).save_pretrained(folder)
+    return folder
+
+
+def _levels() -> dict[str, Any]:
+    """An autoencoder's levels that make 8 px of one cell."""
+    return {
+        "block_out_channels": (8, 8, 8, 8),
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "sample_size": 64,
+    }
+
+
+def _vae(shift: float, scale: float) -> AutoencoderKL:
+    return AutoencoderKL(
+        **_levels(),
+        latent_channels=16,
+        shift_factor=shift,
+        scaling_factor=scale,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    )
+
+
+def _qwen_vae() -> AutoencoderKLQwenImage:
+    return AutoencoderKLQwenImage(base_dim=8, z_dim=16, num_res_blocks=1)
+
+
+def _double_and_single() -> dict[str, Any]:
+    return {
+        "in_channels": 64,
+        "num_layers": 1,
+        "num_single_layers": 2,
+        "attention_head_dim": HEAD,
+        "num_attention_heads": HEADS,
+        "axes_dims_rope": AXES,
+    }
+
+
+def _clip_config(tokenizer: Any) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=TEXT,
+        intermediate_size=64,
+        projection_dim=TEXT,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def _t5_config(tokenizer: Any, *, width: int = TEXT) -> T5Config:
+    return T5Config(
+        vocab_size=len(tokenizer),
+        d_model=width,
+        d_kv=16,
+        d_ff=64,
+        num_layers=2,
+        num_heads=2,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False,
+    )
+
+
+def _vision_ids(tokenizer: Any) -> dict[str, int]:
+    """The ids by which a model of text and images knows where images stand."""
+    names = {
+        "vision_start_token_id": "<|vision_start|>",
+        "vision_end_token_id": "<|vision_end|>",
+        "vision_token_id": "<|vision_pad|>",
+        "image_token_id": "<|image_pad|>",
+        "video_token_id": "<|video_pad|>",
+    }
+    return {name: tokenizer.convert_tokens_to_ids(token) for name, token in names.items()}
