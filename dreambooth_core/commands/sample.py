@@ -17,7 +17,8 @@ from dreambooth_core.config.loading import load
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.loading import load_base, pinned
 from dreambooth_core.families.options import BaseOptions
-from dreambooth_core.families.sampling import SCHEDULERS, SamplingSettings, generate
+from dreambooth_core.families.sampling import SamplingSettings, generate
+from dreambooth_core.families.sd import SCHEDULERS
 from dreambooth_core.families.tokens import add_token
 from dreambooth_core.formats.adapters.apply import AdapterStack
 from dreambooth_core.formats.adapters.read import read_adapter

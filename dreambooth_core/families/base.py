@@ -1,16 +1,30 @@
-"""What a family of base models must be able to do, and the parts that make up one model."""
+"""What a family of base models is, and the parts that make up one model.
+
+A family is a record of facts and a few functions; everything that the engine knows of it stands
+in one file. The trainer, the sampler, the estimator and the proof ask the record and know no name.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from dreambooth_core.families.text import Conditioning, encode_chunks, tokenise
+from dreambooth_core.families.text import Conditioning
+
+if TYPE_CHECKING:
+    from dreambooth_core.formats.checkpoints.parts import ModelParts
+    from dreambooth_core.objective.objective import Objective
+    from dreambooth_core.objective.options import ObjectiveOptions
+
+Configs = Mapping[str, Mapping[str, Any]]
+"""The configuration of each network of a base, by the name of its folder in diffusers' layout:
+``unet`` or ``transformer``, ``vae``, ``text_encoder`` …"""
 
 
 @dataclass
@@ -18,14 +32,15 @@ class Components:
     """The parts of a loaded base, and what was found out about it."""
 
     family: Family
-    unet: Any
-    """``UNet2DConditionModel``."""
+    denoiser: Any
+    """The network that predicts: ``UNet2DConditionModel`` or one of diffusers' transformers."""
     vae: Any
-    """``AutoencoderKL``."""
+    """The autoencoder."""
     text_encoders: list[nn.Module]
     tokenizers: list[Any]
     scheduler_config: dict[str, Any]
     prediction_type: str
+    """``epsilon``, ``v_prediction``, ``sample``, or ``flow``."""
     source: str
     """Where it came from, as the user wrote it."""
     fingerprint: str
@@ -43,40 +58,53 @@ class Components:
     @property
     def models(self) -> dict[str, nn.Module]:
         """The models that can be trained, under the names that adapters use."""
-        names = ["text_encoder", "text_encoder_2"]
-        return {"unet": self.unet, **dict(zip(names, self.text_encoders, strict=False))}
+        return {self.family.denoiser: self.denoiser, **self.text_models}
+
+    @property
+    def text_models(self) -> dict[str, nn.Module]:
+        """The text encoders among them."""
+        return dict(zip(self.family.text_encoders, self.text_encoders, strict=False))
+
+    @property
+    def configs(self) -> dict[str, dict[str, Any]]:
+        """The configuration of each network."""
+        return {name: config_of(model) for name, model in {**self.models, "vae": self.vae}.items()}
 
     @property
     def latent_scale(self) -> int:
-        """Pixels along one side of a latent cell: 8 for every known autoencoder."""
-        return latent_scale(self.vae.config)
+        """Pixels along one side of a latent cell: 8 for nearly every autoencoder."""
+        return self.family.latent_scale(self.vae.config)
 
     @property
     def native_size(self) -> int:
-        """The side in pixels that the UNet was made for."""
-        return native_size(self.unet.config, self.vae.config)
+        """The side in pixels that the denoiser was made for."""
+        return self.family.native_size(self.configs)
 
     @property
     def is_inpainting(self) -> bool:
-        """Whether the UNet also takes a mask and the masked picture's latents."""
-        return int(self.unet.config.in_channels) == 9
+        """Whether the denoiser also takes a mask and the masked image's latents."""
+        return self.family.is_inpainting(config_of(self.denoiser))
 
 
-def latent_scale(vae: Mapping[str, Any]) -> int:
-    """Pixels along one side of a latent cell, from an autoencoder's configuration."""
-    return int(2 ** (len(vae["block_out_channels"]) - 1))
+def config_of(model: Any) -> dict[str, Any]:
+    """A network's configuration as plain values, whichever library it is of."""
+    config = model.config
+    return dict(config.to_dict() if hasattr(config, "to_dict") else config)
 
 
-def native_size(unet: Mapping[str, Any], vae: Mapping[str, Any]) -> int:
-    """The side in pixels that a UNet was made for, from the configurations of a base."""
-    size = unet.get("sample_size") or 64
-    edge = max(size) if isinstance(size, (list, tuple)) else size
-    return int(edge) * latent_scale(vae)
+@dataclass(frozen=True)
+class Loaded:
+    """A base as a family reads it."""
+
+    models: dict[str, nn.Module]
+    """By the names of their folders in diffusers' layout."""
+    scheduler: dict[str, Any]
+    prediction_type: str
 
 
 @dataclass(frozen=True)
 class SizeInfo:
-    """Where a training picture came from, as SDXL is told (in pixels; height first)."""
+    """Where a training image came from, as SDXL is told (in pixels; height first)."""
 
     original: tuple[int, int]
     crop_top_left: tuple[int, int]
@@ -88,25 +116,148 @@ class Family(ABC):
 
     name: ClassVar[str]
     label: ClassVar[str]
+    pipelines: ClassVar[tuple[str, ...]]
+    """Classes of diffusers that a folder of this family names in ``model_index.json``."""
+    denoiser: ClassVar[str] = "transformer"
+    """Name of the denoiser's folder in diffusers' layout, and of its layers in adapters."""
+    text_encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
+    tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer",)
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """All networks, by the names of their folders in diffusers' layout."""
+        return (self.denoiser, "vae", *self.text_encoders)
+
+    trains_text: ClassVar[bool] = True
+    """Whether its text encoders can be trained."""
+    size_step: ClassVar[int] = 8
+    """Sides of images are multiples of it, in pixels."""
+    question_time: ClassVar[float]
+    """A timestep in the middle, for the proof on save."""
+    targets: ClassVar[Mapping[str, str]]
+    """Which of the denoiser's layers an adapter changes, as a regular expression on their names,
+    by the choices of ``method.target_modules``."""
+    schedulers: ClassVar[Mapping[str, tuple[str, Mapping[str, Any]]]] = {}
+    """Short names of samplers: the diffusers class and what is set beside the base's own values."""
+
+    # What it is, and how it is read
 
     @abstractmethod
-    def matches(self, unet_config: dict[str, Any], text_configs: Sequence[dict[str, Any]]) -> bool:
+    def matches(self, configs: Configs) -> bool:
         """Whether a model with these configurations belongs to this family."""
+
+    @abstractmethod
+    def load(self, path: Path, stored: ModelParts | None, *, weights: bool) -> Loaded:
+        """Reads a base that lies at ``path``, on the CPU, in fp32.
+
+        Args:
+            stored: its tensors, where they were opened to recognise it.
+            weights: False leaves them unread: to look at the base, not to run it.
+
+        Raises:
+            UserError: it is damaged, or of another kind.
+        """
+
+    @abstractmethod
+    def load_tokenizers(self, path: Path, configs: Configs) -> list[Any]:
+        """The tokenizers of a base. Raises ``UserError``."""
+
+    @abstractmethod
+    def empty(self, name: str, config: Mapping[str, Any]) -> nn.Module:
+        """One network without data, on the meta device."""
+
+    @abstractmethod
+    def write_folder(
+        self,
+        parts: Components,
+        folder: Path,
+        dtype: torch.dtype,
+        metadata: Mapping[str, str],
+        *,
+        scheduler: str | None = None,
+        extras: str = "all",
+    ) -> None:
+        """Writes the whole base in diffusers' layout, with its own sampler or another.
+
+        Args:
+            extras: ``none`` leaves out what other programs may want beside it.
+        """
+
+    def write_file(
+        self, parts: Components, file: Path, dtype: torch.dtype, metadata: Mapping[str, str]
+    ) -> Path | None:
+        """Writes the base as the one file that hosts load; None where there is no such form."""
+        return None
+
+    # Sizes
+
+    def latent_scale(self, vae: Mapping[str, Any]) -> int:
+        """Pixels along one side of a latent cell, from an autoencoder's configuration."""
+        return int(2 ** (len(vae["block_out_channels"]) - 1))
+
+    @abstractmethod
+    def native_size(self, configs: Configs) -> int:
+        """The side in pixels that a base of these configurations was made for."""
+
+    def is_inpainting(self, denoiser: Mapping[str, Any]) -> bool:
+        """Whether a denoiser of this configuration also takes a mask and an image."""
+        return False
+
+    @abstractmethod
+    def latent_shape(self, configs: Configs, height: int, width: int) -> tuple[int, ...]:
+        """Shape of one image's latents ``(channels, …)`` for a size in pixels."""
+
+    # Text
 
     @abstractmethod
     def encode(self, parts: Components, prompts: Sequence[str]) -> Conditioning:
         """Text conditioning of a batch of prompts, differentiable in the text encoders."""
 
+    def stack(
+        self, items: Sequence[Conditioning], empty: Callable[[], Conditioning]
+    ) -> Conditioning:
+        """One batch of the conditionings of single prompts.
+
+        Args:
+            empty: gives the conditioning of the empty prompt.
+        """
+        return Conditioning.joined(items)
+
+    def first_tokens(self, parts: Components, prompt: str) -> list[str]:
+        """A prompt as its tokens, for the receipt: shows what the model really reads."""
+        tokenizer = parts.tokenizers[0]
+        ids = tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids
+        return [str(token) for token in tokenizer.convert_ids_to_tokens(ids)]
+
+    # Latents
+
+    def encode_pixels(self, parts: Components, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of the autoencoder's latents of images ``[n, 3, height, width]``."""
+        found = parts.vae.encode(pixels).latent_dist
+        return found.mean, found.std
+
+    def scaled(self, parts: Components, latents: Tensor) -> Tensor:
+        """The autoencoder's latents as the denoiser sees them: of about unit size."""
+        config = parts.vae.config
+        return (latents - (getattr(config, "shift_factor", None) or 0.0)) * config.scaling_factor
+
+    def unscaled(self, parts: Components, latents: Tensor) -> Tensor:
+        """What the autoencoder decodes, from what the denoiser makes."""
+        config = parts.vae.config
+        return latents / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)
+
+    def decode_pixels(self, parts: Components, latents: Tensor) -> Tensor:
+        """Images ``[n, 3, height, width]`` in [-1, 1] of unscaled latents."""
+        pixels: Tensor = parts.vae.decode(latents, return_dict=False)[0]
+        return pixels
+
+    # Training
+
     @abstractmethod
-    def pipeline_class(self, parts: Components) -> type[Any]:
-        """The diffusers pipeline that generates with this family."""
+    def objective(self, options: ObjectiveOptions, parts: Components) -> Objective:
+        """Noise, target, weight and loss. Raises ``UserError`` for options that do not fit."""
 
-    def added_conditions(
-        self, parts: Components, conditioning: Conditioning, sizes: Sequence[SizeInfo]
-    ) -> dict[str, Tensor] | None:
-        """What the UNet takes besides the text; nothing in most families."""
-        return None
-
+    @abstractmethod
     def predict(
         self,
         parts: Components,
@@ -116,44 +267,63 @@ class Family(ABC):
         sizes: Sequence[SizeInfo],
         inpainting: Tensor | None = None,
     ) -> Tensor:
-        """The UNet's output for noisy latents ``[batch, 4, height, width]``.
+        """The denoiser's answer to noisy latents, in the shape and the sign of the target.
 
-        ``inpainting`` is ``[batch, 5, height, width]`` (mask, masked latents) for a UNet with
-        nine input channels.
+        Args:
+            noisy: ``[batch, *latent_shape]``.
+            timesteps: ``[batch]``, as the family's objective draws them.
+            inpainting: ``[batch, 5, height, width]`` (mask, masked latents), where that is asked.
         """
-        if inpainting is not None:
-            noisy = torch.cat([noisy, inpainting.to(noisy)], dim=1)
-        added = self.added_conditions(parts, conditioning, sizes)
-        output: Tensor = parts.unet(
-            noisy,
-            timesteps,
-            encoder_hidden_states=conditioning.embeds,
-            added_cond_kwargs=added,
-            return_dict=False,
-        )[0]
-        return output
 
-    def first_tokens(self, parts: Components, prompt: str) -> list[str]:
-        """A prompt as its tokens, for the receipt: shows what the model really reads."""
-        tokenizer = parts.tokenizers[0]
-        ids = tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids
-        return [str(token) for token in tokenizer.convert_ids_to_tokens(ids)]
+    # Sampling
 
+    @abstractmethod
+    def pipeline_class(self, parts: Components) -> type[Any]:
+        """The diffusers pipeline that generates with this family."""
 
-def scaled_latents(parts: Components, latents: Tensor) -> Tensor:
-    """The autoencoder's latents as the UNet sees them: shifted and scaled to about unit size."""
-    config = parts.vae.config
-    shift = getattr(config, "shift_factor", None) or 0.0
-    return (latents - shift) * config.scaling_factor
+    def pipeline_modules(self, parts: Components) -> dict[str, Any]:
+        """What that pipeline is made of, but the scheduler."""
+        return {
+            "vae": parts.vae,
+            **parts.models,
+            **dict(zip(self.tokenizers, parts.tokenizers, strict=True)),
+        }
 
+    def scheduler(self, parts: Components, name: str) -> tuple[str, dict[str, Any]]:
+        """Class and configuration of a sampler; an empty name is the base's own."""
+        own = {k: v for k, v in parts.scheduler_config.items() if not k.startswith("_")}
+        kind, changes = self.schedulers.get(name) or self.own_scheduler(parts)
+        return kind, {**own, **changes}
 
-def encode_single(parts: Components, prompts: Sequence[str]) -> Conditioning:
-    """Conditioning of the families with one CLIP text encoder whose final norm is applied."""
-    ids = tokenise(
-        parts.tokenizers[0],
-        prompts,
-        max_chunks=parts.max_prompt_chunks,
-        expansions=parts.expansions,
-    )
-    embeds, _ = encode_chunks(parts.text_encoders[0], ids, skip=parts.clip_skip - 1, normalise=True)
-    return Conditioning(embeds)
+    @abstractmethod
+    def own_scheduler(self, parts: Components) -> tuple[str, Mapping[str, Any]]:
+        """The sampler of a base that is asked for none by name."""
+
+    @abstractmethod
+    def sampling_arguments(
+        self, parts: Components, prompts: Sequence[str], negative: str, guidance: float
+    ) -> dict[str, Any]:
+        """What the pipeline is called with for these prompts: embeddings on its device."""
+
+    def latents_of(self, parts: Components, made: Tensor, height: int, width: int) -> Tensor:
+        """What the pipeline gives as latents, in the shape that :meth:`scaled` gives."""
+        return made
+
+    # Memory
+
+    @abstractmethod
+    def meta_step(
+        self,
+        parts: Components,
+        texts: Mapping[str, nn.Module] | None,
+        *,
+        batch: int,
+        height: int,
+        width: int,
+        dtype: torch.dtype,
+    ) -> Callable[[], Tensor]:
+        """A training step's forward pass up to the loss, with parts on the meta device.
+
+        Args:
+            texts: the text encoders that are trained, which then run in the step too.
+        """

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dreambooth_core.families.base import Components, scaled_latents
+from dreambooth_core.families.base import Components
 
 WHOLE = 0.25
 """Share of masks that hide everything, so that the model keeps drawing whole pictures."""
@@ -49,6 +49,6 @@ def conditions(parts: Components, pixels: Tensor, mask: Tensor) -> Tensor:
     hidden = (pixels * (mask < 0.5)).unsqueeze(0).to(parameter.device, parameter.dtype)
     with torch.no_grad(), torch.autocast(parameter.device.type, enabled=False):
         # The mode: what is shown to the model is not a matter of chance.
-        latents = scaled_latents(parts, parts.vae.encode(hidden).latent_dist.mode())[0]
+        latents = parts.family.scaled(parts, parts.vae.encode(hidden).latent_dist.mode())[0]
     small = torch.nn.functional.interpolate(mask.unsqueeze(0), latents.shape[-2:])[0]
     return torch.cat([small.to(latents), latents]).float()

@@ -1,28 +1,24 @@
-"""Loading a base: from a diffusers folder or a single file to components in memory."""
+"""Loading a base: from what the options name to components in memory."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dreambooth_core.bases.locate import commit_of, is_commit, is_on_hub, locate
-from dreambooth_core.errors import Unsupported, UserError
-from dreambooth_core.families.base import Components
+from dreambooth_core.errors import UserError
+from dreambooth_core.families.base import Components, Family
 from dreambooth_core.families.options import BaseOptions
-from dreambooth_core.families.registry import family_of
-from dreambooth_core.formats.checkpoints.build import build
-from dreambooth_core.formats.checkpoints.parts import Component, ModelParts
-from dreambooth_core.formats.checkpoints.read import read_model
+from dreambooth_core.families.registry import family_of, family_of_pipeline
+from dreambooth_core.families.stored import read_stored
+from dreambooth_core.formats.checkpoints.folder_layout import read_config
+from dreambooth_core.formats.checkpoints.parts import ModelParts
 from dreambooth_core.formats.checkpoints.rules import check, number, whole
 from dreambooth_core.formats.detect import identify
 from dreambooth_core.formats.fingerprint import fingerprint
 from dreambooth_core.formats.folders import is_file
 from dreambooth_core.formats.reading import read_json
-from dreambooth_core.formats.tokenizers import load_tokenizers
 from dreambooth_core.quiet import quieten_loading
 
 RECOMMENDED = "recommended.json"
@@ -46,56 +42,57 @@ def load_base(
     """
     quieten_loading()
     path = locate(options.model, revision=options.revision, variant=options.variant)
-    where = f"base.model: {path}"
-    identity = identify(path)
-    if identity.kind not in ("checkpoint", "diffusers"):
-        raise UserError(
-            f"this is not a base to train but {identity.label}",
-            where=where,
-            do="Give a Stable Diffusion checkpoint or a folder in diffusers layout.",
-        )
-    stored = read_stored(options, path)
-    _refuse_other_inputs(stored, where)
-    models = build(stored, dtype=torch.float32 if weights else None)
-    encoders = [models[name] for name in ("text_encoder", "text_encoder_2") if name in models]
-    family = family_of(
-        stored.components["unet"].config,
-        [stored.components[n].config for n in models if n.startswith("text_encoder")],
-        where,
-    )
+    family, configs, stored = _look(options, path)
+    loaded = family.load(path, stored, weights=weights)
+    models = loaded.models
     for model in models.values():
         model.eval().requires_grad_(False)
-    if tokenizers is None:
-        tokenizers = load_tokenizers(
-            family.name,
-            path if path.is_dir() else None,
-            [stored.components[n].config for n in models if n.startswith("text_encoder")],
-        )
+    encoders = [models[name] for name in family.text_encoders]
+    denoiser, vae = models[family.denoiser], models["vae"]
     return Components(
         family=family,
-        unet=models["unet"],
-        vae=models["vae"],
+        denoiser=denoiser,
+        vae=vae,
         text_encoders=encoders,
-        tokenizers=tokenizers,
-        scheduler_config=stored.scheduler,
-        prediction_type=stored.prediction_type,
+        tokenizers=family.load_tokenizers(path, configs) if tokenizers is None else tokenizers,
+        scheduler_config=loaded.scheduler,
+        prediction_type=loaded.prediction_type,
         source=options.model,
         commit=commit_of(path),
-        fingerprint=fingerprint(models["unet"], models["vae"], *encoders) if weights else "",
+        fingerprint=fingerprint(denoiser, vae, *encoders) if weights else "",
         clip_skip=options.clip_skip,
         max_prompt_chunks=options.max_prompt_chunks,
         recommended=recommended(path),
     )
 
 
-def _refuse_other_inputs(stored: ModelParts, where: str) -> None:
-    """A UNet that wants a depth map or a picture to edit is given neither here."""
-    latent = stored.components["vae"].config.get("latent_channels", 4)
-    channels = stored.components["unet"].config.get("in_channels", latent)
-    if channels not in (latent, 2 * latent + 1):
-        raise Unsupported(
-            f"a UNet with {channels} input channels", where=where, do="It can only be converted."
+def read_configs(options: BaseOptions, path: Path) -> dict[str, dict[str, Any]]:
+    """The configurations of a base's networks. No weight is read where the files allow it.
+
+    Raises:
+        UserError: there is no such base, or it is none.
+    """
+    return _look(options, path, values=False)[1]
+
+
+def _look(
+    options: BaseOptions, path: Path, *, values: bool = True
+) -> tuple[Family, dict[str, dict[str, Any]], ModelParts | None]:
+    """The family of a base, its configurations and, where it was opened for that, its tensors."""
+    where = f"base.model: {path}"
+    identity = identify(path)
+    if identity.kind not in ("checkpoint", "diffusers"):
+        raise UserError(
+            f"this is not a base to train but {identity.label}",
+            where=where,
+            do="Give a checkpoint or a folder in diffusers layout.",
         )
+    family = family_of_pipeline(str(identity.details.get("pipeline", "")))
+    if family is not None:
+        return family, {name: read_config(path / name) for name in family.networks}, None
+    stored = read_stored(options, path, values=values)
+    configs = {name: part.config for name, part in stored.components.items()}
+    return family_of(configs, where), configs, stored
 
 
 def pinned(options: BaseOptions, recorded: str | None = None) -> BaseOptions:
@@ -115,43 +112,6 @@ def pinned(options: BaseOptions, recorded: str | None = None) -> BaseOptions:
         revision = options.revision
         found = commit_of(locate(options.model, revision=revision, variant=options.variant))
     return replace(options, revision=found or options.revision)
-
-
-def read_stored(options: BaseOptions, path: Path, *, values: bool = True) -> ModelParts:
-    """The base as it is stored, with the autoencoder that the options ask for.
-
-    Args:
-        options: the ``base`` section.
-        path: where it lies.
-        values: also look at every number, for NaN and infinity.
-
-    Raises:
-        UserError: as :func:`dreambooth_core.formats.checkpoints.read.read_model`.
-    """
-    stored = read_model(
-        path,
-        prediction_type=None if options.prediction_type == "auto" else options.prediction_type,
-        variant=options.variant,
-        need_vae=options.vae is None,
-        values=values,
-    )
-    if options.vae:
-        stored.components["vae"] = read_vae(options.vae)
-    return stored
-
-
-def read_vae(where: str) -> Component:
-    """An autoencoder of its own: a diffusers folder (the VAE's or a whole model's) or a file.
-
-    Raises:
-        UserError: there is none at ``where``.
-    """
-    from dreambooth_core.formats.checkpoints.vae_read import read_vae as read
-
-    path = Path(os.path.expanduser(where))
-    if not os.path.exists(path):
-        raise UserError("there is no such file or folder", where=f"base.vae: {where}")
-    return read(path)
 
 
 def recommended(path: Path) -> dict[str, Any]:

@@ -1,33 +1,38 @@
-"""All families, and which of them a model belongs to."""
+"""The families: one record each, ours and those of other packages."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 from dreambooth_core.errors import Unsupported
-from dreambooth_core.families.base import Family
+from dreambooth_core.families.base import Configs, Family
 from dreambooth_core.families.sd import StableDiffusion1, StableDiffusion2
 from dreambooth_core.families.sdxl import StableDiffusionXL
+from dreambooth_core.registry import Registry
 
-FAMILIES: tuple[Family, ...] = (StableDiffusionXL(), StableDiffusion2(), StableDiffusion1())
+FAMILIES: Registry[Family] = Registry("family", where="base.model", group="dreambooth.families")
+FAMILIES.add(StableDiffusionXL(), StableDiffusion2(), StableDiffusion1())
 
 
-def family_of(
-    unet_config: dict[str, Any], text_configs: Sequence[dict[str, Any]], where: str
-) -> Family:
-    """The family of a model with these configurations.
+def family_of(configs: Configs, where: str) -> Family:
+    """The family of a model whose networks have these configurations.
 
     Raises:
         Unsupported: no family fits; says what the model looks like.
     """
-    for family in FAMILIES:
-        if family.matches(unet_config, text_configs):
+    for family in FAMILIES.values():
+        if family.matches(configs):
             return family
-    raise Unsupported(
-        f"no known family: a UNet with {unet_config.get('in_channels')} input channels, "
-        f"{len(text_configs)} text encoder(s) and "
-        f"addition_embed_type={unet_config.get('addition_embed_type')!r}",
-        where=where,
-        do=f"Known: {', '.join(family.label for family in FAMILIES)}.",
+    made_of = ", ".join(
+        f"{name} ({config['_class_name']})" if "_class_name" in config else name
+        for name, config in configs.items()
     )
+    raise Unsupported(
+        f"no known family: a model made of {made_of}",
+        where=where,
+        do=f"Known: {', '.join(family.label for family in FAMILIES.values())}.",
+    )
+
+
+def family_of_pipeline(pipeline: str) -> Family | None:
+    """The family whose folders name this class of diffusers, if any does."""
+    found = (family for family in FAMILIES.values() if pipeline in family.pipelines)
+    return next(found, None)

@@ -13,18 +13,7 @@ from torch import Tensor
 
 from dreambooth_core.errors import Stopped, UserError
 from dreambooth_core.families.base import Components
-from dreambooth_core.families.text import Conditioning
 from dreambooth_core.randomness import generator
-
-SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "ddim": ("DDIMScheduler", {"clip_sample": False}),
-    "euler": ("EulerDiscreteScheduler", {}),
-    "euler_a": ("EulerAncestralDiscreteScheduler", {}),
-    "dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
-    "unipc": ("UniPCMultistepScheduler", {}),
-    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
-}
-"""Short names of samplers: the diffusers class and what is set beside the base's own values."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +23,7 @@ class SamplingSettings:
     steps: int = 25
     guidance: float = 7.0
     scheduler: str = "ddim"
-    """A name out of ``SCHEDULERS``; empty for the base's own."""
+    """A name of the family's ``schedulers``; empty for the base's own."""
     width: int | None = None
     height: int | None = None
     negative_prompt: str = ""
@@ -87,39 +76,14 @@ def build_pipeline(parts: Components, scheduler: str) -> Any:
     """The family's pipeline around the very modules of ``parts``."""
     import diffusers
 
-    name, changes = SCHEDULERS[scheduler] if scheduler else _own_scheduler(parts)
-    config = {**parts.scheduler_config, **changes}
-    config = {key: value for key, value in config.items() if not key.startswith("_")}
-    config["prediction_type"] = parts.prediction_type
+    name, config = parts.family.scheduler(parts, scheduler)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        modules: dict[str, Any] = {
-            "vae": parts.vae,
-            "unet": parts.unet,
-            "scheduler": getattr(diffusers, name).from_config(config),
-            "text_encoder": parts.text_encoders[0],
-            "tokenizer": parts.tokenizers[0],
-        }
-        if len(parts.text_encoders) > 1:
-            modules |= {
-                "text_encoder_2": parts.text_encoders[1],
-                "tokenizer_2": parts.tokenizers[1],
-            }
-        else:
-            modules |= {
-                "safety_checker": None,
-                "feature_extractor": None,
-                "requires_safety_checker": False,
-            }
+        modules = parts.family.pipeline_modules(parts)
+        modules["scheduler"] = getattr(diffusers, name).from_config(config)
         pipeline = parts.family.pipeline_class(parts)(**modules)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
-
-
-def _own_scheduler(parts: Components) -> tuple[str, dict[str, Any]]:
-    """The scheduler that the base names, where it is one of ours; else DDIM."""
-    named = parts.scheduler_config.get("_class_name")
-    return next((s for s in SCHEDULERS.values() if s[0] == named), SCHEDULERS["ddim"])
 
 
 def _denoise(
@@ -130,40 +94,28 @@ def _denoise(
     settings: SamplingSettings,
     should_stop: Callable[[], bool] | None,
 ) -> Tensor:
-    count = len(prompts)
-    both = parts.family.encode(parts, [*prompts, *[settings.negative_prompt] * count])
-    dtype = next(parts.unet.parameters()).dtype
-    both = both.to(device=next(parts.unet.parameters()).device, dtype=dtype)
-    positive = Conditioning(both.embeds[:count], _half(both.pooled, slice(0, count)))
-    negative = Conditioning(both.embeds[count:], _half(both.pooled, slice(count, None)))
-
     def check(pipe: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
         if should_stop and should_stop():
             raise Stopped("stopped while making images")
         return values
 
+    width = settings.width or parts.native_size
+    height = settings.height or parts.native_size
     arguments: dict[str, Any] = {
-        "prompt_embeds": positive.embeds,
-        "negative_prompt_embeds": negative.embeds,
+        **parts.family.sampling_arguments(
+            parts, prompts, settings.negative_prompt, settings.guidance
+        ),
         "num_inference_steps": settings.steps,
-        "guidance_scale": settings.guidance,
-        "width": settings.width or parts.native_size,
-        "height": settings.height or parts.native_size,
+        "width": width,
+        "height": height,
         "generator": [generator("image", seed) for seed in seeds],
         "output_type": "latent",
         "callback_on_step_end": check,
     }
-    if positive.pooled is not None:
-        arguments["pooled_prompt_embeds"] = positive.pooled
-        arguments["negative_pooled_prompt_embeds"] = negative.pooled
     if parts.is_inpainting:
-        arguments |= _blank_canvas(arguments["width"], arguments["height"], count)
-    latents: Tensor = pipeline(**arguments).images
-    return latents
-
-
-def _half(values: Tensor | None, part: slice) -> Tensor | None:
-    return None if values is None else values[part]
+        arguments |= _blank_canvas(width, height, len(prompts))
+    made: Tensor = pipeline(**arguments).images
+    return parts.family.latents_of(parts, made, height, width)
 
 
 def _blank_canvas(width: int, height: int, count: int) -> dict[str, Any]:
@@ -176,18 +128,16 @@ def _blank_canvas(width: int, height: int, count: int) -> dict[str, Any]:
 
 
 def decode(parts: Components, latents: Tensor) -> list[Image.Image]:
-    """Pictures of scaled latents ``[batch, 4, height, width]``, in the autoencoder's precision.
+    """Images of scaled latents ``[batch, *latent_shape]``, in the autoencoder's precision.
 
     Raises:
-        UserError: a picture holds NaN or infinity; as an image it would be black.
+        UserError: an image holds NaN or infinity; as a picture it would be black.
     """
-    config = parts.vae.config
     parameter = next(parts.vae.parameters())
     values = latents.to(device=parameter.device, dtype=parameter.dtype)
-    values = values / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)
-    # SDXL's autoencoder makes NaN of some pictures in fp16, whatever surrounds this call.
+    # SDXL's autoencoder makes NaN of some images in fp16, whatever surrounds this call.
     with torch.autocast(parameter.device.type, enabled=False):
-        pixels = parts.vae.decode(values, return_dict=False)[0].float()
+        pixels = parts.family.decode_pixels(parts, parts.family.unscaled(parts, values)).float()
     if not bool(pixels.isfinite().all()):
         raise UserError(
             "the base made an image of NaN or infinity",

@@ -1,19 +1,225 @@
-"""Stable Diffusion 1 and 2: one CLIP text encoder (Rombach et al. 2022)."""
+"""Stable Diffusion 1 and 2: one CLIP text encoder (Rombach et al. 2022), and what SDXL shares."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
-from dreambooth_core.families.base import Components, Family, encode_single
-from dreambooth_core.families.text import Conditioning
+import torch
+from torch import Tensor, nn
+
+from dreambooth_core.errors import Unsupported
+from dreambooth_core.families.base import Components, Configs, Family, Loaded, SizeInfo
+from dreambooth_core.families.text import Conditioning, encode_chunks, tokenise
+from dreambooth_core.formats.checkpoints.build import build, component_of, empty
+from dreambooth_core.formats.checkpoints.folder import write_folder
+from dreambooth_core.formats.checkpoints.parts import ModelParts
+from dreambooth_core.formats.checkpoints.scheduler import with_scheduler
+from dreambooth_core.formats.checkpoints.single_write import write_single_file
+from dreambooth_core.formats.tokenizers import load_tokenizers
+from dreambooth_core.memory.models import training_step
+from dreambooth_core.objective.diffusion import Diffusion
+from dreambooth_core.objective.objective import Objective
+from dreambooth_core.objective.options import ObjectiveOptions
+from dreambooth_core.objective.schedule import alphas_of
+
+SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddim": ("DDIMScheduler", {"clip_sample": False}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler_a": ("EulerAncestralDiscreteScheduler", {}),
+    "dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
+}
 
 
-class SingleEncoder(Family):
+class UNetFamily(Family):
+    """What the families with a UNet and CLIP text encoders share."""
+
+    denoiser: ClassVar[str] = "unet"
+    question_time: ClassVar[float] = 500
+    schedulers = SCHEDULERS
+    # The layers that the hosts know from kohya's sd-scripts: the transformer blocks' linear
+    # layers, and for `all` the residual blocks, down- and upsamplers. The first and last
+    # convolution and the time embedding stay as they are, since no host maps them.
+    targets: ClassVar[Mapping[str, str]] = {
+        "query_value": r"\.attn[12]\.(to_q|to_v)$",
+        "attention": r"\.attn[12]\.(to_q|to_k|to_v|to_out\.0)$",
+        "transformer": r"\.attentions\.\d+\.(transformer_blocks\.|proj_in$|proj_out$)",
+        "all": r"\.(attentions|resnets|downsamplers|upsamplers)\.",
+    }
+
+    def load(self, path: Path, stored: ModelParts | None, *, weights: bool) -> Loaded:
+        if stored is None:
+            raise ValueError("recognising a base of this family opens its tensors")
+        latent = stored.components["vae"].config.get("latent_channels", 4)
+        channels = stored.components["unet"].config.get("in_channels", latent)
+        if channels not in (latent, 2 * latent + 1):  # it wants a depth map, or an image to edit
+            raise Unsupported(
+                f"a UNet with {channels} input channels",
+                where=f"base.model: {path}",
+                do="It can only be converted.",
+            )
+        models = build(stored, dtype=torch.float32 if weights else None)
+        return Loaded(models, stored.scheduler, stored.prediction_type)
+
+    def load_tokenizers(self, path: Path, configs: Configs) -> list[Any]:
+        texts = [dict(configs[name]) for name in self.text_encoders]
+        return load_tokenizers(self.name, path if path.is_dir() else None, texts)
+
+    def empty(self, name: str, config: Mapping[str, Any]) -> nn.Module:
+        return empty(name, config)
+
+    def write_folder(
+        self,
+        parts: Components,
+        folder: Path,
+        dtype: torch.dtype,
+        metadata: Mapping[str, str],
+        *,
+        scheduler: str | None = None,
+        extras: str = "all",
+    ) -> None:
+        stored = self._stored(parts, metadata)
+        if scheduler:
+            stored.scheduler = with_scheduler(stored.scheduler, scheduler)
+        write_folder(stored, folder, dtype=dtype, extras=extras)
+
+    def write_file(
+        self, parts: Components, file: Path, dtype: torch.dtype, metadata: Mapping[str, str]
+    ) -> Path | None:
+        stored = self._stored(parts, metadata)
+        return write_single_file(stored, file, dtype=dtype, metadata=dict(metadata)).path
+
+    def _stored(self, parts: Components, metadata: Mapping[str, str]) -> ModelParts:
+        models = {**parts.models, "vae": parts.vae}
+        return ModelParts(
+            family=self.name,
+            components={name: component_of(name, model) for name, model in models.items()},
+            scheduler=parts.scheduler_config,
+            metadata=dict(metadata),
+        )
+
+    def native_size(self, configs: Configs) -> int:
+        size = configs["unet"].get("sample_size") or 64
+        edge = max(size) if isinstance(size, (list, tuple)) else size
+        return int(edge) * self.latent_scale(configs["vae"])
+
+    def is_inpainting(self, denoiser: Mapping[str, Any]) -> bool:
+        return int(denoiser["in_channels"]) == 9
+
+    def latent_shape(self, configs: Configs, height: int, width: int) -> tuple[int, ...]:
+        scale = self.latent_scale(configs["vae"])
+        return (int(configs["vae"].get("latent_channels", 4)), height // scale, width // scale)
+
+    def stack(
+        self, items: Sequence[Conditioning], empty: Callable[[], Conditioning]
+    ) -> Conditioning:
+        """Shorter prompts are lengthened with chunks of the empty prompt, as both hosts do."""
+        longest = max(item.embeds.shape[1] for item in items)
+        if any(item.embeds.shape[1] != longest for item in items):
+            filler = empty()
+            items = [item.padded(longest, filler) for item in items]
+        return Conditioning.joined(items)
+
+    def objective(self, options: ObjectiveOptions, parts: Components) -> Objective:
+        return Diffusion(options, alphas_of(parts.scheduler_config), parts.prediction_type)
+
+    def added_conditions(
+        self, parts: Components, conditioning: Conditioning, sizes: Sequence[SizeInfo]
+    ) -> dict[str, Tensor] | None:
+        """What the UNet takes besides the text; nothing in most families."""
+        return None
+
+    def predict(
+        self,
+        parts: Components,
+        noisy: Tensor,
+        timesteps: Tensor,
+        conditioning: Conditioning,
+        sizes: Sequence[SizeInfo],
+        inpainting: Tensor | None = None,
+    ) -> Tensor:
+        if inpainting is not None:
+            noisy = torch.cat([noisy, inpainting.to(noisy)], dim=1)
+        output: Tensor = parts.denoiser(
+            noisy,
+            timesteps,
+            encoder_hidden_states=conditioning.embeds,
+            added_cond_kwargs=self.added_conditions(parts, conditioning, sizes),
+            return_dict=False,
+        )[0]
+        return output
+
+    def scheduler(self, parts: Components, name: str) -> tuple[str, dict[str, Any]]:
+        kind, config = super().scheduler(parts, name)
+        return kind, {**config, "prediction_type": parts.prediction_type}
+
+    def own_scheduler(self, parts: Components) -> tuple[str, Mapping[str, Any]]:
+        """What the base names, where it is one of ours; else DDIM."""
+        named = parts.scheduler_config.get("_class_name")
+        return next((s for s in SCHEDULERS.values() if s[0] == named), SCHEDULERS["ddim"])
+
+    def sampling_arguments(
+        self, parts: Components, prompts: Sequence[str], negative: str, guidance: float
+    ) -> dict[str, Any]:
+        count = len(prompts)
+        parameter = next(parts.denoiser.parameters())
+        both = self.encode(parts, [*prompts, *[negative] * count])
+        both = both.to(device=parameter.device, dtype=parameter.dtype)
+        found = {
+            "prompt_embeds": both.embeds[:count],
+            "negative_prompt_embeds": both.embeds[count:],
+            "guidance_scale": guidance,
+        }
+        if both.pooled is not None:
+            found["pooled_prompt_embeds"] = both.pooled[:count]
+            found["negative_pooled_prompt_embeds"] = both.pooled[count:]
+        return found
+
+    def meta_step(
+        self,
+        parts: Components,
+        texts: Mapping[str, nn.Module] | None,
+        *,
+        batch: int,
+        height: int,
+        width: int,
+        dtype: torch.dtype,
+    ) -> Callable[[], Tensor]:
+        return training_step(
+            parts.denoiser,
+            texts,
+            batch=batch,
+            height=height,
+            width=width,
+            dtype=dtype,
+            latent_scale=parts.latent_scale,
+        )
+
+
+class SingleEncoder(UNetFamily):
     """What the families with one text encoder share."""
 
     def encode(self, parts: Components, prompts: Sequence[str]) -> Conditioning:
-        return encode_single(parts, prompts)
+        ids = tokenise(
+            parts.tokenizers[0],
+            prompts,
+            max_chunks=parts.max_prompt_chunks,
+            expansions=parts.expansions,
+        )
+        skip = parts.clip_skip - 1
+        embeds, _ = encode_chunks(parts.text_encoders[0], ids, skip=skip, normalise=True)
+        return Conditioning(embeds)
+
+    def pipeline_modules(self, parts: Components) -> dict[str, Any]:
+        return {
+            **super().pipeline_modules(parts),
+            "safety_checker": None,
+            "feature_extractor": None,
+            "requires_safety_checker": False,
+        }
 
     def pipeline_class(self, parts: Components) -> type[Any]:
         if parts.is_inpainting:
@@ -30,9 +236,10 @@ class StableDiffusion1(SingleEncoder):
 
     name: ClassVar[str] = "sd1"
     label: ClassVar[str] = "Stable Diffusion 1"
+    pipelines: ClassVar[tuple[str, ...]] = ()
 
-    def matches(self, unet_config: dict[str, Any], text_configs: Sequence[dict[str, Any]]) -> bool:
-        return len(text_configs) == 1 and not is_openclip(text_configs[0])
+    def matches(self, configs: Configs) -> bool:
+        return _texts(configs) == 1 and not is_openclip(configs["text_encoder"])
 
 
 class StableDiffusion2(SingleEncoder):
@@ -40,11 +247,19 @@ class StableDiffusion2(SingleEncoder):
 
     name: ClassVar[str] = "sd2"
     label: ClassVar[str] = "Stable Diffusion 2"
+    pipelines: ClassVar[tuple[str, ...]] = ()
 
-    def matches(self, unet_config: dict[str, Any], text_configs: Sequence[dict[str, Any]]) -> bool:
-        return len(text_configs) == 1 and is_openclip(text_configs[0])
+    def matches(self, configs: Configs) -> bool:
+        return _texts(configs) == 1 and is_openclip(configs["text_encoder"])
 
 
-def is_openclip(text_config: dict[str, Any]) -> bool:
+def _texts(configs: Configs) -> int:
+    """How many text encoders a model with a UNet has; none counts for a model without."""
+    if "unet" not in configs:
+        return 0
+    return sum(name.startswith("text_encoder") for name in configs)
+
+
+def is_openclip(text_config: Mapping[str, Any]) -> bool:
     """OpenCLIP's text towers use the exact GELU, OpenAI's the quick one."""
     return str(text_config.get("hidden_act", "quick_gelu")) == "gelu"

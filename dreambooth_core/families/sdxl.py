@@ -8,19 +8,25 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from dreambooth_core.families.base import Components, Family, SizeInfo
+from dreambooth_core.families.base import Components, Configs, SizeInfo
+from dreambooth_core.families.sd import UNetFamily
 from dreambooth_core.families.text import Conditioning, encode_chunks, tokenise
 from dreambooth_core.transfer import send
 
 
-class StableDiffusionXL(Family):
+class StableDiffusionXL(UNetFamily):
     """SDXL: CLIP ViT-L and OpenCLIP ViT-bigG side by side, penultimate layers, no final norm."""
 
     name: ClassVar[str] = "sdxl"
     label: ClassVar[str] = "Stable Diffusion XL"
+    pipelines: ClassVar[tuple[str, ...]] = ()
+    text_encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2")
+    tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer", "tokenizer_2")
 
-    def matches(self, unet_config: dict[str, Any], text_configs: Sequence[dict[str, Any]]) -> bool:
-        return unet_config.get("addition_embed_type") == "text_time" and len(text_configs) == 2
+    def matches(self, configs: Configs) -> bool:
+        unet = configs.get("unet", {})
+        both = all(name in configs for name in self.text_encoders)
+        return both and unet.get("addition_embed_type") == "text_time"
 
     def encode(self, parts: Components, prompts: Sequence[str]) -> Conditioning:
         hidden = []

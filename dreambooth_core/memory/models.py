@@ -1,43 +1,16 @@
-"""Models without weights, from their configurations alone, and their forward passes."""
+"""Forward passes of models without weights."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dreambooth_core.formats.checkpoints.build import without_initial_values
-
 META = torch.device("meta")
 TOKENS = 77
 """Tokens of one chunk of a prompt."""
-
-
-def meta_unet(config: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> nn.Module:
-    """A diffusers UNet of this configuration on the meta device."""
-    from diffusers import UNet2DConditionModel
-
-    return _on_meta(lambda: UNet2DConditionModel.from_config(dict(config)), dtype)
-
-
-def meta_vae(config: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> nn.Module:
-    """A diffusers autoencoder of this configuration on the meta device."""
-    from diffusers import AutoencoderKL
-
-    return _on_meta(lambda: AutoencoderKL.from_config(dict(config)), dtype)
-
-
-def meta_text_encoder(config: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> nn.Module:
-    """A CLIP text encoder on the meta device, with a projection if the architecture has one."""
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
-    projected = any("Projection" in name for name in config.get("architectures") or ())
-    kind: Any = CLIPTextModelWithProjection if projected else CLIPTextModel
-    return _on_meta(lambda: kind(CLIPTextConfig(**config)), dtype)
 
 
 def training_step(
@@ -117,19 +90,3 @@ def _encoded(encoder: nn.Module, embeds: Tensor, batch: int, chunks: int) -> Ten
     # SDXL: encoders lie side by side; the rest stands for the other one.
     rest = embeds[..., hidden.shape[-1] :]
     return torch.cat([hidden.to(embeds.dtype), rest], dim=-1)
-
-
-def _on_meta(build: Callable[[], nn.Module], dtype: torch.dtype) -> nn.Module:
-    with META, without_initial_values(), _quiet("diffusers.models.modeling_utils"):
-        return build().to(dtype)
-
-
-@contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -18,7 +18,7 @@ from dreambooth_core.formats.adapters.model import Adapter, DiffWeights, Weights
 from dreambooth_core.formats.adapters.names import layers_of
 from dreambooth_core.formats.adapters.peft_state import from_peft
 from dreambooth_core.methods.base import Method, Trainable
-from dreambooth_core.methods.targets import is_wide, target_layers
+from dreambooth_core.methods.targets import TEXT_TARGETS, is_wide, target_layers
 from dreambooth_core.randomness import seed_of
 
 ADAPTER = "default"
@@ -34,7 +34,9 @@ class AdapterMethod(Method):
 
     def layers(self, model: nn.Module, component: str) -> list[str]:
         """The names of the layers to adapt in one model."""
-        return target_layers(model, component, self.options.targets)
+        family = self.parts.family
+        of = family.targets if component == family.denoiser else TEXT_TARGETS
+        return target_layers(model, of[self.options.targets])
 
     def weights(self, component: str, model: nn.Module) -> dict[str, Weights]:
         """What was learned in one model, by canonical names."""
@@ -51,7 +53,7 @@ class AdapterMethod(Method):
     def _sizes(self, component: str) -> dict[str, Any]:
         """Rank, alpha and dropout of one model's adapter."""
         options = self.options
-        if component == "unet":
+        if component == self.parts.family.denoiser:
             return {"rank": options.rank, "alpha": options.alpha, "dropout": options.dropout}
         dropout = options.dropout if options.text_dropout is None else options.text_dropout
         return {
@@ -94,7 +96,7 @@ class AdapterMethod(Method):
             modules=modules,
             metadata={},
             family=self.parts.family.name,
-            layers_per_block=layers_of(self.parts.unet.config),
+            layers_per_block=layers_of(self.parts.denoiser.config),
         )
 
     def tensors(self) -> dict[str, Tensor]:

@@ -21,7 +21,8 @@ class Trainable:
     """The parameters of one model that are trained."""
 
     component: str
-    """``unet``, ``text_encoder``, ``text_encoder_2``; of learned tokens ``token``, ``token_2``."""
+    """``unet`` or ``transformer``, ``text_encoder``, ``text_encoder_2``; of learned tokens
+    ``token``, ``token_2``."""
     parameters: dict[str, nn.Parameter]
 
     @property
@@ -50,7 +51,7 @@ class Method(ABC):
     @property
     def passed_models(self) -> list[nn.Module]:
         """The models that gradients pass through, trained or not."""
-        models = [self.parts.unet]
+        models = [self.parts.denoiser]
         if self.trains_text:
             models += self.parts.text_encoders
         return models
@@ -58,17 +59,13 @@ class Method(ABC):
     @property
     def trained_models(self) -> dict[str, nn.Module]:
         """The base's models that this configuration trains."""
-        wanted = {
-            name: model
-            for name, model in self.parts.models.items()
-            if (self.options.unet if name == "unet" else self.options.text_encoder)
-        }
-        return wanted
+        wanted = {self.parts.family.denoiser: self.parts.denoiser} if self.options.unet else {}
+        return wanted | (self.parts.text_models if self.options.text_encoder else {})
 
     @property
     def trains_text(self) -> bool:
         """Whether text must be encoded anew at each step."""
-        return any(name != "unet" for name in self.trained_models)
+        return any(name != self.parts.family.denoiser for name in self.trained_models)
 
     @abstractmethod
     def attach(self, seed: int, dtype: torch.dtype = torch.float32) -> list[Trainable]:

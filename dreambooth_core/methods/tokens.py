@@ -33,7 +33,7 @@ class TextualInversion(Method):
 
     @property
     def trained_models(self) -> dict[str, nn.Module]:
-        return {name: model for name, model in self.parts.models.items() if name != "unet"}
+        return self.parts.text_models
 
     @property
     def trains_text(self) -> bool:
@@ -71,9 +71,7 @@ class PivotalTuning(Lora):
 
     @property
     def trained_models(self) -> dict[str, nn.Module]:
-        return self.adapted_models | {
-            name: model for name, model in self.parts.models.items() if name != "unet"
-        }
+        return self.adapted_models | self.parts.text_models
 
     @property
     def trains_text(self) -> bool:

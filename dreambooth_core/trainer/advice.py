@@ -11,10 +11,11 @@ from typing import Any
 import torch
 
 from dreambooth_core.errors import TrainingFailed
+from dreambooth_core.families.base import Configs
 from dreambooth_core.memory.measure import amount, room
 from dreambooth_core.methods.table import METHODS
 from dreambooth_core.trainer.config import TrainConfig
-from dreambooth_core.trainer.needs import Configs, Needs, Planner
+from dreambooth_core.trainer.needs import Needs, Planner
 
 log = logging.getLogger(__name__)
 

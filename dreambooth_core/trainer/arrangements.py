@@ -27,10 +27,8 @@ from dreambooth_core.disk import (
 )
 from dreambooth_core.formats.adapters.write import write_adapter
 from dreambooth_core.formats.checkpoints.build import component_of
-from dreambooth_core.formats.checkpoints.folder import NAMES, write_folder
+from dreambooth_core.formats.checkpoints.folder import NAMES
 from dreambooth_core.formats.checkpoints.folder_layout import stored_config
-from dreambooth_core.formats.checkpoints.parts import ModelParts
-from dreambooth_core.formats.checkpoints.scheduler import with_scheduler
 from dreambooth_core.formats.privacy import cleaned
 from dreambooth_core.formats.storage import write_tensors
 from dreambooth_core.jobs import RunFolder
@@ -112,16 +110,8 @@ def _write_pipeline(
     session: Session, folder: Path, metadata: dict[str, str], scheduler: str | None = None
 ) -> None:
     """A whole diffusers folder, with the base's sampler or another."""
-    parts = session.parts
-    models = {**parts.models, "vae": parts.vae}
-    own = parts.scheduler_config
-    stored = ModelParts(
-        family=parts.family.name,
-        components={name: component_of(name, model) for name, model in models.items()},
-        scheduler=with_scheduler(own, scheduler) if scheduler else own,
-        metadata=metadata,
-    )
-    write_folder(stored, folder, dtype=STORED[session.config.save.precision], extras="none")
+    parts, dtype = session.parts, STORED[session.config.save.precision]
+    parts.family.write_folder(parts, folder, dtype, metadata, scheduler=scheduler, extras="none")
 
 
 def _write_trained(session: Session, folder: Path, metadata: dict[str, str]) -> Path:
@@ -132,7 +122,9 @@ def _write_trained(session: Session, folder: Path, metadata: dict[str, str]) -> 
         with replacing_folder(folder, NAMES) as part:
             for name, model in session.method.trained_models.items():
                 component = component_of(name, model)
-                stem = "diffusion_pytorch_model" if name == "unet" else "model"
+                stem = (
+                    "diffusion_pytorch_model" if name == session.parts.family.denoiser else "model"
+                )
                 tensors = {
                     key: tensor.to(dtype) if tensor.is_floating_point() else tensor
                     for key, tensor in component.tensors.items()

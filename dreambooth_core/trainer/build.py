@@ -22,9 +22,6 @@ from dreambooth_core.formats.fingerprint import fingerprint
 from dreambooth_core.jobs import RunFolder
 from dreambooth_core.methods.base import Trainable, method_for
 from dreambooth_core.methods.quantized import quantize
-from dreambooth_core.objective.diffusion import Diffusion
-from dreambooth_core.objective.objective import Objective
-from dreambooth_core.objective.schedule import alphas_of
 from dreambooth_core.optim.ema import Ema
 from dreambooth_core.optim.stepper import Stepper
 from dreambooth_core.trainer.asked import Asked
@@ -99,7 +96,7 @@ class Builder:
             for model in method.passed_models:
                 _checkpointing(model)
         if config.memory.compile:
-            parts.unet.compile()
+            parts.denoiser.compile()
         latents = self._latents(parts, items, plan)
         texts = self._texts(parts, items, trained=method.trains_text)
         if self._keeps_latents(plan) and not parts.is_inpainting:
@@ -122,7 +119,7 @@ class Builder:
             parts,
             samples,
             plan,
-            self._objective(parts),
+            parts.family.objective(config.objective, parts),
             precision,
             self.processes,
             seed=config.run.seed,
@@ -194,7 +191,7 @@ class Builder:
             model.to(precision.device, weights or precision.dtype)
         parts.vae.to(precision.device)
         wanted = self.config.memory.attention
-        apply_attention(parts.unet, wanted, precision.device, precision.dtype)
+        apply_attention(parts.denoiser, wanted, precision.device, precision.dtype)
         apply_attention(parts.vae, wanted, precision.device, torch.float32)
 
     def _tell_inventory(self, concepts: list[Concept], items: Items) -> None:
@@ -205,10 +202,6 @@ class Builder:
                 self.reporter.warn(warning)
         for warning in items.warnings():
             self.reporter.warn(warning)
-
-    def _objective(self, parts: Components) -> Objective:
-        kept = alphas_of(parts.scheduler_config)
-        return Diffusion(self.config.objective, kept, parts.prediction_type)
 
     def _store(self, limit: int | None = None) -> Store:
         data = self.config.data
@@ -223,8 +216,8 @@ class Builder:
     def _latents(self, parts: Components, items: Items, plan: BatchPlan) -> LatentCache:
         def encode(pixels: Tensor) -> tuple[Tensor, Tensor]:
             parameter = next(parts.vae.parameters())
-            found = parts.vae.encode(pixels.to(parameter.device, parameter.dtype)).latent_dist
-            return found.mean, found.std
+            pixels = pixels.to(parameter.device, parameter.dtype)
+            return parts.family.encode_pixels(parts, pixels)
 
         cache = LatentCache(
             encode,

@@ -26,8 +26,6 @@ from dreambooth_core.families.loading import load_base
 from dreambooth_core.methods.base import Trainable, method_for
 from dreambooth_core.methods.quantized import require_package
 from dreambooth_core.methods.table import METHODS
-from dreambooth_core.objective.diffusion import Diffusion
-from dreambooth_core.objective.schedule import alphas_of
 from dreambooth_core.optim.build import ParamGroup, try_out
 from dreambooth_core.optim.rates import Rates, rates
 from dreambooth_core.trainer import publish
@@ -111,11 +109,11 @@ def decide(
     trainables = _attach(config, parts, items, precision.trained)
     groups = parameter_groups(config, trainables, count)
     try_out(config.optim, groups, None if elsewhere else device)
-    Diffusion(config.objective, alphas_of(parts.scheduler_config), parts.prediction_type)
+    parts.family.objective(config.objective, parts)
     if config.validation.prompts:
         sampling_settings(config.validation, parts, items.entries[0].size)
     if not elsewhere and config.memory.attention != "auto":
-        apply_attention(parts.unet, config.memory.attention, device, precision.dtype)
+        apply_attention(parts.denoiser, config.memory.attention, device, precision.dtype)
     return Decision(
         config=config,
         device=device,

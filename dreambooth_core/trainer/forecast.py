@@ -7,7 +7,7 @@ from typing import Any
 
 from dreambooth_core.trainer.config import TrainConfig
 from dreambooth_core.trainer.decide import decide
-from dreambooth_core.trainer.watch import configs_in, estimate_of
+from dreambooth_core.trainer.watch import estimate_of
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def forecast(config: TrainConfig) -> Forecast:
         prompt: {"there": len(state.inventory.taken), "missing": len(state.missing)}
         for prompt, state in found.class_images.items()
     }
-    needs = estimate_of(config, configs_in(parts), device)
+    needs = estimate_of(config, parts.configs, device)
     warnings = [w for concept in found.concepts for w in concept.inventory.warnings]
     return Forecast(
         base=parts.source,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ import torch
 from torch import nn
 
 from dreambooth_core.bases.locate import locate
-from dreambooth_core.families.base import Components, native_size
-from dreambooth_core.families.loading import read_stored
+from dreambooth_core.families.base import Components, Configs, Family
+from dreambooth_core.families.loading import read_configs
 from dreambooth_core.families.registry import family_of
 from dreambooth_core.memory.estimate import (
     CUDA_CONTEXT,
@@ -25,21 +24,12 @@ from dreambooth_core.memory.estimate import (
     weights_of,
 )
 from dreambooth_core.memory.measure import Room, room
-from dreambooth_core.memory.models import (
-    encoding_peak,
-    meta_text_encoder,
-    meta_unet,
-    meta_vae,
-    training_step,
-)
+from dreambooth_core.memory.models import encoding_peak
 from dreambooth_core.methods.base import method_for
 from dreambooth_core.quiet import quieten
 from dreambooth_core.trainer.config import TrainConfig, with_resolution
 from dreambooth_core.trainer.precision import DTYPES, STORED
 from dreambooth_core.trainer.processes import choose_device
-
-Configs = Mapping[str, Mapping[str, Any]]
-"""The configuration of each network of a base: ``unet``, ``vae``, ``text_encoder`` …"""
 
 
 @dataclass(frozen=True)
@@ -88,8 +78,7 @@ def configs_of(config: TrainConfig) -> dict[str, dict[str, Any]]:
     Raises:
         UserError: there is no such base, or it is none.
     """
-    stored = read_stored(config.base, locate_base(config), values=False)
-    return {name: part.config for name, part in stored.components.items()}
+    return read_configs(config.base, locate_base(config))
 
 
 def locate_base(config: TrainConfig) -> Path:
@@ -117,14 +106,15 @@ class Planner:
         processes: int | None = None,
     ) -> None:
         self.configs: Configs = configs_of(config) if configs is None else configs
-        native = native_size(self.configs["unet"], self.configs["vae"])
-        self.config = config = with_resolution(config, native)
+        where = f"base.model: {config.base.model}"
+        family = family_of(self.configs, where)
+        self.config = config = with_resolution(config, family.native_size(self.configs))
         self.device = device or device_kind(config.run.device)
         self.processes = processes or int(os.environ.get("WORLD_SIZE") or 1)
         quieten()
         self._dtype = DTYPES[config.run.mixed_precision]
-        parts = self._parts()
-        self.family = parts.family.name
+        parts = self._parts(family)
+        self.family = family.name
         whole = [*parts.models.values(), parts.vae]
         self._base_bytes = sum(_bytes(model) for model in whole)
         self._base_numbers = sum(p.numel() for model in whole for p in model.parameters())
@@ -135,26 +125,25 @@ class Planner:
             method.attach(0)
         self._vae: Any = parts.vae
         models = parts.models
-        texts = {name: model for name, model in models.items() if name != "unet"}
+        texts = {name: model for name, model in models.items() if name != family.denoiser}
         cached = config.data.cache != "none"
         texts_stay = method.trains_text or not cached
         vae_stays = not (cached and keeps_latents(config)) or parts.is_inpainting
         self.estimator = Estimator(
             [
                 *(
-                    Part(name, model, resident=name == "unet" or texts_stay)
+                    Part(name, model, resident=name == family.denoiser or texts_stay)
                     for name, model in models.items()
                 ),
                 Part("vae", parts.vae, resident=vae_stays),
             ],
-            training_step(
-                models["unet"],
+            family.meta_step(
+                parts,
                 texts if method.trains_text else None,
                 batch=images_at_once(config),
                 height=self.size[0],
                 width=self.size[1],
                 dtype=self._dtype,
-                latent_scale=parts.latent_scale,
             ),
             precision=config.run.mixed_precision,
             device=self.device,
@@ -225,35 +214,22 @@ class Planner:
         pixels = height * width * self.config.prior.batch_size
         return 3 * int(max(channels)) * pixels * 4
 
-    def _parts(self) -> Components:
+    def _parts(self, family: Family) -> Components:
         """The base on the meta device, as the trainer places it: frozen, in the run's precision."""
-        texts = sorted(name for name in self.configs if name.startswith("text_encoder"))
-        family = family_of(
-            dict(self.configs["unet"]),
-            [dict(self.configs[name]) for name in texts],
-            f"base.model: {self.config.base.model}",
-        )
-        encoders = [meta_text_encoder(self._text(name), self._dtype) for name in texts]
-        parts = Components(
+        models = {name: family.empty(name, self.configs[name]) for name in family.networks}
+        for name, model in models.items():
+            model.to(torch.float32 if name == "vae" else self._dtype).requires_grad_(False)
+        return Components(
             family=family,
-            unet=meta_unet(self.configs["unet"], self._dtype),
-            vae=meta_vae(self.configs["vae"], torch.float32),
-            text_encoders=encoders,
+            denoiser=models[family.denoiser],
+            vae=models["vae"],
+            text_encoders=[models[name] for name in family.text_encoders],
             tokenizers=[],
             scheduler_config={},
-            prediction_type="epsilon",
+            prediction_type="",
             source=self.config.base.model,
             fingerprint="",
         )
-        for model in [*parts.models.values(), parts.vae]:
-            model.requires_grad_(False)
-        return parts
-
-    def _text(self, name: str) -> dict[str, Any]:
-        config = dict(self.configs[name])
-        if name == "text_encoder_2":
-            config.setdefault("architectures", ["CLIPTextModelWithProjection"])
-        return config
 
 
 def _traced(config: TrainConfig) -> tuple[object, ...]:

@@ -17,7 +17,8 @@ from dreambooth_core.data.prior import (
 )
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Components
-from dreambooth_core.families.sampling import SCHEDULERS, SamplingSettings, generate
+from dreambooth_core.families.sampling import SamplingSettings, generate
+from dreambooth_core.families.sd import SCHEDULERS
 from dreambooth_core.trainer.asked import Asked
 from dreambooth_core.trainer.config import TrainConfig
 from dreambooth_core.trainer.precision import Precision, make_precision

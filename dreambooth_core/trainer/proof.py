@@ -33,16 +33,16 @@ on the CPU, with the very numbers that the file holds."""
 
 
 def answer(parts: Components, caption: str) -> Tensor:
-    """The UNet's output ``[1, 4, h, w]`` for a fixed question, fp32 on the CPU."""
-    unet = parts.unet
-    side = min(int(unet.config.sample_size or SIDE), SIDE)
-    parameter = next(unet.parameters())
-    noisy = torch.randn(1, 4, side, side, generator=generator("proof", "latents"))
+    """The denoiser's output for a fixed question, fp32 on the CPU."""
+    scale = parts.latent_scale
+    edge = min(parts.native_size // scale, SIDE) * scale
+    shape = parts.family.latent_shape(parts.configs, edge, edge)
+    parameter = next(parts.denoiser.parameters())
+    noisy = torch.randn(1, *shape, generator=generator("proof", "latents"))
     inpainting = None
     if parts.is_inpainting:
-        inpainting = torch.randn(1, 5, side, side, generator=generator("proof", "inpainting"))
+        inpainting = torch.randn(1, 5, *shape[1:], generator=generator("proof", "inpainting"))
         inpainting = inpainting.to(parameter)
-    pixels = (side * parts.latent_scale,) * 2
     modes = {model: model.training for model in parts.models.values()}
     homes = {encoder: next(encoder.parameters()).device for encoder in parts.text_encoders}
     try:
@@ -55,9 +55,9 @@ def answer(parts: Components, caption: str) -> Tensor:
             output = parts.family.predict(
                 parts,
                 noisy.to(parameter),
-                torch.tensor([500], device=parameter.device),
+                torch.tensor([parts.family.question_time], device=parameter.device),
                 conditioning.to(device=parameter.device, dtype=parameter.dtype),
-                [SizeInfo(pixels, (0, 0), pixels)],
+                [SizeInfo((edge, edge), (0, 0), (edge, edge))],
                 inpainting,
             )
     finally:
@@ -75,7 +75,7 @@ def as_stored(parts: Components, dtype: torch.dtype) -> Components:
     for model in (*parts.models.values(), parts.vae):
         model._compiled_call_impl = None  # it was compiled for where the model was
         model.to("cpu").to(dtype).to(torch.float32)
-    apply_attention(parts.unet, "auto", torch.device("cpu"), torch.float32)
+    apply_attention(parts.denoiser, "auto", torch.device("cpu"), torch.float32)
     return parts
 
 
@@ -142,7 +142,9 @@ def prove(
         proof = _verify_token(file, plain, answer(parts, caption), expected, dtype)
     elif whole:
         plain = answer(as_stored(parts, stored), caption)
-        proof = _verify_model(file, folder, plain, caption, expected, sums or {})
+        proof = _verify_model(
+            file, folder, plain, caption, expected, sums or {}, parts.family.denoiser
+        )
     else:
         proof = verify_adapter(file, parts.models, lambda _: answer(parts, caption), expected)
     if not proof.passed:
@@ -192,10 +194,11 @@ def _verify_model(
     caption: str,
     expected: Tensor,
     sums: dict[str, int],
+    denoiser: str,
 ) -> Proof:
     """Reads a whole model through diffusers' own loader: every tensor must be what was trained,
     to the bit, and so must the answer be, but for the order of additions."""
-    weights = file if file.is_file() else next((file / "unet").glob("*.safetensors"))
+    weights = file if file.is_file() else next((file / denoiser).glob("*.safetensors"))
     tensors = read_tensors(weights)
     damaged = [
         name
@@ -238,9 +241,7 @@ def _through_diffusers(file: Path, folder: Path) -> Components:
         )
     else:
         pipeline = kind.from_pretrained(str(folder), **common)
-    parts.unet = pipeline.unet
-    parts.text_encoders = [pipeline.text_encoder]
-    if len(parts.tokenizers) > 1:
-        parts.text_encoders.append(pipeline.text_encoder_2)
+    parts.denoiser = getattr(pipeline, parts.family.denoiser)
+    parts.text_encoders = [getattr(pipeline, name) for name in parts.family.text_encoders]
     parts.vae = pipeline.vae
     return parts

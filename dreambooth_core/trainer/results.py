@@ -93,23 +93,10 @@ def prune_results(session: Session, keep: int | None) -> None:
 
 def write_model(session: Session, target: Path, metadata: dict[str, str]) -> Path:
     """Writes the whole model as ``<target>/`` (diffusers) and ``<target>.safetensors``."""
-    from dreambooth_core.formats.checkpoints.build import component_of
-    from dreambooth_core.formats.checkpoints.folder import write_folder
-    from dreambooth_core.formats.checkpoints.parts import ModelParts
-    from dreambooth_core.formats.checkpoints.single_write import write_single_file
-
-    parts = session.parts
-    models = {**parts.models, "vae": parts.vae}
-    stored = ModelParts(
-        family=parts.family.name,
-        components={name: component_of(name, model) for name, model in models.items()},
-        scheduler=parts.scheduler_config,
-        metadata=metadata,
-    )
-    dtype = STORED[session.config.save.precision]
-    write_folder(stored, target, dtype=dtype)
+    parts, dtype = session.parts, STORED[session.config.save.precision]
+    parts.family.write_folder(parts, target, dtype, metadata)
     single = target.with_name(f"{target.name}.safetensors")
-    return write_single_file(stored, single, dtype=dtype, metadata=metadata).path
+    return parts.family.write_file(parts, single, dtype, metadata) or target
 
 
 def captions_by_concept(session: Session) -> dict[str, list[str]]:

@@ -43,7 +43,7 @@ from dreambooth_core.trainer.state import (
     load_state,
     refuse_changes,
 )
-from dreambooth_core.trainer.watch import configs_in, estimate_of
+from dreambooth_core.trainer.watch import estimate_of
 
 log = logging.getLogger(__name__)
 
@@ -207,7 +207,7 @@ def _prepared(
         saver("the receipt", lambda: write_receipt(folder, **_facts(session)))
     needs = None
     with reporter.decorative("estimating the memory"):
-        needs = estimate_of(config, configs_in(session.parts), processes.device)
+        needs = estimate_of(config, session.parts.configs, processes.device)
     reporter.emit(
         "started",
         estimated_bytes=needs.peak if needs else None,

@@ -11,7 +11,7 @@ from dreambooth_core.data.images import latent_mask
 from dreambooth_core.data.items import Items
 from dreambooth_core.data.latents import LatentCache
 from dreambooth_core.data.plan import Slot
-from dreambooth_core.families.base import Components, SizeInfo, scaled_latents
+from dreambooth_core.families.base import Components, SizeInfo
 from dreambooth_core.families.inpainting import conditions, random_mask
 from dreambooth_core.families.text import Conditioning
 from dreambooth_core.randomness import generator
@@ -56,7 +56,7 @@ class Samples:
         for slot in group:
             distribution = self._latents.distribution(self.items.picture(slot), slot.view)
             drawn.append(distribution.sample(generator("latent", self.seed, step, slot.number)))
-        return send(scaled_latents(self.parts, torch.stack(drawn)), self.device)
+        return send(self.parts.family.scaled(self.parts, torch.stack(drawn)), self.device)
 
     def conditioning(self, group: Sequence[Slot], step: int) -> Conditioning:
         """Text conditioning of the group's captions."""

@@ -27,11 +27,8 @@ class TextSource:
         if self.cache is None:
             return self.parts.family.encode(self.parts, captions)
         found = [Conditioning(**self.cache.embedding(caption)) for caption in captions]
-        longest = max(item.embeds.shape[1] for item in found)
-        if any(item.embeds.shape[1] != longest for item in found):
-            empty = Conditioning(**self.cache.embedding(""))
-            found = [item.padded(longest, empty) for item in found]
-        return Conditioning.stack(found)
+        cache = self.cache
+        return self.parts.family.stack(found, lambda: Conditioning(**cache.embedding("")))
 
 
 def encode_each(parts: Components, captions: Sequence[str]) -> list[dict[str, torch.Tensor]]:

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from dreambooth_core.families.base import Components
+from dreambooth_core.families.base import Configs
 from dreambooth_core.memory.measure import Peak, peak_memory, room
 from dreambooth_core.trainer.config import TrainConfig
-from dreambooth_core.trainer.needs import Configs, Needs, Planner
+from dreambooth_core.trainer.needs import Needs, Planner
 
 log = logging.getLogger(__name__)
 
@@ -76,19 +76,6 @@ class MemoryWatch:
             "memory in its place. Close other programs, take a smaller memory preset, or forbid "
             'it in NVIDIA\'s control panel ("CUDA - Sysmem Fallback Policy").'
         )
-
-
-def configs_in(parts: Components) -> dict[str, dict[str, Any]]:
-    """The configurations of a loaded base's networks."""
-    return {
-        "unet": dict(parts.unet.config),
-        "vae": dict(parts.vae.config),
-        **{
-            name: model.config.to_dict()  # type: ignore[union-attr, operator]
-            for name, model in parts.models.items()
-            if name != "unet"
-        },
-    }
 
 
 def estimate_of(config: TrainConfig, configs: Configs, device: torch.device) -> Needs | None:

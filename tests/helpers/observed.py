@@ -94,7 +94,7 @@ def observe(config: TrainConfig) -> Observed:
 
     def train_(session: Session) -> None:
         sessions.append(session)
-        processors.extend(session.parts.unet.attn_processors.values())
+        processors.extend(session.parts.denoiser.attn_processors.values())
         train(session)
 
     def draw_(self: Objective, latents: Tensor, *args: Any, **more: Any) -> NoisySample:

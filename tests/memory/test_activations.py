@@ -12,8 +12,9 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
 
+from dreambooth_core.formats.checkpoints.build import empty
 from dreambooth_core.memory.activations import trace
-from dreambooth_core.memory.models import meta_unet, training_step
+from dreambooth_core.memory.models import training_step
 
 UNET: dict[str, Any] = {
     "sample_size": 16,
@@ -89,7 +90,7 @@ def really_saved(
 
 
 def traced(config: dict[str, Any], method: str, half: torch.dtype | None) -> Any:
-    unet = meta_unet(config)
+    unet = empty("unet", config)
     prepare(unet, method, "meta")
     run = training_step(unet, batch=2, height=128, width=128)
     return trace([unet], run, autocast=half, norms_in_fp32=False)
@@ -129,7 +130,7 @@ def test_every_kind_of_adapter_can_be_traced(kind):
             r=0, oft_block_size=4, target_modules=targets, use_cayley_neumann=False
         ),
     }[kind]()
-    unet = meta_unet(UNET).requires_grad_(False)
+    unet = empty("unet", UNET).requires_grad_(False)
     with torch.device("meta"):
         peft.inject_adapter_in_model(config, unet)
     found = trace([unet], training_step(unet, batch=1, height=128, width=128))
@@ -179,7 +180,7 @@ def test_the_math_kernel_keeps_the_scores():
 
 
 def test_the_model_is_left_as_it_was():
-    unet = meta_unet(UNET)
+    unet = empty("unet", UNET)
     unet.eval()
     before = [getattr(m, "gradient_checkpointing", None) for m in unet.modules()]
     small(training_step(unet, batch=1, height=64, width=64), unet)
@@ -189,7 +190,7 @@ def test_the_model_is_left_as_it_was():
 
 def test_stable_diffusion_is_answered_in_seconds():
     start = time.process_time()
-    unet = meta_unet(SD15, torch.bfloat16)
+    unet = empty("unet", SD15).to(torch.bfloat16)
     run = training_step(unet, batch=1, height=512, width=512, dtype=torch.bfloat16)
     found = trace([unet], run)
     assert sum(p.numel() for p in unet.parameters()) == 859_520_964

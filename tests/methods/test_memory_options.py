@@ -75,7 +75,7 @@ def test_adapters_train_on_a_4_bit_base(
     changes = {"method__kind": method, "memory__quantize": "nf4", "run__steps": 2}
     folder = train(config_for(base, pictures, tmp_path, **changes))
     parts = session_of["session"].parts
-    kept = [m for m in parts.unet.modules() if isinstance(m, QuantizedLinear)]
+    kept = [m for m in parts.denoiser.modules() if isinstance(m, QuantizedLinear)]
     assert len(kept) > 10
     assert read_receipt(folder)["proof"]["passed"]
 
@@ -102,7 +102,7 @@ def test_the_attention_asked_for_is_used(
     plain = losses(train(config_for(base, pictures, tmp_path, run__steps=2)))
     changes = {"run__name": "chunked", "memory__attention": "chunked", "run__steps": 2}
     chunked = losses(train(config_for(base, pictures, tmp_path, **changes)))
-    processors = session_of["session"].parts.unet.attn_processors.values()
+    processors = session_of["session"].parts.denoiser.attn_processors.values()
     assert all(isinstance(p, KernelProcessor) and p.name == "chunked" for p in processors)
     assert chunked == pytest.approx(plain, rel=1e-4)
 
@@ -124,7 +124,7 @@ def test_gradient_checkpointing_changes_memory_not_losses(
     again = losses(train(config_for(base, pictures, tmp_path, **changes)))
     assert again == pytest.approx(plain, rel=1e-4)
     parts = session_of["session"].parts
-    assert parts.unet.is_gradient_checkpointing
+    assert parts.denoiser.is_gradient_checkpointing
     assert parts.text_encoders[0].is_gradient_checkpointing == (method == "textual_inversion")
 
 
@@ -143,7 +143,7 @@ def test_the_unet_is_compiled_when_asked(
 
     monkeypatch.setattr(torch, "compile", compile_)
     train(config_for(base, pictures, tmp_path, memory__compile="true", run__steps=1))
-    assert [c.__self__ for c in compiled] == [session_of["session"].parts.unet]
+    assert [c.__self__ for c in compiled] == [session_of["session"].parts.denoiser]
 
 
 def test_fused_backward_steps_and_leaves_no_gradients(
@@ -179,5 +179,5 @@ def test_mixed_bf16_keeps_trained_weights_in_fp32(
     train(config_for(base, pictures, tmp_path, run__mixed_precision="bf16", run__steps=1))
     session = session_of["session"]
     assert {p.dtype for p in session.parameters} == {torch.float32}
-    assert session.parts.unet.conv_in.weight.dtype == torch.bfloat16
+    assert session.parts.denoiser.conv_in.weight.dtype == torch.bfloat16
     assert next(session.parts.vae.parameters()).dtype == torch.float32

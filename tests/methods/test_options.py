@@ -93,7 +93,7 @@ def test_training_nothing_is_refused(base: Path, pictures: Path, tmp_path: Path)
 
 def test_oft_is_saved_as_the_exact_change(parts: Components) -> None:
     torch.manual_seed(0)
-    base = {name: p.clone() for name, p in parts.unet.named_parameters()}
+    base = {name: p.clone() for name, p in parts.denoiser.named_parameters()}
     method = attached(parts, kind="oft", rank=4, targets="all")
     for parameter in method._trainables[0].parameters.values():
         torch.nn.init.normal_(parameter, std=0.5)
@@ -101,7 +101,7 @@ def test_oft_is_saved_as_the_exact_change(parts: Components) -> None:
     assert adapter.modules and all(isinstance(w, DiffWeights) for w in adapter.modules.values())
     for name, weights in adapter.modules.items():
         path = name.removeprefix("unet.")
-        layer = parts.unet.get_submodule(path)
+        layer = parts.denoiser.get_submodule(path)
         weight = base[f"{path}.weight"]
         inputs = torch.randn(2, weight.shape[1], *[3] * (weight.ndim - 2))
         changed = weight + weights.delta(weight)

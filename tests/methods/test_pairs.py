@@ -138,7 +138,7 @@ def check_average(seen: Observed, wanted: bool) -> None:
 
 
 def check_memory(seen: Observed, wanted: bool) -> None:
-    unet = seen.session.parts.unet
+    unet = seen.session.parts.denoiser
     assert unet.is_gradient_checkpointing == wanted
     kernels = [p for p in seen.processors if isinstance(p, KernelProcessor)]
     assert bool(kernels) == wanted

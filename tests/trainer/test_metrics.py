@@ -47,10 +47,10 @@ def built(base: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) 
     )
     folder = folder_for(config)
     session = session_of(config, folder)
-    session.parts.unet.to(NOWHERE)
+    session.parts.denoiser.to(NOWHERE)
     session.processes = session.computer.processes = Processes(0, 1, NOWHERE)
     session.precision.device = session.samples.device = NOWHERE
-    trained = [p for p in session.parts.unet.parameters() if p.requires_grad]
+    trained = [p for p in session.parts.denoiser.parameters() if p.requires_grad]
     (group,) = session.stepper.optimizer.param_groups
     group.update(params=trained, fused=False)
     return session
