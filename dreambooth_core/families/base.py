@@ -89,7 +89,9 @@ class Components:
 def config_of(model: Any) -> dict[str, Any]:
     """A network's configuration as plain values, whichever library it is of."""
     config = model.config
-    return dict(config.to_dict() if hasattr(config, "to_dict") else config)
+    values = dict(config.to_dict() if hasattr(config, "to_dict") else config)
+    values.pop("_name_or_path", None)  # where it lay, which is no fact of the network
+    return values
 
 
 @dataclass(frozen=True)

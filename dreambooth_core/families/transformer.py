@@ -1,0 +1,230 @@
+"""What the rectified-flow families share: networks and pipelines as diffusers keeps them.
+
+Each network lies in a folder of its own and is read by the library that made it; prompts are
+encoded by the pipeline's own ``encode_prompt``, so that what is trained is what is sampled.
+"""
+
+from __future__ import annotations
+
+import importlib
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from dreambooth_core.disk import replacing_folder
+from dreambooth_core.errors import UserError
+from dreambooth_core.families.base import Components, Configs, Family, Loaded, config_of
+from dreambooth_core.families.text import Conditioning
+from dreambooth_core.formats.checkpoints.build import UNRUN, without_initial_values
+from dreambooth_core.formats.checkpoints.folder_layout import read_weights
+from dreambooth_core.formats.checkpoints.parts import ModelParts
+from dreambooth_core.formats.folders import is_folder
+from dreambooth_core.formats.privacy import cleaned
+from dreambooth_core.formats.reading import read_json
+from dreambooth_core.formats.storage import write_json, write_tensors
+from dreambooth_core.objective.flow import Flow
+from dreambooth_core.objective.objective import Objective
+from dreambooth_core.objective.options import ObjectiveOptions
+from dreambooth_core.objective.shift import FlowDefaults
+
+UNREADABLE = (
+    ArithmeticError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What diffusers and transformers raise for a network or a tokenizer that is not whole."""
+
+
+class TransformerFamily(Family):
+    """A denoiser of transformer blocks that is trained by rectified flow."""
+
+    classes: ClassVar[Mapping[str, str]]
+    """The class of each network, as ``library.Class``."""
+    flow: ClassVar[FlowDefaults] = FlowDefaults()
+    """What ``auto`` means in the ``objective`` section."""
+    trains_text: ClassVar[bool] = False
+    size_step: ClassVar[int] = 16
+    question_time: ClassVar[float] = 0.5
+    native: ClassVar[int] = 1024
+    """The side in pixels that its makers trained on last."""
+    most_tokens: ClassVar[int] = 512
+    """Tokens of a prompt that are read; the rest is cut."""
+
+    def matches(self, configs: Configs) -> bool:
+        kind = self.classes[self.denoiser].rpartition(".")[2]
+        return configs.get(self.denoiser, {}).get("_class_name") == kind
+
+    # Reading and writing
+
+    def load(self, path: Path, stored: ModelParts | None, *, weights: bool) -> Loaded:
+        models = {name: self._network(path / name, name, weights) for name in self.networks}
+        if weights:
+            models["vae"].to(torch.float32)
+        scheduler = path / "scheduler" / "scheduler_config.json"
+        return Loaded(models, read_json(scheduler), "flow")
+
+    def _network(self, folder: Path, name: str, weights: bool) -> nn.Module:
+        if not is_folder(folder):
+            raise UserError(
+                f"this {self.label} has no {name.replace('_', ' ')}",
+                where=f"base.model: {folder.parent}",
+                do=f"Put the folder {name} of the same model there.",
+            )
+        if not weights:
+            return self.empty(name, read_json(folder / "config.json"))
+        stored = next(t for t in read_weights(folder).values() if t.is_floating_point())
+        kind = self._class(name)
+        more = {} if name in self.text_encoders else {"low_cpu_mem_usage": True}
+        with _readable(folder):
+            model: nn.Module = kind.from_pretrained(
+                folder, torch_dtype=stored.dtype, local_files_only=True, **more
+            )
+        return model
+
+    def _class(self, name: str) -> Any:
+        library, _, kind = self.classes[name].rpartition(".")
+        return getattr(importlib.import_module(library), kind)
+
+    def load_tokenizers(self, path: Path, configs: Configs) -> list[Any]:
+        from transformers import AutoTokenizer
+
+        found = []
+        for name in self.tokenizers:
+            with _readable(path / name):
+                found.append(AutoTokenizer.from_pretrained(path / name, local_files_only=True))
+        return found
+
+    def empty(self, name: str, config: Mapping[str, Any]) -> nn.Module:
+        kind = self._class(name)
+        values = {k: v for k, v in config.items() if not k.startswith("_") and k not in UNRUN}
+        with _readable(name), torch.device("meta"), without_initial_values():
+            if name in self.text_encoders:
+                made: nn.Module = kind(kind.config_class(**values))
+            else:
+                made = kind.from_config(values)
+        return made
+
+    def write_folder(
+        self,
+        parts: Components,
+        folder: Path,
+        dtype: torch.dtype,
+        metadata: Mapping[str, str],
+        *,
+        scheduler: str | None = None,
+        extras: str = "all",
+    ) -> None:
+        import diffusers
+
+        models = {**parts.models, "vae": parts.vae}
+        own = parts.scheduler_config
+        index: dict[str, list[str] | str] = {
+            "_class_name": self.pipeline_class(parts).__name__,
+            "_diffusers_version": diffusers.__version__,
+            "scheduler": ["diffusers", str(own["_class_name"])],
+        }
+        names = ["model_index.json", "scheduler", *models, *self.tokenizers]
+        with replacing_folder(folder, names) as part:
+            for name, model in models.items():
+                kind = type(model)
+                index[name] = [kind.__module__.partition(".")[0], kind.__name__]
+                is_text = name in self.text_encoders
+                stem = "model" if is_text else "diffusion_pytorch_model"
+                tensors = {
+                    key: tensor.to(dtype) if tensor.is_floating_point() else tensor
+                    for key, tensor in model.state_dict().items()
+                }
+                write_tensors(part / name / f"{stem}.safetensors", tensors, {"format": "pt"})
+                config = config_of(model)
+                config["architectures" if is_text else "_class_name"] = (
+                    [kind.__name__] if is_text else kind.__name__
+                )
+                write_json(part / name / "config.json", cleaned(config))
+            for name, tokenizer in zip(self.tokenizers, parts.tokenizers, strict=True):
+                tokenizer.save_pretrained(part / name)
+                index[name] = ["transformers", type(tokenizer).__name__]
+            write_json(part / "scheduler" / "scheduler_config.json", cleaned(own))
+            write_json(part / "model_index.json", index)
+
+    # Sizes
+
+    def native_size(self, configs: Configs) -> int:
+        return self.native
+
+    def latent_shape(self, configs: Configs, height: int, width: int) -> tuple[int, ...]:
+        scale = self.latent_scale(configs["vae"])
+        return (int(configs["vae"]["latent_channels"]), height // scale, width // scale)
+
+    # Text
+
+    def text_pipeline(self, parts: Components) -> Any:
+        """The family's pipeline, for its ``encode_prompt``."""
+        from diffusers import FlowMatchEulerDiscreteScheduler
+
+        modules = {**self.pipeline_modules(parts), "scheduler": FlowMatchEulerDiscreteScheduler()}
+        return self.pipeline_class(parts)(**modules)
+
+    # Training and sampling
+
+    def objective(self, options: ObjectiveOptions, parts: Components) -> Objective:
+        return Flow(options, self.flow)
+
+    def own_scheduler(self, parts: Components) -> tuple[str, Mapping[str, Any]]:
+        return str(parts.scheduler_config["_class_name"]), {}
+
+    def placed(self, parts: Components, conditioning: Conditioning) -> Conditioning:
+        """Conditioning where the denoiser is, in its precision."""
+        parameter = next(parts.denoiser.parameters())
+        return conditioning.to(device=parameter.device, dtype=parameter.dtype)
+
+    @abstractmethod
+    def blank(self, parts: Components, batch: int, dtype: torch.dtype) -> Conditioning:
+        """Conditioning of the longest prompts without values, on the meta device."""
+
+    def meta_step(
+        self,
+        parts: Components,
+        texts: Mapping[str, nn.Module] | None,
+        *,
+        batch: int,
+        height: int,
+        width: int,
+        dtype: torch.dtype,
+    ) -> Callable[[], Tensor]:
+        shape = (batch, *self.latent_shape(parts.configs, height, width))
+
+        def run() -> Tensor:
+            noisy = torch.empty(shape, dtype=dtype, device="meta")
+            times = torch.empty(batch, device="meta")
+            found = self.predict(parts, noisy, times, self.blank(parts, batch, dtype), [])
+            target = torch.empty_like(found, dtype=torch.float32)
+            return (found.float() - target).square().flatten(1).mean()
+
+        return run
+
+
+def per_prompt(values: Tensor, lengths: Sequence[int] | None) -> list[Tensor]:
+    """Rows ``[tokens, …]`` of ``[batch, tokens, …]`` without the padding."""
+    if lengths is None:
+        return list(values)
+    return [row[:length] for row, length in zip(values, lengths, strict=True)]
+
+
+@contextmanager
+def _readable(where: str | Path) -> Iterator[None]:
+    """Turns what the libraries raise for damaged files into one line."""
+    try:
+        yield
+    except UNREADABLE as error:
+        line = " ".join(str(error).split())[:200]
+        raise UserError(f"this part cannot be read: {line}", where=where) from error

@@ -1,0 +1,86 @@
+"""Z-Image and Z-Image Turbo (Tongyi-MAI 2025): one stream of text and image tokens, Qwen3 text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from dreambooth_core.families.base import Components, SizeInfo
+from dreambooth_core.families.text import Conditioning
+from dreambooth_core.families.transformer import TransformerFamily, per_prompt
+from dreambooth_core.objective.shift import FlowDefaults
+
+
+class ZImage(TransformerFamily):
+    """Z-Image: 30 blocks and two refiners of two, 6.2 billion weights, Flux's autoencoder."""
+
+    name: ClassVar[str] = "z-image"
+    label: ClassVar[str] = "Z-Image"
+    pipelines: ClassVar[tuple[str, ...]] = ("ZImagePipeline",)
+    classes: ClassVar[Mapping[str, str]] = {
+        "transformer": "diffusers.ZImageTransformer2DModel",
+        "vae": "diffusers.AutoencoderKL",
+        "text_encoder": "transformers.Qwen3Model",
+    }
+    # The scheduler's static shift of 3 acts on the timesteps that diffusers' script trains on.
+    flow: ClassVar[FlowDefaults] = FlowDefaults(shift="static", factor=3.0)
+    targets: ClassVar[Mapping[str, str]] = {
+        "query_value": r"\.attention\.(to_q|to_v)$",
+        "attention": r"\.attention\.(to_q|to_k|to_v|to_out\.0)$",
+        "transformer": r"\.(attention\.(to_q|to_k|to_v|to_out\.0)|feed_forward\.w[123])$",
+        "all": r"(\.attention\.|\.feed_forward\.|\.adaLN_modulation\.)",
+    }
+
+    def encode(self, parts: Components, prompts: Sequence[str]) -> Conditioning:
+        found, _ = self.text_pipeline(parts).encode_prompt(
+            list(prompts),
+            device=next(parts.text_encoders[0].parameters()).device,
+            do_classifier_free_guidance=False,
+            max_sequence_length=self.most_tokens,
+        )
+        return Conditioning.joined([Conditioning(embeds[None]) for embeds in found])
+
+    def predict(
+        self,
+        parts: Components,
+        noisy: Tensor,
+        timesteps: Tensor,
+        conditioning: Conditioning,
+        sizes: Sequence[SizeInfo],
+        inpainting: Tensor | None = None,
+    ) -> Tensor:
+        """It counts the share of the image, and answers with the direction towards it."""
+        answers = parts.denoiser(
+            list(noisy.unsqueeze(2)),
+            1.0 - timesteps,
+            per_prompt(conditioning.embeds, conditioning.lengths),
+            return_dict=False,
+        )[0]
+        return -torch.stack(list(answers)).squeeze(2)
+
+    def pipeline_class(self, parts: Components) -> type[Any]:
+        from diffusers import ZImagePipeline
+
+        return ZImagePipeline
+
+    def sampling_arguments(
+        self, parts: Components, prompts: Sequence[str], negative: str, guidance: float
+    ) -> dict[str, Any]:
+        # diffusers counts from 0 here what everybody else counts from 1: no guidance.
+        scale = max(guidance - 1.0, 0.0)
+        positive = self.placed(parts, self.encode(parts, prompts))
+        found: dict[str, Any] = {
+            "prompt_embeds": per_prompt(positive.embeds, positive.lengths),
+            "guidance_scale": scale,
+        }
+        if scale:
+            other = self.placed(parts, self.encode(parts, [negative]))
+            found["negative_prompt_embeds"] = [other.embeds[0]] * len(prompts)
+        return found
+
+    def blank(self, parts: Components, batch: int, dtype: torch.dtype) -> Conditioning:
+        width = parts.denoiser.config.cap_feat_dim
+        return Conditioning(torch.empty(batch, self.most_tokens, width, dtype=dtype, device="meta"))
