@@ -6,7 +6,7 @@ from dreambooth_core.errors import Unsupported
 from dreambooth_core.families.base import Configs, Family
 from dreambooth_core.families.sd import StableDiffusion1, StableDiffusion2
 from dreambooth_core.families.sdxl import StableDiffusionXL
-from dreambooth_core.families.zimage import ZImage
+from dreambooth_core.families.z_image import ZImage
 from dreambooth_core.registry import Registry
 
 FAMILIES: Registry[Family] = Registry("family", where="base.model", group="dreambooth.families")

@@ -17,7 +17,7 @@ from dreambooth_core.objective.shift import FlowDefaults
 class ZImage(TransformerFamily):
     """Z-Image: 30 blocks and two refiners of two, 6.2 billion weights, Flux's autoencoder."""
 
-    name: ClassVar[str] = "z-image"
+    name: ClassVar[str] = "z_image"
     label: ClassVar[str] = "Z-Image"
     pipelines: ClassVar[tuple[str, ...]] = ("ZImagePipeline",)
     classes: ClassVar[Mapping[str, str]] = {
