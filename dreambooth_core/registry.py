@@ -15,17 +15,16 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
+from dreambooth_core import environment
 from dreambooth_core.config.suggest import advice
 from dreambooth_core.errors import UserError
 
 log = logging.getLogger(__name__)
-
-_engine_packages: list[str] = []
-"""Folders of packages beside those of this process; see :func:`look_into`."""
 
 
 class Named(Protocol):
@@ -128,18 +127,18 @@ class Registry(Mapping[str, T], Generic[T]):
         self._entries = None
 
 
-def look_into(folders: Iterable[Path]) -> None:
-    """Also offers the names that packages in these folders bring, without importing them.
-
-    For a host's process, which draws choices and leaves the work to the engine's own Python:
-    there the same packages are found in the ordinary way.
-    """
-    _engine_packages[:] = [str(folder) for folder in folders]
+def engine_packages() -> list[str]:
+    """Folders of the engine's own packages, where this is another Python: a host's process,
+    which draws choices and leaves the work to the engine's. It finds the names of what is
+    installed there without importing it."""
+    layout = environment.locate(Path(__file__).resolve().parent.parent)
+    here = Path(sys.prefix).resolve()
+    return [] if layout.home == here else [str(folder) for folder in layout.packages]
 
 
 def _entry_points(group: str) -> list[importlib.metadata.EntryPoint]:
     found = list(importlib.metadata.entry_points(group=group))
-    if _engine_packages:
-        for package in importlib.metadata.distributions(path=_engine_packages):
+    if folders := engine_packages():
+        for package in importlib.metadata.distributions(path=folders):
             found += [entry for entry in package.entry_points if entry.group == group]
     return found

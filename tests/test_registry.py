@@ -32,7 +32,6 @@ def things(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry
     yield made
     for name in ("strange", "broken", "liar"):
         sys.modules.pop(name, None)
-    registry.look_into([])
 
 
 def package(folder: Path, name: str, text: str) -> None:
@@ -77,9 +76,24 @@ def test_an_unknown_name_gets_the_nearest(things: Registry[Thing]) -> None:
         things["ones"]
 
 
-def test_a_host_reads_names_without_importing(tmp_path: Path, things: Registry[Thing]) -> None:
+def test_a_host_reads_names_without_importing(
+    tmp_path: Path, things: Registry[Thing], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert list(things) == ["one"]
-    registry.look_into([tmp_path])
+    monkeypatch.setattr(registry, "engine_packages", lambda: [str(tmp_path)])
     things.forget()
     assert list(things) == ["one", "two", "three", "four"]
     assert "strange" not in sys.modules
+
+
+def test_the_engine_s_packages_are_those_of_its_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DREAMBOOTH_ENV", sys.prefix)
+    assert registry.engine_packages() == []  # it is this one
+    inside = "Lib/site-packages" if sys.platform == "win32" else "lib/python3.11/site-packages"
+    (tmp_path / inside).mkdir(parents=True)
+    (tmp_path / "site").mkdir()
+    monkeypatch.setenv("DREAMBOOTH_ENV", str(tmp_path))
+    found = [str((tmp_path / name).resolve()) for name in (inside, "site")]
+    assert registry.engine_packages() == found

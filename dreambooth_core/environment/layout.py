@@ -63,6 +63,13 @@ class Layout:
             return self.home / "Scripts" / "python.exe"
         return self.home / "bin" / "python"
 
+    @property
+    def packages(self) -> list[Path]:
+        """The folders of installed packages, of those that are there."""
+        venv = ["Lib/site-packages"] if sys.platform == "win32" else ["lib/python3*/site-packages"]
+        found = [path for pattern in venv for path in self.home.glob(pattern)]
+        return [*found, *([self.site] if self.site.is_dir() else [])]
+
     def command(self) -> list[str]:
         """What to put before ``-m module``, ``-c code`` or a script to run it in here.
 

@@ -11,6 +11,7 @@ import importlib.util
 import os
 import shutil
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -20,8 +21,9 @@ from dreambooth_core.data.concepts import Concept, gather
 from dreambooth_core.data.items import Items
 from dreambooth_core.data.plan import BatchPlan
 from dreambooth_core.data.prior import ClassImages
+from dreambooth_core.data.views import Size
 from dreambooth_core.errors import UserError
-from dreambooth_core.families.base import Components
+from dreambooth_core.families.base import Components, Family
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.methods.base import Trainable, method_for
 from dreambooth_core.methods.quantized import require_package
@@ -106,6 +108,7 @@ def decide(
         for concept in concepts
         if config.prior.enabled
     }
+    refuse_for_family(config, parts.family, [entry.size for entry in items.entries])
     trainables = _attach(config, parts, items, precision.trained)
     groups = parameter_groups(config, trainables, count)
     try_out(config.optim, groups, None if elsewhere else device)
@@ -125,6 +128,26 @@ def decide(
         class_images=states,
         steps=config.run.steps or config.run.epochs * plan.steps_per_epoch,
     )
+
+
+def refuse_for_family(config: TrainConfig, family: Family, sizes: Iterable[Size]) -> None:
+    """Raises ``UserError`` for what a base of this family cannot do."""
+    method = METHODS[config.method.kind]
+    if not family.trains_text and (config.method.text_encoder or method.learns_token):
+        raise UserError(
+            f"the text encoder of {family.label} cannot be trained",
+            where="method.kind" if method.learns_token else "method.text_encoder",
+            do="Choose another method." if method.learns_token else "Switch it off.",
+        )
+    step = family.size_step
+    for height, width in sizes:
+        if height % step or width % step:
+            raise UserError(
+                f"{family.label} takes images whose sides are multiples of {step}, "
+                f"not {width} x {height}",
+                where="data.resolution" if height == width else "data.bucket_step",
+                do=f"Choose a multiple of {step}.",
+            )
 
 
 def parameter_groups(
