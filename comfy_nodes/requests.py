@@ -17,7 +17,7 @@ from dreambooth_core.jobs.files import to_json
 
 from . import engine, host
 from .concepts import Concept
-from .settings import Settings
+from .settings import FIRST, Settings
 
 FILE = "comfyui.json"
 """In a run's folder: what was asked for, so that the same is not trained twice."""
@@ -47,7 +47,7 @@ class Request:
         """The same for two requests that learn the same, if for another time."""
         aside = {*LENGTH, *_PLACE, *(f"save.{name}" for name in _KEEPING)}
         same = {
-            name: value
+            FIRST.get(name, name): value
             for name, value in self.config.items()
             if name not in aside and not name.startswith(_WATCHING)
         }

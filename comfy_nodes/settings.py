@@ -79,16 +79,23 @@ def leaves(tree: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield each
 
 
-def widget_name(key: str, section: str) -> str:
-    """The input's name. None is called seed: the page would draw another after each run."""
-    name = key.removeprefix(f"{section}.").replace(".", "_")
+def first_key(said: dict[str, Any]) -> str:
+    """A field's key by the name that it had at first."""
+    first = [said["name"], *said["aliases"]][-1]
+    return f"{said['key'].removesuffix(said['name'])}{first}"
+
+
+def widget_name(said: dict[str, Any], section: str) -> str:
+    """The input's name: the field's first, since saved graphs name it. None is called seed: the
+    page would draw another after each run."""
+    name = first_key(said).removeprefix(f"{section}.").replace(".", "_")
     return "random_seed" if name == "seed" else name
 
 
 def widget(said: dict[str, Any], section: str) -> Input | None:
     """The input for a field; None for kinds that have no widget."""
     kind, default = said["type"], said["default"]
-    name = widget_name(said["key"], section)
+    name = widget_name(said, section)
     help_, low, high, step = said["help"], said["minimum"], said["maximum"], None
     if said["unit"]:
         help_ = f"{help_} In {said['unit']}."
@@ -261,6 +268,10 @@ def _main() -> Node:
     )
 
 
-_SECTIONS = {tree["name"]: tree for tree in describe(TrainConfig)["children"]}
+_SECTIONS = {
+    tree["name"]: tree for tree in describe(TrainConfig)["children"] if tree["type"] == "section"
+}
+FIRST = {said["key"]: first_key(said) for tree in _SECTIONS.values() for said in leaves(tree)}
+"""Keys by their first names, under which earlier runs are found again."""
 MAIN = _main()
 NODES = (MAIN, *(section_node(_SECTIONS[name]) for name in SECTIONS))

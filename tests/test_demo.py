@@ -38,7 +38,7 @@ def test_the_demo_teaches_the_star(
     monkeypatch.setattr(demonstration, "SUBJECT_SEEDS", (11,))
     short = [
         "run.steps=150",
-        "prior.num_images=8",
+        "prior.num_class_images=8",
         "validation.prompts=[]",
         "log.tensorboard=false",
     ]

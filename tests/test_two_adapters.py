@@ -49,7 +49,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
             run__steps=20,
             run__seed=len(files),
             optim__learning_rate=4e-3,
-            method__targets="attention",
+            method__target_modules="attention",
         )
         folder = train(config)
         files.append(folder.path / read_receipt(folder)["result"]["file"])

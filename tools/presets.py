@@ -40,8 +40,8 @@ WHY = {
     "run.batch_size": "One picture at a time. Recipes with a larger batch then see fewer: raise "
     "run.steps if the\n# likeness stays weak.",
     "memory.quantize": "The frozen base in 4 bits: slightly less exact.",
-    "method.text_encoder": "Does not fit: the text encoder stays as it is.",
-    "optim.fused_backward": "Each weight steps as soon as its gradient is there: never all at "
+    "method.train_text_encoder": "Does not fit: the text encoder stays as it is.",
+    "optim.fused_backward_pass": "Each weight steps as soon as its gradient is there: never all at "
     "once. Excludes\n# clipping, accumulation and fp16.",
     "run.mixed_precision": "Weights in bf16 too, rounded by chance so that small steps count.",
     "prior.enabled": "Making class images does not fit.",
@@ -52,7 +52,7 @@ def ladder(config: TrainConfig) -> Iterator[Changes]:
     """What a memory preset may change: never the resolution."""
     for step in (*without_loss(config), *with_loss(config)):
         # Accumulation would change recipes that work on one picture at a time.
-        step.pop("run.accumulation", None)
+        step.pop("run.gradient_accumulation_steps", None)
         if "data.resolution" not in step:
             yield step
 

@@ -53,6 +53,8 @@ def _is_section(member: dict[str, Any]) -> bool:
 
 def _row(member: dict[str, Any]) -> str:
     label, help_text = member["label"], member["help"]
+    if member["aliases"]:
+        help_text += f" Before: {', '.join(f'`{name}`' for name in member['aliases'])}."
     cells = (f"`{member['name']}`", _default(member), _values(member), f"**{label}.** {help_text}")
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 

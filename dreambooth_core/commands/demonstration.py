@@ -75,7 +75,7 @@ class Demonstration:
         watch = config.validation
         self.settings = SamplingSettings(
             steps=int(parts.recommended.get("steps", 25)),
-            guidance=watch.guidance,
+            guidance=watch.guidance_scale,
             scheduler=watch.scheduler,
             width=config.data.resolution,
             height=config.data.resolution,

@@ -77,7 +77,7 @@ def tokenizer(draft: Draft, value: str) -> None:
 def use_lora(draft: Draft, value: bool) -> None:
     draft.set("method.kind", "lora" if value else "full")
     if value:
-        draft.set("method.targets", "query_value")
+        draft.set("method.target_modules", "query_value")
         return
     for flag in sorted(draft.given):
         if flag.startswith("lora_"):
@@ -164,7 +164,7 @@ def prodigy_argument(name: str) -> Any:
         if str(draft.values.get("optimizer")).lower() != "prodigy":
             draft.note(f"prodigy_{name}", "nothing without --optimizer prodigy, as there")
             return
-        draft.config.optim.arguments[name] = str(value).lower()
+        draft.config.optim.optimizer_args[name] = str(value).lower()
 
     return act
 
@@ -179,7 +179,7 @@ def snr_gamma(draft: Draft, value: float) -> None:
 
 
 def offset_noise(draft: Draft, value: bool) -> None:
-    draft.set("objective.offset_noise", OFFSET if value else 0.0)
+    draft.set("objective.noise_offset", OFFSET if value else 0.0)
 
 
 def resume(draft: Draft, value: str) -> None:

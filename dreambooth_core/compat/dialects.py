@@ -118,14 +118,14 @@ PLAIN: Defaults = {
     "data.subfolders": False,
     "save.precision": "fp32",
     "save.arrangement": "diffusers",
-    "validation.steps": 25,
-    "validation.guidance": 7.5,
+    "validation.num_inference_steps": 25,
+    "validation.guidance_scale": 7.5,
     "validation.scheduler": "dpm++",
 }
 """How they all take pictures, make images and write results."""
 
 FULL: Defaults = {**PLAIN, "method.kind": "full"}
-LORA: Defaults = {**PLAIN, "method.kind": "lora", "method.targets": "attention"}
+LORA: Defaults = {**PLAIN, "method.kind": "lora", "method.target_modules": "attention"}
 
 PADDLE: Defaults = {
     "adam_weight_decay": 0.02,

@@ -213,14 +213,14 @@ def _require(draft: Draft) -> None:
 
 def _schedule(draft: Draft) -> None:
     config, values = draft.config, draft.values
-    name = config.optim.schedule
+    name = config.optim.lr_scheduler
     if name in ("constant", "piecewise_constant"):
         if values["lr_warmup_steps"]:
             draft.note("lr_warmup_steps", f"nothing with --lr_scheduler {name}, as there")
     else:
-        config.optim.warmup_steps = values["lr_warmup_steps"]
+        config.optim.lr_warmup_steps = values["lr_warmup_steps"]
     if name == "cosine_with_restarts":
-        config.optim.cycles = float(values.get("lr_num_cycles") or 1)
+        config.optim.lr_num_cycles = float(values.get("lr_num_cycles") or 1)
     elif values.get("lr_num_cycles") not in (None, 1):
         draft.note("lr_num_cycles", "nothing without cosine_with_restarts, as there")
 
@@ -231,7 +231,7 @@ def _prodigy(draft: Draft) -> None:
     if optim.optimizer != "prodigy":
         return
     draft.note("text_encoder_lr", "Prodigy finds one rate for all, as there")
-    optim.text_learning_rate = None
+    optim.text_encoder_lr = None
     if optim.learning_rate is not None and optim.learning_rate < LEAST_PRODIGY_RATE:
         draft.warn("learning_rate", f"{optim.learning_rate:g} is too little for Prodigy; 1 instead")
         optim.learning_rate = 1.0
@@ -249,10 +249,10 @@ def _length(draft: Draft) -> None:
         for concept in config.concepts
     )
     if config.prior.enabled:
-        classes = [c.num_class_images or config.prior.num_images for c in config.concepts]
+        classes = [c.num_class_images or config.prior.num_class_images for c in config.concepts]
         pictures = max(pictures, sum(classes))
     batches = math.ceil(pictures / (config.run.batch_size * draft.machine.processes))
-    steps = math.ceil(batches / config.run.accumulation)
+    steps = math.ceil(batches / config.run.gradient_accumulation_steps)
     config.run.epochs = values["num_train_epochs"]
     if config.run.steps is None:
         config.run.steps = steps * values["num_train_epochs"]

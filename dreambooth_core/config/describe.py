@@ -6,9 +6,10 @@ Standard library only, so that a host describes the engine's options without its
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
-from dreambooth_core.config.shapes import Member, Shape, members
+from dreambooth_core.config.shapes import Member, Shape, find, members
 
 
 def describe(schema: type) -> dict[str, Any]:
@@ -19,7 +20,8 @@ def describe(schema: type) -> dict[str, Any]:
         (its own), ``key`` (dotted, from the root; the fields of a list's items begin with
         ``list[].``), ``type`` (bool, int, float, str, list, dict, section), ``optional``,
         ``required``, ``default``, ``label``, ``help``, ``minimum``, ``maximum``, ``choices``,
-        ``unit``, ``advanced``, ``path``; sections have ``children``, lists and dicts ``item``.
+        ``unit``, ``advanced``, ``path``, ``aliases``; sections have ``children``,
+        lists and dicts ``item``.
     """
     return {
         "name": schema.__name__,
@@ -63,6 +65,36 @@ def nest(flat: dict[str, Any]) -> dict[str, Any]:
                 here[step] = value
             here = here[step]
     return root
+
+
+def renamed(schema: type, flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The same values by the names that their fields have now; unknown keys stay as they are."""
+    return {_present_key(schema, key): value for key, value in flat.items()}
+
+
+def _present_key(schema: type, key: str) -> str:
+    shape, now = Shape("section", schema=schema), ""
+    try:
+        steps = split_key(key)
+    except ValueError:
+        return key
+    for step in steps:
+        if shape.schema is not None and isinstance(step, str):
+            member = find(shape.schema, step)
+            if member is None:
+                return key
+            step, shape = member.name, member.shape
+        elif shape.item is not None:
+            shape = shape.item
+        now = joined(now, step)
+    return now
+
+
+def joined(key: str, step: str | int) -> str:
+    """A key one step further down."""
+    if isinstance(step, int):
+        return f"{key}[{step}]"
+    return f"{key}.{step}" if key else step
 
 
 def split_key(key: str) -> list[str | int]:
@@ -119,6 +151,7 @@ def _member(member: Member, prefix: str) -> dict[str, Any]:
         "unit": info.unit,
         "advanced": info.advanced,
         "path": info.path,
+        "aliases": list(info.aliases),
     }
     if member.shape.kind != "section":
         described["default"] = default

@@ -7,7 +7,7 @@ metadata, so a label, a help text or a range is written once, beside the code th
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,10 @@ class FieldInfo:
     advanced: bool = False
     path: str = ""
     """``"file"``, ``"folder"`` or ``"any"`` where the value is a path."""
+    aliases: tuple[str, ...] = ()
+    """Names that the field had in earlier versions, the oldest last."""
+    renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Choices by the names that they had."""
 
 
 def option(
@@ -44,6 +48,8 @@ def option(
     unit: str = "",
     advanced: bool = False,
     path: str = "",
+    aliases: tuple[str, ...] = (),
+    renamed: Mapping[str, str] | None = None,
     factory: Callable[[], Any] | None = None,
 ) -> Any:
     """A dataclass field with its :class:`FieldInfo`.
@@ -59,6 +65,8 @@ def option(
         unit=unit,
         advanced=advanced,
         path=path,
+        aliases=aliases,
+        renamed=renamed or {},
     )
     metadata = {"info": info}
     if factory is not None:

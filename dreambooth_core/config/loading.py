@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from dreambooth_core.config.catalogue import MEMORY, memory_names, whole_names
-from dreambooth_core.config.describe import split_key
+from dreambooth_core.config.describe import joined, split_key
 from dreambooth_core.config.fields import FieldInfo
 from dreambooth_core.config.reading import (
     COMMAND_LINE,
@@ -28,7 +28,7 @@ from dreambooth_core.config.reading import (
     read_text,
     unknown_key,
 )
-from dreambooth_core.config.shapes import Shape, members
+from dreambooth_core.config.shapes import Shape, find, members
 from dreambooth_core.config.suggest import advice, nearest
 from dreambooth_core.config.writing import dump
 from dreambooth_core.errors import UserError
@@ -156,15 +156,13 @@ def _override(config: Any, override: str, source: Source) -> None:
     except ValueError as error:
         raise UserError(str(error), where=source.name, do="Keys look like a.b or a[0].b.") from None
     here, shape, info, parent = config, Shape("section", schema=source.schema), None, None
-    walked = ""
-    for step in steps:
+    walked, step = "", steps[0]
+    for given in steps:
         parent = here
-        shape, info = below(shape, info, step, walked, source)
+        step, shape, info = below(shape, info, given, walked, source)
         if isinstance(step, int):
             _grow(here, step, shape, walked, source)
-            walked = f"{walked}[{step}]"
-        else:
-            walked = f"{walked}.{step}" if walked else step
+        walked = joined(walked, step)
         source.origins.setdefault(walked, source.name)
         here = here[step] if isinstance(step, int) or step in here else None
         if here is None and shape.kind == "section" and shape.schema is not None:
@@ -173,28 +171,27 @@ def _override(config: Any, override: str, source: Source) -> None:
     value = _value(text, shape, walked, info, source)
     source.origins[walked] = source.name
     assert parent is not None
-    last = steps[-1]
-    if isinstance(last, str):
-        parent.merge_with({last: value})
+    if isinstance(step, str):
+        parent.merge_with({step: value})
     elif shape.kind == "section":
         here.merge_with(value)
     else:
-        parent[last] = value
+        parent[step] = value
 
 
 def below(
     shape: Shape, info: FieldInfo | None, step: str | int, walked: str, source: Source
-) -> tuple[Shape, FieldInfo | None]:
-    """The type one step further down a key."""
+) -> tuple[str | int, Shape, FieldInfo | None]:
+    """One step further down a key: the step by its present name, and the type there."""
     if shape.kind == "section" and shape.schema is not None:
-        member = members(shape.schema).get(str(step))
+        member = find(shape.schema, str(step))
         if member is None:
             raise unknown_key(str(step), walked, shape.schema, source, source.name)
-        return member.shape, member.info
+        return member.name, member.shape, member.info
     if shape.kind == "list" and isinstance(step, int) and shape.item is not None:
-        return shape.item, info
+        return step, shape.item, info
     if shape.kind == "dict" and shape.item is not None:
-        return shape.item, None
+        return step, shape.item, None
     if shape.kind == "list":
         do = f"Its items are {walked}[0], {walked}[1] …"
         raise UserError(f"{walked} is a list and has no {step!r}", where=source.name, do=do)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dreambooth_core.config.describe import split_key
+from dreambooth_core.config.describe import joined, split_key
 from dreambooth_core.config.fields import FieldInfo
 from dreambooth_core.config.loading import below, check_value
 from dreambooth_core.config.reading import Source, compose, read_node
@@ -58,8 +58,7 @@ def _find(schema: type, key: str, source: Source) -> tuple[Shape, FieldInfo | No
         steps = split_key(key)
     except ValueError as error:
         raise UserError(str(error)) from None
-    for step in steps:
-        shape, info = below(shape, info, step, walked, source)
-        dotted = f"{walked}.{step}" if walked else str(step)
-        walked = f"{walked}[{step}]" if isinstance(step, int) else dotted
+    for given in steps:
+        step, shape, info = below(shape, info, given, walked, source)
+        walked = joined(walked, step)
     return shape, info

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from unicodedata import category
 
 from dreambooth_core.config.fields import FieldInfo
-from dreambooth_core.config.shapes import Shape, members, paths
+from dreambooth_core.config.shapes import Shape, find, members, paths, tell_renamed
 from dreambooth_core.config.suggest import advice, nearest
 from dreambooth_core.errors import UserError
 from dreambooth_core.formats.reading import read_bytes
@@ -193,6 +193,9 @@ def read_text(
         )
     if shape.kind == "str":
         check_text(text, key, source.at(node))
+        if info is not None and text in info.renamed:
+            tell_renamed(text, info.renamed[text])
+            return info.renamed[text]
         return _place(text, info, source) if info is not None and info.path else text
     word = text.strip().lower()
     value: bool | int | float | None = None
@@ -270,17 +273,16 @@ def _section(node: yaml.Node, shape: Shape, key: str, source: Source) -> dict[st
     assert shape.schema is not None
     if not isinstance(node, yaml.MappingNode):
         raise _wrong(node, shape, key, source)
-    known = members(shape.schema)
     values: dict[str, Any] = {}
     for name_node, value_node in node.value:
         name = _key_text(name_node, key, source)
-        if name not in known:
+        member = find(shape.schema, name)
+        if member is None:
             raise unknown_key(name, key, shape.schema, source, source.at(name_node))
-        full = f"{key}.{name}" if key else name
-        if name in values:
+        full = f"{key}.{member.name}" if key else member.name
+        if member.name in values:
             raise UserError(f"{full} is set twice", where=source.at(name_node))
-        member = known[name]
-        values[name] = read_node(value_node, member.shape, full, member.info, source)
+        values[member.name] = read_node(value_node, member.shape, full, member.info, source)
     return values
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import types
 import typing
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any, Union
 
 from dreambooth_core.config.fields import FieldInfo
+
+log = logging.getLogger(__name__)
 
 SCALARS: dict[type, str] = {bool: "bool", int: "int", float: "float", str: "str", Path: "path"}
 
@@ -58,6 +61,24 @@ def members(schema: type) -> dict[str, Member]:
         info = field.metadata.get("info") or FieldInfo(label=field.name, help="")
         found[field.name] = Member(field.name, shape, info, field)
     return found
+
+
+def find(schema: type, name: str) -> Member | None:
+    """The field of that name, or that had it in an earlier version: then it is said, once."""
+    known = members(schema)
+    if name in known:
+        return known[name]
+    for member in known.values():
+        if name in member.info.aliases:
+            tell_renamed(name, member.name)
+            return member
+    return None
+
+
+@cache
+def tell_renamed(old: str, new: str) -> None:
+    """Says that something has another name now, once."""
+    log.warning("%s is called %s now; the old name goes with the next version", old, new)
 
 
 def shape_of(hint: Any) -> Shape:

@@ -25,7 +25,7 @@ def bucket_sizes(area: int, step: int, longest: int) -> list[Size]:
     if step < LATENT_FACTOR or step % LATENT_FACTOR:
         raise UserError(
             f"{step} is not a multiple of {LATENT_FACTOR}",
-            where="data.bucket_step",
+            where="data.bucket_reso_steps",
             do="64 suits every Stable Diffusion UNet.",
         )
     sizes: set[Size] = set()
@@ -36,8 +36,8 @@ def bucket_sizes(area: int, step: int, longest: int) -> list[Size]:
     if not sizes:
         raise UserError(
             f"no bucket of {step} × {step} pixels fits into {area} pixels",
-            where="data.bucket_step",
-            do="Raise data.resolution or lower data.bucket_step.",
+            where="data.bucket_reso_steps",
+            do="Raise data.resolution or lower data.bucket_reso_steps.",
         )
     return _largest(sizes)
 
@@ -68,7 +68,7 @@ class Sizer:
             self.sizes: list[Size] = [fixed]
             return
         longest = round(max(fixed) * options.bucket_stretch)
-        found = set(bucket_sizes(fixed[0] * fixed[1], options.bucket_step, longest))
+        found = set(bucket_sizes(fixed[0] * fixed[1], options.bucket_reso_steps, longest))
         # The size that was asked for is always there, also where the step does not divide it.
         self.sizes = sorted(found | {fixed})
 

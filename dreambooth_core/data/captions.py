@@ -136,16 +136,19 @@ class Captioner:
         """The caption of one showing."""
         options = self.options
         key = (self.seed, epoch, picture, turn)
-        if options.caption_dropout and uniform("no caption", *key) < options.caption_dropout:
+        if (
+            options.caption_dropout_rate
+            and uniform("no caption", *key) < options.caption_dropout_rate
+        ):
             return ""
         text = self.texts[picture]
         if self.varies_tags:
             text = vary_tags(
                 text,
                 *key,
-                shuffle=options.shuffle_tags,
-                keep=options.keep_tags,
-                dropout=options.tag_dropout,
+                shuffle=options.shuffle_caption,
+                keep=options.keep_tokens,
+                dropout=options.caption_tag_dropout_rate,
             )
         if options.templates:
             drawn = int(uniform("template", *key) * len(options.templates))
@@ -155,7 +158,7 @@ class Captioner:
     @property
     def varies_tags(self) -> bool:
         """Whether tags are moved or dropped: then the captions cannot be listed."""
-        return self.options.shuffle_tags or self.options.tag_dropout > 0
+        return self.options.shuffle_caption or self.options.caption_tag_dropout_rate > 0
 
     def all_captions(self) -> list[str] | None:
         """Every caption that can come up, without doubles, or ``None`` where tags vary."""
@@ -166,7 +169,7 @@ class Captioner:
             for picture, text in enumerate(self.texts)
             for template in self.options.templates or [PROMPT]
         )
-        if self.options.caption_dropout:
+        if self.options.caption_dropout_rate:
             found[""] = None
         return list(found)
 

@@ -105,7 +105,7 @@ def gather(
             progress=progress,
         )
         _check_captions(options, data, inventory, where)
-        wanted = (options.num_class_images or prior.num_images) if prior.enabled else 0
+        wanted = (options.num_class_images or prior.num_class_images) if prior.enabled else 0
         found.append(Concept(index, options, inventory, class_images_wanted=wanted))
     return found
 

@@ -53,7 +53,9 @@ def add_token(parts: Components, word: str, rows: Sequence[Tensor]) -> list[Lear
             this base.
     """
     if not word or word != word.strip() or any(c.isspace() for c in word):
-        raise UserError(f"a token is one word, and {word!r} is not", where="method.token")
+        raise UserError(
+            f"a token is one word, and {word!r} is not", where="method.placeholder_token"
+        )
     if len(rows) != len(parts.text_encoders):
         raise UserError(
             f"it was made for {len(rows)} text encoder(s), the base has {len(parts.text_encoders)}",
@@ -108,10 +110,12 @@ def _new_id(tokenizers: Sequence[Any], word: str) -> int:
         if word.lower() in tokenizer.get_vocab() or not tokenizer.add_tokens([token]):
             raise UserError(
                 f"{word!r} is in the vocabulary as a whole word",
-                where="method.token",
+                where="method.placeholder_token",
                 do=f"Take a word that is not, such as {word}-1 or <{word}>.",
             )
         found.add(int(tokenizer.convert_tokens_to_ids(word.lower())))
     if len(found) != 1:
-        raise UserError("the base's tokenizers have different vocabularies", where="method.token")
+        raise UserError(
+            "the base's tokenizers have different vocabularies", where="method.placeholder_token"
+        )
     return found.pop()

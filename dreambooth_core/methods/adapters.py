@@ -36,7 +36,7 @@ class AdapterMethod(Method):
         """The names of the layers to adapt in one model."""
         family = self.parts.family
         of = family.targets if component == family.denoiser else TEXT_TARGETS
-        return target_layers(model, of[self.options.targets])
+        return target_layers(model, of[self.options.target_modules])
 
     def weights(self, component: str, model: nn.Module) -> dict[str, Weights]:
         """What was learned in one model, by canonical names."""
@@ -75,8 +75,8 @@ class AdapterMethod(Method):
         layers = self.layers(model, component)
         if not layers:
             raise UserError(
-                f"the {component} has no layers of the kind {self.options.targets!r}",
-                where="method.targets",
+                f"the {component} has no layers of the kind {self.options.target_modules!r}",
+                where="method.target_modules",
                 do="Choose other layers, or another base.",
             )
         config = self.peft_config(layers, **self._sizes(component))

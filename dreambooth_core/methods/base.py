@@ -59,8 +59,10 @@ class Method(ABC):
     @property
     def trained_models(self) -> dict[str, nn.Module]:
         """The base's models that this configuration trains."""
-        wanted = {self.parts.family.denoiser: self.parts.denoiser} if self.options.unet else {}
-        return wanted | (self.parts.text_models if self.options.text_encoder else {})
+        wanted = (
+            {self.parts.family.denoiser: self.parts.denoiser} if self.options.train_denoiser else {}
+        )
+        return wanted | (self.parts.text_models if self.options.train_text_encoder else {})
 
     @property
     def trains_text(self) -> bool:

@@ -20,23 +20,25 @@ class MethodOptions:
         help=" ".join(f"{name}: {spec.help}" for name, spec in METHODS.ours().items()),
         choices=METHODS,
     )
-    unet: bool = option(
+    train_denoiser: bool = option(
         True,
-        label="Train the UNet",
-        help="The denoising network.",
+        label="Train the denoiser",
+        help="The denoising network: a UNet or a transformer.",
         advanced=True,
+        aliases=("unet",),
     )
-    text_encoder: bool = option(
+    train_text_encoder: bool = option(
         False,
         label="Train the text encoder",
-        help="""The part that reads the prompt. Brings a subject closer, costs memory, and
-        over-fits sooner.""",
+        help="""Train the text encoder too. Brings a subject closer, costs memory, and
+        overfits sooner.""",
+        aliases=("text_encoder",),
     )
     rank: int = option(
         16,
         label="Rank",
-        help="""Size of the adapter: 4 to 32 is plenty for a subject, more for a style. For
-        OFT it is the block size.""",
+        help="""Rank (dimension) of the adapter: 4 to 32 is plenty for a subject, more for a style.
+        For OFT the block size.""",
         minimum=1,
         maximum=1024,
     )
@@ -55,17 +57,19 @@ class MethodOptions:
         maximum=0.9,
         advanced=True,
     )
-    targets: str = option(
+    target_modules: str = option(
         "attention",
-        label="Layers",
-        help="""attention: the query, key, value and output layers. query_value: two of them.
+        label="Target modules",
+        help="""The layers that get an adapter. attention: the query, key, value and output layers.
+        query_value: two of them.
         transformer: all linear layers of the transformer blocks. all: convolutions too.""",
         choices=TARGETS,
+        aliases=("targets",),
     )
     text_rank: int | None = option(
         None,
         label="Rank, text encoder",
-        help="Rank of the text encoder's adapter; the UNet's if left empty.",
+        help="Rank of the text encoder's adapter. Empty: the denoiser's.",
         minimum=1,
         maximum=1024,
         advanced=True,
@@ -73,7 +77,7 @@ class MethodOptions:
     text_alpha: float | None = option(
         None,
         label="Alpha, text encoder",
-        help="Alpha of the text encoder's adapter; the UNet's if left empty.",
+        help="Alpha of the text encoder's adapter. Empty: the denoiser's.",
         minimum=0.001,
         maximum=1000000.0,
         advanced=True,
@@ -81,28 +85,30 @@ class MethodOptions:
     text_dropout: float | None = option(
         None,
         label="Dropout, text encoder",
-        help="Dropout of the text encoder's adapter; the UNet's if left empty.",
+        help="Dropout of the text encoder's adapter. Empty: the denoiser's.",
         minimum=0.0,
         maximum=0.9,
         advanced=True,
     )
-    token: str = option(
+    placeholder_token: str = option(
         "sks",
-        label="Token",
-        help="""textual_inversion, pivotal: the word that is learned. It must be in the prompts,
-        and is the name of the embedding's file.""",
+        label="Placeholder token",
+        help="""textual_inversion, pivotal: the token that is learned. It must be in the prompts,
+        and names the embedding's file.""",
+        aliases=("token",),
     )
     initializer_token: str = option(
         "",
-        label="Starting word",
-        help="""textual_inversion, pivotal: a word whose meaning the token starts from, such as
-        the class. Empty: random.""",
+        label="Initializer token",
+        help="""textual_inversion, pivotal: the token whose embedding it starts from, such as the
+        class. Empty: random.""",
     )
-    vectors: int = option(
+    num_vectors: int = option(
         1,
-        label="Vectors",
-        help="textual_inversion, pivotal: how many tokens of a prompt the word takes.",
+        label="Vectors per token",
+        help="textual_inversion, pivotal: how many tokens of a prompt it takes.",
         minimum=1,
         maximum=64,
         advanced=True,
+        aliases=("vectors",),
     )

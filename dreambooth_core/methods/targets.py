@@ -12,7 +12,7 @@ TEXT_TARGETS = {
     "transformer": r"\.(self_attn\.(q_proj|k_proj|v_proj|out_proj)|mlp\.fc[12])$",
 }
 TEXT_TARGETS["all"] = TEXT_TARGETS["transformer"]
-"""Of a CLIP text encoder, by the choices of ``method.targets``."""
+"""Of a CLIP text encoder, by the choices of ``method.target_modules``."""
 
 
 def target_layers(model: nn.Module, pattern: str) -> list[str]:

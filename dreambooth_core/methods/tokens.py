@@ -51,7 +51,7 @@ class TextualInversion(Method):
         return vectors(self.parts, self._tables)
 
     def caption_for_proof(self, captions: Sequence[str]) -> str:
-        return caption_with(self.options.token, self.parts, captions)
+        return caption_with(self.options.placeholder_token, self.parts, captions)
 
     def tensors(self) -> dict[str, Tensor]:
         return named_rows(self._tables)
@@ -87,7 +87,7 @@ class PivotalTuning(Lora):
         return vectors(self.parts, self._tables)
 
     def caption_for_proof(self, captions: Sequence[str]) -> str:
-        return caption_with(self.options.token, self.parts, captions)
+        return caption_with(self.options.placeholder_token, self.parts, captions)
 
     def tensors(self) -> dict[str, Tensor]:
         return {**super().tensors(), **named_rows(self._tables)}
@@ -105,7 +105,7 @@ def learn_token(options: MethodOptions, parts: Components, seed: int) -> list[Le
         starting_rows(options, tokenizer, encoder, seed)
         for tokenizer, encoder in zip(tokenizers, parts.text_encoders, strict=True)
     ]
-    tables = add_token(parts, options.token, rows)
+    tables = add_token(parts, options.placeholder_token, rows)
     for table in tables:
         table.rows.requires_grad_(True)
     return tables
@@ -125,14 +125,14 @@ def starting_rows(
     if word and not ids:
         raise UserError("the starting word has no tokens", where="method.initializer_token")
     if weight.is_meta:
-        return weight.new_empty(options.vectors, weight.shape[1])
+        return weight.new_empty(options.num_vectors, weight.shape[1])
     table = weight.float().cpu()
     if not ids:
         noise = torch.randn(
-            options.vectors, table.shape[1], generator=generator("token", seed, table.shape[1])
+            options.num_vectors, table.shape[1], generator=generator("token", seed, table.shape[1])
         )
         return noise * table.std(dim=0) + table.mean(dim=0)
-    return table[[ids[i % len(ids)] for i in range(options.vectors)]]
+    return table[[ids[i % len(ids)] for i in range(options.num_vectors)]]
 
 
 def trainables(tables: list[LearnedEmbedding]) -> list[Trainable]:
@@ -172,7 +172,7 @@ def caption_with(word: str, parts: Components, captions: Sequence[str]) -> str:
             return caption
     raise UserError(
         f"no caption has the token {word!r} in it, so it cannot be learned",
-        where="method.token",
+        where="method.placeholder_token",
         do=f"Write it into the instance prompt: a photo of {word} …",
     )
 

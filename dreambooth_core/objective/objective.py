@@ -95,17 +95,20 @@ class Objective(ABC):
     def _noise(self, shape: torch.Size, key: tuple[Key, ...]) -> Tensor:
         options = self.options
         noise = noise_functions.gaussian(shape, generator(*key, "noise"))
-        if options.pyramid_noise > 0:
+        if options.multires_noise_discount > 0:
             noise = noise_functions.pyramid(
-                noise, options.pyramid_noise, options.pyramid_levels, generator(*key, "pyramid")
+                noise,
+                options.multires_noise_discount,
+                options.multires_noise_iterations,
+                generator(*key, "pyramid"),
             )
-        if options.offset_noise > 0:
-            noise = noise_functions.offset(noise, options.offset_noise, generator(*key, "offset"))
+        if options.noise_offset > 0:
+            noise = noise_functions.offset(noise, options.noise_offset, generator(*key, "offset"))
         return noise
 
     def _shown(self, asked: Tensor, keys: Sequence[tuple[Key, ...]]) -> Tensor | None:
         """The perturbed noise, or ``None`` where the model is shown what it is asked for."""
-        strength = self.options.input_perturbation
+        strength = self.options.ip_noise_gamma
         if strength <= 0:
             return None
         pairs = zip(asked, keys, strict=True)

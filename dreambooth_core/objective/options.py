@@ -8,7 +8,7 @@ from dreambooth_core.config.fields import option
 
 LOSSES = ("l2", "l1", "huber", "smooth_l1")
 HUBER_SCHEDULES = ("constant", "snr", "exponential")
-DIFFUSION_WEIGHTINGS = ("none", "min_snr", "debiased", "v_equivalent")
+DIFFUSION_WEIGHTINGS = ("none", "min_snr", "debiased_estimation", "v_equivalent")
 FLOW_WEIGHTINGS = ("none", "sigma_sqrt", "sigma_squared", "cosmap")
 WEIGHTINGS = tuple(dict.fromkeys(DIFFUSION_WEIGHTINGS + FLOW_WEIGHTINGS))
 TIMESTEP_BIASES = (
@@ -27,7 +27,7 @@ SHIFTS = ("auto", "none", "static", "resolution")
 
 @dataclass
 class ObjectiveOptions:
-    """How far a prediction is from its target, and how much each noise level counts."""
+    """The loss, and how much each noise level counts."""
 
     loss: str = option(
         "l2",
@@ -54,12 +54,14 @@ class ObjectiveOptions:
     )
     weighting: str = option(
         "none",
-        label="Weighting",
-        help="""Weight of each noise level: none; for diffusion min_snr (faster convergence),
-        debiased (1/sqrt(SNR)) and v_equivalent (an epsilon base learns colours and composition as
-        a v base does); for rectified flow, where s is the share of noise, sigma_sqrt (1/s²),
-        sigma_squared (s²: SD3's preconditioned outputs) and cosmap (the middle).""",
+        label="Loss weighting",
+        help="""Weight of the loss at each noise level: none; for diffusion min_snr (faster
+        convergence), debiased_estimation (1/sqrt(SNR)) and v_equivalent (an epsilon base learns
+        colours and composition as a v base does); for rectified flow, where s is the share of
+        noise, sigma_sqrt (1/s²), sigma_squared (s²: SD3's preconditioned outputs) and cosmap (the
+        middle).""",
         choices=WEIGHTINGS,
+        renamed={"debiased": "debiased_estimation"},
     )
     min_snr_gamma: float = option(
         5.0,
@@ -72,43 +74,47 @@ class ObjectiveOptions:
     max_weight: float = option(
         20.0,
         label="Largest weight",
-        help="""Cap of the weight for debiased and v_equivalent, which grow without bound where
-        there is almost only noise, and for sigma_sqrt, where there is almost none.""",
+        help="""Cap of the weight for debiased_estimation and v_equivalent, which grow without bound
+        where there is almost only noise, and for sigma_sqrt, where there is almost none.""",
         minimum=1.0,
         maximum=1e6,
         advanced=True,
     )
-    offset_noise: float = option(
+    noise_offset: float = option(
         0.0,
-        label="Offset noise",
+        label="Noise offset",
         help="""Strength of noise that is constant over each channel: teaches very dark and very
-        bright pictures. 0 is off, 0.05 to 0.1 is usual.""",
+        bright images. 0 is off, 0.05 to 0.1 is usual.""",
         minimum=0.0,
         maximum=1.0,
+        aliases=("offset_noise",),
     )
-    pyramid_noise: float = option(
+    multires_noise_discount: float = option(
         0.0,
-        label="Pyramid noise discount",
-        help="""Share that each coarser level of noise keeps. 0 is off, 0.1 to 0.4 suits
-        fine-tuning, 0.9 training from scratch.""",
+        label="Multires noise discount",
+        help="""Multi-resolution (pyramid) noise: the share that each coarser level keeps. 0 is off,
+        0.1 to 0.4 suits fine-tuning, 0.9 training from scratch.""",
         minimum=0.0,
         maximum=0.99,
+        aliases=("pyramid_noise",),
     )
-    pyramid_levels: int = option(
+    multires_noise_iterations: int = option(
         10,
-        label="Pyramid noise levels",
-        help="At most so many coarser levels; fewer where the picture gets too small.",
+        label="Multires noise iterations",
+        help="The number of coarser levels of multi-resolution noise; fewer for small images.",
         minimum=1,
         maximum=16,
         advanced=True,
+        aliases=("pyramid_levels",),
     )
-    input_perturbation: float = option(
+    ip_noise_gamma: float = option(
         0.0,
-        label="Input perturbation",
-        help="""Extra noise that the model sees and is not asked for: it learns to correct its
-        own errors. 0 is off, 0.1 is recommended.""",
+        label="IP noise gamma",
+        help="""Input perturbation: extra noise in the input that is not part of the target, so that
+        the model learns to correct its own errors. 0 is off, 0.1 is recommended.""",
         minimum=0.0,
         maximum=1.0,
+        aliases=("input_perturbation",),
     )
     zero_terminal_snr: bool = option(
         False,
@@ -118,16 +124,16 @@ class ObjectiveOptions:
     )
     min_timestep: int = option(
         0,
-        label="First timestep",
-        help="Lowest noise level that is trained.",
+        label="Min timestep",
+        help="The lowest timestep (noise level) that is trained.",
         minimum=0,
         maximum=999,
         advanced=True,
     )
     max_timestep: int = option(
         999,
-        label="Last timestep",
-        help="Highest noise level that is trained, inclusive.",
+        label="Max timestep",
+        help="The highest timestep (noise level) that is trained, inclusive.",
         minimum=0,
         maximum=999,
         advanced=True,
@@ -143,7 +149,7 @@ class ObjectiveOptions:
     timestep_bias_multiplier: float = option(
         2.0,
         label="Bias multiplier",
-        help="How many times more often earlier/later draw the favoured part.",
+        help="How many times more often earlier or later draw the favoured range.",
         minimum=0.0,
         maximum=100.0,
         advanced=True,
@@ -151,7 +157,7 @@ class ObjectiveOptions:
     timestep_bias_portion: float = option(
         0.25,
         label="Bias portion",
-        help="Share of the range that earlier/later favour.",
+        help="Share of the timesteps that earlier or later favour.",
         minimum=0.01,
         maximum=0.99,
         advanced=True,
@@ -207,7 +213,7 @@ class ObjectiveOptions:
     mask_floor: float = option(
         0.0,
         label="Weight outside masks",
-        help="With masked loss: how much counts what lies outside the mask. 1 ignores masks.",
+        help="With masked loss: the weight of what lies outside the mask. 1 ignores masks.",
         minimum=0.0,
         maximum=1.0,
         advanced=True,

@@ -68,7 +68,7 @@ def weights(snr: Tensor, prediction_type: str, weighting: str, gamma: float, cap
         return torch.ones_like(snr)
     if weighting == "min_snr":
         return min_snr(snr, prediction_type, gamma)
-    if weighting == "debiased":
+    if weighting == "debiased_estimation":
         return debiased(snr, prediction_type, cap)
     if weighting == "v_equivalent":
         return v_equivalent(snr, prediction_type, cap)

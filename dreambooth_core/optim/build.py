@@ -77,7 +77,7 @@ def build_optimizer(options: OptimOptions, groups: Sequence[ParamGroup]) -> Opti
             )
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise UserError(
-            f"{spec.name} refuses its arguments: {error}", where="optim.arguments"
+            f"{spec.name} refuses its arguments: {error}", where="optim.optimizer_args"
         ) from error
     if spec.averages:
         optimizer.train()  # type: ignore[attr-defined]
@@ -99,7 +99,7 @@ def try_out(
     """
     spec = OPTIMIZERS[options.optimizer]
     _own_arguments(options, spec)
-    if spec.package in ALWAYS_THERE and not options.arguments:
+    if spec.package in ALWAYS_THERE and not options.optimizer_args:
         return  # nothing can be wrong, and the libraries take seconds to read
     small = [
         ParamGroup(
@@ -125,8 +125,8 @@ def try_out(
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"{spec.name} fails at a first step: {reason}",
-            where="optim.arguments" if options.arguments else "optim.optimizer",
-            do="Leave optim.arguments empty, or choose adamw.",
+            where="optim.optimizer_args" if options.optimizer_args else "optim.optimizer",
+            do="Leave optim.optimizer_args empty, or choose adamw.",
         ) from error
 
 
@@ -153,7 +153,7 @@ def _arguments(
     """Keyword arguments but for ``params``, ``lr`` and ``weight_decay``."""
     arguments = _own_arguments(options, spec)
     if spec.averages and "warmup_steps" in inspect.signature(build).parameters:
-        arguments["warmup_steps"] = options.warmup_steps
+        arguments["warmup_steps"] = options.lr_warmup_steps
     arguments.update(_further(options, spec, build))
     return arguments
 
@@ -184,16 +184,16 @@ def _refuse_if_set(spec: OptimizerSpec, name: str, value: float | None) -> None:
 def _further(
     options: OptimOptions, spec: OptimizerSpec, build: Callable[..., Optimizer]
 ) -> dict[str, Any]:
-    """``options.arguments``, parsed and checked against the optimizer's signature."""
+    """``options.optimizer_args``, parsed and checked against the optimizer's signature."""
     parameters = inspect.signature(build).parameters
     accepted = set(parameters) - _RESERVED - {"kwargs"}
     parsed = {}
-    for name, text in options.arguments.items():
+    for name, text in options.optimizer_args.items():
         if name not in accepted:
             near = difflib.get_close_matches(name, accepted, n=1)
             raise UserError(
                 f"{spec.name} has no argument {name!r}",
-                where="optim.arguments",
+                where="optim.optimizer_args",
                 do=f"Did you mean {near[0]!r}?"
                 if near
                 else f"It has {', '.join(sorted(accepted))}.",
@@ -213,7 +213,9 @@ def _refuse_other_types(optimizer: str, name: str, value: Any, default: Any) -> 
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         right, kind = number and math.isfinite(value), "a number"
     if not right:
-        raise UserError(f"{optimizer}'s {name} is {value!r}, not {kind}", where="optim.arguments")
+        raise UserError(
+            f"{optimizer}'s {name} is {value!r}, not {kind}", where="optim.optimizer_args"
+        )
 
 
 def _value(text: str) -> Any:

@@ -20,12 +20,13 @@ SCHEDULES = (
 
 @dataclass
 class EmaOptions:
-    """A running average of the trained weights, often smoother than the weights themselves."""
+    """An exponential moving average of the trained weights, often better than the weights."""
 
     enabled: bool = option(
         False,
         label="EMA",
-        help="Keep a running average of the trained weights, and save it as the result.",
+        help="""Keep an exponential moving average of the trained weights, and save it as the
+        result.""",
     )
     decay: float = option(
         0.9999,
@@ -37,13 +38,14 @@ class EmaOptions:
     warmup: bool = option(
         True,
         label="EMA warm-up",
-        help="Begin with a smaller decay, so that the start of a run is soon forgotten.",
+        help="Start with a smaller decay, so that the untrained weights are soon forgotten.",
         advanced=True,
     )
     every: int = option(
         1,
-        label="EMA every … steps",
-        help="Average only so often, with the decay adjusted to match. Saves time on the CPU.",
+        label="EMA update every … steps",
+        help="""Update the average only so often, with the decay adjusted to match. Saves time on a
+        CPU.""",
         minimum=1,
         maximum=1000,
         advanced=True,
@@ -51,20 +53,20 @@ class EmaOptions:
     on_cpu: bool = option(
         False,
         label="EMA on the CPU",
-        help="Keep the average in the computer's memory instead of the GPU's.",
+        help="Keep the average in RAM instead of GPU memory.",
         advanced=True,
     )
 
 
 @dataclass
 class OptimOptions:
-    """How weights follow their gradients."""
+    """The optimizer, the learning rate and its schedule."""
 
     optimizer: str = option(
         "adamw",
         label="Optimizer",
         help="""AdamW; its 8-bit form takes a quarter of the memory; the paged ones spill into
-        the computer's memory; Prodigy and D-Adaptation find the learning rate themselves;
+        RAM; Prodigy and D-Adaptation find the learning rate themselves;
         the schedule-free ones need no learning rate schedule.""",
         choices=OPTIMIZERS,
     )
@@ -76,20 +78,22 @@ class OptimOptions:
         minimum=0.0,
         maximum=1000.0,
     )
-    text_learning_rate: float | None = option(
+    text_encoder_lr: float | None = option(
         None,
         label="Text encoder learning rate",
         help="Learning rate of the text encoders. Empty: the same.",
         minimum=0.0,
         maximum=1000.0,
+        aliases=("text_learning_rate",),
     )
-    embedding_learning_rate: float | None = option(
+    embedding_lr: float | None = option(
         None,
         label="Embedding learning rate",
         help="Learning rate of learned tokens. Empty: 5e-3 with a fixed-rate optimizer.",
         minimum=0.0,
         maximum=1000.0,
         advanced=True,
+        aliases=("embedding_learning_rate",),
     )
     scale_lr: bool = option(
         False,
@@ -97,35 +101,39 @@ class OptimOptions:
         help="Multiply learning rates by batch size, gradient accumulation and processes.",
         advanced=True,
     )
-    schedule: str = option(
+    lr_scheduler: str = option(
         "constant",
-        label="Schedule",
+        label="Learning rate scheduler",
         help="How the learning rate changes over the run.",
         choices=SCHEDULES,
+        aliases=("schedule",),
     )
-    warmup_steps: int = option(
+    lr_warmup_steps: int = option(
         0,
         label="Warm-up steps",
         help="Steps over which the learning rate rises from 0. Not with constant.",
         minimum=0,
         maximum=MAX_STEPS,
+        aliases=("warmup_steps",),
     )
-    cycles: float | None = option(
+    lr_num_cycles: float | None = option(
         None,
-        label="Cycles",
+        label="Number of cycles",
         help="""cosine: number of waves (empty: 0.5, one fall to 0);
         cosine_with_restarts: number of restarts (empty: 1).""",
         minimum=0.0,
         maximum=1000.0,
         advanced=True,
+        aliases=("cycles",),
     )
-    power: float = option(
+    lr_power: float = option(
         1.0,
-        label="Power",
+        label="Polynomial power",
         help="Exponent of the polynomial schedule.",
         minimum=0.0,
         maximum=100.0,
         advanced=True,
+        aliases=("power",),
     )
     final_learning_rate: float = option(
         1e-7,
@@ -145,7 +153,7 @@ class OptimOptions:
     beta1: float | None = option(
         None,
         label="Beta 1",
-        help="Memory of the gradient's mean. Empty: the optimizer's own (AdamW 0.9).",
+        help="Decay of the running mean of gradients. Empty: the optimizer's own (AdamW 0.9).",
         minimum=0.0,
         maximum=0.99999,
         advanced=True,
@@ -153,7 +161,8 @@ class OptimOptions:
     beta2: float | None = option(
         None,
         label="Beta 2",
-        help="Memory of the gradient's square. Empty: the optimizer's own (AdamW 0.999).",
+        help="""Decay of the running mean of squared gradients. Empty: the optimizer's own (AdamW
+        0.999).""",
         minimum=0.0,
         maximum=0.99999,
         advanced=True,
@@ -177,16 +186,17 @@ class OptimOptions:
     epsilon: float | None = option(
         None,
         label="Epsilon",
-        help="Guard against division by zero. Empty: the optimizer's own (AdamW 1e-8).",
+        help="Small number against division by zero. Empty: the optimizer's own (AdamW 1e-8).",
         minimum=0.0,
         maximum=1.0,
         advanced=True,
     )
-    arguments: dict[str, str] = option(
+    optimizer_args: dict[str, str] = option(
         factory=dict,
-        label="Further arguments",
-        help="Arguments of the chosen optimizer by their own names, such as d_coef: 2.",
+        label="Optimizer arguments",
+        help="Further arguments of the optimizer by its own names, such as d_coef: 2.",
         advanced=True,
+        aliases=("arguments",),
     )
     max_grad_norm: float = option(
         1.0,
@@ -196,20 +206,21 @@ class OptimOptions:
         maximum=1e6,
         advanced=True,
     )
-    fused_backward: bool = option(
+    fused_backward_pass: bool = option(
         False,
-        label="Step inside backward",
-        help="""Each weight takes its step as soon as its gradient is there, and the gradient is
+        label="Fused backward pass",
+        help="""Each weight is updated as soon as its gradient is computed, and the gradient is
         freed: full fine-tuning without memory for all gradients at once.""",
         advanced=True,
+        aliases=("fused_backward",),
     )
     stochastic_rounding: bool = option(
         False,
         label="Stochastic rounding",
-        help="""With weights in bf16: round each step up or down by chance, so that small steps
+        help="""With weights in bf16: round each update up or down at random, so that small updates
         are not lost. A quarter to half of the memory for weights and gradients.""",
         advanced=True,
     )
     ema: EmaOptions = section(
-        EmaOptions, label="EMA", help="A running average of the trained weights."
+        EmaOptions, label="EMA", help="An exponential moving average of the trained weights."
     )

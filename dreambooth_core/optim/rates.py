@@ -37,8 +37,8 @@ def rates(
     own = OPTIMIZERS[options.optimizer].default_rate
     usual = own or (FULL_RATE if full else ADAPTER_RATE)
     unet = usual if options.learning_rate is None else options.learning_rate
-    text = unet if options.text_learning_rate is None else options.text_learning_rate
-    embedding = options.embedding_learning_rate
+    text = unet if options.text_encoder_lr is None else options.text_encoder_lr
+    embedding = options.embedding_lr
     if embedding is None:
         embedding = EMBEDDING_RATE if own is None else unet
     factor = batch_size * accumulation * processes if options.scale_lr else 1

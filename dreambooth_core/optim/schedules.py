@@ -93,24 +93,24 @@ def make_schedule(options: OptimOptions, total_steps: int) -> Schedule:
     Raises:
         UserError: an unknown name; ``step_rules`` that cannot be read.
     """
-    if options.schedule not in SCHEDULES:
+    if options.lr_scheduler not in SCHEDULES:
         raise UserError(
-            f"schedule {options.schedule!r} is not known",
-            where="optim.schedule",
+            f"schedule {options.lr_scheduler!r} is not known",
+            where="optim.lr_scheduler",
             do=f"Known are {', '.join(SCHEDULES)}.",
         )
     if OPTIMIZERS[options.optimizer].averages:
         return Schedule("constant", total_steps)
     rules: tuple[tuple[int, float], ...] = ()
     last = 1.0
-    if options.schedule == "piecewise_constant":
+    if options.lr_scheduler == "piecewise_constant":
         rules, last = parse_rules(options.step_rules)
     return Schedule(
-        name=options.schedule,
+        name=options.lr_scheduler,
         total=total_steps,
-        warmup=options.warmup_steps,
-        cycles=options.cycles,
-        power=options.power,
+        warmup=options.lr_warmup_steps,
+        cycles=options.lr_num_cycles,
+        power=options.lr_power,
         end=options.final_learning_rate,
         rules=rules,
         last_factor=last,

@@ -53,7 +53,7 @@ class Stepper:
         self._step = 0
         self._numbers = {p: n for n, p in enumerate(self.parameters)}
         self._fused = (
-            FusedBackward(self.optimizer, self._step_one) if options.fused_backward else None
+            FusedBackward(self.optimizer, self._step_one) if options.fused_backward_pass else None
         )
         self.begin(0)
 

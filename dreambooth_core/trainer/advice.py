@@ -123,8 +123,8 @@ def without_loss(config: TrainConfig) -> Iterator[Changes]:
     if config.prior.enabled:
         yield {"prior.batch_size": 1}
     if config.run.batch_size > 1:
-        together = config.run.batch_size * config.run.accumulation
-        yield {"run.batch_size": 1, "run.accumulation": together}
+        together = config.run.batch_size * config.run.gradient_accumulation_steps
+        yield {"run.batch_size": 1, "run.gradient_accumulation_steps": together}
 
 
 def with_loss(config: TrainConfig) -> Iterator[Changes]:
@@ -132,15 +132,15 @@ def with_loss(config: TrainConfig) -> Iterator[Changes]:
     full = METHODS[config.method.kind].trains_base
     if full and config.run.mixed_precision != "fp16":
         yield {
-            "optim.fused_backward": True,
+            "optim.fused_backward_pass": True,
             "optim.max_grad_norm": 0.0,
             "run.batch_size": 1,
-            "run.accumulation": 1,
+            "run.gradient_accumulation_steps": 1,
         }
     if not full:
         yield {"memory.quantize": "nf4"}
-    if config.method.text_encoder and config.method.unet:
-        yield {"method.text_encoder": False}
+    if config.method.train_text_encoder and config.method.train_denoiser:
+        yield {"method.train_text_encoder": False}
     if full:
         yield {"optim.optimizer": "adafactor"}
         if config.run.mixed_precision != "fp16":

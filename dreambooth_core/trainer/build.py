@@ -84,7 +84,7 @@ class Builder:
         self._tell_inventory(concepts, items)
         plan = items.plan(
             batch_size=config.run.batch_size,
-            accumulation=config.run.accumulation,
+            accumulation=config.run.gradient_accumulation_steps,
             processes=self.processes.count,
         )
         method = method_for(config.method, parts)
@@ -123,7 +123,7 @@ class Builder:
             precision,
             self.processes,
             seed=config.run.seed,
-            prior_weight=config.prior.weight if config.prior.enabled else 0.0,
+            prior_weight=config.prior.loss_weight if config.prior.enabled else 0.0,
         )
         validation = None
         if config.validation.prompts:

@@ -56,12 +56,12 @@ class Asked:
             self.optim,
             full=self.method.trains_base,
             batch_size=run.batch_size,
-            accumulation=run.accumulation,
+            accumulation=run.gradient_accumulation_steps,
             processes=self.processes,
         )
         trained = (
-            (found.unet, self.trains_weights and method.unet),
-            (found.text, self.trains_weights and method.text_encoder),
+            (found.unet, self.trains_weights and method.train_denoiser),
+            (found.text, self.trains_weights and method.train_text_encoder),
             (found.embedding, self.method.learns_token),
         )
         return {rate for rate, wanted in trained if wanted}
@@ -87,52 +87,52 @@ class Rule:
 
 RULES: tuple[Rule, ...] = (
     Rule(
-        "fused_backward",
+        "fused_backward_pass",
         "gradient accumulation",
         "the weights would step after each part of the batch",
-        "Set run.accumulation to 1, or switch fused_backward off.",
-        "optim.fused_backward",
-        lambda s: s.optim.fused_backward and s.config.run.accumulation > 1,
+        "Set run.gradient_accumulation_steps to 1, or switch optim.fused_backward_pass off.",
+        "optim.fused_backward_pass",
+        lambda s: s.optim.fused_backward_pass and s.config.run.gradient_accumulation_steps > 1,
     ),
     Rule(
-        "fused_backward",
+        "fused_backward_pass",
         "gradient clipping by norm",
         "the norm of all gradients is known only when all are there",
-        "Set optim.max_grad_norm to 0, or switch fused_backward off.",
-        "optim.fused_backward",
-        lambda s: s.optim.fused_backward and s.optim.max_grad_norm > 0,
+        "Set optim.max_grad_norm to 0, or switch optim.fused_backward_pass off.",
+        "optim.fused_backward_pass",
+        lambda s: s.optim.fused_backward_pass and s.optim.max_grad_norm > 0,
     ),
     Rule(
-        "fused_backward",
+        "fused_backward_pass",
         "several processes",
         "the weights would step before the processes have added up their gradients",
-        "Train in one process, or switch fused_backward off.",
-        "optim.fused_backward",
-        lambda s: s.optim.fused_backward and s.processes > 1,
+        "Train in one process, or switch optim.fused_backward_pass off.",
+        "optim.fused_backward_pass",
+        lambda s: s.optim.fused_backward_pass and s.processes > 1,
     ),
     Rule(
-        "fused_backward",
+        "fused_backward_pass",
         "fp16",
         "the loss scaler must see all gradients before any weight may step",
-        "Use bf16, or switch fused_backward off.",
-        "optim.fused_backward",
-        lambda s: s.optim.fused_backward and s.precision == "fp16",
+        "Use bf16, or switch optim.fused_backward_pass off.",
+        "optim.fused_backward_pass",
+        lambda s: s.optim.fused_backward_pass and s.precision == "fp16",
     ),
     Rule(
-        "fused_backward",
+        "fused_backward_pass",
         "Prodigy, D-Adaptation and schedule-free optimizers",
         "their steps depend on all weights together",
-        "Choose AdamW, Adafactor, Lion or SGD, or switch fused_backward off.",
-        "optim.fused_backward",
-        lambda s: s.optim.fused_backward and not s.optimizer.per_parameter,
+        "Choose AdamW, Adafactor, Lion or SGD, or switch optim.fused_backward_pass off.",
+        "optim.fused_backward_pass",
+        lambda s: s.optim.fused_backward_pass and not s.optimizer.per_parameter,
     ),
     Rule(
-        "fused_backward",
+        "fused_backward_pass",
         "torch.compile",
         "a compiled backward pass does not run the hooks that take the steps",
         "Switch one of the two off.",
-        "optim.fused_backward",
-        lambda s: s.optim.fused_backward and s.config.memory.compile,
+        "optim.fused_backward_pass",
+        lambda s: s.optim.fused_backward_pass and s.config.memory.compile,
     ),
     Rule(
         "stochastic_rounding",
@@ -154,10 +154,11 @@ RULES: tuple[Rule, ...] = (
         "schedule-free optimizers",
         "a learning rate schedule",
         "their averaging takes its place; warm-up alone is fine",
-        "Set optim.schedule to constant or constant_with_warmup.",
-        "optim.schedule",
+        "Set optim.lr_scheduler to constant or constant_with_warmup.",
+        "optim.lr_scheduler",
         lambda s: (
-            s.optimizer.averages and s.optim.schedule not in ("constant", "constant_with_warmup")
+            s.optimizer.averages
+            and s.optim.lr_scheduler not in ("constant", "constant_with_warmup")
         ),
     ),
     Rule(
@@ -173,7 +174,7 @@ RULES: tuple[Rule, ...] = (
         "a learning rate for each part",
         "they find one rate for all weights",
         "Leave the learning rates of text encoder and embedding empty.",
-        "optim.text_learning_rate",
+        "optim.text_encoder_lr",
         lambda s: s.optimizer.finds_rate and len(s.learning_rates) > 1,
     ),
     Rule(
@@ -197,21 +198,23 @@ RULES: tuple[Rule, ...] = (
         "schedule constant",
         "warm-up",
         "constant has none, as in diffusers",
-        "Set optim.schedule to constant_with_warmup, or optim.warmup_steps to 0.",
-        "optim.warmup_steps",
+        "Set optim.lr_scheduler to constant_with_warmup, or optim.lr_warmup_steps to 0.",
+        "optim.lr_warmup_steps",
         lambda s: (
-            s.optim.schedule == "constant" and s.optim.warmup_steps > 0 and not s.optimizer.averages
+            s.optim.lr_scheduler == "constant"
+            and s.optim.lr_warmup_steps > 0
+            and not s.optimizer.averages
         ),
     ),
     Rule(
         "schedule piecewise_constant",
         "warm-up",
         "its rules say all; write the warm-up into them",
-        "Set optim.warmup_steps to 0.",
-        "optim.warmup_steps",
+        "Set optim.lr_warmup_steps to 0.",
+        "optim.lr_warmup_steps",
         lambda s: (
-            s.optim.schedule == "piecewise_constant"
-            and s.optim.warmup_steps > 0
+            s.optim.lr_scheduler == "piecewise_constant"
+            and s.optim.lr_warmup_steps > 0
             and not s.optimizer.averages
         ),
     ),
@@ -234,13 +237,14 @@ RULES: tuple[Rule, ...] = (
         ),
     ),
     Rule(
-        "method.unet off",
-        "method.text_encoder off",
+        "method.train_denoiser off",
+        "method.train_text_encoder off",
         "nothing would be trained",
         "Switch one of the two on.",
-        "method.unet",
+        "method.train_denoiser",
         lambda s: (
-            not s.method.learns_token and not (s.config.method.unet or s.config.method.text_encoder)
+            not s.method.learns_token
+            and not (s.config.method.train_denoiser or s.config.method.train_text_encoder)
         ),
     ),
     Rule(

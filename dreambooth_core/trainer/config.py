@@ -36,21 +36,21 @@ class TrainConfig:
     concepts: list[ConceptOptions] = option(
         factory=list,
         label="Concepts",
-        help="The subjects: pictures and prompts of each.",
+        help="The subjects: images and prompts of each.",
     )
     data: DataOptions = section(
-        DataOptions, label="Pictures", help="How pictures and captions are prepared."
+        DataOptions, label="Images", help="How images and captions are prepared."
     )
     prior: PriorOptions = section(
         PriorOptions,
         label="Prior preservation",
-        help="Class pictures that keep the class from turning into the subject.",
+        help="Class images that keep the class from turning into the subject.",
     )
     method: MethodOptions = section(
         MethodOptions, label="Method", help="What is trained, and how large it is."
     )
     objective: ObjectiveOptions = section(
-        ObjectiveOptions, label="Objective", help="Noise, loss and weights."
+        ObjectiveOptions, label="Objective", help="Noise, loss and loss weighting."
     )
     optim: OptimOptions = section(
         OptimOptions, label="Optimizer", help="Optimizer, learning rate and its schedule."
@@ -61,9 +61,9 @@ class TrainConfig:
     run: RunOptions = section(RunOptions, label="Run", help="Name, length, batch size, device.")
     save: SaveOptions = section(SaveOptions, label="Saving", help="Checkpoints and results.")
     validation: ValidationOptions = section(
-        ValidationOptions, label="Validation images", help="Images made while training goes on."
+        ValidationOptions, label="Validation images", help="Images generated during training."
     )
-    log: LogOptions = section(LogOptions, label="Logs", help="Where curves go.")
+    log: LogOptions = section(LogOptions, label="Logs", help="Where metrics are logged.")
     publish: PublishOptions = section(
         PublishOptions, label="Publishing", help="The result on the Hugging Face hub."
     )

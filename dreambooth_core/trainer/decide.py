@@ -100,7 +100,7 @@ def decide(
     items = Items(concepts, config.data, seed=config.run.seed)
     plan = items.plan(
         batch_size=config.run.batch_size,
-        accumulation=config.run.accumulation,
+        accumulation=config.run.gradient_accumulation_steps,
         processes=count,
     )
     states = {
@@ -133,10 +133,10 @@ def decide(
 def refuse_for_family(config: TrainConfig, family: Family, sizes: Iterable[Size]) -> None:
     """Raises ``UserError`` for what a base of this family cannot do."""
     method = METHODS[config.method.kind]
-    if not family.trains_text and (config.method.text_encoder or method.learns_token):
+    if not family.trains_text and (config.method.train_text_encoder or method.learns_token):
         raise UserError(
             f"the text encoder of {family.label} cannot be trained",
-            where="method.kind" if method.learns_token else "method.text_encoder",
+            where="method.kind" if method.learns_token else "method.train_text_encoder",
             do="Choose another method." if method.learns_token else "Switch it off.",
         )
     step = family.size_step
@@ -158,7 +158,7 @@ def parameter_groups(
         config.optim,
         full=METHODS[config.method.kind].trains_base,
         batch_size=config.run.batch_size,
-        accumulation=config.run.accumulation,
+        accumulation=config.run.gradient_accumulation_steps,
         processes=processes,
     )
     return [

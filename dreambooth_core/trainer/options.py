@@ -13,12 +13,12 @@ QUANTIZED = ("no", "int8", "nf4")
 
 @dataclass
 class RunOptions:
-    """How long the run lasts and what it works with."""
+    """Name, length, batch size and device of the run."""
 
     name: str = option(
         "run",
         label="Name",
-        help="Name of the run, of its folder and of its results.",
+        help="Name of the run, its folder and its results.",
     )
     output: str = option(
         "runs",
@@ -43,24 +43,26 @@ class RunOptions:
     epochs: int = option(
         100,
         label="Epochs",
-        help="Times that every picture is seen, where no number of steps is given.",
+        help="Passes over all images, where no number of steps is given.",
         minimum=1,
         maximum=1_000_000,
     )
     batch_size: int = option(
         1,
         label="Batch size",
-        help="Instance pictures at once. With prior preservation as many class images join.",
+        help="Instance images per batch. With prior preservation as many class images are added.",
         minimum=1,
         maximum=1024,
     )
-    accumulation: int = option(
+    gradient_accumulation_steps: int = option(
         1,
-        label="Gradient accumulation",
-        help="Batches that are added up for one optimizer step: larger batches, no more memory.",
+        label="Gradient accumulation steps",
+        help="""Batches whose gradients are added up for one optimizer step: a larger batch without
+        more memory.""",
         minimum=1,
         maximum=1024,
         advanced=True,
+        aliases=("accumulation",),
     )
     device: str = option(
         "auto",
@@ -78,7 +80,7 @@ class RunOptions:
     resume: str = option(
         "",
         label="Resume from",
-        help='A saved step of this run to go on from: "latest", a step number, or empty.',
+        help='The checkpoint of this run to resume from: "latest", a step number, or empty.',
     )
     presets: dict[str, str] = option(
         factory=dict,
@@ -95,23 +97,23 @@ class SaveOptions:
     every_minutes: float | None = option(
         5.0,
         label="Resume state every … minutes",
-        help="How often the state is saved so that the run can be resumed, whatever happens. Each "
-        "replaces the one before, and takes at most a twentieth of the time; empty for never.",
+        help="How often the training state is saved, so that the run can be resumed whatever "
+        "happens. Each replaces the one before, and saving takes at most a twentieth of the time. "
+        "Empty: never.",
         minimum=0.01,
         maximum=1_000_000,
     )
     every_steps: int | None = option(
         None,
         label="Checkpoint every … steps",
-        help="How often a checkpoint is saved that stays, with what is learned so far as a result; "
-        "empty for never.",
+        help="How often a checkpoint is saved that is kept, with the result so far. Empty: never.",
         minimum=1,
         maximum=MAX_STEPS,
     )
     every_epochs: int | None = option(
         None,
         label="Checkpoint every … epochs",
-        help="The same, counted in epochs.",
+        help="The same in epochs.",
         minimum=1,
         maximum=1_000_000,
         advanced=True,
@@ -127,7 +129,8 @@ class SaveOptions:
     at_end: bool = option(
         False,
         label="Checkpoint at the end",
-        help="Save the state after the last step too, so that a finished run can go on.",
+        help="""Save a checkpoint after the last step too, so that a finished run can be trained
+        further.""",
         advanced=True,
     )
     keep: int | None = option(
@@ -140,15 +143,15 @@ class SaveOptions:
     )
     layout: str = option(
         "kohya",
-        label="Adapter layout",
+        label="Adapter key layout",
         help="kohya loads in every host; diffusers and peft are for scripts.",
         choices=LAYOUTS,
         advanced=True,
     )
     arrangement: str = option(
         "run",
-        label="Arrangement",
-        help="""How results lie in the folder: run, as the hosts load them; diffusers, peft or
+        label="Result layout",
+        help="""The folder layout of results: run, as the hosts load them; diffusers, peft or
         shivam, as code written for the training scripts of that name expects them.""",
         choices=ARRANGEMENTS,
         advanced=True,
@@ -156,13 +159,13 @@ class SaveOptions:
     also_kohya: bool = option(
         False,
         label="Kohya file too",
-        help="In diffusers' arrangement, write an adapter under kohya's names as well.",
+        help="In diffusers' layout, write an adapter with kohya's key names as well.",
         advanced=True,
     )
     precision: str = option(
         "fp16",
         label="Precision of results",
-        help="Precision of the numbers in the saved files.",
+        help="Number format of the saved files.",
         choices=("fp32", "fp16", "bf16"),
         advanced=True,
     )
@@ -170,23 +173,27 @@ class SaveOptions:
 
 @dataclass
 class ValidationOptions:
-    """Images made during the run, always from the same seeds, to see how it goes."""
+    """Images generated during the run, always from the same seeds, to watch its progress."""
 
     prompts: list[str] = option(
         factory=list,
         label="Prompts",
-        help="One image for each prompt, each time. Empty: none are made.",
+        help="One image for each prompt, each time. Empty: none are generated.",
     )
     negative_prompt: str = option(
         "", label="Negative prompt", help="What the images should not show."
     )
     every_steps: int | None = option(
-        None, label="Every … steps", help="How often images are made.", minimum=1, maximum=MAX_STEPS
+        None,
+        label="Every … steps",
+        help="How often validation images are generated.",
+        minimum=1,
+        maximum=MAX_STEPS,
     )
     every_epochs: int | None = option(
         None,
         label="Every … epochs",
-        help="The same, counted in epochs.",
+        help="The same in epochs.",
         minimum=1,
         maximum=1_000_000,
         advanced=True,
@@ -197,11 +204,21 @@ class ValidationOptions:
     seed: int = option(
         0, label="Seed", help="Seed of the first image.", minimum=0, maximum=MAX_SEED
     )
-    steps: int = option(
-        25, label="Sampling steps", help="Denoising steps for one image.", minimum=1, maximum=1000
+    num_inference_steps: int = option(
+        25,
+        label="Sampling steps",
+        help="Denoising steps for one image.",
+        minimum=1,
+        maximum=1000,
+        aliases=("steps",),
     )
-    guidance: float = option(
-        7.0, label="Guidance", help="How strictly the prompt is followed.", minimum=0.0, maximum=50
+    guidance_scale: float = option(
+        7.0,
+        label="Guidance scale (CFG)",
+        help="How strictly the prompt is followed.",
+        minimum=0.0,
+        maximum=50,
+        aliases=("guidance",),
     )
     scheduler: str = option(
         "ddim",
@@ -222,15 +239,15 @@ class ValidationOptions:
 
 @dataclass
 class LogOptions:
-    """Where curves go."""
+    """Where metrics are logged."""
 
     tensorboard: bool = option(
-        True, label="TensorBoard", help="Write curves and images for TensorBoard into logs/."
+        True, label="TensorBoard", help="Log metrics and images for TensorBoard into logs/."
     )
     wandb: bool = option(
         False,
         label="Weights & Biases",
-        help="Send curves and images there too. Needs the package wandb and its login.",
+        help="Log metrics and images to Weights & Biases. Needs the package wandb and its login.",
     )
     project: str = option(
         "dreambooth",
@@ -241,7 +258,7 @@ class LogOptions:
     folder: str = option(
         "",
         label="TensorBoard folder",
-        help="Where curves are written, from the run's folder on. Empty: logs.",
+        help="Where metrics are written, relative to the run's folder. Empty: logs.",
         advanced=True,
     )
     every_steps: int = option(
@@ -272,7 +289,7 @@ class PublishOptions:
     consent: str = option(
         "",
         label="Consent",
-        help="Who agreed that the subject is learned and published; goes into the model card.",
+        help="Who agreed that the subject is trained and published; goes into the model card.",
     )
 
 
@@ -288,8 +305,8 @@ class MemoryOptions:
     attention: str = option(
         "auto",
         label="Attention",
-        help="""auto takes the first that really works here: xformers, PyTorch's own, or the
-        chunked one that needs little memory anywhere.""",
+        help="""The attention implementation. auto takes the first that works here: xformers,
+        PyTorch's own (sdpa), or the chunked one that needs little memory anywhere.""",
         choices=("auto", "xformers", "sdpa", "chunked"),
         advanced=True,
     )
@@ -302,15 +319,15 @@ class MemoryOptions:
     quantize: str = option(
         "no",
         label="Quantise the base",
-        help="""Keep the linear layers of the frozen base in 8 bits (int8) or 4 bits (nf4), a half
-        or a quarter of fp16's memory, slightly less exact. For adapters and tokens only.""",
+        help="""Keep the linear layers of the frozen base in 8 bits (int8) or 4 bits (nf4): a half
+        or a quarter of fp16's memory, slightly less exact. For adapters and embeddings only.""",
         choices=QUANTIZED,
         advanced=True,
     )
     compile: bool = option(
         False,
         label="Compile",
-        help="""Compile the UNet with torch.compile: minutes at the start, faster steps on a GPU;
-        needs a C++ compiler.""",
+        help="""Compile the denoiser with torch.compile: minutes at the start, faster steps on a
+        GPU; needs a C++ compiler.""",
         advanced=True,
     )

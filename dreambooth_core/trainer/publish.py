@@ -201,13 +201,13 @@ def _settings(config: TrainConfig, facts: Facts) -> list[tuple[str, object]]:
     found: list[tuple[str, object]] = [
         ("family", facts.family),
         ("method", config.method.kind),
-        ("text encoder trained", config.method.text_encoder),
+        ("text encoder trained", config.method.train_text_encoder),
         ("steps", facts.steps),
-        ("batch size", run.batch_size * run.accumulation),
+        ("batch size", run.batch_size * run.gradient_accumulation_steps),
         ("learning rate", optim.learning_rate or "default"),
         ("optimizer", optim.optimizer),
         ("resolution", config.data.resolution),
-        ("prior preservation", config.prior.weight if config.prior.enabled else "no"),
+        ("prior preservation", config.prior.loss_weight if config.prior.enabled else "no"),
         ("seed", run.seed),
     ]
     if not METHODS[config.method.kind].trains_base:

@@ -66,7 +66,7 @@ def embedding_path(session: Session, name: str) -> Path:
 
 
 def _word(session: Session) -> str:
-    word = PLAIN.sub("-", session.config.method.token.lower()).strip("-.") or "token"
+    word = PLAIN.sub("-", session.config.method.placeholder_token.lower()).strip("-.") or "token"
     return f"{word}-token" if word == session.folder.name else word
 
 

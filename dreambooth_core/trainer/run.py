@@ -254,7 +254,7 @@ def _train(session: Session) -> _Trained | None:
     file = _saved_result(session)
     token, learned = None, {}
     if session.method.embedding() is not None:
-        token = (session.config.method.token, embedding_path(session, folder.name))
+        token = (session.config.method.placeholder_token, embedding_path(session, folder.name))
         learned = {"token": token[0], "embedding": folder.relative(token[1])}
     result = {
         "file": folder.relative(file),

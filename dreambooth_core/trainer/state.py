@@ -196,9 +196,9 @@ def settings_identity(config: TrainConfig) -> dict[str, Any]:
         "method": method.kind,
         "rank": method.rank,
         "alpha": method.alpha,
-        "token": method.token if METHODS[method.kind].learns_token else None,
+        "token": method.placeholder_token if METHODS[method.kind].learns_token else None,
         "quantize": config.memory.quantize,
-        "targets": method.targets,
+        "targets": method.target_modules,
         "optimizer": config.optim.optimizer,
         "ema": config.optim.ema.enabled,
     }

@@ -35,8 +35,8 @@ def sampling_settings(
             do=f"Try {round(height / 64) * 64 or 64}.",
         )
     return SamplingSettings(
-        steps=options.steps,
-        guidance=options.guidance,
+        steps=options.num_inference_steps,
+        guidance=options.guidance_scale,
         scheduler=options.scheduler,
         width=width,
         height=height,

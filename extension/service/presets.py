@@ -12,7 +12,7 @@ from dreambooth_core.config.catalogue import (
     memory_names,
     read_entry,
 )
-from dreambooth_core.config.describe import flatten, nest
+from dreambooth_core.config.describe import flatten, nest, renamed
 from dreambooth_core.config.marking import mark
 from dreambooth_core.config.reading import read_file
 from dreambooth_core.disk import write_text
@@ -84,6 +84,7 @@ class Presets:
             raise UserError("the preset has no name", do="Give it one.")
         if any(one.name == clean and one.kind != "own" for one in self.all()):
             raise UserError(f"{clean!r} is a preset of the engine", do="Choose another name.")
+        values = renamed(TrainConfig, values)
         wrong = mark(TrainConfig, values)
         if wrong:
             raise UserError(next(iter(wrong.values())))

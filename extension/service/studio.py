@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dreambooth_core.config.describe import describe
+from dreambooth_core.config.describe import describe, renamed
 from dreambooth_core.errors import UserError
 from dreambooth_core.jobs import VERBS
 from dreambooth_core.trainer.config import TrainConfig
@@ -191,7 +191,7 @@ class Studio:
         own: Values = {}
         for name in presets:
             own |= self._presets.values(name) if self._presets.is_own(name) else {}
-        return self.paths.settle(own | values)
+        return self.paths.settle(own | renamed(TrainConfig, values))
 
     def status(self, run: str) -> types.Status:
         """What state a run is in."""

@@ -18,7 +18,13 @@ from .handover import Handover
 from .results import Results
 from .types import Status, Values
 
-ALIKE = ("base.model", "method.kind", "data.resolution", "run.batch_size", "run.accumulation")
+ALIKE = (
+    "base.model",
+    "method.kind",
+    "data.resolution",
+    "run.batch_size",
+    "run.gradient_accumulation_steps",
+)
 """Runs that agree in these take about as long for a step."""
 
 

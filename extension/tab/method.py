@@ -23,7 +23,7 @@ SECTIONS = (
 
 ESSENTIALS = (
     ("run.steps", "optim.learning_rate", "method.rank"),
-    ("data.resolution", "run.batch_size", "method.text_encoder"),
+    ("data.resolution", "run.batch_size", "method.train_text_encoder"),
 )
 """What people change most, row by row."""
 

@@ -79,7 +79,7 @@ def test_every_setting_of_the_engine_can_be_set() -> None:
         node = next(n for n in settings.NODES if n.id == f"DreamBoothSettings{name.title()}")
         known = {each.id for each in node.inputs}
         for said in settings.leaves(sections[name]):
-            widget = settings.widget_name(said["key"], name)
+            widget = settings.widget_name(said, name)
             assert (widget in known) != (said["key"] in settings.LEFT_OUT), said["key"]
     elsewhere = {"concepts", "validation", "log", "publish"}
     assert set(sections) == set(settings.SECTIONS) | elsewhere
@@ -108,7 +108,7 @@ def test_settings_chain(run: Any) -> None:
 
 def test_lists_and_empty_numbers(run: Any) -> None:
     (optim,) = run("DreamBoothSettingsOptim", arguments="d0 = 1e-5")
-    assert optim.values == {"optim.arguments": {"d0": "1e-5"}}
+    assert optim.values == {"optim.optimizer_args": {"d0": "1e-5"}}
     (data,) = run("DreamBoothSettingsData", templates="a [prompt]\n\n the [prompt] ", height=64)
     assert data.values == {"data.templates": ["a [prompt]", "the [prompt]"], "data.height": 64}
 

@@ -17,7 +17,7 @@ from dreambooth_core.jobs import read_receipt
 def test_the_forecast_comes_true(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base, pictures = tiny_sd1(tmp_path / "base"), draw_pictures(tmp_path / "pictures")
     (pictures / "broken.png").write_bytes(b"no picture")
-    changes = {"run__steps": "null", "run__epochs": 2, "method__text_encoder": "true"}
+    changes = {"run__steps": "null", "run__epochs": 2, "method__train_text_encoder": "true"}
     config = config_for(base, pictures, tmp_path / "runs", **changes)
     file = tmp_path / "config.yaml"
     file.write_text(dump(config), encoding="utf-8")
@@ -38,7 +38,7 @@ def test_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
-    changes = {"prior__enabled": "true", "prior__num_images": 2}
+    changes = {"prior__enabled": "true", "prior__num_class_images": 2}
     config = config_for(base, pictures, Path("runs"), **changes)
     (tmp_path / "config.yaml").write_text(dump(config), encoding="utf-8")
     assert main(["check", str(tmp_path / "config.yaml")]) == 0

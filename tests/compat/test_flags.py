@@ -114,7 +114,7 @@ def test_every_flag_of_the_peers_is_in_the_table(dialect: Dialect) -> None:
 
 def test_the_table_does_not_contradict_itself() -> None:
     assert len(BY_NAME) == len(FLAGS)
-    known = set(flatten(TrainConfig())) | {"optim.arguments", "concepts", "validation.prompts"}
+    known = set(flatten(TrainConfig())) | {"optim.optimizer_args", "concepts", "validation.prompts"}
     for flag in FLAGS:
         assert flag.kind in KINDS
         assert flag.verdict != "nothing" or flag.how, flag.name

@@ -114,13 +114,13 @@ def test_defaults_of_the_dialects() -> None:
     assert shivam.folder.parts[-2:] == ("text-inversion-model", "0")
 
     peft = typed(*PEFT).config
-    assert (peft.method.kind, peft.method.targets) == ("lora", "query_value")
+    assert (peft.method.kind, peft.method.target_modules) == ("lora", "query_value")
     assert (peft.method.rank, peft.method.alpha) == (16, 27)
     assert (peft.method.text_rank, peft.method.text_alpha) == (16, 17)
     assert typed("--use_lora").config.method.alpha == 32
 
     lora = typed(script="train_dreambooth_lora").config
-    assert (lora.method.kind, lora.method.targets) == ("lora", "attention")
+    assert (lora.method.kind, lora.method.target_modules) == ("lora", "attention")
     assert (lora.method.rank, lora.method.alpha) == (4, 4)
     assert lora.optim.learning_rate == 5e-4
 
@@ -128,7 +128,7 @@ def test_defaults_of_the_dialects() -> None:
     assert (xl.method.kind, xl.method.rank, xl.method.alpha) == ("dora", 8, 8)
     assert xl.data.resolution == 1024
     assert xl.optim.learning_rate == 1e-4
-    assert xl.optim.text_learning_rate == 5e-6
+    assert xl.optim.text_encoder_lr == 5e-6
     assert (xl.optim.weight_decay, xl.optim.text_weight_decay) == (1e-4, 1e-3)
 
 
@@ -218,15 +218,15 @@ def test_accelerates_settings_count(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_schedules_as_there() -> None:
-    assert typed().config.optim.warmup_steps == 0  # constant ignores the 500
+    assert typed().config.optim.lr_warmup_steps == 0  # constant ignores the 500
     warm = typed("--lr_scheduler=linear")
-    assert warm.config.optim.warmup_steps == 500
+    assert warm.config.optim.lr_warmup_steps == 500
     told = typed("--lr_warmup_steps=9").notes
     assert any("--lr_warmup_steps: nothing with --lr_scheduler constant" in n for n in told)
     restarts = typed("--lr_scheduler=cosine_with_restarts", "--lr_num_cycles=3")
-    assert restarts.config.optim.cycles == 3
+    assert restarts.config.optim.lr_num_cycles == 3
     cosine = typed("--lr_scheduler=cosine", "--lr_num_cycles=3")
-    assert cosine.config.optim.cycles is None
+    assert cosine.config.optim.lr_num_cycles is None
     assert any("--lr_num_cycles" in note for note in cosine.notes)
 
 
@@ -235,15 +235,15 @@ def test_prodigy() -> None:
     flags = ("--optimizer=prodigy", "--prodigy_decouple=false", "--prodigy_beta3=0.9")
     found = typed(*flags, "--learning_rate=1.0", "--train_text_encoder", script=script)
     assert found.config.optim.optimizer == "prodigy"
-    assert found.config.optim.arguments["decouple"] == "false"
-    assert found.config.optim.arguments["beta3"] == "0.9"
-    assert found.config.optim.text_learning_rate is None
+    assert found.config.optim.optimizer_args["decouple"] == "false"
+    assert found.config.optim.optimizer_args["beta3"] == "0.9"
+    assert found.config.optim.text_encoder_lr is None
     assert found.warnings == []
     slow = typed("--optimizer=prodigy", script=script)
     assert slow.config.optim.learning_rate == 1.0
     assert any("too little for Prodigy" in warning for warning in slow.warnings)
     plain = typed("--prodigy_decouple=false", script=script)
-    assert plain.config.optim.arguments == {}
+    assert plain.config.optim.optimizer_args == {}
     assert any("--prodigy_decouple: nothing without" in note for note in plain.notes)
 
 
@@ -327,7 +327,7 @@ def test_native_options_behind_flags() -> None:
         "--output_dir=some/where",
     )
     config = found.config
-    assert config.objective.offset_noise == 0.1
+    assert config.objective.noise_offset == 0.1
     assert config.data.crop == "center"
     assert config.validation.prompts == ["a dog"]
     assert config.validation.every_steps == 100

@@ -53,6 +53,7 @@ def test_describe_says_all_that_a_control_needs() -> None:
         "unit": "",
         "advanced": True,
         "path": "",
+        "aliases": [],
     }
     where, size = leaf["children"]
     assert (size["key"], size["help"], size["unit"]) == ("leaf.size", "How big.", "pixels")

@@ -140,7 +140,7 @@ def test_dropout_drops_its_share():
 
 
 def test_draws_differ_by_epoch_picture_and_turn_and_by_nothing_else():
-    options = DataOptions(shuffle_tags=True)
+    options = DataOptions(shuffle_caption=True)
     text = ", ".join("abcdefgh")
     captioner = Captioner([text, text], options, seed=3)
     seen = {
@@ -156,7 +156,7 @@ def test_draws_differ_by_epoch_picture_and_turn_and_by_nothing_else():
 
 
 def test_caption_dropout():
-    captioner = Captioner([PROMPT], DataOptions(caption_dropout=0.25), seed=0)
+    captioner = Captioner([PROMPT], DataOptions(caption_dropout_rate=0.25), seed=0)
     texts = [captioner.caption(0, epoch) for epoch in range(1000)]
     assert set(texts) == {"", PROMPT}
     assert 200 < texts.count("") < 300
@@ -178,7 +178,7 @@ def test_templates():
     templates=st.lists(st.sampled_from(["x {}", "[prompt]", "y"]), max_size=3),
 )
 def test_every_caption_that_comes_up_was_listed(texts, dropout, templates):
-    options = DataOptions(caption_dropout=dropout, templates=templates)
+    options = DataOptions(caption_dropout_rate=dropout, templates=templates)
     captioner = Captioner(texts, options, seed=1)
     listed = captioner.all_captions()
     assert len(listed) == len(set(listed))
@@ -188,8 +188,10 @@ def test_every_caption_that_comes_up_was_listed(texts, dropout, templates):
 
 
 def test_captions_without_end_are_not_listed():
-    assert Captioner(["a"], DataOptions(shuffle_tags=True), seed=0).all_captions() is None
-    assert Captioner(["a"], DataOptions(tag_dropout=0.1), seed=0).all_captions() is None
+    assert Captioner(["a"], DataOptions(shuffle_caption=True), seed=0).all_captions() is None
+    assert (
+        Captioner(["a"], DataOptions(caption_tag_dropout_rate=0.1), seed=0).all_captions() is None
+    )
 
 
 def test_a_caption_longer_than_any_is_refused(tmp_path):

@@ -14,7 +14,7 @@ from dreambooth_core.data.items import Items
 from dreambooth_core.data.options import ConceptOptions, DataOptions, PriorOptions
 from dreambooth_core.errors import UserError
 
-OFF, ON = PriorOptions(), PriorOptions(enabled=True, num_images=2)
+OFF, ON = PriorOptions(), PriorOptions(enabled=True, num_class_images=2)
 
 
 def _concept(folder, **more) -> ConceptOptions:

@@ -180,7 +180,13 @@ def _concept(photos, **more):
             **more,
         }
     )
-    prior = PriorOptions(enabled=True, num_images=6, steps=3, guidance=2.0, scheduler="ddim")
+    prior = PriorOptions(
+        enabled=True,
+        num_class_images=6,
+        num_inference_steps=3,
+        guidance_scale=2.0,
+        scheduler="ddim",
+    )
     data = DataOptions(resolution=128, height=64)
     (concept,) = gather([options], data, prior)
     return concept, prior, data

@@ -145,8 +145,8 @@ def test_height_and_width_bound_the_buckets():
         (DataOptions(resolution=500), "data.resolution"),
         (DataOptions(height=100), "data.height"),
         (DataOptions(width=100), "data.width"),
-        (DataOptions(bucket_step=20), "data.bucket_step"),
-        (DataOptions(resolution=64, bucket_step=128), "data.bucket_step"),
+        (DataOptions(bucket_reso_steps=20), "data.bucket_reso_steps"),
+        (DataOptions(resolution=64, bucket_reso_steps=128), "data.bucket_reso_steps"),
     ],
 )
 def test_sizes_that_cannot_be(options, where):

@@ -50,7 +50,7 @@ PATIENCE = 300.0
 
 OPTIONS: dict[str, Any] = {
     **PRIOR,
-    "prior__num_images": 2,
+    "prior__num_class_images": 2,
     "prior__batch_size": 1,
     "data__cache": "disk",
     "method__rank": 2,
@@ -60,7 +60,7 @@ OPTIONS: dict[str, Any] = {
     "save__every_steps": 2,
     "validation__prompts": "[a ball]",
     "validation__every_steps": 2,
-    "validation__steps": 2,
+    "validation__num_inference_steps": 2,
 }
 
 

@@ -39,42 +39,46 @@ def _methods() -> list[Case]:
     return [*cases, *inpainting]
 
 
-WITH_PRIOR = {"prior__enabled": "true", "prior__num_images": 3}
+WITH_PRIOR = {"prior__enabled": "true", "prior__num_class_images": 3}
 MASKED = {"data__crop": "bucket", "data__masks": "alpha", "data__captions": "files"}
 
 OPTIONS: dict[str, dict[str, Any]] = {
     # objective
     "min-SNR": {"objective__weighting": "min_snr"},
-    "debiased": {"objective__weighting": "debiased"},
+    "debiased": {"objective__weighting": "debiased_estimation"},
     "v-equivalent": {"objective__weighting": "v_equivalent"},
     "huber by noise": {"objective__loss": "huber", "objective__huber_schedule": "snr"},
     "smooth L1": {"objective__loss": "smooth_l1"},
     "l1": {"objective__loss": "l1"},
-    "offset noise": {"objective__offset_noise": 0.1},
-    "pyramid noise": {"objective__pyramid_noise": 0.3},
-    "input perturbation": {"objective__input_perturbation": 0.1},
+    "offset noise": {"objective__noise_offset": 0.1},
+    "pyramid noise": {"objective__multires_noise_discount": 0.3},
+    "input perturbation": {"objective__ip_noise_gamma": 0.1},
     "timesteps between": {"objective__min_timestep": 200, "objective__max_timestep": 700},
     "cubic timesteps": {"objective__timestep_bias": "cubic"},
     "logit-normal timesteps": {"objective__timestep_bias": "logit_normal"},
     # data
-    "prior preservation": {**WITH_PRIOR, "prior__weight": 0.5},
+    "prior preservation": {**WITH_PRIOR, "prior__loss_weight": 0.5},
     "prior, accumulation and clipping": {
         **WITH_PRIOR,
         "run__batch_size": 1,
-        "run__accumulation": 3,
+        "run__gradient_accumulation_steps": 3,
         "optim__max_grad_norm": 0.01,
     },
     "masks and buckets": MASKED,
-    "unmasked weight": {**MASKED, "data__unmasked_weight": 0.25, "run__accumulation": 2},
+    "unmasked weight": {
+        **MASKED,
+        "data__unmasked_weight": 0.25,
+        "run__gradient_accumulation_steps": 2,
+    },
     "random crops and mirroring": {"data__crop": "random", "data__flip": "true"},
     "latents anew each step": {"data__cache": "none"},
-    "shuffled tags": {"data__captions": "files", "data__shuffle_tags": "true"},
-    "caption dropout": {"data__caption_dropout": 0.5},
+    "shuffled tags": {"data__captions": "files", "data__shuffle_caption": "true"},
+    "caption dropout": {"data__caption_dropout_rate": 0.5},
     # method
-    "no UNet": {"method__unet": "false"},
-    "all layers": {"method__targets": "all"},
+    "no UNet": {"method__train_denoiser": "false"},
+    "all layers": {"method__target_modules": "all"},
     "dropout": {"method__dropout": 0.3},
-    "text rank": {"method__text_rank": 2, "optim__text_learning_rate": 5e-3},
+    "text rank": {"method__text_rank": 2, "optim__text_encoder_lr": 5e-3},
     "clip skip": {"base__clip_skip": 2},
     "nf4": {"memory__quantize": "nf4"},
     "int8": {"memory__quantize": "int8"},
@@ -84,7 +88,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "EMA": {"optim__ema__enabled": "true", "optim__ema__decay": 0.9},
     "fused backward": {
         "method__kind": "full",
-        "optim__fused_backward": "true",
+        "optim__fused_backward_pass": "true",
         "optim__max_grad_norm": 0,
         "optim__learning_rate": 1e-4,
     },
@@ -95,11 +99,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "optim__learning_rate": 1e-3,
     },
     "bf16": {"run__mixed_precision": "bf16"},
-    "scaled rate": {"optim__scale_lr": "true", "run__accumulation": 2},
-    "polynomial": {"optim__schedule": "polynomial", "optim__power": 2},
-    "cosine with warm-up": {"optim__schedule": "cosine", "optim__warmup_steps": 2},
-    "restarts": {"optim__schedule": "cosine_with_restarts", "optim__cycles": 2},
-    "piecewise": {"optim__schedule": "piecewise_constant", "optim__step_rules": "1:2,0.1"},
+    "scaled rate": {"optim__scale_lr": "true", "run__gradient_accumulation_steps": 2},
+    "polynomial": {"optim__lr_scheduler": "polynomial", "optim__lr_power": 2},
+    "cosine with warm-up": {"optim__lr_scheduler": "cosine", "optim__lr_warmup_steps": 2},
+    "restarts": {"optim__lr_scheduler": "cosine_with_restarts", "optim__lr_num_cycles": 2},
+    "piecewise": {"optim__lr_scheduler": "piecewise_constant", "optim__step_rules": "1:2,0.1"},
     **{
         name: {"optim__optimizer": name}
         for name in (
@@ -120,7 +124,7 @@ def cases() -> list[Case]:
     options = []
     for name, changes in OPTIONS.items():
         full = changes.get("method__kind") == "full"
-        text = {} if full else {"method__text_encoder": "true"}
+        text = {} if full else {"method__train_text_encoder": "true"}
         options.append(Case(name, changes={**text, **changes}))
     terminal = Case("zero terminal SNR", "sd2-v", {"objective__zero_terminal_snr": "true"})
     return [*_methods(), terminal, *options]

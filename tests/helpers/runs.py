@@ -50,9 +50,9 @@ def config_for(base: Path, pictures: Path, root: Path, **changes: Any) -> TrainC
 
 PRIOR: Changes = {
     "prior__enabled": "true",
-    "prior__num_images": 3,
-    "prior__steps": 2,
-    "prior__guidance": 2.0,
+    "prior__num_class_images": 3,
+    "prior__num_inference_steps": 2,
+    "prior__guidance_scale": 2.0,
 }
 """Prior preservation with few, quickly made class images."""
 

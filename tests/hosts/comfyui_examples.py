@@ -19,13 +19,13 @@ CLASS = "a photo of a star"
 DEMO = """\
 data.crop=center
 prior.batch_size=8
-prior.steps=20
-prior.guidance=3.0
+prior.num_inference_steps=20
+prior.guidance_scale=3.0
 objective.weighting=v_equivalent
-optim.schedule=cosine
-optim.warmup_steps=20
-validation.steps=15
-validation.guidance=3.0
+optim.lr_scheduler=cosine
+optim.lr_warmup_steps=20
+validation.num_inference_steps=15
+validation.guidance_scale=3.0
 """
 """What pocket learns well with."""
 
@@ -80,7 +80,7 @@ def _images(values: dict[str, Any], scale: Scale) -> dict[str, Any]:
 def _settings(values: dict[str, Any], scale: Scale) -> dict[str, Any]:
     full = "full" in values["preset"]
     lines = [f"data.resolution={scale.size}", scale.overrides]
-    lines += [] if full else ["method.targets=all"]
+    lines += [] if full else ["method.target_modules=all"]
     return {
         "preset": "(none)",
         "steps": scale.steps,

@@ -14,7 +14,10 @@ from dreambooth_core.formats.storage import read_tensors
 from tests.hosts.comfyui_pack import CHECKPOINT
 from tests.hosts.comfyui_server import Prompt, Server
 
-QUICK = "data.resolution=64\nvalidation.steps=4\nsave.every_steps=4\nmethod.targets=all"
+QUICK = (
+    "data.resolution=64\nvalidation.num_inference_steps=4\nsave.every_steps=4\n"
+    "method.target_modules=all"
+)
 FIRST_SEED = time.time_ns() % 1_000_000_000 * 10
 """Seeds begin here, so that no run that the tests made before is found again."""
 

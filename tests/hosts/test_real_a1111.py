@@ -87,7 +87,7 @@ def test_a_wrong_value_is_marked_before_anything_starts(host: WebUI) -> None:
 
 def test_a_trained_adapter_can_be_used_at_once(host: WebUI, base: Image.Image) -> None:
     validation = {"validation__prompts": [WORD], "validation__every_steps": 4}
-    run = host.train("star", **validation, validation__steps=5, save__every_steps=4)
+    run = host.train("star", **validation, validation__num_inference_steps=5, save__every_steps=4)
     status = host.until_published(run)
     assert (status["step"], status["published"]) == (8, ["star"])
     assert len(status["samples"]) >= 2
@@ -168,7 +168,7 @@ def test_every_method_loads_and_several_together(host: WebUI, base: Image.Image)
 
 def test_a_learned_token_and_one_with_an_adapter(host: WebUI) -> None:
     untrained = host.draw(WORD)
-    options = {"method__token": "zwx", "optim__embedding_learning_rate": 0.1}
+    options = {"method__placeholder_token": "zwx", "optim__embedding_lr": 0.1}
     run = host.train("token", method__kind="textual_inversion", **options)
     host.until_published(run)
     assert (host.data / "embeddings" / "zwx.safetensors").is_file()

@@ -379,7 +379,10 @@ def test_every_example_runs(server: Server, name: str) -> None:
     """With pocket in place of the large model, in the order in which one needs the other."""
     put_style(server.folder / "input")
     scale = Scale(f"{name}-", steps=4, size=64, seed=FIRST_SEED, sampling_steps=2)
-    scale = replace(scale, overrides="validation.steps=2\nsave.every_steps=2\nprior.steps=2")
+    scale = replace(
+        scale,
+        overrides="validation.num_inference_steps=2\nsave.every_steps=2\nprior.num_inference_steps=2",
+    )
     order = sorted(EXAMPLES, key=lambda path: path.stem == "Compare steps")
     for path in order:
         prompt = to_prompt(adapted(example(path.stem), scale), server.info)
@@ -396,7 +399,7 @@ def test_every_example_runs(server: Server, name: str) -> None:
 def test_a_workflow_in_the_page(server: Server, name: str, tmp_path: Path) -> None:
     """Headless Chromium loads an example, runs it and is photographed."""
     scale = Scale(f"{name}-", steps=4, size=64, seed=FIRST_SEED + 9, sampling_steps=4)
-    scale = replace(scale, overrides="validation.steps=2")
+    scale = replace(scale, overrides="validation.num_inference_steps=2")
     workflow = adapted(example("Train a subject and generate"), scale)
     with comfyui_page.page(server) as driver:
         comfyui_page.load(driver, workflow)

@@ -58,7 +58,7 @@ PAIRS = [
 def test_trains_what_it_should_and_nothing_else(
     base_of: BaseOf, pictures: Path, tmp_path: Path, watched: dict[str, Any], kind: str, method: str
 ) -> None:
-    changes = {"method__kind": method, "method__text_encoder": "true", "run__steps": 2}
+    changes = {"method__kind": method, "method__train_text_encoder": "true", "run__steps": 2}
     folder = train(config_for(base_of(kind), pictures, tmp_path, **changes))
     session: Session = watched["session"]
     trained = {id(p) for p in session.parameters}

@@ -151,7 +151,7 @@ def test_fused_backward_steps_and_leaves_no_gradients(
 ) -> None:
     changes: dict[str, Any] = {"optim__max_grad_norm": 0, "run__steps": 3}
     plain = losses(train(config_for(base, pictures, tmp_path, **changes)))
-    changes |= {"optim__fused_backward": "true", "run__name": "fused"}
+    changes |= {"optim__fused_backward_pass": "true", "run__name": "fused"}
     fused = losses(train(config_for(base, pictures, tmp_path, **changes)))
     assert fused == pytest.approx(plain, rel=1e-6)
     assert session_of["session"].stepper._fused is not None

@@ -34,7 +34,13 @@ def attached(parts: Components, **options: object) -> AdapterMethod:
 
 def test_each_part_has_rank_and_alpha_of_its_own(parts: Components) -> None:
     method = attached(
-        parts, text_encoder=True, rank=4, alpha=2.0, text_rank=8, text_alpha=6.0, targets="all"
+        parts,
+        train_text_encoder=True,
+        rank=4,
+        alpha=2.0,
+        text_rank=8,
+        text_alpha=6.0,
+        target_modules="all",
     )
     modules = method.adapter().modules
     for name, weights in modules.items():
@@ -42,12 +48,12 @@ def test_each_part_has_rank_and_alpha_of_its_own(parts: Components) -> None:
 
 
 def test_the_text_encoders_take_the_unets_values_where_theirs_are_empty(parts: Components) -> None:
-    modules = attached(parts, text_encoder=True, rank=4, alpha=2.0).adapter().modules
+    modules = attached(parts, train_text_encoder=True, rank=4, alpha=2.0).adapter().modules
     assert {(w.rank, w.alpha) for w in modules.values()} == {(4, 2.0)}
 
 
 def test_each_part_has_dropout_of_its_own(parts: Components) -> None:
-    attached(parts, text_encoder=True, dropout=0.25, text_dropout=0.5)
+    attached(parts, train_text_encoder=True, dropout=0.25, text_dropout=0.5)
     found = {
         component: {m.p for m in model.modules() if isinstance(m, nn.Dropout) and m.p > 0}
         for component, model in parts.models.items()
@@ -72,7 +78,7 @@ def test_targets_grow(base: Path) -> None:
     names = []
     for targets in TARGETS:
         parts = load_base(BaseOptions(model=str(base)))
-        method = attached(parts, targets=targets, text_encoder=True)
+        method = attached(parts, target_modules=targets, train_text_encoder=True)
         names.append(set(method.adapter().modules))
     assert names[0] < names[1] < names[2] < names[3]
     assert any(".conv1" in name for name in names[3] - names[2])
@@ -81,20 +87,22 @@ def test_targets_grow(base: Path) -> None:
 def test_only_the_models_asked_for_are_trained(base: Path) -> None:
     for unet, text in ((True, False), (False, True), (True, True)):
         parts = load_base(BaseOptions(model=str(base)))
-        groups = method_for(MethodOptions(unet=unet, text_encoder=text), parts).attach(0)
+        groups = method_for(
+            MethodOptions(train_denoiser=unet, train_text_encoder=text), parts
+        ).attach(0)
         expected = ["unet"] * unet + ["text_encoder"] * text
         assert [group.component for group in groups] == expected
 
 
 def test_training_nothing_is_refused(base: Path, pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nothing"):
-        train(config_for(base, pictures, tmp_path, method__unet="false"))
+        train(config_for(base, pictures, tmp_path, method__train_denoiser="false"))
 
 
 def test_oft_is_saved_as_the_exact_change(parts: Components) -> None:
     torch.manual_seed(0)
     base = {name: p.clone() for name, p in parts.denoiser.named_parameters()}
-    method = attached(parts, kind="oft", rank=4, targets="all")
+    method = attached(parts, kind="oft", rank=4, target_modules="all")
     for parameter in method._trainables[0].parameters.values():
         torch.nn.init.normal_(parameter, std=0.5)
     adapter = method.adapter()

@@ -25,22 +25,26 @@ from dreambooth_core.methods.table import METHODS
 BaseOf = Callable[[str], Path]
 
 GROUPS: dict[str, dict[str, Any]] = {
-    "prior": {"prior__enabled": "true", "prior__num_images": 2, "prior__steps": 1},
+    "prior": {
+        "prior__enabled": "true",
+        "prior__num_class_images": 2,
+        "prior__num_inference_steps": 1,
+    },
     "masks in buckets": {
         "data__crop": "bucket",
-        "data__bucket_step": 16,
+        "data__bucket_reso_steps": 16,
         "data__masks": "files",
     },
-    "objective": {"objective__weighting": "min_snr", "objective__offset_noise": 0.1},
+    "objective": {"objective__weighting": "min_snr", "objective__noise_offset": 0.1},
     "average": {
-        "run__accumulation": 2,
+        "run__gradient_accumulation_steps": 2,
         "optim__ema__enabled": "true",
         "optim__ema__decay": 0.5,
-        "optim__schedule": "linear",
+        "optim__lr_scheduler": "linear",
     },
     "memory": {"memory__gradient_checkpointing": "true", "memory__attention": "chunked"},
-    "disk": {"data__cache": "disk", "data__flip": "true", "data__caption_dropout": 0.01},
-    "fused": {"optim__fused_backward": "true", "optim__max_grad_norm": 0},
+    "disk": {"data__cache": "disk", "data__flip": "true", "data__caption_dropout_rate": 0.01},
+    "fused": {"optim__fused_backward_pass": "true", "optim__max_grad_norm": 0},
 }
 ALL = set(GROUPS) - {"fused"}
 
@@ -89,7 +93,7 @@ def test_options_work_together(
 ) -> None:
     changes: dict[str, Any] = {
         "method__kind": method,
-        "method__text_encoder": str(method != "full").lower(),
+        "method__train_text_encoder": str(method != "full").lower(),
         "run__batch_size": 1,
         "run__steps": 2,
     }

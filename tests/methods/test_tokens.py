@@ -76,7 +76,7 @@ def test_two_words_live_side_by_side(base: Path) -> None:
 
 def test_rows_start_from_the_starting_word(base: Path) -> None:
     parts = load_base(BaseOptions(model=str(base)))
-    options = MethodOptions(kind="textual_inversion", initializer_token="ball", vectors=2)
+    options = MethodOptions(kind="textual_inversion", initializer_token="ball", num_vectors=2)
     (table,) = learn_token(options, parts, 0)
     word = parts.tokenizers[0]("ball", add_special_tokens=False).input_ids[0]
     assert torch.equal(table.rows[0], table.weight[word])
@@ -119,9 +119,9 @@ def test_files_of_others_are_read(tmp_path: Path) -> None:
 def test_result_files_and_rate(base: Path, pictures: Path, tmp_path: Path, kind: str) -> None:
     changes: dict[str, Any] = {
         "method__kind": kind,
-        "method__vectors": 2,
+        "method__num_vectors": 2,
         "method__initializer_token": "ball",
-        "optim__embedding_learning_rate": 0.25,
+        "optim__embedding_lr": 0.25,
         "save__every_steps": 1,
         "run__steps": 2,
     }
@@ -141,7 +141,7 @@ def test_result_files_and_rate(base: Path, pictures: Path, tmp_path: Path, kind:
 
 
 def test_a_token_that_no_caption_has_is_refused(base: Path, pictures: Path, tmp_path: Path) -> None:
-    changes = {"method__kind": "textual_inversion", "method__token": "xyzzy"}
+    changes = {"method__kind": "textual_inversion", "method__placeholder_token": "xyzzy"}
     with pytest.raises(UserError, match="no caption has the token 'xyzzy'"):
         train(config_for(base, pictures, tmp_path, **changes))
 
@@ -149,10 +149,14 @@ def test_a_token_that_no_caption_has_is_refused(base: Path, pictures: Path, tmp_
 def test_the_token_is_the_word_of_the_captions_and_of_the_file(
     base: Path, pictures: Path, tmp_path: Path
 ) -> None:
-    changes = {"method__kind": "textual_inversion", "method__token": "ball", "run__steps": 1}
+    changes = {
+        "method__kind": "textual_inversion",
+        "method__placeholder_token": "ball",
+        "run__steps": 1,
+    }
     with pytest.raises(UserError, match="word"):
         train(config_for(base, pictures, tmp_path, **changes))
-    changes["method__token"] = "zwx"
+    changes["method__placeholder_token"] = "zwx"
     config = config_for(base, pictures, tmp_path, **changes)
     config.concepts[0].instance_prompt = "a photo of zwx ball"
     folder = train(config)
@@ -163,7 +167,7 @@ def test_the_token_is_the_word_of_the_captions_and_of_the_file(
 def test_samples_use_the_embedding(base: Path, pictures: Path, tmp_path: Path) -> None:
     changes = {
         "method__kind": "textual_inversion",
-        "optim__embedding_learning_rate": 0.5,
+        "optim__embedding_lr": 0.5,
         "run__steps": 2,
     }
     folder = train(config_for(base, pictures, tmp_path, **changes))
@@ -184,5 +188,5 @@ def test_samples_use_the_embedding(base: Path, pictures: Path, tmp_path: Path) -
 def test_a_token_is_learned_without_data_where_only_sizes_count() -> None:
     encoder = tiny_text_encoder().to("meta")
     parts = cast(Components, SimpleNamespace(tokenizers=[], text_encoders=[encoder], expansions={}))
-    (table,) = learn_token(MethodOptions(kind="textual_inversion", vectors=4), parts, 0)
+    (table,) = learn_token(MethodOptions(kind="textual_inversion", num_vectors=4), parts, 0)
     assert table.rows.is_meta and table.rows.shape == (4, 32)

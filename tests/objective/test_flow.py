@@ -43,7 +43,7 @@ def test_the_sample_and_its_loss_by_hand():
 
 
 def test_a_sample_depends_on_its_key_alone():
-    objective = make(offset_noise=0.1, pyramid_noise=0.3, input_perturbation=0.1)
+    objective = make(noise_offset=0.1, multires_noise_discount=0.3, ip_noise_gamma=0.1)
     latents = torch.randn(SHAPE)
     whole = objective.draw(latents, KEYS)
     for i in range(2):
@@ -54,7 +54,7 @@ def test_a_sample_depends_on_its_key_alone():
 
 def test_noise_options_do_in_flow_what_they_do_in_diffusion():
     latents = torch.zeros(SHAPE)
-    options = ObjectiveOptions(offset_noise=0.1, pyramid_noise=0.2, input_perturbation=0.1)
+    options = ObjectiveOptions(noise_offset=0.1, multires_noise_discount=0.2, ip_noise_gamma=0.1)
     flow = Flow(options).draw(latents, KEYS, timesteps=torch.full((2,), 0.5))
     other = Diffusion(options, alphas_cumprod(), "epsilon").draw(latents, KEYS)
     assert torch.equal(flow.noise, other.noise)
@@ -199,7 +199,7 @@ def test_half_precision_latents_keep_an_exact_target():
 
 
 def test_what_makes_no_sense_is_refused_by_name():
-    for name in ("min_snr", "debiased", "v_equivalent"):
+    for name in ("min_snr", "debiased_estimation", "v_equivalent"):
         with pytest.raises(UserError, match=f"'{name}' is not known for rectified-flow"):
             make(weighting=name)
     for name in FLOW_WEIGHTINGS[1:]:

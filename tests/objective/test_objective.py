@@ -103,7 +103,7 @@ def test_parts_of_a_batch_add_up_to_the_whole():
 
 
 def test_a_sample_depends_on_its_key_alone():
-    objective = make(offset_noise=0.1, pyramid_noise=0.3, input_perturbation=0.1)
+    objective = make(noise_offset=0.1, multires_noise_discount=0.3, ip_noise_gamma=0.1)
     latents = torch.randn(4, 4, 8, 8)
     whole = objective.draw(latents, keys(4))
     for i in range(4):
@@ -117,11 +117,11 @@ def test_a_sample_depends_on_its_key_alone():
 def test_options_do_not_disturb_each_others_random_numbers():
     latents = torch.randn(3, 4, 8, 8)
     plain = make().draw(latents, keys(3))
-    offset = make(offset_noise=0.1).draw(latents, keys(3))
+    offset = make(noise_offset=0.1).draw(latents, keys(3))
     assert torch.equal(plain.timesteps, offset.timesteps)
     change = offset.noise - plain.noise
     assert torch.allclose(change, change[..., :1, :1].expand_as(change), atol=1e-6)
-    perturbed = make(input_perturbation=0.1).draw(latents, keys(3))
+    perturbed = make(ip_noise_gamma=0.1).draw(latents, keys(3))
     assert torch.equal(perturbed.target, plain.target)
     assert not torch.equal(perturbed.noisy, plain.noisy)
 
@@ -162,12 +162,12 @@ def test_each_loss_option_changes_the_loss():
         {"loss": "huber", "huber_schedule": "exponential"},
         {"loss": "huber", "huber_c": 0.5},
         {"weighting": "min_snr", "min_snr_gamma": 0.1},
-        {"weighting": "debiased"},
+        {"weighting": "debiased_estimation"},
         {"weighting": "v_equivalent"},
         {"weighting": "v_equivalent", "max_weight": 1.1},
-        {"weighting": "debiased", "max_timestep": 300},
-        {"weighting": "debiased", "min_timestep": 700},
-        {"weighting": "debiased", "timestep_bias": "later"},
+        {"weighting": "debiased_estimation", "max_timestep": 300},
+        {"weighting": "debiased_estimation", "min_timestep": 700},
+        {"weighting": "debiased_estimation", "timestep_bias": "later"},
     )
     steps = torch.tensor([300, 800])
     seen = set()

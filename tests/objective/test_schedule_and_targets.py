@@ -77,7 +77,7 @@ def test_targets_equal_diffusers():
     )
 
 
-@pytest.mark.parametrize("weighting", ["min_snr", "debiased"])
+@pytest.mark.parametrize("weighting", ["min_snr", "debiased_estimation"])
 def test_a_weighting_is_the_same_for_all_prediction_types(weighting):
     """One error of the picture, seen as epsilon, v and sample, costs the same in all three."""
     kept = schedule.alphas_cumprod()[torch.tensor([20, 300, 700])].double()
@@ -122,7 +122,7 @@ def test_debiased_and_v_equivalent_by_hand():
 def test_weightings_are_finite_everywhere_on_a_zero_terminal_schedule():
     ratio = schedule.snr(schedule.rescale_to_zero_terminal_snr(schedule.alphas_cumprod()))
     for kind in targets.PREDICTION_TYPES:
-        for name in ("none", "min_snr", "debiased", "v_equivalent"):
+        for name in ("none", "min_snr", "debiased_estimation", "v_equivalent"):
             assert weights.weights(ratio, kind, name, 5.0, 20.0).isfinite().all(), (kind, name)
     with pytest.raises(UserError, match="min_snt"):
         weights.weights(ratio, "epsilon", "min_snt", 5.0, 20.0)

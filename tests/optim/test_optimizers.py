@@ -87,11 +87,11 @@ def test_resumed_equals_uninterrupted_to_the_bit(name, schedule):
     if OPTIMIZERS[name].averages and schedule != "constant":
         pytest.skip("refused by name")
     whole = model()
-    uninterrupted = stepper(whole, name, schedule=schedule)
+    uninterrupted = stepper(whole, name, lr_scheduler=schedule)
     train(whole, uninterrupted, 0, 8)
 
     first = model()
-    before = stepper(first, name, schedule=schedule)
+    before = stepper(first, name, lr_scheduler=schedule)
     train(first, before, 0, 4)
     weights = round_trip(first.state_dict())
     state = round_trip(before.state_dict())
@@ -100,7 +100,7 @@ def test_resumed_equals_uninterrupted_to_the_bit(name, schedule):
     with torch.no_grad():
         for p in second.parameters():
             p.zero_()
-    after = stepper(second, name, schedule=schedule)
+    after = stepper(second, name, lr_scheduler=schedule)
     second.load_state_dict(weights)  # type: ignore[arg-type]
     after.load_state_dict(state)  # type: ignore[arg-type]
     after.begin(3)
@@ -152,7 +152,7 @@ def test_groups_have_their_own_learning_rates():
         ParamGroup("unet", list(net[0].parameters()), 1e-2),
         ParamGroup("text_encoder", list(net[2].parameters()), 1e-3, weight_decay=0.0),
     ]
-    steps = Stepper(options("adamw", schedule="linear"), groups, total_steps=10)
+    steps = Stepper(options("adamw", lr_scheduler="linear"), groups, total_steps=10)
     steps.begin(5)
     assert steps.learning_rates == pytest.approx({"unet": 5e-3, "text_encoder": 5e-4})
     assert [g["weight_decay"] for g in steps.optimizer.param_groups] == [0.01, 0.0]
@@ -180,7 +180,7 @@ def test_hyperparameters_reach_the_optimizer():
     assert (group["betas"], group["weight_decay"], group["eps"]) == ((0.8, 0.95), 0.2, 1e-5)
     lion = build_optimizer(options("lion"), [ParamGroup("x", [p], 0.1)]).param_groups[0]
     assert lion["betas"] == (0.9, 0.99)
-    prodigy = options("prodigy", arguments={"d_coef": "2", "safeguard_warmup": "false"})
+    prodigy = options("prodigy", optimizer_args={"d_coef": "2", "safeguard_warmup": "false"})
     group = build_optimizer(prodigy, [ParamGroup("x", [p], 1.0)]).param_groups[0]
     assert group["d_coef"] == 2
     assert group["safeguard_warmup"] is False
@@ -191,15 +191,15 @@ def test_hyperparameters_reach_the_optimizer():
 def test_wrong_arguments_are_named():
     group = [ParamGroup("x", [nn.Parameter(torch.ones(2))], 0.1)]
     with pytest.raises(UserError, match=r"no argument 'd_coeff'.*Did you mean 'd_coef'"):
-        build_optimizer(options("prodigy", arguments={"d_coeff": "2"}), group)
+        build_optimizer(options("prodigy", optimizer_args={"d_coeff": "2"}), group)
     with pytest.raises(UserError, match="no argument 'lr'"):
-        build_optimizer(options("adamw", arguments={"lr": "2"}), group)
+        build_optimizer(options("adamw", optimizer_args={"lr": "2"}), group)
     with pytest.raises(UserError, match="lion has no epsilon"):
         build_optimizer(options("lion", epsilon=1e-8), group)
     with pytest.raises(UserError, match="sgd has no beta2"):
         build_optimizer(options("sgd", beta2=0.9), group)
     with pytest.raises(UserError, match="refuses its arguments"):
-        build_optimizer(options("prodigy", arguments={"d0": "-1"}), group)
+        build_optimizer(options("prodigy", optimizer_args={"d0": "-1"}), group)
     with pytest.raises(UserError, match=r"'adamv' is not known. Did you mean adam"):
         build_optimizer(options("adamv"), group)
 
@@ -259,7 +259,7 @@ def test_schedule_free_weights_are_swapped_and_come_back_exactly():
 
 
 def test_schedule_free_does_its_own_warmup():
-    steps = stepper(model(), "adamw_schedulefree", warmup_steps=7)
+    steps = stepper(model(), "adamw_schedulefree", lr_warmup_steps=7)
     assert steps.optimizer.param_groups[0]["warmup_steps"] == 7
     steps.begin(0)
     assert steps.learning_rates == {"net": 1e-3}

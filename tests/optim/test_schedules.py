@@ -34,11 +34,11 @@ def test_every_schedule_equals_diffusers(name, warmup):
         power=power,
     )
     options = OptimOptions(
-        schedule=name,
-        warmup_steps=warmup,
-        power=power,
+        lr_scheduler=name,
+        lr_warmup_steps=warmup,
+        lr_power=power,
         step_rules=rules,
-        cycles=cycles if name == "cosine_with_restarts" else None,
+        lr_num_cycles=cycles if name == "cosine_with_restarts" else None,
     )
     ours = make_schedule(options, TOTAL)
     for step in range(TOTAL + 1):
@@ -54,7 +54,9 @@ def test_cosine_cycles_equal_diffusers():
 
     optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1.0)
     theirs = get_cosine_schedule_with_warmup(optimizer, 5, TOTAL, num_cycles=2.5)
-    ours = make_schedule(OptimOptions(schedule="cosine", cycles=2.5, warmup_steps=5), TOTAL)
+    ours = make_schedule(
+        OptimOptions(lr_scheduler="cosine", lr_num_cycles=2.5, lr_warmup_steps=5), TOTAL
+    )
     for step in range(TOTAL):
         assert ours.factor(step) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
         optimizer.step()
@@ -62,7 +64,7 @@ def test_cosine_cycles_equal_diffusers():
 
 
 def test_polynomial_ends_at_the_final_rate_for_every_group():
-    options = OptimOptions(schedule="polynomial", final_learning_rate=1e-5)
+    options = OptimOptions(lr_scheduler="polynomial", final_learning_rate=1e-5)
     schedule = make_schedule(options, 10)
     for rate in (1e-3, 5e-5):
         assert schedule.factor(10, rate) * rate == pytest.approx(1e-5)
@@ -79,14 +81,14 @@ def test_step_rules():
 
 def test_an_unknown_schedule_is_named():
     with pytest.raises(UserError, match=r"'cosin' is not known.*cosine_with_restarts"):
-        make_schedule(OptimOptions(schedule="cosin"), 10)
+        make_schedule(OptimOptions(lr_scheduler="cosin"), 10)
 
 
 def test_rates():
     assert rates(OptimOptions()).unet == 1e-4
     assert rates(OptimOptions(), full=True).text == 2e-6
     assert rates(OptimOptions(optimizer="prodigy")).embedding == 1.0
-    given = OptimOptions(learning_rate=1e-3, text_learning_rate=1e-5, scale_lr=True)
+    given = OptimOptions(learning_rate=1e-3, text_encoder_lr=1e-5, scale_lr=True)
     scaled = rates(given, batch_size=2, accumulation=3, processes=4)
     assert (scaled.unet, scaled.text) == pytest.approx((24e-3, 24e-5))
     assert rates(OptimOptions(learning_rate=0.0)).unet == 0.0

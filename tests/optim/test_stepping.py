@@ -44,8 +44,10 @@ def train(net: nn.Module, steps: Stepper, first: int, last: int) -> None:
 @pytest.mark.parametrize("name", ONE_AT_A_TIME)
 def test_fused_backward_gives_the_same_weights(name):
     plain, fused = model(), model()
-    train(plain, make(plain, optimizer=name, max_grad_norm=0.0, schedule="linear"), 0, 4)
-    steps = make(fused, optimizer=name, max_grad_norm=0.0, schedule="linear", fused_backward=True)
+    train(plain, make(plain, optimizer=name, max_grad_norm=0.0, lr_scheduler="linear"), 0, 4)
+    steps = make(
+        fused, optimizer=name, max_grad_norm=0.0, lr_scheduler="linear", fused_backward_pass=True
+    )
     train(fused, steps, 0, 4)
     for a, b in zip(plain.parameters(), fused.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -53,7 +55,7 @@ def test_fused_backward_gives_the_same_weights(name):
 
 def test_fused_backward_frees_each_gradient_at_once():
     net = model()
-    steps = make(net, max_grad_norm=0.0, fused_backward=True)
+    steps = make(net, max_grad_norm=0.0, fused_backward_pass=True)
     alive = []
     # Runs after the step's own hook on the first layer, the last in the backward pass.
     net[0].weight.register_post_accumulate_grad_hook(
@@ -69,7 +71,7 @@ def test_fused_backward_frees_each_gradient_at_once():
 
 def test_after_closing_the_weights_stay():
     net = model()
-    steps = make(net, max_grad_norm=0.0, fused_backward=True)
+    steps = make(net, max_grad_norm=0.0, fused_backward_pass=True)
     steps.close()
     before = net[0].weight.detach().clone()
     net(torch.randn(2, 24)).sum().backward()
@@ -121,7 +123,7 @@ def test_rounded_runs_resume_to_the_bit(name, fused_backward):
     options = {
         "optimizer": name,
         "stochastic_rounding": True,
-        "fused_backward": fused_backward,
+        "fused_backward_pass": fused_backward,
         "max_grad_norm": 0.0,
     }
     whole, parts = model(torch.bfloat16), model(torch.bfloat16)

@@ -47,7 +47,7 @@ def test_recipes_say_what_they_are_named_for(name: str) -> None:
     assert not config.optim.ema.enabled
     if name.startswith("person"):
         assert config.prior.enabled
-        assert 200 <= config.prior.num_images <= 300
+        assert 200 <= config.prior.num_class_images <= 300
 
 
 def test_every_preset_gives_its_reasons() -> None:

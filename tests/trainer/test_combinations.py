@@ -15,20 +15,23 @@ from dreambooth_core.trainer.config import TrainConfig
 
 Given = dict[str, Any]
 
-FUSED: Given = {"optim.fused_backward": "true", "optim.max_grad_norm": 0}
+FUSED: Given = {"optim.fused_backward_pass": "true", "optim.max_grad_norm": 0}
 FREE: Given = {"optim.optimizer": "adamw_schedulefree"}
 PRODIGY: Given = {"optim.optimizer": "prodigy"}
 FULL: Given = {"method.kind": "full"}
 BROKEN: dict[tuple[str, str], Given] = {
-    ("fused_backward", "gradient accumulation"): {**FUSED, "run.accumulation": 2},
-    ("fused_backward", "gradient clipping by norm"): {**FUSED, "optim.max_grad_norm": 1},
-    ("fused_backward", "several processes"): {**FUSED, "processes": 2},
-    ("fused_backward", "fp16"): {**FUSED, "run.mixed_precision": "fp16"},
-    ("fused_backward", "Prodigy, D-Adaptation and schedule-free optimizers"): {
+    ("fused_backward_pass", "gradient accumulation"): {
+        **FUSED,
+        "run.gradient_accumulation_steps": 2,
+    },
+    ("fused_backward_pass", "gradient clipping by norm"): {**FUSED, "optim.max_grad_norm": 1},
+    ("fused_backward_pass", "several processes"): {**FUSED, "processes": 2},
+    ("fused_backward_pass", "fp16"): {**FUSED, "run.mixed_precision": "fp16"},
+    ("fused_backward_pass", "Prodigy, D-Adaptation and schedule-free optimizers"): {
         **FUSED,
         **PRODIGY,
     },
-    ("fused_backward", "torch.compile"): {**FUSED, "memory.compile": "true"},
+    ("fused_backward_pass", "torch.compile"): {**FUSED, "memory.compile": "true"},
     ("stochastic_rounding", "weights that are not in bf16"): {
         "optim.stochastic_rounding": "true",
         "run.mixed_precision": "bf16",
@@ -38,30 +41,35 @@ BROKEN: dict[tuple[str, str], Given] = {
         "run.mixed_precision": "full_bf16",
         **FREE,
     },
-    ("schedule-free optimizers", "a learning rate schedule"): {**FREE, "optim.schedule": "cosine"},
+    ("schedule-free optimizers", "a learning rate schedule"): {
+        **FREE,
+        "optim.lr_scheduler": "cosine",
+    },
     ("schedule-free optimizers", "EMA"): {**FREE, "optim.ema.enabled": "true"},
     ("Prodigy and D-Adaptation", "a learning rate for each part"): {
         **PRODIGY,
-        "method.text_encoder": "true",
-        "optim.text_learning_rate": 0.5,
+        "method.train_text_encoder": "true",
+        "optim.text_encoder_lr": 0.5,
     },
     ("Prodigy and D-Adaptation", "a small learning rate"): {
         **PRODIGY,
         "optim.learning_rate": 1e-4,
     },
     ("Prodigy and D-Adaptation", "fp16"): {**PRODIGY, "run.mixed_precision": "fp16"},
-    ("schedule constant", "warm-up"): {"optim.warmup_steps": 5},
+    ("schedule constant", "warm-up"): {"optim.lr_warmup_steps": 5},
     ("schedule piecewise_constant", "warm-up"): {
-        "optim.schedule": "piecewise_constant",
+        "optim.lr_scheduler": "piecewise_constant",
         "optim.step_rules": "1:10,0.5",
-        "optim.warmup_steps": 5,
+        "optim.lr_warmup_steps": 5,
     },
     ("a 4-bit or 8-bit base", "full fine-tuning"): {**FULL, "memory.quantize": "nf4"},
     (
         "full_bf16",
         "AdamW and others in bf16 without stochastic rounding, in full fine-tuning",
     ): {**FULL, "run.mixed_precision": "full_bf16"},
-    ("method.unet off", "method.text_encoder off"): {"method.unet": "false"},
+    ("method.train_denoiser off", "method.train_text_encoder off"): {
+        "method.train_denoiser": "false"
+    },
     ("save.arrangement", "a method that it has no place for"): {
         "method.kind": "loha",
         "save.arrangement": "shivam",
@@ -110,8 +118,8 @@ def test_a_pair_is_refused_by_name_and_nothing_else_is(pair: tuple[str, str]) ->
         FUSED,
         FREE,
         PRODIGY,
-        {"method.kind": "textual_inversion", "method.unet": "false"},
-        {"method.kind": "textual_inversion", "optim.text_learning_rate": 0.5, **PRODIGY},
+        {"method.kind": "textual_inversion", "method.train_denoiser": "false"},
+        {"method.kind": "textual_inversion", "optim.text_encoder_lr": 0.5, **PRODIGY},
         {"method.kind": "textual_inversion", "save.layout": "peft"},
         {"run.resume": "latest"},
         {"run.resume": "200"},
@@ -130,17 +138,17 @@ def test_what_goes_together_is_let_through(given: Given) -> None:
             {"objective.min_timestep": 500, "objective.max_timestep": 100},
             "objective.min_timestep",
         ),
-        ({"optim.schedule": "piecewise_constant"}, "optim.step_rules"),
+        ({"optim.lr_scheduler": "piecewise_constant"}, "optim.step_rules"),
         (
-            {"optim.schedule": "piecewise_constant", "optim.step_rules": "1:10"},
+            {"optim.lr_scheduler": "piecewise_constant", "optim.step_rules": "1:10"},
             "optim.step_rules",
         ),
         (
-            {"optim.schedule": "piecewise_constant", "optim.step_rules": "nan:10,1"},
+            {"optim.lr_scheduler": "piecewise_constant", "optim.step_rules": "nan:10,1"},
             "optim.step_rules",
         ),
         (
-            {"optim.schedule": "piecewise_constant", "optim.step_rules": "1:-3,1"},
+            {"optim.lr_scheduler": "piecewise_constant", "optim.step_rules": "1:-3,1"},
             "optim.step_rules",
         ),
         ({"run.resume": "/etc"}, "run.resume"),

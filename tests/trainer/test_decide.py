@@ -26,10 +26,10 @@ Changes = dict[str, Any]
 
 TOKEN: Changes = {"method__kind": "textual_inversion"}
 PRIOR: Changes = {"prior__enabled": "true"}
-RULES: Changes = {"optim__schedule": "piecewise_constant"}
+RULES: Changes = {"optim__lr_scheduler": "piecewise_constant"}
 
 REFUSED: dict[str, tuple[Changes, str]] = {
-    "nothing trained": ({"method__unet": "false"}, "method.unet"),
+    "nothing trained": ({"method__train_denoiser": "false"}, "method.train_denoiser"),
     "timesteps turned round": (
         {"objective__min_timestep": 900, "objective__max_timestep": 100},
         "objective.min_timestep",
@@ -39,20 +39,23 @@ REFUSED: dict[str, tuple[Changes, str]] = {
         {**RULES, "optim__step_rules": "1:10"},
         "optim.step_rules",
     ),
-    "an unknown argument": ({"optim__arguments": "{amsgard: 1}"}, "optim.arguments"),
+    "an unknown argument": ({"optim__optimizer_args": "{amsgard: 1}"}, "optim.optimizer_args"),
     "an argument that is not true or false": (
-        {"optim__arguments": "{maximize: x}"},
-        "optim.arguments",
+        {"optim__optimizer_args": "{maximize: x}"},
+        "optim.optimizer_args",
     ),
     "an argument that is no number": (
         {
             "optim__optimizer": "prodigy",
             "optim__learning_rate": 1,
-            "optim__arguments": "{d_coef: NaN}",
+            "optim__optimizer_args": "{d_coef: NaN}",
         },
-        "optim.arguments",
+        "optim.optimizer_args",
     ),
-    "an argument of another type": ({"optim__arguments": "{amsgrad: x}"}, "optim.arguments"),
+    "an argument of another type": (
+        {"optim__optimizer_args": "{amsgrad: x}"},
+        "optim.optimizer_args",
+    ),
     "an option that the optimizer lacks": (
         {"optim__optimizer": "sgd", "optim__beta2": 0.9},
         "optim.beta2",
@@ -66,9 +69,18 @@ REFUSED: dict[str, tuple[Changes, str]] = {
     "4 bits without bitsandbytes": ({"memory__quantize": "nf4"}, "memory.quantize"),
     "an attention that is not installed": ({"memory__attention": "xformers"}, "memory.attention"),
     "compiling without a compiler": ({"memory__compile": "true"}, "memory.compile"),
-    "a token in no caption": ({**TOKEN, "method__token": "xyzzy"}, "method.token"),
-    "a token of two words": ({**TOKEN, "method__token": "two words"}, "method.token"),
-    "a token in the vocabulary": ({**TOKEN, "method__token": "photo"}, "method.token"),
+    "a token in no caption": (
+        {**TOKEN, "method__placeholder_token": "xyzzy"},
+        "method.placeholder_token",
+    ),
+    "a token of two words": (
+        {**TOKEN, "method__placeholder_token": "two words"},
+        "method.placeholder_token",
+    ),
+    "a token in the vocabulary": (
+        {**TOKEN, "method__placeholder_token": "photo"},
+        "method.placeholder_token",
+    ),
     "a layout without a place": (
         {"method__kind": "loha", "save__arrangement": "diffusers"},
         "save.arrangement",
@@ -86,8 +98,8 @@ REFUSED: dict[str, tuple[Changes, str]] = {
     ),
     "a resolution between the latents": ({"data__resolution": 100}, "data.resolution"),
     "a bucket step between the latents": (
-        {"data__crop": "bucket", "data__bucket_step": 12},
-        "data.bucket_step",
+        {"data__crop": "bucket", "data__bucket_reso_steps": 12},
+        "data.bucket_reso_steps",
     ),
     "a device that is not there": ({"run__device": "cuda:7"}, "run.device"),
     "a device that is none": ({"run__device": "cpu:x"}, "run.device"),
@@ -161,11 +173,11 @@ def test_check_and_train_refuse_in_the_same_words(
 
 LET_THROUGH: dict[str, Changes] = {
     "lora": {},
-    "full": {"method__kind": "full", "method__text_encoder": "true"},
-    "a token": {**TOKEN, "method__token": "sks", "method__initializer_token": "dog"},
+    "full": {"method__kind": "full", "method__train_text_encoder": "true"},
+    "a token": {**TOKEN, "method__placeholder_token": "sks", "method__initializer_token": "dog"},
     "arguments": {
         "optim__optimizer": "prodigy",
-        "optim__arguments": "{d_coef: 2}",
+        "optim__optimizer_args": "{d_coef: 2}",
         "optim__learning_rate": 1,
     },
     "class images": {**PRIOR, "prior__scheduler": "euler"},

@@ -59,7 +59,7 @@ ERRORS: dict[str, Callable[[], BaseException]] = {
 OPTIONS: dict[str, Any] = {
     "run__steps": 1,
     "validation__prompts": "[a ball]",
-    "validation__steps": 1,
+    "validation__num_inference_steps": 1,
     "log__tensorboard": "true",
     "log__wandb": "true",
     "publish__repository": "me/ball",

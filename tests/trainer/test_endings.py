@@ -77,7 +77,9 @@ def test_a_stop_while_images_are_made_saves(
 ) -> None:
     """Within one denoising step; without the stop there would be fifty of them."""
     changes = {"validation__prompts": "[a ball]", "validation__every_steps": 2}
-    folder = folder_for(config_for(base, pictures, tmp_path, validation__steps=50, **changes))
+    folder = folder_for(
+        config_for(base, pictures, tmp_path, validation__num_inference_steps=50, **changes)
+    )
     denoised = []
 
     def polls(self: Asked) -> bool:
@@ -147,7 +149,7 @@ def test_a_run_whose_folder_is_deleted_stops(
 
 
 def test_save_and_sample_now(base: Path, pictures: Path, tmp_path: Path) -> None:
-    changes = {"validation__prompts": "[a ball]", "validation__steps": 2}
+    changes = {"validation__prompts": "[a ball]", "validation__num_inference_steps": 2}
     folder = folder_for(config_for(base, pictures, tmp_path, **changes))
     save, sample = ask(folder, "save", 1), ask(folder, "sample", 3)
 

@@ -60,7 +60,7 @@ class Direct:
 def test_the_losses_equal_a_direct_computation(
     base: Path, pictures: Path, tmp_path: Path, prior: bool, weight: float
 ) -> None:
-    changes = {**PRIOR, "prior__weight": weight} if prior else {}
+    changes = {**PRIOR, "prior__loss_weight": weight} if prior else {}
     config = config_for(
         base, pictures, tmp_path, optim__learning_rate=0, run__seed=7, run__steps=3, **changes
     )
@@ -94,7 +94,7 @@ def test_the_losses_equal_a_direct_computation(
 def test_noise_and_latents_do_not_depend_on_how_a_batch_is_split(
     base: Path, pictures: Path, tmp_path: Path
 ) -> None:
-    split = {"run__batch_size": 1, "run__accumulation": 3}
+    split = {"run__batch_size": 1, "run__gradient_accumulation_steps": 3}
     runs = []
     for name, changes in {"whole": {"run__batch_size": 3}, "split": split}.items():
         folder = folder_for(

@@ -40,7 +40,7 @@ def built(base: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) 
         base,
         pictures,
         tmp_path_factory.mktemp("nowhere"),
-        run__accumulation=2,
+        run__gradient_accumulation_steps=2,
         log__every_steps=10_000,
         objective__loss="huber",
         **PRIOR,

@@ -83,7 +83,11 @@ def test_a_concept_has_prompts_class_pictures_repeats_and_a_name(
 ) -> None:
     own = draw_pictures(tmp_path / "cubes", 1)
     classes = draw_pictures(tmp_path / "classes", 1, (64, 64))
-    changes: dict[str, Any] = {"prior__enabled": "true", "prior__steps": 1, "prior__num_images": 1}
+    changes: dict[str, Any] = {
+        "prior__enabled": "true",
+        "prior__num_inference_steps": 1,
+        "prior__num_class_images": 1,
+    }
     config = config_for(base, pictures, tmp_path / "runs", run__steps=3, **changes)
     config.concepts.append(
         ConceptOptions(
@@ -136,7 +140,7 @@ def test_buckets(
 ) -> None:
     """Pictures of 160 x 64: the best of the shapes that there are."""
     wide = draw_pictures(tmp_path / "wide", 2, (160, 64))
-    options = {"crop": "bucket", "bucket_step": step, "bucket_stretch": stretch}
+    options = {"crop": "bucket", "bucket_reso_steps": step, "bucket_stretch": stretch}
     changes = {f"data__{name}": value for name, value in options.items()}
     seen = observe(config_for(base, wide, tmp_path / "runs", run__steps=1, **changes))
     assert seen.receipt["data"]["buckets"] == {bucket: 2}
@@ -192,9 +196,9 @@ def test_subfolders_can_be_left_out(base: Path, tmp_path: Path) -> None:
         ({}, "one, two, three, four"),
         ({"data__captions": "prompt"}, "a photo of sks ball"),
         ({"data__templates": "['art: [prompt]']"}, "art: one, two, three, four"),
-        ({"data__tag_dropout": 1.0}, "one"),
-        ({"data__tag_dropout": 1.0, "data__keep_tags": 2}, "one, two"),
-        ({"data__caption_dropout": 1.0}, ""),
+        ({"data__caption_tag_dropout_rate": 1.0}, "one"),
+        ({"data__caption_tag_dropout_rate": 1.0, "data__keep_tokens": 2}, "one, two"),
+        ({"data__caption_dropout_rate": 1.0}, ""),
     ],
 )
 def test_captions(changes: dict[str, Any], caption: str, base: Path, tmp_path: Path) -> None:
@@ -205,7 +209,7 @@ def test_captions(changes: dict[str, Any], caption: str, base: Path, tmp_path: P
 
 
 def test_tags_are_shuffled_behind_those_that_stay(base: Path, tmp_path: Path) -> None:
-    changes = {"data__shuffle_tags": "true", "data__keep_tags": 1, "run__steps": 8}
+    changes = {"data__shuffle_caption": "true", "data__keep_tokens": 1, "run__steps": 8}
     found = observe(config_for(base, captioned(tmp_path), tmp_path / "runs", **changes)).captions
     assert all(text.startswith("one, ") for text in found)
     assert {tuple(sorted(text.split(", "))) for text in found} == {("four", "one", "three", "two")}

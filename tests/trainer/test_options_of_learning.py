@@ -74,7 +74,7 @@ LOSSES: list[tuple[dict[str, Any], Callable[[Pass], Tensor]]] = [
         lambda one: square(one) * (0.01 / ratio(one)).clamp(max=1),
     ),
     (
-        {"weighting": "debiased", "max_weight": 1.5},
+        {"weighting": "debiased_estimation", "max_weight": 1.5},
         lambda one: square(one) * ratio(one).rsqrt().clamp(max=1.5),
     ),
     (
@@ -99,7 +99,7 @@ def test_losses_and_weights(
 
 
 def test_offset_noise_shifts_each_channel(once: Once, plain: Observed) -> None:
-    noise = once(objective__offset_noise=0.1).passes[0].sample.noise
+    noise = once(objective__noise_offset=0.1).passes[0].sample.noise
     shift = noise - plain.passes[0].sample.noise
     torch.testing.assert_close(shift, shift[..., :1, :1].expand_as(shift), rtol=0, atol=1e-6)
     drawn = torch.randn(4, 1, 1, generator=generator("train", 0, 0, 0, "offset"))
@@ -108,7 +108,10 @@ def test_offset_noise_shifts_each_channel(once: Once, plain: Observed) -> None:
 
 @pytest.mark.parametrize("levels", [1, 10])
 def test_pyramid_noise_has_levels(levels: int, once: Once, plain: Observed) -> None:
-    changes = {"objective__pyramid_noise": 0.4, "objective__pyramid_levels": levels}
+    changes = {
+        "objective__multires_noise_discount": 0.4,
+        "objective__multires_noise_iterations": levels,
+    }
     noise = once(**changes).passes[0].sample.noise
     expected = [
         pyramid(own, 0.4, count, generator("train", 0, 0, 0, "pyramid"))
@@ -120,7 +123,7 @@ def test_pyramid_noise_has_levels(levels: int, once: Once, plain: Observed) -> N
 
 
 def test_input_perturbation_is_seen_and_not_asked_for(once: Once, plain: Observed) -> None:
-    one, own = once(objective__input_perturbation=0.2).passes[0], plain.passes[0]
+    one, own = once(objective__ip_noise_gamma=0.2).passes[0], plain.passes[0]
     assert torch.equal(one.sample.target, own.sample.target)
     noise = (1 - kept(one)).sqrt().view(-1, 1, 1, 1)
     extra = (one.sample.noisy - own.sample.noisy) / noise
@@ -180,15 +183,15 @@ def test_timesteps(
 
 RATES: list[tuple[dict[str, Any], list[float]]] = [
     ({}, [1, 1, 1, 1]),
-    ({"schedule": "constant_with_warmup", "warmup_steps": 2}, [0, 0.5, 1, 1]),
-    ({"schedule": "linear"}, [1, 0.75, 0.5, 0.25]),
-    ({"schedule": "cosine", "cycles": 1}, [1, 0.5, 0, 0.5]),
-    ({"schedule": "cosine_with_restarts", "cycles": 2}, [1, 0.5, 1, 0.5]),
+    ({"lr_scheduler": "constant_with_warmup", "lr_warmup_steps": 2}, [0, 0.5, 1, 1]),
+    ({"lr_scheduler": "linear"}, [1, 0.75, 0.5, 0.25]),
+    ({"lr_scheduler": "cosine", "lr_num_cycles": 1}, [1, 0.5, 0, 0.5]),
+    ({"lr_scheduler": "cosine_with_restarts", "lr_num_cycles": 2}, [1, 0.5, 1, 0.5]),
     (
-        {"schedule": "polynomial", "power": 2, "final_learning_rate": 1e-4},
+        {"lr_scheduler": "polynomial", "lr_power": 2, "final_learning_rate": 1e-4},
         [0.9 * (1 - i / 4) ** 2 + 0.1 for i in range(4)],
     ),
-    ({"schedule": "piecewise_constant", "step_rules": "1:1,0.5:3,0.1"}, [1, 0.5, 0.5, 0.1]),
+    ({"lr_scheduler": "piecewise_constant", "step_rules": "1:1,0.5:3,0.1"}, [1, 0.5, 0.5, 0.1]),
     ({"scale_lr": "true"}, [4, 4, 4, 4]),
 ]
 
@@ -198,12 +201,12 @@ def test_learning_rates(options: dict[str, Any], factors: list[float], once: Onc
     """Of four steps, with two batches of two pictures each."""
     changes = {f"optim__{name}": value for name, value in options.items()}
     changes = {"optim__learning_rate": 1e-3, **changes}
-    seen = once(run__steps=4, run__accumulation=2, **changes)
+    seen = once(run__steps=4, run__gradient_accumulation_steps=2, **changes)
     assert seen.told("lr") == pytest.approx([1e-3 * factor for factor in factors], abs=1e-12)
 
 
 def test_text_encoders_have_a_rate_of_their_own(once: Once) -> None:
-    changes = {"method__text_encoder": "true", "optim__text_learning_rate": 0}
+    changes = {"method__train_text_encoder": "true", "optim__text_encoder_lr": 0}
     seen = once(**changes)
     assert seen.session.stepper.learning_rates == {"unet": 1e-3, "text_encoder": 0.0}
     ups = {name: t for name, t in seen.result.items() if name.endswith("lora_up.weight")}
@@ -213,7 +216,7 @@ def test_text_encoders_have_a_rate_of_their_own(once: Once) -> None:
 
 def test_weight_decay_of_each_part(once: Once) -> None:
     """In AdamW's first step nothing but the decay moves a matrix without a gradient."""
-    changes = {"method__text_encoder": "true", "optim__weight_decay": 10}
+    changes = {"method__train_text_encoder": "true", "optim__weight_decay": 10}
     same, own = once(**changes), once(**changes, optim__text_weight_decay=0)
     downs = [name for name in same.result if name.endswith("lora_down.weight")]
     for name in downs:
@@ -224,7 +227,7 @@ def test_weight_decay_of_each_part(once: Once) -> None:
 
 
 def test_the_optimizer_gets_its_numbers(once: Once) -> None:
-    options = {"beta1": 0.5, "beta2": 0.6, "epsilon": 1e-3, "arguments": "{amsgrad: 'true'}"}
+    options = {"beta1": 0.5, "beta2": 0.6, "epsilon": 1e-3, "optimizer_args": "{amsgrad: 'true'}"}
     seen = once(**{f"optim__{name}": value for name, value in options.items()})
     (group,) = seen.session.stepper.optimizer.param_groups
     assert (group["betas"], group["eps"], group["amsgrad"]) == ((0.5, 0.6), 1e-3, True)

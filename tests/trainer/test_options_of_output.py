@@ -54,7 +54,7 @@ def test_the_length_of_a_run(once: Once, plain: Observed) -> None:
     """Three pictures: steps as they are said, or epochs of one step with three batches."""
     assert [len(one.captions) for one in plain.passes] == [2, 1, 2]
     assert len(plain.told("loss")) == 3
-    changes = {"run__batch_size": 1, "run__accumulation": 3, "run__epochs": 2}
+    changes = {"run__batch_size": 1, "run__gradient_accumulation_steps": 3, "run__epochs": 2}
     seen = once(run__steps="null", **changes)
     assert seen.told("epoch") == [0, 1]
     assert [len(one.captions) for one in seen.passes] == [1] * 6
@@ -105,8 +105,8 @@ WATCH: dict[str, Any] = {
     "validation__negative_prompt": "blurry",
     "validation__images": 2,
     "validation__seed": 7,
-    "validation__steps": 3,
-    "validation__guidance": 3,
+    "validation__num_inference_steps": 3,
+    "validation__guidance_scale": 3,
     "validation__scheduler": "euler",
     "validation__size": 80,
 }
@@ -146,7 +146,7 @@ def test_a_size_that_no_image_has_is_refused_before_training(once: Once) -> None
 
 def test_validation_images_by_epochs(once: Once) -> None:
     """Epochs of two steps."""
-    changes = {"validation__prompts": "[a ball]", "validation__steps": 1}
+    changes = {"validation__prompts": "[a ball]", "validation__num_inference_steps": 1}
     seen = once(run__steps=5, validation__every_epochs=1, **changes)
     assert [event["step"] for event in seen.samples()] == [0, 2, 4, 5]
 

@@ -31,10 +31,10 @@ SETTINGS = SamplingSettings(
 )
 CHANGES: dict[str, Any] = {
     "prior__enabled": "true",
-    "prior__num_images": 3,
+    "prior__num_class_images": 3,
     "prior__batch_size": 2,
-    "prior__steps": 3,
-    "prior__guidance": 3.5,
+    "prior__num_inference_steps": 3,
+    "prior__guidance_scale": 3.5,
     "prior__negative_prompt": "blurry",
     "prior__scheduler": "euler",
     "prior__seed": 5,

@@ -44,7 +44,7 @@ def test_no_result_says_where_it_was_made(
     changes = {
         "run__steps": 1,
         "validation__prompts": "[a sks ball]",
-        "validation__steps": 1,
+        "validation__num_inference_steps": 1,
         "base__vae": home / "base" / "vae",
         **WAYS[way],
     }

@@ -26,7 +26,7 @@ Pairs = dict[str, tuple[RunFolder, RunFolder]]
 
 KINDS: dict[str, dict[str, Any]] = {
     "prior": PRIOR,
-    "text": {"method__text_encoder": "true"},
+    "text": {"method__train_text_encoder": "true"},
     "ema": {"method__kind": "full", "optim__ema__enabled": "true"},
     **{kind: {"method__kind": kind} for kind in METHODS},
 }

@@ -36,7 +36,7 @@ def asked(
         root = tmp_path_factory.mktemp("runs")
         values = {
             "method__kind": "full",
-            "method__text_encoder": "true",
+            "method__train_text_encoder": "true",
             "optim__learning_rate": RATE,
             "run__steps": 2,
             **changes,

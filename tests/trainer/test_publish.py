@@ -20,7 +20,7 @@ OPTIONS: dict[str, Any] = {
     "publish__licence": "creativeml-openrail-m",
     "publish__consent": "It is my ball: nobody had to agree.",
     "validation__prompts": "[a sks ball on a table]",
-    "validation__steps": 2,
+    "validation__num_inference_steps": 2,
     "run__steps": 2,
 }
 

@@ -56,9 +56,9 @@ def test_a_saved_adapter_gives_what_the_trainer_had(
         pictures,
         tmp_path,
         method__kind=kind,
-        method__targets=targets,
+        method__target_modules=targets,
         method__alpha=2,
-        method__text_encoder="true",
+        method__train_text_encoder="true",
         optim__learning_rate=1e-2,
         save__every_steps=3,
     )
@@ -160,7 +160,7 @@ def test_class_images_are_made_once(base: Path, pictures: Path, tmp_path: Path) 
     config = config_for(base, pictures, tmp_path, run__steps=1, **PRIOR)
     assert made(train(config)) > 0
     assert made(train(config)) == 0
-    config.prior.num_images = 5
+    config.prior.num_class_images = 5
     folder = train(config)
     assert [e["steps"] for e in folder.events if e.get("stage") == "class_images"][-1] == 2
 
@@ -172,7 +172,7 @@ def test_validation_images_do_not_disturb_training(
     changes = {
         "validation__prompts": "[a ball, a red ball]",
         "validation__every_steps": 2,
-        "validation__steps": 2,
+        "validation__num_inference_steps": 2,
         "validation__scheduler": "euler_a",
     }
     watched = train(config_for(base, pictures, tmp_path, **changes))

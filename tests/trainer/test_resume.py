@@ -23,10 +23,10 @@ from dreambooth_core.trainer.state import TrainState, load_state, save_state
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "prior": PRIOR,
-    "buckets": {"data__crop": "bucket", "data__bucket_step": 32},
-    "accumulation": {"run__accumulation": 2, "run__batch_size": 1},
-    "dropout": {"method__dropout": 0.2, "data__caption_dropout": 0.3, "data__flip": "true"},
-    "schedule": {"optim__schedule": "cosine", "optim__warmup_steps": 2},
+    "buckets": {"data__crop": "bucket", "data__bucket_reso_steps": 32},
+    "accumulation": {"run__gradient_accumulation_steps": 2, "run__batch_size": 1},
+    "dropout": {"method__dropout": 0.2, "data__caption_dropout_rate": 0.3, "data__flip": "true"},
+    "schedule": {"optim__lr_scheduler": "cosine", "optim__lr_warmup_steps": 2},
     "ema": {"optim__ema__enabled": "true", "optim__ema__decay": 0.9},
     "8bit": {"optim__optimizer": "adamw8bit"},
 }
@@ -71,7 +71,7 @@ def test_every_option_resumes_exactly(
 
 
 def test_a_trained_text_encoder_resumes_exactly(base: Path, pictures: Path, tmp_path: Path) -> None:
-    check(base, pictures, tmp_path, {"method__text_encoder": "true"})
+    check(base, pictures, tmp_path, {"method__train_text_encoder": "true"})
 
 
 def check(base: Path, pictures: Path, tmp_path: Path, changes: dict[str, Any]) -> None:

@@ -37,7 +37,7 @@ def describe_subject(browser: Browser) -> None:
         "data.resolution": "64",
         "run.steps": "4000",
         "validation.prompts": "a photo of a sks star",
-        "validation.steps": "2",
+        "validation.num_inference_steps": "2",
         "save.every_steps": "2000",
     }.items():
         browser.set(key, words)

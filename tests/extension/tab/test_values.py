@@ -41,11 +41,11 @@ def test_a_default_survives_its_control(key: str) -> None:
         ("method.kind", "dropdown"),
         ("run.steps", "text"),  # may be empty
         ("run.batch_size", "number"),
-        ("data.tag_dropout", "slider"),
+        ("data.caption_tag_dropout_rate", "slider"),
         ("base.clip_skip", "slider"),
         ("optim.ema.decay", "text"),  # 0.9999: too fine for a slider
         ("validation.prompts", "lines"),
-        ("optim.arguments", "lines"),
+        ("optim.optimizer_args", "lines"),
     ],
 )
 def test_the_control_fits_the_option(key: str, kind: str) -> None:
@@ -61,7 +61,7 @@ def test_the_control_fits_the_option(key: str, kind: str) -> None:
         ("run.steps", "500", 500),
         ("run.batch_size", 2.0, 2),
         ("validation.prompts", "a dog\n\n a cat ", ["a dog", "a cat"]),
-        ("optim.arguments", "d_coef: 2\n", {"d_coef": "2"}),
+        ("optim.optimizer_args", "d_coef: 2\n", {"d_coef": "2"}),
         ("base.vae", " ", None),
     ],
 )
@@ -76,7 +76,7 @@ def test_what_is_typed_is_understood(key: str, shown: Any, value: Any) -> None:
         ("run.batch_size", None, "needs a number"),
         ("optim.learning_rate", "fast", "is 'fast', which is no number"),
         ("optim.learning_rate", "inf", "is 'inf', which is no number"),
-        ("optim.arguments", "d_coef 2", 'takes lines such as "name: value"'),
+        ("optim.optimizer_args", "d_coef 2", 'takes lines such as "name: value"'),
     ],
 )
 def test_what_cannot_be_is_told_at_its_field(key: str, shown: Any, message: str) -> None:
@@ -108,7 +108,10 @@ def test_an_error_leads_to_its_field() -> None:
     assert values.field_of("run.yaml:3: optim.learning_rate: 'x' is not a number", keys) == (
         "optim.learning_rate"
     )
-    assert values.field_of("optim.schedule needs optim.warmup_steps", keys) == "optim.schedule"
+    assert (
+        values.field_of("optim.lr_scheduler needs optim.lr_warmup_steps", keys)
+        == "optim.lr_scheduler"
+    )
     assert values.field_of("no memory is left", keys) is None
 
 

@@ -214,7 +214,7 @@ def arguments(command: str, folder: Path, family: str, layout: str, base: str) -
             "run.steps=1",
             "method.rank=1",
             "log.tensorboard=false",
-            "method.text_encoder=true",
+            "method.train_text_encoder=true",
         ],
     }[command]
 

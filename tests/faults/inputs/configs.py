@@ -181,15 +181,18 @@ def _odd(command: str, write: Callable[[Path], object]) -> Callable[[Path], Sequ
 GOOD = ("run.device=cpu", "data.resolution=64", "run.steps=1", "log.tensorboard=false")
 
 TOGETHER: dict[str, tuple[str, ...]] = {
-    "nothing trained": ("method.unet=false",),
+    "nothing trained": ("method.train_denoiser=false",),
     "timesteps turned round": ("objective.min_timestep=9", "objective.max_timestep=1"),
-    "no step rules": ("optim.schedule=piecewise_constant",),
+    "no step rules": ("optim.lr_scheduler=piecewise_constant",),
     **{
-        f"step rules {rules}": ("optim.schedule=piecewise_constant", f"optim.step_rules={rules}")
+        f"step rules {rules}": (
+            "optim.lr_scheduler=piecewise_constant",
+            f"optim.step_rules={rules}",
+        )
         for rules in ("1:10", "1:-3,1", "nan:3,1", "1:3,inf", "a:b,c", ",", "1:1e99,1", "1:2:3,4")
     },
     **{
-        f"arguments {given[:20]}": (f"optim.arguments={given}",)
+        f"arguments {given[:20]}": (f"optim.optimizer_args={given}",)
         for given in (
             "{lr: 1}",
             "{amsgard: 1}",
@@ -206,12 +209,12 @@ TOGETHER: dict[str, tuple[str, ...]] = {
     "fp16 on a CPU": ("run.mixed_precision=fp16",),
     "Prodigy and a small rate": ("optim.optimizer=prodigy", "optim.learning_rate=1e-4"),
     "a beta that SGD lacks": ("optim.optimizer=sgd", "optim.beta2=0.9"),
-    "warm-up with constant": ("optim.warmup_steps=3",),
+    "warm-up with constant": ("optim.lr_warmup_steps=3",),
     "a full fine-tune in 4 bits": ("method.kind=full", "memory.quantize=nf4"),
     "fused with accumulation": (
-        "optim.fused_backward=true",
+        "optim.fused_backward_pass=true",
         "optim.max_grad_norm=0",
-        "run.accumulation=2",
+        "run.gradient_accumulation_steps=2",
     ),
     "rounding in fp32": ("optim.stochastic_rounding=true",),
     "a layout without a place": ("method.kind=oft", "save.layout=peft"),
@@ -243,8 +246,8 @@ TOGETHER: dict[str, tuple[str, ...]] = {
     "captions asked for and absent": ("data.captions=files",),
     "no prompt": ("concepts[0].instance_prompt=",),
     "a resolution between the latents": ("data.resolution=100",),
-    "a bucket step between the latents": ("data.bucket_step=12",),
-    "a bucket step above the resolution": ("data.bucket_step=512",),
+    "a bucket step between the latents": ("data.bucket_reso_steps=12",),
+    "a bucket step above the resolution": ("data.bucket_reso_steps=512",),
     "publishing without a licence": ("publish.repository=me/it",),
     **{
         f"a base {text!r}": (f"base.model={text}",)
@@ -261,10 +264,10 @@ TOGETHER: dict[str, tuple[str, ...]] = {
             "x" * 5000,
         )
     },
-    "a token in no caption": ("method.kind=textual_inversion", "method.token=xyzzy"),
-    "a token of two words": ("method.kind=textual_inversion", "method.token=two words"),
-    "a token in the vocabulary": ("method.kind=pivotal", "method.token=photo"),
-    "no token": ("method.kind=pivotal", "method.token="),
+    "a token in no caption": ("method.kind=textual_inversion", "method.placeholder_token=xyzzy"),
+    "a token of two words": ("method.kind=textual_inversion", "method.placeholder_token=two words"),
+    "a token in the vocabulary": ("method.kind=pivotal", "method.placeholder_token=photo"),
+    "no token": ("method.kind=pivotal", "method.placeholder_token="),
     "zero terminal SNR": ("objective.zero_terminal_snr=true",),
     "validation images between the latents": ("validation.prompts=[a]", "validation.size=60"),
     "wandb": ("log.wandb=true",),
@@ -281,7 +284,7 @@ CONTROLS: dict[str, tuple[str, ...]] = {
         "objective.min_timestep=5",
         "objective.max_timestep=5",
     ),
-    "rules": ("optim.schedule=piecewise_constant", "optim.step_rules=1:10,0.5"),
+    "rules": ("optim.lr_scheduler=piecewise_constant", "optim.step_rules=1:10,0.5"),
 }
 
 

@@ -242,7 +242,7 @@ def _class_images() -> Iterator[Case]:
             if refused:
                 yield case(name, lambda f: draw(f), *given, command=command)
     for number in ("1e12", "-1", "0", "nan", "1000001", "99999999999999999999"):
-        for key in ("prior.num_images", "concepts[0].num_class_images"):
+        for key in ("prior.num_class_images", "concepts[0].num_class_images"):
             for command in ("check", "train", "estimate"):
                 given = ("prior.enabled=true", f"{key}={number}")
                 name = f"{key}={number}"
