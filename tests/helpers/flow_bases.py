@@ -55,7 +55,7 @@ from transformers import (
     T5EncoderModel,
 )
 
-HEADS, HEAD = 4, 16
+HEADS, HEAD = 8, 16
 WIDTH = HEADS * HEAD
 """Of every tiny transformer."""
 AXES = (4, 6, 6)

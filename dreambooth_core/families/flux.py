@@ -1,0 +1,179 @@
+"""Flux.1 (Black Forest Labs 2024) and Chroma (Lodestone 2025), which was made of it.
+
+Two streams of blocks for text and image that join into one; latents packed two by two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from dreambooth_core.families.base import Components, SizeInfo
+from dreambooth_core.families.packing import image_ids, packed, unpacked
+from dreambooth_core.families.text import Conditioning
+from dreambooth_core.families.transformer import TransformerFamily
+from dreambooth_core.objective.shift import FlowDefaults, linear_mu
+
+ATTENTION = r"to_q|to_k|to_v|to_out\.0|add_q_proj|add_k_proj|add_v_proj|to_add_out"
+FEED_FORWARD = r"ff(_context)?\.net\.(0\.proj|2)|proj_mlp|proj_out"
+
+
+class Flux(TransformerFamily):
+    """Flux.1 dev, Krea and schnell: CLIP's pooled output and T5; dev is told its guidance."""
+
+    name: ClassVar[str] = "flux"
+    label: ClassVar[str] = "Flux.1"
+    pipelines: ClassVar[tuple[str, ...]] = ("FluxPipeline",)
+    text_encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2")
+    tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer", "tokenizer_2")
+    classes: ClassVar[Mapping[str, str]] = {
+        "transformer": "diffusers.FluxTransformer2DModel",
+        "vae": "diffusers.AutoencoderKL",
+        "text_encoder": "transformers.CLIPTextModel",
+        "text_encoder_2": "transformers.T5EncoderModel",
+    }
+    # diffusers' scripts train uniformly: their scheduler shifts by size, and only when sampling.
+    flow: ClassVar[FlowDefaults] = FlowDefaults(resolution_mu=linear_mu())
+    guidance: ClassVar[float] = 1.0
+    """What dev is told in training. Its answer is then that of plain flow, which the images are
+    examples of; diffusers' and kohya's instructions train with 1 too."""
+    targets: ClassVar[Mapping[str, str]] = {
+        "query_value": r"\.attn\.(to_q|to_v)$",
+        "attention": rf"\.attn\.({ATTENTION})$",
+        "transformer": rf"\.(attn\.({ATTENTION})|{FEED_FORWARD})$",
+        "all": r"\.(attn|ff|ff_context|norm|norm1|norm1_context)\.|\.(proj_mlp|proj_out)$",
+    }
+
+    def encode(self, parts: Components, prompts: Sequence[str]) -> Conditioning:
+        embeds, pooled, _ = self.text_pipeline(parts).encode_prompt(
+            list(prompts),
+            device=next(parts.text_encoders[0].parameters()).device,
+            max_sequence_length=self.most_tokens,
+        )
+        return Conditioning(embeds, pooled)
+
+    def predict(
+        self,
+        parts: Components,
+        noisy: Tensor,
+        timesteps: Tensor,
+        conditioning: Conditioning,
+        sizes: Sequence[SizeInfo],
+        inpainting: Tensor | None = None,
+    ) -> Tensor:
+        embeds = conditioning.embeds
+        answer: Tensor = parts.denoiser(
+            hidden_states=packed(noisy),
+            timestep=timesteps,
+            encoder_hidden_states=embeds,
+            txt_ids=embeds.new_zeros(embeds.shape[1], 3),
+            img_ids=image_ids(noisy),
+            return_dict=False,
+            **self.further(parts, noisy, conditioning),
+        )[0]
+        return unpacked(answer, noisy.shape[-2], noisy.shape[-1])
+
+    def further(
+        self, parts: Components, noisy: Tensor, conditioning: Conditioning
+    ) -> dict[str, Any]:
+        """What the denoiser takes besides."""
+        found: dict[str, Any] = {"pooled_projections": conditioning.pooled}
+        if parts.denoiser.config.guidance_embeds:
+            found["guidance"] = torch.full((len(noisy),), self.guidance, device=noisy.device)
+        return found
+
+    def pipeline_class(self, parts: Components) -> type[Any]:
+        from diffusers import FluxPipeline
+
+        return FluxPipeline
+
+    def sampling_arguments(
+        self, parts: Components, prompts: Sequence[str], negative: str, guidance: float
+    ) -> dict[str, Any]:
+        """The guidance is told to dev; schnell has none, and neither takes a negative prompt."""
+        found = self.placed(parts, self.encode(parts, prompts))
+        return {
+            "prompt_embeds": found.embeds,
+            "pooled_prompt_embeds": found.pooled,
+            "guidance_scale": guidance,
+        }
+
+    def latents_of(self, parts: Components, made: Tensor, height: int, width: int) -> Tensor:
+        _, rows, columns = self.latent_shape(parts.configs, height, width)
+        return unpacked(made, rows, columns)
+
+    def blank(self, parts: Components, batch: int, dtype: torch.dtype) -> Conditioning:
+        config = parts.denoiser.config
+        return Conditioning(
+            torch.empty(
+                batch, self.most_tokens, config.joint_attention_dim, dtype=dtype, device="meta"
+            ),
+            torch.empty(batch, config.pooled_projection_dim, dtype=dtype, device="meta"),
+        )
+
+
+class Chroma(Flux):
+    """Chroma: T5 alone, no guidance told, and a mask of the prompt."""
+
+    name: ClassVar[str] = "chroma"
+    label: ClassVar[str] = "Chroma"
+    pipelines: ClassVar[tuple[str, ...]] = ("ChromaPipeline",)
+    text_encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
+    tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer",)
+    classes: ClassVar[Mapping[str, str]] = {
+        "transformer": "diffusers.ChromaTransformer2DModel",
+        "vae": "diffusers.AutoencoderKL",
+        "text_encoder": "transformers.T5EncoderModel",
+    }
+
+    def encode(self, parts: Components, prompts: Sequence[str]) -> Conditioning:
+        """The mask has 1 for the prompt and one token of padding after it."""
+        embeds, _, mask, *_ = self.text_pipeline(parts).encode_prompt(
+            list(prompts),
+            device=next(parts.text_encoders[0].parameters()).device,
+            do_classifier_free_guidance=False,
+            max_sequence_length=self.most_tokens,
+        )
+        return Conditioning(embeds, mask=mask)
+
+    def further(
+        self, parts: Components, noisy: Tensor, conditioning: Conditioning
+    ) -> dict[str, Any]:
+        """The mask in numbers, as diffusers' pipeline gives it: it then weighs the prompt up by e
+        instead of hiding the padding. Training with another would be training another model
+        than is sampled."""
+        if conditioning.mask is None:
+            raise ValueError("Chroma needs the mask of its prompts")
+        image = noisy.new_ones(len(noisy), noisy.shape[-2] * noisy.shape[-1] // 4)
+        return {"attention_mask": torch.cat([conditioning.mask.to(noisy), image], dim=1)}
+
+    def pipeline_class(self, parts: Components) -> type[Any]:
+        from diffusers import ChromaPipeline
+
+        return ChromaPipeline
+
+    def pipeline_modules(self, parts: Components) -> dict[str, Any]:
+        return {**super().pipeline_modules(parts), "image_encoder": None, "feature_extractor": None}
+
+    def sampling_arguments(
+        self, parts: Components, prompts: Sequence[str], negative: str, guidance: float
+    ) -> dict[str, Any]:
+        found = self.placed(parts, self.encode(parts, prompts))
+        arguments = {
+            "prompt_embeds": found.embeds,
+            "prompt_attention_mask": found.mask,
+            "guidance_scale": guidance,
+        }
+        if guidance > 1:
+            other = self.placed(parts, self.encode(parts, [negative] * len(prompts)))
+            arguments["negative_prompt_embeds"] = other.embeds
+            arguments["negative_prompt_attention_mask"] = other.mask
+        return arguments
+
+    def blank(self, parts: Components, batch: int, dtype: torch.dtype) -> Conditioning:
+        width = parts.denoiser.config.joint_attention_dim
+        embeds = torch.empty(batch, self.most_tokens, width, dtype=dtype, device="meta")
+        return Conditioning(embeds, mask=embeds.new_empty(batch, self.most_tokens))
