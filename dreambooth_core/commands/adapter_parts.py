@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dreambooth_core.formats.adapters.model import Adapter
 
 DTYPES = ("fp32", "fp16", "bf16")
-LAYOUTS = ("kohya", "diffusers", "peft")
+LAYOUTS = ("host", "kohya", "comfyui", "diffusers", "peft")
 
 
 @dataclass(kw_only=True)
@@ -49,7 +49,11 @@ class Weighted:
 class Writing(Reporting):
     """An adapter is written."""
 
-    layout: str = argument("kohya", choices=LAYOUTS, help="names to write")
+    layout: str = argument(
+        "host",
+        choices=LAYOUTS,
+        help="names to write (host: those that most hosts load for the family)",
+    )
     dtype: str | None = argument(
         None, label="Precision", choices=DTYPES, help="type to store (default: as it was)"
     )
@@ -101,7 +105,7 @@ def full_block(name: str) -> str:
         UserError: no network has such a part.
     """
     first, _, rest = name.partition(".")
-    if first in ("text_encoder", "text_encoder_2") or name == "unet":
+    if first in ("text_encoder", "text_encoder_2", "transformer") or name == "unet":
         return name
     inside = rest if first == "unet" else name
     if inside.partition(".")[0] not in UNET_PARTS:

@@ -119,7 +119,7 @@ class Options(Reporting):
         None,
         group="adapters",
         choices=LAYOUTS,
-        help="names to write an adapter in (default: kohya, which A1111 and ComfyUI load)",
+        help="names to write an adapter in (default: host, those that most hosts load)",
     )
 
 
@@ -168,10 +168,11 @@ def _checkpoint(args: Options) -> int:
 
 def _adapter(args: Options) -> int:
     from dreambooth_core.formats.adapters.read import read_adapter
-    from dreambooth_core.formats.adapters.write import write_adapter
+    from dreambooth_core.formats.adapters.write import host_layout, write_adapter
 
-    layout = args.layout or "kohya"
     adapter = read_adapter(args.source)
+    layout = args.layout or "host"
+    layout = host_layout(adapter) if layout == "host" else layout
     adapter.metadata.update(_metadata(args))
     write_adapter(adapter, args.target, layout=layout, dtype=_dtype(args))
     if args.json:

@@ -40,7 +40,7 @@ def run(args: Options) -> int:
         read_embedding(args.file)
     found = identity.as_dict()
     warning = _gives_away(args.file)
-    if identity.kind != "adapter" or identity.family not in (None, "sd1", "sd2", "sdxl"):
+    if identity.kind != "adapter":
         lines = [f"{args.file}: {identity.label}", *_details(found)]
         _tell(args, found, lines, warning)
         return 0
@@ -73,10 +73,16 @@ def _gives_away(path: Path) -> str | None:
 
 def _tell_adapter(args: Options, label: str, warning: str | None) -> None:
     from dreambooth_core.formats.adapters.describe import describe
+    from dreambooth_core.formats.adapters.hosts import host_table
     from dreambooth_core.formats.adapters.read import read_adapter
 
-    report = describe(read_adapter(args.file, strict=False), args.file)
-    report = {"path": str(args.file), "label": label, **report}
+    adapter = read_adapter(args.file, strict=False)
+    report = {
+        "path": str(args.file),
+        "label": label,
+        "hosts": host_table(args.file, adapter.family),
+        **describe(adapter, args.file),
+    }
     _tell(args, report, [f"{args.file}: {label}", *adapter_lines(report)], warning)
     if args.metadata and not args.json:
         for key, value in sorted(report["metadata"].items()):
@@ -94,6 +100,9 @@ def adapter_lines(report: dict[str, Any]) -> list[str]:
     """An adapter's report for a person."""
     modules = ", ".join(f"{n} in {c}" for c, n in report["modules"].items())
     lines = [
+        *(["in the hosts:"] if report["hosts"] else []),
+        *(f"  {each['host']:<9}  {each['text']}" for each in report["hosts"]),
+        f"family: {report['family'] or 'unknown'}",
         f"method: {report['method']} ({report['layout']} names, {report['dtype']}, "
         f"{report['parameters'] / 1e6:.2f}M numbers)",
         f"modules: {modules}",

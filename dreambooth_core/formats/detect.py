@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +12,9 @@ from typing import Any
 
 from dreambooth_core.disk import settle
 from dreambooth_core.errors import UserError
+from dreambooth_core.families.names import names_of
 from dreambooth_core.formats import pickles, storage
+from dreambooth_core.formats.adapters.naming import family_of_keys
 from dreambooth_core.formats.checkpoints import prediction, single_layout
 from dreambooth_core.formats.checkpoints.unet import Shapes
 from dreambooth_core.formats.folders import entries, is_file, is_folder
@@ -27,6 +30,10 @@ _FAMILY_NAMES = {
     "sdxl_refiner": "Stable Diffusion XL refiner",
 }
 _VARIANTS = {9: "inpainting", 8: "edit (picture and instruction)", 5: "depth"}
+_KEY_OR_VALUE = re.compile(r"to_[kv](?=[._])")
+_UNET_LAYER = re.compile(
+    r"(?:down_blocks|up_blocks|mid_block|(?:in|out)put_blocks|middle_block)[._]"
+)
 _CONTEXTS = {768: "sd1", 1024: "sd2", 2048: "sdxl", 1280: "sdxl_refiner"}
 
 
@@ -106,7 +113,7 @@ def _by_names(
         "parameters": sum(math.prod(shape) for shape in shapes.values()),
         "dtypes": dict(dtypes),
     }
-    kind, family, label = _classify(shapes)
+    kind, family, label = _classify(shapes, metadata)
     if kind is None:
         example = min(shapes, default="nothing")
         raise UserError(
@@ -119,13 +126,13 @@ def _by_names(
     return Identity(path, kind, family, label, holder, details=details)
 
 
-def _classify(shapes: Shapes) -> tuple[str | None, str | None, str]:
+def _classify(shapes: Shapes, metadata: Mapping[str, str]) -> tuple[str | None, str | None, str]:
     names = list(shapes)
     if any(
         name.endswith(ADAPTER_ENDINGS) or any(part in name for part in ADAPTER_FRAGMENTS)
         for name in names
     ):
-        family = _adapter_family(shapes)
+        family = _adapter_family(shapes, metadata)
         return "adapter", family, _adapter_label(family)
     for signature in SIGNATURES:
         if all(any(part in name for name in names) for part in signature.all_of) and not any(
@@ -158,26 +165,29 @@ def _checkpoint_details(shapes: Shapes, metadata: Mapping[str, str]) -> dict[str
     }
 
 
-def _adapter_family(shapes: Shapes) -> str | None:
-    """By the width of the text that cross-attention takes, read off what multiplies it."""
-    names = list(shapes)
-    if any("double_blocks" in n or "single_transformer_blocks" in n for n in names):
-        return "flux"
-    if any("joint_blocks" in n for n in names):
-        return "sd3"
-    if any(n.startswith("lora_te2_") or "text_encoder_2." in n for n in names):
-        return "sdxl"
+def _adapter_family(shapes: Shapes, metadata: Mapping[str, str]) -> str | None:
+    """By the layers' names; of a UNet by the width of the text that cross-attention takes."""
     for name, shape in shapes.items():
         wide = any(part in name for part in (".lora_down.", ".lora_A.", "lora.down.", "hada_w1_b"))
         wide = wide or name.endswith(".diff")
-        if wide and len(shape) > 1 and "attn2" in name and ("to_k" in name or "to_v" in name):
-            return _CONTEXTS.get(int(shape[1]))
+        stable = "transformer_blocks" in name and ("attentions" in name or "_block" in name)
+        if wide and stable and len(shape) > 1 and "attn2" in name and _KEY_OR_VALUE.search(name):
+            found = _CONTEXTS.get(int(shape[1]))
+            if found:
+                return found
+    if any(_UNET_LAYER.search(name) for name in shapes):
+        return "sdxl" if any(n.startswith("lora_te2_") for n in shapes) else None
+    transformer = family_of_keys(shapes, metadata)
+    if transformer is not None:
+        return transformer[0].family
+    if any(n.startswith("lora_te2_") or "text_encoder_2." in n for n in shapes):
+        return "sdxl"
     return None
 
 
 def _adapter_label(family: str | None) -> str:
-    name = {"flux": "Flux", "sd3": "Stable Diffusion 3"}.get(family or "")
-    name = name or _FAMILY_NAMES.get(family or "", "")
+    names = names_of(family)
+    name = names.label if names is not None else _FAMILY_NAMES.get(family or "", "")
     return f"a LoRA or relative for {name}" if name else "a LoRA or relative"
 
 

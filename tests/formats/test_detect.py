@@ -67,7 +67,7 @@ def test_full_checkpoints_by_shapes(family, channels):
         k: tuple(t.shape)
         for k, t in tensors_of(full_parts(family, in_channels=channels), "").items()
     }
-    kind, found, label = detect._classify(shapes)
+    kind, found, label = detect._classify(shapes, {})
     assert (kind, found) == ("checkpoint", family) and "Stable Diffusion" in label
     assert detect._checkpoint_details(shapes, {})["variant"] == (
         "inpainting" if channels == 9 else "base"

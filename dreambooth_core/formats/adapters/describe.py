@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from dreambooth_core.formats import storage
 from dreambooth_core.formats.adapters.lowrank import energy
 from dreambooth_core.formats.adapters.metadata import training_settings, trigger_words
 from dreambooth_core.formats.adapters.model import (
+    COMPONENTS,
     Adapter,
     LoraWeights,
     OftWeights,
@@ -73,7 +75,7 @@ def block_norms(adapter: Adapter, skip: set[str] | None = None) -> dict[str, flo
         if skip and name in skip:
             continue
         squares[block] = squares.get(block, 0.0) + squared_norm(weights)
-    order = {c: i for i, c in enumerate(("unet", "text_encoder", "text_encoder_2"))}
+    order = {component: place for place, component in enumerate(COMPONENTS)}
     names = sorted(squares, key=lambda b: (order[component_of(b)], _natural(b)))
     return {name: math.sqrt(squares[name]) for name in names}
 
@@ -101,7 +103,7 @@ def squared_norm(weights: Weights) -> float:
 
 
 def layout_of(path: str | Path) -> str:
-    """``kohya``, ``diffusers``, ``diffusers (old)``, ``peft``, ``ldm`` or ``other``."""
+    """``kohya``, ``diffusers``, ``diffusers (old)``, ``peft``, ``comfyui`` or ``other``."""
     path = Path(path)
     if path.is_dir():
         return "diffusers" if next(path.glob("pytorch_lora_weights.*"), None) else "peft"
@@ -109,9 +111,9 @@ def layout_of(path: str | Path) -> str:
         return "other"
     keys = list(storage.read_header(path).tensors)
     signs = (
-        ("kohya", ("lora_unet_", "lora_te", "lycoris_", "oft_unet_")),
+        ("kohya", ("lora_unet_", "lora_te", "lora_transformer_", "lycoris_", "oft_unet_")),
         ("peft", ("base_model.model.",)),
-        ("ldm", ("diffusion_model.", "model.diffusion_model.", "text_encoders.")),
+        ("comfyui", ("diffusion_model.", "model.diffusion_model.", "text_encoders.")),
     )
     for layout, starts in signs:
         if any(key.startswith(starts) for key in keys):
@@ -152,6 +154,11 @@ def _targets(adapter: Adapter) -> dict[str, int]:
     found: Counter[str] = Counter()
     for name in adapter.modules:
         parts = name.split(".")
+        if parts[0] in ("transformer", "other"):
+            kinds = [p for p in parts[1:] if not p.isdigit()]
+            kinds = [re.sub(r"_[0-9]{1,3}(?=_|$)", "", kind) for kind in kinds[-2:]]
+            found[f"{parts[0]} {'.'.join(kinds)}"] += 1
+            continue
         tail = [p for p in parts[1:] if not p.isdigit()]
         last = (
             ".".join(tail[-2:])
@@ -171,5 +178,5 @@ def _counted(values: Any) -> dict[str, int]:
 
 def _natural(block: str) -> tuple[Any, ...]:
     order = {"other": 0, "down_blocks": 1, "mid_block": 2, "up_blocks": 3, "layers": 1}
-    parts = block.split(".")
-    return order.get(parts[1], 9), int(parts[2]) if len(parts) > 2 else 0
+    kind, *number = block.split(".")[1:] or [""]
+    return order.get(kind, 9), kind, int(number[0]) if number else 0

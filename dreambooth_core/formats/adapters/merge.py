@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 import torch
@@ -33,12 +33,13 @@ from dreambooth_core.formats.adapters.lowrank import (
 )
 from dreambooth_core.formats.adapters.merged_metadata import merged_metadata
 from dreambooth_core.formats.adapters.model import (
+    COMPONENTS,
     Adapter,
     DiffWeights,
     LoraWeights,
     Weights,
-    component_of,
 )
+from dreambooth_core.formats.adapters.naming import alike, is_text
 from dreambooth_core.formats.adapters.sparse import Coin, combine
 from dreambooth_core.formats.adapters.weights import add_bias
 from dreambooth_core.randomness import generator
@@ -64,7 +65,7 @@ class Part:
     def weight_of(self, module: str) -> float:
         """The weight of one module: its model's, times the most specific block's factor."""
         weight = self.weight
-        if component_of(module) != "unet" and self.text_weight is not None:
+        if is_text(module) and self.text_weight is not None:
             weight = self.text_weight
         best = ""
         for block in self.blocks:
@@ -75,7 +76,7 @@ class Part:
         return weight * factor if best else weight
 
 
-_STARTS = ("unet", "text_encoder", "text_encoder_2")
+_STARTS = COMPONENTS
 
 
 @dataclass
@@ -137,6 +138,8 @@ def merge(
     if not parts:
         raise UserError("there is nothing to merge")
     family = _family(parts)
+    matched = alike((part.adapter for part in parts), family)
+    parts = [replace(part, adapter=each) for part, each in zip(parts, matched, strict=True)]
     dtype = plan.dtype or _widest(parts)
     modules: dict[str, Weights] = {}
     tally = _Tally()
@@ -378,13 +381,19 @@ def _coin(plan: Plan, name: str, what: str) -> Coin:
 
 
 def _family(parts: Sequence[Part]) -> str | None:
-    families = {p.adapter.family for p in parts if p.adapter.family}
-    if len(families) > 1:
+    families = {p.adapter.family or "" for p in parts}
+    known = families - {""}
+    strange = any(
+        not p.adapter.family and any(n.startswith("other.") for n in p.adapter.modules)
+        for p in parts
+    )
+    if len(known) > 1 or (known and strange):
+        told = sorted(known) + (["an unknown family"] if strange else [])
         raise UserError(
-            f"these adapters are for different kinds of base: {', '.join(sorted(families))}",
+            f"these adapters are for different kinds of base: {', '.join(told)}",
             do="Merge adapters of one family.",
         )
-    return next(iter(families), None)
+    return next(iter(known), None)
 
 
 def _widest(parts: Sequence[Part]) -> torch.dtype:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dreambooth_core.families.names import FAMILIES, LayerNames, names_of
 from dreambooth_core.formats.adapters.model import LoraWeights, Weights
 from dreambooth_core.formats.reading import parse_json
 
@@ -27,6 +28,18 @@ _CONTEXT = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 def family_of(modules: Mapping[str, Weights], metadata: Mapping[str, str]) -> str | None:
     """``sd1``, ``sd2``, ``sdxl``, or ``None``: metadata first, then what the shapes tell."""
     return _said(metadata) or _shown(modules)
+
+
+def said_transformer(metadata: Mapping[str, str]) -> LayerNames | None:
+    """The family of a diffusion transformer that metadata name, if they name one."""
+    version = metadata.get("ss_base_model_version", "").lower()
+    architecture = metadata.get("modelspec.architecture", "").lower()
+    for names in FAMILIES:
+        if version and version == names.base_version:
+            return names
+        if names.architecture and architecture == names.architecture:
+            return names
+    return names_of("chroma") if "chroma" in architecture else None
 
 
 def training_settings(metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -80,7 +93,13 @@ def for_kohya(
         filled.setdefault("ss_network_alpha", str(alphas.pop()))
     elif alphas:
         filled.setdefault("ss_network_alpha", "Dynamic")
-    if family:
+    names = names_of(family)
+    if names is not None:
+        filled.setdefault("ss_base_model_version", names.base_version)
+        if names.architecture:
+            filled.setdefault("modelspec.sai_model_spec", "1.0.0")
+            filled.setdefault("modelspec.architecture", names.architecture)
+    elif family:
         filled.setdefault("ss_base_model_version", BASE_VERSION[family])
         filled.setdefault("ss_v2", str(family == "sd2"))
         filled.setdefault("modelspec.sai_model_spec", "1.0.0")

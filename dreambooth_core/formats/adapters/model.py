@@ -2,7 +2,8 @@
 
 Module names are diffusers' paths behind the component's name, for example
 ``unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q`` or
-``text_encoder.text_model.encoder.layers.0.self_attn.q_proj`` (always with ``text_model``).
+``text_encoder.text_model.encoder.layers.0.self_attn.q_proj`` (always with ``text_model``). Layers
+of diffusion transformers are ``transformer.…``, what no family has is ``other.…`` (``naming``).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dreambooth_core.formats.adapters.weights import DiffWeights, Factors, LoraW
 
 __all__ = [
     "COMPONENTS",
+    "NETWORKS",
     "Adapter",
     "DiffWeights",
     "Factors",
@@ -30,7 +32,8 @@ __all__ = [
     "component_of",
 ]
 
-COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
+NETWORKS = ("unet", "transformer", "text_encoder", "text_encoder_2")
+COMPONENTS = (*NETWORKS, "other")
 
 
 @dataclass(eq=False)
@@ -40,7 +43,7 @@ class Adapter:
     modules: dict[str, Weights]
     metadata: dict[str, str] = field(default_factory=dict)
     family: str | None = None
-    """``sd1``, ``sd2`` or ``sdxl``; ``None`` if the file does not tell."""
+    """``sd1``, ``sd2``, ``sdxl``, ``flux`` …; ``None`` if the file does not tell."""
     layers_per_block: int = 2
     """Resblocks per level of the UNet: LDM's block numbers (SDXL) depend on it."""
     extras: dict[str, Tensor] = field(default_factory=dict)
@@ -86,7 +89,7 @@ class Adapter:
 
 
 def component_of(name: str) -> str:
-    """``unet``, ``text_encoder`` or ``text_encoder_2``."""
+    """One of :data:`COMPONENTS`."""
     return name.split(".", 1)[0]
 
 
@@ -113,6 +116,14 @@ def block_of(name: str) -> str:
         if path[0] in ("down_blocks", "up_blocks"):
             return ".".join(("unet", *path[:2]))
         return "unet.mid_block" if path[0] == "mid_block" else "unet.other"
+    if component == "transformer":
+        return (
+            ".".join((component, *path[:2]))
+            if path[1:2] and path[1].isdigit()
+            else (f"{component}.other")
+        )
+    if component == "other":
+        return component
     if "layers" in path:
         at = path.index("layers")
         return f"{component}.layers.{path[at + 1]}"

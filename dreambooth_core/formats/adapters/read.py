@@ -1,4 +1,4 @@
-"""Reads adapters: kohya, diffusers (old and new) and peft, files and folders.
+"""Reads adapters of every family: kohya, diffusers (old and new) and peft, files and folders.
 
 Every layout ends in the same :class:`Adapter`; no key of the file is dropped in silence.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -16,10 +16,11 @@ from torch import Tensor
 
 from dreambooth_core.disk import settle
 from dreambooth_core.errors import Unsupported, UserError
+from dreambooth_core.families.names import Layer
 from dreambooth_core.formats import pickles, storage
-from dreambooth_core.formats.adapters import names, tails
+from dreambooth_core.formats.adapters import names, naming, tails
 from dreambooth_core.formats.adapters.metadata import LAYERS_KEY, family_of
-from dreambooth_core.formats.adapters.model import COMPONENTS, Adapter, Weights
+from dreambooth_core.formats.adapters.model import NETWORKS, Adapter, Weights
 from dreambooth_core.formats.adapters.peft_config import PeftSettings, from_metadata
 from dreambooth_core.formats.reading import read_json, regular
 
@@ -45,22 +46,6 @@ _PREFIXES: tuple[tuple[str, str], ...] = (
     ("cond_stage_model.transformer.", "text_encoder"),
     ("text_encoder_2.", "text_encoder_2"),
     ("text_encoder.", "text_encoder"),
-)
-_STRANGERS = (
-    (
-        re.compile(
-            r"(lora_unet_|transformer\.|diffusion_model\.)?(double|single)_(transformer_)?blocks"
-        ),
-        "Flux",
-    ),
-    (re.compile(r"(lora_unet_|diffusion_model\.)?joint_blocks"), "Stable Diffusion 3"),
-    (re.compile(r"lora_prior_"), "Stable Cascade"),
-    (re.compile(r"lora_te3_|text_encoders\.t5"), "a model with a T5 text encoder"),
-    (
-        re.compile(r"(base_model\.model\.)?(lora_transformer_|transformer\.)"),
-        "a diffusion transformer (Flux, Stable Diffusion 3 or similar)",
-    ),
-    (re.compile(r"(base_model\.model\.)?(model\.)?layers\.\d+"), "a language model"),
 )
 _BARE_UNET = re.compile(
     r"(down_blocks|up_blocks|mid_block|conv_in|conv_out|time_embedding|"
@@ -91,7 +76,7 @@ def read_adapter(path: str | Path, *, strict: bool = True) -> Adapter:
 
     Raises:
         UserError: no such file, damaged, nothing to read in it, or incomplete.
-        Unsupported: an adapter for another kind of model, or of another method.
+        Unsupported: an adapter of another method.
     """
     path = Path(path)
     settle(path)
@@ -101,37 +86,42 @@ def read_adapter(path: str | Path, *, strict: bool = True) -> Adapter:
     extras: dict[str, Tensor] = {}
     skipped: list[str] = []
     layers = 2
+    family: str | None = None
     for source in sources:
         tensors, said = _load(source.path)
         metadata = {**said, **metadata}
         if source.settings and source.settings.base:
             metadata.setdefault("base_model_name_or_path", source.settings.base)
         try:
-            grouped, rest, riding, layers_here = _group(tensors, said, source)
-            for key, piece in grouped.items():
-                modules[key] = piece.assemble(strict=strict)
+            group = _group(tensors, said, source)
+            for key, piece in group.pieces.items():
+                made = piece.assemble(strict=strict)
+                modules[key] = naming.turned(made, group.layers.get(key))
             if strict:
-                _check_extras(riding)
+                _check_extras(group.extras)
         except UserError as error:
             raise type(error)(error.what, where=source.path, do=error.do) from error
-        extras.update(riding)
-        skipped += rest
-        layers = layers_here if layers_here != 2 else layers
+        extras.update(group.extras)
+        skipped += group.unknown
+        layers = group.per_level if group.per_level != 2 else layers
+        family = family or group.family
     _judge(path, modules, skipped, strict)
-    family = family_of(modules, metadata)
+    family = family or family_of(modules, metadata)
     return Adapter(modules, metadata, family, layers, extras, skipped)
 
 
 def is_adapter_folder(path: Path) -> bool:
     """Whether a folder holds peft's adapter, one in a sub folder per model, or diffusers'."""
-    places = (*COMPONENTS, *(f"{component}/*" for component in COMPONENTS))
+    places = (*NETWORKS, *(f"{component}/*" for component in NETWORKS))
     names = ["adapter_config.json", *(f"{place}/adapter_config.json" for place in places)]
     return any(next(path.glob(name), None) for name in (*names, *_DIFFUSERS_FILES))
 
 
 def _judge(path: Path, modules: dict[str, Weights], skipped: list[str], strict: bool) -> None:
-    if skipped:
-        _name_strangers(path, skipped)
+    for key in skipped:
+        method = tails.other_method(key)
+        if method:
+            raise Unsupported(f"this adapter holds {method}, which is not handled", where=path)
     if not modules:
         raise UserError("there is no adapter in this file", where=path)
     if skipped:
@@ -139,20 +129,6 @@ def _judge(path: Path, modules: dict[str, Weights], skipped: list[str], strict: 
         if strict:
             raise Unsupported(text, where=path)
         log.warning("%s: %s", path, text)
-
-
-def _name_strangers(path: Path, skipped: Iterable[str]) -> None:
-    for key in skipped:
-        for form, owner in _STRANGERS:
-            if form.match(key):
-                raise Unsupported(
-                    f"this adapter is for {owner}",
-                    where=path,
-                    do="Stable Diffusion 1, 2 and XL are handled.",
-                )
-        method = tails.other_method(key)
-        if method:
-            raise Unsupported(f"this adapter holds {method}, which is not handled", where=path)
 
 
 def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -194,7 +170,7 @@ def _folder(folder: Path) -> list[_Source]:
     """The tensor files of a folder: peft's, one per model, diffusers', or the only one there is."""
     if found := _peft(folder, None):
         return [found]
-    parts = [_peft(folder / name, name) for name in COMPONENTS if (folder / name).is_dir()]
+    parts = [_peft(folder / name, name) for name in NETWORKS if (folder / name).is_dir()]
     sources = [part for part in parts if part]
     if sources:
         return sources
@@ -217,7 +193,7 @@ def _peft(folder: Path, component: str | None) -> _Source | None:
     """peft's folder, or its only sub folder: adapters with a name of their own are saved there."""
     if not (folder / "adapter_config.json").is_file():
         inner = [p.parent for p in sorted(folder.glob("*/adapter_config.json"))]
-        inner = [p for p in inner if p.name not in COMPONENTS]
+        inner = [p for p in inner if p.name not in NETWORKS]
         if component is None or not inner:
             return None
         if len(inner) > 1:
@@ -236,7 +212,7 @@ def _peft(folder: Path, component: str | None) -> _Source | None:
 
 
 def _named_after(folder: Path) -> str | None:
-    return folder.name if folder.name in COMPONENTS else None
+    return folder.name if folder.name in NETWORKS else None
 
 
 def _settings(path: Path) -> PeftSettings:
@@ -247,30 +223,56 @@ def _settings(path: Path) -> PeftSettings:
         raise type(error)(error.what, where=path, do=error.do) from error
 
 
-def _group(
-    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], source: _Source
-) -> tuple[dict[str, tails.Piece], list[str], dict[str, Tensor], int]:
-    """Keys by module: ``(pieces, unknown keys, tensors that ride along, layers per block)``."""
+@dataclass(frozen=True)
+class _Group:
+    """The keys of one file by layer."""
+
+    pieces: dict[str, tails.Piece]
+    unknown: list[str]
+    """Keys that belong to no layer."""
+    extras: dict[str, Tensor]
+    """Tensors that ride along."""
+    per_level: int
+    """Resblocks per level of a UNet."""
+    family: str | None = None
+    """Of a diffusion transformer, by its layers' names and sizes."""
+    layers: Mapping[str, Layer] = field(default_factory=dict)
+    """What the names in memory stand for in that family."""
+
+
+def _group(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], source: _Source) -> _Group:
     packed = from_metadata(metadata)
     extras = {k: t for k, t in tensors.items() if k.startswith("bundle_emb.")}
     cut = {key: tails.split(key) for key in tensors if key not in extras}
-    layers = _layers(metadata, [c[0] for c in cut.values() if c])
-    found: dict[str, dict[str, Tensor]] = {}
+    raws = dict.fromkeys(parts[0] for parts in cut.values() if parts)
+    per_level = _layers(metadata, raws)
+    known = {raw: module_name(raw, source.component, per_level) for raw in raws}
+    family: str | None = None
+    layers: dict[str, Layer] = {}
+    if None in known.values() and not any((n or "").startswith("unet.") for n in known.values()):
+        strange = {raw for raw, name in known.items() if name is None}
+        sizes = naming.sizes_by_name({key: tuple(t.shape) for key, t in tensors.items()})
+        found = naming.layers_of({raw: sizes.get(raw, (None, None)) for raw in strange}, metadata)
+        by_raw = {} if found is None else found[1]
+        family = None if found is None else found[0].family
+        known |= {raw: naming.canonical(raw, by_raw) for raw in strange}
+        layers = {name: by_raw[raw] for raw, name in known.items() if name and raw in by_raw}
+    groups: dict[str, dict[str, Tensor]] = {}
     unknown: list[str] = []
     for key, parts in cut.items():
-        name = module_name(parts[0], source.component, layers) if parts else None
+        name = known[parts[0]] if parts else None
         if parts is None or name is None:
             unknown.append(key)
             continue
-        module = found.setdefault(name, {})
+        module = groups.setdefault(name, {})
         if parts[1] in module:
             raise UserError(f"two keys stand for the same weight of {name}, one is {key!r}")
         module[parts[1]] = tensors[key]
     pieces = {}
-    for name, group in found.items():
+    for name, group in groups.items():
         settings = source.settings or packed.get(name.split(".", 1)[0])
         pieces[name] = tails.Piece(name, group, settings)
-    return pieces, unknown, extras, layers
+    return _Group(pieces, unknown, extras, per_level, family, layers)
 
 
 def _check_extras(extras: Mapping[str, Tensor]) -> None:
@@ -317,7 +319,7 @@ def module_name(raw: str, component: str | None = None, layers_per_block: int = 
         while rest.startswith("base_model.model."):
             rest = rest[len("base_model.model.") :]
         component = component or _bare(rest)
-    if component is None:
+    if component is None or component == naming.TRANSFORMER:
         return None
     rest = rest.replace(".processor.", ".").replace("_processor_", "_")
     if component == "unet":

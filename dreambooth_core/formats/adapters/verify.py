@@ -22,7 +22,7 @@ from dreambooth_core.errors import DreamBoothError, UserError
 from dreambooth_core.formats import storage
 from dreambooth_core.formats.adapters.apply import AdapterStack
 from dreambooth_core.formats.adapters.describe import faults
-from dreambooth_core.formats.adapters.model import COMPONENTS, Adapter, LoraWeights, Weights
+from dreambooth_core.formats.adapters.model import NETWORKS, Adapter, LoraWeights, Weights
 from dreambooth_core.formats.adapters.peft_state import from_peft
 from dreambooth_core.formats.adapters.read import read_adapter
 
@@ -266,7 +266,7 @@ def _through_peft(path: Path, adapter: Adapter, models: Models) -> Iterator[None
 
 def _files(path: Path) -> list[Path]:
     if path.is_dir():
-        return sorted(f for c in (".", *COMPONENTS) for f in (path / c).glob("*") if f.is_file())
+        return sorted(f for c in (".", *NETWORKS) for f in (path / c).glob("*") if f.is_file())
     return [path]
 
 

@@ -1,9 +1,14 @@
-"""Writes adapters: kohya (what A1111, Forge and ComfyUI load), diffusers, peft folders."""
+"""Writes adapters: in the names that hosts load, diffusers' or peft's.
+
+Of Stable Diffusion 1, 2 and XL every host loads kohya's names. Of other families each host has
+its own table, so the ``host`` layout is the one that most of them load (``families.names``).
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +18,24 @@ from torch import Tensor
 from dreambooth_core.bases.locate import hub_id
 from dreambooth_core.disk import replacing_folder
 from dreambooth_core.errors import Unsupported, UserError
+from dreambooth_core.families.names import names_of
+from dreambooth_core.families.names.anima import CONDITIONER
 from dreambooth_core.formats import storage
 from dreambooth_core.formats.adapters import names
 from dreambooth_core.formats.adapters.metadata import LAYERS_KEY, family_of, for_kohya
 from dreambooth_core.formats.adapters.model import (
-    COMPONENTS,
+    NETWORKS,
     Adapter,
     LoraWeights,
     OftWeights,
     Weights,
     component_of,
 )
+from dreambooth_core.formats.adapters.naming import OTHER, TRANSFORMER, written
 from dreambooth_core.formats.adapters.peft_config import METADATA_KEY, to_config
 from dreambooth_core.formats.privacy import cleaned
 
-LAYOUTS = ("kohya", "diffusers", "peft")
+LAYOUTS = ("host", "kohya", "comfyui", "diffusers", "peft")
 _PEFT_TAILS = {
     "lora_down.weight": "lora_A.weight",
     "lora_up.weight": "lora_B.weight",
@@ -59,13 +67,28 @@ def write_adapter(
     if dtype is not None:
         adapter = adapter.to(dtype)
     _require_finite(adapter, path)
-    if layout == "peft":
-        return _write_peft(adapter, path)
-    if layout == "diffusers":
-        storage.write_tensors(path, diffusers_tensors(adapter), diffusers_metadata(adapter))
-        return path
-    storage.write_tensors(path, kohya_tensors(adapter), kohya_metadata(adapter))
+    if layout == "host":
+        layout = host_layout(adapter)
+    try:
+        if layout == "peft":
+            return _write_peft(adapter, path)
+        if layout == "diffusers":
+            storage.write_tensors(path, diffusers_tensors(adapter), diffusers_metadata(adapter))
+        else:
+            tensors = host_tensors(adapter, layout)
+            storage.write_tensors(path, tensors, kohya_metadata(adapter))
+    except Unsupported as error:
+        where = f"{path}, {error.where}" if error.where else path
+        raise Unsupported(error.what, where=where, do=error.do) from error
     return path
+
+
+def host_layout(adapter: Adapter) -> str:
+    """The layout that most hosts load an adapter of this family in."""
+    names_here = names_of(adapter.family)
+    if names_here is not None:
+        return names_here.written
+    return "comfyui" if OTHER in adapter.components else "kohya"
 
 
 def _require_finite(adapter: Adapter, path: Path) -> None:
@@ -80,28 +103,57 @@ def _require_finite(adapter: Adapter, path: Path) -> None:
 
 
 def kohya_tensors(adapter: Adapter) -> dict[str, Tensor]:
-    """The adapter under kohya's keys.
+    """The adapter under kohya's keys. Raises ``Unsupported``."""
+    return host_tensors(adapter, "kohya")
+
+
+def host_tensors(adapter: Adapter, layout: str) -> dict[str, Tensor]:
+    """The adapter under kohya's keys, or (``comfyui``) with dots behind ``diffusion_model.``.
 
     Raises:
-        Unsupported: an OFT that turns inputs, which kohya's layout cannot say.
+        Unsupported: an OFT that turns inputs, which these layouts cannot say; or layers that
+            would have to be cut or joined and cannot be.
     """
     family = adapter.family or family_of(adapter.modules, adapter.metadata)
     unet = [n.split(".", 1)[1] for n in adapter.modules if component_of(n) == "unet"]
     levels = names.attention_levels(unet, family)
+    named = {
+        kohya_name(name, family, adapter.layers_per_block, levels): weights
+        for name, weights in adapter.modules.items()
+        if component_of(name) not in (TRANSFORMER, OTHER)
+    }
+    named |= written(adapter, layout)
     tensors: dict[str, Tensor] = {}
-    for name, weights in adapter.modules.items():
+    for module, weights in named.items():
         if isinstance(weights, OftWeights) and weights.side == "in":
             raise Unsupported(
                 "peft's OFT turns inputs, and the hosts' OFT turns outputs",
                 do="Write the peft layout, or make it a LoRA: dreambooth resize with --base.",
             )
-        module = kohya_name(name, family, adapter.layers_per_block, levels)
-        for tail, tensor in weights.tensors().items():
+        dotted = "." in module and isinstance(weights, LoraWeights) and weights.mid is None
+        tails = _dotted_tails(weights) if dotted else weights.tensors()
+        for tail, tensor in tails.items():
             key = f"{module}.{tail}"
             if key in tensors:
                 raise UserError(f"two modules would be written as {key!r}")
             tensors[key] = tensor
     return {**tensors, **adapter.extras}
+
+
+def folded(weights: Weights) -> Weights:
+    """A LoRA whose scale is inside its up matrix (alpha = rank): under dotted names some programs
+    look for alpha in the metadata, some in the tensors and some nowhere."""
+    if not isinstance(weights, LoraWeights) or weights.alpha == weights.rank:
+        return weights
+    up = (weights.up.float() * (weights.alpha / weights.rank)).to(weights.up.dtype)
+    return replace(weights, up=up, alpha=float(weights.rank))
+
+
+def _dotted_tails(weights: Weights) -> dict[str, Tensor]:
+    tensors = folded(weights).tensors()
+    tensors.pop("alpha", None)
+    ends = {"lora_down.weight": "lora_A.weight", "lora_up.weight": "lora_B.weight"}
+    return {ends.get(tail, tail): tensor for tail, tensor in tensors.items()}
 
 
 def kohya_name(name: str, family: str | None, layers_per_block: int, levels: set[int]) -> str:
@@ -113,7 +165,7 @@ def kohya_name(name: str, family: str | None, layers_per_block: int, levels: set
             flat = names.ldm_name(path, layers_per_block, levels)
         return f"lora_unet_{flat or names.flat_name(path)}"
     prefix = {
-        "text_encoder": "lora_te1" if family == "sdxl" else "lora_te",
+        "text_encoder": "lora_te" if family in (None, "sd1", "sd2") else "lora_te1",
         "text_encoder_2": "lora_te2",
     }[component]
     return f"{prefix}_{names.flat_name(path)}"
@@ -131,7 +183,7 @@ def kohya_metadata(adapter: Adapter) -> dict[str, str]:
 def diffusers_tensors(adapter: Adapter) -> dict[str, Tensor]:
     """The adapter under the names that ``load_lora_weights`` takes: LoRA and DoRA only."""
     tensors: dict[str, Tensor] = {}
-    for name, weights in adapter.modules.items():
+    for name, weights in _for_diffusers(adapter).items():
         plain = isinstance(weights, LoraWeights) and weights.mid is None and weights.bias is None
         if not plain:
             raise Unsupported(
@@ -142,11 +194,21 @@ def diffusers_tensors(adapter: Adapter) -> dict[str, Tensor]:
     return {**tensors, **adapter.extras}
 
 
+def _for_diffusers(adapter: Adapter) -> dict[str, Weights]:
+    """Modules by diffusers' names; those of a transformer with their scale inside, because hosts
+    read this layout too and do not read diffusers' metadata."""
+    named = {
+        n: w for n, w in adapter.modules.items() if component_of(n) not in (TRANSFORMER, OTHER)
+    }
+    return named | {n: folded(w) for n, w in written(adapter, "diffusers").items()}
+
+
 def diffusers_metadata(adapter: Adapter) -> dict[str, str]:
     """All metadata, and ranks and alphas as diffusers 0.34 and newer read them."""
     packed: dict[str, Any] = {}
-    for component in adapter.components:
-        config = to_config(dict(adapter.of(component)))
+    renamed = adapter.with_modules(_for_diffusers(adapter))
+    for component in (c for c in NETWORKS if c in renamed.components):
+        config = to_config(dict(renamed.of(component)))
         config.pop("base_model_name_or_path")
         packed.update({f"{component}.{key}": value for key, value in config.items()})
     kept = _without_peft(adapter.metadata)
@@ -194,17 +256,31 @@ def _write_peft(adapter: Adapter, folder: Path) -> Path:
     ``unet``, ``text_encoder``, ``text_encoder_2``, as peft's example script does."""
     base = hub_id(adapter.metadata.get("base_model_name_or_path", "")) or ""
     parts: dict[str, tuple[dict[str, Any], dict[str, Tensor]]] = {}
-    for component in adapter.components:
-        named = dict(adapter.of(component))
+    if OTHER in adapter.components:
+        raise Unsupported(
+            "peft's layout says which network each layer is in, and of this family no more is "
+            "known than the file's own names",
+            do="Write the host layout, which keeps them.",
+        )
+    renamed = adapter.with_modules(
+        {n: w for n, w in adapter.modules.items() if component_of(n) != TRANSFORMER}
+        | written(adapter, "diffusers")
+    )
+    if any(name.startswith(CONDITIONER) for name in renamed.modules):
+        raise Unsupported(
+            "peft's layout has no place for the text conditioner", do="Write the host layout."
+        )
+    for component in renamed.components:
+        named = dict(renamed.of(component))
         tensors: dict[str, Tensor] = {}
         for path, weights in named.items():
             inner = peft_path(component, path)
             tensors.update(peft_tensors(f"base_model.model.{inner}", weights))
         parts[component] = to_config(named, base), tensors
     kept: Mapping[str, str] = kohya_metadata(adapter)
-    with replacing_folder(folder, COMPONENTS) as written:
+    with replacing_folder(folder, NETWORKS) as made:
         for component, (config, tensors) in parts.items():
-            place = written / component
+            place = made / component
             storage.write_tensors(
                 place / "adapter_model.safetensors", tensors, {**kept, "format": "pt"}
             )

@@ -396,6 +396,10 @@ def _merging() -> Iterator[Case]:
             yield Case("adapters", f"merge with {flag} {given}", make)
 
 
+KEPT = ("an unknown module", "a layer of a language model", "a Flux block", "half of a name")
+"""Names that a file of an unknown family may have: layers need no base to be merged or resized."""
+
+
 def _names() -> Iterator[Case]:
     """Keys that belong to no module, or that no program should believe."""
     long, digits = "x" * 3000, "9" * 5000
@@ -425,6 +429,7 @@ def _names() -> Iterator[Case]:
                 command,
                 lambda k=key: {f"{k}.{tail}": t for tail, t in tails("lora").items()},
                 form="pickle" if command == "merge" else "safetensors",
+                expected="either" if kind in KEPT else "refused",
             )
         yield case(
             f"a module named with {kind}",

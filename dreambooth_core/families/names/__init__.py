@@ -1,0 +1,61 @@
+"""The names of every family's layers, one file a family. Standard library only."""
+
+from __future__ import annotations
+
+from dreambooth_core.families.names import (
+    anima,
+    chroma,
+    flux,
+    flux2,
+    hidream,
+    ideogram4,
+    krea2,
+    lumina2,
+    qwen_image,
+    sana,
+    sd3,
+    z_image,
+)
+from dreambooth_core.families.names.record import (
+    DIFFUSERS,
+    HOSTS,
+    NATIVE,
+    Fused,
+    Layer,
+    LayerNames,
+    Sizes,
+    recognise,
+)
+
+__all__ = [
+    "DIFFUSERS",
+    "FAMILIES",
+    "HOSTS",
+    "NATIVE",
+    "Fused",
+    "Layer",
+    "LayerNames",
+    "Sizes",
+    "names_of",
+    "recognise",
+]
+
+FAMILIES: tuple[LayerNames, ...] = (
+    flux.NAMES,
+    chroma.NAMES,
+    flux2.NAMES,
+    z_image.NAMES,
+    qwen_image.NAMES,
+    sd3.NAMES,
+    krea2.NAMES,
+    anima.NAMES,
+    lumina2.NAMES,
+    sana.NAMES,
+    hidream.NAMES,
+    ideogram4.NAMES,
+)
+
+
+def names_of(family: str | None) -> LayerNames | None:
+    """A family's names; ``None`` for Stable Diffusion 1, 2 and XL, and for what is unknown."""
+    return next((names for names in FAMILIES if names.family == family), None)

@@ -1,0 +1,30 @@
+"""Ideogram 4."""
+
+from __future__ import annotations
+
+from dreambooth_core.families.names.record import DIFFUSERS, GENERIC, Fused, LayerNames, Variant
+
+_SAME = (
+    *("layers.#.feed_forward.w1", "layers.#.feed_forward.w2", "layers.#.feed_forward.w3"),
+    *("layers.#.adaln_modulation", "input_proj", "llm_cond_proj", "adaln_proj"),
+    *("t_embedding.mlp_in", "t_embedding.mlp_out"),
+    *("final_layer.linear", "final_layer.adaln_modulation"),
+)
+
+NAMES = LayerNames(
+    family="ideogram4",
+    label="Ideogram 4",
+    layers={
+        "layers.#.attention.to_out.0": "layers.#.attention.o",
+        **{layer: layer for layer in _SAME},
+    },
+    fused=(
+        Fused("layers.#.attention.qkv", tuple(f"layers.#.attention.to_{part}" for part in "qkv")),
+    ),
+    hosts={
+        "ComfyUI": GENERIC,
+        "diffusers": (("transformer.", DIFFUSERS), ("diffusion_model.", "native")),
+    },
+    variants=(Variant(4608, {"layers": 34}),),
+    base_version="ideogram4",
+)

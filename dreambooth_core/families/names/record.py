@@ -1,0 +1,221 @@
+"""How the layers of one family are called: by diffusers, and by the hosts' own checkpoints.
+
+Names are written with ``#`` for a block's number: ``transformer_blocks.#.attn.to_q``. Nothing here
+needs torch: adapter files are told apart, renamed and judged by their names and sizes alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+DIFFUSERS, NATIVE = "diffusers", "native"
+
+Form = tuple[str, str]
+"""A prefix, and whose names stand behind it. Behind a prefix that ends in ``_`` dots are written
+as underscores, as kohya does."""
+
+Sizes = Mapping[str, tuple[int | None, int | None]]
+"""``(outputs, inputs)`` by a layer's name, where the file tells."""
+
+FLAT: Form = ("lora_unet_", NATIVE)
+GENERIC: tuple[Form, ...] = (FLAT, ("diffusion_model.", NATIVE))
+"""What ComfyUI, and Forge after it, load for every model: their own names of its layers."""
+
+HOSTS = ("A1111", "Forge", "Forge Neo", "ComfyUI", "diffusers")
+
+_BLOCK = re.compile(r"_([0-9]{1,4})(?=_|$)")
+
+
+@dataclass(frozen=True)
+class Fused:
+    """A layer of the hosts that holds several of diffusers', one below the other."""
+
+    native: str
+    parts: tuple[str, ...]
+    """diffusers' names, from the first row down."""
+    rows: tuple[int, ...] = (1, 1, 1)
+    """Their shares of the rows. The first part has as many rows as inputs."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A size in which a family exists."""
+
+    width: int
+    blocks: Mapping[str, int]
+    """How many of each kind, by diffusers' name of the list."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer whose name was understood."""
+
+    template: str
+    """With ``#``: diffusers' name, or of a fused layer the hosts'."""
+    block: int | None = None
+    fused: Fused | None = None
+    swapped: bool = False
+    """It was named as the hosts do and its halves stand the other way round there."""
+
+    @property
+    def path(self) -> str:
+        return self.template.replace("#", str(self.block))
+
+
+@dataclass(frozen=True)
+class LayerNames:
+    """What is known of one family's names."""
+
+    family: str
+    label: str
+    layers: Mapping[str, str]
+    """The hosts' name by diffusers', for layers that are one in both."""
+    fused: tuple[Fused, ...] = ()
+    swapped: frozenset[str] = frozenset()
+    """diffusers' names of layers whose halves (scale, shift) the hosts keep the other way round."""
+    unknown_to_hosts: frozenset[str] = frozenset()
+    """diffusers' names that the hosts' own tables from diffusers lack."""
+    hosts: Mapping[str, tuple[Form, ...]] = field(default_factory=dict)
+    """What each host loads; one that is missing does not run this family."""
+    written: str = "comfyui"
+    """The layout that most hosts load: ``kohya``, ``comfyui`` or ``diffusers``."""
+    comfyui: str = NATIVE
+    """Whose names are written behind ``diffusion_model.``: diffusers' where every host maps them,
+    because joining separate layers raises the rank."""
+    variants: tuple[Variant, ...] = ()
+    ratios: Mapping[str, float] = field(default_factory=dict)
+    """Outputs by inputs of layers that tell this family from one with equal names."""
+    base_version: str = ""
+    """What kohya's scripts write as ``ss_base_model_version``."""
+    architecture: str = ""
+    """``modelspec.architecture`` (SAI model spec 1.0.0)."""
+
+    @cached_property
+    def _known(self) -> dict[str, tuple[str, Fused | None, bool]]:
+        """``(template, fused, by the hosts' name)`` by the name with underscores alone."""
+        known: dict[str, tuple[str, Fused | None, bool]] = {}
+        for each in self.fused:
+            known[_flat(each.native)] = (each.native, each, True)
+            for part in each.parts:
+                known[_flat(part)] = (part, None, False)
+        for diffusers, native in self.layers.items():
+            known.setdefault(_flat(native), (diffusers, None, True))
+        for diffusers in self.layers:
+            known[_flat(diffusers)] = (diffusers, None, False)
+            if diffusers.endswith(".to_out.0"):
+                known.setdefault(_flat(diffusers)[:-2], (diffusers, None, False))
+        return known
+
+    @cached_property
+    def _parts(self) -> dict[str, Fused]:
+        return {part: fused for fused in self.fused for part in fused.parts}
+
+    def find(self, name: str) -> Layer | None:
+        """A layer from its name without a prefix, with dots or underscores, diffusers' or the
+        hosts'; ``None`` if the family has no such layer."""
+        flat = _flat(name)
+        block = None
+        entry = self._known.get(flat)
+        if entry is None:
+            match = _BLOCK.search(flat)
+            if match is None:
+                return None
+            block = int(match[1])
+            entry = self._known.get(f"{flat[: match.start()]}_#{flat[match.end() :]}")
+            if entry is None:
+                return None
+        template, fused, native = entry
+        # One name may be both sides' own: then nothing is turned round.
+        swapped = native and template in self.swapped
+        return Layer(template, block, fused, swapped)
+
+    def fused_of(self, template: str) -> Fused | None:
+        """The hosts' fused layer that holds this one of diffusers'."""
+        return self._parts.get(template)
+
+    def native(self, layer: Layer) -> str:
+        """The hosts' path of a layer that is one in both."""
+        return self.layers.get(layer.template, layer.template).replace("#", str(layer.block))
+
+    def templates(self) -> Iterator[str]:
+        """All of diffusers' names."""
+        yield from self.layers
+        yield from self._parts
+
+    def loads(self, raw: str, host: str) -> bool:
+        """Whether a host that runs this family knows a layer under the name in a file."""
+        for prefix, side in self.hosts.get(host, ()):
+            if not raw.startswith(prefix):
+                continue
+            rest = raw[len(prefix) :]
+            layer = self.find(rest)
+            if layer is None or (prefix.endswith("_") and "." in rest):
+                continue
+            if rest in self._spellings(layer, side, flat=prefix.endswith("_")):
+                return True
+        return False
+
+    def _spellings(self, layer: Layer, side: str, flat: bool) -> set[str]:
+        if side == NATIVE:
+            names = {layer.path} if layer.fused else {self.native(layer)}
+            if layer.fused is None and layer.template in self._parts:
+                names = set()
+        else:
+            known = layer.fused is None and layer.template not in self.unknown_to_hosts
+            names = {layer.path} if known else set()
+        return {_flat(name) for name in names} if flat else names
+
+
+def recognise(
+    families: tuple[LayerNames, ...], sizes: Sizes
+) -> tuple[LayerNames, dict[str, Layer]] | None:
+    """The family whose names these are, and its layers by the names given (without prefixes).
+
+    Families that share names are told apart by sizes, block counts and the order of the list.
+    """
+    best: tuple[tuple[int, ...], LayerNames, dict[str, Layer]] | None = None
+    for names in families:
+        found = {name: layer for name in sizes if (layer := names.find(name)) is not None}
+        if not found:
+            continue
+        score = (len(found), *_fit(names, found, sizes))
+        if best is None or score > best[0]:
+            best = score, names, found
+    return None if best is None else (best[1], best[2])
+
+
+def _fit(names: LayerNames, found: Mapping[str, Layer], sizes: Sizes) -> tuple[int, ...]:
+    """How well the sizes agree: ``(-contradictions, blocks, width, all blocks)``."""
+    contradictions = 0
+    widths: set[int] = set()
+    highest: dict[str, int] = {}
+    for name, layer in found.items():
+        out, inputs = sizes[name]
+        ratio = names.ratios.get(layer.template)
+        if ratio is not None and out and inputs and abs(out / inputs - ratio) > 0.01:
+            contradictions += 1
+        template = layer.fused.parts[0] if layer.fused else layer.template
+        if inputs and (layer.fused is not None or template.endswith(("to_q", "to_qkv_mlp_proj"))):
+            widths.add(inputs)
+        if layer.block is not None:
+            kind = template.split(".#")[0]
+            highest[kind] = max(highest.get(kind, 0), layer.block)
+    room = exact = wide = 0
+    for variant in names.variants:
+        fits = all(n < variant.blocks.get(kind, 1 << 30) for kind, n in highest.items())
+        if not fits:
+            continue
+        room = 1
+        wide = max(wide, int(variant.width in widths))
+        full = bool(highest) and all(
+            n == variant.blocks.get(kind, 1 << 30) - 1 for kind, n in highest.items()
+        )
+        exact = max(exact, int(full))
+    return -contradictions, room, wide, exact
+
+
+def _flat(name: str) -> str:
+    return name.replace(".", "_").replace("-", "_")

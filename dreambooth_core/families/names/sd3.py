@@ -1,0 +1,64 @@
+"""Stable Diffusion 3 and 3.5.
+
+ComfyUI cuts ``qkv`` at 64 rows a block (``mmdit_to_diffusers``), as every published size has it.
+"""
+
+from __future__ import annotations
+
+from dreambooth_core.families.names.record import DIFFUSERS, GENERIC, Fused, LayerNames, Variant
+
+_BLOCK, _NATIVE = "transformer_blocks.#", "joint_blocks.#"
+_TIME = "time_text_embed"
+
+
+def _qkv(native: str, names: tuple[str, ...]) -> Fused:
+    return Fused(f"{_NATIVE}.{native}.qkv", tuple(f"{_BLOCK}.{name}" for name in names))
+
+
+NAMES = LayerNames(
+    family="sd3",
+    label="Stable Diffusion 3",
+    layers={
+        f"{_BLOCK}.norm1.linear": f"{_NATIVE}.x_block.adaLN_modulation.1",
+        f"{_BLOCK}.norm1_context.linear": f"{_NATIVE}.context_block.adaLN_modulation.1",
+        f"{_BLOCK}.attn.to_out.0": f"{_NATIVE}.x_block.attn.proj",
+        f"{_BLOCK}.attn.to_add_out": f"{_NATIVE}.context_block.attn.proj",
+        f"{_BLOCK}.attn2.to_out.0": f"{_NATIVE}.x_block.attn2.proj",
+        f"{_BLOCK}.ff.net.0.proj": f"{_NATIVE}.x_block.mlp.fc1",
+        f"{_BLOCK}.ff.net.2": f"{_NATIVE}.x_block.mlp.fc2",
+        f"{_BLOCK}.ff_context.net.0.proj": f"{_NATIVE}.context_block.mlp.fc1",
+        f"{_BLOCK}.ff_context.net.2": f"{_NATIVE}.context_block.mlp.fc2",
+        "pos_embed.proj": "x_embedder.proj",
+        "context_embedder": "context_embedder",
+        f"{_TIME}.timestep_embedder.linear_1": "t_embedder.mlp.0",
+        f"{_TIME}.timestep_embedder.linear_2": "t_embedder.mlp.2",
+        f"{_TIME}.text_embedder.linear_1": "y_embedder.mlp.0",
+        f"{_TIME}.text_embedder.linear_2": "y_embedder.mlp.2",
+        "norm_out.linear": "final_layer.adaLN_modulation.1",
+        "proj_out": "final_layer.linear",
+    },
+    fused=(
+        _qkv("x_block.attn", ("attn.to_q", "attn.to_k", "attn.to_v")),
+        _qkv("context_block.attn", ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj")),
+        _qkv("x_block.attn2", ("attn2.to_q", "attn2.to_k", "attn2.to_v")),
+    ),
+    swapped=frozenset({"norm_out.linear"}),
+    hosts={
+        "Forge": GENERIC,
+        "ComfyUI": (
+            *GENERIC,
+            ("transformer.", DIFFUSERS),
+            ("base_model.model.", DIFFUSERS),
+            ("lora_transformer_", DIFFUSERS),
+            ("lycoris_", DIFFUSERS),
+        ),
+        "diffusers": (("transformer.", DIFFUSERS),),
+    },
+    written="diffusers",
+    variants=(
+        Variant(1536, {"transformer_blocks": 24}),
+        Variant(2432, {"transformer_blocks": 38}),
+    ),
+    base_version="sd3",
+    architecture="stable-diffusion-3/lora",
+)

@@ -1,0 +1,198 @@
+"""Which of an adapter file's keys each host loads; what it does not load it passes over in silence.
+
+Read from the hosts' sources: ComfyUI's ``comfy/lora.py`` and ``weight_adapter``, Forge's and Forge
+Neo's copies of them, A1111's ``extensions-builtin/Lora``, diffusers' ``loaders``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dreambooth_core.families.names import HOSTS, LayerNames, names_of
+from dreambooth_core.formats import storage
+from dreambooth_core.formats.adapters import names as sd_names
+from dreambooth_core.formats.adapters import tails
+from dreambooth_core.formats.adapters.naming import family_of_keys
+
+SHOWN = 3
+FORGE_GIVES_UP = 12
+"""Forge leaves a file out altogether once more keys than this are left over."""
+
+_LORA = r"lora_(?:up|down|mid)\.weight|alpha|dora_scale"
+_LYCORIS = r"hada_w[12]_[ab]|hada_t[12]|lokr_w[12](?:_[ab])?|lokr_t2|diff|diff_b|w_norm|b_norm"
+_PEFT = r"lora_[AB]\.weight"
+_OLD = r"lora\.(?:up|down)\.weight|lora_linear_layer\.(?:up|down)\.weight"
+_COMFYUI = re.compile(
+    rf"{_LORA}|{_LYCORIS}|{_PEFT}|{_OLD}|lora_[AB](?:\.default\.weight)?|oft_blocks|rescale|"
+    "a[12]\\.weight|b[12]\\.weight|set_weight|reshape_weight"
+)
+_FORGE = re.compile(rf"{_LORA}|{_LYCORIS}|{_PEFT}|{_OLD}|a[12]\.weight|b[12]\.weight")
+_A1111 = re.compile(rf"{_LORA}|{_LYCORIS}|oft_blocks|oft_diag|rescale")
+_DIFFUSERS = re.compile(rf"{_LORA}|{_PEFT}|{_OLD}|lora_magnitude_vector(?:\.weight)?")
+_TAILS = {
+    "A1111": _A1111,
+    "Forge": _FORGE,
+    "Forge Neo": _COMFYUI,
+    "ComfyUI": _COMFYUI,
+    "diffusers": _DIFFUSERS,
+}
+_LOKR_IN_DIFFUSERS = ("z_image", "flux2")
+
+_SD = ("sd1", "sd2", "sdxl")
+_SD_HOSTS = {
+    "A1111": _SD,
+    "Forge": _SD,
+    "Forge Neo": ("sd1", "sdxl"),
+    "ComfyUI": _SD,
+    "diffusers": _SD,
+}
+_CLIP = re.compile(r"(?:text_model_)?encoder_layers_[0-9]+_(?:self_attn_\w+|mlp_fc[12])")
+_UNET_DIFFUSERS = re.compile(r"(?:down_blocks|up_blocks|mid_block|conv_|time_emb|add_emb)")
+
+
+@dataclass(frozen=True)
+class Loads:
+    """What a host does with a file."""
+
+    host: str
+    total: int
+    loaded: int = 0
+    missed: tuple[str, ...] = ()
+    """The first keys that it passes over."""
+    runs: bool | None = True
+    """Whether it runs this family at all; ``None`` if the family is not known."""
+
+    @property
+    def text(self) -> str:
+        """For a person."""
+        if self.runs is None:
+            return "not known"
+        if not self.runs:
+            return "does not run this family"
+        text = f"loads {self.loaded} of {self.total} keys"
+        if self.missed:
+            more = ", …" if self.total - self.loaded > len(self.missed) else ""
+            text += f", not {', '.join(self.missed)}{more}"
+        return text
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {**vars(self), "missed": list(self.missed), "text": self.text}
+
+
+def judge(shapes: Mapping[str, tuple[int, ...]], family: str | None) -> list[Loads]:
+    """Each host's answer to a file with these keys; ``family`` as the reader found it."""
+    keys = sorted(key for key in shapes if not key.startswith("bundle_emb."))
+    if family in _SD:
+        return [_loads(host, keys, family, None) for host in HOSTS]
+    found = family_of_keys(shapes)
+    names = names_of(family) or (found[0] if found else None)
+    return [_loads(host, keys, names.family if names else None, names) for host in HOSTS]
+
+
+def _loads(host: str, keys: list[str], family: str | None, names: LayerNames | None) -> Loads:
+    total = len(keys)
+    if family is None:
+        return Loads(host, total, runs=None)
+    runs = family in _SD_HOSTS[host] if names is None else host in names.hosts
+    if not runs:
+        return Loads(host, total, runs=False)
+    missed = [key for key in keys if not _loads_key(host, key, family, names)]
+    if host == "Forge" and len(missed) > FORGE_GIVES_UP:
+        missed = keys
+    return Loads(host, total, total - len(missed), tuple(missed[:SHOWN]))
+
+
+def _loads_key(host: str, key: str, family: str, names: LayerNames | None) -> bool:
+    cut = tails.split(key)
+    if cut is None:
+        return False
+    raw = cut[0]
+    tail = key[len(raw) + 1 :]
+    if ".processor." in key or "_lora." in key:
+        return host != "A1111" and names is None and _old_attention(key)
+    if not _TAILS[host].fullmatch(tail):
+        lokr = host == "diffusers" and family in _LOKR_IN_DIFFUSERS
+        if not (lokr and tail.startswith(("lokr_", "alpha"))):
+            return False
+    if host == "diffusers" and not _diffusers_takes(raw, tail, names):
+        return False
+    if names is not None and names.loads(raw, host):
+        return True
+    return _text_loads(host, raw, family) if names is not None else _sd_loads(host, raw, family)
+
+
+def _diffusers_takes(raw: str, tail: str, names: LayerNames | None) -> bool:
+    """diffusers raises or filters where tails and prefix do not go together."""
+    if tail == "dora_scale":
+        return False
+    if tail == "alpha" and raw.startswith("transformer."):
+        return False
+    dotted = "." in raw
+    return not (tail.startswith("lora_magnitude") and not dotted) and (
+        names is not None or dotted or not tail.startswith(("lora_A", "lora_B"))
+    )
+
+
+def _old_attention(key: str) -> bool:
+    """diffusers' first names, which ComfyUI's and Forge's tables have for UNets."""
+    return ".processor.to_" in key and key.startswith(("unet.", "down_", "mid_", "up_"))
+
+
+def _sd_loads(host: str, raw: str, family: str) -> bool:
+    """Stable Diffusion 1, 2 and XL."""
+    if _text_loads(host, raw, family):
+        return True
+    for prefix in ("lora_unet_", "lycoris_"):
+        rest = raw.removeprefix(prefix)
+        if rest == raw or "." in rest:
+            continue
+        if prefix == "lycoris_" and host not in ("ComfyUI", "Forge Neo"):
+            return False
+        if sd_names.unet_path(rest) is None:
+            return False
+        return prefix == "lora_unet_" or bool(_UNET_DIFFUSERS.match(rest))
+    if host == "diffusers":
+        return raw.startswith("unet.") and sd_names.unet_path(_flat(raw[5:])) is not None
+    if host == "A1111" or not raw.startswith("diffusion_model."):
+        return False
+    rest = _flat(raw[len("diffusion_model.") :])
+    return not _UNET_DIFFUSERS.match(rest) and sd_names.unet_path(rest) is not None
+
+
+def _text_loads(host: str, raw: str, family: str) -> bool:
+    """CLIP's layers, under the names of each host's table."""
+    second = family in ("sdxl", "sd3")
+    flat = ["lora_te1_"] if family in ("sdxl", "sd3", "flux") else ["lora_te_", "lora_te1_"]
+    if host in ("ComfyUI", "Forge", "Forge Neo"):
+        flat = ["lora_te_", "lora_te1_"]
+    flat += ["lora_te2_"] if second else []
+    for prefix in flat:
+        if raw.startswith(prefix):
+            return bool(_CLIP.fullmatch(raw[len(prefix) :]))
+    if host == "A1111":
+        return False
+    dotted = ["text_encoder.", *(["text_encoder_2."] if second else [])]
+    if host in ("ComfyUI", "Forge Neo"):
+        dotted += [f"text_encoders.clip_{kind}.transformer." for kind in "lgh"]
+    for prefix in dotted:
+        if raw.startswith(prefix):
+            return bool(_CLIP.fullmatch(_flat(raw[len(prefix) :])))
+    return False
+
+
+def _flat(path: str) -> str:
+    return path.replace(".", "_")
+
+
+def host_table(path: Path, family: str | None) -> list[dict[str, Any]]:
+    """Each host's answer to a file; empty for a folder or pickle, which hosts take otherwise."""
+    if path.is_dir() or path.suffix.lower() != ".safetensors":
+        return []
+    header = storage.read_header(path)
+    shapes = {key: tuple(entry.shape) for key, entry in header.tensors.items()}
+    return [each.as_dict() for each in judge(shapes, family)]

@@ -1,0 +1,275 @@
+"""An adapter's layers under the names of its family: how files call them, and how hosts want them.
+
+In memory a layer of a diffusion transformer is ``transformer.<diffusers' path>``; a fused one,
+which diffusers does not have, ``transformer.<the hosts' path>``. A layer that no known family has
+is ``other.<the name in the file>`` and is written as it was read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from dreambooth_core.errors import Unsupported
+from dreambooth_core.families.names import (
+    DIFFUSERS,
+    FAMILIES,
+    Fused,
+    Layer,
+    LayerNames,
+    names_of,
+    recognise,
+)
+from dreambooth_core.families.names.anima import CONDITIONER
+from dreambooth_core.formats.adapters import fusing, tails
+from dreambooth_core.formats.adapters.metadata import said_transformer
+from dreambooth_core.formats.adapters.model import Adapter, Weights, component_of
+
+Shapes = Mapping[str, Sequence[int]]
+"""Shapes of tensors by key."""
+TRANSFORMER, OTHER = "transformer", "other"
+
+_PREFIXES = (
+    *("lora_unet__", "lora_unet_", "lora_transformer_", "lycoris_unet_", "lycoris_", "oft_unet_"),
+    *("model.diffusion_model.", "diffusion_model.", "transformer.", "conditional_transformer."),
+    *("unet.", "net."),
+)
+_PEFT = "base_model.model."
+_TEXT = re.compile(r"(lora_te[0-9]?_|lycoris_te[0-9]?_|text_encoders?[._]|text_encoder_[23][._])")
+_USABLE = re.compile(r"[\w.\-]{1,300}", re.ASCII)
+
+
+def bare(raw: str) -> str:
+    """A layer's name in a file without what stands before the layer's own."""
+    for prefix in (_PEFT, *_PREFIXES, _PEFT):
+        while raw.startswith(prefix) and prefix == _PEFT:
+            raw = raw[len(prefix) :]
+        if raw.startswith(prefix):
+            return raw[len(prefix) :].removeprefix(_PEFT)
+    return raw
+
+
+def is_text(name: str) -> bool:
+    """Whether a layer, by its name in memory, is one of a text encoder."""
+    component, _, path = name.partition(".")
+    return component.startswith("text_encoder") or (component == OTHER and bool(_TEXT.match(path)))
+
+
+def usable(raw: str) -> bool:
+    """Whether a name of an unknown layer can be kept: it has something to say."""
+    return bool(_USABLE.fullmatch(raw)) and bool(bare(raw).strip("._-"))
+
+
+Found = tuple[LayerNames, dict[str, Layer]]
+"""A family, and its layers by their names in a file."""
+
+
+def family_of_keys(shapes: Shapes, metadata: Mapping[str, str] | None = None) -> Found | None:
+    """The family of an adapter by its keys and shapes; ``None`` if no family has any of them."""
+    return layers_of(sizes_by_name(shapes), metadata or {})
+
+
+def layers_of(
+    sizes: Mapping[str, tuple[int | None, int | None]], metadata: Mapping[str, str]
+) -> Found | None:
+    """The same from sizes by the names in the file. What metadata say counts where the names
+    allow it: families share names, and a small adapter shows few of them."""
+    outside = {raw: bare(raw) for raw in sizes if not _TEXT.match(raw)}
+    by_name = {name: sizes[raw] for raw, name in outside.items()}
+    found = recognise(FAMILIES, by_name)
+    if found is None:
+        return None
+    said = said_transformer(metadata)
+    meant = recognise((said,), by_name) if said is not None else None
+    if meant is not None and len(meant[1]) == len(found[1]):
+        found = meant
+    names, layers = found
+    return names, {raw: layers[name] for raw, name in outside.items() if name in layers}
+
+
+def sizes_by_name(
+    shapes: Shapes,
+) -> dict[str, tuple[int | None, int | None]]:
+    """``(outputs, inputs)`` of each layer by its name in the file, from the shapes of keys."""
+    parts: dict[str, dict[str, Sequence[int]]] = {}
+    for key, shape in shapes.items():
+        cut = tails.split(key)
+        if cut is not None:
+            parts.setdefault(cut[0], {})[cut[1]] = shape
+    return {raw: (_outputs(each), _inputs(each)) for raw, each in parts.items()}
+
+
+def _outputs(parts: Mapping[str, Sequence[int]]) -> int | None:
+    for tail in ("up", "hada_w1_a", "diff"):
+        if len(parts.get(tail, ())) > 1:
+            return parts[tail][0]
+    return None
+
+
+def _inputs(parts: Mapping[str, Sequence[int]]) -> int | None:
+    for tail in ("down", "hada_w1_b", "diff"):
+        if len(parts.get(tail, ())) > 1:
+            return parts[tail][1]
+    return None
+
+
+def canonical(raw: str, layers: Mapping[str, Layer]) -> str | None:
+    """A layer's name in memory from that in the file; ``None`` for a name that says nothing."""
+    layer = layers.get(raw)
+    if layer is not None:
+        return f"{TRANSFORMER}.{layer.path}"
+    return f"{OTHER}.{raw}" if usable(raw) else None
+
+
+def alike(adapters: Iterable[Adapter], family: str | None) -> list[Adapter]:
+    """Adapters of one family with equal granularity: where one has a layer fused and another has
+    its parts, the fused one is cut. Raises ``Unsupported`` where that is not exact."""
+    adapters = list(adapters)
+    names = names_of(family)
+    if names is None or not names.fused:
+        return adapters
+    present = {name for adapter in adapters for name in adapter.modules}
+    made = []
+    for adapter in adapters:
+        modules: dict[str, Weights] = {}
+        for name, weights in adapter.modules.items():
+            layer = _layer(name, names)
+            if layer is not None and layer.fused is not None:
+                parts = _part_names(layer)
+                if present.intersection(parts):
+                    modules.update(_cut(name, weights, layer))
+                    continue
+            modules[name] = weights
+        made.append(adapter.with_modules(modules))
+    return made
+
+
+def written(adapter: Adapter, layout: str) -> dict[str, Weights]:
+    """The adapter's layers by the names of a layout, without the tails.
+
+    ``kohya`` (hosts' names with underscores), ``comfyui`` (behind ``diffusion_model.``) or
+    ``diffusers`` (behind ``transformer.``). Names of text encoders are the caller's.
+
+    Raises:
+        Unsupported: layers would have to be joined or cut, and the method does not allow it
+            exactly; or two would get one name.
+    """
+    names = names_of(adapter.family)
+    mine = {n: w for n, w in adapter.modules.items() if component_of(n) in (TRANSFORMER, OTHER)}
+    native = layout == "kohya" or (
+        layout == "comfyui" and names is not None and names.comfyui != DIFFUSERS
+    )
+    if names is not None:
+        mine = _joined(mine, names) if native else _apart(mine, names)
+    result: dict[str, Weights] = {}
+    for name, weights in mine.items():
+        layer = _layer(name, names) if names is not None else None
+        if names is not None and layer is not None:
+            if native and layer.template in names.swapped:
+                weights = fusing.swap_halves(weights)
+            path = layer.path if layer.fused or not native else names.native(layer)
+            key = _prefixed(path, layout)
+        else:
+            component, _, path = name.partition(".")
+            key = path if component == OTHER else _prefixed(path, layout)
+        if key in result:
+            raise Unsupported(f"two layers would be written as {key!r}")
+        result[key] = weights
+    return result
+
+
+def _prefixed(path: str, layout: str) -> str:
+    if layout == "kohya":
+        return f"lora_unet_{path.replace('.', '_')}"
+    if layout == "comfyui":
+        return f"diffusion_model.{path}"
+    return path if path.startswith(CONDITIONER) else f"{TRANSFORMER}.{path}"
+
+
+def turned(weights: Weights, layer: Layer | None) -> Weights:
+    """Weights as diffusers has them: halves that a host's name keeps the other way round are
+    turned. Raises ``Unsupported``."""
+    return fusing.swap_halves(weights) if layer is not None and layer.swapped else weights
+
+
+def _layer(name: str, names: LayerNames) -> Layer | None:
+    component, _, path = name.partition(".")
+    return names.find(path) if component == TRANSFORMER else None
+
+
+def _part_names(layer: Layer) -> list[str]:
+    fused: Fused | None = layer.fused
+    parts = () if fused is None else fused.parts
+    return [f"{TRANSFORMER}.{replace(layer, template=part).path}" for part in parts]
+
+
+def _cut(name: str, weights: Weights, layer: Layer) -> dict[str, Weights]:
+    fused = layer.fused
+    if fused is None:
+        return {name: weights}
+    total = fusing.outputs_of(weights)
+    if total is None:
+        sizes = [0] * len(fused.parts)
+    elif total % sum(fused.rows):
+        raise Unsupported(
+            f"{total} rows cannot be cut into parts of {', '.join(map(str, fused.rows))}",
+            where=name,
+        )
+    else:
+        sizes = [total * share // sum(fused.rows) for share in fused.rows]
+    try:
+        parts = dict(zip(_part_names(layer), fusing.split(weights, sizes), strict=True))
+    except Unsupported as error:
+        raise Unsupported(error.what, where=name, do=error.do) from error
+    return {part: each for part, each in parts.items() if not fusing.is_zero(each)} or parts
+
+
+def _apart(modules: Mapping[str, Weights], names: LayerNames) -> dict[str, Weights]:
+    result: dict[str, Weights] = {}
+    for name, weights in modules.items():
+        layer = _layer(name, names)
+        cut = {name: weights} if layer is None else _cut(name, weights, layer)
+        for part, each in cut.items():
+            if part in result:
+                raise Unsupported(f"the file changes {part} twice, fused and separately")
+            result[part] = each
+    return result
+
+
+def _joined(modules: Mapping[str, Weights], names: LayerNames) -> dict[str, Weights]:
+    result: dict[str, Weights] = {}
+    done: set[str] = set()
+    for name, weights in modules.items():
+        if name in done:
+            continue
+        layer = _layer(name, names)
+        fused = names.fused_of(layer.template) if layer is not None else None
+        if layer is None or fused is None:
+            result[name] = weights
+            continue
+        whole = replace(layer, template=fused.native, fused=fused)
+        key = f"{TRANSFORMER}.{whole.path}"
+        if key in modules:
+            raise Unsupported(f"the file changes {key} twice, fused and separately")
+        parts = [modules.get(part) for part in _part_names(whole)]
+        done.update(_part_names(whole))
+        try:
+            result[key] = fusing.join(parts, _rows(parts, fused))
+        except Unsupported as error:
+            raise Unsupported(error.what, where=key, do=error.do) from error
+    return result
+
+
+def _rows(parts: list[Weights | None], fused: Fused) -> list[int]:
+    """Rows of each part: its own, or by the family's shares where it is not changed."""
+    known = [None if part is None else fusing.outputs_of(part) for part in parts]
+    units = [
+        rows / share for rows, share in zip(known, fused.rows, strict=True) if rows is not None
+    ]
+    if not units:
+        return [0] * len(parts)
+    return [
+        int(min(units) * share) if rows is None else rows
+        for rows, share in zip(known, fused.rows, strict=True)
+    ]
