@@ -78,7 +78,7 @@ def converted(path: Path) -> Path:
     """A copy in kohya's names, made once for each state of the file."""
     target = made("converted", str(path), str(path.stat().st_mtime_ns), str(path.stat().st_size))
     if not target.is_file():
-        engine.task("convert", {"source": path, "target": target, "layout": "kohya"})
+        engine.task("convert", {"source": path, "target": target, "layout": "host"})
     return target
 
 
@@ -156,7 +156,7 @@ def save(
     metadata = {"modelspec.title": title.strip(), "modelspec.trigger_phrase": trigger_words.strip()}
     said = [f"{key}={value}" for key, value in metadata.items() if value]
     if said:
-        asked = {"source": adapter.path, "target": target, "layout": "kohya", "metadata": said}
+        asked = {"source": adapter.path, "target": target, "layout": "host", "metadata": said}
         engine.task("convert", asked)
     else:
         copy_file(adapter.path, target)

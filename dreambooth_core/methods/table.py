@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from dreambooth_core.registry import Registry
 
-LAYOUTS = ("kohya", "diffusers", "peft")
+LAYOUTS = ("host", "kohya", "comfyui", "diffusers", "peft")
 """How the layers of an adapter are named in its file."""
 ARRANGEMENTS = ("run", "diffusers", "peft", "shivam")
 """Where results lie and what they are called."""
@@ -48,14 +48,14 @@ METHODS.add(
         "loha",
         "two low-rank products multiplied: more rank for the same size.",
         f"{_ADAPTERS}:Loha",
-        layouts=("kohya", "peft"),
+        layouts=("host", "kohya", "comfyui", "peft"),
         arrangements=("run", "peft"),
     ),
     MethodSpec(
         "lokr",
         "a Kronecker product: the smallest files.",
         f"{_ADAPTERS}:Lokr",
-        layouts=("kohya", "peft"),
+        layouts=("host", "kohya", "comfyui", "peft"),
         arrangements=("run", "peft"),
     ),
     MethodSpec(
@@ -63,7 +63,7 @@ METHODS.add(
         "rotations of the layers; written as the whole change of each weight, so its files are "
         "many times larger.",
         f"{_ADAPTERS}:Oft",
-        layouts=("kohya",),
+        layouts=("host", "kohya", "comfyui"),
         arrangements=("run",),
     ),
     MethodSpec(

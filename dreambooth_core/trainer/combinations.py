@@ -259,7 +259,7 @@ RULES: tuple[Rule, ...] = (
         "save.layout",
         "a method that it has no place for",
         "whatever reads such files would not know the result",
-        "Leave save.layout at kohya.",
+        "Leave save.layout at host.",
         "save.layout",
         lambda s: s.method.is_adapter and s.config.save.layout not in s.method.layouts,
     ),

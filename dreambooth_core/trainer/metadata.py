@@ -15,7 +15,7 @@ from dreambooth_core.families.base import Components
 from dreambooth_core.trainer.config import TrainConfig
 
 PREDICTION = {"epsilon": "epsilon", "v_prediction": "v", "sample": "sample"}
-"""Prediction types as the model spec spells them."""
+"""Prediction types as the model spec spells them; it has none for rectified flow."""
 
 
 def result_metadata(
@@ -61,7 +61,7 @@ def result_metadata(
         "modelspec.author": "",
         "modelspec.date": time.strftime("%Y-%m-%dT%H:%M:%S"),
         "modelspec.resolution": f"{size[1]}x{size[0]}",
-        "modelspec.prediction_type": PREDICTION[parts.prediction_type],
+        "modelspec.prediction_type": PREDICTION.get(parts.prediction_type),
         "modelspec.trigger_phrase": words,
         "modelspec.description": f"Made with dreambooth {__version__}.",
     }

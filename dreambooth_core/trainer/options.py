@@ -142,9 +142,9 @@ class SaveOptions:
         maximum=1_000_000,
     )
     layout: str = option(
-        "kohya",
+        "host",
         label="Adapter key layout",
-        help="kohya loads in every host; diffusers and peft are for scripts.",
+        help="host: what most hosts load for the family; diffusers and peft are for scripts.",
         choices=LAYOUTS,
         advanced=True,
     )

@@ -19,9 +19,11 @@ from dreambooth_core.deferral import load_libraries
 from dreambooth_core.errors import RunGone, Stopped
 from dreambooth_core.evaluation.curves import loss_picture
 from dreambooth_core.families.loading import pinned
+from dreambooth_core.formats.adapters.hosts import host_table, unheard
 from dreambooth_core.formats.storage import write_bytes
 from dreambooth_core.jobs import Event, Proposal, RunFolder, saved_steps, write_receipt
 from dreambooth_core.jobs.checkpoints import remove_rolling
+from dreambooth_core.methods.table import METHODS
 from dreambooth_core.quiet import quieten
 from dreambooth_core.trainer import loop, publish
 from dreambooth_core.trainer.advice import is_out_of_memory, out_of_memory
@@ -116,6 +118,8 @@ class _Trained:
     steps: int
     results: list[str]
     family: str
+    adapter: bool
+    """Whether the file holds an adapter."""
     token: tuple[str, Path] | None
     """A learned token, and the file with its vectors."""
     tokenizers: list[Any] | None
@@ -155,7 +159,11 @@ def _run(
         checkpoint=max(saved_steps(folder.checkpoints), default=None),
     )
     seconds = {"total_seconds": round(time.time() - started, 3)}
-    saver("the receipt", lambda: write_receipt(folder, result=seconds, proof=proof))
+    hosts = host_table(done.file, done.family) if done.adapter else []
+    saver("the receipt", lambda: write_receipt(folder, result=seconds, proof=proof, hosts=hosts))
+    warning = unheard(hosts) if config.save.layout == "host" else None
+    if warning:
+        reporter.warn(warning)
     remove_rolling(folder.checkpoints)
     with reporter.decorative("drawing the curve"):
         _write_curve(folder, done.steps)
@@ -284,6 +292,7 @@ def _train(session: Session) -> _Trained | None:
         steps=session.step,
         results=session.results,
         family=session.parts.family.name,
+        adapter=METHODS[session.config.method.kind].is_adapter,
         token=token,
         tokenizers=session.parts.tokenizers if token is None else None,
     )

@@ -167,7 +167,7 @@ class Results:
             _copy(source, target)
             return
         asked = {"source": source, "target": target}
-        shared().task("convert", asked | ({"layout": "kohya"} if kind == "adapter" else {}))
+        shared().task("convert", asked | ({"layout": "host"} if kind == "adapter" else {}))
 
     def _write_sidecar(self, run: RunFolder, saved: Saved, target: Path, words: str) -> None:
         """What the host's card shows (extra networks, "edit metadata")."""

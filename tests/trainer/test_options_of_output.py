@@ -69,6 +69,7 @@ def test_checkpoints_by_epochs_from_a_step_on(once: Once) -> None:
 @pytest.mark.parametrize(
     ("layout", "name", "key"),
     [
+        ("host", "run.safetensors", "lora_unet_down_blocks_0_attentions_0"),
         ("kohya", "run.safetensors", "lora_unet_down_blocks_0_attentions_0"),
         ("diffusers", "run.safetensors", "unet.down_blocks.0.attentions.0"),
         ("peft", "run/unet/adapter_model.safetensors", "base_model.model.down_blocks.0.attent"),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dreambooth_core.errors import UserError
 from dreambooth_core.formats.adapters.model import Adapter, Weights, component_of
+from dreambooth_core.formats.adapters.naming import is_text, unfused
 from dreambooth_core.formats.adapters.weights import add_bias
 
 Strength = float | tuple[float, float]
@@ -33,7 +34,7 @@ class AdapterStack:
     """
 
     def __init__(self, models: Mapping[str, nn.Module]) -> None:
-        """``models``: by component, ``unet``, ``text_encoder``, ``text_encoder_2``."""
+        """``models``: by component: ``unet`` or ``transformer``, ``text_encoder`` …"""
         self._modules = {name: _by_path(model) for name, model in models.items()}
         self._adapters: dict[str, Adapter] = {}
         self._strengths: dict[str, tuple[float, float]] = {}
@@ -41,7 +42,7 @@ class AdapterStack:
 
     @property
     def weights(self) -> dict[str, tuple[float, float]]:
-        """The loaded adapters and their strengths ``(UNet, text encoders)``."""
+        """The loaded adapters and their strengths ``(denoiser, text encoders)``."""
         return dict(self._strengths)
 
     def load(self, name: str, adapter: Adapter, weight: Strength = 1.0) -> None:
@@ -53,6 +54,7 @@ class AdapterStack:
         """
         if name in self._adapters:
             raise UserError(f"there is already an adapter named {name!r}", do="Unload it first.")
+        adapter = unfused(adapter)
         self._locate(name, adapter)
         before = dict(self._strengths)
         self._adapters[name] = adapter
@@ -105,7 +107,7 @@ class AdapterStack:
         self._spots.update(spots)
 
     def _active(self, path: str) -> Iterator[tuple[Weights, float]]:
-        side = 0 if component_of(path) == "unet" else 1
+        side = 1 if is_text(path) else 0
         for name, adapter in self._adapters.items():
             strength = self._strengths[name][side]
             if path in adapter.modules and strength:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from dreambooth_core.errors import UserError
 from dreambooth_core.formats.adapters.merge import Part
 from dreambooth_core.formats.adapters.model import component_of
+from dreambooth_core.formats.adapters.naming import unfused
 from dreambooth_core.formats.adapters.weights import add_bias
 
 
@@ -53,6 +54,7 @@ def bake(
     Raises:
         UserError: an adapter changes a module that is not there, or of another size.
     """
+    parts = [replace(part, adapter=unfused(part.adapter)) for part in parts]
     result = {component: dict(tensors) for component, tensors in states.items()}
     sums, count = _Sums(), 0
     for name in dict.fromkeys(n for part in parts for n in part.adapter.modules):

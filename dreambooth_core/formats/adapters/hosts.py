@@ -7,7 +7,7 @@ Neo's copies of them, A1111's ``extensions-builtin/Lora``, diffusers' ``loaders`
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,16 @@ def judge(shapes: Mapping[str, tuple[int, ...]], family: str | None) -> list[Loa
     found = family_of_keys(shapes)
     names = names_of(family) or (found[0] if found else None)
     return [_loads(host, keys, names.family if names else None, names) for host in HOSTS]
+
+
+def unheard(table: Sequence[Mapping[str, Any]]) -> str | None:
+    """A warning where hosts that run the family would pass over a part of the file."""
+    partly = [
+        f"{each['host']} {each['text']}"
+        for each in table
+        if each["runs"] and each["loaded"] < each["total"]
+    ]
+    return f"not every host loads the whole adapter: {'; '.join(partly)}" if partly else None
 
 
 def _loads(host: str, keys: list[str], family: str | None, names: LayerNames | None) -> Loads:

@@ -145,6 +145,18 @@ def alike(adapters: Iterable[Adapter], family: str | None) -> list[Adapter]:
     return made
 
 
+def unfused(adapter: Adapter) -> Adapter:
+    """The adapter with diffusers' layers alone, as a model in memory has them.
+
+    Raises:
+        Unsupported: a fused layer's change cannot be cut exactly.
+    """
+    names = names_of(adapter.family)
+    if names is None or not names.fused:
+        return adapter
+    return adapter.with_modules(_apart(adapter.modules, names))
+
+
 def written(adapter: Adapter, layout: str) -> dict[str, Weights]:
     """The adapter's layers by the names of a layout, without the tails.
 

@@ -23,6 +23,7 @@ from dreambooth_core.formats import storage
 from dreambooth_core.formats.adapters.apply import AdapterStack
 from dreambooth_core.formats.adapters.describe import faults
 from dreambooth_core.formats.adapters.model import NETWORKS, Adapter, LoraWeights, Weights
+from dreambooth_core.formats.adapters.naming import TRANSFORMER, unfused
 from dreambooth_core.formats.adapters.peft_state import from_peft
 from dreambooth_core.formats.adapters.read import read_adapter
 
@@ -116,7 +117,7 @@ def compare_weights(trained: Adapter, path: str | Path) -> float:
     Raises:
         UserError: the file has other modules than what was trained.
     """
-    saved = read_adapter(path)
+    saved = unfused(read_adapter(path))
     odd = sorted(set(trained.modules) ^ set(saved.modules))
     if odd:
         raise UserError(f"{len(odd)} modules differ from what was trained, as {odd[0]}", where=path)
@@ -144,7 +145,9 @@ def _read_back(path: Path, adapter: Adapter, models: Models, probe: Probe) -> tu
     loaders: list[tuple[str, _Loader]] = []
     if path.is_dir():
         loaders.append(("peft", _through_peft))
-    elif all(_is_plain(weights) for weights in adapter.modules.values()):
+    elif TRANSFORMER not in adapter.components and all(
+        _is_plain(weights) for weights in adapter.modules.values()
+    ):
         loaders.append(("diffusers", _through_diffusers))
     for name, through in loaders:
         try:

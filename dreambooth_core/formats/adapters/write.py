@@ -67,12 +67,13 @@ def write_adapter(
     if dtype is not None:
         adapter = adapter.to(dtype)
     _require_finite(adapter, path)
+    asked = layout
     if layout == "host":
         layout = host_layout(adapter)
     try:
         if layout == "peft":
             return _write_peft(adapter, path)
-        if layout == "diffusers":
+        if layout == "diffusers" and (asked != "host" or _plain(adapter)):
             storage.write_tensors(path, diffusers_tensors(adapter), diffusers_metadata(adapter))
         else:
             tensors = host_tensors(adapter, layout)
@@ -81,6 +82,15 @@ def write_adapter(
         where = f"{path}, {error.where}" if error.where else path
         raise Unsupported(error.what, where=where, do=error.do) from error
     return path
+
+
+def _plain(adapter: Adapter) -> bool:
+    """Whether every module has the same tensors in diffusers' layout and for hosts. DoRA has not:
+    no host reads peft's name of the magnitudes."""
+    return all(
+        isinstance(w, LoraWeights) and w.mid is None and w.bias is None and w.dora_scale is None
+        for w in adapter.modules.values()
+    )
 
 
 def host_layout(adapter: Adapter) -> str:
@@ -108,7 +118,8 @@ def kohya_tensors(adapter: Adapter) -> dict[str, Tensor]:
 
 
 def host_tensors(adapter: Adapter, layout: str) -> dict[str, Tensor]:
-    """The adapter under kohya's keys, or (``comfyui``) with dots behind ``diffusion_model.``.
+    """The adapter under kohya's keys, or with dots behind ``diffusion_model.`` (``comfyui``) or
+    ``transformer.`` (``diffusers``), with the tensors that hosts read.
 
     Raises:
         Unsupported: an OFT that turns inputs, which these layouts cannot say; or layers that
