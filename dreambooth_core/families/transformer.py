@@ -10,6 +10,7 @@ import importlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -177,7 +178,12 @@ class TransformerFamily(Family):
     # Training and sampling
 
     def objective(self, options: ObjectiveOptions, parts: Components) -> Objective:
-        return Flow(options, self.flow)
+        """A static shift of the base's own scheduler acts on training too, one by resolution does
+        not: so do diffusers' scripts, which draw from the scheduler's list as it was made."""
+        own, defaults = parts.scheduler_config, self.flow
+        if not own.get("use_dynamic_shifting") and own.get("shift", 1.0) != 1.0:
+            defaults = replace(defaults, shift="static", factor=float(own["shift"]))
+        return Flow(options, defaults)
 
     def own_scheduler(self, parts: Components) -> tuple[str, Mapping[str, Any]]:
         return str(parts.scheduler_config["_class_name"]), {}

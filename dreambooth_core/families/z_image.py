@@ -11,7 +11,6 @@ from torch import Tensor
 from dreambooth_core.families.base import Components, SizeInfo
 from dreambooth_core.families.text import Conditioning
 from dreambooth_core.families.transformer import TransformerFamily, per_prompt
-from dreambooth_core.objective.shift import FlowDefaults
 
 
 class ZImage(TransformerFamily):
@@ -25,8 +24,6 @@ class ZImage(TransformerFamily):
         "vae": "diffusers.AutoencoderKL",
         "text_encoder": "transformers.Qwen3Model",
     }
-    # The scheduler's static shift of 3 acts on the timesteps that diffusers' script trains on.
-    flow: ClassVar[FlowDefaults] = FlowDefaults(shift="static", factor=3.0)
     targets: ClassVar[Mapping[str, str]] = {
         "query_value": r"\.attention\.(to_q|to_v)$",
         "attention": r"\.attention\.(to_q|to_k|to_v|to_out\.0)$",

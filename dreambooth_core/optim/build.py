@@ -166,6 +166,9 @@ def _own_arguments(options: OptimOptions, spec: OptimizerSpec) -> dict[str, Any]
         first = options.beta1 if options.beta1 is not None else next(iter(spec.betas), None)
         arguments[spec.momentum] = first
         _refuse_if_set(spec, "beta2", options.beta2)
+    elif not spec.betas:
+        _refuse_if_set(spec, "beta1", options.beta1)
+        _refuse_if_set(spec, "beta2", options.beta2)
     else:
         chosen = [own if mine is None else mine for mine, own in zip(given, spec.betas)]  # noqa: B905
         arguments["betas"] = (*chosen, *spec.betas[2:])

@@ -30,7 +30,8 @@ class OptimizerSpec:
     """Where the class is: ``module:Class``."""
     state_bytes: StateBytes
     betas: tuple[float, ...] = (0.9, 0.999)
-    """Defaults of ``beta1`` and ``beta2``; further ones are passed on as they are."""
+    """Defaults of ``beta1`` and ``beta2``; further ones are passed on as they are, and without any
+    it takes none."""
     has_epsilon: bool = True
     momentum: str = ""
     """The argument that ``beta1`` becomes where there are no betas."""

@@ -26,14 +26,14 @@ class ToyDenoiser(ModelMixin, ConfigMixin):
     def __init__(self, channels: int = 4, width: int = 32, text: int = 32) -> None:
         super().__init__()
         self.cell = nn.Linear(channels + 1, width)
-        self.text = nn.Linear(text, width)
+        self.prompt = nn.Linear(text, width)
         self.blocks = nn.ModuleList([nn.Linear(width, width) for _ in range(2)])
         self.out = nn.Linear(width, channels)
 
     def forward(self, x: Tensor, time: Tensor, text: Tensor) -> Tensor:
         times = time.to(x.dtype)[:, None, None, None].expand(-1, 1, *x.shape[2:])
         hidden = self.cell(torch.cat([x, times], dim=1).movedim(1, -1))
-        hidden = hidden + self.text(text.mean(1))[:, None, None]
+        hidden = hidden + self.prompt(text.mean(1))[:, None, None]
         for block in self.blocks:
             hidden = hidden + torch.nn.functional.silu(block(hidden))
         answer: Tensor = self.out(hidden).movedim(-1, 1)
