@@ -51,6 +51,8 @@ class Components:
     max_prompt_chunks: int = 3
     expansions: dict[int, list[int]] = field(default_factory=dict)
     """Learned tokens: the tokenizers' id and the (negative) ids that it stands for."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """What its ``model_index.json`` says beside the parts, such as ``is_distilled``."""
     recommended: dict[str, Any] = field(default_factory=dict)
     """What its makers recommend for sampling, from ``recommended.json`` in its folder:
     ``steps``, ``guidance``."""
@@ -102,6 +104,7 @@ class Loaded:
     """By the names of their folders in diffusers' layout."""
     scheduler: dict[str, Any]
     prediction_type: str
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -224,6 +227,10 @@ class Family(ABC):
             empty: gives the conditioning of the empty prompt.
         """
         return Conditioning.joined(items)
+
+    def warnings(self, parts: Components) -> list[str]:
+        """What someone who is about to train this base should know."""
+        return []
 
     def first_tokens(self, parts: Components, prompt: str) -> list[str]:
         """A prompt as its tokens, for the receipt: shows what the model really reads."""

@@ -62,6 +62,7 @@ def load_base(
         fingerprint=fingerprint(denoiser, vae, *encoders) if weights else "",
         clip_skip=options.clip_skip,
         max_prompt_chunks=options.max_prompt_chunks,
+        settings=loaded.settings,
         recommended=recommended(path),
     )
 

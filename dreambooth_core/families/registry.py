@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dreambooth_core.errors import Unsupported
 from dreambooth_core.families.base import Configs, Family
-from dreambooth_core.families.flux import Chroma, Flux
+from dreambooth_core.families.flux import Chroma
+from dreambooth_core.families.flux2 import Flux2Klein
+from dreambooth_core.families.lumina2 import Lumina2
 from dreambooth_core.families.sd import StableDiffusion1, StableDiffusion2
 from dreambooth_core.families.sdxl import StableDiffusionXL
 from dreambooth_core.families.z_image import ZImage
 from dreambooth_core.registry import Registry
 
 FAMILIES: Registry[Family] = Registry("family", where="base.model", group="dreambooth.families")
-FAMILIES.add(
-    StableDiffusionXL(), StableDiffusion2(), StableDiffusion1(), ZImage(), Flux(), Chroma()
-)
+FAMILIES.add(StableDiffusionXL(), StableDiffusion2(), StableDiffusion1())
+FAMILIES.add(ZImage(), Flux2Klein(), Flux1(), Chroma(), Lumina2())
 
 
 def family_of(configs: Configs, where: str) -> Family:

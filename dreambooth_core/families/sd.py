@@ -38,6 +38,7 @@ class UNetFamily(Family):
     """What the families with a UNet and CLIP text encoders share."""
 
     denoiser: ClassVar[str] = "unet"
+    size_step: ClassVar[int] = 1  # of latent cells
     question_time: ClassVar[float] = 500
     schedulers = SCHEDULERS
     # The layers that the hosts know from kohya's sd-scripts: the transformer blocks' linear

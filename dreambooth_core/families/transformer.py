@@ -60,6 +60,9 @@ class TransformerFamily(Family):
     """The side in pixels that its makers trained on last."""
     most_tokens: ClassVar[int] = 512
     """Tokens of a prompt that are read; the rest is cut."""
+    samples_latents: ClassVar[bool] = True
+    """Whether its makers train on latents drawn from the autoencoder's distribution, or on its
+    mode."""
 
     def matches(self, configs: Configs) -> bool:
         kind = self.classes[self.denoiser].rpartition(".")[2]
@@ -72,7 +75,13 @@ class TransformerFamily(Family):
         if weights:
             models["vae"].to(torch.float32)
         scheduler = path / "scheduler" / "scheduler_config.json"
-        return Loaded(models, read_json(scheduler), "flow")
+        index = read_json(path / "model_index.json")
+        settings = {
+            key: value
+            for key, value in index.items()
+            if not key.startswith("_") and key not in (*models, *self.tokenizers, "scheduler")
+        }
+        return Loaded(models, read_json(scheduler), "flow", settings)
 
     def _network(self, folder: Path, name: str, weights: bool) -> nn.Module:
         if not is_folder(folder):
@@ -129,7 +138,8 @@ class TransformerFamily(Family):
 
         models = {**parts.models, "vae": parts.vae}
         own = parts.scheduler_config
-        index: dict[str, list[str] | str] = {
+        index: dict[str, Any] = {
+            **parts.settings,
             "_class_name": self.pipeline_class(parts).__name__,
             "_diffusers_version": diffusers.__version__,
             "scheduler": ["diffusers", str(own["_class_name"])],
@@ -166,6 +176,10 @@ class TransformerFamily(Family):
         scale = self.latent_scale(configs["vae"])
         return (int(configs["vae"]["latent_channels"]), height // scale, width // scale)
 
+    def encode_pixels(self, parts: Components, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        mean, std = super().encode_pixels(parts, pixels)
+        return mean, std if self.samples_latents else torch.zeros_like(std)
+
     # Text
 
     def text_pipeline(self, parts: Components) -> Any:
@@ -175,7 +189,14 @@ class TransformerFamily(Family):
         modules = {**self.pipeline_modules(parts), "scheduler": FlowMatchEulerDiscreteScheduler()}
         return self.pipeline_class(parts)(**modules)
 
+    def text_device(self, parts: Components) -> torch.device:
+        """Where prompts are encoded."""
+        return next(parts.text_encoders[0].parameters()).device
+
     # Training and sampling
+
+    def pipeline_modules(self, parts: Components) -> dict[str, Any]:
+        return {**super().pipeline_modules(parts), **parts.settings}
 
     def objective(self, options: ObjectiveOptions, parts: Components) -> Objective:
         """A static shift of the base's own scheduler acts on training too, one by resolution does

@@ -12,6 +12,8 @@ from dreambooth_core.families.base import Components, SizeInfo
 from dreambooth_core.families.text import Conditioning
 from dreambooth_core.families.transformer import TransformerFamily, per_prompt
 
+TURBO_SHIFT = 3.0
+
 
 class ZImage(TransformerFamily):
     """Z-Image: 30 blocks and two refiners of two, 6.2 billion weights, Flux's autoencoder."""
@@ -24,6 +26,7 @@ class ZImage(TransformerFamily):
         "vae": "diffusers.AutoencoderKL",
         "text_encoder": "transformers.Qwen3Model",
     }
+    samples_latents: ClassVar[bool] = False
     targets: ClassVar[Mapping[str, str]] = {
         "query_value": r"\.attention\.(to_q|to_v)$",
         "attention": r"\.attention\.(to_q|to_k|to_v|to_out\.0)$",
@@ -31,10 +34,20 @@ class ZImage(TransformerFamily):
         "all": r"(\.attention\.|\.feed_forward\.|\.adaLN_modulation\.)",
     }
 
+    def warnings(self, parts: Components) -> list[str]:
+        # Both have the same configuration but for the scheduler's shift: 3 of Turbo, 6 of the base.
+        if parts.scheduler_config.get("shift") != TURBO_SHIFT:
+            return []
+        return [
+            "this looks like Z-Image Turbo, which was distilled to draw in few steps: the longer "
+            "it is trained the more of that it forgets, and images become soft. Few steps and a "
+            "low learning rate help; better is to train on Z-Image and use the result on Turbo."
+        ]
+
     def encode(self, parts: Components, prompts: Sequence[str]) -> Conditioning:
         found, _ = self.text_pipeline(parts).encode_prompt(
             list(prompts),
-            device=next(parts.text_encoders[0].parameters()).device,
+            device=self.text_device(parts),
             do_classifier_free_guidance=False,
             max_sequence_length=self.most_tokens,
         )

@@ -81,7 +81,7 @@ class Builder:
         concepts = self._with_class_images(concepts, parts, precision)
         self._place(parts, precision)
         items = Items(concepts, config.data, seed=config.run.seed)
-        self._tell_inventory(concepts, items)
+        self._tell_inventory(concepts, items, parts)
         plan = items.plan(
             batch_size=config.run.batch_size,
             accumulation=config.run.gradient_accumulation_steps,
@@ -194,13 +194,15 @@ class Builder:
         apply_attention(parts.denoiser, wanted, precision.device, precision.dtype)
         apply_attention(parts.vae, wanted, precision.device, torch.float32)
 
-    def _tell_inventory(self, concepts: list[Concept], items: Items) -> None:
+    def _tell_inventory(self, concepts: list[Concept], items: Items, parts: Components) -> None:
         for concept in concepts:
             for skipped in concept.inventory.skipped:
                 self.reporter.warn(f"{skipped.name} is skipped: {skipped.reason}")
             for warning in concept.inventory.warnings:
                 self.reporter.warn(warning)
         for warning in items.warnings():
+            self.reporter.warn(warning)
+        for warning in parts.family.warnings(parts):
             self.reporter.warn(warning)
 
     def _store(self, limit: int | None = None) -> Store:

@@ -28,9 +28,10 @@ def sampling_settings(
         UserError: images of that size cannot be made.
     """
     height, width = (options.size, options.size) if options.size else default_size
-    if height % parts.latent_scale or width % parts.latent_scale:
+    step = max(parts.family.size_step, parts.latent_scale)
+    if height % step or width % step:
         raise UserError(
-            f"{height} is not a multiple of {parts.latent_scale}",
+            f"{height} is not a multiple of {step}",
             where="validation.size",
             do=f"Try {round(height / 64) * 64 or 64}.",
         )

@@ -1,0 +1,130 @@
+"""Flux.2 Klein (Black Forest Labs 2025): double and single blocks, Qwen3 text, folded latents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from dreambooth_core.families.base import Components, Configs, SizeInfo
+from dreambooth_core.families.text import Conditioning
+from dreambooth_core.families.transformer import TransformerFamily
+from dreambooth_core.objective.shift import FlowDefaults
+
+
+class Flux2Klein(TransformerFamily):
+    """Klein 4B and 9B, the base models and those distilled to few steps."""
+
+    name: ClassVar[str] = "flux2"
+    label: ClassVar[str] = "Flux.2 Klein"
+    pipelines: ClassVar[tuple[str, ...]] = ("Flux2KleinPipeline",)
+    classes: ClassVar[Mapping[str, str]] = {
+        "transformer": "diffusers.Flux2Transformer2DModel",
+        "vae": "diffusers.AutoencoderKLFlux2",
+        "text_encoder": "transformers.Qwen3ForCausalLM",
+    }
+    flow: ClassVar[FlowDefaults] = FlowDefaults(patch=1)  # folded latents are tokens
+    samples_latents: ClassVar[bool] = False
+    targets: ClassVar[Mapping[str, str]] = {
+        "query_value": r"\.attn\.(to_q|to_v|to_qkv_mlp_proj)$",
+        "attention": r"\.attn\.(to_q|to_k|to_v|to_out\.0|to_qkv_mlp_proj|to_out)$",
+        "transformer": r"^(single_)?transformer_blocks\.",
+        "all": r"^(single_)?transformer_blocks\.|_modulation",
+    }
+
+    def matches(self, configs: Configs) -> bool:
+        # Flux.2 dev has the same denoiser and reads its prompts with Mistral.
+        texts = configs.get("text_encoder", {}).get("architectures") or ["Qwen3ForCausalLM"]
+        return super().matches(configs) and texts == ["Qwen3ForCausalLM"]
+
+    def warnings(self, parts: Components) -> list[str]:
+        if not parts.settings.get("is_distilled"):
+            return []
+        return [
+            "this is a Klein distilled to few steps: the longer it is trained the more of that "
+            "it forgets. Better is to train on the Klein base model of the same size and use "
+            "the result on this one."
+        ]
+
+    def latent_shape(self, configs: Configs, height: int, width: int) -> tuple[int, ...]:
+        channels, rows, columns = super().latent_shape(configs, height, width)
+        return (4 * channels, rows // 2, columns // 2)
+
+    def encode(self, parts: Components, prompts: Sequence[str]) -> Conditioning:
+        embeds, _ = self.text_pipeline(parts).encode_prompt(
+            list(prompts),
+            device=self.text_device(parts),
+            max_sequence_length=self.most_tokens,
+        )
+        return Conditioning(embeds)
+
+    def scaled(self, parts: Components, latents: Tensor) -> Tensor:
+        """Folded two by two, ``[n, 4 * channels, height / 16, width / 16]``, then normalised."""
+        mean, deviation = _statistics(parts.vae, latents)
+        folded = torch.nn.functional.pixel_unshuffle(latents, 2)
+        return (folded - mean) / deviation
+
+    def unscaled(self, parts: Components, latents: Tensor) -> Tensor:
+        mean, deviation = _statistics(parts.vae, latents)
+        return torch.nn.functional.pixel_shuffle(latents * deviation + mean, 2)
+
+    def latents_of(self, parts: Components, made: Tensor, height: int, width: int) -> Tensor:
+        return self.scaled(parts, made)
+
+    def predict(
+        self,
+        parts: Components,
+        noisy: Tensor,
+        timesteps: Tensor,
+        conditioning: Conditioning,
+        sizes: Sequence[SizeInfo],
+        inpainting: Tensor | None = None,
+    ) -> Tensor:
+        count, _, height, width = noisy.shape
+        tokens = conditioning.embeds.shape[1]
+        answer: Tensor = parts.denoiser(
+            hidden_states=noisy.flatten(2).transpose(1, 2),
+            timestep=timesteps,
+            guidance=None,
+            encoder_hidden_states=conditioning.embeds,
+            txt_ids=_places(1, 1, tokens, noisy.device).expand(count, -1, -1),
+            img_ids=_places(height, width, 1, noisy.device).expand(count, -1, -1),
+            return_dict=False,
+        )[0]
+        return answer[:, : height * width].transpose(1, 2).reshape(noisy.shape)
+
+    def pipeline_class(self, parts: Components) -> type[Any]:
+        from diffusers import Flux2KleinPipeline
+
+        return Flux2KleinPipeline
+
+    def sampling_arguments(
+        self, parts: Components, prompts: Sequence[str], negative: str, guidance: float
+    ) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "prompt_embeds": self.placed(parts, self.encode(parts, prompts)).embeds,
+            "guidance_scale": guidance,
+        }
+        if guidance > 1:
+            other = self.placed(parts, self.encode(parts, [negative])).embeds
+            found["negative_prompt_embeds"] = other.expand(len(prompts), -1, -1)
+        return found
+
+    def blank(self, parts: Components, batch: int, dtype: torch.dtype) -> Conditioning:
+        width = parts.denoiser.config.joint_attention_dim
+        return Conditioning(torch.empty(batch, self.most_tokens, width, dtype=dtype, device="meta"))
+
+
+def _statistics(vae: Any, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each channel of folded latents, ``[1, channels, 1, 1]``."""
+    mean = vae.bn.running_mean.view(1, -1, 1, 1)
+    deviation = (vae.bn.running_var.view(1, -1, 1, 1) + vae.config.batch_norm_eps).sqrt()
+    return mean.to(like), deviation.to(like)
+
+
+def _places(rows: int, columns: int, tokens: int, device: torch.device) -> Tensor:
+    """(time, row, column, number) of each token, ``[1, rows * columns * tokens, 4]``."""
+    axes = [torch.arange(size, device=device) for size in (1, rows, columns, tokens)]
+    return torch.cartesian_prod(*axes)[None]
