@@ -50,6 +50,7 @@ class Registry(Mapping[str, T], Generic[T]):
         self.what, self.where, self.group = what, where, group
         self._records: dict[str, T] = {}
         self._added: list[str] = []
+        self._broken: set[str] = set()
         self._entries: dict[str, importlib.metadata.EntryPoint] | None = None
 
     def add(self, *records: T) -> None:
@@ -119,6 +120,18 @@ class Registry(Mapping[str, T], Generic[T]):
                 do="Update or remove the package that brings it.",
             )
         return record
+
+    def working(self) -> list[T]:
+        """Every record but those of packages that cannot be loaded, which the log names once."""
+        found = []
+        for name in self:
+            try:
+                found.append(self[name])
+            except UserError as error:
+                if name not in self._broken:
+                    log.warning("%s", error.line)
+                    self._broken.add(name)
+        return found
 
     def forget(self) -> None:
         """Looks for entry points anew at the next question."""

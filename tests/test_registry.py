@@ -71,6 +71,14 @@ def test_a_package_that_is_broken_is_named(things: Registry[Thing], installed: N
         things["four"]
 
 
+def test_a_broken_package_costs_nobody_else_anything(
+    things: Registry[Thing], installed: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        assert [thing.name for thing in things.working()] == ["one", "two"]
+    assert len(caplog.messages) == 3  # a name that is taken, and once each of the broken ones
+
+
 def test_an_unknown_name_gets_the_nearest(things: Registry[Thing]) -> None:
     with pytest.raises(UserError, match=r"some.thing: thing 'ones' is not known. Did you mean one"):
         things["ones"]

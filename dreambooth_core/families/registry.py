@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dreambooth_core.errors import Unsupported
 from dreambooth_core.families.base import Configs, Family
-from dreambooth_core.families.flux import Chroma
+from dreambooth_core.families.flux import Chroma, Flux
 from dreambooth_core.families.flux2 import Flux2Klein
 from dreambooth_core.families.lumina2 import Lumina2
 from dreambooth_core.families.sd import StableDiffusion1, StableDiffusion2
@@ -14,7 +14,7 @@ from dreambooth_core.registry import Registry
 
 FAMILIES: Registry[Family] = Registry("family", where="base.model", group="dreambooth.families")
 FAMILIES.add(StableDiffusionXL(), StableDiffusion2(), StableDiffusion1())
-FAMILIES.add(ZImage(), Flux2Klein(), Flux1(), Chroma(), Lumina2())
+FAMILIES.add(ZImage(), Flux2Klein(), Flux(), Chroma(), Lumina2())
 
 
 def family_of(configs: Configs, where: str) -> Family:
@@ -23,7 +23,7 @@ def family_of(configs: Configs, where: str) -> Family:
     Raises:
         Unsupported: no family fits; says what the model looks like.
     """
-    for family in FAMILIES.values():
+    for family in FAMILIES.working():
         if family.matches(configs):
             return family
     made_of = ", ".join(
@@ -33,11 +33,11 @@ def family_of(configs: Configs, where: str) -> Family:
     raise Unsupported(
         f"no known family: a model made of {made_of}",
         where=where,
-        do=f"Known: {', '.join(family.label for family in FAMILIES.values())}.",
+        do=f"Known: {', '.join(family.label for family in FAMILIES.working())}.",
     )
 
 
 def family_of_pipeline(pipeline: str) -> Family | None:
     """The family whose folders name this class of diffusers, if any does."""
-    found = (family for family in FAMILIES.values() if pipeline in family.pipelines)
+    found = (family for family in FAMILIES.working() if pipeline in family.pipelines)
     return next(found, None)

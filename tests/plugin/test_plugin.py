@@ -17,15 +17,28 @@ from helpers.tiny import draw_pictures
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from dreambooth_core.commands.main import main
+from dreambooth_core.config.describe import describe
+from dreambooth_core.config.loading import dump
 from dreambooth_core.families.base import Components
+from dreambooth_core.families.names import NAMES
 from dreambooth_core.families.registry import FAMILIES
 from dreambooth_core.formats.adapters.read import read_adapter
 from dreambooth_core.methods.table import METHODS
 from dreambooth_core.optim.table import OPTIMIZERS
+from dreambooth_core.trainer.config import TrainConfig
 
 HERE = Path(__file__).parent
 MOST_LINES = 150
-GROUPS = {"families": "toy", "methods": "rslora", "optimizers": "sign"}
+ENTRIES = """
+[dreambooth.families]
+toy = toy_plugin:TOY
+[dreambooth.names]
+toy = toy_plugin:NAMES
+[dreambooth.methods]
+rslora = toy_plugin:RSLORA
+[dreambooth.optimizers]
+sign = toy_plugin:SIGN
+"""
 
 
 def test_the_plug_in_is_short() -> None:
@@ -40,20 +53,14 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     info = site / "toy_plugin-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-plugin\nVersion: 1.0\n")
-    names = {"toy": "TOY", "rslora": "RSLORA", "sign": "SIGN"}
-    (info / "entry_points.txt").write_text(
-        "".join(
-            f"[dreambooth.{group}]\n{name} = toy_plugin:{names[name]}\n"
-            for group, name in GROUPS.items()
-        )
-    )
+    (info / "entry_points.txt").write_text(ENTRIES)
     sys.path.insert(0, str(site))
-    for registry in (FAMILIES, METHODS, OPTIMIZERS):
+    for registry in (FAMILIES, NAMES, METHODS, OPTIMIZERS):
         registry.forget()
     yield
     sys.path.remove(str(site))
     sys.modules.pop("toy_plugin", None)
-    for registry in (FAMILIES, METHODS, OPTIMIZERS):
+    for registry in (FAMILIES, NAMES, METHODS, OPTIMIZERS):
         registry.forget()
 
 
@@ -107,7 +114,7 @@ def trained(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         method__kind="rslora",
         optim__optimizer="sign",
         validation__prompts="[a photo of sks ball]",
-        validation__steps=2,
+        validation__num_inference_steps=2,
     )
     folder = train(config)
     receipt = json.loads((folder.path / "receipt.json").read_text())
@@ -145,8 +152,6 @@ def test_estimated(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     images = draw_pictures(tmp_path / "images", 2)
     config = config_for(base, images, tmp_path, method__kind="rslora", optim__optimizer="sign")
     file = tmp_path / "config.yaml"
-    from dreambooth_core.config.loading import dump
-
     file.write_text(dump(config), encoding="utf-8")
     run("estimate", str(file), "--json")
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
@@ -156,7 +161,7 @@ def test_estimated(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 def test_sampled(base: Path, trained: Path, tmp_path: Path) -> None:
     plain, with_it = tmp_path / "plain", tmp_path / "with"
-    common = ("--base", str(base), "--prompt", "a photo of sks ball", "--steps", "2", "--seed", "1")
+    common = ("a photo of sks ball", "--base", str(base), "--steps", "2", "--seed", "1")
     run("sample", *common, "--out", str(plain))
     run("sample", *common, "--out", str(with_it), "--adapter", f"{trained}:1")
     first, second = next(plain.rglob("*.png")), next(with_it.rglob("*.png"))
@@ -164,9 +169,6 @@ def test_sampled(base: Path, trained: Path, tmp_path: Path) -> None:
 
 
 def test_offered_by_the_hosts(installed: None) -> None:
-    from dreambooth_core.config.describe import describe
-    from dreambooth_core.trainer.config import TrainConfig
-
     offered = json.dumps(describe(TrainConfig))
     assert '"rslora"' in offered
     assert '"sign"' in offered

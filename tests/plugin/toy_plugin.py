@@ -12,6 +12,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from dreambooth_core.families.base import Components, SizeInfo
+from dreambooth_core.families.names.record import GENERIC, LayerNames
 from dreambooth_core.families.text import Conditioning
 from dreambooth_core.families.transformer import TransformerFamily
 from dreambooth_core.methods.adapters import Lora
@@ -139,6 +140,9 @@ class SignDescent(torch.optim.Optimizer):
 
 
 TOY = Toy()
+NAMES = LayerNames(
+    "toy", "Toy", {"blocks.#": "blocks.#"}, hosts={"ComfyUI": GENERIC}, base_version="toy"
+)
 RSLORA = MethodSpec("rslora", "LoRA for high ranks.", "toy_plugin:RsLora")
 SIGN = OptimizerSpec(
     "sign", "torch", "toy_plugin:SignDescent", like_weights(0), betas=(), has_epsilon=False

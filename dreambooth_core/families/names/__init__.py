@@ -26,11 +26,12 @@ from dreambooth_core.families.names.record import (
     Sizes,
     recognise,
 )
+from dreambooth_core.registry import Registry
 
 __all__ = [
     "DIFFUSERS",
-    "FAMILIES",
     "HOSTS",
+    "NAMES",
     "NATIVE",
     "Fused",
     "Layer",
@@ -40,7 +41,10 @@ __all__ = [
     "recognise",
 ]
 
-FAMILIES: tuple[LayerNames, ...] = (
+NAMES: Registry[LayerNames] = Registry(
+    "table of layer names", where="family", group="dreambooth.names"
+)
+NAMES.add(
     flux.NAMES,
     chroma.NAMES,
     flux2.NAMES,
@@ -58,4 +62,4 @@ FAMILIES: tuple[LayerNames, ...] = (
 
 def names_of(family: str | None) -> LayerNames | None:
     """A family's names; ``None`` for Stable Diffusion 1, 2 and XL, and for what is unknown."""
-    return next((names for names in FAMILIES if names.family == family), None)
+    return next((names for names in NAMES.working() if names.family == family), None)

@@ -7,7 +7,7 @@ needs torch: adapter files are told apart, renamed and judged by their names and
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -93,6 +93,11 @@ class LayerNames:
     architecture: str = ""
     """``modelspec.architecture`` (SAI model spec 1.0.0)."""
 
+    @property
+    def name(self) -> str:
+        """Under which it is registered: the family's."""
+        return self.family
+
     @cached_property
     def _known(self) -> dict[str, tuple[str, Fused | None, bool]]:
         """``(template, fused, by the hosts' name)`` by the name with underscores alone."""
@@ -170,7 +175,7 @@ class LayerNames:
 
 
 def recognise(
-    families: tuple[LayerNames, ...], sizes: Sizes
+    families: Iterable[LayerNames], sizes: Sizes
 ) -> tuple[LayerNames, dict[str, Layer]] | None:
     """The family whose names these are, and its layers by the names given (without prefixes).
 

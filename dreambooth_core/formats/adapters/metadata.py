@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dreambooth_core.families.names import FAMILIES, LayerNames, names_of
+from dreambooth_core.families.names import NAMES, LayerNames, names_of
 from dreambooth_core.formats.adapters.model import LoraWeights, Weights
 from dreambooth_core.formats.reading import parse_json
 
@@ -34,7 +34,7 @@ def said_transformer(metadata: Mapping[str, str]) -> LayerNames | None:
     """The family of a diffusion transformer that metadata name, if they name one."""
     version = metadata.get("ss_base_model_version", "").lower()
     architecture = metadata.get("modelspec.architecture", "").lower()
-    for names in FAMILIES:
+    for names in NAMES.working():
         if version and version == names.base_version:
             return names
         if names.architecture and architecture == names.architecture:
@@ -99,7 +99,7 @@ def for_kohya(
         if names.architecture:
             filled.setdefault("modelspec.sai_model_spec", "1.0.0")
             filled.setdefault("modelspec.architecture", names.architecture)
-    elif family:
+    elif family in BASE_VERSION:
         filled.setdefault("ss_base_model_version", BASE_VERSION[family])
         filled.setdefault("ss_v2", str(family == "sd2"))
         filled.setdefault("modelspec.sai_model_spec", "1.0.0")

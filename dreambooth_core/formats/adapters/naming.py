@@ -14,7 +14,7 @@ from dataclasses import replace
 from dreambooth_core.errors import Unsupported
 from dreambooth_core.families.names import (
     DIFFUSERS,
-    FAMILIES,
+    NAMES,
     Fused,
     Layer,
     LayerNames,
@@ -77,7 +77,7 @@ def layers_of(
     allow it: families share names, and a small adapter shows few of them."""
     outside = {raw: bare(raw) for raw in sizes if not _TEXT.match(raw)}
     by_name = {name: sizes[raw] for raw, name in outside.items()}
-    found = recognise(FAMILIES, by_name)
+    found = recognise(NAMES.working(), by_name)
     if found is None:
         return None
     said = said_transformer(metadata)

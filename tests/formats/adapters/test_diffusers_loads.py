@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dreambooth_core.families.names import FAMILIES, LayerNames
+from dreambooth_core.families.names import NAMES, LayerNames
 from dreambooth_core.formats import storage
 from dreambooth_core.formats.adapters.hosts import judge
 from dreambooth_core.formats.adapters.model import LoraWeights
@@ -32,7 +32,7 @@ LOADERS = {
 
 
 @pytest.mark.parametrize("layout", ["diffusers", "comfyui", "kohya"])
-@pytest.mark.parametrize("names", FAMILIES, ids=lambda names: names.family)
+@pytest.mark.parametrize("names", NAMES.ours().values(), ids=lambda names: names.family)
 def test_loaded_as_told(names: LayerNames, layout: str, tmp_path: Path) -> None:
     """Where the table says that diffusers loads the whole file, it does, with equal changes."""
     loaders = pytest.importorskip("diffusers.loaders.lora_pipeline")

@@ -10,7 +10,7 @@ import torch
 
 from dreambooth_core.commands.main import main
 from dreambooth_core.errors import Unsupported
-from dreambooth_core.families.names import FAMILIES, LayerNames, names_of
+from dreambooth_core.families.names import NAMES, LayerNames, names_of
 from dreambooth_core.formats import storage
 from dreambooth_core.formats.adapters.hosts import judge
 from dreambooth_core.formats.adapters.model import Adapter
@@ -21,7 +21,7 @@ from tests.helpers.adapters import relative, weights_for
 from tests.helpers.family_adapters import family_adapter
 
 LAYOUTS = ("kohya", "comfyui", "diffusers")
-by_family = pytest.mark.parametrize("names", FAMILIES, ids=lambda names: names.family)
+by_family = pytest.mark.parametrize("names", NAMES.ours().values(), ids=lambda names: names.family)
 
 
 def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
