@@ -46,6 +46,7 @@ TABLE = (
     TRANSFORMER,
     ("lycoris_", DIFFUSERS),
     ("lora_transformer_", DIFFUSERS),
+    ("", DIFFUSERS),
 )
 """What ComfyUI and Forge Neo load for models of Flux's class."""
 

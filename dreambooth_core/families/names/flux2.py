@@ -43,8 +43,8 @@ NAMES = LayerNames(
     swapped=frozenset({"norm_out.linear"}),
     unknown_to_hosts=frozenset(_UNKNOWN),
     hosts={
-        "Forge Neo": (*TABLE, ("", DIFFUSERS)),
-        "ComfyUI": (*TABLE, ("", DIFFUSERS)),
+        "Forge Neo": TABLE,
+        "ComfyUI": TABLE,
         "diffusers": (TRANSFORMER, *GENERIC, ("diffusion_model.", DIFFUSERS)),
     },
     variants=(
