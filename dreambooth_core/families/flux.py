@@ -14,11 +14,8 @@ from torch import Tensor
 from dreambooth_core.families.base import Components, SizeInfo
 from dreambooth_core.families.packing import image_ids, packed, unpacked
 from dreambooth_core.families.text import Conditioning
-from dreambooth_core.families.transformer import TransformerFamily
+from dreambooth_core.families.transformer import FEED_FORWARD, JOINT_ATTENTION, TransformerFamily
 from dreambooth_core.objective.shift import FlowDefaults, linear_mu
-
-ATTENTION = r"to_q|to_k|to_v|to_out\.0|add_q_proj|add_k_proj|add_v_proj|to_add_out"
-FEED_FORWARD = r"ff(_context)?\.net\.(0\.proj|2)|proj_mlp|proj_out"
 
 
 class Flux(TransformerFamily):
@@ -42,8 +39,8 @@ class Flux(TransformerFamily):
     examples of; diffusers' and kohya's instructions train with 1 too."""
     targets: ClassVar[Mapping[str, str]] = {
         "query_value": r"\.attn\.(to_q|to_v)$",
-        "attention": rf"\.attn\.({ATTENTION})$",
-        "transformer": rf"\.(attn\.({ATTENTION})|{FEED_FORWARD})$",
+        "attention": rf"\.attn\.({JOINT_ATTENTION})$",
+        "transformer": rf"\.(attn\.({JOINT_ATTENTION})|{FEED_FORWARD}|proj_mlp|proj_out)$",
         "all": r"\.(attn|ff|ff_context|norm|norm1|norm1_context)\.|\.(proj_mlp|proj_out)$",
     }
 

@@ -7,14 +7,26 @@ from dreambooth_core.families.base import Configs, Family
 from dreambooth_core.families.flux import Chroma, Flux
 from dreambooth_core.families.flux2 import Flux2Klein
 from dreambooth_core.families.lumina2 import Lumina2
+from dreambooth_core.families.qwen_image import QwenImage
 from dreambooth_core.families.sd import StableDiffusion1, StableDiffusion2
+from dreambooth_core.families.sd3 import StableDiffusion3
 from dreambooth_core.families.sdxl import StableDiffusionXL
 from dreambooth_core.families.z_image import ZImage
 from dreambooth_core.registry import Registry
 
 FAMILIES: Registry[Family] = Registry("family", where="base.model", group="dreambooth.families")
-FAMILIES.add(StableDiffusionXL(), StableDiffusion2(), StableDiffusion1())
-FAMILIES.add(ZImage(), Flux2Klein(), Flux(), Chroma(), Lumina2())
+FAMILIES.add(
+    StableDiffusionXL(),
+    StableDiffusion2(),
+    StableDiffusion1(),
+    ZImage(),
+    Flux2Klein(),
+    Flux(),
+    Chroma(),
+    QwenImage(),
+    StableDiffusion3(),
+    Lumina2(),
+)
 
 
 def family_of(configs: Configs, where: str) -> Family:

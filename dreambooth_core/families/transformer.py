@@ -45,6 +45,11 @@ UNREADABLE = (
 )
 """What diffusers and transformers raise for a network or a tokenizer that is not whole."""
 
+JOINT_ATTENTION = r"to_q|to_k|to_v|to_out\.0|add_q_proj|add_k_proj|add_v_proj|to_add_out"
+"""Layers of an attention of two streams, image and text, in diffusers' names."""
+FEED_FORWARD = r"ff(_context)?\.net\.(0\.proj|2)"
+"""Those of the two streams' feed-forward networks."""
+
 
 class TransformerFamily(Family):
     """A denoiser of transformer blocks that is trained by rectified flow."""

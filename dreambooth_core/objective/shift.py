@@ -84,7 +84,7 @@ def linear_mu(
     return lambda tokens: base + slope * (tokens - base_tokens)
 
 
-def root_mu(base_tokens: int) -> Callable[[int], float]:
+def root_mu(base_tokens: float) -> Callable[[int], float]:
     """mu of a factor that is the root of the number of tokens by ``base_tokens``.
 
     Esser et al. 2024 (arXiv:2403.03206), equation 23; Ideogram 4 has the same.

@@ -191,6 +191,19 @@ def trained_loss(
     return float(objective.losses(answer, drawn)), drawn.noise, parts
 
 
+def predict(parts: Components, *, height: int = 64, width: int = 96) -> Tensor:
+    """The denoiser's answer to noise drawn once and for all, half way, for PROMPT."""
+    shape = parts.family.latent_shape(parts.configs, height, width)
+    with torch.no_grad():
+        return parts.family.predict(
+            parts,
+            torch.randn(1, *shape, generator=_seeded(0)),
+            torch.tensor([0.5]),
+            parts.family.encode(parts, [PROMPT]),
+            [SizeInfo((height, width), (0, 0), (height, width))],
+        )
+
+
 def recorded(bench: Bench, pipeline: Any, height: int, width: int, steps: int) -> list[Step]:
     """Every step of a pipeline that samples PROMPT."""
     scheduler = pipeline.scheduler

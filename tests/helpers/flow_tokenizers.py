@@ -50,12 +50,12 @@ def qwen() -> Qwen2Tokenizer:
     return made
 
 
-def clip(pad: str = "<|endoftext|>") -> CLIPTokenizer:
+def clip(pad: str = "<|endoftext|>", *, length: int = 77) -> CLIPTokenizer:
     """CLIP's byte pairs; begin and end are the last two ids, as there."""
     vocabulary, merges = _byte_pairs("</w>", with_space=False)
     for token in ("<|startoftext|>", "<|endoftext|>"):
         vocabulary[token] = len(vocabulary)
-    return CLIPTokenizer(vocabulary, merges, pad_token=pad, model_max_length=77)
+    return CLIPTokenizer(vocabulary, merges, pad_token=pad, model_max_length=length)
 
 
 def t5() -> T5Tokenizer:

@@ -1,0 +1,140 @@
+"""Qwen-Image (Alibaba 2025): Qwen2.5-VL reads the prompt, an autoencoder of video the image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from dreambooth_core.families.base import Components, Configs, SizeInfo
+from dreambooth_core.families.packing import packed, unpacked
+from dreambooth_core.families.text import Conditioning
+from dreambooth_core.families.transformer import JOINT_ATTENTION, TransformerFamily
+from dreambooth_core.objective.shift import FlowDefaults, linear_mu
+from dreambooth_core.transfer import send
+
+
+class VideoAutoencoder(TransformerFamily):
+    """What families share whose autoencoder is Qwen-Image's: images are videos of one frame, and
+    each channel of their latents has a mean and a deviation of its own."""
+
+    def latent_scale(self, vae: Mapping[str, Any]) -> int:
+        return int(2 ** len(vae["temperal_downsample"]))
+
+    def latent_shape(self, configs: Configs, height: int, width: int) -> tuple[int, ...]:
+        scale = self.latent_scale(configs["vae"])
+        return (int(configs["vae"]["z_dim"]), height // scale, width // scale)
+
+    def encode_pixels(self, parts: Components, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        mean, deviation = super().encode_pixels(parts, pixels.unsqueeze(2))
+        return mean.squeeze(2), deviation.squeeze(2)
+
+    def scaled(self, parts: Components, latents: Tensor) -> Tensor:
+        mean, deviation = _statistics(parts, latents)
+        return (latents - mean) / deviation
+
+    def unscaled(self, parts: Components, latents: Tensor) -> Tensor:
+        mean, deviation = _statistics(parts, latents)
+        return latents * deviation + mean
+
+    def decode_pixels(self, parts: Components, latents: Tensor) -> Tensor:
+        return super().decode_pixels(parts, latents.unsqueeze(2)).squeeze(2)
+
+    def latents_of(self, parts: Components, made: Tensor, height: int, width: int) -> Tensor:
+        _, rows, columns = self.latent_shape(parts.configs, height, width)
+        return unpacked(made, rows, columns)
+
+
+def _statistics(parts: Components, latents: Tensor) -> tuple[Tensor, Tensor]:
+    config = parts.vae.config
+    both = torch.tensor([config.latents_mean, config.latents_std], dtype=latents.dtype)
+    mean, deviation = send(both.reshape(2, -1, 1, 1), latents.device)
+    return mean, deviation
+
+
+class QwenImage(VideoAutoencoder):
+    """Qwen-Image: 60 blocks of two streams, 20 billion weights."""
+
+    name: ClassVar[str] = "qwen_image"
+    label: ClassVar[str] = "Qwen-Image"
+    pipelines: ClassVar[tuple[str, ...]] = ("QwenImagePipeline",)
+    classes: ClassVar[Mapping[str, str]] = {
+        "transformer": "diffusers.QwenImageTransformer2DModel",
+        "vae": "diffusers.AutoencoderKLQwenImage",
+        "text_encoder": "transformers.Qwen2_5_VLForConditionalGeneration",
+    }
+    # diffusers' script trains uniformly: the scheduler shifts by size, and only when sampling.
+    flow: ClassVar[FlowDefaults] = FlowDefaults(resolution_mu=linear_mu(0.5, 0.9, 256, 8192))
+    native: ClassVar[int] = 1328
+    most_tokens: ClassVar[int] = 1024
+    targets: ClassVar[Mapping[str, str]] = {
+        "query_value": r"\.attn\.(to_q|to_v)$",
+        "attention": rf"\.attn\.({JOINT_ATTENTION})$",
+        "transformer": rf"\.(attn\.({JOINT_ATTENTION})|(img|txt)_mlp\.net\.(0\.proj|2))$",
+        "all": r"\.(attn|img_mlp|txt_mlp|img_mod|txt_mod)\.",
+    }
+
+    def encode(self, parts: Components, prompts: Sequence[str]) -> Conditioning:
+        """The last layer without the template's first 34 tokens; as many tokens as a prompt has."""
+        pipeline = self.text_pipeline(parts)
+        device = next(parts.text_encoders[0].parameters()).device
+        found = [
+            pipeline.encode_prompt([prompt], device, max_sequence_length=self.most_tokens)[0]
+            for prompt in prompts
+        ]
+        return Conditioning.joined([Conditioning(embeds) for embeds in found])
+
+    def predict(
+        self,
+        parts: Components,
+        noisy: Tensor,
+        timesteps: Tensor,
+        conditioning: Conditioning,
+        sizes: Sequence[SizeInfo],
+        inpainting: Tensor | None = None,
+    ) -> Tensor:
+        batch, _, height, width = noisy.shape
+        answer: Tensor = parts.denoiser(
+            hidden_states=packed(noisy),
+            timestep=timesteps,
+            encoder_hidden_states=conditioning.embeds,
+            encoder_hidden_states_mask=_mask(conditioning),
+            img_shapes=[[(1, height // 2, width // 2)]] * batch,
+            return_dict=False,
+        )[0]
+        return unpacked(answer, height, width)
+
+    def pipeline_class(self, parts: Components) -> type[Any]:
+        from diffusers import QwenImagePipeline
+
+        return QwenImagePipeline
+
+    def sampling_arguments(
+        self, parts: Components, prompts: Sequence[str], negative: str, guidance: float
+    ) -> dict[str, Any]:
+        found = self.placed(parts, self.encode(parts, prompts))
+        arguments = {
+            "prompt_embeds": found.embeds,
+            "prompt_embeds_mask": _mask(found),
+            "true_cfg_scale": guidance,
+        }
+        if guidance > 1:
+            other = self.placed(parts, self.encode(parts, [negative] * len(prompts)))
+            arguments["negative_prompt_embeds"] = other.embeds
+            arguments["negative_prompt_embeds_mask"] = _mask(other)
+        return arguments
+
+    def blank(self, parts: Components, batch: int, dtype: torch.dtype) -> Conditioning:
+        width = parts.denoiser.config.joint_attention_dim
+        return Conditioning(torch.empty(batch, self.most_tokens, width, dtype=dtype, device="meta"))
+
+
+def _mask(conditioning: Conditioning) -> Tensor | None:
+    """1 where a token counts, ``[batch, tokens]``; None where all do, as in the pipeline."""
+    if conditioning.lengths is None:
+        return None
+    tokens = conditioning.embeds.shape[1]
+    rows = [[i < length for i in range(tokens)] for length in conditioning.lengths]
+    return send(torch.tensor(rows, dtype=torch.int64), conditioning.embeds.device)

@@ -1,0 +1,106 @@
+"""Stable Diffusion 3 and 3.5 (Esser et al. 2024): two CLIPs and T5, two streams of blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from dreambooth_core.families.base import Components, Configs, SizeInfo
+from dreambooth_core.families.text import Conditioning
+from dreambooth_core.families.transformer import FEED_FORWARD, JOINT_ATTENTION, TransformerFamily
+from dreambooth_core.objective.shift import FlowDefaults, root_mu
+
+CLIP_TOKENS = 77
+
+
+class StableDiffusion3(TransformerFamily):
+    """SD 3 medium, 3.5 medium (with double attention) and 3.5 large."""
+
+    name: ClassVar[str] = "sd3"
+    label: ClassVar[str] = "Stable Diffusion 3"
+    pipelines: ClassVar[tuple[str, ...]] = ("StableDiffusion3Pipeline",)
+    text_encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2", "text_encoder_3")
+    tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer", "tokenizer_2", "tokenizer_3")
+    classes: ClassVar[Mapping[str, str]] = {
+        "transformer": "diffusers.SD3Transformer2DModel",
+        "vae": "diffusers.AutoencoderKL",
+        "text_encoder": "transformers.CLIPTextModelWithProjection",
+        "text_encoder_2": "transformers.CLIPTextModelWithProjection",
+        "text_encoder_3": "transformers.T5EncoderModel",
+    }
+    # The paper's choice, section 5.3: logit-normal, and a shift of 3 at 1024 px, which by its
+    # equation 23 grows with the root of the number of tokens.
+    flow: ClassVar[FlowDefaults] = FlowDefaults(
+        "logit_normal", shift="static", factor=3.0, resolution_mu=root_mu(4096 / 9)
+    )
+    most_tokens: ClassVar[int] = 256
+    """Of T5; CLIP reads 77."""
+    targets: ClassVar[Mapping[str, str]] = {
+        "query_value": r"\.attn2?\.(to_q|to_v)$",
+        "attention": rf"\.attn2?\.({JOINT_ATTENTION})$",
+        "transformer": rf"\.(attn2?\.({JOINT_ATTENTION})|{FEED_FORWARD})$",
+        "all": r"\.(attn|attn2|ff|ff_context|norm1|norm1_context)\.",
+    }
+
+    def native_size(self, configs: Configs) -> int:
+        return int(configs["transformer"]["sample_size"]) * self.latent_scale(configs["vae"])
+
+    def encode(self, parts: Components, prompts: Sequence[str]) -> Conditioning:
+        """CLIP's last but one layers side by side, widened with zeros to T5's, which follows."""
+        embeds, _, pooled, _ = self.text_pipeline(parts).encode_prompt(
+            list(prompts),
+            None,
+            None,
+            device=next(parts.text_encoders[0].parameters()).device,
+            do_classifier_free_guidance=False,
+            max_sequence_length=self.most_tokens,
+        )
+        return Conditioning(embeds, pooled)
+
+    def predict(
+        self,
+        parts: Components,
+        noisy: Tensor,
+        timesteps: Tensor,
+        conditioning: Conditioning,
+        sizes: Sequence[SizeInfo],
+        inpainting: Tensor | None = None,
+    ) -> Tensor:
+        """It counts noise in thousandths."""
+        answer: Tensor = parts.denoiser(
+            hidden_states=noisy,
+            timestep=1000.0 * timesteps,
+            encoder_hidden_states=conditioning.embeds,
+            pooled_projections=conditioning.pooled,
+            return_dict=False,
+        )[0]
+        return answer
+
+    def pipeline_class(self, parts: Components) -> type[Any]:
+        from diffusers import StableDiffusion3Pipeline
+
+        return StableDiffusion3Pipeline
+
+    def sampling_arguments(
+        self, parts: Components, prompts: Sequence[str], negative: str, guidance: float
+    ) -> dict[str, Any]:
+        found = self.placed(parts, self.encode(parts, prompts))
+        arguments = {
+            "prompt_embeds": found.embeds,
+            "pooled_prompt_embeds": found.pooled,
+            "guidance_scale": guidance,
+        }
+        if guidance > 1:
+            other = self.placed(parts, self.encode(parts, [negative] * len(prompts)))
+            arguments["negative_prompt_embeds"] = other.embeds
+            arguments["negative_pooled_prompt_embeds"] = other.pooled
+        return arguments
+
+    def blank(self, parts: Components, batch: int, dtype: torch.dtype) -> Conditioning:
+        config = parts.denoiser.config
+        shape = (batch, CLIP_TOKENS + self.most_tokens, config.joint_attention_dim)
+        embeds = torch.empty(shape, dtype=dtype, device="meta")
+        return Conditioning(embeds, embeds.new_empty(batch, config.pooled_projection_dim))
