@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dreambooth_core.commands import adapter_parts
 from dreambooth_core.commands.options import Reporting, argument
 from dreambooth_core.commands.weighted import WeightedFile
+from dreambooth_core.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from dreambooth_core.formats.adapters.bake import Baked
 
 HELP = "write adapters into a checkpoint"
 
@@ -44,6 +51,7 @@ class Options(adapter_parts.Weighted, Reporting):
 def run(args: Options) -> int:
     """Bakes. Raises ``UserError`` and ``SaveFailed``."""
     from dreambooth_core.formats.adapters.bake import bake
+    from dreambooth_core.formats.adapters.denoisers import is_transformer
     from dreambooth_core.formats.checkpoints.convert import refuse_overlap
     from dreambooth_core.formats.checkpoints.folder import write_folder
     from dreambooth_core.formats.checkpoints.read import read_model
@@ -51,6 +59,8 @@ def run(args: Options) -> int:
 
     dtype = adapter_parts.dtype_of(args.dtype)
     refuse_overlap(args.base, args.out)
+    if is_transformer(args.base):
+        return _denoiser(args, dtype)
     model = read_model(args.base, prediction_type=args.prediction_type, dtype=dtype)
     parts = adapter_parts.read_parts(args, args.adapters)
     states, report = bake({n: c.tensors for n, c in model.components.items()}, parts, dtype)
@@ -62,12 +72,39 @@ def run(args: Options) -> int:
         warnings += write_single_file(model, args.out, dtype=dtype).warnings
     else:
         write_folder(model, args.out, dtype=dtype)
+    _report(args, len(parts), report, warnings)
+    return 0
+
+
+def _denoiser(args: Options, dtype: torch.dtype | None) -> int:
+    """A diffusion transformer: the same file with other weights; its encoders are not asked."""
+    from dreambooth_core.formats import storage
+    from dreambooth_core.formats.adapters.bake import bake
+    from dreambooth_core.formats.adapters.denoisers import read_denoiser
+    from dreambooth_core.formats.adapters.naming import TRANSFORMER
+
+    if args.out.suffix != ".safetensors":
+        raise UserError(
+            "the denoiser of this family is written as one file",
+            where=args.out,
+            do="Give --out NAME.safetensors.",
+        )
+    base = read_denoiser(args.base)
+    parts = adapter_parts.read_parts(args, args.adapters)
+    states, report = bake({TRANSFORMER: base.tensors}, parts, dtype)
+    metadata = {} if args.base.is_dir() else storage.read_metadata(args.base)
+    metadata["dreambooth_baked"] = ", ".join(f"{p.name}:{p.weight:g}" for p in parts)
+    storage.write_tensors(args.out, base.with_changes(states[TRANSFORMER]), metadata)
+    _report(args, len(parts), report, [])
+    return 0
+
+
+def _report(args: Options, count: int, report: Baked, warnings: list[str]) -> None:
     lines = [
-        f"{args.out}: {len(parts)} adapters in {report.modules} weights",
+        f"{args.out}: {count} adapters in {report.modules} weights",
         f"change: {report.change:.2%} of the weights",
         f"lost by rounding to the stored type: {report.rounding:.2%} of the change",
         *(f"warning: {text}" for text in warnings),
     ]
     told = {"file": str(args.out), **vars(report), "warnings": warnings}
     adapter_parts.tell(args, told, lines)
-    return 0

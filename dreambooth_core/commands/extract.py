@@ -59,24 +59,34 @@ class Options(adapter_parts.Writing):
 
 def run(args: Options) -> int:
     """Extracts. Raises ``UserError`` and ``SaveFailed``."""
+    from dreambooth_core.formats.adapters.denoisers import is_transformer, read_denoiser
     from dreambooth_core.formats.adapters.extract import extract
     from dreambooth_core.formats.adapters.names import layers_of
+    from dreambooth_core.formats.adapters.naming import TRANSFORMER
     from dreambooth_core.formats.checkpoints.read import read_model
 
-    base = read_model(args.base, need_vae=False)
-    tuned = read_model(args.tuned, need_vae=False)
-    if base.family != tuned.family:
+    kinds = [is_transformer(path) for path in (args.base, args.tuned)]
+    layers = 2
+    if all(kinds):
+        denoisers = [read_denoiser(path) for path in (args.base, args.tuned)]
+        families = [denoiser.names.family for denoiser in denoisers]
+        states = [{TRANSFORMER: denoiser.tensors} for denoiser in denoisers]
+    elif any(kinds):
+        families = ["a diffusion transformer" if kind else "a UNet" for kind in kinds]
+        states = []
+    else:
+        models = [read_model(path, need_vae=False) for path in (args.base, args.tuned)]
+        families = [model.family for model in models]
+        states = [{n: c.tensors for n, c in model.components.items()} for model in models]
+        layers = layers_of(models[0].components["unet"].config)
+    if families[0] != families[1]:
         raise UserError(
-            f"the base is {base.family} and the trained model is {tuned.family}",
+            f"the base is {families[0]} and the trained model is {families[1]}",
             where=args.tuned,
             do="Both must be of one family.",
         )
-    states = [
-        {name: component.tensors for name, component in parts.components.items()}
-        for parts in (base, tuned)
-    ]
-    adapter, report = extract(states[0], states[1], _options(args), base.family)
-    adapter.layers_per_block = layers_of(base.components["unet"].config)
+    adapter, report = extract(states[0], states[1], _options(args), families[0])
+    adapter.layers_per_block = layers
     adapter.metadata["ss_sd_model_name"] = args.base.name
     adapter_parts.write(args, adapter, args.target)
     ranks = Counter(report.ranks.values())

@@ -78,13 +78,13 @@ def main() -> None:
     models = _Models("comfy.model_base")
     sys.modules["comfy.model_base"] = models
 
-    import comfy  # type: ignore[import-not-found]
+    import comfy
 
     for name in ("cli_args", "model_management", "memory_management", "model_base"):
         setattr(comfy, name, sys.modules[f"comfy.{name}"])
 
-    import comfy.lora  # type: ignore[import-not-found]
-    import comfy.utils  # type: ignore[import-not-found]
+    import comfy.lora
+    import comfy.utils
     import torch
     from safetensors.torch import load_file
 

@@ -39,7 +39,7 @@ from dreambooth_core.formats.adapters.model import (
     LoraWeights,
     Weights,
 )
-from dreambooth_core.formats.adapters.naming import alike, is_text
+from dreambooth_core.formats.adapters.naming import alike, is_text, unfused
 from dreambooth_core.formats.adapters.sparse import Coin, combine
 from dreambooth_core.formats.adapters.weights import add_bias
 from dreambooth_core.randomness import generator
@@ -138,7 +138,8 @@ def merge(
     if not parts:
         raise UserError("there is nothing to merge")
     family = _family(parts)
-    matched = alike((part.adapter for part in parts), family)
+    adapters = [part.adapter for part in parts]
+    matched = alike(adapters, family) if base is None else list(map(unfused, adapters))
     parts = [replace(part, adapter=each) for part, each in zip(parts, matched, strict=True)]
     dtype = plan.dtype or _widest(parts)
     modules: dict[str, Weights] = {}

@@ -25,6 +25,7 @@ from dreambooth_core.formats.adapters.model import (
     LoraWeights,
     Weights,
 )
+from dreambooth_core.formats.adapters.naming import unfused
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ def resize(
     Raises:
         UserError: a module's change depends on the base, and there is none.
     """
+    adapter = adapter if base is None else unfused(adapter)
     modules: dict[str, Weights] = {}
     errors: dict[str, float] = {}
     lost = total = 0.0

@@ -1,0 +1,97 @@
+"""Extracting from, baking into and measuring against diffusion transformers of every family."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from dreambooth_core.commands.main import main
+from dreambooth_core.families.names import NAMES, LayerNames
+from dreambooth_core.formats import storage
+from dreambooth_core.formats.adapters.denoisers import read_denoiser
+from dreambooth_core.formats.adapters.naming import unfused
+from dreambooth_core.formats.adapters.read import read_adapter
+from dreambooth_core.formats.adapters.write import write_adapter
+from tests.helpers.adapters import relative
+from tests.helpers.family_adapters import family_adapter, sizes
+
+by_family = pytest.mark.parametrize("names", NAMES.working(), ids=lambda names: names.family)
+
+
+def native_file(names: LayerNames, path: Path, *, blocks: int = 2) -> Path:
+    """A denoiser with random weights under the hosts' names."""
+    generator = torch.Generator().manual_seed(0)
+    own = sizes(names)
+    shapes = {native: own[template] for template, native in names.layers.items()}
+    for fused in names.fused:
+        shapes[fused.native] = (sum(own[part][0] for part in fused.parts), 12)
+    tensors = {
+        f"model.diffusion_model.{key.replace('#', str(block))}.weight": torch.randn(
+            *shape, generator=generator
+        )
+        for key, shape in shapes.items()
+        for block in range(blocks if "#" in key else 1)
+    }
+    storage.write_tensors(path, {**tensors, "text_encoders.x.weight": torch.ones(3, 3)})
+    return path
+
+
+def changes(base: Path, tuned: Path) -> dict[str, Tensor]:
+    before, after = read_denoiser(base), read_denoiser(tuned)
+    return {key: after.tensors[key] - tensor for key, tensor in before.tensors.items()}
+
+
+@by_family
+def test_what_was_baked_is_extracted(names: LayerNames, tmp_path: Path) -> None:
+    base = native_file(names, tmp_path / "base.safetensors")
+    adapter = family_adapter(names)
+    file = write_adapter(adapter, tmp_path / "a.safetensors", "host")
+    baked, out = tmp_path / "baked.safetensors", tmp_path / "out.safetensors"
+    assert main(["bake", str(base), f"{file}:0.5", "--out", str(baked)]) == 0
+    assert set(storage.read_header(baked).tensors) == set(storage.read_header(base).tensors)
+    for key, change in changes(base, baked).items():
+        wanted = adapter.modules[f"transformer.{key.removesuffix('.weight')}"].delta() * 0.5
+        assert relative(change, wanted) < 1e-4, key
+    assert main(["extract", str(base), str(baked), str(out), "--rank", "4"]) == 0
+    found = unfused(read_adapter(out))
+    assert found.family == names.family
+    for name, weights in adapter.modules.items():
+        assert relative(found.modules[name].delta(), weights.delta() * 0.5) < 1e-4, name
+
+
+def test_an_adapter_that_depends_on_its_base_becomes_lora(tmp_path: Path) -> None:
+    names = next(each for each in NAMES.working() if each.family == "z_image")
+    base = native_file(names, tmp_path / "base.safetensors")
+    adapter = family_adapter(names, "dora", only=("to_q", "to_k", "to_v"))
+    file = write_adapter(adapter, tmp_path / "a.safetensors", "kohya")
+    out = tmp_path / "out.safetensors"
+    command = ["resize", str(file), str(out), "--rank", "12", "--base", str(base)]
+    assert main([*command, "--layout", "diffusers"]) == 0
+    weights = read_denoiser(base).tensors
+    for name, made in read_adapter(out).modules.items():
+        own = weights[f"{name.removeprefix('transformer.')}.weight"]
+        assert relative(made.delta(), adapter.modules[name].delta(own)) < 1e-4
+
+
+def test_fp8_is_read_with_its_scales(tmp_path: Path) -> None:
+    names = next(each for each in NAMES.working() if each.family == "flux")
+    base = native_file(names, tmp_path / "base.safetensors")
+    tensors = {k: t.clone() for k, t in storage.read_tensors(base).items()}
+    key = "model.diffusion_model.double_blocks.0.img_attn.qkv"
+    small = (tensors[f"{key}.weight"] / 2).to(torch.float8_e4m3fn)
+    quantised = {**tensors, f"{key}.weight": small, f"{key}.scale_weight": torch.tensor(2.0)}
+    storage.write_tensors(tmp_path / "fp8.safetensors", quantised)
+    read = read_denoiser(tmp_path / "fp8.safetensors")
+    wanted = small.float()[:12] * 2
+    assert torch.equal(read.tensors["transformer_blocks.0.attn.to_q.weight"], wanted)
+
+
+def test_two_families_have_no_difference(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    flux, z_image = (n for n in NAMES.working() if n.family in ("flux", "z_image"))
+    a = native_file(flux, tmp_path / "a.safetensors")
+    b = native_file(z_image, tmp_path / "b.safetensors")
+    assert main(["extract", str(a), str(b), str(tmp_path / "out.safetensors")]) == 2
+    assert "the base is flux and the trained model is z_image" in capsys.readouterr().err
