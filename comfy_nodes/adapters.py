@@ -127,6 +127,7 @@ def describe(report: dict[str, Any]) -> list[str]:
 
     lines = [
         str(report.get("label", "")),
+        *(f"{each['host']} {each['text']}" for each in report.get("hosts") or []),
         f"method: {report.get('method')}, {report.get('dtype')}",
         f"modules: {counted(report.get('modules', {}))}",
         f"ranks: {counted(report.get('ranks', {}))}, alphas: {counted(report.get('alphas', {}))}",

@@ -30,6 +30,9 @@ def inspected(found: dict[str, Any]) -> Html:
     for name, value in found.items():
         if isinstance(value, (str, int, float)) and value != "":
             rows.append((_words(name), value))
+        elif name == "hosts" and value:
+            told = [div("", f"{each['host']}: {each['text']}") for each in value]
+            rows.append((_words(name), join(told)))
         elif isinstance(value, list) and value and all(isinstance(v, (str, int)) for v in value):
             rows.append((_words(name), ", ".join(map(str, value[:40]))))
         elif isinstance(value, dict) and value:

@@ -1,6 +1,9 @@
 """Stable Diffusion 3 and 3.5.
 
 ComfyUI cuts ``qkv`` at 64 rows a block (``mmdit_to_diffusers``), as every published size has it.
+A1111 knows four layers of the image's side (``diffusers_weight_mapping`` in its ``sd3_model.py``:
+the names of the text's side have a dot too many), and gives up a file with flat names at its first
+``.alpha``.
 """
 
 from __future__ import annotations
@@ -44,6 +47,7 @@ NAMES = LayerNames(
     ),
     swapped=frozenset({"norm_out.linear"}),
     hosts={
+        "A1111": (("transformer.", DIFFUSERS),),
         "Forge": GENERIC,
         "ComfyUI": (
             *GENERIC,
@@ -53,6 +57,11 @@ NAMES = LayerNames(
             ("lycoris_", DIFFUSERS),
         ),
         "diffusers": (("transformer.", DIFFUSERS),),
+    },
+    few={
+        "A1111": frozenset(
+            f"{_BLOCK}.attn.{layer}" for layer in ("to_q", "to_k", "to_v", "to_out.0")
+        )
     },
     written="diffusers",
     variants=(

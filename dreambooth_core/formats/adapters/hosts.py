@@ -31,7 +31,7 @@ _COMFYUI = re.compile(
     "a[12]\\.weight|b[12]\\.weight|set_weight|reshape_weight"
 )
 _FORGE = re.compile(rf"{_LORA}|{_LYCORIS}|{_PEFT}|{_OLD}|a[12]\.weight|b[12]\.weight")
-_A1111 = re.compile(rf"{_LORA}|{_LYCORIS}|oft_blocks|oft_diag|rescale")
+_A1111 = re.compile(rf"{_LORA}|{_LYCORIS}|{_PEFT}|oft_blocks|oft_diag|rescale")
 _DIFFUSERS = re.compile(rf"{_LORA}|{_PEFT}|{_OLD}|lora_magnitude_vector(?:\.weight)?")
 _TAILS = {
     "A1111": _A1111,

@@ -67,7 +67,7 @@ def test_hosts_load_the_whole_file(names: LayerNames, tmp_path: Path) -> None:
     whole = {host for host in names.hosts if host != "diffusers"}
     if host_layout(adapter) == "diffusers":
         whole = set(names.hosts) if not names.unknown_to_hosts else set()
-    for host in whole - ({"Forge"} if names.family == "sd3" else set()):
+    for host in whole - ({"Forge", "A1111"} if names.family == "sd3" else set()):
         assert told[host].loaded == told[host].total, told[host].text
 
 
@@ -79,6 +79,9 @@ def test_hosts_load_the_whole_file(names: LayerNames, tmp_path: Path) -> None:
         ("flux", "lora_transformer_transformer_blocks_0_attn_to_q", "Forge", False),
         ("flux", "lora_transformer_transformer_blocks_0_attn_to_q", "ComfyUI", True),
         ("flux", "lora_unet_transformer_blocks_0_attn_to_q", "ComfyUI", False),
+        ("sd3", "transformer.transformer_blocks.0.attn.to_q", "A1111", True),
+        ("sd3", "transformer.transformer_blocks.0.attn.add_q_proj", "A1111", False),
+        ("sd3", "lora_unet_joint_blocks_0_x_block_attn_qkv", "A1111", False),
         ("flux2", "transformer.double_stream_modulation_img.linear", "ComfyUI", False),
         ("z_image", "lora_unet_layers_0_attention_to_q", "ComfyUI", False),
         ("z_image", "lora_unet_layers_0_attention_to_q", "diffusers", True),
@@ -212,3 +215,33 @@ def test_rotations_that_cannot_be_joined_are_named(tmp_path: Path) -> None:
     with pytest.raises(Unsupported, match="no rotation of the fused one") as caught:
         write_adapter(adapter, tmp_path / "a.safetensors", "kohya")
     assert "double_blocks.0.img_attn.qkv" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "hosts"),
+    [
+        (
+            "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q.lora_up.weight",
+            {"A1111", "Forge", "Forge Neo", "ComfyUI", "diffusers"},
+        ),
+        (
+            "lora_te_text_model_encoder_layers_0_self_attn_q_proj.alpha",
+            {"A1111", "Forge", "Forge Neo", "ComfyUI", "diffusers"},
+        ),
+        (
+            "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight",
+            {"diffusers"},
+        ),
+        (
+            "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.lora_up.weight",
+            {"Forge", "Forge Neo", "ComfyUI"},
+        ),
+        (
+            "base_model.model.down_blocks.0.attentions.0.proj_in.lora_A.weight",
+            set(),
+        ),
+    ],
+)
+def test_stable_diffusion_in_the_hosts(key: str, hosts: set[str]) -> None:
+    told = judge({key: (4, 4)}, "sd1")
+    assert {each.host for each in told if each.loaded} == hosts
