@@ -202,6 +202,14 @@ def free_models() -> None:
     management.soft_empty_cache()
 
 
+def gpu_memory() -> int:
+    """Bytes of memory that the host's GPU has in all: its own models leave it. 0 on a CPU."""
+    import comfy.model_management as management
+
+    device = management.get_torch_device()
+    return 0 if device.type == "cpu" else int(management.get_total_memory(device))
+
+
 def stop_if_interrupted() -> None:
     """Raises the host's own exception if somebody pressed its cancel button."""
     import comfy.model_management as management

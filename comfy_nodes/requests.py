@@ -49,7 +49,7 @@ class Request:
         same = {
             FIRST.get(name, name): value
             for name, value in self.config.items()
-            if name not in aside and not name.startswith(_WATCHING)
+            if name not in aside and not name.startswith(_WATCHING) and name != "memory.budget"
         }
         return hashlib.sha256(to_json([same, self.sources]).encode()).hexdigest()
 

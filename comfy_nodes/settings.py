@@ -10,16 +10,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from dreambooth_core.config.catalogue import entries
+from dreambooth_core.config.catalogue import BUDGETS, budget_of, entries
 from dreambooth_core.config.describe import describe
 from dreambooth_core.errors import UserError
 from dreambooth_core.trainer.config import TrainConfig
 
+from . import host
 from .description import PREFIX, SETTINGS, Input, Node, Output, Result
 
 NONE = "(none)"
 OVERRIDE = re.compile(r"[A-Za-z_][\w.\[\]]*\s*=")
 """What may go to the engine's command line: never a flag."""
+WHOLE = "auto"
+MIB = 1024**2
 EMPTY = -1
 """Stands for "empty" in numbers that may be empty."""
 LARGEST = {"INT": 2**53 - 1, "FLOAT": 1e9}
@@ -38,6 +41,7 @@ LEFT_OUT = {
     "save.arrangement",
     "save.also_kohya",
     "method.kind",
+    "memory.budget",
 }
 """What other nodes say, or what must be as the host needs it."""
 SECTIONS = ("method", "optim", "objective", "data", "prior", "memory", "save", "base", "run")
@@ -192,20 +196,15 @@ def choose(
     for line in lines:
         if not OVERRIDE.match(line):
             raise UserError(f"{line!r} sets nothing", where="overrides", do="Write key=value.")
-    presets = tuple(name for name in (preset, memory) if name != NONE)
+    size = host.gpu_memory() if memory == WHOLE else 0
+    if budget := budget_of(memory) or (f"{size // MIB}MB" if size else ""):
+        values["memory.budget"] = budget
+    presets = () if preset == NONE else (preset,)
     return Result((Settings(presets, values, tuple(lines)).over(settings),))
 
 
-def _presets() -> tuple[list[str], list[str]]:
-    """Recipes, and amounts of GPU memory."""
-    names = entries()
-    recipes = [entry.name for entry in names if entry.peak is None]
-    sizes = {entry.name.partition("gb-")[0] for entry in names if entry.peak is not None}
-    return recipes, [f"{size}gb" for size in sorted(sizes, key=int)]
-
-
 def _main() -> Node:
-    recipes, memory = _presets()
+    recipes = [entry.name for entry in entries()]
     said = {each["key"]: each for each in leaves(describe(TrainConfig))}
     seed, rate = said["run.seed"], said["optim.learning_rate"]
     return Node(
@@ -226,10 +225,11 @@ def _main() -> Node:
             Input(
                 "memory",
                 "COMBO",
-                "GPU memory",
-                "Settings that fit a training of this kind into a GPU of this size.",
-                NONE,
-                choices=(NONE, *memory),
+                "Memory budget",
+                "The run is fitted into this much GPU memory by the settings that cost least. "
+                "auto: the whole GPU's. (none): nothing is changed.",
+                WHOLE,
+                choices=(NONE, WHOLE, *(size.lower() for size in BUDGETS)),
             ),
             Input(
                 "steps",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dreambooth_core.commands.options import argument
-from dreambooth_core.commands.train import Configured, read_config
+from dreambooth_core.commands.train import Configured, read_by_hand
 from dreambooth_core.config.describe import flatten
 from dreambooth_core.deferral import load_libraries
 from dreambooth_core.trainer.combinations import refuse_settings
@@ -24,16 +24,21 @@ class Options(Configured):
     """What the command takes."""
 
     values: bool = argument(
-        False, help="only the settings, each alone and together; look at no image, base or device"
+        False, help="only the settings, fitted into memory.budget if that is a size; no images"
     )
     json: bool = argument(False, help="print the report as JSON")
 
 
 def run(args: Options) -> int:
     """Prints the report; returns the exit code."""
-    config = read_config(args)
+    config, by_hand = read_by_hand(args)
     if args.values:
         refuse_settings(config)
+        if config.memory.budget != "auto":
+            load_libraries()
+            from dreambooth_core.trainer.advice import fit
+
+            config = fit(config, by_hand, elsewhere=True).config
         values = flatten(config)
         if args.json:
             json.dump({"config": values}, sys.stdout, indent=2, ensure_ascii=False)
@@ -44,9 +49,9 @@ def run(args: Options) -> int:
     load_libraries()
     from dreambooth_core.trainer.forecast import forecast
 
-    found = forecast(config)
+    found = forecast(config, by_hand)
     if args.json:
-        report = {**found.as_dict(), "config": flatten(config)}
+        report = {**found.as_dict(), "config": flatten(found.config)}
         json.dump(report, sys.stdout, indent=2, ensure_ascii=False)
         sys.stdout.write("\n")
     else:
@@ -84,6 +89,8 @@ def summary(found: Forecast) -> list[tuple[str, Any]]:
         from dreambooth_core.memory.measure import amount
 
         lines.append(("memory", f"about {amount(found.memory['peak'])} on the {found.device}"))
+    for each in (found.memory or {}).get("measures", ()):
+        lines.append(("to fit", f"{each['measure']}: {each['settings']} ({each['cost']})"))
     for kind, caption in found.captions.items():
         lines.append((f"{kind} caption", f"{caption['text']}  {caption['tokens']}"))
     for name, missing in found.class_images.items():

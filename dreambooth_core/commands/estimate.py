@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dreambooth_core.commands.options import argument
-from dreambooth_core.commands.train import Configured, read_config
+from dreambooth_core.commands.train import Configured, read_by_hand
 from dreambooth_core.deferral import load_libraries
 from dreambooth_core.trainer.combinations import refuse_settings
 
@@ -25,7 +25,7 @@ class Options(Configured):
     limit: float | None = argument(
         None,
         metavar="GIB",
-        help="what it must fit into; the device's memory",
+        help="what it must fit into as it is; without it, memory.budget decides",
         minimum=0.1,
         maximum=100_000,
     )
@@ -35,16 +35,18 @@ class Options(Configured):
 def run(args: Options) -> int:
     """Prints the report; returns the exit code: 0 it fits, 1 it does not."""
     load_libraries()
-    from dreambooth_core.trainer.advice import USABLE, cheaper
+    from dreambooth_core.trainer.advice import Fit, cheaper, fit, usable
     from dreambooth_core.trainer.needs import Planner, device_room
 
-    config = read_config(args)
-    planner = Planner(config)
+    config, by_hand = read_by_hand(args)
+    fitted = Fit(config) if args.limit else fit(config, by_hand)
+    config = fitted.config
+    planner = Planner(config, device=fitted.device or None)
     refuse_settings(config, device=planner.device, processes=planner.processes)
     needs = planner.needs()
     room = device_room(planner.device)
-    total = int(args.limit * GIB) if args.limit else room.total if room else None
-    limit = int(total * USABLE) if total else None
+    total = int(args.limit * GIB) if args.limit else fitted.budget or (room and room.total)
+    limit = usable(total) if total else None
     ways = []
     if limit is not None and needs.peak > limit:
         ways = cheaper(config, limit, configs=planner.configs, device=planner.device)
@@ -52,6 +54,7 @@ def run(args: Options) -> int:
         **needs.as_dict(),
         "device": planner.device,
         "total": total,
+        **fitted.as_dict(),
         "free": room.free if room and not args.limit else None,
         "fits": None if limit is None else needs.peak <= limit,
         "cheaper": [{"settings": way.words, "peak": way.needs.peak} for way in ways],
@@ -85,6 +88,8 @@ def show(rows: list[tuple[str, int]], report: dict[str, Any], console: Console) 
     else:
         here = f"{device}: {amount(total)} in all" + (f", {amount(free)} free" if free else "")
         console.print(here)
+    for each in report.get("measures", ()):
+        console.print(f"to fit: {each['measure']}: {each['settings']} ({each['cost']})")
     if report["fits"] is False:
         console.print("It does not fit. Cheaper settings, each on top of those before:")
         for way in report["cheaper"]:

@@ -9,7 +9,7 @@ import sys
 from rich.table import Table
 
 from dreambooth_core.commands.console import terminal
-from dreambooth_core.config.catalogue import SHIPPED, entries, read_entry, whole_names
+from dreambooth_core.config.catalogue import entries, read_entry
 from dreambooth_core.config.loading import preset_file
 
 
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Lists them, or prints the YAML of one; returns the exit code."""
     if args.name is not None:
-        path = preset_file(whole_names([args.name], SHIPPED)[0])
+        path = preset_file(args.name)
         text = path.read_text(encoding="utf-8")
         if args.json:
             text = json.dumps({**_facts(path.stem), "yaml": text}, indent=2) + "\n"
@@ -33,20 +33,14 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write("\n")
         return 0
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("name", "version", "peak", "what"):
+    for column in ("name", "version", "what"):
         table.add_column(column)
     for entry in entries():
-        peak = f"{entry.peak:.1f} GiB" if entry.peak else ""
-        table.add_row(entry.name, entry.version, peak, entry.about)
+        table.add_row(entry.name, entry.version, entry.about)
     terminal().print(table)
     return 0
 
 
 def _facts(name: str) -> dict[str, object]:
     entry = read_entry(preset_file(name))
-    return {
-        "name": entry.name,
-        "version": entry.version,
-        "about": entry.about,
-        "peak_gib": entry.peak,
-    }
+    return {"name": entry.name, "version": entry.version, "about": entry.about}

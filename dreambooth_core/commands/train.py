@@ -14,7 +14,7 @@ from dreambooth_core.commands.options import Reporting, argument
 from dreambooth_core.config.loading import dump, load
 from dreambooth_core.deferral import load_libraries
 from dreambooth_core.disk import write_text
-from dreambooth_core.jobs import Event, Proposal, RunFolder
+from dreambooth_core.jobs import Event, Proposal, RunFolder, write_receipt
 from dreambooth_core.trainer.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Configured(Reporting):
         factory=list,
         repeated=True,
         metavar="NAME",
-        help="a preset's name or file, below the configuration; again for another, such as 8gb",
+        help="a preset's name or file, below the configuration; again for another",
     )
 
 
@@ -78,8 +78,15 @@ def run(args: Options) -> int:
 
 def read_config(args: Configured) -> TrainConfig:
     """The effective configuration of the command line."""
+    return read_by_hand(args)[0]
+
+
+def read_by_hand(args: Configured) -> tuple[TrainConfig, set[str]]:
+    """The effective configuration, and the keys that a person set."""
     files, overrides = split_arguments(args)
-    return load(TrainConfig, preset=args.preset, files=files, overrides=overrides)
+    keys: set[str] = set()
+    config = load(TrainConfig, preset=args.preset, files=files, overrides=overrides, by_hand=keys)
+    return config, keys
 
 
 def split_arguments(args: Configured) -> tuple[list[str], list[str]]:
@@ -99,13 +106,17 @@ def new_run(args: Configured, *, elsewhere: bool = False) -> tuple[RunFolder, De
     Raises:
         UserError: the run cannot be; nothing was written then.
     """
-    config = read_config(args)
+    config, by_hand = read_by_hand(args)
     load_libraries()
+    from dreambooth_core.trainer.advice import fit
     from dreambooth_core.trainer.decide import decide
 
-    decision = decide(config, elsewhere=elsewhere)
+    fitted = fit(config, by_hand, elsewhere=elsewhere)
+    decision = decide(fitted.config, elsewhere=elsewhere)
     folder = RunFolder.create(config.run.output, config.run.name)
     write_text(folder.config, dump(decision.config, help=True))
+    if fitted.taken:
+        write_receipt(folder, memory=fitted.as_dict())
     return folder, decision
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from dreambooth_core.config.catalogue import MEMORY, memory_names, whole_names
+from dreambooth_core.config.catalogue import budget_of
 from dreambooth_core.config.describe import joined, split_key
 from dreambooth_core.config.fields import FieldInfo
 from dreambooth_core.config.reading import (
@@ -28,7 +28,7 @@ from dreambooth_core.config.reading import (
     read_text,
     unknown_key,
 )
-from dreambooth_core.config.shapes import Shape, find, members
+from dreambooth_core.config.shapes import Shape, find, members, tell_renamed
 from dreambooth_core.config.suggest import advice, nearest
 from dreambooth_core.config.writing import dump
 from dreambooth_core.errors import UserError
@@ -57,17 +57,19 @@ def load(
     preset: Preset | Sequence[Preset] | None = None,
     files: Iterable[str | os.PathLike[str]] = (),
     overrides: Iterable[str] = (),
+    by_hand: set[str] | None = None,
 ) -> T:
     """Builds a configuration and checks every value of it.
 
     Args:
         schema: the root dataclass.
-        preset: a name out of :func:`preset_names`, or a YAML file; or several, such as a
-            recipe and the memory of the GPU, ``8gb``.
+        preset: a name out of :func:`preset_names`, or a YAML file; or several, each over those
+            before.
         files: YAML or JSON files.
         overrides: ``key=value``; keys are dotted, with ``[n]`` for the items of a list (the
             number after the last adds one). Texts are taken as they are, lists and sections
             are YAML in flow style: ``concepts=[{images: dog}]``.
+        by_hand: is filled with the keys that a person set: not those of the engine's presets.
 
     Raises:
         UserError: an unknown key, a wrong value, a missing or broken file; one line that says
@@ -77,11 +79,19 @@ def load(
     from omegaconf.errors import OmegaConfBaseException
 
     origins: dict[str, str] = {}
-    layers = [preset_file(name) for name in _whole(preset)]
-    layers += [Path(os.path.expanduser(file)) for file in files]
+    recipes, budget = _layers(preset)
+    shipped: dict[str, str] = {}
     try:
         config: Any = OmegaConf.structured(schema)
-        for path in layers:
+        for path in recipes:
+            here: dict[str, str] = {}
+            config = OmegaConf.merge(config, read_file(path, schema, here))
+            origins |= here
+            shipped |= here if path.parent == PRESETS else {}
+        if budget:
+            config = OmegaConf.merge(config, {"memory": {"budget": budget}})
+        for file in files:
+            path = Path(os.path.expanduser(file))
             config = OmegaConf.merge(config, read_file(path, schema, origins))
         source = Source(COMMAND_LINE, Path.cwd(), schema, lines=False, origins=origins)
         for override in overrides:
@@ -98,6 +108,8 @@ def load(
         raise UserError(str(error)) from error
     _settle(built)
     validate(built, origins)
+    if by_hand is not None:
+        by_hand |= {key for key, where in origins.items() if shipped.get(key) != where}
     return cast(T, built)
 
 
@@ -116,19 +128,22 @@ def _settle(config: Any) -> None:
 
 
 def preset_names() -> list[str]:
-    """The presets that come with the engine: what is learned, by which method, on which family.
-
-    Those for an amount of memory are listed by ``config.catalogue``.
-    """
+    """The presets that come with the engine: what is learned, by which method, on which family."""
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
-def _whole(preset: Preset | Sequence[Preset] | None) -> list[Preset]:
-    """Each preset by its whole name, recipes before memory."""
-    if preset is None:
-        return []
-    several = [preset] if isinstance(preset, (str, os.PathLike)) else list(preset)
-    return whole_names(several, PRESETS)
+def _layers(preset: Preset | Sequence[Preset] | None) -> tuple[list[Path], str]:
+    """The files of presets, and the memory budget that one of them stands for."""
+    given = [preset] if isinstance(preset, (str, os.PathLike)) else list(preset or ())
+    files, budget = list[Path](), ""
+    for each in given:
+        size = budget_of(str(each))
+        if size:
+            tell_renamed(f"the preset {each}", f"memory.budget={size}")
+        else:
+            files.append(preset_file(each))
+        budget = size or budget
+    return files, budget
 
 
 def preset_file(preset: Preset) -> Path:
@@ -137,11 +152,9 @@ def preset_file(preset: Preset) -> Path:
     if path.suffix in SUFFIXES:
         return path
     shipped = PRESETS / f"{path.name}.yaml"
-    if not os.path.isfile(shipped):
-        shipped = PRESETS / MEMORY / f"{path.name}.yaml"
     if path.name != str(preset) or not os.path.isfile(shipped):
-        names = [*preset_names(), *memory_names(PRESETS)]
-        raise UserError(f"unknown preset {str(preset)!r}", do=advice(str(preset), names) or None)
+        do = advice(str(preset), preset_names()) or None
+        raise UserError(f"unknown preset {str(preset)!r}", do=do)
     return shipped
 
 

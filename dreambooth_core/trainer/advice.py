@@ -1,52 +1,156 @@
-"""Cheaper settings: what to change, in which order, until a run fits into the memory there is."""
+"""A run is fitted into its budget of memory, and one that ran out of it gets advice."""
 
 from __future__ import annotations
 
-import copy
+import importlib.util
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from dreambooth_core.errors import TrainingFailed
+from dreambooth_core.errors import TrainingFailed, UserError
 from dreambooth_core.families.base import Configs
+from dreambooth_core.memory.budget import (
+    DROPS,
+    MEASURES,
+    SMALLER,
+    USABLE,
+    Taken,
+    changed_config,
+    parse_budget,
+    reduced,
+)
 from dreambooth_core.memory.measure import amount, room
-from dreambooth_core.methods.table import METHODS
+from dreambooth_core.optim.table import OPTIMIZERS
+from dreambooth_core.trainer.combinations import Asked, refuse, refuse_settings
 from dreambooth_core.trainer.config import TrainConfig
-from dreambooth_core.trainer.needs import Needs, Planner
+from dreambooth_core.trainer.needs import Needs, Planner, device_kind, device_room
 
 log = logging.getLogger(__name__)
 
-Changes = dict[str, Any]
-"""New values by dotted keys."""
-
-USABLE = 0.92
-"""The share of a device's memory that a run can count on: the screen, other programs and
-fragmentation take the rest."""
-
 WRONG = 0.6
 """Where a run that was estimated to fit did not, cheaper settings aim at this share of it."""
-
-SIZES = (768, 512, 384)
-"""Resolutions to go down to."""
 
 _SAID = ("out of memory", "can't allocate memory", "not enough memory", "alloc failed")
 """What allocators say in a plain ``RuntimeError``."""
 
 
 @dataclass(frozen=True)
-class Suggestion:
-    """Changes on top of those before, and what the run needs with all of them."""
+class Fit:
+    """A configuration that was fitted into a budget."""
 
-    changes: Changes
-    needs: Needs
+    config: TrainConfig
+    budget: int | None = None
+    """Bytes; None where there was nothing to fit into."""
+    device: str = ""
+    needs: Needs | None = None
+    taken: tuple[Taken, ...] = ()
 
     @property
-    def words(self) -> str:
-        """As one would type them."""
-        return " ".join(f"{key}={_text(value)}" for key, value in self.changes.items())
+    def fits(self) -> bool:
+        """Whether the estimate is within the budget's usable part."""
+        return self.budget is None or self.needs is None or self.needs.peak <= usable(self.budget)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for reports and the receipt; empty where there was no budget."""
+        if self.budget is None or self.needs is None:
+            return {}
+        return {
+            "budget_bytes": self.budget,
+            "device": self.device,
+            "estimated_bytes": self.needs.peak,
+            "fits": self.fits,
+            "measures": [each.as_dict() for each in self.taken],
+        }
+
+
+def usable(budget: int) -> int:
+    """Bytes that an estimate may reach."""
+    return int(budget * USABLE)
+
+
+def fit(
+    config: TrainConfig,
+    by_hand: Collection[str] = (),
+    *,
+    configs: Configs | None = None,
+    elsewhere: bool = False,
+) -> Fit:
+    """Fits a run into ``memory.budget``; ``auto`` is what the GPU has free, and nothing on a CPU.
+
+    Args:
+        config: the run.
+        by_hand: dotted keys that a person set, which stay as they are.
+        configs: of the base's networks; read from the base if None.
+        elsewhere: the run will be in another process, which may see a GPU that this one does not.
+
+    Raises:
+        UserError: it does not fit into a size that was named, or the base cannot be read.
+    """
+    refuse_settings(config)
+    budget = parse_budget(config.memory.budget)
+    device = device_kind(config.run.device)
+    if budget is None:
+        room = None if device == "cpu" else device_room(device)
+        if room is None:
+            return Fit(config)
+        found = _fitted(config, by_hand, configs, device, room.free)
+        if not found.fits:
+            log.warning("%s", _too_large(found, configs).line)
+        return found
+    if elsewhere and config.run.device == "auto":
+        device = "cuda"  # a budget is a GPU's
+    found = _fitted(config, by_hand, configs, device, budget)
+    if not found.fits:
+        raise _too_large(found, configs)
+    return found
+
+
+def _fitted(
+    config: TrainConfig,
+    by_hand: Collection[str],
+    configs: Configs | None,
+    device: str,
+    budget: int,
+) -> Fit:
+    planner = Planner(config, configs, device=device)
+    taken = reduced(
+        planner,
+        usable(budget),
+        (*MEASURES, *DROPS),
+        by_hand=by_hand,
+        allowed=lambda changed: can_run(changed, device),
+    )
+    for each in taken:
+        config = changed_config(config, each.changes)
+    needs = taken[-1].needs if taken else planner.needs()
+    return Fit(config, budget, device, needs, tuple(taken))
+
+
+def can_run(config: TrainConfig, device: str) -> bool:
+    """Whether settings go together, with the packages and the device that are here."""
+    optimizer = OPTIMIZERS[config.optim.optimizer]
+    wanted = optimizer.package == "bitsandbytes" or config.memory.quantize == "nf4"
+    if wanted and (device == "mps" or importlib.util.find_spec("bitsandbytes") is None):
+        return False
+    here = device == "cuda" and torch.cuda.is_available()
+    if here and "bf16" in config.run.mixed_precision and not torch.cuda.is_bf16_supported():
+        return False
+    return not refuse(Asked(config, device))
+
+
+def _too_large(found: Fit, configs: Configs | None) -> UserError:
+    assert found.budget is not None and found.needs is not None
+    ways = cheaper(found.config, usable(found.budget), configs=configs, device=found.device)
+    words = "; ".join(f"{way.words} ({amount(way.needs.peak)})" for way in ways)
+    return UserError(
+        f"the run does not fit into {amount(found.budget)}: it needs about "
+        f"{amount(found.needs.peak)} and a margin",
+        where="memory.budget",
+        do=f"Cheaper settings, each on top of those before: {words}." if words else None,
+    )
 
 
 def cheaper(
@@ -55,125 +159,28 @@ def cheaper(
     *,
     configs: Configs | None = None,
     device: str | None = None,
-    ladder: Callable[[TrainConfig], Iterator[Changes]] | None = None,
-) -> list[Suggestion]:
+) -> list[Taken]:
     """What to change so that the run fits into ``limit`` bytes, what costs least first.
 
-    Changes that would not help are left out. The last suggestion fits, if any does; none is
-    made where the run fits as it is.
+    Changes that would not help are left out. The last one fits, if any does; none is made where
+    the run fits as it is.
 
     Args:
         config: the run.
         limit: bytes.
         configs: of the base's networks; read from the base if None.
         device: see :class:`Planner`.
-        ladder: other changes to try.
 
     Raises:
         UserError: the base cannot be read.
     """
     planner = Planner(config, configs, device=device)
-    needs = planner.needs()
-    found: list[Suggestion] = []
-    now = config = planner.config
-    for changes in (ladder or steps_down)(config):
-        if needs.peak <= limit:
-            break
-        changed = changed_config(now, changes)
-        if changed == now:
-            continue
-        planner = planner.changed(changed)
-        result = planner.needs()
-        if not _helps(result, needs):
-            continue
-        changes = {key: value for key, value in changes.items() if _get(now, key) != value}
-        found.append(Suggestion(changes, result))
-        now, needs = changed, result
-    return found
-
-
-def _helps(after: Needs, before: Needs) -> bool:
-    """Whether any of the phases needs less, by more than a rounding error."""
-    pairs = (
-        (after.training.peak, before.training.peak),
-        (after.encoding, before.encoding),
-        (after.class_images, before.class_images),
+    return reduced(
+        planner,
+        limit,
+        (*MEASURES, *DROPS, *SMALLER),
+        allowed=lambda changed: can_run(changed, planner.device),
     )
-    return any(a < 0.98 * b for a, b in pairs)
-
-
-def steps_down(config: TrainConfig) -> Iterator[Changes]:
-    """Every change that saves memory, what costs least first."""
-    yield from without_loss(config)
-    yield from with_loss(config)
-
-
-def without_loss(config: TrainConfig) -> Iterator[Changes]:
-    """Changes that cost time at most: what is learned stays nearly the same."""
-    full = METHODS[config.method.kind].trains_base
-    if config.run.mixed_precision == "no":
-        yield {"run.mixed_precision": "bf16"}
-    if config.optim.ema.enabled:
-        yield {"optim.ema.on_cpu": True}
-    if full and config.optim.optimizer in ("adamw", "adam"):
-        yield {"optim.optimizer": "adamw8bit"}
-    yield {"memory.gradient_checkpointing": True}
-    if not full and config.optim.optimizer in ("adamw", "adam"):
-        yield {"optim.optimizer": "adamw8bit"}
-    if config.prior.enabled:
-        yield {"prior.batch_size": 1}
-    if config.run.batch_size > 1:
-        together = config.run.batch_size * config.run.gradient_accumulation_steps
-        yield {"run.batch_size": 1, "run.gradient_accumulation_steps": together}
-
-
-def with_loss(config: TrainConfig) -> Iterator[Changes]:
-    """Changes that also change a little, or a good deal, of what is learned."""
-    full = METHODS[config.method.kind].trains_base
-    if full and config.run.mixed_precision != "fp16":
-        yield {
-            "optim.fused_backward_pass": True,
-            "optim.max_grad_norm": 0.0,
-            "run.batch_size": 1,
-            "run.gradient_accumulation_steps": 1,
-        }
-    if not full:
-        yield {"memory.quantize": "nf4"}
-    if config.method.train_text_encoder and config.method.train_denoiser:
-        yield {"method.train_text_encoder": False}
-    if full:
-        yield {"optim.optimizer": "adafactor"}
-        if config.run.mixed_precision != "fp16":
-            yield {"run.mixed_precision": "full_bf16", "optim.stochastic_rounding": True}
-    if config.prior.enabled:
-        yield {"prior.enabled": False}
-    now = config.data.resolution
-    for size in SIZES:
-        if now and size < now and config.data.height is None and config.data.width is None:
-            yield {"data.resolution": size}
-
-
-def changed_config(config: TrainConfig, changes: Changes) -> TrainConfig:
-    """A copy of the configuration with new values."""
-    changed = copy.deepcopy(config)
-    for key, value in changes.items():
-        *sections, name = key.split(".")
-        target: Any = changed
-        for section in sections:
-            target = getattr(target, section)
-        setattr(target, name, value)
-    return changed
-
-
-def _get(config: TrainConfig, key: str) -> Any:
-    value: Any = config
-    for name in key.split("."):
-        value = getattr(value, name)
-    return value
-
-
-def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -204,7 +211,7 @@ def out_of_memory(
     try:
         needs = Planner(config, configs, device=device.type).needs()
         # Where the estimate says that it fits, it is wrong, or others use the device.
-        limit = min(int(total * USABLE), int(needs.peak * WRONG))
+        limit = min(usable(total), int(needs.peak * WRONG))
         ways = cheaper(config, limit, configs=configs, device=device.type)
         estimated = f", and the run needs about {amount(needs.peak)}"
     except Exception:
@@ -212,7 +219,7 @@ def out_of_memory(
         ways, estimated = [], ""
     steps = "; ".join(f"{way.words} ({amount(way.needs.peak)})" for way in ways)
     advice = f"Cheaper settings, each on top of those before: {steps}." if steps else ""
-    resume = " Then go on with run.resume=latest." if last_saved is not None else ""
+    resume = " Then resume with run.resume=latest." if last_saved is not None else ""
     return TrainingFailed(
         f"out of memory: {where} has {amount(total)}{estimated}; {saved}",
         do=(advice or "Close other programs, or take a smaller base.") + resume,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dreambooth_core.errors import UserError
+from dreambooth_core.memory.budget import parse_budget
 from dreambooth_core.methods.table import METHODS, MethodSpec
 from dreambooth_core.objective.timesteps import timestep_range
 from dreambooth_core.optim.options import OptimOptions
@@ -318,6 +319,7 @@ def refuse_settings(config: TrainConfig, *, device: str = "", processes: int = 1
     """
     for error in refuse(Asked(config, device, processes)):
         raise error
+    parse_budget(config.memory.budget)
     make_schedule(config.optim, total_steps=1)
     timestep_range(config.objective, steps=1000)
     wanted = config.run.resume

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from dreambooth_core.trainer.advice import fit
 from dreambooth_core.trainer.config import TrainConfig
 from dreambooth_core.trainer.decide import decide
 from dreambooth_core.trainer.watch import estimate_of
@@ -25,7 +27,7 @@ class Forecast:
     trainable: dict[str, int]
     """Trained parameters by component."""
     data: dict[str, Any]
-    """Pictures taken and skipped, buckets, captions, as in the receipt."""
+    """Images taken and skipped, buckets, captions, as in the receipt."""
     captions: dict[str, dict[str, Any]]
     """The first caption of each kind, with its tokens."""
     class_images: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -33,21 +35,31 @@ class Forecast:
     memory: dict[str, Any] | None = None
     """The memory that it needs, in bytes; None where that could not be found out."""
     warnings: list[str] = field(default_factory=list)
+    config: TrainConfig = field(default_factory=TrainConfig)
+    """What would be in effect."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
+        """Plain JSON values, without the configuration."""
+        values = asdict(self)
+        del values["config"]
+        return values
 
 
-def forecast(config: TrainConfig) -> Forecast:
+def forecast(config: TrainConfig, by_hand: Collection[str] = ()) -> Forecast:
     """Looks at the base and at the images; trains and writes nothing.
 
     Weights are read only where class images are asked for, which are kept by the weights that
     made them.
 
+    Args:
+        config: the run, which is fitted into its memory budget first.
+        by_hand: dotted keys that a person set.
+
     Raises:
         UserError: as :func:`dreambooth_core.trainer.decide.decide`.
     """
+    fitted = fit(config, by_hand)
+    config = fitted.config
     found = decide(config, weights=config.prior.enabled)
     config = found.config
     parts, items, device = found.parts, found.items, found.device
@@ -73,6 +85,7 @@ def forecast(config: TrainConfig) -> Forecast:
             for kind, text in items.first_captions().items()
         },
         class_images=missing,
-        memory=needs.as_dict() if needs else None,
+        memory={**needs.as_dict(), **fitted.as_dict()} if needs else None,
+        config=config,
         warnings=[*warnings, *items.warnings()],
     )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 from torch import Tensor
 
 from dreambooth_core.errors import Stopped
+from dreambooth_core.jobs import write_receipt
 from dreambooth_core.jobs.checkpoints import name_of, saved_steps
 from dreambooth_core.trainer.metrics import MOST_WAITING, Window
 from dreambooth_core.trainer.session import Session
@@ -114,6 +116,10 @@ class _Loop:
         if not session.samples.has_class_images:
             means.pop("class_loss")
             means.pop("prior_share")
+        measured = self.watch.told()
+        if measured.get("measured_on") == "cuda" and session.processes.is_main:
+            write = partial(write_receipt, session.folder, memory=measured)
+            session.saver("the receipt", write)
         session.reporter.emit(
             "progress",
             stage="train",
@@ -122,7 +128,7 @@ class _Loop:
             epoch=session.plan.epoch_of(session.step - 1),
             lr=next(iter(session.stepper.learning_rates.values())),
             **means,
-            **self.watch.told(),
+            **measured,
         )
 
     def scheduled(self) -> None:

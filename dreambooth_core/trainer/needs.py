@@ -112,6 +112,7 @@ class Planner:
         self.device = device or device_kind(config.run.device)
         self.processes = processes or int(os.environ.get("WORLD_SIZE") or 1)
         quieten()
+        self._traces = {_traced(config): self}
         self._dtype = DTYPES[config.run.mixed_precision]
         parts = self._parts(family)
         self.family = family.name
@@ -151,9 +152,12 @@ class Planner:
 
     def changed(self, config: TrainConfig) -> Planner:
         """A planner for another configuration of the same run; traces anew only if it must."""
-        if _traced(config) != _traced(self.config):
-            return Planner(config, self.configs, device=self.device, processes=self.processes)
-        other = copy.copy(self)
+        there = self._traces.get(_traced(config))
+        if there is None:
+            there = Planner(config, self.configs, device=self.device, processes=self.processes)
+            there._traces = self._traces
+            there._traces[_traced(config)] = there
+        other = copy.copy(there)
         other.config = config
         return other
 
@@ -232,10 +236,10 @@ class Planner:
         )
 
 
-def _traced(config: TrainConfig) -> tuple[object, ...]:
+def _traced(config: TrainConfig) -> str:
     """What a trace depends on."""
     precision = config.run.mixed_precision
-    return (config.base, config.method, config.data, precision, images_at_once(config))
+    return repr((config.base, config.method, config.data, precision, images_at_once(config)))
 
 
 def device_kind(wanted: str) -> str:

@@ -297,6 +297,13 @@ class PublishOptions:
 class MemoryOptions:
     """What saves memory, and what it costs."""
 
+    budget: str = option(
+        "auto",
+        label="Memory budget",
+        help="""Memory that the run may take: auto (what the GPU has free; on a CPU nothing is
+        changed) or a size such as 8GB. The run is fitted into it by the settings that cost least;
+        what you set yourself stays.""",
+    )
     gradient_checkpointing: bool = option(
         False,
         label="Gradient checkpointing",

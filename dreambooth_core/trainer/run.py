@@ -216,6 +216,9 @@ def _prepared(
     needs = None
     with reporter.decorative("estimating the memory"):
         needs = estimate_of(config, session.parts.configs, processes.device)
+    if needs and processes.is_main:
+        estimated = {"budget": config.memory.budget, "estimated_bytes": needs.peak}
+        saver("the receipt", lambda: write_receipt(folder, memory=estimated))
     reporter.emit(
         "started",
         estimated_bytes=needs.peak if needs else None,

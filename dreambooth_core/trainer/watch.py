@@ -27,7 +27,7 @@ STEPS_BEFORE = 5
 
 
 class MemoryWatch:
-    """Measures the first step, and notices steps that wait for the computer's memory.
+    """Measures the first step, and notices steps that wait for RAM.
 
     Windows' GPU drivers move memory into the computer's when the GPU's is full, instead of
     failing; steps then take many times longer.
@@ -72,8 +72,8 @@ class MemoryWatch:
         self._told = True
         return (
             f"this step took {seconds:.1f} s, {seconds / statistics.median(before):.0f} times "
-            "longer than usual, and the GPU's memory is full: Windows seems to use the computer's "
-            "memory in its place. Close other programs, take a smaller memory preset, or forbid "
+            "longer than usual, and the GPU's memory is full: Windows seems to use RAM "
+            "in its place. Close other programs, set a smaller memory.budget, or forbid "
             'it in NVIDIA\'s control panel ("CUDA - Sysmem Fallback Policy").'
         )
 

@@ -29,7 +29,7 @@ class Settings(Body):
 
     values: Dict[str, Any] = Field({}, description=VALUES)  # noqa: UP006
     presets: List[StrictStr] = Field(  # noqa: UP006
-        [], description="Names of presets below the values, such as object-lora-sd1 and 8gb."
+        [], description="Names of presets below the values, such as object-lora-sd1."
     )
 
 

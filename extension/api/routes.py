@@ -135,7 +135,7 @@ def _configuration(router: APIRouter, studio: Studio) -> None:
 
     @router.get("/presets")
     def presets() -> Any:
-        """Recipes, memory presets, and the user's own."""
+        """Recipes, and the user's own."""
         return {"presets": [dataclasses.asdict(preset) for preset in studio.presets()]}
 
     @router.get("/presets/{name}")
@@ -155,9 +155,9 @@ def _configuration(router: APIRouter, studio: Studio) -> None:
         return {}
 
     @router.get("/memory", response_model=types.MemoryChoice)
-    def memory(family: str, method: str = "lora") -> Any:
-        """The memory preset that fits this machine."""
-        return studio.memory_choice(family, method)
+    def memory() -> Any:
+        """The memory that a run may take on this machine: what ``memory.budget: auto`` means."""
+        return studio.memory_choice()
 
     @router.post("/check")
     def check(body: bodies.Settings) -> Any:

@@ -89,12 +89,13 @@ class WebUI:
 
     def memory(self) -> Memory | None:
         """The CUDA device's memory; what this process holds is counted as free."""
-        import torch
         from modules import devices
 
         device = devices.device
         if getattr(device, "type", "") != "cuda":
             return None
+        import torch
+
         free, total = torch.cuda.mem_get_info(device)
         held = torch.cuda.memory_reserved(device)
         if self.settings().release == "keep":

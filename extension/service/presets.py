@@ -5,13 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from dreambooth_core.config.catalogue import (
-    MEMORY,
-    SHIPPED,
-    entries,
-    memory_names,
-    read_entry,
-)
+from dreambooth_core.config.catalogue import SHIPPED, budget_of, entries
 from dreambooth_core.config.describe import flatten, nest, renamed
 from dreambooth_core.config.marking import mark
 from dreambooth_core.config.reading import read_file
@@ -24,7 +18,7 @@ from dreambooth_core.trainer.config import TrainConfig
 from ..host.base import Host
 from .types import MemoryChoice, Preset, Values
 
-GIB = 1024**3
+GIB, MIB = 1024**3, 1024**2
 ENDING = ".json"
 
 
@@ -36,12 +30,8 @@ class Presets:
         self.host = host
 
     def all(self) -> list[Preset]:
-        """Recipes, memory presets from the smallest GPU up, the user's own."""
-        memory = set(memory_names())
-        shipped = [
-            Preset(one.name, "memory" if one.name in memory else "recipe", one.about, one.peak)
-            for one in entries()
-        ]
+        """Recipes, then the user's own."""
+        shipped = [Preset(one.name, "recipe", one.about) for one in entries()]
         own = sorted(self.host.folders().presets.glob(f"*{ENDING}"))
         return [*shipped, *(Preset(path.stem, "own") for path in own)]
 
@@ -54,7 +44,6 @@ class Presets:
         for path in (
             self.host.folders().presets / f"{name}{ENDING}",
             SHIPPED / f"{name}.yaml",
-            SHIPPED / MEMORY / f"{name}.yaml",
         ):
             if path.stem == name and sanitise(name) == name and path.is_file():
                 return path
@@ -62,7 +51,7 @@ class Presets:
 
     def is_own(self, name: str) -> bool:
         """Whether a preset is the user's."""
-        return bool(name) and self.file(name).suffix == ENDING
+        return bool(name) and not budget_of(name) and self.file(name).suffix == ENDING
 
     def shipped(self, names: Sequence[str]) -> list[str]:
         """Those of the engine's own, in their order."""
@@ -70,6 +59,8 @@ class Presets:
 
     def values(self, name: str) -> Values:
         """What a preset sets, by dotted keys."""
+        if size := budget_of(name):  # what was a memory preset
+            return {"memory.budget": size}
         values = flatten(read_file(self.file(name), TrainConfig, {}))
         return {key: v for key, v in values.items() if not key.startswith("run.presets")}
 
@@ -108,28 +99,15 @@ class Presets:
         name = f"{kind}-{_kind_of(method)}-{family}"
         return name if (SHIPPED / f"{name}.yaml").is_file() else ""
 
-    def memory_choice(self, family: str, method: str) -> MemoryChoice:
-        """The largest memory preset (the quickest settings) whose peak fits what is free."""
+    def memory_choice(self) -> MemoryChoice:
+        """The memory that a run may take: what is free, the host's model counted as free."""
         memory = self.host.memory()
         if memory is None:
             return MemoryChoice("", "no GPU was found: training runs on the processor")
         free, total = memory.free / GIB, memory.total / GIB
-        ending = f"-{_kind_of(method)}-{family}"
-        names = [name for name in memory_names() if name.endswith(ending)]
         facts = {"free_gib": round(free, 1), "total_gib": round(total, 1)}
-        fitting = [name for name in names if (self._peak(name) or 0.0) <= free]
-        if fitting:
-            name = fitting[-1]
-            reason = f"needs about {self._peak(name):.1f} GiB of {free:.1f} GiB that are free"
-            return MemoryChoice(name, reason, **facts)
-        if not names:
-            return MemoryChoice("", f"there is no memory preset for {family} {method}", **facts)
-        least = self._peak(names[0]) or 0.0
-        reason = f"{free:.1f} GiB are free, and the smallest preset needs about {least:.1f} GiB"
-        return MemoryChoice("", reason, **facts)
-
-    def _peak(self, name: str) -> float | None:
-        return read_entry(SHIPPED / MEMORY / f"{name}.yaml").peak
+        reason = f"{free:.1f} GiB of {total:.1f} GiB are free; the run is fitted into them"
+        return MemoryChoice(f"{memory.free // MIB}MB", reason, **facts)
 
 
 def _kind_of(method: str) -> str:

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from dreambooth_core.config.catalogue import budget_of
 from dreambooth_core.config.describe import describe, renamed
 from dreambooth_core.errors import UserError
 from dreambooth_core.jobs import VERBS
@@ -139,7 +140,7 @@ class Studio:
         return describe(TrainConfig)
 
     def presets(self) -> list[types.Preset]:
-        """Recipes, memory presets, and the user's own."""
+        """Recipes, and the user's own."""
         return self._presets.all()
 
     def preset(self, name: str) -> Values:
@@ -159,16 +160,16 @@ class Studio:
         family; empty where there is none."""
         return self._presets.recipe(kind, method, family)
 
-    def memory_choice(self, family: str, method: str) -> types.MemoryChoice:
-        """The memory preset that fits the free VRAM (the host's model counted as free)."""
-        return self._presets.memory_choice(family, method)
+    def memory_choice(self) -> types.MemoryChoice:
+        """The memory budget that ``auto`` stands for (the host's model counted as free)."""
+        return self._presets.memory_choice()
 
     def check(self, values: Values, presets: Sequence[str] = ()) -> types.Report:
         """What would run: wrong values by key, or the forecast. *Slow*.
 
         Args:
             values: what the user set.
-            presets: names below them, in order: a recipe, a memory preset.
+            presets: names of presets below them, in order.
         """
         values, problems = self._settle(values, presets)
         return self._runs.check(values, self._presets.shipped(presets), problems)
@@ -187,11 +188,17 @@ class Studio:
         return self._runs.start(values, name, self._presets.shipped(presets))
 
     def _settle(self, values: Values, presets: Sequence[str]) -> tuple[Values, list[types.Problem]]:
-        """The user's presets and values in one, their paths checked alike."""
+        """The user's presets and values in one, their paths checked alike; the memory that is free
+        is the host's to say, since its own model will leave."""
         own: Values = {}
         for name in presets:
             own |= self._presets.values(name) if self._presets.is_own(name) else {}
-        return self.paths.settle(own | renamed(TrainConfig, values))
+        values = own | renamed(TrainConfig, values)
+        named = any(map(budget_of, presets))
+        if not named and values.get("memory.budget", "auto") == "auto":
+            free = self.memory_choice().budget
+            values |= {"memory.budget": free} if free else {}
+        return self.paths.settle(values)
 
     def status(self, run: str) -> types.Status:
         """What state a run is in."""

@@ -120,20 +120,18 @@ class Preset:
 
     name: str
     kind: str
-    """``recipe``, ``memory`` or ``own``."""
+    """``recipe`` or ``own``."""
     about: str = ""
-    peak_gib: float | None = None
-    """Estimated peak; memory presets only."""
 
 
 @dataclass(frozen=True)
 class MemoryChoice:
-    """The memory preset that fits this machine."""
+    """The memory that a run may take on this machine."""
 
-    name: str
-    """Empty where none fits or there is no GPU."""
+    budget: str
+    """The value of ``memory.budget``; empty where there is no GPU."""
     reason: str
-    """In words: what is free, what it needs, or why none fits."""
+    """In words."""
     free_gib: float | None = None
     total_gib: float | None = None
 

@@ -64,6 +64,12 @@ def _rows(forecast: Mapping[str, Any], seconds: float | None) -> list[tuple[str,
         ("Steps", f"{steps}" + (f"  ({epoch} / epoch)" if epoch else "")),
         ("Trained parameters", join([div("", f"{n:,}  {name}") for name, n in trainable.items()])),
         ("Memory needed", size(memory["peak"]) if memory.get("peak") else None),
+        (
+            "To fit into it",
+            join([_measure(each) for each in memory.get("measures", ())])
+            if memory.get("measures")
+            else None,
+        ),
         ("Time needed", duration(seconds) if seconds else None),
         ("Device", f"{forecast.get('device', '')}, {forecast.get('precision', '')}"),
         ("Captions", join(captions)),
@@ -72,6 +78,12 @@ def _rows(forecast: Mapping[str, Any], seconds: float | None) -> list[tuple[str,
             sum(each.get("missing", 0) for each in classes.values()) or None,
         ),
     ]
+
+
+def _measure(taken: Mapping[str, Any]) -> Html:
+    """A setting that was changed to need less memory."""
+    words = join([span("", taken["measure"]), f" ({size(taken['saves'])}) "])
+    return div("", words, span("db-muted", taken["settings"]))
 
 
 def _skipped(forecast: Mapping[str, Any]) -> Html | str:

@@ -27,6 +27,9 @@ ESSENTIALS = (
 )
 """What people change most, row by row."""
 
+APART = ("memory.budget", *(key for row in ESSENTIALS for key in row))
+"""Options that stand above their sections."""
+
 AUTO = "Automatic"
 
 
@@ -66,15 +69,7 @@ class MethodArea:
                     info="Automatic follows kind, method and base.",
                     interactive=True,
                 )
-                self.memory: Component = make(
-                    "Dropdown",
-                    label="Memory preset",
-                    choices=[AUTO],
-                    value=AUTO,
-                    elem_id="dreambooth_memory",
-                    info="Automatic takes the one that fits the free memory.",
-                    interactive=True,
-                )
+                form.field("memory.budget")
             self.about: Component = html(elem_id="dreambooth_preset_about")
             for keys in ESSENTIALS:
                 form.row(*keys)
@@ -100,45 +95,26 @@ class MethodArea:
                 )
             self.said: Component = html()
 
-    def names(self, family: str, method: str, recipe: str, memory: str) -> list[Any]:
-        """The choices of both lists for a family and a method; a choice that still is one stays."""
+    def names(self, family: str, method: str, recipe: str) -> Any:
+        """The list's choices for a family and a method; a choice that still is one stays."""
         found = self.studio.presets()
-        ending = f"-{short(method)}-{family}"
-        own = _fitting(found, "own")
-        recipes = _fitting(found, "recipe", ending)
-        tiers = _fitting(found, "memory", ending)
-        return [
-            update(
-                choices=[AUTO, *own, *recipes],
-                value=recipe if recipe in (*own, *recipes) else AUTO,
-            ),
-            update(choices=[AUTO, *tiers], value=memory if memory in tiers else AUTO),
-        ]
+        names = [*_fitting(found, "own"), *_fitting(found, "recipe", _ending(method, family))]
+        return update(choices=[AUTO, *names], value=recipe if recipe in names else AUTO)
 
-    def chosen(
-        self, kind: str, method: str, family: str, recipe: str, memory: str
-    ) -> tuple[list[str], Html]:
-        """The presets that are in effect, and why, in words."""
-        ending = f"-{short(method)}-{family}"
+    def chosen(self, kind: str, method: str, family: str, recipe: str) -> tuple[list[str], Html]:
+        """The presets that are in effect, in words, and the memory that there is."""
         found = self.studio.presets()
         mine = _fitting(found, "own")
-        if recipe not in mine and (recipe == AUTO or not recipe.endswith(ending)):
+        if recipe not in mine and (recipe == AUTO or not recipe.endswith(_ending(method, family))):
             recipe = self.studio.recipe(kind, short(method), family)
-        words: list[Any] = []
         names = [recipe] if recipe else []
-        if memory != AUTO and memory.endswith(ending):
-            names.append(memory)
-        else:
-            choice = self.studio.memory_choice(family, short(method))
-            words.append(note("info", span("", choice.reason)) if choice.reason else "")
-            if choice.name:
-                names.append(choice.name)
+        reason = self.studio.memory_choice().reason
         abouts = {each.name: each.about for each in found}
         lines = [
             div("db-preset", span("db-chip db-is-preset", name), span("", abouts.get(name, "")))
             for name in names
         ]
-        return names, join([*lines, *words])
+        return names, join([*lines, note("info", span("", reason))])
 
     def values(self, names: list[str]) -> dict[str, Any]:
         """What these presets set, the later over the earlier."""
@@ -152,7 +128,6 @@ class MethodArea:
         kind: str,
         family: str,
         recipe: str,
-        memory: str,
         layer: str,
         *given: Any,
     ) -> list[Any]:
@@ -164,7 +139,7 @@ class MethodArea:
         shown = self.form.shown(given)
         method = str(shown["method.kind"])
         try:
-            names, about = self.chosen(kind, method, family, recipe, memory)
+            names, about = self.chosen(kind, method, family, recipe)
             merged = self.values(names)
         except DreamBoothError as error:
             return [*self.form.updates({}), update(), failure(error)]
@@ -217,6 +192,11 @@ class MethodArea:
 def short(method: str) -> str:
     """The method as presets are named: adapters of every kind are ``lora``."""
     return "full" if method == "full" else "lora"
+
+
+def _ending(method: str, family: str) -> str:
+    """What the names of the presets for a method and a family end with."""
+    return f"-{short(method)}-{family}"
 
 
 def _fitting(presets: Any, kind: str, ending: str = "") -> list[str]:

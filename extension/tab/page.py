@@ -19,7 +19,7 @@ from .form import Form
 from .generate import GenerateArea
 from .html import note
 from .live import Watcher
-from .method import ESSENTIALS, Layer, MethodArea
+from .method import APART, Layer, MethodArea
 from .runs import RunsPage
 from .setup import Setup
 from .subject import Subjects
@@ -35,7 +35,7 @@ class Page:
     def __init__(self, studio: Any) -> None:
         self.studio = studio
         description = studio.schema()
-        self.form = Form(description, apart=[key for row in ESSENTIALS for key in row])
+        self.form = Form(description, apart=APART)
         ready = studio.environment().ready
         open_page()
         with gr.Column(elem_id="dreambooth_tab"):
@@ -98,17 +98,17 @@ class Page:
         on(self.cancelled.change, self._cancel, cancelling, [self.train.said], quiet=True)
 
     def _wire_presets(self) -> None:
-        """Base, kind, method and memory choose presets; presets fill the form."""
+        """Base, kind and method choose presets; presets fill the form."""
         method, base = self.method, self.base
         kind = self.form.controls["method.kind"]
-        lists = [method.recipe, method.memory]
+        lists = [method.recipe]
         asked = [self.subjects.kind, base.family, *lists, method.layer, *self.form.inputs()]
         naming = [base.family, kind, *lists]
 
         def follow(event: Any) -> None:
             on(event, method.follow, asked, method.outputs(), quiet=True)
 
-        for event in (self.subjects.kind.input, method.recipe.input, method.memory.input):
+        for event in (self.subjects.kind.input, method.recipe.input):
             follow(event)
         named = on(kind.input, method.names, naming, lists, quiet=True)
         follow(named.then)

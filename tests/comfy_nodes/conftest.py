@@ -121,6 +121,7 @@ def _comfy(host: Host) -> dict[str, types.ModuleType]:
             "processing_interrupted": lambda: False,
             "interrupt_current_processing": lambda value: None,
             "unload_all_models": unload,
+            "get_torch_device": lambda: types.SimpleNamespace(type="cpu"),
             "soft_empty_cache": lambda: None,
         },
         "comfy.samplers": {

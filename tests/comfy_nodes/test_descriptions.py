@@ -106,6 +106,18 @@ def test_settings_chain(run: Any) -> None:
     assert made.texts == ("data.flip=true",)
 
 
+@pytest.mark.parametrize(("memory", "budget"), [("8gb", "8GB"), ("(none)", None), ("auto", None)])
+def test_the_memory_budget(run: Any, memory: str, budget: str | None) -> None:
+    """No GPU here, so that auto has nothing to name."""
+    (made,) = run("DreamBoothSettings", memory=memory)
+    assert made.values.get("memory.budget") == budget
+
+
+def test_widgets_keep_the_names_that_saved_graphs_know(run: Any) -> None:
+    (made,) = run("DreamBoothSettingsRun", accumulation=4)
+    assert made.values == {"run.gradient_accumulation_steps": 4}
+
+
 def test_lists_and_empty_numbers(run: Any) -> None:
     (optim,) = run("DreamBoothSettingsOptim", arguments="d0 = 1e-5")
     assert optim.values == {"optim.optimizer_args": {"d0": "1e-5"}}

@@ -147,6 +147,7 @@ SHOWN: dict[str, tuple[str, str]] = {
     "optim.ema.warmup": (LEARNING, "test_the_average_is_saved_as_the_result"),
     "optim.ema.every": (LEARNING, "test_the_average_is_saved_as_the_result"),
     "optim.ema.on_cpu": ("optim/test_stepping.py", "test_ema_is_fp32_and_swaps_exactly"),
+    "memory.budget": ("trainer/test_budget.py", "test_check_and_train_say_what_was_taken"),
     "memory.gradient_checkpointing": (
         MEMORY,
         "test_gradient_checkpointing_changes_memory_not_losses",

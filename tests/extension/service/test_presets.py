@@ -1,4 +1,4 @@
-"""The engine's presets, the user's, and which memory preset fits."""
+"""The engine's presets, the user's, and the memory that a run may take."""
 
 from __future__ import annotations
 
@@ -62,17 +62,14 @@ def test_the_engines_own_stay(presets: Presets) -> None:
         presets.delete("object-lora-sd1")
 
 
-def test_the_largest_that_fits(presets: Presets, host: FakeHost) -> None:
-    assert "no GPU" in presets.memory_choice("sd1", "lora").reason
-    chosen = []
-    for free in (3.0, 8.0, 11.0, 23.5):
-        host.gpu = Memory("GPU", 24 * GIB, int(free * GIB))
-        choice = presets.memory_choice("sdxl", "loha")
-        assert (choice.free_gib, choice.total_gib) == (free, 24)
-        chosen.append(choice.name)
-        if choice.name:
-            assert (presets._peak(choice.name) or 99) <= free
-    assert chosen[0] == "" and chosen[-1].endswith("-lora-sdxl")
-    sizes = [int(name.partition("gb")[0]) for name in chosen if name]
-    assert sizes == sorted(sizes) and len(set(sizes)) > 1
-    assert "no memory preset" in presets.memory_choice("flux", "lora").reason
+def test_the_budget_is_what_is_free(presets: Presets, host: FakeHost) -> None:
+    none = presets.memory_choice()
+    assert none.budget == "" and "no GPU" in none.reason
+    host.gpu = Memory("GPU", 24 * GIB, 11 * GIB)
+    choice = presets.memory_choice()
+    assert (choice.budget, choice.free_gib, choice.total_gib) == ("11264MB", 11, 24)
+
+
+def test_what_was_a_memory_preset_is_a_budget(presets: Presets) -> None:
+    assert presets.values("8gb-lora-sd1") == {"memory.budget": "8GB"}
+    assert presets.shipped(["object-lora-sd1", "8gb"]) == ["object-lora-sd1", "8gb"]

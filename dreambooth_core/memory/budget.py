@@ -1,0 +1,310 @@
+"""Fits a run into a budget of memory: an ordered list of measures, the cheapest in speed first.
+
+A measure changes settings, and nothing that a person set by hand. They are taken in order until
+the estimate fits. Standard library only.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from dreambooth_core.errors import UserError
+from dreambooth_core.methods.table import METHODS
+
+if TYPE_CHECKING:
+    from dreambooth_core.trainer.config import TrainConfig
+    from dreambooth_core.trainer.needs import Needs
+
+GIB = 1024**3
+AUTO = "auto"
+USABLE = 0.92
+"""The share of a budget that the estimate may reach: the screen, other programs, fragmentation
+and the estimate's own error take the rest."""
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(gb|gib|mb|mib)", re.IGNORECASE)
+
+Changes = dict[str, Any]
+"""New values by dotted keys."""
+
+
+class Plans(Protocol):
+    """What answers for a configuration: ``trainer.needs.Planner``."""
+
+    config: TrainConfig
+
+    def needs(self) -> Needs:
+        """What the configuration needs."""
+
+    def changed(self, config: TrainConfig) -> Plans:
+        """The same for other settings of the run."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One way to need less memory."""
+
+    name: str
+    cost: str
+    """What it costs, in words."""
+    changes: Callable[[TrainConfig], Changes]
+    """Empty where it does not apply."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A measure that was taken, on top of those before."""
+
+    measure: Measure
+    changes: Changes
+    """Only what is new."""
+    needs: Needs
+    """With it."""
+    saves: int
+    """Bytes of the run's peak; 0 where it only helps together with those that follow."""
+
+    @property
+    def words(self) -> str:
+        """Its changes as one would type them."""
+        return " ".join(f"{key}={_text(value)}" for key, value in self.changes.items())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "measure": self.measure.name,
+            "settings": self.words,
+            "saves": self.saves,
+            "cost": self.measure.cost,
+            "peak": self.needs.peak,
+        }
+
+
+def parse_budget(text: str) -> int | None:
+    """Bytes of ``8GB``, ``7.5 GB`` or ``7500MB``; None for ``auto``. As on graphics cards, a GB has
+    1024³ bytes.
+
+    Raises:
+        UserError: it is no size.
+    """
+    if text.strip().lower() == AUTO:
+        return None
+    match = _SIZE.fullmatch(text.strip())
+    size = 0
+    if match:
+        size = int(float(match[1]) * (GIB if match[2][0] in "gG" else 1024**2))
+    if not 1024**2 <= size <= 100_000 * GIB:
+        raise UserError(
+            f"{text!r} is no amount of memory",
+            where="memory.budget",
+            do="Write auto, or a size such as 8GB.",
+        )
+    return size
+
+
+def reduced(
+    planner: Plans,
+    limit: int,
+    measures: Sequence[Measure],
+    *,
+    by_hand: Collection[str] = (),
+    allowed: Callable[[TrainConfig], bool] = lambda _: True,
+) -> list[Taken]:
+    """The measures after which a run fits into ``limit`` bytes; none where it does already.
+
+    Where nothing makes it fit, all that help.
+
+    Args:
+        planner: of the run as it is.
+        limit: of the estimate, in bytes.
+        measures: in the order in which they are tried.
+        by_hand: dotted keys that stay.
+        allowed: whether a configuration can run.
+    """
+    needs, taken = planner.needs(), list[Taken]()
+    for measure in measures:
+        if needs.peak <= limit:
+            break
+        now = planner.config
+        new = {k: v for k, v in measure.changes(now).items() if _get(now, k) != v}
+        if not new or any(key in by_hand for key in new):
+            continue
+        changed = changed_config(now, new)
+        if not allowed(changed):
+            continue
+        after = planner.changed(changed)
+        result = after.needs()
+        if not _helps(result, needs):
+            continue
+        taken = [each for each in taken if not each.changes.keys() <= new.keys()]
+        taken.append(Taken(measure, new, result, max(0, needs.peak - result.peak)))
+        planner, needs = after, result
+    return taken
+
+
+def _helps(after: Needs, before: Needs) -> bool:
+    """Whether any of the phases needs less, by more than a rounding error."""
+    pairs = (
+        (after.training.peak, before.training.peak),
+        (after.encoding, before.encoding),
+        (after.class_images, before.class_images),
+    )
+    return any(a < 0.98 * b for a, b in pairs)
+
+
+def changed_config(config: TrainConfig, changes: Changes) -> TrainConfig:
+    """A copy of the configuration with new values."""
+    changed = copy.deepcopy(config)
+    for key, value in changes.items():
+        *sections, name = key.split(".")
+        target: Any = changed
+        for section in sections:
+            target = getattr(target, section)
+        setattr(target, name, value)
+    return changed
+
+
+def _get(config: TrainConfig, key: str) -> Any:
+    value: Any = config
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+# --- the measures ---------------------------------------------------------------------------------
+def _full(config: TrainConfig) -> bool:
+    return METHODS[config.method.kind].trains_base
+
+
+def _adapts(config: TrainConfig) -> bool:
+    return not _full(config)
+
+
+def _adam(config: TrainConfig) -> bool:
+    return config.optim.optimizer in ("adamw", "adam")
+
+
+def _one_at_a_time(config: TrainConfig) -> Changes:
+    if config.run.batch_size == 1:
+        return {}
+    together = config.run.batch_size * config.run.gradient_accumulation_steps
+    return {"run.batch_size": 1, "run.gradient_accumulation_steps": together}
+
+
+def _fused(config: TrainConfig) -> Changes:
+    if not _full(config) or config.run.mixed_precision == "fp16":
+        return {}
+    return {
+        "optim.fused_backward_pass": True,
+        "optim.max_grad_norm": 0.0,
+        "run.batch_size": 1,
+        "run.gradient_accumulation_steps": 1,
+    }
+
+
+MEASURES: tuple[Measure, ...] = (
+    Measure(
+        "cached latents",
+        "nothing: steps are faster",
+        lambda c: {"data.cache": "memory"} if c.data.cache == "none" else {},
+    ),
+    Measure(
+        "class images one at a time",
+        "generating them takes longer",
+        lambda c: {"prior.batch_size": 1} if c.prior.enabled else {},
+    ),
+    Measure(
+        "bf16",
+        "computes in half precision; steps are faster on a GPU",
+        lambda c: {"run.mixed_precision": "bf16"} if c.run.mixed_precision == "no" else {},
+    ),
+    Measure(
+        "fp16",
+        "computes in half precision; steps are faster on a GPU",
+        lambda c: {"run.mixed_precision": "fp16"} if c.run.mixed_precision == "no" else {},
+    ),
+    Measure(
+        "EMA in RAM",
+        "a copy to RAM at each update of the average",
+        lambda c: {"optim.ema.on_cpu": True} if c.optim.ema.enabled else {},
+    ),
+    Measure(
+        "8-bit optimizer states",
+        "the states are slightly less exact",
+        lambda c: {"optim.optimizer": "adamw8bit"} if _full(c) and _adam(c) else {},
+    ),
+    Measure(
+        "gradient checkpointing",
+        "steps take about a third longer",
+        lambda c: {"memory.gradient_checkpointing": True},
+    ),
+    Measure(
+        "8-bit optimizer states",
+        "the states are slightly less exact",
+        lambda c: {"optim.optimizer": "adamw8bit"} if not _full(c) and _adam(c) else {},
+    ),
+    Measure("gradient accumulation", "slower steps, the same batch", _one_at_a_time),
+    Measure("fused backward pass", "a batch of one, no gradient clipping", _fused),
+    Measure(
+        "base in 8 bits",
+        "the base is slightly less exact, steps are slower",
+        lambda c: {"memory.quantize": "int8"} if _adapts(c) else {},
+    ),
+    Measure(
+        "base in 4 bits",
+        "the base is less exact, steps are slower",
+        lambda c: {"memory.quantize": "nf4"} if _adapts(c) else {},
+    ),
+    Measure(
+        "Adafactor",
+        "another optimizer, which learns a little differently",
+        lambda c: {"optim.optimizer": "adafactor"} if _full(c) else {},
+    ),
+    Measure(
+        "weights in bf16",
+        "updates are rounded at random",
+        lambda c: (
+            {"run.mixed_precision": "full_bf16", "optim.stochastic_rounding": True}
+            if _full(c) and c.run.mixed_precision != "fp16"
+            else {}
+        ),
+    ),
+)
+"""Cheap in speed first. What is learned stays nearly the same."""
+
+DROPS: tuple[Measure, ...] = (
+    Measure(
+        "the text encoder is not trained",
+        "the subject is learned less closely",
+        lambda c: {"method.train_text_encoder": False} if c.method.train_denoiser else {},
+    ),
+    Measure(
+        "no prior preservation",
+        "the class may turn into the subject",
+        lambda c: {"prior.enabled": False} if c.prior.enabled else {},
+    ),
+)
+"""What a recipe asks for, and what goes where nothing else makes the run fit."""
+
+
+def _smaller(side: int) -> Measure:
+    return Measure(
+        f"images at {side} px",
+        "less detail",
+        lambda c: {"data.resolution": side} if _shrinks(c, side) else {},
+    )
+
+
+SMALLER = tuple(_smaller(side) for side in (768, 512, 384))
+"""Advice alone: a budget never takes it."""
+
+
+def _shrinks(config: TrainConfig, side: int) -> bool:
+    data = config.data
+    return bool(data.resolution and side < data.resolution and not (data.height or data.width))

@@ -1,0 +1,119 @@
+"""A run is fitted into its memory budget, and what a person set stays as it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dreambooth_core.commands.main import main
+from dreambooth_core.config.loading import load
+from dreambooth_core.errors import UserError
+from dreambooth_core.formats.checkpoints.stock import stock_configs
+from dreambooth_core.jobs import RunFolder, read_receipt
+from dreambooth_core.memory.budget import GIB, parse_budget
+from dreambooth_core.memory.measure import Room
+from dreambooth_core.trainer import advice
+from dreambooth_core.trainer.advice import Fit, fit, usable
+from dreambooth_core.trainer.combinations import refuse_settings
+from dreambooth_core.trainer.config import TrainConfig
+
+SIDES = {"sd1": 512, "sd2": 768, "sdxl": 1024}
+
+
+def fitted(preset: str, *overrides: str, family: str = "sd1") -> tuple[TrainConfig, Fit]:
+    by_hand: set[str] = set()
+    given = ["run.device=cuda", f"data.resolution={SIDES[family]}", *overrides]
+    config = load(TrainConfig, preset=preset, overrides=given, by_hand=by_hand)
+    return config, fit(config, by_hand, configs=stock_configs(family))
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("8GB", 8 * GIB), ("7.5 gb", int(7.5 * GIB)), ("512MB", GIB // 2)]
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_budget(text) == size
+
+
+@pytest.mark.parametrize("text", ["8", "eight", "0GB", "-8GB", "8 TB", "1e9GB", ""])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="amount of memory"):
+        refuse_settings(_with(text))
+
+
+def _with(budget: str) -> TrainConfig:
+    config = load(TrainConfig)
+    config.memory.budget = budget
+    return config
+
+
+@pytest.mark.parametrize(
+    ("method", "family", "sizes"),
+    [
+        ("lora", "sd1", (6, 24)),
+        ("full", "sd1", (6, 32)),
+        ("lora", "sdxl", (8,)),
+    ],
+)
+def test_full_size_models_fit_what_the_memory_presets_fitted(
+    method: str, family: str, sizes: tuple[int, ...]
+) -> None:
+    """Models without weights; the recipe that needs most."""
+    taken = []
+    for size in sizes:
+        _, found = fitted(f"person-{method}-{family}", f"memory.budget={size}GB", family=family)
+        assert found.needs is not None
+        assert found.needs.peak <= usable(size * GIB)
+        refuse_settings(found.config, device="cuda")
+        taken.append(len(found.taken))
+    assert taken == sorted(taken, reverse=True)
+
+
+def test_what_a_person_set_stays() -> None:
+    _, found = fitted("object-full-sd1", "memory.budget=12GB")
+    assert "memory.gradient_checkpointing" in {k for t in found.taken for k in t.changes}
+    kept = "memory.gradient_checkpointing=false"
+    _, other = fitted("object-full-sd1", "memory.budget=12GB", kept)
+    assert not other.config.memory.gradient_checkpointing
+    assert other.fits
+
+
+def test_what_cannot_fit_is_refused_and_says_what_would() -> None:
+    with pytest.raises(UserError, match=r"does not fit into 2\.00 GiB.*data\.resolution="):
+        fitted("object-full-sd1", "memory.budget=2GB")
+
+
+def test_auto_is_what_the_gpu_has_free_and_nothing_on_a_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config, found = fitted("object-lora-sd1")
+    assert found.config == config  # no GPU here
+    room = Room(free=8 * GIB, total=24 * GIB)
+    monkeypatch.setattr(advice, "device_room", lambda _: room)
+    _, found = fitted("object-full-sd1")
+    assert found.budget == 8 * GIB
+    assert found.taken and found.fits
+    assert fit(load(TrainConfig, overrides=["run.device=cpu"])).taken == ()
+
+
+def test_check_and_train_say_what_was_taken(
+    base: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [
+        f"base.model={base}",
+        f"concepts=[{{images: {json.dumps(str(pictures))}, instance_prompt: a ball}}]",
+        "data.resolution=64",
+        "run.batch_size=4",
+        "method.kind=full",
+        f"run.output={tmp_path}",
+        "run.device=cpu",
+    ]
+    arguments += [f"{key}={value}" for key, value in {"memory.budget": "12MB"}.items()]
+    assert main(["check", *arguments, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["memory"]["measures"]
+    assert told["config"]["run.mixed_precision"] == "bf16"
+    assert main(["train", *arguments, "--prepare", "--json"]) == 0
+    folder = RunFolder(json.loads(capsys.readouterr().out)["path"])
+    assert read_receipt(folder)["memory"]["measures"] == told["memory"]["measures"]
