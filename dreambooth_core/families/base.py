@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dreambooth_core.families.text import Conditioning
+from dreambooth_core.memory.estimate import NOTHING
 
 if TYPE_CHECKING:
     from dreambooth_core.formats.checkpoints.parts import ModelParts
@@ -142,8 +143,14 @@ class Family(ABC):
     targets: ClassVar[Mapping[str, str]]
     """Which of the denoiser's layers an adapter changes, as a regular expression on their names,
     by the choices of ``method.target_modules``."""
+    whole_layers: ClassVar[str] = NOTHING
+    """A regular expression on the names of the denoiser's layers that are never quantised."""
     schedulers: ClassVar[Mapping[str, tuple[str, Mapping[str, Any]]]] = {}
     """Short names of samplers: the diffusers class and what is set beside the base's own values."""
+
+    def whole_in(self, network: str) -> str:
+        """Which layers of a network are never quantised."""
+        return self.whole_layers if network == self.denoiser else NOTHING
 
     # What it is, and how it is read
 

@@ -65,6 +65,11 @@ class TransformerFamily(Family):
     """The side in pixels that its makers trained on last."""
     most_tokens: ClassVar[int] = 512
     """Tokens of a prompt that are read; the rest is cut."""
+    # Where little is to be had and much is lost: what stands before the first block and behind the
+    # last, and whatever scales the rest.
+    whole_layers: ClassVar[str] = (
+        r"(^|\.)\w*(embed|modulation|norm|adaLN|time_|guidance)|^(proj_out|img_in|txt_in|final_layer)"
+    )
     samples_latents: ClassVar[bool] = True
     """Whether its makers train on latents drawn from the autoencoder's distribution, or on its
     mode."""

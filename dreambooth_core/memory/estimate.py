@@ -6,6 +6,7 @@ device; workspace and the driver's own share are rules of thumb that say so.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -26,6 +27,10 @@ _QUANTIZED_BYTES = {"nf4": 0.5 + 1 / 64 + 1 / 4096, "int8": 1.0}
 _HALF = {"fp16": torch.float16, "bf16": torch.bfloat16, "full_bf16": torch.bfloat16}
 
 
+NOTHING = r"$^"
+"""A regular expression that is found nowhere."""
+
+
 @dataclass(frozen=True)
 class Part:
     """One model of the base."""
@@ -36,6 +41,8 @@ class Part:
     """On the meta device, prepared by the method: ``requires_grad`` and dtypes are read."""
     resident: bool = True
     """Whether it stays on the device while training. What is cached leaves."""
+    whole: str = NOTHING
+    """A regular expression on the names of linear layers that are never quantised."""
 
 
 @dataclass(frozen=True)
@@ -215,8 +222,10 @@ def weights_of(part: Part, setting: MemorySetting) -> int:
     total = sum(_size(buffer) for buffer in part.module.buffers())
     linear = {
         id(m.weight)
-        for m in part.module.modules()
-        if isinstance(m, nn.Linear) and not m.weight.requires_grad
+        for name, m in part.module.named_modules()
+        if isinstance(m, nn.Linear)
+        and not m.weight.requires_grad
+        and not re.search(part.whole, name)
     }
     for parameter in part.module.parameters():
         if quantized is not None and part.name != "vae" and id(parameter) in linear:

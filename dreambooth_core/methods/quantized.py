@@ -8,12 +8,14 @@ and again in its backward pass, so that no whole copy is kept; activations stay 
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dreambooth_core.errors import UserError
+from dreambooth_core.memory.estimate import NOTHING
 
 BLOCK = 64
 """Weights that share a scale in nf4."""
@@ -79,11 +81,12 @@ class _Product(torch.autograd.Function):
         return gradient @ ctx.layer._decoded().to(gradient.dtype), None
 
 
-def quantize(model: nn.Module, kind: str) -> int:
-    """Puts every linear layer of a frozen model into few bits, in place.
+def quantize(model: nn.Module, kind: str, whole: str = NOTHING) -> int:
+    """Puts the linear layers of a frozen model into few bits, in place.
 
     Args:
         kind: ``int8`` or ``nf4``.
+        whole: a regular expression; layers in whose name it is found stay as they are.
 
     Returns:
         How many layers there were.
@@ -91,7 +94,10 @@ def quantize(model: nn.Module, kind: str) -> int:
     Raises:
         UserError: bitsandbytes, which nf4 needs, is not installed.
     """
-    layers = [(n, m) for n, m in model.named_modules() if type(m) is nn.Linear]
+    stays = re.compile(whole)
+    layers = [
+        (n, m) for n, m in model.named_modules() if type(m) is nn.Linear and not stays.search(n)
+    ]
     for name, layer in layers:
         _replace(model, name, QuantizedLinear(layer, kind))
     return len(layers)

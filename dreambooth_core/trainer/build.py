@@ -22,6 +22,7 @@ from dreambooth_core.formats.fingerprint import fingerprint
 from dreambooth_core.jobs import RunFolder
 from dreambooth_core.methods.base import Trainable, method_for
 from dreambooth_core.methods.quantized import quantize
+from dreambooth_core.methods.table import METHODS
 from dreambooth_core.optim.ema import Ema
 from dreambooth_core.optim.stepper import Stepper
 from dreambooth_core.trainer.asked import Asked
@@ -79,7 +80,6 @@ class Builder:
         parts = load_base(config.base)
         self._stop_here()
         concepts = self._with_class_images(concepts, parts, precision)
-        self._place(parts, precision)
         items = Items(concepts, config.data, seed=config.run.seed)
         self._tell_inventory(concepts, items, parts)
         plan = items.plan(
@@ -88,22 +88,22 @@ class Builder:
             processes=self.processes.count,
         )
         method = method_for(config.method, parts)
-        if config.memory.quantize != "no":
-            for model in parts.models.values():
-                quantize(model, config.memory.quantize)
+        # What is trained whole becomes fp32 masters, which rounding now would cost its last bits.
+        whole = method.trained_models if METHODS[config.method.kind].trains_base else {}
+        for name, model in parts.models.items():
+            if name not in whole:
+                model.to(precision.dtype)
+        # One network after another, and what is cached leaves: they need not fit side by side.
+        latents = self._latents(parts, items, plan, precision)
+        texts = self._texts(parts, items, precision, trained=method.trains_text)
+        self._on_device(parts, parts.family.denoiser, precision)
+        apply_attention(parts.denoiser, config.memory.attention, precision.device, precision.dtype)
         trainables = method.attach(config.run.seed, precision.trained)
         if config.memory.gradient_checkpointing:
             for model in method.passed_models:
                 _checkpointing(model)
         if config.memory.compile:
             parts.denoiser.compile()
-        latents = self._latents(parts, items, plan)
-        texts = self._texts(parts, items, trained=method.trains_text)
-        if self._keeps_latents(plan) and not parts.is_inpainting:
-            parts.vae.to("cpu")
-        if texts is not None:
-            for encoder in parts.text_encoders:
-                encoder.to("cpu")
         total = config.run.steps or config.run.epochs * plan.steps_per_epoch
         stepper, ema = self._optimizer(trainables, total)
         samples = Samples(
@@ -185,8 +185,8 @@ class Builder:
     def _place(
         self, parts: Components, precision: Precision, weights: torch.dtype | None = None
     ) -> None:
-        """All models on the device, with attention for the computing precision. Frozen weights
-        in that precision; the autoencoder stays in fp32."""
+        """All models on the device, with attention for the computing precision, to make images.
+        Frozen weights in that precision; the autoencoder stays in fp32."""
         for model in parts.models.values():
             model.to(precision.device, weights or precision.dtype)
         parts.vae.to(precision.device)
@@ -215,12 +215,23 @@ class Builder:
         """Processes that fill one cache: on disk all, in memory each has its own."""
         return self.processes.count if self.config.data.cache == "disk" else 1
 
-    def _latents(self, parts: Components, items: Items, plan: BatchPlan) -> LatentCache:
+    def _on_device(self, parts: Components, name: str, precision: Precision) -> None:
+        """Brings one of the networks to the device, quantised if that is asked."""
+        model, kind = parts.models[name], self.config.memory.quantize
+        model.to(precision.device)
+        if kind != "no":
+            quantize(model, kind, parts.family.whole_in(name))
+
+    def _latents(
+        self, parts: Components, items: Items, plan: BatchPlan, precision: Precision
+    ) -> LatentCache:
         def encode(pixels: Tensor) -> tuple[Tensor, Tensor]:
             parameter = next(parts.vae.parameters())
             pixels = pixels.to(parameter.device, parameter.dtype)
             return parts.family.encode_pixels(parts, pixels)
 
+        parts.vae.to(precision.device)
+        apply_attention(parts.vae, self.config.memory.attention, precision.device, torch.float32)
         cache = LatentCache(
             encode,
             fingerprint(parts.vae),
@@ -233,13 +244,19 @@ class Builder:
             wanted = items.views(plan)[self.processes.rank % self._sharers :: self._sharers]
             with self.processes.together():
                 cache.fill(wanted, progress=self._progress("latents"), stop=self.asked.stops)
+            if not parts.is_inpainting:
+                parts.vae.to("cpu")
         return cache
 
     def _keeps_latents(self, plan: BatchPlan) -> bool:
         """Whether every latent is in the cache before training, and the autoencoder can leave."""
         return plan.is_finite and self.config.data.cache != "none"
 
-    def _texts(self, parts: Components, items: Items, *, trained: bool) -> TextCache | None:
+    def _texts(
+        self, parts: Components, items: Items, precision: Precision, *, trained: bool
+    ) -> TextCache | None:
+        for name in parts.text_models:
+            self._on_device(parts, name, precision)
         if trained or self.config.data.cache == "none":
             return None
         settings = (str(parts.clip_skip), str(parts.max_prompt_chunks))
@@ -252,6 +269,8 @@ class Builder:
         if captions is not None:
             with self.processes.together():
                 cache.fill(captions, progress=self._progress("texts"), stop=self.asked.stops)
+        for encoder in parts.text_encoders:
+            encoder.to("cpu")
         return cache
 
     def _progress(self, stage: str) -> Callable[[int, int], None]:

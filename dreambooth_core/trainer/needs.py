@@ -21,7 +21,6 @@ from dreambooth_core.memory.estimate import (
     Estimator,
     MemorySetting,
     Part,
-    weights_of,
 )
 from dreambooth_core.memory.measure import Room, room
 from dreambooth_core.memory.models import encoding_peak
@@ -118,6 +117,7 @@ class Planner:
         self.family = family.name
         whole = [*parts.models.values(), parts.vae]
         self._base_bytes = sum(_bytes(model) for model in whole)
+        self._largest = max(_bytes(model) for model in whole)
         self._base_numbers = sum(p.numel() for model in whole for p in model.parameters())
         method = method_for(config.method, parts)
         if config.run.mixed_precision == "full_bf16":
@@ -133,7 +133,12 @@ class Planner:
         self.estimator = Estimator(
             [
                 *(
-                    Part(name, model, resident=name == family.denoiser or texts_stay)
+                    Part(
+                        name,
+                        model,
+                        resident=name == family.denoiser or texts_stay,
+                        whole=family.whole_in(name),
+                    )
                     for name, model in models.items()
                 ),
                 Part("vae", parts.vae, resident=vae_stays),
@@ -188,21 +193,21 @@ class Planner:
         """What the configuration needs, or would need with another setting."""
         setting = setting or self.setting
         driver = CUDA_CONTEXT if setting.device == "cuda" else 0
-        # The base is there whole before it is quantised, and class images are made with it.
-        whole = driver + self._base_bytes
-        prepared = sum(weights_of(part, setting) for part in self.estimator.parts)
         return Needs(
             self.family,
             self.estimator.estimate(setting),
-            encoding=max(whole, driver + prepared + self._encoding()),
+            encoding=driver + self._encoding(),
             class_images=driver + self._imaging() if self.config.prior.enabled else 0,
         )
 
     def _encoding(self) -> int:
-        """What encoding pictures takes besides all weights."""
+        """What encoding takes: one network after another comes to the device, where none is
+        there from making class images, and whole before it is quantised."""
         batch, (height, width) = self.config.data.cache_batch_size, self.size
-        peak = encoding_peak(self._vae, batch=batch, height=height, width=width)
-        return peak - _bytes(self._vae)
+        images = encoding_peak(self._vae, batch=batch, height=height, width=width)
+        if self.config.prior.enabled:
+            return self._base_bytes + images - _bytes(self._vae)
+        return max(images, self._largest)
 
     def _imaging(self) -> int:
         """What making class images takes with all weights, which are in fp32 where class images

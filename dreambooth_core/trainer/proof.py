@@ -128,11 +128,11 @@ def prove(
     folder = file if file.is_dir() else file.with_suffix("")
     whole = (folder / "model_index.json").is_file()
     parts = load_base(base, tokenizers=tokenizers)
-    for model in parts.models.values():
+    for name, model in parts.models.items():
         model.to(dtype)
         if quantized != "no":
             # The rounded base as ordinary layers, which any loader can put an adapter on.
-            quantize(model, quantized)
+            quantize(model, quantized, parts.family.whole_in(name))
             dequantize(model)
     if token is not None:
         word, place = token
