@@ -70,7 +70,7 @@ def test_out_of_memory_ends_cleanly_and_says_what_would_fit(
     assert supervise(folder) == 1
     last = list(folder.events)[-1]
     assert last["kind"] == "error"
-    for words in ("out of memory", "step 2 is saved", "gradient_checkpointing=true", "run.resume"):
+    for words in ("out of memory", "step 2 is saved", "run.mixed_precision=bf16", "run.resume"):
         assert words in last["message"]
     assert list(saved_steps(folder.checkpoints)) == [1, 2]
     monkeypatch.undo()
