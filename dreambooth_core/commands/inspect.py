@@ -32,15 +32,18 @@ class Options(Reporting):
 def run(args: Options) -> int:
     """Inspects. Raises ``UserError`` for what is no model, or, after the report, a damaged one."""
     with importing():
+        from dreambooth_core.families.registry import FAMILIES, named
         from dreambooth_core.formats.detect import identify
         from dreambooth_core.formats.embeddings import read_embedding
 
-    identity = identify(args.file)
+    identity = named(identify(args.file))
     if identity.kind == "embedding":
         read_embedding(args.file)
     found = identity.as_dict()
     warning = _gives_away(args.file)
     if identity.kind != "adapter":
+        if identity.kind in ("checkpoint", "diffusers"):
+            found["trainable"] = identity.family in FAMILIES
         lines = [f"{args.file}: {identity.label}", *_details(found)]
         _tell(args, found, lines, warning)
         return 0

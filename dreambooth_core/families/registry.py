@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from dreambooth_core.errors import Unsupported
 from dreambooth_core.families.base import Configs, Family
 from dreambooth_core.families.flux import Chroma, Flux
 from dreambooth_core.families.flux2 import Flux2Klein
+from dreambooth_core.families.krea2 import Krea2
 from dreambooth_core.families.lumina2 import Lumina2
 from dreambooth_core.families.qwen_image import QwenImage
 from dreambooth_core.families.sd import StableDiffusion1, StableDiffusion2
 from dreambooth_core.families.sd3 import StableDiffusion3
 from dreambooth_core.families.sdxl import StableDiffusionXL
 from dreambooth_core.families.z_image import ZImage
+from dreambooth_core.formats.detect import Identity
 from dreambooth_core.registry import Registry
 
 FAMILIES: Registry[Family] = Registry("family", where="base.model", group="dreambooth.families")
@@ -25,6 +29,7 @@ FAMILIES.add(
     Chroma(),
     QwenImage(),
     StableDiffusion3(),
+    Krea2(),
     Lumina2(),
 )
 
@@ -47,6 +52,15 @@ def family_of(configs: Configs, where: str) -> Family:
         where=where,
         do=f"Known: {', '.join(family.label for family in FAMILIES.working())}.",
     )
+
+
+def named(identity: Identity) -> Identity:
+    """What a base is, with its family's name where only diffusers' class was known."""
+    family = family_of_pipeline(str(identity.details.get("pipeline", "")))
+    if family is None:
+        return identity
+    label = f"a diffusers folder of {family.label}"
+    return replace(identity, family=family.name, label=label)
 
 
 def family_of_pipeline(pipeline: str) -> Family | None:

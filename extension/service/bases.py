@@ -14,9 +14,6 @@ from ..host.base import Host
 from .paths import Paths
 from .types import Base, BaseInfo
 
-FAMILIES = ("sd1", "sd2", "sdxl")
-"""What the engine trains."""
-
 
 class Bases:
     """The host's checkpoints, and the model that comes with the engine."""
@@ -89,14 +86,14 @@ class Bases:
             label=str(told.get("label", "")),
             family=family,
             prediction_type=str(told.get("prediction_type") or ""),
-            trainable=not (problem := _problem(told, family)),
+            trainable=not (problem := _problem(told)),
             problem=problem,
         )
 
 
-def _problem(told: dict[str, Any], family: str) -> str:
+def _problem(told: dict[str, Any]) -> str:
     if told.get("kind") not in ("checkpoint", "diffusers"):
         return f"this is {told.get('label', 'no checkpoint')}"
-    if family not in FAMILIES:
+    if not told.get("trainable"):
         return f"{told.get('label')}: the engine does not train these"
     return ""

@@ -96,3 +96,18 @@ def test_paths_of_a_machine_are_named_and_converting_takes_them_out(
     files = [own] if own.is_file() else [p for p in own.rglob("*") if p.is_file()]
     assert all(b"alice" not in file.read_bytes() for file in files)
     assert any(b"v1-5.safetensors" in file.read_bytes() for file in files)
+
+
+def test_a_base_of_every_kind_says_whether_it_can_be_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """The hosts' pages ask this; they know no family."""
+    for pipeline, family, trainable in (
+        ("ZImagePipeline", "z_image", True),
+        ("Flux2KleinPipeline", "flux2", True),
+        ("KolorsPipeline", None, False),
+    ):
+        (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
+        assert main(["inspect", str(tmp_path), "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert (told["family"], told["trainable"]) == (family, trainable)
