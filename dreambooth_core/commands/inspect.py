@@ -45,6 +45,8 @@ def run(args: Options) -> int:
         if identity.kind in ("checkpoint", "diffusers"):
             found["trainable"] = identity.family in FAMILIES
         lines = [f"{args.file}: {identity.label}", *_details(found)]
+        if identity.advice:
+            lines.append(f"{identity.advice}.")
         _tell(args, found, lines, warning)
         return 0
     _tell_adapter(args, identity.label, warning)

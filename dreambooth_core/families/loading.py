@@ -86,7 +86,7 @@ def _look(
         raise UserError(
             f"this is not a base to train but {identity.label}",
             where=where,
-            do="Give a checkpoint or a folder in diffusers layout.",
+            do=f"{identity.advice or 'Give a checkpoint or a folder in diffusers layout'}.",
         )
     family = family_of_pipeline(str(identity.details.get("pipeline", "")))
     if family is not None:

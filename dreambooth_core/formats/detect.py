@@ -19,7 +19,14 @@ from dreambooth_core.formats.checkpoints import prediction, single_layout
 from dreambooth_core.formats.checkpoints.unet import Shapes
 from dreambooth_core.formats.folders import entries, is_file, is_folder
 from dreambooth_core.formats.reading import open_regular, read_json, regular
-from dreambooth_core.formats.signatures import ADAPTER_ENDINGS, ADAPTER_FRAGMENTS, MAGIC, SIGNATURES
+from dreambooth_core.formats.signatures import (
+    ADAPTER_ENDINGS,
+    ADAPTER_FRAGMENTS,
+    FOREIGN,
+    MAGIC,
+    SIGNATURES,
+)
+from dreambooth_core.formats.transformer_files import look
 
 NOT_A_MODEL = "not a model"
 
@@ -113,6 +120,12 @@ def _by_names(
         "parameters": sum(math.prod(shape) for shape in shapes.values()),
         "dtypes": dict(dtypes),
     }
+    special = None if _is_adapter(shapes) else look(shapes, dtypes)
+    if special is not None and not any(each.fits(shapes) for each in FOREIGN):
+        details |= special.details
+        return Identity(
+            path, special.kind, special.family, special.label, holder, special.advice, details
+        )
     kind, family, label = _classify(shapes, metadata)
     if kind is None:
         example = min(shapes, default="nothing")
@@ -126,18 +139,20 @@ def _by_names(
     return Identity(path, kind, family, label, holder, details=details)
 
 
+def _is_adapter(shapes: Shapes) -> bool:
+    return any(
+        name.endswith(ADAPTER_ENDINGS) or any(part in name for part in ADAPTER_FRAGMENTS)
+        for name in shapes
+    )
+
+
 def _classify(shapes: Shapes, metadata: Mapping[str, str]) -> tuple[str | None, str | None, str]:
     names = list(shapes)
-    if any(
-        name.endswith(ADAPTER_ENDINGS) or any(part in name for part in ADAPTER_FRAGMENTS)
-        for name in names
-    ):
+    if _is_adapter(shapes):
         family = _adapter_family(shapes, metadata)
         return "adapter", family, _adapter_label(family)
     for signature in SIGNATURES:
-        if all(any(part in name for name in names) for part in signature.all_of) and not any(
-            part in name for name in names for part in signature.none_of
-        ):
+        if signature.fits(names):
             family = signature.family or _family_of_part(shapes)
             return signature.kind, family, signature.label
     family = single_layout.family_of(shapes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -14,6 +15,13 @@ class Signature:
     label: str
     all_of: tuple[str, ...]
     none_of: tuple[str, ...] = ()
+
+    def fits(self, names: Iterable[str]) -> bool:
+        """Whether a file with these names is of this kind."""
+        names = list(names)
+        return all(any(part in name for name in names) for part in self.all_of) and not any(
+            part in name for name in names for part in self.none_of
+        )
 
 
 _LDM = "model.diffusion_model."
@@ -122,6 +130,13 @@ SIGNATURES: tuple[Signature, ...] = (
     Signature("optimizer", None, "an optimizer's state", ("exp_avg_sq",)),
 )
 """In order: the first that fits names the file."""
+
+FOREIGN = tuple(
+    signature
+    for signature in SIGNATURES
+    if signature.kind == "checkpoint" and signature.family not in ("flux", "sd3", "lumina", "qwen")
+)
+"""Models of families whose layers are not known here, some under names that known families have."""
 
 MAGIC: tuple[tuple[bytes, str, str], ...] = (
     (

@@ -27,7 +27,7 @@ def saved(path, *names, **shaped):
 
 BY_NAMES = [
     (["double_blocks.0.img_attn.norm.key_norm.scale"], "checkpoint", "flux"),
-    (["model.diffusion_model.joint_blocks.0.x_block.mlp.fc1.weight"], "checkpoint", "sd3"),
+    (["model.diffusion_model.joint_blocks.0.x_block.mlp.fc1.weight"], "denoiser", "sd3"),
     (["add_embedding.pool.positional_embedding", "down_blocks.0.x"], "checkpoint", "deepfloyd"),
     (["clip_txt_mapper.weight"], "checkpoint", "cascade"),
     (["decoder.up.0.block.0.conv1.weight", "encoder.down.0.block.0.conv1.weight"], "vae", None),

@@ -16,14 +16,12 @@ from torch import Tensor
 
 from dreambooth_core.disk import settle
 from dreambooth_core.errors import UserError
-from dreambooth_core.families.names import NAMES, Layer, LayerNames, recognise
+from dreambooth_core.families.names import LayerNames
 from dreambooth_core.formats import folders, storage
 from dreambooth_core.formats.adapters.naming import TRANSFORMER
 from dreambooth_core.formats.checkpoints.folder_layout import read_weights
+from dreambooth_core.formats.transformer_files import ADVICE, family_of, quantised_by
 
-_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "net.", "transformer.")
-_OTHERS = ("vae.", "first_stage_model.", "text_encoders.", "conditioner.", "cond_stage_model.")
-_UNET = ("input_blocks.", "down_blocks.")
 _SCALES = (".scale_weight", ".weight_scale")
 _KINDS = ("weight", "bias")
 
@@ -87,7 +85,7 @@ def is_transformer(path: Path) -> bool:
         return False
     header = storage.read_header(path)
     shapes = {key: tuple(entry.shape) for key, entry in header.tensors.items()}
-    return _family(shapes) is not None
+    return family_of(shapes) is not None
 
 
 def read_denoiser(path: Path) -> Denoiser:
@@ -100,7 +98,10 @@ def read_denoiser(path: Path) -> Denoiser:
         raw = read_weights(path / TRANSFORMER)
     else:
         raw = storage.read_tensors(path)
-    found = _family({key: tuple(tensor.shape) for key, tensor in raw.items()})
+    found = family_of({key: tuple(tensor.shape) for key, tensor in raw.items()})
+    method = quantised_by({key: tuple(tensor.shape) for key, tensor in raw.items()})
+    if method is not None:
+        raise UserError(f"this model is quantised by {method}", where=path, do=f"{ADVICE}.")
     if found is None:
         raise UserError("these are the weights of no known diffusion transformer", where=path)
     names, layers = found
@@ -131,24 +132,6 @@ def weights_by_module(denoiser: Denoiser) -> dict[str, Tensor]:
         for key, tensor in denoiser.tensors.items()
         if key.endswith(".weight")
     }
-
-
-def _family(shapes: Mapping[str, tuple[int, ...]]) -> tuple[LayerNames, dict[str, Layer]] | None:
-    """The family, and its layers by the beginnings of the file's keys."""
-    if any(part in key for key in shapes for part in _UNET):
-        return None
-    prefix = next((p for p in _PREFIXES if any(key.startswith(p) for key in shapes)), "")
-    inside = {
-        key.removesuffix(".weight")[len(prefix) :]: shape
-        for key, shape in shapes.items()
-        if key.startswith(prefix) and key.endswith(".weight") and len(shape) > 1
-        if not key.startswith(_OTHERS)
-    }
-    sizes = {name: (shape[0], shape[1]) for name, shape in inside.items()}
-    found = recognise(tuple(NAMES.working()), sizes)
-    if found is None or len(found[1]) < len(sizes) / 2:
-        return None
-    return found[0], {f"{prefix}{name}": layer for name, layer in found[1].items()}
 
 
 def _plain(raw: Mapping[str, Tensor], base: str, tensor: Tensor) -> Tensor:
