@@ -44,10 +44,18 @@ class Flux(TransformerFamily):
         "all": r"\.(attn|ff|ff_context|norm|norm1|norm1_context)\.|\.(proj_mlp|proj_out)$",
     }
 
+    def warnings(self, parts: Components) -> list[str]:
+        if parts.denoiser.config.guidance_embeds:
+            return []
+        return [
+            "this is Flux.1 schnell, distilled to few steps: the longer it is trained the more of "
+            "that it forgets. Better is to train on dev, whose adapters schnell takes too."
+        ]
+
     def encode(self, parts: Components, prompts: Sequence[str]) -> Conditioning:
         embeds, pooled, _ = self.text_pipeline(parts).encode_prompt(
             list(prompts),
-            device=next(parts.text_encoders[0].parameters()).device,
+            device=self.text_device(parts),
             max_sequence_length=self.most_tokens,
         )
         return Conditioning(embeds, pooled)
@@ -126,11 +134,14 @@ class Chroma(Flux):
         "text_encoder": "transformers.T5EncoderModel",
     }
 
+    def warnings(self, parts: Components) -> list[str]:
+        return []
+
     def encode(self, parts: Components, prompts: Sequence[str]) -> Conditioning:
         """The mask has 1 for the prompt and one token of padding after it."""
         embeds, _, mask, *_ = self.text_pipeline(parts).encode_prompt(
             list(prompts),
-            device=next(parts.text_encoders[0].parameters()).device,
+            device=self.text_device(parts),
             do_classifier_free_guidance=False,
             max_sequence_length=self.most_tokens,
         )

@@ -37,6 +37,14 @@ class Krea2(VideoAutoencoder):
         "all": r"\.(attn|ff)\.|^(img_in|txt_in|time_embed|time_mod_proj|final_layer|text_fusion)",
     }
 
+    def warnings(self, parts: Components) -> list[str]:
+        if not parts.settings.get("is_distilled"):
+            return []
+        return [
+            "this is a Krea 2 distilled to few steps: the longer it is trained the more of that "
+            "it forgets. Better is to train on the base model and use the result on this one."
+        ]
+
     def encode(self, parts: Components, prompts: Sequence[str]) -> Conditioning:
         """The pipeline pads in the middle of its template; what is masked there is left out here:
         the denoiser looks at no such token, and text tokens have no places of their own."""

@@ -79,7 +79,7 @@ class QwenImage(VideoAutoencoder):
     def encode(self, parts: Components, prompts: Sequence[str]) -> Conditioning:
         """The last layer without the template's first 34 tokens; as many tokens as a prompt has."""
         pipeline = self.text_pipeline(parts)
-        device = next(parts.text_encoders[0].parameters()).device
+        device = self.text_device(parts)
         found = [
             pipeline.encode_prompt([prompt], device, max_sequence_length=self.most_tokens)[0]
             for prompt in prompts

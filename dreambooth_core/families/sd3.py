@@ -54,7 +54,7 @@ class StableDiffusion3(TransformerFamily):
             list(prompts),
             None,
             None,
-            device=next(parts.text_encoders[0].parameters()).device,
+            device=self.text_device(parts),
             do_classifier_free_guidance=False,
             max_sequence_length=self.most_tokens,
         )

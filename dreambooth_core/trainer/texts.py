@@ -36,5 +36,10 @@ def encode_each(parts: Components, captions: Sequence[str]) -> list[dict[str, to
     found = []
     for caption in captions:
         conditioning = parts.family.encode(parts, [caption]).as_dict()
-        found.append({name: tensor.float().cpu() for name, tensor in conditioning.items()})
+        found.append({name: _kept(tensor) for name, tensor in conditioning.items()})
     return found
+
+
+def _kept(tensor: torch.Tensor) -> torch.Tensor:
+    """In fp32; a mask stays what it is, since some denoisers add one of numbers to the scores."""
+    return (tensor.float() if tensor.is_floating_point() else tensor).cpu()

@@ -24,7 +24,9 @@ from torch import Tensor
 from dreambooth_core.families.base import Components, SizeInfo
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.families.options import BaseOptions
+from dreambooth_core.families.text import Conditioning
 from dreambooth_core.objective.options import ObjectiveOptions
+from dreambooth_core.trainer.texts import encode_each
 
 PROMPT = "a photo of sks dog on the beach"
 OTHER = "sks"
@@ -97,7 +99,7 @@ def call_parity(bench: Bench, *, height: int = 64, width: int = 96, steps: int =
     parts, pipeline = bench.parts(), bench.pipeline()
     family = parts.family
     inner = bench.inner or family.latents_of
-    conditioning = family.encode(parts, [PROMPT])
+    conditioning = Conditioning(**encode_each(parts, [PROMPT])[0])  # as the trainer's cache has it
     sizes = [SizeInfo((height, width), (0, 0), (height, width))]
     worst = 0.0
     for step in recorded(bench, pipeline, height, width, steps):
@@ -118,7 +120,7 @@ def batch_parity(bench: Bench, *, height: int = 64, width: int = 96) -> float:
     sizes = [SizeInfo((height, width), (0, 0), (height, width))] * 2
     noisy = torch.randn(2, *family.latent_shape(parts.configs, height, width), generator=_seeded(0))
     times = torch.tensor([0.3, 0.8])
-    single = [family.encode(parts, [prompt]) for prompt in (PROMPT, OTHER)]
+    single = [Conditioning(**each) for each in encode_each(parts, [PROMPT, OTHER])]
     both = family.stack(single, lambda: family.encode(parts, [""]))
     at_once = family.encode(parts, [PROMPT, OTHER])
     worst = 0.0
@@ -252,6 +254,8 @@ def difference(ours: Any, theirs: Any, name: str) -> float:
     if isinstance(theirs, Tensor):
         assert isinstance(ours, Tensor), f"{name}: {type(ours)} instead of a tensor"
         assert ours.shape == theirs.shape, f"{name}: {ours.shape}, the pipeline {theirs.shape}"
+        # A mask of numbers is added to the scores, one of truths hides.
+        assert ours.dtype == theirs.dtype, f"{name}: {ours.dtype}, the pipeline {theirs.dtype}"
         apart = (ours.double() - theirs.double()).abs() / theirs.double().abs().clamp(min=1.0)
         return float(apart.max()) if apart.numel() else 0.0
     if isinstance(theirs, Mapping):

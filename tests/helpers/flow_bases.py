@@ -258,7 +258,7 @@ def sd3(folder: Path, *, medium: bool = True) -> Path:
 
 
 def lumina2(folder: Path) -> Path:
-    """Lumina 2: Gemma 2, one stream, fewer keys than queries."""
+    """Lumina 2: Gemma 2, one stream, three times as many heads of queries as of keys."""
     torch.manual_seed(0)
     tokenizer = tokenizers.gemma()
     config = Gemma2Config(
@@ -272,11 +272,11 @@ def lumina2(folder: Path) -> Path:
     )
     denoiser = Lumina2Transformer2DModel(
         sample_size=8,
-        hidden_size=WIDTH,
+        hidden_size=9 * HEAD,
         num_layers=2,
         num_refiner_layers=1,
-        num_attention_heads=HEADS,
-        num_kv_heads=HEADS // 2,
+        num_attention_heads=9,
+        num_kv_heads=3,
         multiple_of=32,
         axes_dim_rope=AXES,
         axes_lens=(300, 64, 64),
@@ -311,7 +311,7 @@ def krea2(folder: Path) -> Path:
         num_layers=2,
         attention_head_dim=HEAD,
         num_attention_heads=HEADS,
-        num_key_value_heads=HEADS // 2,
+        num_key_value_heads=HEADS // 4,
         intermediate_size=2 * WIDTH,
         timestep_embed_dim=32,
         text_hidden_dim=TEXT,
