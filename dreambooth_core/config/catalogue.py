@@ -14,6 +14,8 @@ SHIPPED = Path(__file__).parent / "presets"
 SUBJECTS = ("object", "person", "style")
 METHODS = ("lora", "full")
 FAMILIES = ("sd1", "sd2", "sdxl")
+FLOW = "flow"
+"""In place of a family: the rectified-flow models, which are trained alike."""
 BUDGETS = ("6GB", "8GB", "10GB", "12GB", "16GB", "24GB", "32GB")
 """Memory of common GPUs, as ``memory.budget`` takes it."""
 
@@ -43,6 +45,13 @@ def read_entry(path: Path) -> Entry:
     version = _VERSION.search(text)
     about = text.splitlines()[0].lstrip("# ") if text.startswith("#") else ""
     return Entry(path.stem, path, version.group(1) if version else "", about)
+
+
+def recipe(subject: str, method: str, family: str) -> str:
+    """The preset for a subject, a method and a family (``object-lora-sd1``); empty without one."""
+    place = family if family in FAMILIES else FLOW
+    name = f"{subject}-{method}-{place}"
+    return name if family and (SHIPPED / f"{name}.yaml").is_file() else ""
 
 
 def budget_of(preset: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from dreambooth_core.config.catalogue import SHIPPED, budget_of, entries
+from dreambooth_core.config.catalogue import SHIPPED, budget_of, entries, recipe
 from dreambooth_core.config.describe import flatten, nest, renamed
 from dreambooth_core.config.marking import mark
 from dreambooth_core.config.reading import read_file
@@ -96,8 +96,7 @@ class Presets:
 
     def recipe(self, kind: str, method: str, family: str) -> str:
         """``object-lora-sd1``; empty where there is no such recipe."""
-        name = f"{kind}-{_kind_of(method)}-{family}"
-        return name if (SHIPPED / f"{name}.yaml").is_file() else ""
+        return recipe(kind, _kind_of(method), family)
 
     def memory_choice(self) -> MemoryChoice:
         """The memory that a run may take: what is free, the host's model counted as free."""

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from dreambooth_core.commands.main import main
-from dreambooth_core.config.catalogue import FAMILIES, METHODS, SUBJECTS, entries
+from dreambooth_core.config.catalogue import FAMILIES, METHODS, SUBJECTS, entries, recipe
 from dreambooth_core.config.loading import load, preset_names
 from dreambooth_core.trainer.config import TrainConfig
 
 RECIPES = [f"{s}-{m}-{f}" for s in SUBJECTS for m in METHODS for f in FAMILIES]
+RECIPES += [f"{subject}-lora-flow" for subject in SUBJECTS]
 
 
 def test_there_is_a_recipe_for_each_subject_method_and_family() -> None:
@@ -30,9 +31,16 @@ def test_recipes_say_what_they_are_named_for(name: str) -> None:
     assert config.optim.learning_rate is not None
     assert low <= config.optim.learning_rate <= high
     assert not config.optim.ema.enabled
-    if name.startswith("person"):
+    if name.startswith("person") and not name.endswith("flow"):
         assert config.prior.enabled
         assert 200 <= config.prior.num_class_images <= 300
+
+
+def test_the_recipe_of_a_family() -> None:
+    assert recipe("object", "lora", "sdxl") == "object-lora-sdxl"
+    assert recipe("person", "lora", "z_image") == "person-lora-flow"
+    assert recipe("person", "full", "z_image") == ""
+    assert recipe("object", "lora", "") == ""
 
 
 def test_every_preset_gives_its_reasons() -> None:
