@@ -142,15 +142,29 @@ def base_of(path: Path | None) -> dict[str, torch.Tensor] | None:
     return base_weights({name: c.tensors for name, c in parts.components.items()})
 
 
-def write(args: Writing, adapter: Adapter, path: Path) -> None:
-    """Writes a result; nothing in memory is a view on the file that may be replaced."""
+def write(args: Writing, adapter: Adapter, path: Path) -> list[dict[str, Any]]:
+    """Writes a result, and says what each host loads of it; nothing in memory is a view on the
+    file that may be replaced."""
+    from dreambooth_core.formats.adapters.hosts import host_table
     from dreambooth_core.formats.adapters.write import write_adapter
 
     write_adapter(adapter, path, args.layout, dtype=dtype_of(args.dtype))
+    return host_table(path, adapter.family)
 
 
-def tell(args: Reporting, report: Mapping[str, Any], lines: list[str]) -> None:
-    """Prints a report, as JSON or as lines."""
+def tell(
+    args: Reporting,
+    report: Mapping[str, Any],
+    lines: list[str],
+    hosts: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    """Prints a report, as JSON or as lines; of a written adapter with what hosts load of it."""
+    if hosts:
+        from dreambooth_core.formats.adapters.hosts import unheard
+
+        report = {**report, "hosts": list(hosts)}
+        warning = unheard(hosts)
+        lines = [*lines, *([f"warning: {warning}"] if warning else [])]
     if args.json:
         print(json.dumps(report, indent=2, ensure_ascii=False))
         return

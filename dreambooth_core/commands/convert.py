@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreambooth_core.commands import adapter_parts
 from dreambooth_core.commands.adapter_parts import LAYOUTS
 from dreambooth_core.commands.options import Reporting, argument
 from dreambooth_core.errors import UserError
@@ -167,18 +168,20 @@ def _checkpoint(args: Options) -> int:
 
 
 def _adapter(args: Options) -> int:
+    from dreambooth_core.formats.adapters.hosts import host_table
     from dreambooth_core.formats.adapters.read import read_adapter
     from dreambooth_core.formats.adapters.write import host_layout, write_adapter
 
     adapter = read_adapter(args.source)
-    layout = args.layout or "host"
-    layout = host_layout(adapter) if layout == "host" else layout
+    layout = host_layout(adapter) if args.layout in (None, "host") else args.layout
     adapter.metadata.update(_metadata(args))
-    write_adapter(adapter, args.target, layout=layout, dtype=_dtype(args))
-    if args.json:
-        _print_json({"kind": "adapter", "layout": layout, "files": [str(args.target)]})
-    else:
-        print(f"{args.target}: an adapter in {layout} names, {len(adapter.modules)} modules")
+    write_adapter(adapter, args.target, args.layout or "host", dtype=_dtype(args))
+    adapter_parts.tell(
+        args,
+        {"kind": "adapter", "layout": layout, "files": [str(args.target)]},
+        [f"{args.target}: an adapter in {layout} names, {len(adapter.modules)} modules"],
+        host_table(args.target, adapter.family),
+    )
     return 0
 
 

@@ -88,7 +88,7 @@ def run(args: Options) -> int:
     adapter, report = extract(states[0], states[1], _options(args), families[0])
     adapter.layers_per_block = layers
     adapter.metadata["ss_sd_model_name"] = args.base.name
-    adapter_parts.write(args, adapter, args.target)
+    hosts = adapter_parts.write(args, adapter, args.target)
     ranks = Counter(report.ranks.values())
     lines = [
         f"{args.target}: {len(adapter.modules)} modules, ranks "
@@ -100,7 +100,7 @@ def run(args: Options) -> int:
             f"left out: {report.left_out:.2%} of the change, in norms, biases or embeddings"
             + ("" if args.rest else " (--rest takes norms and biases along)")
         )
-    adapter_parts.tell(args, {"file": str(args.target), **vars(report)}, lines)
+    adapter_parts.tell(args, {"file": str(args.target), **vars(report)}, lines, hosts)
     return 0
 
 

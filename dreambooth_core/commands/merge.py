@@ -85,7 +85,7 @@ def run(args: Options) -> int:
     )
     parts = adapter_parts.read_parts(args, args.adapters)
     merged, report = merge(parts, plan, adapter_parts.base_of(args.base))
-    adapter_parts.write(args, merged, args.out)
+    hosts = adapter_parts.write(args, merged, args.out)
     ranks = ", ".join(str(rank) for rank in report.ranks) or "none"
     lines = [
         f"{args.out}: {len(parts)} adapters by {report.method}, {report.modules} modules, "
@@ -97,5 +97,5 @@ def run(args: Options) -> int:
     lines += [f"warning: {text}" for text in report.warnings]
     told = {"file": str(args.out), **vars(report), "ranks": list(report.ranks)}
     told["warnings"] = list(report.warnings)
-    adapter_parts.tell(args, told, lines)
+    adapter_parts.tell(args, told, lines, hosts)
     return 0

@@ -55,7 +55,7 @@ def run(args: Options) -> int:
         base=adapter_parts.base_of(args.base),
         dtype=adapter_parts.dtype_of(args.dtype),
     )
-    adapter_parts.write(args, smaller, args.target)
+    hosts = adapter_parts.write(args, smaller, args.target)
     ranks = Counter(report.ranks.values())
     told = {"file": str(args.target), "ranks": report.ranks, "error": report.error}
     adapter_parts.tell(
@@ -66,5 +66,6 @@ def run(args: Options) -> int:
             + ", ".join(f"{rank} ({ranks[rank]})" for rank in sorted(ranks)),
             f"lost: {report.error:.2%} of the change",
         ],
+        hosts,
     )
     return 0

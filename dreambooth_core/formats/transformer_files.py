@@ -131,9 +131,11 @@ def _others(shapes: Shapes) -> list[str]:
 
 def _text_encoder(shapes: Shapes) -> tuple[str, str | None, str] | None:
     attention = next((k for k in shapes if k.endswith("layers.0.self_attn.k_proj.weight")), None)
-    if attention is None or len(shapes[attention]) != 2 or "text_model" in attention:
+    if attention is None or len(shapes[attention]) != 2:
         return None
     base = attention.removesuffix("self_attn.k_proj.weight")
+    if f"{base}mlp.gate_proj.weight" not in shapes:  # CLIP, and checkpoints with one
+        return None
     width = int(shapes[attention][1])
     if f"{base}pre_feedforward_layernorm.weight" in shapes:
         kind = "gemma2"
@@ -141,10 +143,8 @@ def _text_encoder(shapes: Shapes) -> tuple[str, str | None, str] | None:
         kind = "qwen3"
     elif f"{base}self_attn.q_proj.bias" in shapes:
         kind = "qwen2"
-    elif f"{base}mlp.gate_proj.weight" in shapes:
-        kind = "llama"
     else:
-        return None
+        kind = "llama"
     sight = "vision" if any("visual." in key or "vision_" in key for key in shapes) else ""
     for entry in _ENCODERS:
         if entry[:3] == (kind, width, sight):

@@ -74,6 +74,8 @@ ATTENTION = f"{LAYER}self_attn.k_proj.weight"
 def test_encoders_and_autoencoders(
     shapes: dict[str, tuple[int, ...]], kind: str, word: str
 ) -> None:
+    if kind == "text":
+        shapes = {**shapes, f"{LAYER}mlp.gate_proj.weight": (9, 9)}
     found = look(shapes, {})
     assert found is not None
     assert found.kind.startswith(kind)
@@ -104,6 +106,9 @@ def test_what_cannot_be_read_is_named(
 def test_layers_that_other_models_have_too_are_left_to_them() -> None:
     unet = {"down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.weight": (8, 8)}
     assert look(unet, {}) is None
+    clip = {f"cond_stage_model.transformer.encoder.{ATTENTION[6:]}": (768, 768)}
+    clip[f"cond_stage_model.transformer.encoder.{LAYER[6:]}self_attn.q_proj.bias"] = (768,)
+    assert look(clip, {}) is None
     clip = {"text_model.encoder.layers.0.self_attn.k_proj.weight": (768, 768)}
     assert look(clip, {}) is None
     assert look({"decoder.conv_in.weight": (512, 4, 3, 3)}, {}) is None

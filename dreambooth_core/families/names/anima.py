@@ -1,7 +1,7 @@
 """Anima, and Cosmos-Predict2 whose transformer it is.
 
-The hosts know their own names alone. The text conditioner is a network of its own in diffusers
-and a part of the denoiser (``llm_adapter``) in the hosts.
+The hosts know their own names alone. The text conditioner is a network of its own in diffusers,
+a part of the denoiser (``llm_adapter``) in ComfyUI, and of the text encoder in Forge Neo.
 """
 
 from __future__ import annotations
@@ -35,17 +35,21 @@ _CONDITIONER = (
 CONDITIONER = "text_conditioner."
 """Where diffusers' names of the conditioner begin."""
 
+_TRANSFORMER = {
+    **{f"{_BLOCK}.{layer}": f"{_NATIVE}.{own}" for layer, own in _INSIDE.items()},
+    "norm_out.linear_1": "final_layer.adaln_modulation.1",
+    "norm_out.linear_2": "final_layer.adaln_modulation.2",
+    "proj_out": "final_layer.linear",
+    "patch_embed.proj": "x_embedder.proj.1",
+    "time_embed.t_embedder.linear_1": "t_embedder.1.linear_1",
+    "time_embed.t_embedder.linear_2": "t_embedder.1.linear_2",
+}
+
 NAMES = LayerNames(
     family="anima",
     label="Anima",
     layers={
-        **{f"{_BLOCK}.{layer}": f"{_NATIVE}.{own}" for layer, own in _INSIDE.items()},
-        "norm_out.linear_1": "final_layer.adaln_modulation.1",
-        "norm_out.linear_2": "final_layer.adaln_modulation.2",
-        "proj_out": "final_layer.linear",
-        "patch_embed.proj": "x_embedder.proj.1",
-        "time_embed.t_embedder.linear_1": "t_embedder.1.linear_1",
-        "time_embed.t_embedder.linear_2": "t_embedder.1.linear_2",
+        **_TRANSFORMER,
         **{
             f"{CONDITIONER}blocks.#.{layer}": f"llm_adapter.blocks.#.{layer}"
             for layer in _CONDITIONER
@@ -61,6 +65,7 @@ NAMES = LayerNames(
             ("diffusion_model.", "native"),
         ),
     },
+    few={"Forge Neo": frozenset(_TRANSFORMER)},
     written="kohya",
     variants=(Variant(2048, {"transformer_blocks": 28}),),
     base_version="anima",

@@ -81,7 +81,7 @@ class LayerNames:
     hosts: Mapping[str, tuple[Form, ...]] = field(default_factory=dict)
     """What each host loads; one that is missing does not run this family."""
     few: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """All of diffusers' names that a host's table has, where it has few."""
+    """All layers, by diffusers' names, that a host's table has, where it lacks some."""
     written: str = "comfyui"
     """The layout that most hosts load: ``kohya``, ``comfyui`` or ``diffusers``."""
     comfyui: str = NATIVE
@@ -161,7 +161,7 @@ class LayerNames:
             layer = self.find(rest)
             if layer is None or (prefix.endswith("_") and "." in rest):
                 continue
-            if side == DIFFUSERS and layer.template not in self.few.get(host, (layer.template,)):
+            if layer.template not in self.few.get(host, (layer.template,)):
                 continue
             if rest in self._spellings(layer, side, flat=prefix.endswith("_")):
                 return True

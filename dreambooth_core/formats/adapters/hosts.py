@@ -51,6 +51,10 @@ _SD_HOSTS = {
     "diffusers": _SD,
 }
 _CLIP = re.compile(r"(?:text_model_)?encoder_layers_[0-9]+_(?:self_attn_\w+|mlp_fc[12])")
+_T5 = re.compile(
+    r"lora_te([123])_encoder_block_[0-9]+_layer_[01]_(?:SelfAttention_[qkvo]|DenseReluDense_\w+)"
+)
+_LLM = re.compile(r"lora_te_layers_[0-9]+_(?:self_attn_[qkvo]_proj|mlp_\w+)")
 _UNET_DIFFUSERS = re.compile(r"(?:down_blocks|up_blocks|mid_block|conv_|time_emb|add_emb)")
 
 
@@ -175,7 +179,15 @@ def _sd_loads(host: str, raw: str, family: str) -> bool:
 
 
 def _text_loads(host: str, raw: str, family: str) -> bool:
-    """CLIP's layers, under the names of each host's table."""
+    """A text encoder's layers, under the names of each host's table."""
+    comfyui = host in ("ComfyUI", "Forge Neo")
+    if match := _T5.fullmatch(raw):
+        wanted = {"sd3": "3", "flux": "23", "chroma": "1"}.get(family, "")
+        return (comfyui and match[1] in wanted) or (host == "Forge" and match[1] == "3")
+    if _LLM.fullmatch(raw):
+        return host == "ComfyUI" or (host == "Forge Neo" and family == "anima")
+    if comfyui and raw.startswith("text_encoders.") and ".transformer." in raw:
+        return True
     second = family in ("sdxl", "sd3")
     flat = ["lora_te1_"] if family in ("sdxl", "sd3", "flux") else ["lora_te_", "lora_te1_"]
     if host in ("ComfyUI", "Forge", "Forge Neo"):

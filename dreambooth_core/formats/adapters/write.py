@@ -7,6 +7,7 @@ its own table, so the ``host`` layout is the one that most of them load (``famil
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,8 @@ from dreambooth_core.formats.adapters.model import (
 from dreambooth_core.formats.adapters.naming import OTHER, TRANSFORMER, written
 from dreambooth_core.formats.adapters.peft_config import METADATA_KEY, to_config
 from dreambooth_core.formats.privacy import cleaned
+
+log = logging.getLogger(__name__)
 
 LAYOUTS = ("host", "kohya", "comfyui", "diffusers", "peft")
 _PEFT_TAILS = {
@@ -70,6 +73,8 @@ def write_adapter(
     asked = layout
     if layout == "host":
         layout = host_layout(adapter)
+        if layout != "diffusers" and not _joins(adapter, layout):
+            layout = "diffusers"
     try:
         if layout == "peft":
             return _write_peft(adapter, path)
@@ -82,6 +87,17 @@ def write_adapter(
         where = f"{path}, {error.where}" if error.where else path
         raise Unsupported(error.what, where=where, do=error.do) from error
     return path
+
+
+def _joins(adapter: Adapter, layout: str) -> bool:
+    """Whether the layers that hosts keep as one can be joined: what took hours to train is not
+    lost because of a name, and diffusers' names need no joining."""
+    try:
+        written(adapter, layout)
+    except Unsupported as error:
+        log.warning("diffusers' names are written: %s", error.line)
+        return False
+    return True
 
 
 def _plain(adapter: Adapter) -> bool:

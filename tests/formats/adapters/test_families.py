@@ -67,7 +67,8 @@ def test_hosts_load_the_whole_file(names: LayerNames, tmp_path: Path) -> None:
     whole = {host for host in names.hosts if host != "diffusers"}
     if host_layout(adapter) == "diffusers":
         whole = set(names.hosts) if not names.unknown_to_hosts else set()
-    for host in whole - ({"Forge", "A1111"} if names.family == "sd3" else set()):
+    partly = {"sd3": {"Forge", "A1111"}, "anima": {"Forge Neo"}}
+    for host in whole - partly.get(names.family, set()):
         assert told[host].loaded == told[host].total, told[host].text
 
 
@@ -245,3 +246,47 @@ def test_rotations_that_cannot_be_joined_are_named(tmp_path: Path) -> None:
 def test_stable_diffusion_in_the_hosts(key: str, hosts: set[str]) -> None:
     told = judge({key: (4, 4)}, "sd1")
     assert {each.host for each in told if each.loaded} == hosts
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "hosts"),
+    [
+        ("flux", "lora_te2_encoder_block_0_layer_0_SelfAttention_q", {"ComfyUI", "Forge Neo"}),
+        ("sd3", "lora_te3_encoder_block_0_layer_0_SelfAttention_q", {"ComfyUI", "Forge"}),
+        ("z_image", "lora_te_layers_0_self_attn_q_proj", {"ComfyUI"}),
+        ("anima", "lora_te_layers_0_self_attn_q_proj", {"ComfyUI", "Forge Neo"}),
+        (
+            "flux",
+            "lora_te1_text_model_encoder_layers_0_self_attn_q_proj",
+            {"ComfyUI", "Forge", "Forge Neo", "diffusers"},
+        ),
+    ],
+)
+def test_text_encoders_of_the_newer_families(family: str, name: str, hosts: set[str]) -> None:
+    assert {e.host for e in judge({f"{name}.alpha": ()}, family) if e.loaded} == hosts
+
+
+def test_what_cannot_be_joined_is_not_lost(tmp_path: Path) -> None:
+    names = names_of("lumina2")
+    assert names is not None
+    adapter = family_adapter(names, "dora", only=("to_q",), blocks=1)
+    path = write_adapter(adapter, tmp_path / "a.safetensors", "host")
+    keys = shapes_of(path)
+    assert "transformer.layers.0.attn.to_q.dora_scale" in keys
+    told = {each.host: each for each in judge(keys, "lumina2")}
+    assert told["ComfyUI"].loaded == 0
+    assert set(read_adapter(path).modules) == set(adapter.modules)
+
+
+def test_a_written_file_that_hosts_pass_over_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    names = names_of("anima")
+    assert names is not None
+    path = write_adapter(family_adapter(names, only=("to_q",)), tmp_path / "a.safetensors", "host")
+    out = tmp_path / "b.safetensors"
+    assert main(["convert", str(path), str(out), "--layout", "diffusers"]) == 0
+    assert "warning: not every host loads the whole adapter: Forge Neo" in capsys.readouterr().out
+    assert main(["convert", str(out), str(tmp_path / "c.safetensors"), "--json"]) == 0
+    told = {each["host"]: each for each in json.loads(capsys.readouterr().out)["hosts"]}
+    assert told["ComfyUI"]["loaded"] == told["ComfyUI"]["total"]
