@@ -92,7 +92,10 @@ class Components:
 def config_of(model: Any) -> dict[str, Any]:
     """A network's configuration as plain values, whichever library it is of."""
     config = model.config
-    values = dict(config.to_dict() if hasattr(config, "to_dict") else config)
+    if hasattr(config, "to_dict"):
+        values = dict(config.to_dict())
+    else:  # diffusers', which forgets whose it is where a network was made from values
+        values = {**config, "_class_name": type(model).__name__}
     values.pop("_name_or_path", None)  # where it lay, which is no fact of the network
     return values
 
@@ -206,6 +209,11 @@ class Family(ABC):
     def latent_scale(self, vae: Mapping[str, Any]) -> int:
         """Pixels along one side of a latent cell, from an autoencoder's configuration."""
         return int(2 ** (len(vae["block_out_channels"]) - 1))
+
+    def vae_channels(self, vae: Mapping[str, Any]) -> tuple[int, int]:
+        """Channels of the widest layers that work on a whole image: to encode, and to decode it."""
+        levels = vae["block_out_channels"]
+        return int(levels[0]), int(max(levels[:2]))
 
     @abstractmethod
     def native_size(self, configs: Configs) -> int:

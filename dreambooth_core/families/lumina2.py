@@ -89,5 +89,6 @@ class Lumina2(TransformerFamily):
         width = parts.denoiser.config.cap_feat_dim
         return Conditioning(
             torch.empty(batch, self.most_tokens, width, dtype=dtype, device="meta"),
-            mask=torch.ones(batch, self.most_tokens, dtype=torch.int64, device="meta"),
+            # Its numbers are asked for, which the meta device does not have.
+            mask=torch.ones(batch, self.most_tokens, dtype=torch.int64),
         )

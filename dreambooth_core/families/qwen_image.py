@@ -23,6 +23,9 @@ class VideoAutoencoder(TransformerFamily):
     def latent_scale(self, vae: Mapping[str, Any]) -> int:
         return int(2 ** len(vae["temperal_downsample"]))
 
+    def vae_channels(self, vae: Mapping[str, Any]) -> tuple[int, int]:
+        return int(vae["base_dim"]), 2 * int(vae["base_dim"])
+
     def latent_shape(self, configs: Configs, height: int, width: int) -> tuple[int, ...]:
         scale = self.latent_scale(configs["vae"])
         return (int(configs["vae"]["z_dim"]), height // scale, width // scale)

@@ -92,7 +92,9 @@ class Emulation(TorchFunctionMode):
             elif self._norms_in_fp32 and func in _SINGLE:
                 args, kwargs = self._cast(args, kwargs, torch.float32)
         if func is F.scaled_dot_product_attention and self._fused_attention:
-            return FusedAttention.apply(*args[:3])
+            named = (kwargs[name] for name in ("query", "key", "value") if name in kwargs)
+            query, key, value = (*args[:3], *named)
+            return FusedAttention.apply(query, key, value)
         return func(*args, **kwargs)
 
     def _cast(

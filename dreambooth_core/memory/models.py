@@ -56,15 +56,17 @@ def training_step(
     return run
 
 
-def encoding_peak(vae: nn.Module, *, batch: int, height: int, width: int) -> int:
+def encoding_peak(vae: nn.Module, channels: int, *, batch: int, height: int, width: int) -> int:
     """Bytes that the autoencoder needs to encode pictures, its weights included.
 
     Without a backward pass three tensors of the first level exist at once: a convolution's
     input and output and a norm's copy.
+
+    Args:
+        channels: of that level.
     """
-    config: Any = vae.config
     weight = next(vae.parameters())
-    largest = batch * config.block_out_channels[0] * height * width * weight.element_size()
+    largest = batch * channels * height * width * weight.element_size()
     return sum(p.numel() * p.element_size() for p in vae.parameters()) + 3 * largest
 
 

@@ -125,6 +125,7 @@ class Planner:
         else:
             method.attach(0)
         self._vae: Any = parts.vae
+        self._channels = family.vae_channels(self.configs["vae"])
         models = parts.models
         texts = {name: model for name, model in models.items() if name != family.denoiser}
         cached = config.data.cache != "none"
@@ -204,7 +205,9 @@ class Planner:
         """What encoding takes: one network after another comes to the device, where none is
         there from making class images, and whole before it is quantised."""
         batch, (height, width) = self.config.data.cache_batch_size, self.size
-        images = encoding_peak(self._vae, batch=batch, height=height, width=width)
+        images = encoding_peak(
+            self._vae, self._channels[0], batch=batch, height=height, width=width
+        )
         if self.config.prior.enabled:
             return self._base_bytes + images - _bytes(self._vae)
         return max(images, self._largest)
@@ -219,9 +222,8 @@ class Planner:
         """What decoding class images takes besides all weights: three tensors of the widest
         layers at full size, a convolution's input and output and a norm's copy."""
         height, width = self.size
-        channels = self._vae.config.block_out_channels[:2]
         pixels = height * width * self.config.prior.batch_size
-        return 3 * int(max(channels)) * pixels * 4
+        return 3 * self._channels[1] * pixels * 4
 
     def _parts(self, family: Family) -> Components:
         """The base on the meta device, as the trainer places it: frozen, in the run's precision."""

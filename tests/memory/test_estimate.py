@@ -169,8 +169,8 @@ def test_half_precision_and_the_driver():
 
 def test_encoding_needs_more_for_larger_pictures():
     vae = empty("vae", {"block_out_channels": (32, 64), "norm_num_groups": 32})
-    small = encoding_peak(vae, batch=1, height=64, width=64)
-    large = encoding_peak(vae, batch=1, height=128, width=128)
+    small = encoding_peak(vae, 32, batch=1, height=64, width=64)
+    large = encoding_peak(vae, 32, batch=1, height=128, width=128)
     assert large - small == 3 * 32 * 4 * (128 * 128 - 64 * 64)
 
 
