@@ -6,16 +6,18 @@ python -m tests.faults.disk --share 20         20 faults of each scene
 python -m tests.faults.disk --engine FOLDER    the engine of another checkout, to compare with
 
 A scene is a command that replaces something older. It is run in a fork once without a fault, to
-know what is new and how many operations it takes, then once for each operation and kind of fault
-(see failing_disk.py). After each, the next start clears up, and each thing must be what it was or
-what it was to become, all of one age, with nothing beside it; then the same command, without a
-fault, must end in what is new: a run resumes to the bit.
+know what is new and how many operations it takes, and once more to take a fork at each operation
+for each kind of fault (see failing_disk.py and disk_forks.py). After each, the next start clears
+up, and each thing must be what it was or what it was to become, all of one age, with nothing
+beside it; then the same command, without a fault, must end in what is new: a run resumes to the
+bit.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import importlib
 import json
 import os
@@ -29,6 +31,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.faults.disk_forks import HANGS, link_tree, trials
+from tests.faults.failing_disk import FAULTS, KILLED, FailingDisk
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -38,8 +43,6 @@ BAD = ("mixture", "torn", "litter", "lost", "silent", "traceback")
 KEPT = ".ballast"
 """The room that a run keeps for itself: gone when it ends, and used again when it resumes."""
 CRASHED = 99
-HANGS = 600
-"""Seconds after which a command is ended, and counted as a traceback."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,6 @@ class Report:
 
 def run(scene: Scene, root: Path, faults: Sequence[str], share: int | None = None) -> Report:
     """Tries each fault at each operation of a scene, or an even share of so many."""
-    from tests.faults.failing_disk import FailingDisk
-
     report = Report(scene.name)
     template = root / scene.name
     template.mkdir()
@@ -90,23 +91,41 @@ def run(scene: Scene, root: Path, faults: Sequence[str], share: int | None = Non
     known = {name: {old[name], new[name]} for name in scene.things}
     entries = _entries(template) | _entries(place)
     report.operations.update(ended.seen)
-    cases = [(at, fault) for at in range(1, len(ended.seen) + 1) for fault in faults]
+    chosen = dict.fromkeys(range(1, len(ended.seen) + 1), faults)
     if share is not None:
         count = len(ended.seen)
-        cases = [(1 + n * count // share, faults[n % len(faults)]) for n in range(share)]
-    for at, fault in cases:
-        _copy(template, place)
-        done = _command(place, arguments, FailingDisk(place, at, fault))
+        chosen = {1 + n * count // share: [faults[n % len(faults)]] for n in range(share)}
+    again: dict[str, tuple[str, str]] = {}
+    output = root / "output.txt"
+    _copy(template, place)
+    for trial in trials(
+        place,
+        lambda disk: os._exit(_child(place, lambda: _act(arguments, disk), root / "parent.txt")),
+        lambda at: chosen.get(at, ()),
+        output,
+    ):
+        done = Ended(trial.code, output.read_text(encoding="utf-8", errors="replace"), [])
         outcome, told = _judge(scene, place, done, old, new, known, entries)
         if outcome in GOOD:
-            outcome, told = _judge_again(scene, place, arguments, outcome, old, new)
-            if more := {name for name in _entries(place) - entries if _is_litter(name)}:
-                outcome, told = "litter", f"{sorted(more)[:4]} at the very end"
-        kind = ended.seen[at - 1]
-        report.outcomes.setdefault((kind, fault), Counter())[outcome] += 1
+            # What is the same to the byte ends the same.
+            state = "".join(
+                f"{name}\0{_contents(place / name)}" for name in sorted(_entries(place))
+            )
+            if state not in again:
+                again[state] = _judge_again(scene, place, arguments, old, new, entries)
+            if again[state][0]:
+                outcome, told = again[state]
+        report.outcomes.setdefault((trial.kind, trial.fault), Counter())[outcome] += 1
         if outcome in BAD:
-            report.bad.append(f"{outcome}: {scene.name} {fault} at {at} ({kind})\n{told}")
+            where = f"{scene.name} {trial.fault} at {trial.at} ({trial.kind})"
+            report.bad.append(f"{outcome}: {where}\n{told}")
     return report
+
+
+def _contents(path: Path) -> str:
+    if path.is_symlink():
+        return os.readlink(path)
+    return digest_of(path) if path.is_file() else ""
 
 
 @dataclass
@@ -128,8 +147,6 @@ def _judge(
     entries: set[str],
 ) -> tuple[str, str]:
     """The state after a fault and the next start."""
-    from tests.faults.failing_disk import KILLED
-
     said = done.said[-1500:]
     if "Traceback (most recent call last)" in done.said or done.code not in (0, 1, 2, KILLED):
         return "traceback", said
@@ -154,19 +171,21 @@ def _judge_again(
     scene: Scene,
     place: Path,
     arguments: Sequence[str],
-    outcome: str,
     old: dict[str, str],
     new: dict[str, str],
+    entries: set[str],
 ) -> tuple[str, str]:
-    """The state after the same command without a fault."""
-    again = _command(place, arguments, None)
+    """What is wrong after the same command without a fault; nothing is, if it is empty."""
+    again = _command(place, arguments, FailingDisk(place))
     if again.code != 0:
         return "lost", again.said[-1500:]
     found = _state(scene, place)
     differ = [name for name in found if found[name] != new[name]]
     if any(name not in scene.passing or found[name] != old[name] for name in differ):
         return "lost", f"{differ} are not what they are without a fault"
-    return outcome, ""
+    if more := {name for name in _entries(place) - entries if _is_litter(name)}:
+        return "litter", f"{sorted(more)[:4]} at the very end"
+    return "", ""
 
 
 def _is_litter(name: str) -> bool:
@@ -198,14 +217,28 @@ def _state(scene: Scene, place: Path) -> dict[str, str]:
 
 def digest_of(path: Path) -> str:
     """A hash of a file, or of all files of a folder and their names."""
-    import hashlib
-
     digest = hashlib.sha256()
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     for file in files:
         digest.update(file.relative_to(path).as_posix().encode() + b"\0")
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
+        digest.update(once(_sha256, file).encode())
     return digest.hexdigest()
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def once(digest: Callable[[Path], str], file: Path) -> str:
+    """The digest of a file, from memory if this very file was seen unchanged before."""
+    facts = file.stat()
+    key = (digest, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+    if key not in _DIGESTS:
+        _DIGESTS[key] = digest(file)
+    return _DIGESTS[key]
+
+
+_DIGESTS: dict[tuple[object, int, int, int], str] = {}
 
 
 def _entries(place: Path) -> set[str]:
@@ -215,29 +248,28 @@ def _entries(place: Path) -> set[str]:
 def _copy(template: Path, place: Path) -> None:
     """The same paths each time: some results name them."""
     shutil.rmtree(place, ignore_errors=True)
-    shutil.copytree(template, place, symlinks=True)
+    link_tree(template, place)
 
 
-def _command(place: Path, arguments: Sequence[str], disk: object | None) -> Ended:
-    """A command line of ``dreambooth`` in a fork, on a disk that fails."""
-    from tests.faults.failing_disk import FailingDisk
+def _act(arguments: Sequence[str], disk: FailingDisk) -> list[str]:
+    """A command line of ``dreambooth`` on a disk that fails, in a fork; the kinds of operation."""
+    from dreambooth_core.commands.main import main
 
-    def act() -> list[str]:
-        from dreambooth_core.commands.main import main
+    _hurry()
+    disk.install()
+    try:
+        code = main([str(argument) for argument in arguments])
+    except SystemExit as ending:
+        code = ending.code if isinstance(ending.code, int) else 1
+    if code:
+        os._exit(code)
+    return disk.seen
 
-        if isinstance(disk, FailingDisk):
-            _hurry()
-            disk.install()
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as ending:
-            code = ending.code if isinstance(ending.code, int) else 1
-        if code:
-            os._exit(code)
-        return disk.seen if isinstance(disk, FailingDisk) else []
 
-    output = place.parent / "output.txt"
-    code, value = _fork(place, act, output)
+def _command(place: Path, arguments: Sequence[str], disk: FailingDisk) -> Ended:
+    """The same in a fork of its own."""
+    output = place.parent / "again.txt"
+    code, value = _fork(place, lambda: _act(arguments, disk), output)
     said = output.read_text(encoding="utf-8", errors="replace")
     return Ended(code, said, value if isinstance(value, list) else [])
 
@@ -278,7 +310,7 @@ def _fork(place: Path, act: Callable[[], object], output: Path) -> tuple[int, ob
     return os.waitstatus_to_exitcode(status), value
 
 
-def _child(place: Path, act: Callable[[], object], output: Path, answer: Path) -> int:
+def _child(place: Path, act: Callable[[], object], output: Path, answer: Path | None = None) -> int:
     stream = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for target in (1, 2):
         os.dup2(stream, target)
@@ -286,11 +318,12 @@ def _child(place: Path, act: Callable[[], object], output: Path, answer: Path) -
     sys.stdout = open(1, "w", encoding="utf-8", closefd=False, buffering=1)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding="utf-8", closefd=False, buffering=1)  # noqa: SIM115
     os.chdir(place)
-    signal.alarm(HANGS)
+    signal.alarm(HANGS if answer else 0)
     os.environ["DREAMBOOTH_CACHE"] = str(place.parent / "cache")
     try:
         value = act()
-        answer.write_text(json.dumps(value if isinstance(value, (list, tuple)) else []))
+        if answer:
+            answer.write_text(json.dumps(value if isinstance(value, (list, tuple)) else []))
         code = 0
     except BaseException:  # noqa: BLE001  every one is counted
         traceback.print_exc()
@@ -301,8 +334,6 @@ def _child(place: Path, act: Callable[[], object], output: Path, answer: Path) -
 
 
 def main() -> int:
-    from tests.faults.failing_disk import FAULTS
-
     parser = argparse.ArgumentParser(prog="python -m tests.faults.disk")
     parser.add_argument("scenes", nargs="*", help="only these")
     parser.add_argument("--fault", action="append", choices=FAULTS, help="only this, or these")

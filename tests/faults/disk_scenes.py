@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.faults.disk import Scene, digest_of
+from tests.faults.disk import Scene, digest_of, once
 
 
 def scenes() -> list[Scene]:
@@ -190,9 +190,9 @@ def _learned(path: Path) -> str:
         load_state(path)  # refuses what is not whole
         return digest_of(path / "trained.safetensors") + digest_of(path / "states.pt")
     if path.is_file():
-        return _tensors(path)
+        return once(_tensors, path)
     return "".join(
-        f"{file.relative_to(path)}{_tensors(file) if file.suffix == '.safetensors' else ''}"
+        f"{file.relative_to(path)}{once(_tensors, file) if file.suffix == '.safetensors' else ''}"
         for file in sorted(path.rglob("*"))
     )
 

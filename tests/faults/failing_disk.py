@@ -12,6 +12,8 @@ import builtins
 import errno
 import io
 import os
+import shutil
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +39,10 @@ class FailingDisk:
     seen: list[str] = field(default_factory=list)
     """The kind of each operation, in order."""
     failed: int = 0
+    branch: Callable[[FailingDisk, str, int], bool] | None = None
+    """Asked at each operation, with its kind and number; may fork, and set the fault there."""
+    paused: bool = False
+    """Nothing is counted."""
 
     def install(self) -> None:
         """Takes the place of this process's functions; for good: use it in a fork."""
@@ -53,6 +59,8 @@ class FailingDisk:
             return False
         self.seen.append(kind)
         number = len(self.seen)
+        if self.branch is not None:
+            self.branch(self, kind, number)
         if self.fault == "full":
             fails = 0 < self.at <= number and self.failed < LASTS and kind in GROWING
         else:
@@ -74,6 +82,8 @@ class FailingDisk:
         return self._true[name](path, *args, **more)
 
     def _below(self, path: Any, dir_fd: int | None = None) -> bool:
+        if self.paused:
+            return False
         if isinstance(path, int):
             place = self._true["readlink"](f"/proc/self/fd/{path}")
         else:
@@ -82,9 +92,21 @@ class FailingDisk:
                 place = os.path.join(self._true["readlink"](f"/proc/self/fd/{dir_fd}"), place)
         return Path(os.path.abspath(place)).is_relative_to(self.root)
 
+    def _own(self, path: Any, dir_fd: int | None = None) -> None:
+        """Before a file is written to that another folder shares (see disk_forks)."""
+        if not isinstance(path, int) and dir_fd is None and self._below(path):
+            self.paused = True
+            try:
+                if os.path.isfile(path):
+                    own(path)
+            finally:
+                self.paused = False
+
     # -- what is replaced --------------------------------------------------------------------
 
     def _open(self, path: Any, flags: int, *args: Any, **more: Any) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_TRUNC):
+            self._own(path, more.get("dir_fd"))
         if flags & (os.O_CREAT | os.O_TRUNC):
             return int(self._do("create", "open", path, flags, *args, **more))
         return int(self._true["open"](path, flags, *args, **more))
@@ -150,6 +172,7 @@ class FailingDisk:
             )
         if not isinstance(file, int) and mode[0] != "r" and self.hit("create", file):
             self.fail("create", file)
+        self._own(file)
         raw = _Raw(file, mode.replace("b", "").replace("t", ""), closefd, opener)
         raw.disk = self
         if buffering == 0:
@@ -181,3 +204,12 @@ class _Raw(io.FileIO):
 
     def write(self, data: Any) -> int:
         return self.disk._written(self.fileno(), data, super().write)
+
+
+def own(path: Any) -> None:
+    """Gives a file that is shared with another folder contents of its own."""
+    facts = os.stat(path)
+    if stat.S_ISREG(facts.st_mode) and facts.st_nlink > 1:
+        new = Path(f"{os.fsdecode(path)}.own")
+        shutil.copy2(path, new)
+        os.replace(new, path)

@@ -20,8 +20,9 @@ KINDS: dict[str, tuple[str, int, str]] = {
 """Family, input channels of the UNet and prediction type."""
 
 
-def reduced_base(kind: str, folder: Path) -> Path:
-    """Writes the reduced random model of a kind."""
+def reduced_base(kind: str, folder: Path, *, slim: bool = False) -> Path:
+    """Writes the reduced random model of a kind; ``slim``: with as few blocks as can be."""
     family, channels, prediction = KINDS[kind]
-    write_folder(reduced_parts(family, in_channels=channels, prediction_type=prediction), folder)
+    parts = reduced_parts(family, in_channels=channels, prediction_type=prediction, slim=slim)
+    write_folder(parts, folder)
     return folder

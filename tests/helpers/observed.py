@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
 
-from helpers.runs import folder_for
+from helpers.runs import folder_for, undecorated
 from torch import Tensor
 
 from dreambooth_core.families.text import Conditioning
@@ -114,8 +114,7 @@ def observe(config: TrainConfig) -> Observed:
         return found
 
     with (
-        mock.patch.object(runs, "estimate_of", lambda *_: None),
-        mock.patch.object(runs, "loss_picture", lambda *_: b""),
+        undecorated(),
         mock.patch.object(loop, "train", train_),
         mock.patch.object(Objective, "draw", draw_),
         mock.patch.object(Objective, "losses", losses_),

@@ -18,11 +18,13 @@ import os, sys
 from pathlib import Path
 from dreambooth_core.jobs import RunFolder
 from dreambooth_core.worker import supervise
+from tests.helpers.runs import undecorated
 
 codes = []
-for place in sys.argv[1:]:
-    os.environ["MASTER_PORT"], _, folder = place.partition(":")
-    codes.append(supervise(RunFolder(Path(folder))))
+with undecorated():
+    for place in sys.argv[1:]:
+        os.environ["MASTER_PORT"], _, folder = place.partition(":")
+        codes.append(supervise(RunFolder(Path(folder))))
 sys.exit(max(codes))
 """
 """What each process does: one run after another, each group at a port of its own."""

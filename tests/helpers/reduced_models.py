@@ -6,6 +6,8 @@ normalisation wants.
 
 from __future__ import annotations
 
+import json
+from functools import cache
 from typing import Any
 
 import torch
@@ -29,10 +31,11 @@ def unet_of(
     heads: int = 4,
     in_channels: int = 4,
     pooled: int = 32,
+    deepest: int = 3,
 ) -> dict[str, Any]:
-    """A UNet configuration in a family's manner."""
+    """A UNet configuration in a family's manner; ``deepest``: blocks in SDXL's lowest level."""
     xl = family == "sdxl"
-    depths = (0, 2, 3) if xl else (*[1] * (len(channels) - 1), 0)
+    depths = (0, max(1, deepest - 1), deepest) if xl else (*[1] * (len(channels) - 1), 0)
     levels = tuple(
         unet.Level(c, (d,) * blocks, (d,) * (blocks + 1))
         for c, d in zip(channels, depths, strict=xl)
@@ -41,7 +44,7 @@ def unet_of(
         in_channels=in_channels,
         out_channels=4,
         levels=levels,
-        middle=3 if xl else 1,
+        middle=deepest if xl else 1,
         context=context,
         linear=family != "sd1",
         added=6 * 8 + pooled if xl else None,
@@ -59,19 +62,24 @@ def text_of(width: int = 32, *, layers: int = 2, heads: int = 2, act: str, proje
     return text.config_from_plan(plan, heads=heads, activation=act, layers=layers)
 
 
-def reduced_configs(family: str, *, in_channels: int = 4) -> dict[str, dict[str, Any]]:
-    """Configurations of a model small enough to write and read in a test."""
+def reduced_configs(
+    family: str, *, in_channels: int = 4, slim: bool = False
+) -> dict[str, dict[str, Any]]:
+    """Configurations of a model small enough to write and read in a test; ``slim``: to train in
+    one, with as few blocks as the family can have."""
+    few: dict[str, Any] = {"blocks": 1, "deepest": 1} if slim else {}
     scaling = vae.SCALING[family]
     autoencoder = vae.VAEPlan((32, 32, 64, 64), 1, 4, 3, 3, True)
     configs = {"vae": vae.config_from_plan(autoencoder, scaling=scaling, sample_size=64)}
     if family == "sdxl":
         configs["unet"] = unet_of(
-            family, (32, 64, 64), context=96, in_channels=in_channels, pooled=64
+            family, (32, 64, 64), context=96, in_channels=in_channels, pooled=64, **few
         )
         configs["text_encoder"] = text_of(act="quick_gelu", projected=False)
         configs["text_encoder_2"] = text_of(64, act="gelu", projected=True, layers=3)
         return configs
-    configs["unet"] = unet_of(family, in_channels=in_channels)
+    channels = (32, 64) if slim else (32, 64, 64, 64)
+    configs["unet"] = unet_of(family, channels, in_channels=in_channels, **few)
     act = "gelu" if family == "sd2" else "quick_gelu"
     configs["text_encoder"] = text_of(act=act, projected=False, layers=3)
     return configs
@@ -81,11 +89,15 @@ def random_tensors(
     name: str, config: dict[str, Any], *, seed: int = 0, dtype: torch.dtype = torch.float32
 ) -> dict[str, torch.Tensor]:
     """Random weights of a network, text encoders with their ``text_model.`` prefix."""
+    drawn = _drawn(name, json.dumps(config), seed)
+    return {key: tensor.clone().to(dtype) for key, tensor in drawn.items()}
+
+
+@cache
+def _drawn(name: str, config: str, seed: int) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    found = {}
-    for key, tensor in meta_tensors(name, config).items():
-        found[key] = torch.randn(tensor.shape, generator=generator).mul_(0.05).to(dtype)
-    return found
+    shapes = {key: tensor.shape for key, tensor in meta_tensors(name, json.loads(config)).items()}
+    return {k: torch.randn(shape, generator=generator).mul_(0.05) for k, shape in shapes.items()}
 
 
 def meta_tensors(name: str, config: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -103,12 +115,13 @@ def reduced_parts(
     prediction_type: str = "epsilon",
     zero_terminal_snr: bool = False,
     dtype: torch.dtype = torch.float32,
+    slim: bool = False,
 ) -> ModelParts:
-    """A whole reduced model with random weights."""
+    """A whole reduced model with random weights; ``slim``: see :func:`reduced_configs`."""
     components = {
         name: Component(config, random_tensors(name, config, seed=i, dtype=dtype))
         for i, (name, config) in enumerate(
-            sorted(reduced_configs(family, in_channels=in_channels).items())
+            sorted(reduced_configs(family, in_channels=in_channels, slim=slim).items())
         )
     }
     scheduler = default_scheduler(family, prediction_type, zero_terminal_snr=zero_terminal_snr)

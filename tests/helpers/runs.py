@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -75,35 +75,48 @@ def session_of(config: TrainConfig, folder: RunFolder) -> Session:
     return Builder(decide(config), folder, reporter, join("cpu"), asked, saver).build()
 
 
-def train(config: TrainConfig) -> RunFolder:
-    """Does a whole run in this process."""
+def train(config: TrainConfig, *, decorated: bool = False) -> RunFolder:
+    """Does a whole run in this process, undecorated unless asked otherwise."""
     folder = folder_for(config)
-    run(folder)
+    with nullcontext() if decorated else undecorated():
+        run(folder)
     return folder
 
 
 @contextmanager
-def bare() -> Iterator[None]:
-    """Runs without what takes most of the time of a short one: the estimate of its memory, the
-    picture of its losses, the proof of its result."""
+def undecorated() -> Iterator[None]:
+    """Runs without the estimate of their memory and the picture of their losses, which take a
+    third of the time of a short one."""
     with (
         mock.patch.object(runs, "estimate_of", lambda *_: None),
         mock.patch.object(runs, "loss_picture", lambda *_: b""),
-        mock.patch.object(runs, "prove", lambda *_, **__: {}),
     ):
         yield
 
 
+@contextmanager
+def bare() -> Iterator[None]:
+    """Runs without what takes most of the time of a short one: undecorated, and without the proof
+    of their result."""
+    with undecorated(), mock.patch.object(runs, "prove", lambda *_, **__: {}):
+        yield
+
+
 def go_on(
-    folder: RunFolder, on_event: Callable[[Event], None] | None = None, **changes: Any
+    folder: RunFolder,
+    on_event: Callable[[Event], None] | None = None,
+    *,
+    decorated: bool = False,
+    **changes: Any,
 ) -> RunFolder:
-    """Goes on with a run, from its latest checkpoint unless told otherwise."""
+    """Resumes a run, from its latest checkpoint unless told otherwise; see :func:`train`."""
     changes = {"run__resume": "latest", **changes}
     overrides = [f"{key.replace('__', '.')}={_text(value)}" for key, value in changes.items()]
     config = load(TrainConfig, files=[folder.config], overrides=overrides)
     folder.config.write_text(dump(config), encoding="utf-8")
     folder.control.mark_start(folder.events.size())
-    run(folder, on_event=on_event)
+    with nullcontext() if decorated else undecorated():
+        run(folder, on_event=on_event)
     return folder
 
 

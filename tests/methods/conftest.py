@@ -14,7 +14,7 @@ from helpers.tiny import draw_pictures, tiny_sd1
 @pytest.fixture(scope="session")
 def base_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The folder of a kind of base."""
-    return cache(lambda kind: reduced_base(kind, tmp_path_factory.mktemp(kind)))
+    return cache(lambda kind: reduced_base(kind, tmp_path_factory.mktemp(kind), slim=True))
 
 
 @pytest.fixture(scope="session")

@@ -40,7 +40,7 @@ def test_estimate_needs_no_weights(
 
 def test_events_tell_estimate_and_measured_peak(base: Path, pictures: Path, tmp_path: Path) -> None:
     changes = {"run__presets": "{mine: '3'}", "run__steps": 2}
-    folder = train(config_for(base, pictures, tmp_path, **changes))
+    folder = train(config_for(base, pictures, tmp_path, **changes), decorated=True)
     started = next(e for e in folder.events if e["kind"] == "started")
     assert started["estimated_bytes"] > 0
     steps = [e for e in folder.events if e.get("stage") == "train"]

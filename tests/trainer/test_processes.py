@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.processes import train_in_two
-from helpers.runs import PRIOR, config_for, folder_for, losses, train
+from helpers.runs import PRIOR, bare, config_for, folder_for, losses, train
 from torch import Tensor
 
 from dreambooth_core.commands.launch import Options, launcher
@@ -42,7 +42,9 @@ def pairs(base: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) 
         changes = {"run__steps": 3, "save__every_steps": 2, **special}
         # One at a time in both: pictures made in another company differ in the last bit.
         changes["prior__batch_size"] = 1
-        alone = train(config_for(base, pictures, root / kind / "1", run__batch_size=2, **changes))
+        with bare():
+            config = config_for(base, pictures, root / kind / "1", run__batch_size=2, **changes)
+            alone = train(config)
         config = config_for(base, pictures, root / kind / "2", run__batch_size=1, **changes)
         found[kind] = (alone, folder_for(config))
     train_in_two([both for _, both in found.values()])

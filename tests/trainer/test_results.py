@@ -200,9 +200,9 @@ def test_there_is_a_curve_that_covers_a_resumed_run(
     base: Path, pictures: Path, tmp_path: Path
 ) -> None:
     config = config_for(base, pictures, tmp_path, save__every_steps=2)
-    folder = train(config)
+    folder = train(config, decorated=True)
     assert (folder.path / "loss.png").stat().st_size > 5000
-    go_on(folder, run__resume=2)
+    go_on(folder, run__resume=2, decorated=True)
     assert max(e["step"] for e in folder.events if e.get("stage") == "train") == 4
 
 

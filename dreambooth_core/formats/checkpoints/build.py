@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -37,7 +38,7 @@ def build(
 def build_component(name: str, component: Component, dtype: torch.dtype | None = None) -> nn.Module:
     """One network from its configuration and weights. Raises ``UserError``."""
     model = empty(name, component.config)
-    state = names_of(model, component.tensors)
+    state = names_of(model.state_dict(), component.tensors)
     if dtype is not None:
         state = {k: t.to(dtype) if t.is_floating_point() else t for k, t in state.items()}
     try:
@@ -88,6 +89,30 @@ def empty(name: str, config: Mapping[str, Any], where: str | Path | None = None)
             f"no {name.replace('_', ' ')} can be built from this configuration: {line}",
             where=where,
         ) from error
+
+
+def shapes(
+    name: str, config: Mapping[str, Any], where: str | Path | None = None
+) -> Mapping[str, tuple[int, ...]]:
+    """The weights' names and shapes in a network of this configuration.
+
+    Kept for the next time: a run reads its base more than once.
+
+    Raises:
+        UserError: the library does not take this configuration.
+    """
+    key = f"{name} {json.dumps(config, sort_keys=True, default=repr)}"
+    if key not in _SHAPES:
+        state = empty(name, config, where).state_dict()
+        if len(_SHAPES) >= KEPT:
+            _SHAPES.clear()
+        _SHAPES[key] = {weight: tuple(tensor.shape) for weight, tensor in state.items()}
+    return _SHAPES[key]
+
+
+KEPT = 32
+"""Configurations whose shapes are kept."""
+_SHAPES: dict[str, dict[str, tuple[int, ...]]] = {}
 
 
 def _maker(name: str) -> Callable[[dict[str, Any]], nn.Module]:
@@ -144,11 +169,10 @@ def component_of(name: str, model: nn.Module) -> Component:
     return Component(config, tensors)
 
 
-def names_of(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def names_of(own: Iterable[str], tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The weights in the names that a network has, whatever the version of its library.
 
     Transformers 5 dropped the ``text_model.`` of CLIPTextModel; older ones have it."""
-    own = model.state_dict()
     if any(key.startswith("text_model.") for key in own):
         return dict(tensors)
     return {key.removeprefix("text_model."): tensor for key, tensor in tensors.items()}

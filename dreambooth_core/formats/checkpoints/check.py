@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dreambooth_core.errors import Unsupported, UserError
-from dreambooth_core.formats.checkpoints.build import UNUSED, empty, names_of
+from dreambooth_core.formats.checkpoints.build import UNUSED, names_of, shapes
 from dreambooth_core.formats.checkpoints.config_rules import (
     blocks_in,
     check_config,
@@ -66,9 +66,8 @@ def check_component(name: str, component: Component, where: Path) -> None:
             f"the {TITLES[name]}'s configuration asks for more blocks than there are weights",
             where=config,
         )
-    model = empty(name, component.config, config)
-    wanted = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
-    there = names_of(model, tensors)
+    wanted = shapes(name, component.config, config)
+    there = names_of(wanted, tensors)
     for key, shape in wanted.items():
         if key.endswith("position_ids"):
             continue  # counted anew

@@ -85,7 +85,7 @@ def test_a_configuration_that_asks_for_a_terabyte_is_refused_by_arithmetic(whole
         "layers_per_block": 16,
         "transformer_layers_per_block": 64,
     }
-    monkeypatch.setattr(module, "empty", lambda *_: pytest.fail("a network was built"))
+    monkeypatch.setattr(module, "shapes", lambda *_: pytest.fail("a network was built"))
     with pytest.raises(UserError, match="more blocks than there are weights"):
         check_component("unet", parts.components["unet"], MODEL)
 
