@@ -80,7 +80,7 @@ def is_transformer(path: Path) -> bool:
     """
     settle(path)
     if folders.is_folder(path):
-        return folders.is_folder(path / TRANSFORMER)
+        return (path / TRANSFORMER).is_dir()
     if path.suffix.lower() != ".safetensors":
         return False
     header = storage.read_header(path)

@@ -11,7 +11,7 @@ from torch import Tensor
 from dreambooth_core.commands.main import main
 from dreambooth_core.families.names import NAMES, LayerNames
 from dreambooth_core.formats import storage
-from dreambooth_core.formats.adapters.denoisers import read_denoiser
+from dreambooth_core.formats.adapters.denoisers import is_transformer, read_denoiser
 from dreambooth_core.formats.adapters.naming import unfused
 from dreambooth_core.formats.adapters.read import read_adapter
 from dreambooth_core.formats.adapters.write import write_adapter
@@ -95,3 +95,16 @@ def test_two_families_have_no_difference(tmp_path: Path, capsys: pytest.CaptureF
     b = native_file(z_image, tmp_path / "b.safetensors")
     assert main(["extract", str(a), str(b), str(tmp_path / "out.safetensors")]) == 2
     assert "the base is flux and the trained model is z_image" in capsys.readouterr().err
+
+
+def test_folders(tmp_path: Path) -> None:
+    assert not is_transformer(tmp_path)  # Stable Diffusion 1, 2 and XL have no such network
+    names = next(each for each in NAMES.working() if each.family == "z_image")
+    tensors = read_denoiser(native_file(names, tmp_path / "a.safetensors")).tensors
+    (tmp_path / "transformer").mkdir()
+    shard = tmp_path / "transformer" / "diffusion_pytorch_model.safetensors"
+    storage.write_tensors(shard, {key: tensor.clone() for key, tensor in tensors.items()})
+    assert is_transformer(tmp_path)
+    again = read_denoiser(tmp_path)
+    assert again.names is names
+    assert all(torch.equal(again.tensors[key], tensor) for key, tensor in tensors.items())
