@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from dreambooth_core.families.hosts import HostFiles
 from dreambooth_core.families.text import Conditioning
 from dreambooth_core.memory.estimate import NOTHING
 
@@ -137,6 +138,10 @@ class Family(ABC):
         """All networks, by the names of their folders in diffusers' layout."""
         return (self.denoiser, "vae", *self.text_encoders)
 
+    classes: ClassVar[Mapping[str, str]] = {}
+    """The class of each network, as ``library.Class``, where diffusers and transformers read it."""
+    files: ClassVar[HostFiles | None] = None
+    """How the hosts keep it in files; None where that is read elsewhere or not known."""
     trains_text: ClassVar[bool] = True
     """Whether its text encoders can be trained."""
     size_step: ClassVar[int] = 8

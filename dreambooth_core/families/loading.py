@@ -10,7 +10,9 @@ from dreambooth_core.bases.locate import commit_of, is_commit, is_on_hub, locate
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Components, Family
 from dreambooth_core.families.options import BaseOptions
-from dreambooth_core.families.registry import family_of, family_of_pipeline
+from dreambooth_core.families.registry import family_of, family_of_file, family_of_pipeline
+from dreambooth_core.families.split import SplitParts, pieces_in, read_split
+from dreambooth_core.families.split_tokenizers import split_tokenizers
 from dreambooth_core.families.stored import read_stored
 from dreambooth_core.formats.checkpoints.folder_layout import read_config
 from dreambooth_core.formats.checkpoints.parts import ModelParts
@@ -42,7 +44,7 @@ def load_base(
     """
     quieten_loading()
     path = locate(options.model, revision=options.revision, variant=options.variant)
-    family, configs, stored = _look(options, path)
+    looked = family, _, stored = _look(options, path)
     loaded = family.load(path, stored, weights=weights)
     models = loaded.models
     for model in models.values():
@@ -54,7 +56,7 @@ def load_base(
         denoiser=denoiser,
         vae=vae,
         text_encoders=encoders,
-        tokenizers=family.load_tokenizers(path, configs) if tokenizers is None else tokenizers,
+        tokenizers=tokenizers if tokenizers is not None else _tokenizers(options, path, *looked),
         scheduler_config=loaded.scheduler,
         prediction_type=loaded.prediction_type,
         source=options.model,
@@ -65,6 +67,18 @@ def load_base(
         settings=loaded.settings,
         recommended=recommended(path),
     )
+
+
+def _tokenizers(
+    options: BaseOptions,
+    path: Path,
+    family: Family,
+    configs: dict[str, dict[str, Any]],
+    stored: ModelParts | None,
+) -> list[Any]:
+    if isinstance(stored, SplitParts):
+        return split_tokenizers(family, options.tokenizer, configs)
+    return family.load_tokenizers(path, configs)
 
 
 def read_configs(options: BaseOptions, path: Path) -> dict[str, dict[str, Any]]:
@@ -81,6 +95,13 @@ def _look(
 ) -> tuple[Family, dict[str, dict[str, Any]], ModelParts | None]:
     """The family of a base, its configurations and, where it was opened for that, its tensors."""
     where = f"base.model: {path}"
+    pieces = pieces_in(path)
+    for piece in pieces:
+        family = family_of_file(piece.entries)
+        if family is not None:
+            others = [other for other in pieces if other is not piece]
+            split = read_split(options, family, piece, others)
+            return family, {name: part.config for name, part in split.components.items()}, split
     identity = identify(path)
     if identity.kind not in ("checkpoint", "diffusers"):
         raise UserError(
@@ -88,6 +109,13 @@ def _look(
             where=where,
             do=f"{identity.advice or 'Give a checkpoint or a folder in diffusers layout'}.",
         )
+    for key in ("text_encoders", "tokenizer"):
+        if getattr(options, key):
+            raise UserError(
+                "this is only for a base whose denoiser is a file of its own, of a known family",
+                where=f"base.{key}",
+                do=f"Leave it out, or give such a file as base.model ({path.name} is none).",
+            )
     family = family_of_pipeline(str(identity.details.get("pipeline", "")))
     if family is not None:
         return family, {name: read_config(path / name) for name in family.networks}, None

@@ -14,8 +14,24 @@ class BaseOptions:
     model: str = option(
         "pocket",
         label="Base model",
-        help="""A diffusers folder, a single .safetensors or .ckpt file, a hub id such as
+        help="""A diffusers folder, a single .safetensors or .ckpt file (of Z-Image, Flux and
+        Chroma also the denoiser's alone, from diffusion_models or unet), a hub id such as
         owner/name, or "pocket", the tiny model that comes with this program.""",
+    )
+    text_encoders: list[str] = option(
+        factory=list,
+        label="Text encoders",
+        help="""Files of the text encoders, where the base model is a file of the denoiser alone,
+        as hosts keep them in text_encoders.""",
+        advanced=True,
+    )
+    tokenizer: str | None = option(
+        None,
+        label="Tokenizer",
+        help="""Folder or hub id of the tokenizer, where the base model is a file of the denoiser:
+        no such file holds one. ComfyUI keeps them in its folder comfy/text_encoders, Forge in
+        backend/huggingface.""",
+        advanced=True,
     )
     revision: str | None = option(
         None, label="Revision", help="Branch, tag or commit of a hub id.", advanced=True
@@ -29,7 +45,8 @@ class BaseOptions:
     vae: str | None = option(
         None,
         label="VAE",
-        help="Another autoencoder than the base's own: a diffusers folder or a single file.",
+        help="""Another autoencoder than the base's own: a diffusers folder or a single file.
+        Needed where the base model is a file of the denoiser alone.""",
         advanced=True,
     )
     prediction_type: str = option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from dreambooth_core.errors import Unsupported
@@ -52,6 +53,12 @@ def family_of(configs: Configs, where: str) -> Family:
         where=where,
         do=f"Known: {', '.join(family.label for family in FAMILIES.working())}.",
     )
+
+
+def family_of_file(names: Collection[str]) -> Family | None:
+    """The family of a denoiser whose weights have these names in the hosts' files."""
+    found = (f for f in FAMILIES.working() if f.files is not None and f.files.fits(names))
+    return next(found, None)
 
 
 def named(identity: Identity) -> Identity:

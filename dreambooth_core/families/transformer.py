@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from dreambooth_core.disk import replacing_folder
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Components, Configs, Family, Loaded, config_of
+from dreambooth_core.families.split import SplitParts, fill
 from dreambooth_core.families.text import Conditioning
 from dreambooth_core.formats.checkpoints.build import UNRUN, without_initial_values
 from dreambooth_core.formats.checkpoints.folder_layout import read_weights
@@ -54,8 +55,6 @@ FEED_FORWARD = r"ff(_context)?\.net\.(0\.proj|2)"
 class TransformerFamily(Family):
     """A denoiser of transformer blocks that is trained by rectified flow."""
 
-    classes: ClassVar[Mapping[str, str]]
-    """The class of each network, as ``library.Class``."""
     flow: ClassVar[FlowDefaults] = FlowDefaults()
     """What ``auto`` means in the ``objective`` section."""
     trains_text: ClassVar[bool] = False
@@ -81,6 +80,8 @@ class TransformerFamily(Family):
     # Reading and writing
 
     def load(self, path: Path, stored: ModelParts | None, *, weights: bool) -> Loaded:
+        if isinstance(stored, SplitParts):
+            return self._load_split(stored, weights)
         models = {name: self._network(path / name, name, weights) for name in self.networks}
         if weights:
             models["vae"].to(torch.float32)
@@ -92,6 +93,17 @@ class TransformerFamily(Family):
             if not key.startswith("_") and key not in (*models, *self.tokenizers, "scheduler")
         }
         return Loaded(models, read_json(scheduler), "flow", settings)
+
+    def _load_split(self, stored: SplitParts, weights: bool) -> Loaded:
+        models: dict[str, nn.Module] = {}
+        for name in self.networks:
+            config = stored.components[name].config
+            models[name] = self.empty(name, config, buffers=weights)
+            if weights:
+                fill(models[name], stored.readers[name]())
+        if weights:
+            models["vae"].to(torch.float32)
+        return Loaded(models, stored.scheduler, stored.prediction_type, stored.settings)
 
     def _network(self, folder: Path, name: str, weights: bool) -> nn.Module:
         if not is_folder(folder):
@@ -105,7 +117,7 @@ class TransformerFamily(Family):
         stored = next(t for t in read_weights(folder).values() if t.is_floating_point())
         kind = self._class(name)
         more = {} if name in self.text_encoders else {"low_cpu_mem_usage": True}
-        with _readable(folder):
+        with readable(folder):
             model: nn.Module = kind.from_pretrained(
                 folder, torch_dtype=stored.dtype, local_files_only=True, **more
             )
@@ -120,14 +132,19 @@ class TransformerFamily(Family):
 
         found = []
         for name in self.tokenizers:
-            with _readable(path / name):
+            with readable(path / name):
                 found.append(AutoTokenizer.from_pretrained(path / name, local_files_only=True))
         return found
 
-    def empty(self, name: str, config: Mapping[str, Any]) -> nn.Module:
+    def empty(self, name: str, config: Mapping[str, Any], *, buffers: bool = False) -> nn.Module:
+        """Without data, on the meta device; with ``buffers`` what is computed and not read has
+        its values."""
+        from accelerate import init_empty_weights
+
         kind = self._class(name)
         values = {k: v for k, v in config.items() if not k.startswith("_") and k not in UNRUN}
-        with _readable(name), torch.device("meta"), without_initial_values():
+        place = init_empty_weights(include_buffers=False) if buffers else torch.device("meta")
+        with readable(name), place, without_initial_values():
             if name in self.text_encoders:
                 made: nn.Module = kind(kind.config_class(**values))
             else:
@@ -258,7 +275,7 @@ def per_prompt(values: Tensor, lengths: Sequence[int] | None) -> list[Tensor]:
 
 
 @contextmanager
-def _readable(where: str | Path) -> Iterator[None]:
+def readable(where: str | Path) -> Iterator[None]:
     """Turns what the libraries raise for damaged files into one line."""
     try:
         yield

@@ -9,10 +9,58 @@ import torch
 from torch import Tensor
 
 from dreambooth_core.families.base import Components, SizeInfo
+from dreambooth_core.families.hosts import HostFiles, axes, count, flow_scheduler
+from dreambooth_core.families.names.z_image import NAMES
 from dreambooth_core.families.text import Conditioning
 from dreambooth_core.families.transformer import TransformerFamily, per_prompt
 
 TURBO_SHIFT = 3.0
+
+
+_BLOCKS = ("layers.#", "noise_refiner.#", "context_refiner.#")
+
+
+def _config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    width, inputs = tensors["all_x_embedder.2-1.weight"].shape
+    head = len(tensors["layers.0.attention.norm_q.weight"])
+    return {
+        "_class_name": "ZImageTransformer2DModel",
+        "in_channels": inputs // 4,
+        "dim": width,
+        "n_layers": count(tensors, "layers."),
+        "n_refiner_layers": count(tensors, "noise_refiner."),
+        "n_heads": width // head,
+        "n_kv_heads": width // head,
+        "cap_feat_dim": len(tensors["cap_embedder.0.weight"]),
+        "axes_dims": axes((32, 48, 48), head),
+    }
+
+
+def _scheduler(file: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    return flow_scheduler(shift=TURBO_SHIFT if "turbo" in file.lower() else 6.0)
+
+
+FILES = HostFiles(
+    names=NAMES,
+    keys=(
+        "cap_embedder.0.weight",
+        "layers.0.attention.qkv.weight",
+        "layers.0.adaLN_modulation.0.weight",
+    ),
+    without=("siglip_embedder.0.weight",),
+    config=_config,
+    scheduler=_scheduler,
+    norms={
+        f"{block}.attention.{letter}_norm": f"{block}.attention.norm_{letter}"
+        for block in _BLOCKS
+        for letter in "qk"
+    },
+    unused=("norm_final.weight",),
+    texts={"text_encoder": "Qwen3 4B"},
+    text_widths={"text_encoder": ("cap_feat_dim", 1)},
+    latents={"scaling_factor": 0.3611, "shift_factor": 0.1159},
+    patch=1,
+)
 
 
 class ZImage(TransformerFamily):
@@ -26,6 +74,7 @@ class ZImage(TransformerFamily):
         "vae": "diffusers.AutoencoderKL",
         "text_encoder": "transformers.Qwen3Model",
     }
+    files: ClassVar[HostFiles | None] = FILES
     samples_latents: ClassVar[bool] = False
     targets: ClassVar[Mapping[str, str]] = {
         "query_value": r"\.attention\.(to_q|to_v)$",

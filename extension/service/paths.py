@@ -16,8 +16,11 @@ from dreambooth_core.trainer.config import TrainConfig
 from ..host.base import Folders
 from .types import Problem, Values
 
-BASES = ("base.model", "base.vae")
+BASES = ("base.model", "base.vae", "base.tokenizer")
 """Fields that hold a path or a name of the hub."""
+
+MODEL_FILES = ("base.text_encoders",)
+"""Fields that hold paths of models, in a list."""
 
 INSIDE_RUN = ("log.folder",)
 """Fields that hold a path counted from the run's folder."""
@@ -133,6 +136,11 @@ class Paths:
         problems = []
         for key, value in _flat(values).items():
             settled[key] = value
+            if key in MODEL_FILES and isinstance(value, list):
+                try:
+                    settled[key] = [str(self.read(str(item), "model", key)) for item in value]
+                except UserError as error:
+                    problems.append(Problem(key, error.line))
             if isinstance(value, str) and value:
                 try:
                     settled[key] = self._settled(re.sub(r"\[\d+\]", "[]", key), value)

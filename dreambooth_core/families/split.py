@@ -1,0 +1,300 @@
+"""A base in the hosts' files: denoiser, text encoders and autoencoder, each alone or all in one.
+
+Everything is found out, and every weight's place and shape is checked, from the files' headers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from dreambooth_core.errors import UserError
+from dreambooth_core.families.base import Family
+from dreambooth_core.families.host_texts import TextKind, kind_of_class, text_kind
+from dreambooth_core.families.hosts import HostFiles
+from dreambooth_core.families.options import BaseOptions
+from dreambooth_core.formats.checkpoints import vae
+from dreambooth_core.formats.checkpoints.build import names_of
+from dreambooth_core.formats.checkpoints.folder_layout import read_config, read_weights
+from dreambooth_core.formats.checkpoints.pairs import to_diffusers
+from dreambooth_core.formats.checkpoints.parts import Component, ModelParts
+from dreambooth_core.formats.checkpoints.pieces import Piece, pieces_of
+from dreambooth_core.formats.detect import describe
+from dreambooth_core.formats.folders import is_folder
+from dreambooth_core.formats.reading import open_regular
+
+TEXT_FOLDERS = "models/text_encoders in ComfyUI, models/text_encoder in Forge and Forge Neo"
+VAE_FOLDERS = "models/vae in ComfyUI, models/VAE in Forge and Forge Neo"
+NORM_GROUPS = 32
+"""Of the autoencoders' group norms, which no shape tells."""
+
+Tensors = Mapping[str, Tensor]
+
+
+@dataclass
+class SplitParts(ModelParts):
+    """A base of the hosts' files: its components hold shapes, on the meta device."""
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    """What ``model_index.json`` would say beside the parts."""
+    readers: dict[str, Callable[[], dict[str, Tensor]]] = field(default_factory=dict)
+    """What reads each network's weights, in diffusers' names."""
+
+
+def pieces_in(path: Path) -> list[Piece]:
+    """The networks in a file; none where it is no safetensors file.
+
+    Raises:
+        UserError: as :func:`~dreambooth_core.formats.checkpoints.pieces.pieces_of`.
+    """
+    if is_folder(path):
+        return []
+    with open_regular(path) as file:
+        if file.read(9)[8:] != b"{":
+            return []
+    return pieces_of(path)
+
+
+def read_split(
+    options: BaseOptions, family: Family, denoiser: Piece, others: Sequence[Piece]
+) -> SplitParts:
+    """A base whose denoiser was recognised, with the parts that the options name.
+
+    Args:
+        options: the ``base`` section.
+        family: the denoiser's.
+        others: what else lies in the denoiser's file.
+
+    Raises:
+        UserError: a part is missing, damaged or another family's: says which, and where hosts
+            keep it.
+    """
+    files = family.files
+    if files is None:
+        raise ValueError(f"no files are known of {family.name}")
+    stored = SplitParts(family.name, {}, {})
+    _add(stored, family, family.denoiser, denoiser, files.config, files.to_diffusers)
+    config = stored.components[family.denoiser].config
+    stored.scheduler = files.scheduler(denoiser.path.name, config)
+    stored.settings = files.settings(denoiser.path.name)
+    _add_texts(stored, options, family, files, others)
+    _add_vae(stored, options, family, files, others)
+    return stored
+
+
+def _add_texts(
+    stored: SplitParts,
+    options: BaseOptions,
+    family: Family,
+    files: HostFiles,
+    inside: Sequence[Piece],
+) -> None:
+    found = [(piece, kind) for piece in inside if (kind := text_kind(piece.entries))]
+    named = []
+    for text in options.text_encoders:
+        path = _path(text, "base.text_encoders")
+        known = [(piece, kind) for piece in pieces_in(path) if (kind := text_kind(piece.entries))]
+        if not known:
+            raise UserError(
+                f"{describe(path)}; no text encoder that is known is in it",
+                where=f"base.text_encoders: {text}",
+            )
+        named += known
+    config = stored.components[family.denoiser].config
+    for name in family.text_encoders:
+        kind = kind_of_class(family.classes[name])
+        fitting = [piece for piece, its in (*named, *found) if its is kind]
+        if not fitting:
+            raise UserError(
+                f"{family.label} also needs its text encoder {files.texts[name]}, in a file of "
+                "its own",
+                where="base.text_encoders",
+                do=f"Name the file; hosts keep it in {TEXT_FOLDERS}.",
+            )
+        if len([1 for _, its in named if its is kind]) > 1:
+            raise UserError(
+                f"{len(fitting)} text encoders are {kind.label}, and {family.label} has one",
+                where="base.text_encoders",
+                do="Name one.",
+            )
+        _add_text(stored, family, name, kind, fitting[0])
+        key, times = files.text_widths[name]
+        width = int(stored.components[name].config[kind.width])
+        if width * times != config[key]:
+            raise UserError(
+                f"this {kind.label} is {width:,} wide, and the denoiser was made for "
+                f"{int(config[key]) // times:,}: it belongs to another model",
+                where=f"base.text_encoders: {fitting[0].path}",
+                do=f"This {family.label} needs {files.texts[name]}.",
+            )
+    used = {kind_of_class(family.classes[name]).label for name in family.text_encoders}
+    for piece, kind in named:
+        if kind.label not in used:
+            raise UserError(
+                f"this is a {kind.label} text encoder, and {family.label} has none",
+                where=f"base.text_encoders: {piece.path}",
+                do=f"It needs {' and '.join(files.texts.values())}.",
+            )
+
+
+def _add_text(stored: SplitParts, family: Family, name: str, kind: TextKind, piece: Piece) -> None:
+    as_class = family.classes[name].rpartition(".")[2]
+
+    def config(tensors: Tensors) -> dict[str, Any]:
+        return {**kind.config(tensors), "architectures": [as_class]}
+
+    def rename(tensors: Tensors) -> dict[str, Tensor]:
+        return kind.rename(as_class, tensors)
+
+    _add(stored, family, name, piece, config, rename, own=True)
+
+
+def _add_vae(
+    stored: SplitParts,
+    options: BaseOptions,
+    family: Family,
+    files: HostFiles,
+    inside: Sequence[Piece],
+) -> None:
+    pieces = list(inside)
+    if options.vae:
+        path = _path(options.vae, "base.vae")
+        if is_folder(path):
+            folder = path / "vae" if is_folder(path / "vae") else path
+            weights = read_weights(folder)
+            stored.components["vae"] = Component(read_config(folder), weights)
+            stored.readers["vae"] = lambda: weights
+        pieces = pieces_in(path)
+    if "vae" not in stored.components:
+        found = next((piece for piece in pieces if _is_vae(piece.entries)), None)
+        if found is None and options.vae:
+            raise UserError(f"{describe(path)}; there is no VAE in it", where=f"base.vae: {path}")
+        if found is None:
+            raise UserError(
+                f"{family.label} also needs its VAE, in a file of its own",
+                where="base.vae",
+                do=f"Name the file; hosts keep it in {VAE_FOLDERS}.",
+            )
+        kind = family.classes["vae"].rpartition(".")[2]
+
+        def config(tensors: Tensors) -> dict[str, Any]:
+            return _vae_config(kind, files, _ldm(tensors))
+
+        def rename(tensors: Tensors) -> dict[str, Tensor]:
+            return _vae_names(_ldm(tensors), found.path)
+
+        _add(stored, family, "vae", found, config, rename)
+    channels = int(stored.components["vae"].config["latent_channels"])
+    wanted = int(stored.components[family.denoiser].config["in_channels"]) // files.patch
+    if channels != wanted:
+        raise UserError(
+            f"this VAE has {channels} latent channels, and the denoiser was made for {wanted}: "
+            "it belongs to another model",
+            where=f"base.vae: {options.vae}",
+        )
+
+
+def _is_vae(names: Mapping[str, Any]) -> bool:
+    return "decoder.conv_in.weight" in names and "encoder.conv_in.weight" in names
+
+
+def _ldm(tensors: Tensors) -> dict[str, Tensor]:
+    """Flux.2's makers keep the outermost convolutions within the encoder and the decoder."""
+    return {
+        name.replace("encoder.quant_conv", "quant_conv").replace(
+            "decoder.post_quant_conv", "post_quant_conv"
+        ): tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def _vae_config(kind: str, files: HostFiles, tensors: Tensors) -> dict[str, Any]:
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    plan = vae.plan_from_shapes(shapes)
+    found = vae.config_from_plan(plan, scaling=1.0, sample_size=1024)
+    for key in ("scaling_factor", "force_upcast"):
+        found.pop(key)
+    return {**found, "norm_num_groups": NORM_GROUPS, **files.latents, "_class_name": kind}
+
+
+def _vae_names(tensors: Tensors, where: Path) -> dict[str, Tensor]:
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    pairs = vae.pairs_of(vae.plan_from_shapes(shapes))
+    own = {name: tensor for name, tensor in tensors.items() if name.startswith("bn.")}
+    return {**to_diffusers(pairs, dict(tensors), where), **own}
+
+
+def _add(
+    stored: SplitParts,
+    family: Family,
+    name: str,
+    piece: Piece,
+    config: Callable[[Tensors], dict[str, Any]],
+    rename: Callable[[Tensors], dict[str, Tensor]],
+    *,
+    own: bool = False,
+) -> None:
+    """Adds one network of a file, if every weight that it needs is there in its shape.
+
+    Args:
+        own: the configuration follows from the names in the file and not from diffusers'.
+    """
+    shapes = piece.shapes()
+    what = name.replace("_", " ")
+    try:
+        renamed = rename(shapes)
+        found = config(shapes if own or name == "vae" else renamed)
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"this is no whole {what} of {family.label} ({' '.join(str(error).split())[:100]} is "
+            "missing or of another shape)",
+            where=piece.path,
+            do="Download or copy it again.",
+        ) from error
+    _check(family.empty(name, found), renamed, f"{what} of {family.label}", piece.path)
+    stored.components[name] = Component(found, renamed)
+    stored.readers[name] = lambda: rename(piece.tensors())
+
+
+def _check(model: nn.Module, tensors: Tensors, what: str, where: Path) -> None:
+    own = model.state_dict()
+    there = names_of(own, tensors)
+    for name, tensor in own.items():
+        if name not in there:
+            if name.endswith(OPTIONAL):
+                continue
+            line = f"{name} is missing"
+        elif there[name].shape != tensor.shape:
+            line = f"{name} has the shape {list(there[name].shape)}, not {list(tensor.shape)}"
+        else:
+            continue
+        raise UserError(f"this is no whole {what}: {line}", where=where)
+    strange = next(
+        (name for name in there if name not in own and not name.endswith(OPTIONAL)), None
+    )
+    if strange is not None:
+        raise UserError(f"this is no {what} that is known: {strange} has no place", where=where)
+
+
+OPTIONAL = ("num_batches_tracked", "position_ids")
+"""Ends of values that are no weights."""
+
+
+def fill(model: nn.Module, tensors: Tensors) -> None:
+    """Gives a network its weights, which :func:`read_split` has checked."""
+    model.load_state_dict(names_of(model.state_dict(), tensors), strict=False, assign=True)
+    tie: Callable[[], None] | None = getattr(model, "tie_weights", None)
+    if tie is not None:
+        tie()
+
+
+def _path(text: str, where: str) -> Path:
+    path = Path(os.path.expanduser(text))
+    if not os.path.exists(path):
+        raise UserError("there is no such file or folder", where=f"{where}: {text}")
+    return path

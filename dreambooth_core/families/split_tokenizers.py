@@ -1,0 +1,88 @@
+"""Tokenizers of bases in the hosts' files, which hold none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dreambooth_core.bases.locate import is_on_hub
+from dreambooth_core.errors import UserError
+from dreambooth_core.families.base import Configs, Family
+from dreambooth_core.families.host_texts import TextKind, kind_of_class
+from dreambooth_core.families.transformer import readable
+from dreambooth_core.formats.folders import is_folder
+from dreambooth_core.formats.tokenizers import load_tokenizers
+
+
+def split_tokenizers(family: Family, where: str | None, configs: Configs) -> list[Any]:
+    """The tokenizers of a base in the hosts' files, one a text encoder.
+
+    Args:
+        where: ``base.tokenizer``: a folder or a hub id of one tokenizer, or of a whole model with
+            folders for each. CLIP's comes with this program, unless such a folder has its own.
+
+    Raises:
+        UserError: none is named, or it cannot be read; says where hosts keep it.
+    """
+    kinds = {
+        name: kind_of_class(family.classes[text])
+        for name, text in zip(family.tokenizers, family.text_encoders, strict=True)
+    }
+    folder = None if where is None else _folder(where)
+    return [
+        _tokenizer(family, name, kind, folder, configs[text])
+        for (name, kind), text in zip(kinds.items(), family.text_encoders, strict=True)
+    ]
+
+
+def _tokenizer(
+    family: Family, name: str, kind: TextKind, folder: Path | None, config: Mapping[str, Any]
+) -> Any:
+    from transformers import AutoTokenizer
+
+    whole = folder is not None and is_folder(folder / name)
+    if not kind.tokenizer and not whole:
+        return load_tokenizers("sd1", None, [config])[0]
+    if folder is None:
+        raise UserError(
+            f"{family.label} needs the tokenizer of its {kind.label}, which no file of the hosts "
+            "holds",
+            where="base.tokenizer",
+            do=f"Name a folder or a hub id. ComfyUI has {kind.tokenizer} in its own folder, Forge "
+            "and Forge Neo have one under backend/huggingface.",
+        )
+    with readable(folder):
+        made = AutoTokenizer.from_pretrained(
+            folder / name if whole else folder, local_files_only=True
+        )
+    if len(made) > int(config["vocab_size"]):
+        raise UserError(
+            f"this tokenizer has {len(made):,} words, and the {kind.label} only "
+            f"{config['vocab_size']:,}: it belongs to another model",
+            where=f"base.tokenizer: {folder}",
+        )
+    if kind.chat:
+        made.chat_template = kind.chat
+    return made
+
+
+def _folder(where: str) -> Path:
+    path = Path(os.path.expanduser(where))
+    if is_folder(path):
+        return path
+    if not is_on_hub(where):
+        raise UserError("there is no such folder", where=f"base.tokenizer: {where}")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = ["tokenizer*", "tokenizer*/*", "vocab.*", "merges.txt", "spiece.model", "*.jinja"]
+    try:
+        return Path(snapshot_download(where, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise UserError(
+            "the hub cannot be reached, has no such tokenizer, or keeps it private",
+            where=f"base.tokenizer: {where}",
+            do="Name a folder.",
+        ) from error

@@ -1,0 +1,123 @@
+"""The networks in a file of a host: one alone, or several behind prefixes.
+
+Only the header is read until the weights are asked for. They are then views on the memory map, but
+for 8-bit floating point, which is made bf16 weight by weight, with the scales that ComfyUI stores.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dreambooth_core.errors import Unsupported
+from dreambooth_core.formats.storage import DTYPES, Stored, read_header, read_tensors
+from dreambooth_core.formats.transformer_files import ADVICE, quantised_by
+
+_PREFIX = re.compile(
+    r"model\.diffusion_model\.|vae\.|first_stage_model\.|text_encoders\.[^.]+\.transformer\."
+)
+_BESIDE = re.compile(r"text_encoders\.[^.]+\.(?!transformer\.)")
+"""What stands beside a text encoder and is no part of it, such as CLIP's logit scale."""
+_SCALES = (".scale_weight", ".weight_scale")
+"""ComfyUI's factor of an 8-bit weight; the older name and the newer."""
+_MARKS = re.compile(
+    r"(^|\.)(scaled_fp8|scale_input|input_scale|scale_weight|weight_scale|comfy_quant)$"
+)
+_FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One network in a file, by its names there without the prefix."""
+
+    path: Path
+    prefix: str
+    entries: Mapping[str, Stored]
+    scales: Mapping[str, str]
+    """The whole name of the scale of each weight that has one."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of most of its values, once read."""
+        sizes: Counter[torch.dtype] = Counter()
+        for entry in self.entries.values():
+            if DTYPES[entry.dtype].is_floating_point:
+                sizes[_read_as(DTYPES[entry.dtype])] += math.prod(entry.shape)
+        return sizes.most_common(1)[0][0] if sizes else torch.float32
+
+    def shapes(self) -> dict[str, Tensor]:
+        """Tensors without data, on the meta device."""
+        return {
+            name: torch.empty(entry.shape, dtype=self.dtype, device="meta")
+            for name, entry in self.entries.items()
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights, all in :attr:`dtype`."""
+        dtype = self.dtype
+        whole = {self.prefix + name: name for name in self.entries}
+        found = read_tensors(self.path, [*whole, *self.scales.values()])
+        result = {}
+        for full, name in whole.items():
+            value = found[full]
+            if name in self.scales:
+                scale = found[self.scales[name]].float()
+                value = value.float() * scale.reshape(scale.shape + (1,) * (2 - scale.dim()))
+            result[name] = value.to(dtype) if value.is_floating_point() else value
+        return result
+
+
+def pieces_of(path: Path) -> list[Piece]:
+    """The networks in a safetensors file.
+
+    Raises:
+        UserError: it is damaged, or cut short.
+        Unsupported: it is quantised in a way that cannot be trained from.
+    """
+    header = read_header(path)
+    method = quantised_by({name: entry.shape for name, entry in header.tensors.items()})
+    whole = [
+        entry.dtype
+        for name, entry in header.tensors.items()
+        if name.endswith(".weight") and not DTYPES[entry.dtype].is_floating_point
+    ]
+    if method is not None or whole:
+        method = method or f"whole numbers ({whole[0]})"
+        raise Unsupported(
+            f"the weights in this file are quantised by {method}", where=path, do=f"{ADVICE}."
+        )
+    groups: dict[str, dict[str, Stored]] = {}
+    for name, entry in header.tensors.items():
+        if _MARKS.search(name) or _BESIDE.match(name):
+            continue
+        match = _PREFIX.match(name)
+        prefix = match[0] if match else ""
+        groups.setdefault(prefix, {})[name.removeprefix(prefix)] = entry
+    return [
+        Piece(path, prefix, entries, dict(_scales(prefix, entries, header.tensors)))
+        for prefix, entries in groups.items()
+    ]
+
+
+def _scales(
+    prefix: str, entries: Mapping[str, Stored], every: Mapping[str, Stored]
+) -> Iterator[tuple[str, str]]:
+    for name, entry in entries.items():
+        if not name.endswith(".weight") or DTYPES[entry.dtype] not in _FP8:
+            continue
+        for end in _SCALES:
+            scale = f"{prefix}{name.removesuffix('.weight')}{end}"
+            if scale in every:
+                yield name, scale
+                break
+
+
+def _read_as(dtype: torch.dtype) -> torch.dtype:
+    return torch.bfloat16 if dtype in _FP8 else dtype

@@ -1,0 +1,243 @@
+"""Bases in the hosts' files: the same tensors and the same answers as from diffusers' folders."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import flow_bases, host_files
+from helpers.host_files import Split
+
+from dreambooth_core.errors import UserError
+from dreambooth_core.families import host_texts, split
+from dreambooth_core.families.base import Components
+from dreambooth_core.families.loading import load_base, read_configs
+from dreambooth_core.families.options import BaseOptions
+from dreambooth_core.families.registry import FAMILIES
+from dreambooth_core.formats.checkpoints import text
+from dreambooth_core.formats.storage import write_tensors
+
+WRITERS = {
+    "z_image": flow_bases.z_image,
+}
+PROMPT = "a photo of a red star"
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What no shape tells, as the tiny bases have it."""
+    monkeypatch.setattr(split, "NORM_GROUPS", 4)
+    monkeypatch.setattr(text, "HEAD_WIDTH", 16)
+    monkeypatch.setitem(host_texts.QWEN3_FACTS, "rope_theta", 10000.0)
+
+
+class Bases:
+    """Each tiny base once, as a folder and as files."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.made: dict[str, tuple[Path, Split]] = {}
+
+    def of(self, name: str) -> tuple[Path, Split]:
+        if name not in self.made:
+            folder = WRITERS[name](self.home / name)
+            files = host_files.write_split(FAMILIES[name], folder, self.home / f"{name} files")
+            self.made[name] = folder, files
+        return self.made[name]
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Bases:
+    return Bases(tmp_path_factory.mktemp("bases"))
+
+
+def options(files: Split) -> BaseOptions:
+    return BaseOptions(
+        model=str(files.denoiser),
+        vae=str(files.vae),
+        text_encoders=[str(path) for path in files.texts],
+        tokenizer=str(files.tokenizer),
+    )
+
+
+def answer(parts: Components) -> torch.Tensor:
+    """Of the denoiser, to a prompt that the text encoders read.
+
+    From copies of the weights: kernels sum in an order that depends on where in a file they lie."""
+    for model in parts.models.values():
+        for parameter in model.parameters():
+            parameter.data = parameter.data.clone()
+    generator = torch.Generator().manual_seed(1)
+    noisy = torch.randn(1, *parts.family.latent_shape(parts.configs, 64, 64), generator=generator)
+    with torch.no_grad():
+        dtype = next(parts.denoiser.parameters()).dtype
+        conditioning = parts.family.encode(parts, [PROMPT]).to(
+            device=torch.device("cpu"), dtype=dtype
+        )
+        return parts.family.predict(parts, noisy.to(dtype), torch.tensor([0.4]), conditioning, [])
+
+
+def same(ours: Components, theirs: Components) -> None:
+    for name in theirs.family.networks:
+        state, wanted = (
+            (parts.vae if name == "vae" else parts.models[name]).state_dict()
+            for parts in (ours, theirs)
+        )
+        assert state.keys() == wanted.keys()
+        for key, tensor in wanted.items():
+            assert state[key].dtype == tensor.dtype, key
+            assert torch.equal(state[key], tensor), key
+    assert ours.fingerprint == theirs.fingerprint
+    assert torch.equal(answer(ours), answer(theirs))
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_files_are_the_folder_to_the_bit(bases: Bases, name: str) -> None:
+    folder, files = bases.of(name)
+    theirs = load_base(BaseOptions(model=str(folder)))
+    ours = load_base(options(files))
+    same(ours, theirs)
+    assert ours.settings == theirs.settings
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_one_checkpoint_may_hold_all(bases: Bases, name: str, tmp_path: Path) -> None:
+    folder, files = bases.of(name)
+    family = FAMILIES[name]
+    whole = dict(prefixed("model.diffusion_model.", files.tensors["transformer"]))
+    whole |= prefixed("vae.", files.tensors["vae"])
+    for text_encoder in family.text_encoders:
+        prefix = f"text_encoders.{text_encoder}."
+        whole |= prefixed(f"{prefix}transformer.", files.tensors[text_encoder])
+        whole[f"{prefix}logit_scale"] = torch.ones(())
+    write_tensors(tmp_path / "all.safetensors", whole)
+    ours = load_base(BaseOptions(model=str(tmp_path / "all.safetensors"), tokenizer=str(folder)))
+    same(ours, load_base(BaseOptions(model=str(folder))))
+
+
+def prefixed(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_headers_alone_tell_the_configurations(
+    bases: Bases, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, files = bases.of(name)
+    monkeypatch.setattr("dreambooth_core.formats.checkpoints.pieces.read_tensors", None)
+    found = read_configs(options(files), files.denoiser)
+    theirs = load_base(BaseOptions(model=str(folder)), weights=False)
+    ours = load_base(options(files), weights=False)
+    assert found.keys() == set(ours.family.networks)
+    for key, model in ours.models.items():
+        shapes = {k: t.shape for k, t in model.state_dict().items()}
+        assert shapes == {k: t.shape for k, t in theirs.models[key].state_dict().items()}
+        assert all(tensor.is_meta for tensor in model.parameters())
+
+
+@pytest.mark.parametrize("scaled", [None, "scale_weight", "weight_scale"])
+def test_8_bits_are_read_with_their_scales(
+    bases: Bases, tmp_path: Path, scaled: str | None
+) -> None:
+    folder, files = bases.of("z_image")
+    stored = host_files.as_fp8(files.tensors["transformer"], scaled)
+    write_tensors(tmp_path / "fp8.safetensors", stored)
+    ours = load_base(options(replace(files, denoiser=tmp_path / "fp8.safetensors")))
+    theirs = load_base(BaseOptions(model=str(folder)))
+    for name, tensor in theirs.denoiser.state_dict().items():
+        mine = ours.denoiser.state_dict()[name]
+        assert mine.dtype == torch.bfloat16
+        # 3 bits of fraction, and below 2^-6 of the largest nothing finer than 2^-9.
+        slack = tensor.abs().max() * 2**-9 if scaled else 2**-10
+        torch.testing.assert_close(mine.float(), tensor, rtol=2**-4, atol=float(slack))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_stays_as_it_is(bases: Bases, tmp_path: Path, dtype: torch.dtype) -> None:
+    folder, _ = bases.of("z_image")
+    files = host_files.write_split(FAMILIES["z_image"], folder, tmp_path, dtype)
+    ours = load_base(options(files))
+    assert {p.dtype for model in ours.models.values() for p in model.parameters()} == {dtype}
+    assert {p.dtype for p in ours.vae.parameters()} == {torch.float32}
+
+
+def refused(base: BaseOptions) -> str:
+    with pytest.raises(UserError) as caught:
+        load_base(base)
+    return " ".join(filter(None, (caught.value.what, str(caught.value.where), caught.value.do)))
+
+
+def test_what_is_missing_is_named_with_its_folder(bases: Bases) -> None:
+    _, files = bases.of("z_image")
+    whole = options(files)
+    said = refused(replace(whole, text_encoders=[]))
+    assert "text encoder Qwen3 4B" in said
+    assert "models/text_encoders" in said
+    said = refused(replace(whole, vae=None))
+    assert "VAE" in said
+    assert "models/vae" in said
+    said = refused(replace(whole, tokenizer=None))
+    assert "comfy/text_encoders/qwen25_tokenizer" in said
+    assert "no such file" in refused(replace(whole, text_encoders=["/nowhere.safetensors"]))
+
+
+def test_parts_in_each_others_places_are_refused(bases: Bases) -> None:
+    _, files = bases.of("z_image")
+    whole = options(files)
+    assert "no text encoder" in refused(replace(whole, text_encoders=[str(files.vae)]))
+    assert "no VAE" in refused(replace(whole, vae=str(files.denoiser)))
+    assert "a VAE" in refused(replace(whole, model=str(files.vae)))
+    said = refused(replace(whole, model=str(files.texts[0])))
+    assert "not a base to train but a language model" in said
+    assert "Leave it out" in refused(replace(whole, model=str(files.tokenizer)))
+
+
+def test_a_file_that_is_cut_or_not_whole_is_refused(bases: Bases, tmp_path: Path) -> None:
+    _, files = bases.of("z_image")
+    path = tmp_path / "file.safetensors"
+    path.write_bytes(files.denoiser.read_bytes()[:-100])
+    assert "cut short" in refused(options(replace(files, denoiser=path)))
+    path.write_bytes(files.texts[0].read_bytes()[:-100])
+    assert "cut short" in refused(options(replace(files, texts=[path])))
+    tensors = files.tensors["transformer"]
+    for left in ("layers.1.attention.out.weight", "layers.0.attention.q_norm.weight"):
+        write_tensors(path, host_files.without(tensors, [left]))
+        assert "no whole transformer" in refused(options(replace(files, denoiser=path)))
+    write_tensors(path, {**tensors, "extra.weight": torch.zeros(2)})
+    assert "extra.weight has no place" in refused(options(replace(files, denoiser=path)))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        (".wscales", "SVDQuant"),
+        (".weight_scale_2", "NVFP4"),
+        (".weight.absmax", "bitsandbytes"),
+        (".qzeros", "GPTQ"),
+    ],
+)
+def test_quantised_files_are_named(bases: Bases, tmp_path: Path, name: str, kind: str) -> None:
+    _, files = bases.of("z_image")
+    path = tmp_path / "quantised.safetensors"
+    write_tensors(
+        path,
+        {
+            **files.tensors["transformer"],
+            f"layers.0.attention.qkv{name}": torch.zeros(2),
+            "layers.0.attention.qkv.qweight": torch.zeros(2),
+        },
+    )
+    said = refused(options(replace(files, denoiser=path)))
+    assert kind in said
+    assert "bf16" in said
+
+
+def test_gguf_is_named(bases: Bases, tmp_path: Path) -> None:
+    _, files = bases.of("z_image")
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF" + bytes(100))
+    said = refused(replace(options(files), model=str(path), text_encoders=[], tokenizer=None))
+    assert "GGUF" in said
+    assert ".safetensors" in said
