@@ -31,3 +31,26 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     monkeypatch.setenv("DREAMBOOTH_CACHE", str(cache / "dreambooth"))
     return cache
+
+
+LONGEST = (
+    "test_demo.py",
+    "extension/browser",
+    "trainer/test_processes.py",
+    "install/test_older_lock.py",
+    "faults",
+    "comfy_nodes/test_training.py",
+)
+"""Files and folders whose tests take longest: begun first, so that in the end no process waits
+for another."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sorts; the order within a file stays."""
+
+    def turn(item: pytest.Item) -> int:
+        name = item.path.relative_to(Path(__file__).parent).as_posix()
+        found = (n for n, long in enumerate(LONGEST) if name == long or name.startswith(f"{long}/"))
+        return next(found, len(LONGEST))
+
+    items.sort(key=turn)

@@ -163,8 +163,14 @@ def _demo(layout: Layout, arguments: Sequence[str]) -> int:
     return _in_environment(layout, ["-m", "dreambooth_core", "demo", *arguments])
 
 
-SIDE_BY_SIDE = ("--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile")
-"""pytest runs a file on each core; more than four would ask for more memory than many have."""
+SIDE_BY_SIDE = (
+    "--numprocesses=auto",
+    "--maxprocesses=4",
+    "--dist=loadfile",
+    "--no-loadscope-reorder",
+)
+"""pytest runs a file on each core, in the order of tests/conftest.py; more than four would ask for
+more memory than many have."""
 
 
 def _test(layout: Layout, arguments: Sequence[str]) -> int:
