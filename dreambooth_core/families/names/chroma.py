@@ -1,10 +1,11 @@
 """Chroma: Flux.1 with a network in place of the modulations; the shared layers have equal names,
-so an adapter that changes no other layer loads on both and reads as Flux.1's."""
+so an adapter that changes no other layer loads on both and reads as Flux.1's. Forge's table of
+diffusers' names is for models with "flux" in their name alone."""
 
 from __future__ import annotations
 
 from dreambooth_core.families.names import flux
-from dreambooth_core.families.names.record import LayerNames
+from dreambooth_core.families.names.record import GENERIC, LayerNames
 
 _GUIDE = "distilled_guidance_layer"
 
@@ -31,7 +32,7 @@ NAMES = LayerNames(
             f"{_GUIDE}.layers.#.linear_2",
         }
     ),
-    hosts=flux.NAMES.hosts,
+    hosts={**flux.NAMES.hosts, "Forge": GENERIC},
     written="diffusers",
     variants=flux.NAMES.variants,
     ratios=flux.NAMES.ratios,

@@ -73,7 +73,7 @@ NAMES = LayerNames(
     fused=(IMAGE, TEXT, LINEAR1),
     swapped=frozenset({"norm_out.linear"}),
     hosts={
-        "Forge": (*GENERIC, TRANSFORMER),
+        "Forge": tuple(form for form in TABLE if form[0]),
         "Forge Neo": TABLE,
         "ComfyUI": TABLE,
         "diffusers": (TRANSFORMER, FLAT),

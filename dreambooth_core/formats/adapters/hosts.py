@@ -165,7 +165,7 @@ def _sd_loads(host: str, raw: str, family: str) -> bool:
         rest = raw.removeprefix(prefix)
         if rest == raw or "." in rest:
             continue
-        if prefix == "lycoris_" and host not in ("ComfyUI", "Forge Neo"):
+        if prefix == "lycoris_" and host in ("A1111", "diffusers"):
             return False
         if sd_names.unet_path(rest) is None:
             return False
@@ -183,7 +183,7 @@ def _text_loads(host: str, raw: str, family: str) -> bool:
     comfyui = host in ("ComfyUI", "Forge Neo")
     if match := _T5.fullmatch(raw):
         wanted = {"sd3": "3", "flux": "23", "chroma": "1"}.get(family, "")
-        return (comfyui and match[1] in wanted) or (host == "Forge" and match[1] == "3")
+        return (comfyui and match[1] in wanted) or (host == "Forge" and match[1] in "23")
     if _LLM.fullmatch(raw):
         return host == "ComfyUI" or (host == "Forge Neo" and family == "anima")
     if comfyui and raw.startswith("text_encoders.") and ".transformer." in raw:

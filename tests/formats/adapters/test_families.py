@@ -67,7 +67,7 @@ def test_hosts_load_the_whole_file(names: LayerNames, tmp_path: Path) -> None:
     whole = {host for host in names.hosts if host != "diffusers"}
     if host_layout(adapter) == "diffusers":
         whole = set(names.hosts) if not names.unknown_to_hosts else set()
-    partly = {"sd3": {"Forge", "A1111"}, "anima": {"Forge Neo"}}
+    partly = {"sd3": {"Forge", "A1111"}, "anima": {"Forge Neo"}, "chroma": {"Forge"}}
     for host in whole - partly.get(names.family, set()):
         assert told[host].loaded == told[host].total, told[host].text
 
@@ -77,7 +77,7 @@ def test_hosts_load_the_whole_file(names: LayerNames, tmp_path: Path) -> None:
     [
         ("flux", "diffusion_model.transformer_blocks.0.attn.to_q", "ComfyUI", False),
         ("flux", "transformer.transformer_blocks.0.attn.to_q", "Forge", True),
-        ("flux", "lora_transformer_transformer_blocks_0_attn_to_q", "Forge", False),
+        ("chroma", "transformer.transformer_blocks.0.attn.to_q", "Forge", False),
         ("flux", "lora_transformer_transformer_blocks_0_attn_to_q", "ComfyUI", True),
         ("flux", "lora_unet_transformer_blocks_0_attn_to_q", "ComfyUI", False),
         ("sd3", "transformer.transformer_blocks.0.attn.to_q", "A1111", True),
@@ -251,7 +251,11 @@ def test_stable_diffusion_in_the_hosts(key: str, hosts: set[str]) -> None:
 @pytest.mark.parametrize(
     ("family", "name", "hosts"),
     [
-        ("flux", "lora_te2_encoder_block_0_layer_0_SelfAttention_q", {"ComfyUI", "Forge Neo"}),
+        (
+            "flux",
+            "lora_te2_encoder_block_0_layer_0_SelfAttention_q",
+            {"ComfyUI", "Forge", "Forge Neo"},
+        ),
         ("sd3", "lora_te3_encoder_block_0_layer_0_SelfAttention_q", {"ComfyUI", "Forge"}),
         ("z_image", "lora_te_layers_0_self_attn_q_proj", {"ComfyUI"}),
         ("anima", "lora_te_layers_0_self_attn_q_proj", {"ComfyUI", "Forge Neo"}),
