@@ -215,7 +215,7 @@ INFO = Node(
 SAVE = Node(
     f"{PREFIX}SaveAdapter",
     "Save Adapter (DreamBooth)",
-    "Writes an adapter into models/loras, with its metadata and a picture, under a free name.",
+    "Writes an adapter into models/loras, with its metadata and an image, under a free name.",
     (
         ADAPTER_INPUT,
         Input(
@@ -238,7 +238,7 @@ SAVE = Node(
             "preview",
             "IMAGE",
             "Preview",
-            "A picture to be shown in lists; its first image is saved beside the file.",
+            "An image to be shown in lists; its first image is saved beside the file.",
             optional=True,
         ),
     ),

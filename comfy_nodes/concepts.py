@@ -1,4 +1,4 @@
-"""Images and Concepts: what is to be learned, from which pictures."""
+"""Images and Concepts: what is to be learned, from which images."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Concept:
     options: dict[str, Any]
     captions: str
     fingerprint: str
-    """Changes with any picture, caption or mask of it."""
+    """Changes with any image, caption or mask of it."""
 
 
 def _said(schema: type, name: str) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def read_images(
     found = take_stock(place)
     if not found.taken:
         raise UserError(
-            "no picture can be used", where=place, do="; ".join(found.lines()[1:4]) or None
+            "no image can be used", where=place, do="; ".join(found.lines()[1:4]) or None
         )
     options = {
         "images": str(place),
@@ -80,7 +80,7 @@ def _place(folder: str, path: str, images: Tensor | None) -> Path:
     named = [bool(path.strip()), folder != NO_FOLDER, images is not None]
     if sum(named) != 1:
         raise UserError(
-            "choose exactly one source of pictures" if any(named) else "no pictures are named",
+            "choose exactly one source of images" if any(named) else "no images are named",
             do="Link images, choose a folder of the input folder, or write a path.",
         )
     if images is not None:
@@ -108,7 +108,7 @@ def _keep(images: Tensor) -> Path:
 
 
 def fingerprint_of(found: Inventory) -> str:
-    """Of all that is trained on: pictures, captions, masks."""
+    """Of all that is trained on: images, captions, masks."""
     digest = hashlib.sha256(found.fingerprint.encode())
     for picture in found.taken:
         caption = read_caption(picture.caption).encode() if picture.caption else b""
@@ -154,13 +154,13 @@ _REPEATS = _said(ConceptOptions, "repeats")
 _OUTPUT = Output(
     CONCEPT,
     "CONCEPT",
-    "The pictures and prompts of one subject or style, or of several.",
+    "The images and prompts of one subject or style, or of several.",
 )
 
 IMAGES = Node(
     f"{PREFIX}Images",
     "Images (DreamBooth)",
-    "Names the pictures of a subject or style and the prompts that go with them. Shows what was "
+    "Names the images of a subject or style and the prompts that go with them. Shows what was "
     "taken and what was skipped, and why.",
     (
         Input(
@@ -193,7 +193,7 @@ IMAGES = Node(
             "images",
             "IMAGE",
             "Images",
-            "Pictures from the graph instead of a folder. They are kept in output/dreambooth.",
+            "Images from the graph instead of a folder. They are kept in output/dreambooth.",
             optional=True,
         ),
     ),

@@ -171,7 +171,7 @@ def _runs() -> Sequence[str]:
 _RUN = Input(
     "run", "COMBO", "Run", "A training in output/dreambooth, the latest first.", choices=_runs
 )
-_PICTURES = Output("IMAGE", "IMAGES", "The pictures one by one.")
+_PICTURES = Output("IMAGE", "IMAGES", "The images one by one.")
 
 RUNS = Node(
     f"{PREFIX}Runs",
@@ -213,7 +213,7 @@ COMPARE = Node(
         ),
         strength("strength_model", "Strength, model", "model"),
         strength("strength_clip", "Strength, CLIP", "text encoder"),
-        Input("random_seed", "INT", "Seed", "The same for every picture.", 0, 0, 2**53 - 1),
+        Input("random_seed", "INT", "Seed", "The same for every image.", 0, 0, 2**53 - 1),
         Input("sampling_steps", "INT", "Sampling steps", "Denoising steps.", 20, 1, 1000),
         Input("cfg", "FLOAT", "CFG", "How strictly the prompt is followed.", 7.0, 0.0, 100.0, 0.1),
         Input("sampler", "COMBO", "Sampler", "The host's sampler.", choices=host.samplers),

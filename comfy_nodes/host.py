@@ -156,7 +156,7 @@ def _patches(owner: Any) -> int:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a picture is drawn."""
+    """How an image is drawn."""
 
     seed: int
     steps: int
@@ -182,7 +182,7 @@ def schedulers() -> list[str]:
 
 
 def draw(model: Any, clip: Any, vae: Any, prompt: str, how: Sampling) -> Image.Image:
-    """A picture by the host's own nodes."""
+    """An image by the host's own nodes."""
     import nodes
 
     encode = nodes.CLIPTextEncode()
@@ -235,7 +235,7 @@ def interrupted() -> bool:
 
 # --- what a node shows --------------------------------------------------------------------------
 class Progress:
-    """A node's bar, picture and line of text."""
+    """A node's bar, image and line of text."""
 
     def __init__(self, node_id: str | None) -> None:
         import comfy.utils
@@ -263,7 +263,7 @@ class Progress:
 
 
 def load_images(paths: Sequence[Path]) -> Tensor:
-    """Picture files as the host's IMAGE: [B, H, W, 3] in 0–1; one size, that of the first."""
+    """Image files as the host's IMAGE: [B, H, W, 3] in 0–1; one size, that of the first."""
     from PIL import Image
 
     found: list[Image.Image] = []
@@ -277,7 +277,7 @@ def load_images(paths: Sequence[Path]) -> Tensor:
 
 
 def from_pictures(pictures: Sequence[Image.Image]) -> Tensor:
-    """Pictures of one size as the host's IMAGE."""
+    """Images of one size as the host's IMAGE."""
     import numpy
     import torch
 
@@ -286,7 +286,7 @@ def from_pictures(pictures: Sequence[Image.Image]) -> Tensor:
 
 
 def to_pictures(images: Tensor) -> list[Image.Image]:
-    """The host's IMAGE as pictures."""
+    """The host's IMAGE as images."""
     from PIL import Image
 
     return [Image.fromarray((one.clamp(0, 1) * 255).round().byte().cpu().numpy()) for one in images]

@@ -40,7 +40,7 @@ class Request:
     config: dict[str, Any]
     """Every value by its dotted key, presets included."""
     sources: tuple[str, ...]
-    """Fingerprints of the base and of each concept's pictures."""
+    """Fingerprints of the base and of each concept's images."""
 
     @property
     def key(self) -> str:

@@ -236,7 +236,7 @@ def _main() -> Node:
                 "INT",
                 said["run.steps"]["label"],
                 "Optimizer steps. 0: as the preset says. With more steps than before, an earlier "
-                "run with these settings goes on.",
+                "run with these settings is resumed.",
                 0,
                 0,
                 1_000_000,

@@ -103,7 +103,7 @@ def _train(request: Request, found: Found | None, progress: host.Progress) -> st
     folder, proposal = prepare(request, found)
     host.free_models()
     train(folder, progress, proposal)
-    return "trained now" if found is None else f"went on from step {found.step or 0}"
+    return "trained now" if found is None else f"resumed from step {found.step or 0}"
 
 
 def _samples(concepts: Sequence[Concept], prompts: str, every: int) -> dict[str, Any]:
@@ -213,7 +213,8 @@ _PROMPTS = Input(
     "sample_prompts",
     "STRING",
     "Sample prompts",
-    "Pictures to make meanwhile and at the end, a prompt on each line. Empty: the instance prompt.",
+    "Images to generate during training and at the end, a prompt on each line. Empty: the instance "
+    "prompt.",
     "",
     multiline=True,
 )
@@ -285,7 +286,7 @@ TRAIN_CHECKPOINT = Node(
             "resumable",
             "BOOLEAN",
             "Keep the state",
-            "Keep what is needed to go on with more steps later: several times the model's size.",
+            "Keep what is needed to resume with more steps later: several times the model's size.",
             False,
         ),
         _SETTINGS,

@@ -20,7 +20,7 @@ PATIENCE = 60.0
 
 STAGES = {
     "class_images": "making class images",
-    "latents": "encoding pictures",
+    "latents": "encoding images",
     "texts": "encoding captions",
     "disk_full": "the disk is full: waiting for room",
 }

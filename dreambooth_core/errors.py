@@ -71,7 +71,7 @@ class SaveFailed(DreamBoothError):
 
 
 class TrainingFailed(DreamBoothError):
-    """The run cannot go on: NaN, nothing learns, no memory left."""
+    """The run cannot continue: NaN, nothing learns, no memory left."""
 
 
 class RunGone(DreamBoothError):

@@ -79,7 +79,7 @@ def summary(found: Forecast) -> list[tuple[str, Any]]:
     skipped = sum(len(concept["images"]["skipped"]) for concept in found.data["concepts"])
     lines = [
         ("base", f"{found.base} ({found.family_label}, {found.prediction_type})"),
-        ("pictures", f"{taken} taken, {skipped} skipped"),
+        ("images", f"{taken} taken, {skipped} skipped"),
         ("sizes", ", ".join(f"{n} x {size}" for size, n in found.data["buckets"].items())),
         ("steps", f"{found.steps} ({found.steps_per_epoch} an epoch)"),
         ("trained", ", ".join(f"{n:,} in {name}" for name, n in found.trainable.items())),

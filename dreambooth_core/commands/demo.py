@@ -27,7 +27,7 @@ from dreambooth_core.jobs import RunFolder, read_receipt, sanitise
 from dreambooth_core.trainer.config import TrainConfig
 
 MEASURES = {
-    "subject_similarity": "likeness of the subject to its pictures",
+    "subject_similarity": "likeness of the subject to its images",
     "class_similarity": "likeness of any star to them (should stay low)",
     "prompt_fidelity": "background that the prompt names is there",
     "class_diversity": "variety of stars (should stay)",

@@ -1,4 +1,4 @@
-"""Pictures and scores before and after training: what ``dreambooth demo`` shows."""
+"""Images and scores before and after training: what ``dreambooth demo`` shows."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ FOLDER = ASSETS / "demo"
 CONFIG = FOLDER / "demo.yaml"
 
 BACKGROUNDS = ("night", "purple", "grass", "brick", "sunset")
-"""Where the subject is put; the base knows these words, and three are in none of its pictures."""
+"""Where the subject is put; the base knows these words, and three are in none of its images."""
 
 CHOICES = ("white", "gray", "sky", "grass", "sand", "brick", "night", "sunset", "purple")
-"""The backgrounds among which a picture's own is told."""
+"""The backgrounds among which an image's own is told."""
 
 LABEL_WIDTH = 22
 """Characters in a line of the sheet's labels."""
@@ -38,7 +38,7 @@ CLASS_SEEDS = tuple(range(21, 29))
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures of one model, always from the same prompts and seeds."""
+    """Images of one model, always from the same prompts and seeds."""
 
     subject: list[Image.Image]
     """For each background and seed, seeds first."""
@@ -48,16 +48,16 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Scores:
-    """What the pictures of one model score."""
+    """What the images of one model score."""
 
     subject_similarity: float
-    """Likeness of the subject's prompt to the training pictures, -1 to 1."""
+    """Likeness of the subject's prompt to the training images, -1 to 1."""
     class_similarity: float
     """The same of the class prompt; it should not rise."""
     prompt_fidelity: float
-    """Share of the subject's pictures with the background that the prompt names."""
+    """Share of the subject's images with the background that the prompt names."""
     class_diversity: float
-    """How different the class prompt's pictures are from each other."""
+    """How different the class prompt's images are from each other."""
 
 
 class Demonstration:
@@ -115,7 +115,7 @@ class Demonstration:
         )
 
     def grid(self, before: Gallery, after: Gallery) -> Image.Image:
-        """The pictures trained on, and both galleries below each other."""
+        """The images trained on, and both galleries below each other."""
         first = slice(0, None, len(SUBJECT_SEEDS))
         subject = textwrap.fill(f'"{self.instance_prompt} on a … background"', LABEL_WIDTH)
         of_class = textwrap.fill(f'"{self.class_prompt}"', LABEL_WIDTH)

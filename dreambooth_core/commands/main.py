@@ -23,12 +23,12 @@ from dreambooth_core.errors import DreamBoothError
 from dreambooth_core.quiet import quieten
 
 COMMANDS: dict[str, str] = {
-    "train": "learn a subject or style from pictures, by a configuration file",
+    "train": "learn a subject or style from images, by a configuration file",
     "check": "say what a configuration would do, without doing it",
     "estimate": "say how much memory a run needs, before it starts",
     "presets": "list presets, or show one with its reasons",
     "launch": "train with several processes, by accelerate's launcher",
-    "sample": "make pictures with a base, and adapters at given weights",
+    "sample": "make images with a base, and adapters at given weights",
     "inspect": "say what a model file or adapter is",
     "convert": "turn a checkpoint or adapter into another format",
     "merge": "add up adapters with weights",

@@ -21,7 +21,7 @@ from dreambooth_core.jobs import Event
 PREPARING = {
     "queue": "waiting for its turn",
     "class_images": "class images",
-    "latents": "encoding pictures",
+    "latents": "encoding images",
     "texts": "encoding captions",
     "disk_full": "the disk is full",
 }

@@ -155,7 +155,9 @@ def _follow(folder: RunFolder, *, as_json: bool) -> int:
         else:
             _watch(folder)
     except KeyboardInterrupt:
-        sys.stderr.write(f"{folder.name} goes on; 'dreambooth runs stop {folder.name}' ends it\n")
+        sys.stderr.write(
+            f"{folder.name} is running; 'dreambooth runs stop {folder.name}' ends it\n"
+        )
         return 0
     return _FOLLOW_CODES.get(status(folder).state, 1)
 

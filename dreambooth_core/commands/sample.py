@@ -1,4 +1,4 @@
-"""``dreambooth sample PROMPT …``: pictures with a base and adapters at given weights."""
+"""``dreambooth sample PROMPT …``: images with a base and adapters at given weights."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="a learned token, called by its file's name in prompts; may be given several times",
     )
-    parser.add_argument("--out", default="samples", help="folder for the pictures")
+    parser.add_argument("--out", default="samples", help="folder for the images")
     parser.add_argument(
-        "--count", type=bounded(int, 1, 10_000), default=1, help="pictures for each prompt"
+        "--count", type=bounded(int, 1, 10_000), default=1, help="images for each prompt"
     )
     parser.add_argument(
-        "--seed", type=bounded(int, 0, MAX_SEED), default=0, help="seed of the first picture"
+        "--seed", type=bounded(int, 0, MAX_SEED), default=0, help="seed of the first image"
     )
-    parser.add_argument("--negative", default="", help="what the pictures should not show")
+    parser.add_argument("--negative", default="", help="what the images should not show")
     parser.add_argument("--steps", type=bounded(int, 1, 1000), default=None, help="denoising steps")
     parser.add_argument(
         "--guidance", type=bounded(float, 0, 100), default=None, help="guidance scale"
@@ -64,14 +64,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--width", type=bounded(int, 8, 16384), help="in pixels, a multiple of 8")
     parser.add_argument("--height", type=bounded(int, 8, 16384), help="in pixels, a multiple of 8")
     parser.add_argument(
-        "--batch-size", type=bounded(int, 1, 1024), default=4, help="pictures at once"
+        "--batch-size", type=bounded(int, 1, 1024), default=4, help="images at once"
     )
     parser.add_argument("--device", default="auto", help="auto, cuda, mps, xpu or cpu")
     parser.add_argument("--json", action="store_true", help="print what was made as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Makes the pictures; returns the exit code."""
+    """Makes the images; returns the exit code."""
     check_numbers(args)
     options, adapters, tokens = sources(args)
     # Before the base, which takes far longer: what is damaged is said at once.

@@ -21,9 +21,9 @@ def center_crop(draft: Draft, value: bool) -> None:
 def interpolation(draft: Draft, value: str) -> None:
     if value.lower() != "lanczos":
         raise UserError(
-            f"pictures are scaled by Lanczos, not {value}",
+            f"images are scaled by Lanczos, not {value}",
             where="--image_interpolation_mode",
-            do="Leave it out, or scale the pictures before.",
+            do="Leave it out, or scale the images before.",
         )
 
 

@@ -122,7 +122,7 @@ PLAIN: Defaults = {
     "validation.guidance_scale": 7.5,
     "validation.scheduler": "dpm++",
 }
-"""How they all take pictures, make images and write results."""
+"""How they all take images, make images and write results."""
 
 FULL: Defaults = {**PLAIN, "method.kind": "full"}
 LORA: Defaults = {**PLAIN, "method.kind": "lora", "method.target_modules": "attention"}

@@ -47,7 +47,7 @@ class Flag:
 
 PRECISIONS = ("no", "fp16", "bf16")
 _IF_ONLY = "it is for DeepFloyd IF, which this engine does not train"
-_HUB_DATA = "pictures come from a folder"
+_HUB_DATA = "images come from a folder"
 
 FLAGS: tuple[Flag, ...] = (
     # The base.
@@ -57,7 +57,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("pretrained_vae_name_or_path", "text", "base.vae", act=actions.vae),
     Flag("pretrained_vae_model_name_or_path", "text", "base.vae", act=actions.vae),
     Flag("tokenizer_name", "text", how="only the base's own", act=actions.tokenizer),
-    # Concepts and pictures.
+    # Concepts and images.
     Flag("instance_data_dir", "text", "concepts[0].images"),
     Flag("class_data_dir", "text", "concepts[0].class_images"),
     Flag("instance_prompt", "text", "concepts[0].instance_prompt"),
@@ -195,8 +195,8 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag("set_grads_to_none", "switch", how="always so"),
     Flag("pre_compute_text_embeddings", "switch", how="always so, unless text encoders learn"),
-    Flag("dataloader_num_workers", "int", how="pictures are encoded once, nothing is left to load"),
-    Flag("num_dataloader_workers", "int", how="pictures are encoded once, nothing is left to load"),
+    Flag("dataloader_num_workers", "int", how="images are encoded once, nothing is left to load"),
+    Flag("num_dataloader_workers", "int", how="images are encoded once, nothing is left to load"),
     Flag("no_tracemalloc", "switch", how="memory is not traced"),
     Flag("local_rank", "int", how="the launcher tells each process its place"),
     # The run.
@@ -209,7 +209,7 @@ FLAGS: tuple[Flag, ...] = (
         "num_train_epochs",
         "int",
         "run.epochs, run.steps",
-        "an epoch ends when all pictures, class pictures too, were seen",
+        "an epoch ends when all images, class images too, were seen",
         cross=True,
     ),
     Flag("checkpointing_steps", "int", "save.every_steps"),

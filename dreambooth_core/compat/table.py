@@ -41,7 +41,7 @@ leaves several. It is printed, and its defaults apply.
 | shivam | a pipeline and its `samples/` in `<out>/<step>/`; what the run keeps for itself in `<out>/0` |
 
 The output folder is also the run's folder (Shivam's: `<out>/0`): `dreambooth runs` shows it, and
-`dreambooth train --resume <out>` goes on with it. Starting anew in the same folder sets the
+`dreambooth train --resume <out>` resumes it. Starting anew in the same folder sets the
 records of the earlier run aside.
 
 **What this machine cannot do** is replaced, with a warning: fp16 on a CPU by fp32, xformers by

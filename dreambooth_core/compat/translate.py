@@ -238,7 +238,7 @@ def _prodigy(draft: Draft) -> None:
 
 
 def _length(draft: Draft) -> None:
-    """Steps from epochs as the scripts count them: class pictures make an epoch longer."""
+    """Steps from epochs as the scripts count them: class images make an epoch longer."""
     config, values = draft.config, draft.values
     watch = values.get("validation_epochs") if config.validation.prompts else None
     if config.run.steps is not None and not watch:

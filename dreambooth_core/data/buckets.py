@@ -1,7 +1,7 @@
-"""Sizes for pictures of any shape: aspect-ratio buckets (as NovelAI described them in 2022).
+"""Sizes for images of any shape: aspect-ratio buckets (as NovelAI described them in 2022).
 
 Every bucket has at most as many pixels as the wanted square, so that memory is bounded by the
-square; a picture goes to the bucket that cuts the least off it.
+square; an image goes to the bucket that cuts the least off it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def bucket_sizes(area: int, step: int, longest: int) -> list[Size]:
 
 
 def choose(original: Size, sizes: Sequence[Size]) -> Size:
-    """The size that cuts the least off a picture of ``original`` (height, width).
+    """The size that cuts the least off an image of ``original`` (height, width).
 
     Among equals the one with more pixels; then the first.
     """
@@ -59,7 +59,7 @@ def choose(original: Size, sizes: Sequence[Size]) -> Size:
 
 
 class Sizer:
-    """Gives every picture its size, as the options say."""
+    """Gives every image its size, as the options say."""
 
     def __init__(self, options: DataOptions) -> None:
         """Raises ``UserError`` for sizes that no autoencoder can take."""
@@ -73,7 +73,7 @@ class Sizer:
         self.sizes = sorted(found | {fixed})
 
     def size_of(self, original: Size) -> Size:
-        """(height, width) for a picture of ``original`` (height, width), upright."""
+        """(height, width) for an image of ``original`` (height, width), upright."""
         return choose(original, self.sizes)
 
 

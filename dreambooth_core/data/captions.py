@@ -1,8 +1,8 @@
-"""Captions: what each picture is said to show, in each epoch.
+"""Captions: what each image is said to show, in each epoch.
 
-A caption starts from the instance prompt or the text beside the picture, its tags are shuffled and
+A caption starts from the instance prompt or the text beside the image, its tags are shuffled and
 dropped, it is put into a template, and now and then it is left out altogether. Each of these draws
-is keyed by (seed, epoch, picture, turn), so a resumed run reads the same captions.
+is keyed by (seed, epoch, image, turn), so a resumed run reads the same captions.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def fill(template: str, *, prompt: str = "", words: str = "", name: str = "") ->
 
 
 def caption_of(picture: Picture, prompt: str, mode: str = "auto", name: str = "") -> str:
-    """The picture's caption before anything is drawn.
+    """The image's caption before anything is drawn.
 
     Args:
         prompt: The instance prompt (or the class prompt).

@@ -1,4 +1,4 @@
-"""The concepts of a run: their options, checked, with the pictures that were found."""
+"""The concepts of a run: their options, checked, with the images that were found."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Concept:
     options: ConceptOptions
     inventory: Inventory
     class_inventory: Inventory | None = None
-    """``None`` until the class pictures are there, and without prior preservation."""
+    """``None`` until the class images are there, and without prior preservation."""
     class_images_wanted: int = 0
     """0 without prior preservation."""
 
@@ -36,12 +36,12 @@ class Concept:
 
     @property
     def pictures(self) -> list[Picture]:
-        """The subject's pictures."""
+        """The subject's images."""
         return self.inventory.taken
 
     @property
     def class_pictures(self) -> list[Picture]:
-        """As many of the class pictures as are wanted, the first ones."""
+        """As many of the class images as are wanted, the first ones."""
         if self.class_inventory is None:
             return []
         return self.class_inventory.taken[: self.class_images_wanted]
@@ -52,11 +52,11 @@ class Concept:
 
     @property
     def showings(self) -> int:
-        """Showings of all its pictures in an epoch."""
+        """Showings of all its images in an epoch."""
         return sum(self.repeats_of(picture) for picture in self.pictures)
 
     def with_class_pictures(self, inventory: Inventory) -> Concept:
-        """The same concept with its class pictures."""
+        """The same concept with its class images."""
         return replace(self, class_inventory=inventory)
 
     def as_dict(self) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def gather(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Concept]:
-    """Take stock of every concept's pictures and check its prompts.
+    """Take stock of every concept's images and check its prompts.
 
     Raises:
         UserError: There is no concept, a folder cannot be used, a prompt is missing. It names the
@@ -96,7 +96,7 @@ def gather(
     for index, options in enumerate(concepts):
         where = f"concepts[{index}]"
         if not options.images.strip():
-            raise UserError("no folder with pictures is given", where=f"{where}.images")
+            raise UserError("no folder with images is given", where=f"{where}.images")
         _check_class(options, prior, where)
         inventory = take_stock(
             options.images,
@@ -187,7 +187,7 @@ def _check_class(options: ConceptOptions, prior: PriorOptions, where: str) -> No
         )
     if options.class_images and _same(options.class_images, options.images):
         raise UserError(
-            "the class pictures are in the folder of the subject's pictures",
+            "the class images are in the folder of the subject's images",
             where=f"{where}.class_images",
             do="Give them a folder of their own.",
         )
@@ -196,7 +196,7 @@ def _check_class(options: ConceptOptions, prior: PriorOptions, where: str) -> No
 def _check_captions(
     options: ConceptOptions, data: DataOptions, inventory: Inventory, where: str
 ) -> None:
-    """Every picture has something to be called."""
+    """Every image has something to be called."""
     if options.instance_prompt.strip():
         if options.instance_prompt.strip() == options.class_prompt.strip():
             inventory.warnings.append(
@@ -212,7 +212,7 @@ def _check_captions(
                 )
             if bare:
                 inventory.warnings.append(
-                    f"{len(bare)} pictures have no caption file and get the instance prompt: "
+                    f"{len(bare)} images have no caption file and get the instance prompt: "
                     + ", ".join(bare[:5])
                 )
         return
@@ -228,7 +228,7 @@ def _check_captions(
         raise UserError(
             f"the instance prompt is empty, and {bare[0]} has no caption of its own",
             where=f"{where}.instance_prompt",
-            do=f'Say what the pictures show, like "a photo of sks dog", or use {FILEWORDS}.',
+            do=f'Say what the images show, like "a photo of sks dog", or use {FILEWORDS}.',
         )
 
 

@@ -1,4 +1,4 @@
-"""Picture files to upright RGB, whatever they are: the only place that knows file formats.
+"""Image files to upright RGB, whatever they are: the only place that knows file formats.
 
 Pillow only, no torch: taking stock of a folder should not wait for torch to load.
 """
@@ -38,7 +38,7 @@ _NOT_PICTURES = {
         *{".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2"}
     },
     "a drawing program's file; save it as PNG": {".psd", ".xcf", ".kra", ".ai", ".svg", ".eps"},
-    "not a picture": {".json", ".jsonl", ".csv", ".md", ".pdf", ".html", ".py", ".yaml", ".toml"},
+    "not an image": {".json", ".jsonl", ".csv", ".md", ".pdf", ".html", ".py", ".yaml", ".toml"},
 }
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
@@ -65,11 +65,11 @@ class Facts:
 
 
 class Undecodable(Exception):
-    """The bytes are no picture that can be used; the message is the reason."""
+    """The bytes are no image that can be used; the message is the reason."""
 
 
 def refusal_of(suffix: str) -> str | None:
-    """The reason why a file of this suffix is no picture, without opening it."""
+    """The reason why a file of this suffix is no image, without opening it."""
     for reason, suffixes in _NOT_PICTURES.items():
         if suffix.lower() in suffixes:
             return reason
@@ -142,7 +142,7 @@ def _opened(content: bytes, suffix: str) -> Iterator[Image.Image]:
         raise Undecodable("empty (0 bytes)")
     formats = _known_formats(suffix)
     with warnings.catch_warnings():
-        # Pillow warns of large pictures and of odd metadata; what matters is in the notes.
+        # Pillow warns of large images and of odd metadata; what matters is in the notes.
         warnings.simplefilter("ignore")
         try:
             with Image.open(io.BytesIO(content), formats=formats) as image:
@@ -191,7 +191,7 @@ def _unknown(content: bytes, suffix: str) -> str:
     if content[:12] == b"\0\0\0\x0cJXL \r\n\x87\n" or content[:2] == b"\xff\x0a":
         return "JPEG XL, which cannot be read; save it as JPEG or PNG"
     known = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"}
-    return "damaged (not what its name says)" if suffix.lower() in known else "not a picture"
+    return "damaged (not what its name says)" if suffix.lower() in known else "not an image"
 
 
 def _frames_note(image: Image.Image) -> Iterator[str]:
@@ -223,7 +223,7 @@ def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:  # noqa: BLE001
-        # A damaged EXIF block raises nearly anything, and the picture is good without it.
+        # A damaged EXIF block raises nearly anything, and the image is good without it.
         return 1
 
 
@@ -251,7 +251,7 @@ def _is_transparent(image: Image.Image) -> bool:
 
 
 def _flatten(image: Image.Image) -> Image.Image:
-    """Any mode without alpha to RGB, through the picture's own colour profile if it has one."""
+    """Any mode without alpha to RGB, through the image's own colour profile if it has one."""
     if _profile_name(image) is not None:
         source = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
         with contextlib.suppress(ImageCms.PyCMSError):

@@ -1,4 +1,4 @@
-"""Pictures to tensors: scaled by Lanczos, cut, mirrored; Pillow and numpy, never torchvision."""
+"""Images to tensors: scaled by Lanczos, cut, mirrored; Pillow and numpy, never torchvision."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dreambooth_core.errors import UserError
 
 
 def load_rgb(picture: Picture, background: str = "white") -> Image.Image:
-    """A picture's file as upright 8-bit RGB.
+    """An image's file as upright 8-bit RGB.
 
     Raises:
         UserError: The file has gone or was changed since stock was taken: what is cached under
@@ -26,11 +26,11 @@ def load_rgb(picture: Picture, background: str = "white") -> Image.Image:
         content = _read(picture.path, picture.content_hash)
         return decode(content, picture.path.suffix, background)
     except Undecodable as error:
-        raise UserError(f"the picture cannot be used: {error}", where=picture.path) from error
+        raise UserError(f"the image cannot be used: {error}", where=picture.path) from error
 
 
 def load_mask(picture: Picture, source: str = "auto") -> Image.Image | None:
-    """The picture's mask as 8-bit grey of the picture's size, 255 where the loss counts.
+    """The image's mask as 8-bit grey of the image's size, 255 where the loss counts.
 
     Args:
         source: ``files`` (the mask file beside it), ``alpha``, ``auto`` (the file, else the alpha),
@@ -94,12 +94,12 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 
 def pixels(picture: Picture, view: View, background: str = "white") -> Tensor:
-    """The view of a picture as float32 [3, height, width] in [-1, 1]."""
+    """The view of an image as float32 [3, height, width] in [-1, 1]."""
     return to_tensor(apply_view(load_rgb(picture, background), view))
 
 
 def mask(picture: Picture, view: View, source: str = "auto", floor: float = 0.0) -> Tensor | None:
-    """The view of a picture's mask as float32 [1, height, width] in [floor, 1], or ``None``.
+    """The view of an image's mask as float32 [1, height, width] in [floor, 1], or ``None``.
 
     ``floor`` is the weight of what the mask leaves out.
     """
@@ -122,13 +122,13 @@ def _read(path: Path, expected_hash: str) -> bytes:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(
-            f"the picture cannot be read ({error.strerror})",
+            f"the image cannot be read ({error.strerror})",
             where=path,
             do="It was there when the folder was looked at; put it back or start anew.",
         ) from error
     if expected_hash and hash_bytes(content) != expected_hash:
         raise UserError(
-            "the picture was changed while the run was going on",
+            "the image was changed while the run was going on",
             where=path,
             do="Start anew to train on the new one.",
         )

@@ -1,4 +1,4 @@
-"""Take stock of a folder of pictures: what is taken, what is skipped, and why.
+"""Take stock of a folder of images: what is taken, what is skipped, and why.
 
 Any folder will do. No file makes this fail: a broken one is skipped with its reason, an unusual
 one is taken with a note, and both are listed so that a person sees what will be trained on.
@@ -36,7 +36,7 @@ _REPEATS_FOLDER = re.compile(r"(\d{1,4})_(.*)")
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture that is trained on."""
+    """An image that is trained on."""
 
     path: Path
     name: str
@@ -45,7 +45,7 @@ class Picture:
     """Pixels, upright: after the camera's orientation is applied."""
     height: int
     content_hash: str
-    """Of the file's bytes: two files with one hash are one picture."""
+    """Of the file's bytes: two files with one hash are one image."""
     format: str = ""
     mode: str = "RGB"
     """Pillow's mode of the file, such as ``RGB``, ``CMYK``, ``I;16``."""
@@ -96,7 +96,7 @@ class Inventory:
 
     @property
     def fingerprint(self) -> str:
-        """Changes when a picture is added, removed, renamed or edited."""
+        """Changes when an image is added, removed, renamed or edited."""
         digest = hashlib.blake2b(digest_size=8)
         for picture in self.taken:
             digest.update(f"{_printable(picture.name)}\0{picture.content_hash}\0".encode())
@@ -114,7 +114,7 @@ class Inventory:
 
     def lines(self) -> list[str]:
         """The report that a person reads."""
-        head = f"{_printable(str(self.folder))}: {_count(len(self.taken), 'picture')} taken"
+        head = f"{_printable(str(self.folder))}: {_count(len(self.taken), 'image')} taken"
         if self.skipped:
             head += f", {len(self.skipped)} skipped"
         noted = [
@@ -166,7 +166,7 @@ def take_stock(
 
 
 def look_at(path: Path, *, name: str | None = None, repeats: int = 1) -> Picture | Skipped:
-    """One file: a picture, or the reason why it is none. Never raises."""
+    """One file: an image, or the reason why it is none. Never raises."""
     name = path.name if name is None else name
     if (reason := refusal_of(path.suffix)) is not None:
         return Skipped(name, reason)
@@ -197,7 +197,7 @@ def look_at(path: Path, *, name: str | None = None, repeats: int = 1) -> Picture
 
 
 def hash_bytes(content: bytes) -> str:
-    """The hash that tells pictures apart: blake2b, 32 hexadecimal digits."""
+    """The hash that tells images apart: blake2b, 32 hexadecimal digits."""
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
@@ -233,14 +233,14 @@ class _Stock:
             if is_of_the_system(target) or target in (home, *home.parents):
                 self.skipped.append(Skipped(name, "a link out of this folder"))
             elif target in self.exclude:
-                self.skipped.append(Skipped(name, "holds the class pictures"))
+                self.skipped.append(Skipped(name, "holds the class images"))
             elif not subfolders and not match:
                 self.skipped.append(Skipped(name, "a folder, and subfolders are off"))
             else:
                 repeats = max(int(match.group(1)), 1) if match else 1
                 if match:
                     self.warnings.append(
-                        f"{_printable(name)} its name repeats its pictures {repeats} times"
+                        f"{_printable(name)} its name repeats its images {repeats} times"
                     )
                 try:
                     deeper = self._sort_entries(folder, name, repeats)
@@ -291,7 +291,7 @@ class _Stock:
             )
 
     def look(self, progress: Callable[[int, int], None] | None) -> Inventory:
-        """Open every candidate and match captions and masks to pictures."""
+        """Open every candidate and match captions and masks to images."""
         total = sum(len(folder.pictures) for folder in self.folders)
         done = 0
         taken: list[Picture] = []
@@ -344,13 +344,13 @@ class _Stock:
         for path in folder.captions.values():
             if path not in used:
                 self.skipped.append(
-                    Skipped(folder.prefix + path.name, "text without a picture of its name")
+                    Skipped(folder.prefix + path.name, "text without an image of its name")
                 )
         for path in folder.masks.values():
             if path not in used:
                 inside = path.relative_to(folder.path).as_posix()
                 self.skipped.append(
-                    Skipped(folder.prefix + inside, "a mask without a picture of its name")
+                    Skipped(folder.prefix + inside, "a mask without an image of its name")
                 )
 
     def _note_duplicates(self, taken: list[Picture]) -> list[Picture]:
@@ -359,7 +359,7 @@ class _Stock:
         for picture in taken:
             other = first.setdefault(picture.content_hash, picture)
             if other is not picture:
-                note = f"the same picture as {_printable(other.name)}"
+                note = f"the same image as {_printable(other.name)}"
                 self.warnings.append(f"{_printable(picture.name)} is {note}")
                 picture = _replace(picture, notes=(*picture.notes, note))
             result.append(picture)
@@ -368,20 +368,20 @@ class _Stock:
 
 def _nothing(inventory: Inventory) -> UserError:
     if not inventory.skipped:
-        do = "Put some pictures into it."
+        do = "Put some images into it."
         return UserError("the folder is empty", where=inventory.folder, do=do)
     shown = [f"{_printable(item.name)} ({item.reason})" for item in inventory.skipped[:5]]
     more = len(inventory.skipped) - len(shown)
     rest = f" and {more} more" if more else ""
     return UserError(
-        "no picture that can be used",
+        "no image that can be used",
         where=inventory.folder,
         do=f"Skipped: {', '.join(shown)}{rest}.",
     )
 
 
 def _mask_owner(path: Path) -> str | None:
-    """The name of the picture that ``dog.mask.png`` or ``dog-masklabel.png`` belongs to."""
+    """The name of the image that ``dog.mask.png`` or ``dog-masklabel.png`` belongs to."""
     stem = _plain(path.stem)
     for end in _MASK_ENDS:
         if stem.endswith(end) and stem != end:

@@ -38,11 +38,11 @@ class Item:
 
 
 class Items:
-    """All pictures of a run, and what each slot of a plan stands for.
+    """All images of a run, and what each slot of a plan stands for.
 
     Args:
-        concepts: With their class pictures where prior preservation is on.
-        options: How pictures and captions are prepared.
+        concepts: With their class images where prior preservation is on.
+        options: How images and captions are prepared.
         seed: Of the run.
 
     Raises:
@@ -75,7 +75,7 @@ class Items:
             for picture in concept.class_pictures:
                 self.class_pictures.append(picture)
                 self.class_entries.append(self._entry(picture, concept.index, 1))
-                # Texts beside class pictures count only where the prompt asks for them.
+                # Texts beside class images count only where the prompt asks for them.
                 mode = "files" if FILEWORDS in about.class_prompt else "prompt"
                 self.class_captions.append(
                     caption_of(picture, about.class_prompt, mode, about.name)
@@ -85,7 +85,7 @@ class Items:
         self._mask = lru_cache(maxsize=_KEPT_MASKS)(self._load_mask)
 
     def plan(self, *, batch_size: int, accumulation: int = 1, processes: int = 1) -> BatchPlan:
-        """The batches of the run over these pictures."""
+        """The batches of the run over these images."""
         return BatchPlan(
             self.entries,
             self.class_entries,
@@ -99,11 +99,11 @@ class Items:
         )
 
     def picture(self, slot: Slot) -> Picture:
-        """The picture that a slot names."""
+        """The image that a slot names."""
         return (self.class_pictures if slot.kind == CLASS else self.pictures)[slot.picture]
 
     def views(self, plan: BatchPlan) -> list[tuple[Picture, View]]:
-        """Every view that a plan over these pictures can ask for: what a cache is filled with.
+        """Every view that a plan over these images can ask for: what a cache is filled with.
 
         Raises:
             ValueError: The plan is not finite (``BatchPlan.is_finite``).
@@ -113,11 +113,11 @@ class Items:
 
     @property
     def recipe(self) -> str:
-        """What pixels depend on besides picture and view, for the key of a cache."""
+        """What pixels depend on besides image and view, for the key of a cache."""
         return self.options.background
 
     def caption(self, slot: Slot) -> str:
-        """What the slot's picture is said to show this time."""
+        """What the slot's image is said to show this time."""
         if slot.kind == CLASS:
             return self.class_captions[slot.picture]
         return self.captioner.caption(slot.picture, slot.epoch, slot.turn)
@@ -146,7 +146,7 @@ class Items:
     def mask(self, slot: Slot) -> Tensor | None:
         """float32 [1, height, width], the weight of each pixel in the loss; ``None`` for all 1.
 
-        Class pictures have none: the whole picture is to be preserved.
+        Class images have none: the whole image is to be preserved.
         """
         if slot.kind == CLASS or self.options.masks == "none":
             return None

@@ -1,9 +1,9 @@
-"""Encoded pictures: the latent *distribution* of each view, made once and kept.
+"""Encoded images: the latent *distribution* of each view, made once and kept.
 
 An autoencoder gives a mean and a deviation; each training step draws a latent of its own from
 them, so keeping the distribution changes nothing of the training but its speed.
 
-Crops and mirrored pictures are entries of their own: a convolution's answer to a mirrored picture
+Crops and mirrored images are entries of their own: a convolution's answer to a mirrored image
 is not the mirrored answer. Random crops take a bounded number of positions
 (``DataOptions.crop_positions``) so that they can be kept; with 0 positions each is encoded when it
 is needed and nothing of it is kept.
@@ -24,7 +24,7 @@ from dreambooth_core.data.views import Size, View
 from dreambooth_core.errors import Stopped, TrainingFailed
 
 RECIPE = 1
-"""Raised when pictures are decoded, scaled or cut in another way than before."""
+"""Raised when images are decoded, scaled or cut in another way than before."""
 
 Wanted = tuple[Picture, View]
 Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -32,7 +32,7 @@ Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 class Distribution(NamedTuple):
-    """Mean and standard deviation of a picture's latents, float32 [C, H/f, W/f], on the CPU."""
+    """Mean and standard deviation of an image's latents, float32 [C, H/f, W/f], on the CPU."""
 
     mean: Tensor
     std: Tensor
@@ -44,7 +44,7 @@ class Distribution(NamedTuple):
 
 
 class LatentCache:
-    """Distributions by what they depend on: the picture's bytes, the view, the autoencoder.
+    """Distributions by what they depend on: the image's bytes, the view, the autoencoder.
 
     Args:
         encode: The autoencoder's encoder, before any scaling of latents. May be replaced or set
@@ -53,7 +53,7 @@ class LatentCache:
         store: Where they are kept.
         pixels: Loads a view, float32 [3, H, W] (``Items.pixels``).
         recipe: Whatever else the pixels depend on, such as the background of transparent ones.
-        batch_size: Pictures encoded at once. 1 makes each independent of its company to the bit.
+        batch_size: Images encoded at once. 1 makes each independent of its company to the bit.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class LatentCache:
         for members in by_size.values():
             for start in range(0, len(members), self.batch_size):
                 if stop is not None and stop():
-                    raise Stopped("stopped while pictures were being encoded")
+                    raise Stopped("stopped while images were being encoded")
                 done += len(self._encode(members[start : start + self.batch_size]))
                 if progress is not None:
                     progress(done, len(missing))
@@ -128,7 +128,7 @@ class LatentCache:
         for (picture, view), mean, std in zip(batch, means, stds, strict=True):
             if not (torch.isfinite(mean).all() and torch.isfinite(std).all()):
                 raise TrainingFailed(
-                    "the autoencoder made NaN of this picture",
+                    "the autoencoder made NaN of this image",
                     where=picture.path,
                     do="Run the autoencoder in fp32 or bf16.",
                 )

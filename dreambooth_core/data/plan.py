@@ -1,10 +1,10 @@
-"""Which picture is in which batch: a pure function of the seed and the step.
+"""Which image is in which batch: a pure function of the seed and the step.
 
 Nothing is drawn in sequence, so a run that resumes needs to know its step and nothing else, and a
 plan for two processes is the plan for one, shared out.
 
 Words: a *step* is one step of the optimizer; it has ``accumulation`` *micro batches* of
-``batch_size × processes`` *slots* each. An *epoch* shows every instance picture as often as it
+``batch_size × processes`` *slots* each. An *epoch* shows every instance image as often as it
 repeats. Batches that are not full are kept and are smaller, so the last of a bucket or of an epoch
 can be; nothing is dropped and nothing is shown twice. An epoch ends with a step of its own.
 """
@@ -26,10 +26,10 @@ CLASS = "class"
 
 @dataclass(frozen=True)
 class Entry:
-    """What the plan has to know of a picture."""
+    """What the plan has to know of an image."""
 
     original: Size
-    """(height, width) of the upright picture."""
+    """(height, width) of the upright image."""
     size: Size
     """(height, width) to train at: its bucket."""
     concept: int = 0
@@ -41,17 +41,17 @@ class Slot:
     """One sample of one step."""
 
     number: int
-    """Unlike that of any other slot of this step; even for instance, odd for class pictures. It
+    """Unlike that of any other slot of this step; even for instance, odd for class images. It
     does not depend on accumulation, processes or prior preservation, so noise can be keyed by
     (seed, step, number)."""
     kind: str
     """``"instance"`` or ``"class"``."""
     picture: int
-    """Index among the pictures of its kind."""
+    """Index among the images of its kind."""
     concept: int
     epoch: int
     turn: int
-    """Which showing of the picture: its repeat in this epoch, or a class picture's round."""
+    """Which showing of the image: its repeat in this epoch, or a class image's round."""
     view: View
     micro: int = 0
     """Which micro batch of the step."""
@@ -66,18 +66,18 @@ class Slot:
 
     @property
     def crop(self) -> tuple[int, int]:
-        """(top, left) in the scaled picture."""
+        """(top, left) in the scaled image."""
         return self.view.crop
 
     @property
     def flip(self) -> bool:
-        """Whether the picture is mirrored."""
+        """Whether the image is mirrored."""
         return self.view.flip
 
 
 @dataclass(frozen=True)
 class _Showing:
-    """An instance picture's place in an epoch."""
+    """An instance image's place in an epoch."""
 
     picture: int
     turn: int
@@ -89,9 +89,9 @@ class BatchPlan:
     """The batches of a run.
 
     Args:
-        instances: The subject's pictures.
-        classes: The class pictures; none without prior preservation. Each instance slot has a
-            class slot of its concept beside it; the class pictures of a concept take turns, each
+        instances: The subject's images.
+        classes: The class images; none without prior preservation. Each instance slot has a
+            class slot of its concept beside it; the class images of a concept take turns, each
             seen once before any is seen again.
         seed: Of the run.
         batch_size: Instance slots of a micro batch in one process.
@@ -116,7 +116,7 @@ class BatchPlan:
         crop_positions: int = 8,
     ) -> None:
         if not instances:
-            raise UserError("there is no picture to train on", where="concepts")
+            raise UserError("there is no image to train on", where="concepts")
         self.instances = list(instances)
         self.classes = list(classes)
         self.seed = seed
@@ -192,7 +192,7 @@ class BatchPlan:
         return part or [replace(own[0], counts=False)]
 
     def views(self) -> list[tuple[str, int, View]]:
-        """Every (kind, picture, view) that the plan can ask for, to encode them beforehand.
+        """Every (kind, image, view) that the plan can ask for, to encode them beforehand.
 
         Raises:
             ValueError: Crops are at any place, so there is no end to them.
@@ -244,7 +244,7 @@ class BatchPlan:
     def _order(self, epoch: int) -> list[_Showing]:
         """The showings of an epoch, shuffled evenly.
 
-        The repeats of a picture are spread over the epoch, one in each of as many equal parts, and
+        The repeats of an image are spread over the epoch, one in each of as many equal parts, and
         so are the showings of each concept: a stretch of steps has every concept in its share.
         """
         by_concept: dict[int, list[tuple[float, _Showing]]] = {}
@@ -306,7 +306,7 @@ class BatchPlan:
             return place(entry.original, entry.size, flip=flip)
         down, across = uniform("crop", self.seed, *key), uniform("crop across", self.seed, *key)
         if self.crop_positions:
-            # A picture overhangs on one side only, so one number places it on both.
+            # An image overhangs on one side only, so one number places it on both.
             index = int(down * self.crop_positions)
             down, across = self._grid(index, index)
         return place(entry.original, entry.size, (down, across), flip=flip)
@@ -315,7 +315,7 @@ class BatchPlan:
 def groups(batch: Sequence[Slot]) -> list[list[Slot]]:
     """A micro batch in parts of one size each, so that each part can be one tensor.
 
-    Class pictures keep their own bucket, which need not be that of the subject's pictures.
+    Class images keep their own bucket, which need not be that of the subject's images.
     """
     parts: dict[Size, list[Slot]] = {}
     for slot in batch:

@@ -1,4 +1,4 @@
-"""Where encoded pictures and captions are kept: memory, disk, or nowhere.
+"""Where encoded images and captions are kept: memory, disk, or nowhere.
 
 A value is a tree of dicts, lists and tuples with tensors, numbers, texts and ``None`` as leaves.
 """
@@ -117,7 +117,7 @@ class DiskStore:
                 write_bytes(self._path(key), pack(value, key))
                 return
             except SaveFailed as error:
-                log.warning("%s. The cache goes on in memory.", error.line)
+                log.warning("%s. Caching continues in memory.", error.line)
                 self._fallback = MemoryStore()
         self._fallback.put(key, value)
 

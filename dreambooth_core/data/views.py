@@ -1,4 +1,4 @@
-"""Where a picture is scaled and cut: the geometry, without pixels. Standard library only."""
+"""Where an image is scaled and cut: the geometry, without pixels. Standard library only."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class View:
-    """One way of looking at a picture: scaled to cover ``size``, cut there, perhaps mirrored.
+    """One way of looking at an image: scaled to cover ``size``, cut there, perhaps mirrored.
 
-    ``top`` and ``left`` are pixels in the scaled picture, before mirroring.
+    ``top`` and ``left`` are pixels in the scaled image, before mirroring.
     """
 
     height: int
@@ -28,7 +28,7 @@ class View:
 
     @property
     def crop(self) -> tuple[int, int]:
-        """(top, left) in the scaled picture."""
+        """(top, left) in the scaled image."""
         return self.top, self.left
 
     @property
@@ -60,9 +60,9 @@ def place(
 
 
 def crop_top_left(original: Size, view: View) -> tuple[int, int]:
-    """What SDXL is told of the crop: (top, left) in the scaled picture as the net sees it.
+    """What SDXL is told of the crop: (top, left) in the scaled image as the net sees it.
 
-    In a mirrored picture the left edge is the right edge of the original.
+    In a mirrored image the left edge is the right edge of the original.
     """
     if not view.flip:
         return view.crop
@@ -71,11 +71,11 @@ def crop_top_left(original: Size, view: View) -> tuple[int, int]:
 
 
 def enlargement(original: Size, target: Size) -> float:
-    """By how much the picture is scaled; above 1 it is blown up."""
+    """By how much the image is scaled; above 1 it is blown up."""
     return max(target[0] / original[0], target[1] / original[1])
 
 
 def cut_share(original: Size, target: Size) -> float:
-    """The share of the picture's area that is cut away."""
+    """The share of the image's area that is cut away."""
     height, width = scaled(original, target)
     return 1.0 - (target[0] * target[1]) / (height * width)

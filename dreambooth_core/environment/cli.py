@@ -111,7 +111,9 @@ def _build(layout: Layout, args: argparse.Namespace) -> int:
         reporter.end(False, f"install.py: {error.line}")
         return error.exit_code
     except KeyboardInterrupt:
-        reporter.end(False, "install.py: stopped, nothing half-made is left. Run it again to go on")
+        reporter.end(
+            False, "install.py: stopped, nothing half-made is left. Run it again to continue"
+        )
         return 130
     except OSError as error:
         place = error.filename or layout.home

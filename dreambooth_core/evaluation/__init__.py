@@ -1,1 +1,1 @@
-"""Looking at results: scores, grids of pictures, curves."""
+"""Looking at results: scores, grids of images, curves."""

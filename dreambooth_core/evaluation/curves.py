@@ -1,4 +1,4 @@
-"""Curves of a run as a picture, drawn with Pillow: a plotting library takes longer to import."""
+"""Curves of a run as an image, drawn with Pillow: a plotting library takes longer to import."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class _Axis:
 
 
 class _Chart:
-    """A picture with a frame that curves are drawn into. Coordinates are pixels of the result."""
+    """An image with a frame that curves are drawn into. Coordinates are pixels of the result."""
 
     def __init__(self, steps: tuple[int, int]) -> None:
         self.first, self.last = steps
@@ -142,7 +142,7 @@ class _Chart:
             self._text((left + 37, y), name, TEXT, "lm")
 
     def png(self) -> bytes:
-        """The finished picture."""
+        """The finished image."""
         buffer = io.BytesIO()
         self.image.resize(SIZE, Image.Resampling.BOX).save(buffer, "PNG")
         return buffer.getvalue()

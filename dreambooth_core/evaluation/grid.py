@@ -1,4 +1,4 @@
-"""Labelled sheets of pictures."""
+"""Labelled sheets of images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PAPER = (255, 255, 255)
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a sheet: a label on the left and pictures of one size."""
+    """One line of a sheet: a label on the left and images of one size."""
 
     label: str
     pictures: Sequence[Image.Image]
@@ -32,8 +32,8 @@ def sheet(
     Args:
         rows: the rows; short ones leave their last places empty.
         columns: a heading for each column, or none.
-        tile: side of a picture on the sheet, in pixels.
-        gap: white space around each picture, in pixels.
+        tile: side of an image on the sheet, in pixels.
+        gap: white space around each image, in pixels.
     """
     font = ImageFont.load_default(15)
     heading = ImageFont.load_default(22)

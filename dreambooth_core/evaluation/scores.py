@@ -1,7 +1,7 @@
-"""How good are pictures of a subject? Likeness, prompt fidelity, drift of the class, diversity.
+"""How good are images of a subject? Likeness, prompt fidelity, drift of the class, diversity.
 
 The measures follow DreamBooth's evaluation (Ruiz et al. 2022, section 4.2): subject fidelity is
-the mean cosine similarity between embeddings of generated and real pictures, prompt fidelity is
+the mean cosine similarity between embeddings of generated and real images, prompt fidelity is
 CLIP's. The embedding for likeness must tell individuals of one class apart, as DINO's does there.
 """
 
@@ -32,7 +32,7 @@ DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 
 
 class Scorer:
-    """Embeds pictures and captions with the CLIP of a base.
+    """Embeds images and captions with the CLIP of a base.
 
     Args:
         vision: a ``CLIPVisionModelWithProjection``.
@@ -95,7 +95,7 @@ def load_scorer(base: Path, parts: Components) -> Scorer:
 
     folder = base / FOLDER
     if not (folder / "config.json").is_file():
-        raise UserError("this base comes with no vision tower to score pictures", where=base)
+        raise UserError("this base comes with no vision tower to score images", where=base)
     vision = CLIPVisionModelWithProjection.from_pretrained(str(folder), local_files_only=True)
     extra = read_tensors(folder / "text_projection.safetensors", copy=True)
     mean, deviation = _statistics(folder / "preprocessor_config.json")
@@ -116,7 +116,7 @@ def similarity(first: Tensor, second: Tensor) -> float:
 
 
 def diversity(vectors: Tensor) -> float:
-    """Mean cosine distance between different vectors; 0 if all pictures show the same."""
+    """Mean cosine distance between different vectors; 0 if all images show the same."""
     count = vectors.shape[0]
     if count < 2:
         return 0.0

@@ -1,8 +1,8 @@
-"""What an inpainting UNet takes besides noise: a mask and the picture with the masked part hidden.
+"""What an inpainting UNet takes besides noise: a mask and the image with the masked part hidden.
 
 Nine input channels: four of noisy latents, one of the mask (1 is to be drawn), four of the masked
-picture's latents (Rombach et al. 2022). Training draws the masks at random, as in the training of
-the inpainting models: boxes and ellipses, now and then the whole picture.
+image's latents (Rombach et al. 2022). Training draws the masks at random, as in the training of
+the inpainting models: boxes and ellipses, now and then the whole image.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 from dreambooth_core.families.base import Components
 
 WHOLE = 0.25
-"""Share of masks that hide everything, so that the model keeps drawing whole pictures."""
+"""Share of masks that hide everything, so that the model keeps drawing whole images."""
 MOST_SHAPES = 4
 
 

@@ -119,7 +119,7 @@ def _denoise(
 
 
 def _blank_canvas(width: int, height: int, count: int) -> dict[str, Any]:
-    """An inpainting model draws a whole picture when everything is masked."""
+    """An inpainting model draws a whole image when everything is masked."""
     return {
         "image": [Image.new("RGB", (width, height), (127, 127, 127))] * count,
         "mask_image": [Image.new("L", (width, height), 255)] * count,
@@ -131,7 +131,7 @@ def decode(parts: Components, latents: Tensor) -> list[Image.Image]:
     """Images of scaled latents ``[batch, *latent_shape]``, in the autoencoder's precision.
 
     Raises:
-        UserError: an image holds NaN or infinity; as a picture it would be black.
+        UserError: an image holds NaN or infinity; as an image it would be black.
     """
     parameter = next(parts.vae.parameters())
     values = latents.to(device=parameter.device, dtype=parameter.dtype)

@@ -36,7 +36,7 @@ _FAMILY_NAMES = {
     "sdxl": "Stable Diffusion XL",
     "sdxl_refiner": "Stable Diffusion XL refiner",
 }
-_VARIANTS = {9: "inpainting", 8: "edit (picture and instruction)", 5: "depth"}
+_VARIANTS = {9: "inpainting", 8: "edit (image and instruction)", 5: "depth"}
 _KEY_OR_VALUE = re.compile(r"to_[kv](?=[._])")
 _UNET_LAYER = re.compile(
     r"(?:down_blocks|up_blocks|mid_block|(?:in|out)put_blocks|middle_block)[._]"

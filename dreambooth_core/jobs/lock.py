@@ -186,7 +186,7 @@ class _Windows:
 
 
 def _forget_in_child() -> None:
-    """A forked child (a loader of pictures, say) must not keep its dead parent's lock alive."""
+    """A forked child (a loader of images, say) must not keep its dead parent's lock alive."""
     for lock in list(_held):
         lock._forget()
     _held.clear()

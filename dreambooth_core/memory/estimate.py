@@ -89,7 +89,7 @@ class Estimate:
     overhead: int
     """The driver's own. A rule of thumb."""
     paged: bool
-    """Whether the optimizer's states may spill into the computer's memory."""
+    """Whether the optimizer's states may spill into RAM."""
     trained: int
     """Trained numbers."""
 

@@ -29,8 +29,8 @@ def training_step(
     Args:
         unet: on the meta device.
         text_encoders: those that are trained, which then run in the step too.
-        batch: samples at once, class pictures included.
-        height: of the pictures, in pixels; ``width`` likewise.
+        batch: samples at once, class images included.
+        height: of the images, in pixels; ``width`` likewise.
         dtype: of the latents and of the embeddings that are not computed in the step.
         chunks: of 77 tokens each in a prompt.
         latent_scale: pixels along one side of a latent cell.
@@ -57,7 +57,7 @@ def training_step(
 
 
 def encoding_peak(vae: nn.Module, channels: int, *, batch: int, height: int, width: int) -> int:
-    """Bytes that the autoencoder needs to encode pictures, its weights included.
+    """Bytes that the autoencoder needs to encode images, its weights included.
 
     Without a backward pass three tensors of the first level exist at once: a convolution's
     input and output and a norm's copy.

@@ -46,7 +46,7 @@ class Diffusion(Objective):
             if prediction_type == "epsilon":
                 raise UserError(
                     "zero terminal SNR cannot be trained on a base that predicts epsilon: "
-                    "in pure noise there is nothing of the picture left to tell apart",
+                    "in pure noise there is nothing of the image left to tell apart",
                     where="objective.zero_terminal_snr",
                     do="Switch it off, or take a base with v-prediction.",
                 )

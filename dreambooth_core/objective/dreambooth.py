@@ -13,14 +13,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Parts:
-    """What each kind of picture contributed. Scalars without gradient, on the losses' device."""
+    """What each kind of image contributed. Scalars without gradient, on the losses' device."""
 
     instance: Tensor
-    """Mean loss of the instance pictures; 0 where there were none."""
+    """Mean loss of the instance images; 0 where there were none."""
     prior: Tensor
-    """Mean loss of the class pictures, before ``prior_weight``; 0 where there were none."""
+    """Mean loss of the class images, before ``prior_weight``; 0 where there were none."""
     prior_share: Tensor
-    """The class pictures' share of the total loss, 0 to 1."""
+    """The class images' share of the total loss, 0 to 1."""
 
 
 def combine(

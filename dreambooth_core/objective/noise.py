@@ -20,7 +20,7 @@ def offset(noise: Tensor, strength: float, generator: Generator) -> Tensor:
     """``noise`` plus one Gaussian number per channel, times ``strength``.
 
     Guttenberg 2023, "Diffusion with Offset Noise": with independent noise alone a model never
-    learns to change a picture's mean.
+    learns to change an image's mean.
     """
     shift = gaussian((*noise.shape[:-2], 1, 1), generator)
     return noise + strength * shift

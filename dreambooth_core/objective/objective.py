@@ -83,7 +83,7 @@ class Objective(ABC):
         """Weighted loss of each sample, ``[B]``, fp32.
 
         ``prediction`` ``[B, C, H, W]`` of any floating dtype; ``mask`` ``[B, 1, h, w]`` in
-        [0, 1] of the picture's or the latents' size.
+        [0, 1] of the image's or the latents' size.
         """
         options = self.options
         each = loss_functions.elementwise(

@@ -1,4 +1,4 @@
-"""The noise schedule: how much of a picture is left at each timestep.
+"""The noise schedule: how much of an image is left at each timestep.
 
 Notation of Ho et al. 2020 (arXiv:2006.11239): a noisy latent is
 ``sqrt(alpha_bar) * x0 + sqrt(1 - alpha_bar) * noise``.

@@ -1,6 +1,6 @@
 """How much a sample's loss counts, by its signal-to-noise ratio.
 
-An error in the predicted picture x0 shows up in the three targets as
+An error in the predicted image x0 shows up in the three targets as
 
     |d_eps|² = SNR * |d_x0|²        |d_v|² = (SNR + 1) * |d_x0|²
 
@@ -53,7 +53,7 @@ def v_equivalent(snr: Tensor, prediction_type: str, cap: float = 20.0) -> Tensor
     """The weight that v-prediction has by itself (Salimans & Ho 2022, section 4).
 
     Epsilon: ``(SNR + 1) / SNR``, at most ``cap``; v: 1; sample: ``SNR + 1``, at most ``cap``.
-    Epsilon's own loss hardly counts errors of the picture where noise prevails, and there its
+    Epsilon's own loss hardly counts errors of the image where noise prevails, and there its
     colours and composition are decided.
     """
     if check(prediction_type) == "v_prediction":

@@ -32,7 +32,7 @@ def rates(
     """The learning rates that the options ask for, those left empty filled in.
 
     ``full`` is for full fine-tuning, where weights bear far smaller steps. With ``scale_lr``
-    all are multiplied by the number of pictures that one step sees.
+    all are multiplied by the number of images that one step sees.
     """
     own = OPTIMIZERS[options.optimizer].default_rate
     usual = own or (FULL_RATE if full else ADAPTER_RATE)

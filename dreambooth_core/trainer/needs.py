@@ -38,7 +38,7 @@ class Needs:
     family: str
     training: Estimate
     encoding: int
-    """While pictures are encoded: every model is on the device."""
+    """While images are encoded: every model is on the device."""
     class_images: int
     """While class images are made, if prior preservation is on. Those that are there already
     need nothing."""
@@ -65,7 +65,7 @@ class Needs:
         return [
             *rows,
             ("while training", self.training.peak),
-            ("while encoding pictures", self.encoding),
+            ("while encoding images", self.encoding),
             *([("while making class images", self.class_images)] if self.class_images else []),
             ("peak", self.peak),
         ]
@@ -169,7 +169,7 @@ class Planner:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of the training pictures; buckets have no more pixels than that."""
+        """(height, width) of the training images; buckets have no more pixels than that."""
         return self.config.data.fixed_size()
 
     @property
@@ -263,7 +263,7 @@ def device_room(kind: str) -> Room | None:
 
 
 def images_at_once(config: TrainConfig) -> int:
-    """Pictures in one forward pass: class images join those of the subject."""
+    """Images in one forward pass: class images join those of the subject."""
     return config.run.batch_size * (2 if config.prior.enabled else 1)
 
 

@@ -100,7 +100,7 @@ def write_model(session: Session, target: Path, metadata: dict[str, str]) -> Pat
 
 
 def captions_by_concept(session: Session) -> dict[str, list[str]]:
-    """The captions of each concept's pictures."""
+    """The captions of each concept's images."""
     found: dict[str, list[str]] = {}
     for entry, text in zip(session.items.entries, session.items.captioner.texts, strict=True):
         found.setdefault(session.items.concepts[entry.concept].name, []).append(text)

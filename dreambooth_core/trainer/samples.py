@@ -66,7 +66,7 @@ class Samples:
     def inpainting(self, group: Sequence[Slot], step: int) -> Tensor | None:
         """Mask and masked latents ``[batch, 5, height, width]`` for an inpainting UNet, or None.
 
-        Masks are keyed by (seed, step, slot); each picture is encoded alone, so that the batch's
+        Masks are keyed by (seed, step, slot); each image is encoded alone, so that the batch's
         layout changes nothing.
         """
         if not self.parts.is_inpainting:
@@ -81,7 +81,7 @@ class Samples:
         return send(torch.stack(made), self.device)
 
     def sizes(self, group: Sequence[Slot]) -> list[SizeInfo]:
-        """Where each picture came from."""
+        """Where each image came from."""
         items = [self.items.item(slot) for slot in group]
         return [SizeInfo(i.original_size, i.crop_top_left, i.target_size) for i in items]
 

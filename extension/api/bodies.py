@@ -75,9 +75,9 @@ class File(Body):
 
 
 class Caption(Body):
-    """A picture's caption."""
+    """An image's caption."""
 
-    picture: StrictStr = Field(..., description="The picture's path.")
+    picture: StrictStr = Field(..., description="The image's path.")
     text: StrictStr = Field(..., description="Empty removes the caption file.")
 
 

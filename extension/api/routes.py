@@ -107,12 +107,12 @@ def _engine(router: APIRouter, studio: Studio) -> None:
 def _subjects(router: APIRouter, studio: Studio) -> None:
     @router.get("/pictures", response_model=types.Pictures)
     def pictures(folder: str) -> Any:
-        """A folder's pictures: taken, skipped and why, captions."""
+        """A folder's images: taken, skipped and why, captions."""
         return studio.pictures(folder)
 
     @router.put("/caption")
     def caption(body: bodies.Caption) -> Any:
-        """Writes the caption beside a picture."""
+        """Writes the caption beside an image."""
         studio.set_caption(body.picture, body.text)
         return {}
 
@@ -195,7 +195,7 @@ def _runs(router: APIRouter, studio: Studio) -> None:
 
     @router.post("/runs/{run}/resume")
     def resume(run: str, body: bodies.Nothing) -> Any:
-        """Goes on with a run from its last saved step."""
+        """Resumes a run from its last checkpoint."""
         studio.resume(run)
         return {}
 
@@ -212,13 +212,13 @@ def _runs(router: APIRouter, studio: Studio) -> None:
 
     @router.get("/runs/{run}/picture", response_class=FileResponse)
     def picture(run: str, path: str) -> Any:
-        """A picture out of a run's folder, by its path there."""
+        """An image out of a run's folder, by its path there."""
         root = Path(studio.status(run).path)
-        file = studio.paths.read(root / path, "images", "the picture")
+        file = studio.paths.read(root / path, "images", "the image")
         if root.resolve() not in file.parents or file.suffix.lower() not in PICTURES:
-            raise UserError("there is no such picture", where=path[:300])
+            raise UserError("there is no such image", where=path[:300])
         if not file.is_file():
-            raise UserError("there is no such picture", where=path[:300])
+            raise UserError("there is no such image", where=path[:300])
         return FileResponse(file)
 
 

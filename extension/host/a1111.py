@@ -87,7 +87,7 @@ class A1111(WebUI):
                 self._bring_back()
 
     def guard(self, gate: Gate | None) -> None:
-        """Puts ``gate`` before ``reload_model_weights``: the host calls that before each picture
+        """Puts ``gate`` before ``reload_model_weights``: the host calls that before each image
         and whenever another checkpoint is chosen."""
         from modules import sd_models
 

@@ -34,7 +34,7 @@ class Folders:
 
     @property
     def uploads(self) -> Path:
-        """Pictures that came through the page, a folder for each subject."""
+        """Images that came through the page, a folder for each subject."""
         return self.home / "uploads"
 
     @property
@@ -49,7 +49,7 @@ class Folders:
 
     @property
     def thumbnails(self) -> Path:
-        """Small copies of pictures, for the page; may be deleted at any time."""
+        """Small copies of images, for the page; may be deleted at any time."""
         return self.home / "thumbnails"
 
 
@@ -115,7 +115,7 @@ class Exposure:
 
 
 Gate = Callable[[], None]
-"""Called before the host touches its GPU for a picture; raises to refuse."""
+"""Called before the host touches its GPU for an image; raises to refuse."""
 
 
 class Host(Protocol):
@@ -140,7 +140,7 @@ class Host(Protocol):
         """The file that it generates with; None before it has one."""
 
     def select_checkpoint(self, path: Path) -> None:
-        """Makes it generate with a file of its models folder; waits for a picture in the making.
+        """Makes it generate with a file of its models folder; waits for an image in the making.
 
         Raises:
             UserError: the host does not list it or cannot load it.
@@ -153,7 +153,7 @@ class Host(Protocol):
         """Its GPU's memory; None where it has none."""
 
     def release(self, how: str) -> str:
-        """Takes its model off the GPU; waits for a picture in the making.
+        """Takes its model off the GPU; waits for an image in the making.
 
         Args:
             how: ``ram`` or ``unload``.

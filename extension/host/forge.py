@@ -16,14 +16,14 @@ log = logging.getLogger("dreambooth")
 
 
 class Forge(WebUI):
-    """Its memory manager frees the GPU on request and takes what it needs at the next picture."""
+    """Its memory manager frees the GPU on request and takes what it needs at the next image."""
 
     def __init__(self, version: str) -> None:
         self.name = f"Forge {version}".strip()
         self._ungated: Callable[..., Any] | None = None
 
     def current_checkpoint(self) -> Path | None:
-        """The file that the next picture is made with."""
+        """The file that the next image is made with."""
         from modules import sd_models
 
         info = sd_models.select_checkpoint()
@@ -59,13 +59,13 @@ class Forge(WebUI):
                 data.sd_model = None
                 data.forge_hash = ""
             memory_management.soft_empty_cache()
-        return "its models were unloaded; they come back with the next picture"
+        return "its models were unloaded; they come back with the next image"
 
     def restore(self) -> None:
         """Nothing: Forge loads what it needs when it needs it."""
 
     def guard(self, gate: Gate | None) -> None:
-        """Puts ``gate`` before ``forge_model_reload``, which comes before each picture."""
+        """Puts ``gate`` before ``forge_model_reload``, which comes before each image."""
         from modules import processing, sd_models
 
         if self._ungated is not None:

@@ -28,13 +28,13 @@ def add_section(shared: Any) -> None:
         "home",
         "",
         "Folder for runs, uploads and presets",
-        "empty: outputs/dreambooth; a folder elsewhere needs --gradio-allowed-path for pictures "
+        "empty: outputs/dreambooth; a folder elsewhere needs --gradio-allowed-path for images "
         "to be shown",
     )
     add(
         "folders",
         "",
-        "More folders that pictures and models may be read from",
+        "More folders that images and models may be read from",
         "one a line; needed where the page is open to others (--listen, --share) and for the API",
         gradio.Textbox,
         lines=2,

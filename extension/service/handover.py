@@ -143,7 +143,7 @@ class Handover:
         if chosen.release == "keep":
             return
         self.trouble = ""
-        self.words = "its model leaves the GPU when the picture in the making is done"
+        self.words = "its model leaves the GPU when the image in the making is done"
         try:
             self.words = self.host.release(chosen.release)
         except Exception:
@@ -170,7 +170,7 @@ class Handover:
             self.words = ""
 
     def _gate(self) -> None:
-        """Refuses a picture while runs go on, if the user wants that."""
+        """Refuses an image while runs go on, if the user wants that."""
         if self.host.settings().generate != "refuse":
             return
         with self._changed:

@@ -120,12 +120,12 @@ class Paths:
         Raises:
             UserError: its folder may not be used, or it is no image.
         """
-        text = self._text(path, "the picture")
+        text = self._text(path, "the image")
         given = Path(text)
-        folder = self.read(given.parent, "images", "the picture")
+        folder = self.read(given.parent, "images", "the image")
         file = folder / given.name
         if not given.name or given.name == ".." or not _is_image(file):
-            raise _refusal("the picture", text)
+            raise _refusal("the image", text)
         return file
 
     def settle(self, values: Values) -> tuple[Values, list[Problem]]:

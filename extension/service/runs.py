@@ -105,11 +105,11 @@ class Runs:
         """Starts a run again from its last saved step.
 
         Raises:
-            UserError: it goes on already.
+            UserError: it is running already.
         """
         run = self.folder(name)
         if self.status(name).live and (run.lock.is_held() or self.handover.waits(run)):
-            raise UserError("this run goes on already", where=name)
+            raise UserError("this run is running already", where=name)
         told = engine.ask(self.root, "train", {"resume": run.path, "prepare": True})
         self._hand_over(run, told.get("proposal"))
 

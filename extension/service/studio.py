@@ -89,8 +89,8 @@ class Studio:
     # -- subjects --------------------------------------------------------------------------------
 
     def pictures(self, folder: str) -> types.Pictures:
-        """A folder's pictures: what is taken, what is skipped and why, captions, thumbnails."""
-        place = self.paths.read(folder, "images", "the picture folder")
+        """A folder's images: what is taken, what is skipped and why, captions, thumbnails."""
+        place = self.paths.read(folder, "images", "the image folder")
         found = self._subjects.pictures(place)
         if self.paths.anywhere and found.taken:
             self._open(place)
@@ -116,7 +116,7 @@ class Studio:
         return self._subjects.upload([Path(file) for file in files], name)
 
     def set_caption(self, picture: str, text: str) -> None:
-        """Writes the caption file beside a picture; an empty text removes it."""
+        """Writes the caption file beside an image; an empty text removes it."""
         self._subjects.set_caption(self.paths.image(picture), text)
 
     # -- bases ----------------------------------------------------------------------------------
@@ -229,7 +229,7 @@ class Studio:
         return self._runs.values(run)
 
     def resume(self, run: str) -> None:
-        """Goes on with a run from its last saved step."""
+        """Resumes a run from its last checkpoint."""
         self._runs.resume(run)
 
     def delete(self, run: str) -> None:

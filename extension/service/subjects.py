@@ -1,4 +1,4 @@
-"""Folders of pictures: what is in them, uploads, captions."""
+"""Folders of images: what is in them, uploads, captions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EDGE = 256
 
 
 class Subjects:
-    """The pictures that the page shows."""
+    """The images that the page shows."""
 
     def __init__(self, host: Host) -> None:
         self.host = host
@@ -97,7 +97,7 @@ class Subjects:
 
 
 def _thumbnail(found: Found, folder: Path) -> str:
-    """A small copy, named by the picture's content; empty where it cannot be made."""
+    """A small copy, named by the image's content; empty where it cannot be made."""
     path = folder / f"{found.content_hash}.jpg"
     if path.is_file():
         return str(path)

@@ -60,7 +60,7 @@ class BuildLog:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture that would be trained on."""
+    """An image that would be trained on."""
 
     name: str
     """Its path below the folder."""
@@ -77,7 +77,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Pictures:
-    """A folder of pictures, everything in it accounted for."""
+    """A folder of images, everything in it accounted for."""
 
     folder: str
     taken: list[Picture]

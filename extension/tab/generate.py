@@ -22,7 +22,7 @@ class GenerateArea:
     def __init__(self, studio: Any, run: Component) -> None:
         self.studio, self.run = studio, run
         with card(elem_id="dreambooth_results_area", visible=False) as self.box:
-            heading("5", "Generate", "Saved steps can be tried while training goes on.")
+            heading("5", "Generate", "Checkpoints can be tried during training.")
             self.step: Component = make(
                 "Slider",
                 label="Saved step",
@@ -128,7 +128,7 @@ class GenerateArea:
 
 
 def shown(saved: Any, number: int, count: int) -> Html:
-    """One saved step: where it is, and the pictures made at it."""
+    """One saved step: where it is, and the images made at it."""
     head = div(
         "db-saved",
         chip("step", f"{saved.step}"),

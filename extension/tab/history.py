@@ -43,7 +43,7 @@ def _row(run: Any) -> Html:
 
 
 def about(run: Any) -> Html:
-    """What else is known of a run: messages, results, the latest pictures."""
+    """What else is known of a run: messages, results, the latest images."""
     names = [span("db-code", name) for name in run.published]
     figures = [picture(path, side=160) for path in run.samples[-6:]]
     return div(
@@ -73,7 +73,7 @@ def grid(found: Sequence[tuple[str, Sequence[str]]]) -> Html:
 
 
 def _by_step(samples: Sequence[str]) -> dict[int, str]:
-    """The first picture of each step, as their names tell: ``step-000120-00.png``."""
+    """The first image of each step, as their names tell: ``step-000120-00.png``."""
     found: dict[int, str] = {}
     for path in samples:
         numbers = re.findall(r"\d+", PurePath(path).name)

@@ -101,7 +101,7 @@ def bar(share: float, *, busy: bool = False) -> Html:
 
 
 def picture(path: str | Path, *, side: int = 160, caption: object = "", title: str = "") -> Html:
-    """A figure with a small picture that needs no route of its own, so no host can refuse it."""
+    """A figure with a small image that needs no route of its own, so no host can refuse it."""
     source = thumbnail(str(path), side)
     image = Html(f'<img src="{source}" alt="" loading="lazy">') if source else div("db-no-picture")
     words = tag("figcaption", caption) if caption != "" else ""
@@ -109,7 +109,7 @@ def picture(path: str | Path, *, side: int = 160, caption: object = "", title: s
 
 
 def thumbnail(path: str, side: int) -> str:
-    """A picture as a ``data:`` address, at most ``side`` pixels wide and high; empty if broken."""
+    """An image as a ``data:`` address, at most ``side`` pixels wide and high; empty if broken."""
     try:
         facts = Path(path).stat()
     except OSError:
@@ -128,7 +128,7 @@ def _thumbnail(path: str, side: int, changed: int, size: int) -> str:
             opened.draft("RGB", (2 * side, 2 * side))
             image = ImageOps.exif_transpose(opened)
             small = max(image.size) <= side
-            if small:  # pixels of tiny pictures stay sharp
+            if small:  # pixels of tiny images stay sharp
                 factor = max(1, side // max(image.size))
                 size_now = (image.width * factor, image.height * factor)
                 image = image.convert("RGB").resize(size_now, Image.Resampling.NEAREST)

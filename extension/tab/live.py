@@ -1,4 +1,4 @@
-"""What a run looks like while it trains: numbers, curve and pictures. No gradio in here."""
+"""What a run looks like while it trains: numbers, curve and images. No gradio in here."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from .html import Html, bar, chip, div, duration, join, note, picture, size, spa
 STAGES = {
     "queue": "Waits in the queue",
     "starting": "Starts",
-    "class_images": "Makes class pictures",
-    "latents": "Encodes pictures",
+    "class_images": "Makes class images",
+    "latents": "Encodes images",
     "texts": "Encodes captions",
     "disk_full": "The disk is full: waits for room",
     "train": "Trains",
@@ -108,7 +108,7 @@ def nothing() -> Html:
     return div(
         "db-live db-empty",
         div("db-empty-title", "Nothing is training yet"),
-        div("db-empty-text", "Choose pictures, check, and train: everything appears here."),
+        div("db-empty-text", "Choose images, check, and train: everything appears here."),
         data_live="0",
     )
 

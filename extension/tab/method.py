@@ -82,7 +82,7 @@ class MethodArea:
 
     def _own_presets(self) -> None:
         with gr.Accordion("Your presets", open=False, elem_classes=["db-accordion"]):
-            gr.HTML(div("db-help", "Saved presets are listed under Preset. Pictures stay out."))
+            gr.HTML(div("db-help", "Saved presets are listed under Preset. Images stay out."))
             with gr.Row(elem_classes=["db-row", "db-with-tool"]):
                 self.name: Component = make(
                     "Textbox", label="Preset name", elem_id="dreambooth_preset_name", scale=4

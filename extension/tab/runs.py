@@ -62,7 +62,7 @@ class RunsPage:
     def _wire(self) -> None:
         seen = [self.about, self.actions, self.question, self.said]
         on(self.chosen.change, self._choose, [self.chosen], seen, quiet=True)
-        on(self.resume.click, self._act("resume", "goes on"), [self.chosen], [self.said])
+        on(self.resume.click, self._act("resume", "resumes"), [self.chosen], [self.said])
         on(self.kill.click, self._kill, [self.chosen], [self.said])
         on(self.delete.click, self._ask, [self.chosen], [self.question, self.asked])
         on(self.no.click, lambda: update(visible=False), [], [self.question], quiet=True)

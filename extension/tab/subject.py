@@ -1,4 +1,4 @@
-"""What is learned: pictures and prompts of one or several subjects."""
+"""What is learned: images and prompts of one or several subjects."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ MOST_SHOWN = 48
 KINDS = ("object", "person", "style")
 FIRST = ("images", "instance_prompt", "class_prompt")
 HINTS = {
-    "object": "5 to 20 pictures, different backgrounds.",
-    "person": "10 to 30 pictures: faces near and far, light and clothes that change.",
-    "style": "20 to 100 pictures that share nothing but the style.",
+    "object": "5 to 20 images, different backgrounds.",
+    "person": "10 to 30 images: faces near and far, light and clothes that change.",
+    "style": "20 to 100 images that share nothing but the style.",
 }
 
 
@@ -44,7 +44,7 @@ class Subject:
                 self._draw("images", placeholder="/path/to/pictures", scale=5)
                 self.upload = make(
                     "UploadButton",
-                    label="Upload pictures",
+                    label="Upload images",
                     file_types=["image"],
                     file_count="multiple",
                     elem_id=f"dreambooth_upload_{number}",
@@ -72,13 +72,11 @@ class Subject:
         """A table of captions, to be edited and saved."""
         with gr.Accordion("Captions", open=False, elem_classes=["db-accordion"]):
             gr.HTML(
-                div(
-                    "db-help", "What each picture shows. Empty: the instance prompt is its caption."
-                )
+                div("db-help", "What each image shows. Empty: the instance prompt is its caption.")
             )
             self.captions = make(
                 "Dataframe",
-                headers=["Picture", "Caption"],
+                headers=["Image", "Caption"],
                 datatype=["str", "str"],
                 col_count=(2, "fixed"),
                 type="array",
@@ -101,7 +99,7 @@ class Subject:
         on(self.save.click, self._save, [folder, self.captions], [self.said, *seen])
 
     def look(self, folder: str) -> list[Any]:
-        """The folder's pictures as a gallery, and their captions as rows."""
+        """The folder's images as a gallery, and their captions as rows."""
         if not (folder or "").strip():
             return [update(value=""), update(value=[])]
         try:
@@ -144,7 +142,7 @@ class Subjects:
         concepts = next(each for each in description["children"] if each["name"] == "concepts")
         self.specs: dict[str, Spec] = {each["name"]: each for each in concepts["item"]["children"]}
         with card(elem_id="dreambooth_subject_area"):
-            heading("1", "Subject", "Pictures of what is to be learned, and the words for it.")
+            heading("1", "Subject", "Images of what is to be learned, and the words for it.")
             self.kind: Component = make(
                 "Radio",
                 label="Kind",
@@ -198,7 +196,7 @@ class Subjects:
             if not values_here.get(f"concepts[{number}].images"):
                 label = self.specs["images"]["label"]
                 key = f"concepts[{number}].images"
-                wrong.append(Wrong(key, label, "is empty: choose a folder or upload pictures"))
+                wrong.append(Wrong(key, label, "is empty: choose a folder or upload images"))
         return found, wrong
 
     def fill(self, flat: dict[str, Any]) -> list[Any]:

@@ -17,7 +17,7 @@ def test_a_folder_of_the_input_folder(run: Any, pictures: Path) -> None:
     (pictures / "broken.png").write_bytes(b"no picture")
     ((concept,),) = run("DreamBoothImages", folder="ball", repeats=2, **PROMPT)
     assert concept.options == {"images": str(pictures), "repeats": 2, **PROMPT}
-    assert "3 pictures taken, 1 skipped" in run.lines[0]
+    assert "3 images taken, 1 skipped" in run.lines[0]
     assert any("broken.png" in line for line in run.lines)
 
 
@@ -69,7 +69,7 @@ def test_what_the_cache_sees(host: Any, pictures: Path) -> None:
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ({}, "no pictures are named"),
+        ({}, "no images are named"),
         ({"folder": "ball", "path": "ball"}, "exactly one source"),
         ({"path": "nowhere"}, "there is no such folder"),
         ({"path": "empty"}, "the folder is empty"),

@@ -65,7 +65,7 @@ def test_train_use_again_and_go_on(graph: Any, run: Any, host: Any) -> None:
     assert host.freed == 1
 
     *_, longer, _, _ = graph(sample_every=2, steps=6)
-    assert run.lines == ["ball: went on from step 4"]
+    assert run.lines == ["ball: resumed from step 4"]
     assert runs_in(host) == ["ball"]
     started = [e for e in RunFolder(longer.path.parent).events if e["kind"] == "started"]
     assert [(e["step"], e["steps"]) for e in started] == [(0, 4), (4, 6)]
@@ -82,7 +82,7 @@ def test_cancel_keeps_what_was_learned(graph: Any, run: Any, host: Any) -> None:
     assert 5 <= step < 200
     host.interrupt_at, host.shown = float("inf"), []
     graph(steps=step + 2)
-    assert run.lines == [f"ball: went on from step {step}"]
+    assert run.lines == [f"ball: resumed from step {step}"]
 
 
 def test_a_whole_model(graph: Any, run: Any, host: Any) -> None:
@@ -194,6 +194,6 @@ def test_what_a_resume_changes_waits_for_the_worker(host: Any) -> None:
 
 
 def test_lines() -> None:
-    assert line_of({"stage": "latents", "step": 2, "steps": 5}) == "encoding pictures 2/5"
+    assert line_of({"stage": "latents", "step": 2, "steps": 5}) == "encoding images 2/5"
     event = {"stage": "train", "step": 10, "steps": 110, "loss": 0.1, "seconds_per_step": 3.0}
     assert line_of(event) == "step 10/110, loss 0.1000, 5 min left"

@@ -139,7 +139,7 @@ def test_leaving_is_not_stopping(
 
     monkeypatch.setattr(command_module, "_watch", leave)
     assert main(["runs", "follow", "dog", "--runs", str(root)]) == 0
-    assert "dog goes on" in capsys.readouterr().err
+    assert "dog is running" in capsys.readouterr().err
     assert not dog.control_file.exists()
 
 

@@ -69,7 +69,7 @@ def test_no_concepts():
 
 
 def test_class_pictures_may_not_be_the_subjects(photos):
-    with pytest.raises(UserError, match="folder of the subject's pictures"):
+    with pytest.raises(UserError, match="folder of the subject's images"):
         gather([_concept(photos, class_images=str(photos))], DataOptions(), ON)
     inside = photos / "class"
     inside.mkdir()
@@ -84,7 +84,7 @@ def test_warnings_about_prompts(photos):
     (found,) = gather([same], DataOptions(captions="files"), OFF)
     text = "\n".join(found.inventory.warnings)
     assert "are the same" in text
-    assert "4 pictures have no caption file" in text
+    assert "4 images have no caption file" in text
 
 
 def test_captions_of_their_own_need_no_prompt(photos):

@@ -75,7 +75,7 @@ def test_every_kind_of_file_is_accounted_for(tmp_path, draw, encode):
         ".DS_Store": "hidden",
         "._plain.jpg": "hidden",
         "Thumbs.db": "system",
-        "readme.txt": "without a picture",
+        "readme.txt": "without an image",
         "corrupt.jpg": "damaged",
         "garbage.jpg": "damaged",
         "empty.png": "empty",
@@ -92,7 +92,7 @@ def test_every_kind_of_file_is_accounted_for(tmp_path, draw, encode):
         "pages.tiff": "the first of 2 pages",
         "really.jpg": "is PNG",
         "nameless": "is PNG",
-        "plain.jpg": "the same picture as copy of plain.jpg",
+        "plain.jpg": "the same image as copy of plain.jpg",
     }.items():
         assert any(note in text for text in taken[name].notes), name
     for name in ("UPPER.JPG", "ünïcødé 写真.png", "still.gif", "web.webp"):
@@ -110,7 +110,7 @@ def test_the_report_is_json_and_readable(tmp_path, draw, encode):
     assert {item["name"] for item in report["skipped"]} == set(_skipped(inventory))
     text = "\n".join(inventory.lines())
     assert "moving.gif: animated" in text
-    assert "13 pictures taken, 10 skipped" in text
+    assert "13 images taken, 10 skipped" in text
 
 
 def test_order_and_fingerprint_are_those_of_the_contents(tmp_path, draw, encode):
@@ -159,7 +159,7 @@ def test_subfolders(tmp_path, draw, encode):
     assert any("10 times" in text for text in inventory.warnings)
     skipped = _skipped(inventory)
     assert skipped["one/two/"] == "more than one level deep"
-    assert skipped["class/"] == "holds the class pictures"
+    assert skipped["class/"] == "holds the class images"
     assert skipped[".git/"] == "a hidden folder"
     flat = take_stock(tmp_path, subfolders=False)
     assert list(_taken(flat)) == ["10_sks dog/c.png"]
@@ -186,7 +186,7 @@ def test_captions_and_masks_are_found_whatever_the_case(tmp_path, draw, encode):
     assert any("another shape" in note for note in taken["cat.png"].notes)
     assert taken["hen.png"].mask is None
     assert any("hen.png" in text and "mask" in text for text in inventory.warnings)
-    assert _skipped(inventory)["masks/fox.png"] == "a mask without a picture of its name"
+    assert _skipped(inventory)["masks/fox.png"] == "a mask without an image of its name"
 
 
 def test_a_decomposed_name_finds_its_caption(tmp_path, draw, encode):

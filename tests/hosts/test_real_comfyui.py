@@ -155,7 +155,7 @@ def test_train_and_draw_in_one_prompt(server: Server, name: str) -> None:
     shown = [line for which, line in done.texts if which == "t"]
     assert any(re.fullmatch(r"step 8/8, loss [\d.]+, \d+ s left", line) for line in shown)
     assert done.previews >= 3
-    assert "5 pictures taken" in done.outputs["i"]["text"][0]
+    assert "5 images taken" in done.outputs["i"]["text"][0]
     again = server.run(prompt)
     assert not again.error and "t" in again.cached and not again.ran
 

@@ -1,4 +1,4 @@
-"""Proof on save: reads a written adapter back by someone else's code and compares pictures' maths.
+"""Proof on save: reads a written adapter back by someone else's code and compares images' maths.
 
 The file goes through diffusers' or peft's own loader where they can take it, and through the
 dense weight change where they cannot; the models' output is then compared with the trainer's.

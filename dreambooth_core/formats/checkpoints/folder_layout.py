@@ -29,7 +29,7 @@ FEATURES: dict[str, Any] = {
     "rescale_factor": 1 / 255,
     "size": {"shortest_edge": 224},
 }
-"""How CLIP's vision tower takes pictures: what a safety checker would need."""
+"""How CLIP's vision tower takes images: what a safety checker would need."""
 
 PRECISION = ("torch_dtype", "dtype")
 """Keys by which transformers, older and newer, is told the precision to load in."""

@@ -67,13 +67,13 @@ class ModelParts:
 
     @property
     def inpainting(self) -> bool:
-        """Whether the UNet also takes a mask and the masked picture (9 channels in)."""
+        """Whether the UNet also takes a mask and the masked image (9 channels in)."""
         unet = self.components.get("unet")
         return unet is not None and unet.config.get("in_channels") == 9
 
     @property
     def resolution(self) -> int:
-        """The picture size in pixels that the model was made for."""
+        """The image size in pixels that the model was made for."""
         size = self.components["unet"].config.get("sample_size") or 64
         levels = len(self.components["vae"].config.get("block_out_channels", (1, 2, 4, 4)))
         edge = size if isinstance(size, int) else max(size)

@@ -90,7 +90,7 @@ def plan_from_shapes(shapes: Shapes) -> VAEPlan:
 
 
 def config_from_plan(plan: VAEPlan, *, scaling: float, sample_size: int) -> dict[str, Any]:
-    """An ``AutoencoderKL`` configuration. ``sample_size`` is the edge of a picture in pixels."""
+    """An ``AutoencoderKL`` configuration. ``sample_size`` is the edge of an image in pixels."""
     count = len(plan.channels)
     return {
         "_class_name": "AutoencoderKL",

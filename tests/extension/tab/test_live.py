@@ -181,7 +181,7 @@ def test_a_report_says_what_would_run() -> None:
     }
     shown = check.report(Report([], forecast, {"run.steps": 400}, 431.0), {"run.steps": "Steps"})
     plain = " ".join(re.sub("<[^>]*>", " ", shown).split())
-    for words in ("Pictures taken 5", "797,184 unet", "7.2 GB", "7:11", "few pictures", "a b"):
+    for words in ("Images taken 5", "797,184 unet", "7.2 GB", "7:11", "few pictures", "a b"):
         assert words in plain
 
 
