@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import flow_bases
 from helpers.processes import train_in_two
 from helpers.runs import PRIOR, bare, config_for, folder_for, losses, train
 from torch import Tensor
@@ -28,6 +29,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "prior": PRIOR,
     "text": {"method__train_text_encoder": "true"},
     "ema": {"method__kind": "full", "optim__ema__enabled": "true"},
+    "flow": {**PRIOR, "method__train_text_encoder": "false"},
     **{kind: {"method__kind": kind} for kind in METHODS},
 }
 """Every method, and what else has to agree between processes."""
@@ -37,9 +39,11 @@ KINDS: dict[str, dict[str, Any]] = {
 def pairs(base: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Pairs:
     """Each kind of run, by one process with a batch of two and by two with one picture each."""
     root = tmp_path_factory.mktemp("processes")
+    sd1, flow = base, flow_bases.qwen_image(root / "qwen_image")
     found = {}
     for kind, special in KINDS.items():
         changes = {"run__steps": 3, "save__every_steps": 2, **special}
+        base = flow if kind == "flow" else sd1
         # One at a time in both: pictures made in another company differ in the last bit.
         changes["prior__batch_size"] = 1
         with bare():
