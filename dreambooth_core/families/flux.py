@@ -12,10 +12,109 @@ import torch
 from torch import Tensor
 
 from dreambooth_core.families.base import Components, SizeInfo
+from dreambooth_core.families.hosts import HostFiles, Tensors, axes, count, flow_scheduler
+from dreambooth_core.families.names import chroma, flux
 from dreambooth_core.families.packing import image_ids, packed, unpacked
 from dreambooth_core.families.text import Conditioning
 from dreambooth_core.families.transformer import FEED_FORWARD, JOINT_ATTENTION, TransformerFamily
 from dreambooth_core.objective.shift import FlowDefaults, linear_mu
+
+AXES = (16, 56, 56)
+"""Rotary axes of a head of 128, which no shape tells."""
+LATENTS = {"scaling_factor": 0.3611, "shift_factor": 0.1159}
+"""Of its autoencoder, which Chroma, Z-Image and Lumina 2 have too."""
+SHIFT_BY_SIZE = {
+    "use_dynamic_shifting": True,
+    "base_shift": 0.5,
+    "max_shift": 1.15,
+    "base_image_seq_len": 256,
+    "max_image_seq_len": 4096,
+    "shift": 3.0,
+}
+NORMS = {
+    f"{blocks}.{norm}.{host}_norm": f"{ours}.attn.norm_{added}{host[0]}"
+    for blocks, ours, norm, added in (
+        ("double_blocks.#", "transformer_blocks.#", "img_attn.norm", ""),
+        ("double_blocks.#", "transformer_blocks.#", "txt_attn.norm", "added_"),
+        ("single_blocks.#", "single_transformer_blocks.#", "norm", ""),
+    )
+    for host in ("query", "key")
+}
+"""The hosts' norms of queries and keys in diffusers' names; Flux.2 and Chroma have the same."""
+
+
+def blocks_of(tensors: Tensors) -> dict[str, Any]:
+    """What the configurations of Flux.1, Flux.2 and Chroma have in common."""
+    width, inputs = tensors["x_embedder.weight"].shape
+    head = len(tensors["single_transformer_blocks.0.attn.norm_q.weight"])
+    return {
+        "in_channels": inputs,
+        "num_layers": count(tensors, "transformer_blocks."),
+        "num_single_layers": count(tensors, "single_transformer_blocks."),
+        "attention_head_dim": head,
+        "num_attention_heads": width // head,
+        "joint_attention_dim": tensors["context_embedder.weight"].shape[1],
+    }
+
+
+def _flux_config(tensors: Tensors) -> dict[str, Any]:
+    found = blocks_of(tensors)
+    embedder = "time_text_embed"
+    return {
+        **found,
+        "_class_name": "FluxTransformer2DModel",
+        "axes_dims_rope": axes(AXES, found["attention_head_dim"]),
+        "pooled_projection_dim": tensors[f"{embedder}.text_embedder.linear_1.weight"].shape[1],
+        "guidance_embeds": f"{embedder}.guidance_embedder.linear_1.weight" in tensors,
+    }
+
+
+def _flux_scheduler(file: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Schnell has neither an embedding of the guidance nor a shift."""
+    return flow_scheduler(**SHIFT_BY_SIZE if config["guidance_embeds"] else {"shift": 1.0})
+
+
+def _chroma_config(tensors: Tensors) -> dict[str, Any]:
+    found = blocks_of(tensors)
+    hidden, channels = tensors["distilled_guidance_layer.in_proj.weight"].shape
+    return {
+        **found,
+        "_class_name": "ChromaTransformer2DModel",
+        "axes_dims_rope": axes(AXES, found["attention_head_dim"]),
+        "approximator_num_channels": channels,
+        "approximator_hidden_dim": hidden,
+        "approximator_layers": count(tensors, "distilled_guidance_layer.layers."),
+    }
+
+
+FLUX_FILES = HostFiles(
+    names=flux.NAMES,
+    keys=(
+        "double_blocks.0.img_attn.qkv.weight",
+        "double_blocks.0.img_mod.lin.weight",
+        "vector_in.in_layer.weight",
+    ),
+    config=_flux_config,
+    scheduler=_flux_scheduler,
+    norms=NORMS,
+    texts={"text_encoder": "CLIP-L", "text_encoder_2": "T5-XXL"},
+    text_widths={
+        "text_encoder": ("pooled_projection_dim", 1),
+        "text_encoder_2": ("joint_attention_dim", 1),
+    },
+    latents=LATENTS,
+)
+CHROMA_FILES = HostFiles(
+    names=chroma.NAMES,
+    keys=("double_blocks.0.img_attn.qkv.weight", "distilled_guidance_layer.in_proj.weight"),
+    without=("nerf_image_embedder.embedder.0.weight",),
+    config=_chroma_config,
+    scheduler=lambda file, config: flow_scheduler(**SHIFT_BY_SIZE),
+    norms={**NORMS, "distilled_guidance_layer.norms.#": "distilled_guidance_layer.norms.#"},
+    texts={"text_encoder": "T5-XXL"},
+    text_widths={"text_encoder": ("joint_attention_dim", 1)},
+    latents=LATENTS,
+)
 
 
 class Flux(TransformerFamily):
@@ -32,6 +131,7 @@ class Flux(TransformerFamily):
         "text_encoder": "transformers.CLIPTextModel",
         "text_encoder_2": "transformers.T5EncoderModel",
     }
+    files: ClassVar[HostFiles | None] = FLUX_FILES
     # diffusers' scripts train uniformly: their scheduler shifts by size, and only when sampling.
     flow: ClassVar[FlowDefaults] = FlowDefaults(resolution_mu=linear_mu())
     guidance: ClassVar[float] = 1.0
@@ -136,6 +236,8 @@ class Chroma(Flux):
 
     def warnings(self, parts: Components) -> list[str]:
         return []
+
+    files: ClassVar[HostFiles | None] = CHROMA_FILES
 
     def encode(self, parts: Components, prompts: Sequence[str]) -> Conditioning:
         """The mask has 1 for the prompt and one token of padding after it."""

@@ -9,9 +9,47 @@ import torch
 from torch import Tensor
 
 from dreambooth_core.families.base import Components, Configs, SizeInfo
+from dreambooth_core.families.flux import NORMS, SHIFT_BY_SIZE, blocks_of
+from dreambooth_core.families.hosts import HostFiles, Tensors, axes, flow_scheduler
+from dreambooth_core.families.names.flux2 import NAMES
 from dreambooth_core.families.text import Conditioning
 from dreambooth_core.families.transformer import TransformerFamily
 from dreambooth_core.objective.shift import FlowDefaults
+
+AXES = (32, 32, 32, 32)
+"""Rotary axes of a head of 128."""
+
+
+def _config(tensors: Tensors) -> dict[str, Any]:
+    found = blocks_of(tensors)
+    embedder = "time_guidance_embed.timestep_embedder.linear_1.weight"
+    width = len(tensors["x_embedder.weight"])
+    return {
+        **found,
+        "_class_name": "Flux2Transformer2DModel",
+        "axes_dims_rope": axes(AXES, found["attention_head_dim"]),
+        "mlp_ratio": len(tensors["transformer_blocks.0.ff.linear_in.weight"]) / width / 2,
+        "timestep_guidance_channels": tensors[embedder].shape[1],
+        "guidance_embeds": False,
+    }
+
+
+def _settings(file: str) -> dict[str, Any]:
+    name = file.lower()
+    return {"is_distilled": "klein" in name and "base" not in name}
+
+
+FILES = HostFiles(
+    names=NAMES,
+    keys=("double_blocks.0.img_attn.qkv.weight", "double_stream_modulation_img.lin.weight"),
+    without=("guidance_in.in_layer.weight",),  # Flux.2 dev, which reads prompts with Mistral
+    config=_config,
+    scheduler=lambda file, config: flow_scheduler(**SHIFT_BY_SIZE),
+    norms=NORMS,
+    texts={"text_encoder": "Qwen3 (4B of Klein 4B, 8B of Klein 9B)"},
+    text_widths={"text_encoder": ("joint_attention_dim", 3)},
+    settings=_settings,
+)
 
 
 class Flux2Klein(TransformerFamily):
@@ -25,6 +63,7 @@ class Flux2Klein(TransformerFamily):
         "vae": "diffusers.AutoencoderKLFlux2",
         "text_encoder": "transformers.Qwen3ForCausalLM",
     }
+    files: ClassVar[HostFiles | None] = FILES
     flow: ClassVar[FlowDefaults] = FlowDefaults(patch=1)  # folded latents are tokens
     samples_latents: ClassVar[bool] = False
     targets: ClassVar[Mapping[str, str]] = {

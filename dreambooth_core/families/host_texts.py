@@ -102,7 +102,9 @@ def _clip_config(tensors: Tensors) -> dict[str, Any]:
     shapes = {name: tuple(t.shape) for name, t in tensors.items() if "projection" not in name}
     plan = text.clip_plan(shapes)
     heads = text.default_heads(plan.width)
-    return text.config_from_plan(plan, heads=heads, activation="quick_gelu", layers=plan.layers)
+    found = text.config_from_plan(plan, heads=heads, activation="quick_gelu", layers=plan.layers)
+    # Begin and end are the last two words; the pooled answer is the end's.
+    return {**found, "bos_token_id": plan.vocabulary - 2, "eos_token_id": plan.vocabulary - 1}
 
 
 def _clip_names(kind: str, tensors: Tensors) -> dict[str, Tensor]:

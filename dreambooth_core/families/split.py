@@ -165,9 +165,11 @@ def _add_vae(
     if options.vae:
         path = _path(options.vae, "base.vae")
         if is_folder(path):
-            folder = path / "vae" if is_folder(path / "vae") else path
-            weights = read_weights(folder)
-            stored.components["vae"] = Component(read_config(folder), weights)
+            folder = path / "vae" if os.path.isdir(path / "vae") else path
+            weights, found_config = read_weights(folder), read_config(folder)
+            _check_channels(stored, family, files, weights, path)
+            _check(family.empty("vae", found_config), weights, f"VAE of {family.label}", folder)
+            stored.components["vae"] = Component(found_config, weights)
             stored.readers["vae"] = lambda: weights
         pieces = pieces_in(path)
     if "vae" not in stored.components:
@@ -180,6 +182,7 @@ def _add_vae(
                 where="base.vae",
                 do=f"Name the file; hosts keep it in {VAE_FOLDERS}.",
             )
+        _check_channels(stored, family, files, found.shapes(), found.path)
         kind = family.classes["vae"].rpartition(".")[2]
 
         def config(tensors: Tensors) -> dict[str, Any]:
@@ -189,13 +192,19 @@ def _add_vae(
             return _vae_names(_ldm(tensors), found.path)
 
         _add(stored, family, "vae", found, config, rename)
-    channels = int(stored.components["vae"].config["latent_channels"])
+
+
+def _check_channels(
+    stored: SplitParts, family: Family, files: HostFiles, tensors: Tensors, where: Path
+) -> None:
+    first = tensors.get("decoder.conv_in.weight")
+    channels = 0 if first is None or first.dim() < 2 else first.shape[1]
     wanted = int(stored.components[family.denoiser].config["in_channels"]) // files.patch
     if channels != wanted:
         raise UserError(
             f"this VAE has {channels} latent channels, and the denoiser was made for {wanted}: "
             "it belongs to another model",
-            where=f"base.vae: {options.vae}",
+            where=f"base.vae: {where}",
         )
 
 
@@ -245,7 +254,7 @@ def _add(
         own: the configuration follows from the names in the file and not from diffusers'.
     """
     shapes = piece.shapes()
-    what = name.replace("_", " ")
+    what = "VAE" if name == "vae" else name.replace("_", " ")
     try:
         renamed = rename(shapes)
         found = config(shapes if own or name == "vae" else renamed)

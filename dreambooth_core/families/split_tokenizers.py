@@ -12,7 +12,6 @@ from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Configs, Family
 from dreambooth_core.families.host_texts import TextKind, kind_of_class
 from dreambooth_core.families.transformer import readable
-from dreambooth_core.formats.folders import is_folder
 from dreambooth_core.formats.tokenizers import load_tokenizers
 
 
@@ -42,7 +41,7 @@ def _tokenizer(
 ) -> Any:
     from transformers import AutoTokenizer
 
-    whole = folder is not None and is_folder(folder / name)
+    whole = folder is not None and os.path.isdir(folder / name)
     if not kind.tokenizer and not whole:
         return load_tokenizers("sd1", None, [config])[0]
     if folder is None:
@@ -70,7 +69,7 @@ def _tokenizer(
 
 def _folder(where: str) -> Path:
     path = Path(os.path.expanduser(where))
-    if is_folder(path):
+    if os.path.isdir(path):
         return path
     if not is_on_hub(where):
         raise UserError("there is no such folder", where=f"base.tokenizer: {where}")

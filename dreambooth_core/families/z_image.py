@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from dreambooth_core.families.base import Components, SizeInfo
-from dreambooth_core.families.hosts import HostFiles, axes, count, flow_scheduler
+from dreambooth_core.families.flux import LATENTS
+from dreambooth_core.families.hosts import HostFiles, Tensors, axes, count, flow_scheduler
 from dreambooth_core.families.names.z_image import NAMES
 from dreambooth_core.families.text import Conditioning
 from dreambooth_core.families.transformer import TransformerFamily, per_prompt
@@ -20,7 +21,7 @@ TURBO_SHIFT = 3.0
 _BLOCKS = ("layers.#", "noise_refiner.#", "context_refiner.#")
 
 
-def _config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def _config(tensors: Tensors) -> dict[str, Any]:
     width, inputs = tensors["all_x_embedder.2-1.weight"].shape
     head = len(tensors["layers.0.attention.norm_q.weight"])
     return {
@@ -58,7 +59,7 @@ FILES = HostFiles(
     unused=("norm_final.weight",),
     texts={"text_encoder": "Qwen3 4B"},
     text_widths={"text_encoder": ("cap_feat_dim", 1)},
-    latents={"scaling_factor": 0.3611, "shift_factor": 0.1159},
+    latents=LATENTS,
     patch=1,
 )
 

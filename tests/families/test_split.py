@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import diffusers
 import pytest
 import torch
+from diffusers.loaders import single_file_utils
 from helpers import flow_bases, host_files
 from helpers.host_files import Split
+from transformers import T5Config, T5EncoderModel
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.families import host_texts, split
+from dreambooth_core.families import flux, host_texts, split
 from dreambooth_core.families.base import Components
 from dreambooth_core.families.loading import load_base, read_configs
 from dreambooth_core.families.options import BaseOptions
@@ -21,6 +25,9 @@ from dreambooth_core.formats.storage import write_tensors
 
 WRITERS = {
     "z_image": flow_bases.z_image,
+    "flux2": flow_bases.flux2_klein,
+    "flux": flow_bases.flux,
+    "chroma": flow_bases.chroma,
 }
 PROMPT = "a photo of a red star"
 
@@ -30,6 +37,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """What no shape tells, as the tiny bases have it."""
     monkeypatch.setattr(split, "NORM_GROUPS", 4)
     monkeypatch.setattr(text, "HEAD_WIDTH", 16)
+    monkeypatch.setattr(flux, "AXES", flow_bases.AXES)
     monkeypatch.setitem(host_texts.QWEN3_FACTS, "rope_theta", 10000.0)
 
 
@@ -99,7 +107,7 @@ def test_files_are_the_folder_to_the_bit(bases: Bases, name: str) -> None:
     theirs = load_base(BaseOptions(model=str(folder)))
     ours = load_base(options(files))
     same(ours, theirs)
-    assert ours.settings == theirs.settings
+    assert ours.settings.get("is_distilled") == theirs.settings.get("is_distilled")
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -163,6 +171,65 @@ def test_half_precision_stays_as_it_is(bases: Bases, tmp_path: Path, dtype: torc
     assert {p.dtype for p in ours.vae.parameters()} == {torch.float32}
 
 
+CONVERSIONS = {
+    "z_image": "convert_z_image_transformer_checkpoint_to_diffusers",
+    "flux2": "convert_flux2_transformer_checkpoint_to_diffusers",
+    "flux": "convert_flux_transformer_checkpoint_to_diffusers",
+    "chroma": "convert_chroma_transformer_checkpoint_to_diffusers",
+}
+REAL: dict[str, dict[str, Any]] = {
+    "z_image": {},
+    "flux2": {
+        "num_layers": 5,
+        "num_single_layers": 20,
+        "num_attention_heads": 24,
+        "joint_attention_dim": 7680,
+        "guidance_embeds": False,
+    },
+    "flux": {"guidance_embeds": True},
+    "chroma": {},
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_the_real_size_is_told_by_shapes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    family = FAMILIES[name]
+    assert family.files is not None
+    with torch.device("meta"):
+        model = getattr(diffusers, family.classes["transformer"].rpartition(".")[2])(**REAL[name])
+    stored = host_files.native(family.files, model.state_dict())
+    assert family.files.fits(stored)
+    found = family.files.config(family.files.to_diffusers(stored))
+    assert found.pop("_class_name") == type(model).__name__
+    for key, value in found.items():
+        wanted = model.config[key]
+        assert value == (list(wanted) if isinstance(wanted, tuple) else wanted), key
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_names_are_those_of_diffusers_conversion(name: str) -> None:
+    """On matrices of the real height and one column, each row with a number of its own."""
+    family = FAMILIES[name]
+    assert family.files is not None
+    kind = getattr(diffusers, family.classes["transformer"].rpartition(".")[2])
+    few = {"n_layers": 2} if name == "z_image" else {"num_layers": 2, "num_single_layers": 2}
+    with torch.device("meta"):
+        model = kind(**{**REAL[name], **few})
+    numbers, state = 0, {}
+    for key, tensor in model.state_dict().items():
+        rows = len(tensor)
+        state[key] = torch.arange(numbers, numbers + rows, dtype=torch.float64)
+        state[key] = state[key].reshape(rows, *[1] * (tensor.dim() - 1))
+        numbers += rows
+    stored = host_files.native(family.files, state)
+    theirs = getattr(single_file_utils, CONVERSIONS[name])(dict(stored))
+    ours = family.files.to_diffusers(stored)
+    assert ours.keys() == theirs.keys() == state.keys()
+    assert all(torch.equal(ours[key], tensor) for key, tensor in theirs.items())
+    assert all(torch.equal(ours[key], tensor) for key, tensor in state.items())
+
+
 def refused(base: BaseOptions) -> str:
     with pytest.raises(UserError) as caught:
         load_base(base)
@@ -181,6 +248,50 @@ def test_what_is_missing_is_named_with_its_folder(bases: Bases) -> None:
     said = refused(replace(whole, tokenizer=None))
     assert "comfy/text_encoders/qwen25_tokenizer" in said
     assert "no such file" in refused(replace(whole, text_encoders=["/nowhere.safetensors"]))
+
+
+def test_parts_of_two_families_are_refused(bases: Bases) -> None:
+    image, klein, dev = (bases.of(name)[1] for name in ("z_image", "flux2", "flux"))
+    assert "T5 text encoder" in refused(options(replace(image, texts=[*image.texts, dev.texts[1]])))
+    assert "32 latent channels" in refused(options(replace(image, vae=klein.vae)))
+    assert "CLIP-L" in refused(options(replace(dev, texts=dev.texts[1:])))
+    assert "T5-XXL" in refused(options(replace(dev, texts=dev.texts[:1])))
+    assert "Name one" in refused(options(replace(image, texts=[*image.texts, *klein.texts])))
+
+
+def test_a_text_encoder_of_another_size_is_refused(bases: Bases, tmp_path: Path) -> None:
+    _, files = bases.of("chroma")
+    wide = T5EncoderModel(
+        T5Config(
+            vocab_size=200,
+            d_model=64,
+            d_kv=16,
+            d_ff=64,
+            num_layers=1,
+            num_heads=2,
+            feed_forward_proj="gated-gelu",
+        )
+    )
+    path = tmp_path / "wide.safetensors"
+    write_tensors(path, {k: v.clone() for k, v in wide.state_dict().items()})
+    assert "64 wide" in refused(options(replace(files, texts=[path])))
+
+
+def test_the_vae_may_be_a_folder(bases: Bases) -> None:
+    folder, files = bases.of("z_image")
+    theirs = load_base(options(files)).vae.state_dict()
+    for place in (folder, folder / "vae"):
+        ours = load_base(replace(options(files), vae=str(place))).vae.state_dict()
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], tensor) for key, tensor in theirs.items())
+
+
+def test_clips_tokenizer_comes_with_the_program(bases: Bases) -> None:
+    folder, files = bases.of("flux")
+    one = replace(options(files), tokenizer=str(folder / "tokenizer_2"))
+    clip, t5 = load_base(one, weights=False).tokenizers
+    assert len(clip) == 49408
+    assert type(t5).__name__.startswith("T5")
 
 
 def test_parts_in_each_others_places_are_refused(bases: Bases) -> None:

@@ -82,7 +82,8 @@ def native(files: HostFiles, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]
 
 def back_name(back: Mapping[str, str], template: str, kind: str, number: str) -> str:
     stem = back.get(template, template).replace("#", number)
-    return f"{stem}.{'scale' if template in back and 'blocks' in stem else kind}"
+    scale = stem.endswith(("query_norm", "key_norm")) or ".norms." in stem
+    return f"{stem}.{'scale' if scale else kind}"
 
 
 def ldm(folder: Path) -> dict[str, Tensor]:
