@@ -81,12 +81,16 @@ class _Product(torch.autograd.Function):
         return gradient @ ctx.layer._decoded().to(gradient.dtype), None
 
 
-def quantize(model: nn.Module, kind: str, whole: str = NOTHING) -> int:
+def quantize(
+    model: nn.Module, kind: str, whole: str = NOTHING, device: torch.device | None = None
+) -> int:
     """Puts the linear layers of a frozen model into few bits, in place.
 
     Args:
         kind: ``int8`` or ``nf4``.
         whole: a regular expression; layers in whose name it is found stay as they are.
+        device: where each layer is brought before, one at a time: the model need not fit there
+            as it was. Layers that stay as they are stay where they are.
 
     Returns:
         How many layers there were.
@@ -99,7 +103,7 @@ def quantize(model: nn.Module, kind: str, whole: str = NOTHING) -> int:
         (n, m) for n, m in model.named_modules() if type(m) is nn.Linear and not stays.search(n)
     ]
     for name, layer in layers:
-        _replace(model, name, QuantizedLinear(layer, kind))
+        _replace(model, name, QuantizedLinear(layer.to(device or layer.weight.device), kind))
     return len(layers)
 
 

@@ -218,9 +218,9 @@ class Builder:
     def _on_device(self, parts: Components, name: str, precision: Precision) -> None:
         """Brings one of the networks to the device, quantised if that is asked."""
         model, kind = parts.models[name], self.config.memory.quantize
-        model.to(precision.device)
         if kind != "no":
-            quantize(model, kind, parts.family.whole_in(name))
+            quantize(model, kind, parts.family.whole_in(name), precision.device)
+        model.to(precision.device)
 
     def _latents(
         self, parts: Components, items: Items, plan: BatchPlan, precision: Precision

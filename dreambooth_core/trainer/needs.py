@@ -21,6 +21,7 @@ from dreambooth_core.memory.estimate import (
     Estimator,
     MemorySetting,
     Part,
+    weights_of,
 )
 from dreambooth_core.memory.measure import Room, room
 from dreambooth_core.memory.models import encoding_peak
@@ -117,7 +118,6 @@ class Planner:
         self.family = family.name
         whole = [*parts.models.values(), parts.vae]
         self._base_bytes = sum(_bytes(model) for model in whole)
-        self._largest = max(_bytes(model) for model in whole)
         self._base_numbers = sum(p.numel() for model in whole for p in model.parameters())
         method = method_for(config.method, parts)
         if config.run.mixed_precision == "full_bf16":
@@ -197,20 +197,20 @@ class Planner:
         return Needs(
             self.family,
             self.estimator.estimate(setting),
-            encoding=driver + self._encoding(),
+            encoding=driver + self._encoding(setting),
             class_images=driver + self._imaging() if self.config.prior.enabled else 0,
         )
 
-    def _encoding(self) -> int:
-        """What encoding takes: one network after another comes to the device, where none is
-        there from making class images, and whole before it is quantised."""
+    def _encoding(self, setting: MemorySetting) -> int:
+        """What encoding takes: one network after another comes to the device, quantised as it
+        comes, where none is there from making class images."""
         batch, (height, width) = self.config.data.cache_batch_size, self.size
         images = encoding_peak(
             self._vae, self._channels[0], batch=batch, height=height, width=width
         )
         if self.config.prior.enabled:
             return self._base_bytes + images - _bytes(self._vae)
-        return max(images, self._largest)
+        return max(images, *(weights_of(part, setting) for part in self.estimator.parts))
 
     def _imaging(self) -> int:
         """What making class images takes with all weights, which are in fp32 where class images

@@ -1,0 +1,143 @@
+"""What training a LoRA of the real models is estimated to need: ``python -m benchmarks.estimates``.
+
+Nothing is loaded: the networks' configurations stand here (published ones, or the defaults of
+diffusers' classes, which are the published models) and are traced on the meta device. One row a
+model and size: as it is (bf16, AdamW, rank 16), and fitted into budgets by ``memory.budget``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from typing import Any
+
+from dreambooth_core.config.loading import load
+from dreambooth_core.errors import UserError
+from dreambooth_core.trainer.advice import fit
+from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.trainer.needs import Planner
+
+log = logging.getLogger(__name__)
+
+BUDGETS = (8, 12, 16, 24)
+GIB = 1024**3
+
+LEVELS: dict[str, Any] = {
+    "_class_name": "AutoencoderKL",
+    "block_out_channels": [128, 256, 512, 512],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "layers_per_block": 2,
+    "latent_channels": 16,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+}
+QWEN3_4B: dict[str, Any] = {
+    "hidden_size": 2560,
+    "intermediate_size": 9728,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 151936,
+}
+QWEN25_VL_7B: dict[str, Any] = {
+    "text_config": {
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "vocab_size": 152064,
+    },
+}
+T5_XXL: dict[str, Any] = {
+    "d_model": 4096,
+    "d_ff": 10240,
+    "d_kv": 64,
+    "num_layers": 24,
+    "num_heads": 64,
+    "feed_forward_proj": "gated-gelu",
+    "vocab_size": 32128,
+}
+CLIP_L: dict[str, Any] = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+}
+
+MODELS: dict[str, dict[str, dict[str, Any]]] = {
+    "Z-Image": {
+        "transformer": {"_class_name": "ZImageTransformer2DModel"},
+        "vae": LEVELS,
+        "text_encoder": QWEN3_4B,
+    },
+    "Flux.2 Klein 4B": {
+        "transformer": {
+            "_class_name": "Flux2Transformer2DModel",
+            "num_layers": 5,
+            "num_single_layers": 20,
+            "num_attention_heads": 24,
+            "joint_attention_dim": 7680,
+            "guidance_embeds": False,
+        },
+        "vae": {
+            "_class_name": "AutoencoderKLFlux2",
+            "block_out_channels": [128, 256, 512, 512],
+            "latent_channels": 32,
+        },
+        "text_encoder": QWEN3_4B,
+    },
+    "Flux.1 dev": {
+        "transformer": {"_class_name": "FluxTransformer2DModel", "guidance_embeds": True},
+        "vae": LEVELS,
+        "text_encoder": CLIP_L,
+        "text_encoder_2": T5_XXL,
+    },
+    "Chroma": {
+        "transformer": {"_class_name": "ChromaTransformer2DModel"},
+        "vae": LEVELS,
+        "text_encoder": T5_XXL,
+    },
+    "Qwen-Image": {
+        "transformer": {"_class_name": "QwenImageTransformer2DModel"},
+        "vae": {"_class_name": "AutoencoderKLQwenImage", "base_dim": 96, "z_dim": 16,
+                "temperal_downsample": [False, True, True]},
+        "text_encoder": QWEN25_VL_7B,
+    },
+}  # fmt: skip
+
+
+def row(name: str, size: int) -> None:
+    """Prints one line of the table."""
+    common = [f"data.resolution={size}", "run.mixed_precision=bf16", "run.batch_size=1"]
+    config = load(TrainConfig, overrides=common)
+    plain = Planner(config, MODELS[name], device="cuda").needs().peak / GIB
+    cells = [f"{plain:.1f}"]
+    for budget in BUDGETS:
+        config = load(TrainConfig, overrides=[*common, f"memory.budget={budget}GB"])
+        try:
+            found = fit(config, configs=MODELS[name], elsewhere=True)
+        except UserError as error:
+            log.info("%s", error.line)
+            cells.append("no")
+            continue
+        words = ", ".join(each.words for each in found.taken) or "as it is"
+        cells.append(f"{found.needs.peak / GIB:.1f} ({words})" if found.needs else "?")
+    print(f"| {name} | {size} | {' | '.join(cells)} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="models; all of them by default")
+    wanted = parser.parse_args().names or list(MODELS)
+    print(f"| model | px | GiB as it is | {' | '.join(f'{b} GB' for b in BUDGETS)} |")
+    print(f"| --- | --- | --- {'| --- ' * len(BUDGETS)}|")
+    for name in wanted:
+        for size in (512, 1024):
+            row(name, size)
+
+
+if __name__ == "__main__":
+    main()
