@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from tests.faults.disk import Scene, digest_of, once
@@ -22,6 +23,9 @@ def scenes() -> list[Scene]:
         Scene("to a file", _to_file, ("model.safetensors",)),
         Scene("to a file with yaml", _to_file_with_yaml, FILE_AND_YAML),
         Scene("to a pickle", _to_pickle, ("model.ckpt",)),
+        Scene("bake to a file", partial(_bake, "model.safetensors"), ("model.safetensors",)),
+        Scene("bake to a folder", partial(_bake, "model"), ("model",)),
+        Scene("compat, to a folder", _compat, ("model",)),
     ]
     runs = [
         _run("run", (), "run.safetensors", passing="run-000003.safetensors"),
@@ -47,16 +51,17 @@ PARTS = tuple(
 FILE_AND_YAML = ("model.safetensors", "model.yaml", "model-clip")
 
 
-def _adapter(path: Path, seed: int) -> Path:
+OF_UNET = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_v"
+OF_TEXT = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
+
+
+def _adapter(path: Path, seed: int, names: Sequence[str] = (OF_UNET, OF_TEXT)) -> Path:
     import torch
     from safetensors.torch import save_file
 
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
-    for name in (
-        "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_v",
-        "lora_te_text_model_encoder_layers_0_self_attn_q_proj",
-    ):
+    for name in names:
         tensors[f"{name}.lora_down.weight"] = torch.randn(4, 32, generator=generator)
         tensors[f"{name}.lora_up.weight"] = torch.randn(32, 4, generator=generator)
         tensors[f"{name}.alpha"] = torch.tensor(4.0)
@@ -133,6 +138,23 @@ def _to_pickle(folder: Path) -> list[str]:
     _base(folder / "new", 2)
     _here(["convert", "old", "model.ckpt", "--yaml", "never"])
     return ["convert", "new", "model.ckpt", "--yaml", "never"]
+
+
+def _bake(out: str, folder: Path) -> list[str]:
+    _base(folder / "base", 1)
+    for name, seed in (("a", 1), ("b", 2)):
+        _adapter(folder / f"{name}.safetensors", seed, [OF_TEXT])
+    _here(["bake", "base", "a.safetensors", "--out", out])
+    return ["bake", "base", "b.safetensors", "--out", out]
+
+
+def _compat(folder: Path) -> list[str]:
+    script = ["compat", "convert_original_stable_diffusion_to_diffusers", "--from_safetensors"]
+    for name, seed in (("old", 1), ("new", 2)):
+        _base(folder / name, seed)
+        _here(["convert", name, f"{name}.safetensors"])
+    _here([*script, "--checkpoint_path", "old.safetensors", "--dump_path", "model"])
+    return [*script, "--checkpoint_path", "new.safetensors", "--dump_path", "model"]
 
 
 RUN = "runs/run"
