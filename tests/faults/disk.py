@@ -27,11 +27,11 @@ import sys
 import tempfile
 import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.faults.disk_forks import HANGS, link_tree, trials
+from tests.faults.disk_forks import HANGS, Trial, link_tree, trials
 from tests.faults.failing_disk import FAULTS, KILLED, FailingDisk
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -58,6 +58,9 @@ class Scene:
     """The things are each for itself: some may be old and some new."""
     digest: Callable[[Path], str] | None = None
     """What tells one age of a thing from the other; without it, every byte of every file."""
+    anew: bool = False
+    """Each fault is met by a command that began for it, not by a fork of one: training does not
+    survive being forked in its midst."""
     passing: tuple[str, ...] = ()
     """Those of the things that may stay old: what a step leaves that is not done again."""
 
@@ -98,12 +101,13 @@ def run(scene: Scene, root: Path, faults: Sequence[str], share: int | None = Non
     again: dict[str, tuple[str, str]] = {}
     output = root / "output.txt"
     _copy(template, place)
-    for trial in trials(
+    forked = trials(
         place,
         lambda disk: os._exit(_child(place, lambda: _act(arguments, disk), root / "parent.txt")),
         lambda at: chosen.get(at, ()),
         output,
-    ):
+    )
+    for trial in _anew(template, place, arguments, ended.seen, chosen) if scene.anew else forked:
         done = Ended(trial.code, output.read_text(encoding="utf-8", errors="replace"), [])
         outcome, told = _judge(scene, place, done, old, new, known, entries)
         if outcome in GOOD:
@@ -120,6 +124,21 @@ def run(scene: Scene, root: Path, faults: Sequence[str], share: int | None = Non
             where = f"{scene.name} {trial.fault} at {trial.at} ({trial.kind})"
             report.bad.append(f"{outcome}: {where}\n{told}")
     return report
+
+
+def _anew(
+    template: Path,
+    place: Path,
+    arguments: Sequence[str],
+    seen: Sequence[str],
+    chosen: Mapping[int, Sequence[str]],
+) -> Iterator[Trial]:
+    """The same trials as :func:`trials`, each from the command's beginning."""
+    for at, faults in chosen.items():
+        for fault in faults:
+            _copy(template, place)
+            done = _command(place, arguments, FailingDisk(place, at, fault), "output.txt")
+            yield Trial(at, seen[at - 1], fault, done.code)
 
 
 def _contents(path: Path) -> str:
@@ -154,7 +173,8 @@ def _judge(
     found = _state(scene, place)
     torn = [name for name in scene.things if found[name] not in known[name]]
     if torn:
-        return "torn", f"{torn}\n{said}"
+        states = [(name, found[name], known[name]) for name in torn]
+        return "torn", f"{states}\n{said}"
     mixed = not scene.separate and found not in (old, new)
     if mixed:
         ages = {n: "old" if found[n] == old[n] else "new" for n in found if old[n] != new[n]}
@@ -266,12 +286,14 @@ def _act(arguments: Sequence[str], disk: FailingDisk) -> list[str]:
     return disk.seen
 
 
-def _command(place: Path, arguments: Sequence[str], disk: FailingDisk) -> Ended:
-    """The same in a fork of its own."""
-    output = place.parent / "again.txt"
+def _command(
+    place: Path, arguments: Sequence[str], disk: FailingDisk, said: str = "again.txt"
+) -> Ended:
+    """The same in a fork of its own; ``said`` names the file for what it says."""
+    output = place.parent / said
     code, value = _fork(place, lambda: _act(arguments, disk), output)
-    said = output.read_text(encoding="utf-8", errors="replace")
-    return Ended(code, said, value if isinstance(value, list) else [])
+    text = output.read_text(encoding="utf-8", errors="replace")
+    return Ended(code, text, value if isinstance(value, list) else [])
 
 
 def _hurry() -> None:

@@ -199,6 +199,7 @@ def _run(name: str, changes: tuple[str, ...], *results: str, passing: str = "") 
         prepare,
         (*files, *steps),
         separate=True,
+        anew=True,
         digest=_learned,
         passing=(f"{RUN}/{passing}",),
     )
