@@ -30,6 +30,8 @@ _SCALES = (".scale_weight", ".weight_scale")
 _MARKS = re.compile(
     r"(^|\.)(scaled_fp8|scale_input|input_scale|scale_weight|weight_scale|comfy_quant)$"
 )
+_AT_ONCE = 16
+"""8-bit weights between two openings of their file."""
 _FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 
 
@@ -61,17 +63,33 @@ class Piece:
 
     def tensors(self) -> dict[str, Tensor]:
         """The weights, all in :attr:`dtype`."""
-        dtype = self.dtype
-        whole = {self.prefix + name: name for name in self.entries}
-        found = read_tensors(self.path, [*whole, *self.scales.values()])
-        result = {}
-        for full, name in whole.items():
-            value = found[full]
-            if name in self.scales:
-                scale = found[self.scales[name]].float()
-                value = value.float() * scale.reshape(scale.shape + (1,) * (2 - scale.dim()))
-            result[name] = value.to(dtype) if value.is_floating_point() else value
+        if any(DTYPES[entry.dtype] in _FP8 for entry in self.entries.values()):
+            return self._widened()
+        dtype, prefix = self.dtype, self.prefix
+        found = read_tensors(self.path, [prefix + name for name in self.entries])
+        return {name: _cast(found[prefix + name], dtype) for name in self.entries}
+
+    def _widened(self) -> dict[str, Tensor]:
+        """Copies; the memory map is let go every few weights, so that the 8-bit file does not
+        stay in memory beside them."""
+        result: dict[str, Tensor] = {}
+        names = list(self.entries)
+        for start in range(0, len(names), _AT_ONCE):
+            some = names[start : start + _AT_ONCE]
+            scales = [self.scales[name] for name in some if name in self.scales]
+            found = read_tensors(self.path, [*(self.prefix + name for name in some), *scales])
+            for name in some:
+                value = found[self.prefix + name]
+                if name in self.scales:
+                    scale = found[self.scales[name]].float()
+                    value = value.float() * scale.reshape(scale.shape + (1,) * (2 - scale.dim()))
+                cast = _cast(value, self.dtype)
+                result[name] = cast.clone() if cast is value else cast
         return result
+
+
+def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:
+    return value.to(dtype) if value.is_floating_point() else value
 
 
 def pieces_of(path: Path) -> list[Piece]:
