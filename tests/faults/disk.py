@@ -59,7 +59,7 @@ class Scene:
     digest: Callable[[Path], str] | None = None
     """What tells one age of a thing from the other; without it, every byte of every file."""
     anew: bool = False
-    """Each fault is met by a command that began for it, not by a fork of one: training does not
+    """Each fault is met by a command that began for it, not by a fork of one: torch.save does not
     survive being forked in its midst."""
     passing: tuple[str, ...] = ()
     """Those of the things that may stay old: what a step leaves that is not done again."""

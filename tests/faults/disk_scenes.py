@@ -22,7 +22,7 @@ def scenes() -> list[Scene]:
         Scene("to a folder, beside others", _to_folder_beside, PARTS),
         Scene("to a file", _to_file, ("model.safetensors",)),
         Scene("to a file with yaml", _to_file_with_yaml, FILE_AND_YAML),
-        Scene("to a pickle", _to_pickle, ("model.ckpt",)),
+        Scene("to a pickle", _to_pickle, ("model.ckpt",), anew=True),
         Scene("bake to a file", partial(_bake, "model.safetensors"), ("model.safetensors",)),
         Scene("bake to a folder", partial(_bake, "model"), ("model",)),
         Scene("compat, to a folder", _compat, ("model",)),
