@@ -103,7 +103,7 @@ class TransformerFamily(Family):
                 fill(models[name], stored.readers[name]())
         if weights:
             models["vae"].to(torch.float32)
-        return Loaded(models, stored.scheduler, stored.prediction_type, stored.settings)
+        return Loaded(models, stored.scheduler, "flow", stored.settings)
 
     def _network(self, folder: Path, name: str, weights: bool) -> nn.Module:
         if not is_folder(folder):

@@ -98,6 +98,7 @@ def same(ours: Components, theirs: Components) -> None:
             assert state[key].dtype == tensor.dtype, key
             assert torch.equal(state[key], tensor), key
     assert ours.fingerprint == theirs.fingerprint
+    assert ours.prediction_type == theirs.prediction_type == "flow"
     assert torch.equal(answer(ours), answer(theirs))
 
 
