@@ -29,7 +29,7 @@ def train_a_little(browser: Browser) -> int:
 
 
 def resume(browser: Browser, done: int) -> None:
-    """A reloaded page has an empty form: the run's settings fill it, and the run goes on."""
+    """A reloaded page has an empty form: the run's settings fill it, and the run resumes."""
     browser.refresh()
     browser.until(lambda: browser.value("#dreambooth_field_run_steps") == "500", "the preset")
     browser.script("dreambooth.page(3)")
@@ -39,7 +39,7 @@ def resume(browser: Browser, done: int) -> None:
     assert browser.value("#dreambooth_field_concepts_0_instance_prompt") == "a photo of a sks star"
     browser.script("dreambooth.page(3)")
     browser.press("#dreambooth_run_resume")
-    browser.reads("#dreambooth_runs_said", "goes on")
+    browser.reads("#dreambooth_runs_said", "resumes")
     browser.script("dreambooth.page(0)")
     browser.until(lambda: state(browser) == "running" and step(browser) > done, "more steps")
     browser.press("#dreambooth_stop")
