@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -18,6 +18,7 @@ from dreambooth_core.commands.demonstration import (
     save_picture,
     save_report,
 )
+from dreambooth_core.commands.options import Reporting, argument
 from dreambooth_core.commands.train import train_here
 from dreambooth_core.config.loading import dump, load
 from dreambooth_core.disk import remove, write_text
@@ -34,19 +35,22 @@ MEASURES = {
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the demo")
-    parser.add_argument("--out", default="runs", help="folder for runs (default: runs)")
-    parser.add_argument(
-        "--without-prior",
-        action="store_true",
+@dataclass(kw_only=True)
+class Options(Reporting):
+    """What the command takes."""
+
+    overrides: list[str] = argument(
+        factory=list, positional=True, metavar="key=value", help="changes to the demo"
+    )
+    out: str = argument("runs", kind="run folder", help="folder for runs (default: runs)")
+    without_prior: bool = argument(
+        False,
+        flags=["--without-prior"],
         help="leave prior preservation out, to see what it is good for",
     )
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Options) -> int:
     """Runs the demo; returns the exit code."""
     console = terminal(stderr=args.json)
     config = demo_config(args)
@@ -88,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def demo_config(args: argparse.Namespace) -> TrainConfig:
+def demo_config(args: Options) -> TrainConfig:
     """The demo's configuration with the user's changes."""
     changes = [f"run.output={args.out}"]
     if args.without_prior:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dreambooth_core.commands.options import Reporting, argument
 from dreambooth_core.diagnosis import Facts, Problem, gather, judge
 from dreambooth_core.diagnosis.facts import BROKEN, NOTE, WARNING, Kernel
 from dreambooth_core.diagnosis.judge import size
@@ -19,13 +20,14 @@ if TYPE_CHECKING:
 _COLOURS = {BROKEN: "red", WARNING: "yellow", NOTE: "cyan"}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
-    parser.add_argument("--runs", default="runs", metavar="FOLDER", help="where runs go")
-    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+@dataclass(kw_only=True)
+class Options(Reporting):
+    """What the command takes."""
+
+    runs: str = argument("runs", kind="run folder", metavar="FOLDER", help="where runs go")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Options) -> int:
     """Prints the findings; 0 if training can work, 1 if something is broken."""
     facts = gather(Path(args.runs))
     problems = judge(facts)

@@ -1,7 +1,7 @@
 """``dreambooth COMMAND``: finds the command, runs it, turns errors into one line.
 
 A command is a module with a dataclass ``Options`` (see ``options.py``) and ``run(options) -> int``;
-those that ask for no options of that form have ``add_arguments(parser)`` in its place. It is
+those with actions or dialects of their own have ``add_arguments(parser)`` in its place. It is
 imported only when it is called, so that ``dreambooth check``
 does not wait for what ``dreambooth train`` needs.
 """

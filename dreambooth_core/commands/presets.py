@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
+from dataclasses import dataclass
 
 from rich.table import Table
 
 from dreambooth_core.commands.console import terminal
+from dreambooth_core.commands.options import Reporting, argument
 from dreambooth_core.config.catalogue import entries, read_entry
 from dreambooth_core.config.loading import preset_file
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
-    parser.add_argument("name", nargs="?", help="show this one, with its reasons")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+@dataclass(kw_only=True)
+class Options(Reporting):
+    """What the command takes."""
+
+    name: str | None = argument(None, positional=True, help="show this one, with its reasons")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Options) -> int:
     """Lists them, or prints the YAML of one; returns the exit code."""
     if args.name is not None:
         path = preset_file(args.name)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from dreambooth_core.bases.locate import is_commit
-from dreambooth_core.commands.options import bounded
+from dreambooth_core.commands.options import Reporting, argument
 from dreambooth_core.commands.weighted import parse_weighted
 from dreambooth_core.config.fields import MAX_SEED
 from dreambooth_core.config.loading import load
@@ -29,48 +29,46 @@ from dreambooth_core.trainer.config import TrainConfig
 from dreambooth_core.trainer.processes import choose_device
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
-    parser.add_argument("prompts", nargs="+", metavar="PROMPT", help="what to draw")
-    parser.add_argument("--base", help='model: a path, a hub id or "pocket" (the default)')
-    parser.add_argument("--run", metavar="FOLDER", help="a run: its base and its result")
-    parser.add_argument(
-        "--adapter",
-        action="append",
-        default=[],
+@dataclass(kw_only=True)
+class Options(Reporting):
+    """What the command takes."""
+
+    prompts: list[str] = argument(positional=True, metavar="PROMPT", help="what to draw")
+    base: str | None = argument(
+        None, kind="model", help='a path, a hub id or "pocket" (the default)'
+    )
+    run: str | None = argument(
+        None, kind="run folder", metavar="FOLDER", help="a run: its base and its result"
+    )
+    adapter: list[str] = argument(
+        factory=list,
+        kind="adapter",
+        repeated=True,
         metavar="FILE[:WEIGHT]",
         help="an adapter; may be given several times",
     )
-    parser.add_argument(
-        "--embedding",
-        action="append",
-        default=[],
+    embedding: list[str] = argument(
+        factory=list,
+        repeated=True,
         metavar="FILE",
         help="a learned token, called by its file's name in prompts; may be given several times",
     )
-    parser.add_argument("--out", default="samples", help="folder for the images")
-    parser.add_argument(
-        "--count", type=bounded(int, 1, 10_000), default=1, help="images for each prompt"
+    out: str = argument("samples", help="folder for the images")
+    count: int = argument(1, minimum=1, maximum=10_000, help="images for each prompt")
+    seed: int = argument(0, minimum=0, maximum=MAX_SEED, help="seed of the first image")
+    negative: str = argument("", help="what the images should not show")
+    steps: int | None = argument(None, minimum=1, maximum=1000, help="denoising steps")
+    guidance: float | None = argument(None, minimum=0, maximum=100, help="guidance scale")
+    scheduler: str = argument("ddim", choices=tuple(SCHEDULERS), help="sampler")
+    width: int | None = argument(None, minimum=8, maximum=16384, help="in pixels, a multiple of 8")
+    height: int | None = argument(None, minimum=8, maximum=16384, help="in pixels, a multiple of 8")
+    batch_size: int = argument(
+        4, flags=["--batch-size"], minimum=1, maximum=1024, help="images at once"
     )
-    parser.add_argument(
-        "--seed", type=bounded(int, 0, MAX_SEED), default=0, help="seed of the first image"
-    )
-    parser.add_argument("--negative", default="", help="what the images should not show")
-    parser.add_argument("--steps", type=bounded(int, 1, 1000), default=None, help="denoising steps")
-    parser.add_argument(
-        "--guidance", type=bounded(float, 0, 100), default=None, help="guidance scale"
-    )
-    parser.add_argument("--scheduler", choices=tuple(SCHEDULERS), default="ddim", help="sampler")
-    parser.add_argument("--width", type=bounded(int, 8, 16384), help="in pixels, a multiple of 8")
-    parser.add_argument("--height", type=bounded(int, 8, 16384), help="in pixels, a multiple of 8")
-    parser.add_argument(
-        "--batch-size", type=bounded(int, 1, 1024), default=4, help="images at once"
-    )
-    parser.add_argument("--device", default="auto", help="auto, cuda, mps, xpu or cpu")
-    parser.add_argument("--json", action="store_true", help="print what was made as JSON")
+    device: str = argument("auto", help="auto, cuda, mps, xpu or cpu")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Options) -> int:
     """Makes the images; returns the exit code."""
     check_numbers(args)
     options, adapters, tokens = sources(args)
@@ -121,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def check_numbers(args: argparse.Namespace) -> None:
+def check_numbers(args: Options) -> None:
     """Raises ``UserError`` for numbers that cannot work."""
     for name in ("width", "height"):
         value = getattr(args, name)
@@ -133,7 +131,7 @@ def check_numbers(args: argparse.Namespace) -> None:
             )
 
 
-def sources(args: argparse.Namespace) -> tuple[BaseOptions, list[str], dict[str, str]]:
+def sources(args: Options) -> tuple[BaseOptions, list[str], dict[str, str]]:
     """The base, the adapters, and the files of learned tokens by word, as the arguments say.
 
     A run's base is read as the run read it: of the same commit, with the same autoencoder.
