@@ -6,6 +6,7 @@ It runs after the trainer has freed its memory, is part of the result, and stand
 from __future__ import annotations
 
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,7 @@ def prove(
     stored: torch.dtype = torch.float32,
     sums: dict[str, int] | None = None,
     checkpoint: int | None = None,
+    masters: Collection[str] = (),
 ) -> dict[str, Any]:
     """Reads a result back and compares its answer with the trainer's own.
 
@@ -118,6 +120,7 @@ def prove(
         stored: the precision of a whole model's file.
         sums: of a whole model, what :func:`sums_of` gave for it as it is stored.
         checkpoint: the step of the latest checkpoint, if there is one.
+        masters: networks that were trained whole from unrounded weights.
 
     Returns:
         The proof, for the receipt.
@@ -129,7 +132,8 @@ def prove(
     whole = (folder / "model_index.json").is_file()
     parts = load_base(base, tokenizers=tokenizers)
     for name, model in parts.models.items():
-        model.to(dtype)
+        if name not in masters:
+            model.to(dtype)
         if quantized != "no":
             # The rounded base as ordinary layers, which any loader can put an adapter on.
             quantize(model, quantized, parts.family.whole_in(name))

@@ -122,6 +122,8 @@ class _Trained:
     """Whether the file holds an adapter."""
     token: tuple[str, Path] | None
     """A learned token, and the file with its vectors."""
+    masters: tuple[str, ...]
+    """Networks that were trained whole from unrounded weights."""
     tokenizers: list[Any] | None
     """The base's; None where a token was added to them."""
 
@@ -157,6 +159,7 @@ def _run(
         stored=STORED[config.save.precision],
         sums=done.sums,
         checkpoint=max(saved_steps(folder.checkpoints), default=None),
+        masters=done.masters,
     )
     seconds = {"total_seconds": round(time.time() - started, 3)}
     hosts = host_table(done.file, done.family) if done.adapter else []
@@ -285,6 +288,7 @@ def _train(session: Session) -> _Trained | None:
             parts = as_stored(parts, stored)
             sums = sums_of(parts)
         trained = answer(parts, caption)
+    masters = bool(sums) and session.precision.trained != session.precision.dtype
     return _Trained(
         folder=folder,
         file=file,
@@ -297,6 +301,7 @@ def _train(session: Session) -> _Trained | None:
         family=session.parts.family.name,
         adapter=METHODS[session.config.method.kind].is_adapter,
         token=token,
+        masters=tuple(session.method.trained_models) if masters else (),
         tokenizers=session.parts.tokenizers if token is None else None,
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dreambooth_core.families.names import FAMILIES, LayerNames
+from dreambooth_core.families.names import NAMES, LayerNames
 from dreambooth_core.formats import storage
 from dreambooth_core.formats.adapters.hosts import judge
 from dreambooth_core.formats.adapters.write import write_adapter
@@ -37,7 +37,7 @@ BLOCKS, WIDTH = 2, 128
 """ComfyUI cuts Stable Diffusion 3 at 64 rows a block."""
 GENERIC = ("qwen_image", "hidream", "anima", "lumina2", "ideogram4")
 """Families whose own names are all that is loaded: no version has a table for them."""
-RUN = [names for names in FAMILIES if "ComfyUI" in names.hosts]
+RUN = [names for names in NAMES.working() if "ComfyUI" in names.hosts]
 
 
 def config(names: LayerNames) -> dict[str, Any]:

@@ -209,7 +209,9 @@ def test_stopped_it_leaves_nothing(stuck: Clone, mute_index: socket.socket, numb
     _, said = process.communicate(timeout=300)
     connection.close()
     assert process.returncode == 130, said
-    assert said.strip() == ("install.py: stopped, nothing half-made is left. Run it again to go on")
+    assert said.strip() == (
+        "install.py: stopped, nothing half-made is left. Run it again to continue"
+    )
     assert stuck.leftovers() == []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,8 @@ def bare_machine(monkeypatch: pytest.MonkeyPatch) -> None:
         raise UserError("a 4-bit base needs bitsandbytes", where="memory.quantize")
 
     monkeypatch.setattr(importlib.util, "find_spec", found)
+    for name in ("wandb", "tensorboard"):  # another test may have imported them
+        monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setattr("dreambooth_core.methods.quantized._bitsandbytes", missing)
     monkeypatch.setattr(module.shutil, "which", lambda *_, **__: None)
     monkeypatch.setenv("HF_TOKEN", "hf_none")

@@ -120,7 +120,7 @@ def test_a_run_from_start_to_end(
     assert studio.events(name, events.offset).events == []
     for refused, words in (
         (lambda: studio.delete(name), "at work"),
-        (lambda: studio.resume(name), "goes on already"),
+        (lambda: studio.resume(name), "is running already"),
         (lambda: studio.command(name, "jump"), "unknown command"),
     ):
         with pytest.raises(UserError, match=words):
