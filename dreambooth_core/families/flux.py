@@ -190,11 +190,6 @@ class Flux(TransformerFamily):
             found["guidance"] = torch.full((len(noisy),), self.guidance, device=noisy.device)
         return found
 
-    def pipeline_class(self, parts: Components) -> type[Any]:
-        from diffusers import FluxPipeline
-
-        return FluxPipeline
-
     def sampling_arguments(
         self, parts: Components, prompts: Sequence[str], negative: str, guidance: float
     ) -> dict[str, Any]:
@@ -259,11 +254,6 @@ class Chroma(Flux):
             raise ValueError("Chroma needs the mask of its prompts")
         image = noisy.new_ones(len(noisy), noisy.shape[-2] * noisy.shape[-1] // 4)
         return {"attention_mask": torch.cat([conditioning.mask.to(noisy), image], dim=1)}
-
-    def pipeline_class(self, parts: Components) -> type[Any]:
-        from diffusers import ChromaPipeline
-
-        return ChromaPipeline
 
     def pipeline_modules(self, parts: Components) -> dict[str, Any]:
         return {**super().pipeline_modules(parts), "image_encoder": None, "feature_extractor": None}

@@ -134,11 +134,6 @@ class Flux2Klein(TransformerFamily):
         )[0]
         return answer[:, : height * width].transpose(1, 2).reshape(noisy.shape)
 
-    def pipeline_class(self, parts: Components) -> type[Any]:
-        from diffusers import Flux2KleinPipeline
-
-        return Flux2KleinPipeline
-
     def sampling_arguments(
         self, parts: Components, prompts: Sequence[str], negative: str, guidance: float
     ) -> dict[str, Any]:

@@ -77,11 +77,6 @@ class Krea2(VideoAutoencoder):
         )[0]
         return unpacked(answer, *noisy.shape[-2:])
 
-    def pipeline_class(self, parts: Components) -> type[Any]:
-        from diffusers import Krea2Pipeline
-
-        return Krea2Pipeline
-
     def sampling_arguments(
         self, parts: Components, prompts: Sequence[str], negative: str, guidance: float
     ) -> dict[str, Any]:

@@ -66,11 +66,6 @@ class Lumina2(TransformerFamily):
         )[0]
         return -answer
 
-    def pipeline_class(self, parts: Components) -> type[Any]:
-        from diffusers import Lumina2Pipeline
-
-        return Lumina2Pipeline
-
     def sampling_arguments(
         self, parts: Components, prompts: Sequence[str], negative: str, guidance: float
     ) -> dict[str, Any]:

@@ -109,11 +109,6 @@ class QwenImage(VideoAutoencoder):
         )[0]
         return unpacked(answer, height, width)
 
-    def pipeline_class(self, parts: Components) -> type[Any]:
-        from diffusers import QwenImagePipeline
-
-        return QwenImagePipeline
-
     def sampling_arguments(
         self, parts: Components, prompts: Sequence[str], negative: str, guidance: float
     ) -> dict[str, Any]:

@@ -79,11 +79,6 @@ class StableDiffusion3(TransformerFamily):
         )[0]
         return answer
 
-    def pipeline_class(self, parts: Components) -> type[Any]:
-        from diffusers import StableDiffusion3Pipeline
-
-        return StableDiffusion3Pipeline
-
     def sampling_arguments(
         self, parts: Components, prompts: Sequence[str], negative: str, guidance: float
     ) -> dict[str, Any]:

@@ -222,6 +222,11 @@ class TransformerFamily(Family):
 
     # Training and sampling
 
+    def pipeline_class(self, parts: Components) -> type[Any]:
+        """The first of ``pipelines``: the others are names that it had before."""
+        found: type[Any] = getattr(importlib.import_module("diffusers"), self.pipelines[0])
+        return found
+
     def pipeline_modules(self, parts: Components) -> dict[str, Any]:
         return {**super().pipeline_modules(parts), **parts.settings}
 

@@ -121,11 +121,6 @@ class ZImage(TransformerFamily):
         )[0]
         return -torch.stack(list(answers)).squeeze(2)
 
-    def pipeline_class(self, parts: Components) -> type[Any]:
-        from diffusers import ZImagePipeline
-
-        return ZImagePipeline
-
     def sampling_arguments(
         self, parts: Components, prompts: Sequence[str], negative: str, guidance: float
     ) -> dict[str, Any]:
