@@ -132,6 +132,8 @@ class Family(ABC):
     """Name of the denoiser's folder in diffusers' layout, and of its layers in adapters."""
     text_encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
     tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer",)
+    marks: ClassVar[tuple[str, ...]] = ()
+    """What its prompts are framed with and not every tokenizer of the kind has as one token."""
 
     @property
     def networks(self) -> tuple[str, ...]:

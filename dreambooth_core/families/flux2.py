@@ -66,6 +66,7 @@ class Flux2Klein(TransformerFamily):
     files: ClassVar[HostFiles | None] = FILES
     flow: ClassVar[FlowDefaults] = FlowDefaults(patch=1)  # folded latents are tokens
     samples_latents: ClassVar[bool] = False
+    marks: ClassVar[tuple[str, ...]] = ("<think>", "</think>")
     targets: ClassVar[Mapping[str, str]] = {
         "query_value": r"\.attn\.(to_q|to_v|to_qkv_mlp_proj)$",
         "attention": r"\.attn\.(to_q|to_k|to_v|to_out\.0|to_qkv_mlp_proj|to_out)$",

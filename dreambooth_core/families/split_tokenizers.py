@@ -37,7 +37,11 @@ def split_tokenizers(family: Family, where: str | None, configs: Configs) -> lis
 
 
 def _tokenizer(
-    family: Family, name: str, kind: TextKind, folder: Path | None, config: Mapping[str, Any]
+    family: Family,
+    name: str,
+    kind: TextKind,
+    folder: Path | None,
+    config: Mapping[str, Any],
 ) -> Any:
     from transformers import AutoTokenizer
 
@@ -62,6 +66,14 @@ def _tokenizer(
             f"{config['vocab_size']:,}: it belongs to another model",
             where=f"base.tokenizer: {folder}",
         )
+    for mark in family.marks:
+        if len(made(mark, add_special_tokens=False).input_ids) != 1:
+            raise UserError(
+                f"this tokenizer does not know {mark}, which stands in the prompts of "
+                f"{family.label}: it belongs to another model",
+                where=f"base.tokenizer: {folder}",
+                do="Name the tokenizer of the model itself, or its hub id.",
+            )
     if kind.chat:
         made.chat_template = kind.chat
     return made

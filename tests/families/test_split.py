@@ -10,7 +10,7 @@ import diffusers
 import pytest
 import torch
 from diffusers.loaders import single_file_utils
-from helpers import flow_bases, host_files
+from helpers import flow_bases, flow_tokenizers, host_files
 from helpers.host_files import Split
 from transformers import T5Config, T5EncoderModel
 
@@ -285,6 +285,18 @@ def test_the_vae_may_be_a_folder(bases: Bases) -> None:
         ours = load_base(replace(options(files), vae=str(place))).vae.state_dict()
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[key], tensor) for key, tensor in theirs.items())
+
+
+def test_a_tokenizer_that_lacks_what_frames_the_prompt_is_refused(
+    bases: Bases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Qwen2.5's, which ComfyUI has, is Z-Image's as it is; Klein's prompts hold more."""
+    older = [token for token in flow_tokenizers.QWEN_SPECIAL if "think" not in token]
+    monkeypatch.setattr(flow_tokenizers, "QWEN_SPECIAL", older)
+    flow_tokenizers.qwen().save_pretrained(tmp_path)
+    assert load_base(replace(options(bases.of("z_image")[1]), tokenizer=str(tmp_path)))
+    said = refused(replace(options(bases.of("flux2")[1]), tokenizer=str(tmp_path)))
+    assert "does not know <think>" in said
 
 
 def test_clips_tokenizer_comes_with_the_program(bases: Bases) -> None:
