@@ -8,22 +8,29 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth_core.errors import DreamBoothError, TrainingFailed, UserError
-from dreambooth_core.jobs import Event, Proposal, RunFolder, start, status, terminate
+from dreambooth_core.jobs import (
+    Event,
+    Proposal,
+    RunFolder,
+    saved_steps,
+    start,
+    status,
+    terminate,
+)
+from dreambooth_core.jobs.stages import stage_words
 
 from . import host
 
 log = logging.getLogger("dreambooth")
 
 POLL = 0.2
-PATIENCE = 60.0
-"""Seconds that a worker gets to finish its step and save when the queue's button was pressed."""
+STOPPING = (
+    "stopping: the step is finished and saved; cancel again to stop without saving",
+    "stopping without saving; cancel again to end the process at once",
+    "ending the process",
+)
+"""What is done after each press of the queue's cancel button, and what one more would do."""
 
-STAGES = {
-    "class_images": "making class images",
-    "latents": "encoding images",
-    "texts": "encoding captions",
-    "disk_full": "the disk is full: waiting for room",
-}
 ENDED = ("finished", "stopped", "failed", "lost")
 
 
@@ -48,26 +55,50 @@ def watch(folder: RunFolder, progress: host.Progress, offset: int = 0) -> None:
     except DreamBoothError:
         raise
     except BaseException:
-        progress.say("stopping: finishing the step and saving; cancel again to stop without")
-        stop(folder)
+        stop(folder, progress)
         raise
 
 
-def stop(folder: RunFolder) -> None:
-    """Ends a run's worker within a step, keeping what it has learned; without saving if the
-    host's cancel button is pressed once more."""
+def stop(folder: RunFolder, progress: host.Progress) -> None:
+    """Ends a run's worker and tells what was kept.
+
+    The worker stops within a step, or a denoising step, and then writes what it has learned,
+    however long that takes: writing a whole model to a slow disk takes minutes. Only a person
+    ends it sooner, by pressing the cancel button again.
+    """
     try:
-        folder.control.request("stop")
-        deadline = time.monotonic() + PATIENCE
+        pressed = 0
+        _press(folder, progress, pressed)
         while status(folder).state not in ENDED:
-            if time.monotonic() > deadline:
-                terminate(folder)
-                return
             if host.cancelled():
-                folder.control.request("stop_without_saving")
+                pressed += 1
+                _press(folder, progress, pressed)
             time.sleep(POLL)
+        line = f"{folder.name}: {kept(folder)}"
+        progress.say(line)
+        log.info("dreambooth: %s", line)
     except DreamBoothError as error:  # the interruption itself matters more
         log.warning("dreambooth: %s", error.line)
+
+
+def _press(folder: RunFolder, progress: host.Progress, pressed: int) -> None:
+    progress.say(STOPPING[min(pressed, len(STOPPING) - 1)])
+    if pressed > 1:
+        terminate(folder, patience=0.0)
+    else:
+        folder.control.request("stop_without_saving" if pressed else "stop")
+
+
+def kept(folder: RunFolder) -> str:
+    """What there is of a run that has ended."""
+    ended = status(folder)
+    if ended.state == "finished":
+        return "finished before it could be stopped; queue again to use the result"
+    last = max(saved_steps(folder.checkpoints), default=None)
+    if last is None:
+        return "stopped; nothing was saved yet"
+    of = f" of {ended.steps}" if ended.steps else ""
+    return f"stopped; step {last}{of} is kept: queue again to resume"
 
 
 def _follow(folder: RunFolder, screen: _Screen, offset: int) -> None:
@@ -105,15 +136,15 @@ class _Screen:
         self._folder = folder
         self._progress = progress
         self._at = (0, 1)
-        progress.say("starting the training engine")
+        self._trains = False
+        progress.say(stage_words("starting"))
 
     def show(self, event: Event) -> None:
         """Shows one event. Raises the host's exception if it was interrupted."""
         kind = event["kind"]
-        if kind == "progress":
-            self._at = (event.get("step", 0), event.get("steps", 0) or 1)
+        if kind in ("started", "progress"):
             self._progress.say(line_of(event))
-            self._progress.show(*self._at)
+            self._advance(kind == "started" or event.get("stage", "train") == "train", event)
         elif kind == "sample":
             self._progress.show(*self._at, _picture(self._folder.path / event["path"]))
         elif kind == "warning":
@@ -121,15 +152,22 @@ class _Screen:
         elif kind == "error":
             self.failure = event
 
+    def _advance(self, training: bool, event: Event) -> None:
+        """Moves the bar; once training has begun, with its steps alone."""
+        self._trains = self._trains or training
+        if training or (not self._trains and event.get("steps")):
+            self._at = (event.get("step", 0), event.get("steps", 0) or 1)
+            self._progress.show(*self._at)
+
 
 def line_of(event: Event) -> str:
     """What is being done, how well, and how long it will take."""
     stage = str(event.get("stage", "train"))
     step, steps = event.get("step", 0), event.get("steps", 0)
     if stage != "train" and not steps:
-        return STAGES.get(stage, stage)
+        return stage_words(stage)
     if stage != "train":
-        return f"{STAGES.get(stage, stage)} {step}/{steps}"
+        return f"{stage_words(stage)} {step}/{steps}"
     parts = [f"step {step}/{steps}"]
     if event.get("loss") is not None:
         parts.append(f"loss {event['loss']:.4f}")

@@ -17,15 +17,7 @@ from rich.progress import (
 
 from dreambooth_core.commands.console import terminal, words
 from dreambooth_core.jobs import Event
-
-PREPARING = {
-    "queue": "waiting for its turn",
-    "class_images": "class images",
-    "latents": "encoding images",
-    "texts": "encoding captions",
-    "disk_full": "the disk is full",
-}
-"""Stages before training, as progress events name them, and what they are called."""
+from dreambooth_core.jobs.stages import stage_words
 
 
 class EventPrinter:
@@ -44,6 +36,8 @@ class EventPrinter:
             refresh_per_second=4,
         )
         self._tasks: dict[str, TaskID] = {}
+        self._uncounted: TaskID | None = None
+        """What is being done and cannot be counted; shown until something else is."""
 
     def __enter__(self) -> EventPrinter:
         self.progress.start()
@@ -54,7 +48,7 @@ class EventPrinter:
 
     def __call__(self, event: Event) -> None:
         kind = event["kind"]
-        if kind == "progress":
+        if kind in ("started", "progress"):
             self._advance(event)
         elif kind == "warning":
             self.console.print(words(("warning", "yellow"), f": {event['message']}"))
@@ -64,9 +58,14 @@ class EventPrinter:
     def _advance(self, event: Event) -> None:
         stage = event.get("stage", "train")
         done, total = event.get("step", 0), event.get("steps", 0)
+        if self._uncounted is not None:
+            self.progress.remove_task(self._uncounted)
+            self._uncounted = None
+        if not total:
+            self._uncounted = self.progress.add_task(stage_words(stage), total=None, note="")
+            return
         if stage not in self._tasks:
-            name = PREPARING.get(stage, "training")
-            self._tasks[stage] = self.progress.add_task(name, total=total, note="")
+            self._tasks[stage] = self.progress.add_task(stage_words(stage), total=total, note="")
         self.progress.update(self._tasks[stage], completed=done, total=total, note=_note(event))
 
 

@@ -16,6 +16,7 @@ from dreambooth_core.jobs.names import sanitise
 from dreambooth_core.jobs.queue import STAGE
 
 STATES = ("waiting", "running", "stopped", "finished", "failed", "lost")
+STARTING = "starting"
 TRAINING = "train"
 """The stage of events that name none."""
 
@@ -79,6 +80,8 @@ class _Digest:
     warnings: int = 0
     results: list[str] = field(default_factory=list)
     samples: list[str] = field(default_factory=list)
+    trains: bool = False
+    """Whether all before training is done."""
     last: Event | None = None
     """The latest event that the state depends on."""
     settled: Event | None = None
@@ -92,6 +95,7 @@ class _Digest:
         self.last = event
         if kind == "started":
             self.started, self.message, self.settled = self.updated, "", None
+        self.trains = kind == "started" or (self.trains and kind not in ENDINGS)
         if kind in ("started", "progress"):
             self._advance(event)
         elif kind == "sample":
@@ -114,6 +118,8 @@ class _Digest:
         self.stage = str(event.get("stage") or TRAINING)
         self.stage_step, self.stage_steps = step, steps
         if self.stage != TRAINING:
+            if self.trains and steps and step >= steps:
+                self.stage = TRAINING  # what training was interrupted for is done
             return
         self.step, self.steps = step, steps or self.steps
         loss = event.get("loss")
@@ -153,6 +159,8 @@ def status(folder: RunFolder | str | os.PathLike[str]) -> RunSummary:
         state, message = "running", ""
     if state == "running" and digest.stage == STAGE:
         state, message = "waiting", f"in the queue, {digest.stage_steps} before it"
+    if state in ("waiting", "running") and not _begun(run, digest):
+        digest.stage, digest.stage_step, digest.stage_steps = STARTING, 0, 0
     ended = digest.updated if state in ("finished", "stopped", "failed", "lost") else None
     return RunSummary(
         name=run.name,
@@ -255,6 +263,12 @@ def _state(run: RunFolder, held: bool, digest: _Digest) -> tuple[str, str]:
 def _said_anything(start: dict[str, Any], digest: _Digest) -> bool:
     """Whether there are events since the latest start."""
     return digest.offset > _number(start.get("events"))
+
+
+def _begun(run: RunFolder, digest: _Digest) -> bool:
+    """Whether the latest worker has said what it does; what stands there else is of an earlier."""
+    start, _ = run.control.last_start()
+    return start is None or _said_anything(start, digest)
 
 
 def _number(value: Any) -> float:

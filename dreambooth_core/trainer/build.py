@@ -73,6 +73,7 @@ class Builder:
             Stopped: the user asked for it.
         """
         config = self.config
+        self.reporter.emit("progress", stage="loading")
         concepts = self.decision.concepts
         precision = make_precision(
             config.run.mixed_precision, self.processes.device, tf32=config.memory.tf32

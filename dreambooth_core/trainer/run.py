@@ -147,6 +147,7 @@ def _run(
         torch.cuda.empty_cache()
     if done is None:
         return
+    reporter.emit("progress", stage="proof")
     proof = prove(
         config.base,
         done.file,
@@ -265,6 +266,7 @@ def _train(session: Session) -> _Trained | None:
     seconds = time.time() - begun
     if not session.processes.is_main:
         return None
+    reporter.emit("progress", stage="saving")
     file = _saved_result(session)
     token, learned = None, {}
     if session.method.embedding() is not None:

@@ -88,6 +88,8 @@ class Session:
         ends it within one denoising step, and is answered by the loop."""
         if not (self.validation and self.processes.is_main):
             return
+        count = self.validation.count
+        self.reporter.emit("progress", stage="samples", step=0, steps=count)
         try:
             with self.result_weights():
                 self.validation.make(self.step, self.asked.stops)
@@ -95,6 +97,7 @@ class Session:
                 arrange_samples(self)
         except Stopped:
             return
+        self.reporter.emit("progress", stage="samples", step=count, steps=count)
 
     def state(self) -> TrainState:
         """The state at the present step; its tensors are the live ones."""

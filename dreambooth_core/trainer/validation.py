@@ -68,6 +68,11 @@ class Validation:
         self.reporter = reporter
         self.settings = sampling_settings(options, parts, default_size)
 
+    @property
+    def count(self) -> int:
+        """How many images are made at a step."""
+        return len(self.options.prompts) * self.options.images
+
     def make(self, step: int, should_stop: Callable[[], bool] | None = None) -> None:
         """Makes all images of a step. A failure is a warning: the run is worth more.
 

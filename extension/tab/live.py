@@ -10,19 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from dreambooth_core.jobs.stages import stage_words
+
 from .curve import loss_curve
 from .html import Html, bar, chip, div, duration, join, note, picture, size, span, tag, tiles
-
-STAGES = {
-    "queue": "Waits in the queue",
-    "starting": "Starts",
-    "class_images": "Makes class images",
-    "latents": "Encodes images",
-    "texts": "Encodes captions",
-    "disk_full": "The disk is full: waits for room",
-    "train": "Trains",
-}
-"""What is being done, in words; other stages are shown by their own name."""
 
 STATES = {
     "waiting": "waiting",
@@ -142,13 +133,13 @@ def _head(status: Any) -> Html:
 
 
 def _progress(status: Any) -> Html:
-    training = status.stage in ("", "train")
+    training = not status.live or status.stage in ("", "train")
     step, steps = (
         (status.step, status.steps) if training else (status.stage_step, status.stage_steps)
     )
     words: list[Any] = []
     if status.live:
-        words.append(span("db-stage-name", STAGES.get(status.stage or "train", status.stage)))
+        words.append(span("db-stage-name", _stage(status.stage)))
     if status.state == "waiting" and status.ahead:
         words += [span("db-count", status.ahead), span("", "before it")]
     elif steps:
@@ -161,6 +152,11 @@ def _progress(status: Any) -> Html:
         div("db-stage", *words) if status.live or steps else "",
         bar(1.0 if status.state == "finished" else share, busy=status.live),
     )
+
+
+def _stage(stage: str) -> str:
+    words = stage_words(stage or "starting")
+    return words[:1].upper() + words[1:]
 
 
 def _numbers(status: Any, run: Watched, now: float) -> Html:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from comfy_nodes import watching
 from comfy_nodes.requests import FILE, Found, Request, find, prepare, saved_checkpoints
 from comfy_nodes.watching import line_of
 from dreambooth_core.errors import DreamBoothError, UserError
@@ -83,6 +84,59 @@ def test_cancel_keeps_what_was_learned(graph: Any, run: Any, host: Any) -> None:
     host.interrupt_at, host.shown = float("inf"), []
     graph(steps=step + 2)
     assert run.lines == [f"ball: resumed from step {step}"]
+
+
+class Said:
+    """A node's line of text."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def test_a_worker_is_given_all_the_time_that_saving_takes(
+    host: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing but a person ends it before what was learned is written."""
+    folder = past_run(host, request(5), "a", [{"kind": "started", "step": 0, "steps": 5}])
+    lock, waited, said = folder.lock, [], Said()
+    assert lock.acquire()
+
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        if sum(waited) > 3600:  # an hour of writing
+            (folder.checkpoints / "step-000003").mkdir(parents=True)
+            (folder.checkpoints / "step-000003" / "state.json").touch()
+            folder.events.write("finished", outcome="stopped")
+            lock.release()
+
+    monkeypatch.setattr(watching, "POLL", 600.0)
+    monkeypatch.setattr(watching.time, "sleep", wait)
+    monkeypatch.setattr(watching, "terminate", lambda *a, **k: pytest.fail("it was killed"))
+    watching.stop(folder, said)  # type: ignore[arg-type]
+    assert "saved" in said.lines[0]
+    assert said.lines[-1] == "a: stopped; step 3 of 5 is kept: queue again to resume"
+
+
+def test_each_press_is_more_insistent(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = past_run(host, request(5), "a", [{"kind": "started", "step": 0, "steps": 5}])
+    lock, ended = folder.lock, []
+    assert lock.acquire()
+
+    def kill(run: RunFolder, *, patience: float) -> str:
+        ended.append(patience)
+        lock.release()
+        return "killed"
+
+    monkeypatch.setattr(watching.host, "cancelled", lambda: True)
+    monkeypatch.setattr(watching, "terminate", kill)
+    said = Said()
+    watching.stop(folder, said)  # type: ignore[arg-type]
+    assert folder.control.poll() == ["stop", "stop_without_saving"]
+    assert ended == [0.0]
+    assert said.lines[-1] == "a: stopped; nothing was saved yet"
 
 
 def test_a_whole_model(graph: Any, run: Any, host: Any) -> None:
@@ -197,3 +251,5 @@ def test_lines() -> None:
     assert line_of({"stage": "latents", "step": 2, "steps": 5}) == "encoding images 2/5"
     event = {"stage": "train", "step": 10, "steps": 110, "loss": 0.1, "seconds_per_step": 3.0}
     assert line_of(event) == "step 10/110, loss 0.1000, 5 min left"
+    assert line_of({"stage": "proof"}) == "checking the saved file"
+    assert line_of({"kind": "started", "step": 0, "steps": 9}) == "step 0/9"

@@ -135,7 +135,11 @@ class Server:
         while True:
             data = link.recv()
             if isinstance(data, bytes):
+                said = len(done.texts)
                 _binary(data, done)
+                for node, text in done.texts[said:]:
+                    if watch is not None:
+                        watch({"type": "text", "data": {"node": node, "text": text}})
                 continue
             message = json.loads(data)
             if message["data"].get("prompt_id", prompt_id) != prompt_id:

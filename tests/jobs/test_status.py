@@ -59,6 +59,22 @@ def test_preparations_are_no_training_steps(run: RunFolder) -> None:
     assert (summary.stage, summary.step, summary.steps) == ("latents", 6, 20)
 
 
+def test_the_stage_is_what_is_done_now(run: RunFolder) -> None:
+    run.events.write("progress", stage="loading")
+    assert status(run).stage == "loading"
+    run.events.write("progress", stage="texts", step=2, steps=2)
+    assert status(run).stage == "texts"
+    run.events.write("started", step=0, steps=20)
+    assert status(run).stage == "train"
+    run.events.write("progress", stage="samples", step=0, steps=2)
+    assert status(run).stage == "samples"
+    run.events.write("progress", stage="samples", step=2, steps=2)
+    assert status(run).stage == "train", "not until the next step tells of itself"
+    run.events.write("finished", outcome="stopped")
+    run.control.mark_start(run.events.size())
+    assert (status(run).state, status(run).stage) == ("waiting", "starting")
+
+
 def test_a_start_without_a_word_waits_a_while(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,7 +72,7 @@ def test_the_panel_tells_what_matters() -> None:
     plain = " ".join(re.sub("<[^>]*>", " ", shown).split())
     for words in (
         "my dog running lora · v1-5.safetensors",
-        "Trains 120 / 400 1:10 remaining",
+        "Training 120 / 400 1:10 remaining",
         "0.1234 Loss",
         "4.0 steps/s Pace",
         "1.00e-04 Learning rate",
