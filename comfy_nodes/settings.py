@@ -103,7 +103,7 @@ def widget(said: dict[str, Any], section: str) -> Input | None:
     help_, low, high, step = said["help"], said["minimum"], said["maximum"], None
     if said["unit"]:
         help_ = f"{help_} In {said['unit']}."
-    if said["choices"] and kind == "str":
+    if said["choices"] and kind == "str" and not said["open"]:
         return Input(name, "COMBO", said["label"], help_, default, choices=tuple(said["choices"]))
     if kind in ("int", "float"):
         widget_type = "INT" if kind == "int" else "FLOAT"

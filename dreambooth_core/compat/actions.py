@@ -9,6 +9,7 @@ from typing import Any
 from dreambooth_core.compat.draft import Draft
 from dreambooth_core.data.concepts import read_concepts_list
 from dreambooth_core.errors import UserError
+from dreambooth_core.formats.reading import read_json
 
 OFFSET = 0.1
 """Strength of diffusers' ``--offset_noise``."""
@@ -91,6 +92,50 @@ def rank(draft: Draft, value: int) -> None:
     draft.set("method.alpha", float(value))
 
 
+def lora_blocks(draft: Draft, value: str) -> None:
+    layers = [re.escape(name.strip()) for name in draft.config.method.target_modules.split(",")]
+    blocks = "|".join(re.escape(block.strip()) for block in value.split(","))
+    pattern = rf"transformer_blocks\.({blocks})\.(.*\.)?({'|'.join(layers)})"
+    draft.set("method.target_modules", pattern)
+
+
+def unet_blocks(draft: Draft, value: str) -> None:
+    names = [re.escape(name.strip().removeprefix("unet.")) for name in value.split(",")]
+    pattern = rf"({'|'.join(names)})\..*\.(to_q|to_k|to_v|to_out\.0)"
+    draft.set("method.target_modules", pattern)
+
+
+B_LORA = "up_blocks.0.attentions.0,up_blocks.0.attentions.1"
+"""SDXL's blocks for content and style (Frenkel et al. 2024, arXiv:2403.14572)."""
+
+
+def b_lora(draft: Draft, value: bool) -> None:
+    if value:
+        unet_blocks(draft, B_LORA)
+
+
+def pivotal(draft: Draft, value: bool) -> None:
+    if value:
+        draft.set("method.kind", "pivotal")
+
+
+def weighting_scheme(draft: Draft, value: str) -> None:
+    drawn = value if value in ("logit_normal", "mode") else "none"
+    draft.set("objective.timestep_bias", drawn)
+    draft.set("objective.weighting", value if value in ("sigma_sqrt", "cosmap") else "none")
+
+
+def precondition_outputs(draft: Draft, value: int) -> None:
+    """The loss between images is that between directions times the squared share of noise."""
+    if not value:
+        return
+    weighting = draft.config.objective.weighting
+    if weighting == "cosmap":
+        draft.warn("precondition_outputs", "not together with cosmap; 0 instead")
+        return
+    draft.set("objective.weighting", "none" if weighting == "sigma_sqrt" else "sigma_squared")
+
+
 def use_dora(draft: Draft, value: bool) -> None:
     draft.set("method.kind", "dora" if value else "lora")
 
@@ -102,6 +147,34 @@ def mixed_precision(draft: Draft, value: str) -> None:
         draft.warn("mixed_precision", f"{reason}; {'fp32' if other == 'no' else other} instead")
         value = other
     draft.set("run.mixed_precision", value)
+
+
+def upcast_before_saving(draft: Draft, value: bool) -> None:
+    half = draft.config.run.mixed_precision
+    draft.set("save.precision", "fp32" if value or half == "no" else half)
+
+
+def quantization(draft: Draft, value: str) -> None:
+    """A file of transformers' ``BitsAndBytesConfig``."""
+    path = Path(value).expanduser()
+    found = read_json(path)
+    if found.get("load_in_4bit"):
+        draft.set("memory.quantize", "nf4")
+    elif found.get("load_in_8bit"):
+        draft.set("memory.quantize", "int8")
+    else:
+        raise UserError(
+            "neither load_in_4bit nor load_in_8bit is true",
+            where=path,
+            do="Set one of them, or leave --bnb_quantization_config_path out.",
+        )
+
+
+def aspect_ratio_buckets(draft: Draft, value: bool | str) -> None:
+    if not value:
+        return
+    draft.set("data.crop", "bucket")
+    draft.note("aspect_ratio_buckets", "sizes follow --resolution and the images")
 
 
 def prior_precision(draft: Draft, value: str) -> None:
@@ -273,6 +346,15 @@ def no_cache(draft: Draft, value: bool) -> None:
 
 def pad_tokens(draft: Draft, value: bool) -> None:
     draft.note("pad_tokens", "prompts are always padded to 77 tokens, as hosts do")
+
+
+def final_prompt(draft: Draft, value: str) -> None:
+    if not draft.config.validation.prompts:
+        draft.config.validation.prompts = [value]
+
+
+def validation_guidance(draft: Draft, value: float) -> None:
+    draft.set("validation.guidance_scale", value + 1.0)
 
 
 def sample_prompt(draft: Draft, value: str) -> None:

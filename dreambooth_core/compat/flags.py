@@ -33,7 +33,7 @@ class Flag:
     """Why the flag cannot be given."""
     harmless: tuple[Any, ...] = ()
     """Values that may be given all the same."""
-    choices: tuple[str, ...] = ()
+    choices: tuple[str | int, ...] = ()
     cross: bool = False
     """Whether it is looked at together with others, when all are known."""
 
@@ -48,6 +48,8 @@ class Flag:
 PRECISIONS = ("no", "fp16", "bf16")
 _IF_ONLY = "it is for DeepFloyd IF, which this engine does not train"
 _HUB_DATA = "images come from a folder"
+_OWN_TEXT = "prompts are encoded as the base's own pipeline does"
+_TO_THE_END = "what is trained is trained to the end"
 
 FLAGS: tuple[Flag, ...] = (
     # The base.
@@ -79,6 +81,22 @@ FLAGS: tuple[Flag, ...] = (
         actions.captions,
     ),
     Flag("not_cache_latents", "switch", "data.cache", "none", actions.no_cache),
+    Flag("cache_latents", "switch", how="always so"),
+    Flag(
+        "use_aspect_ratio_buckets",
+        "switch",
+        "data.crop",
+        "bucket, with the engine's own sizes",
+        actions.aspect_ratio_buckets,
+    ),
+    Flag(
+        "aspect_ratio_buckets",
+        "text",
+        "data.crop",
+        "bucket, with the engine's own sizes",
+        actions.aspect_ratio_buckets,
+    ),
+    Flag("caption_dropout", "float", "data.caption_dropout_rate"),
     Flag("pad_tokens", "switch", how="prompts are always padded", act=actions.pad_tokens),
     Flag("dataset_name", "text", refused=f"{_HUB_DATA}: save the data set to one"),
     Flag("dataset_config_name", "text", refused=_HUB_DATA),
@@ -112,13 +130,73 @@ FLAGS: tuple[Flag, ...] = (
     Flag("lora_r", "int", "method.rank"),
     Flag("lora_alpha", "float", "method.alpha"),
     Flag("lora_dropout", "float", "method.dropout"),
+    Flag("lora_layers", "text", "method.target_modules"),
+    Flag(
+        "lora_blocks",
+        "text",
+        "method.target_modules",
+        "the layers in these transformer blocks",
+        actions.lora_blocks,
+    ),
+    Flag(
+        "lora_unet_blocks",
+        "text",
+        "method.target_modules",
+        "the attention layers in these blocks",
+        actions.unet_blocks,
+    ),
+    Flag(
+        "use_blora",
+        "switch",
+        "method.target_modules",
+        "B-LoRA's two blocks",
+        actions.b_lora,
+    ),
     Flag("lora_bias", "text", refused="no host takes biases", harmless=("none",)),
     Flag("lora_text_encoder_r", "int", "method.text_rank"),
     Flag("lora_text_encoder_alpha", "float", "method.text_alpha"),
     Flag("lora_text_encoder_dropout", "float", "method.text_dropout"),
     Flag("lora_text_encoder_bias", "text", refused="no host takes biases", harmless=("none",)),
     Flag("use_dora", "switch", "method.kind", "dora; without it lora", actions.use_dora),
+    Flag(
+        "train_text_encoder_ti",
+        "switch",
+        "method.kind",
+        "pivotal: a token and a LoRA",
+        actions.pivotal,
+    ),
+    Flag("token_abstraction", "text", "method.placeholder_token"),
+    Flag("num_new_tokens_per_abstraction", "int", "method.num_vectors"),
+    Flag("initializer_concept", "text", "method.initializer_token"),
+    Flag("train_text_encoder_ti_frac", "float", refused=_TO_THE_END, harmless=(0.5, 1.0)),
+    Flag("train_text_encoder_frac", "float", refused=_TO_THE_END, harmless=(1.0,)),
+    Flag("train_transformer_frac", "float", refused=_TO_THE_END, harmless=(1.0,)),
+    Flag("enable_t5_ti", "switch", refused="T5 is not trained"),
     # The objective.
+    Flag(
+        "weighting_scheme",
+        "text",
+        "objective.timestep_bias, objective.weighting",
+        "the noise levels for logit_normal and mode, the weights for sigma_sqrt and cosmap",
+        actions.weighting_scheme,
+        choices=("sigma_sqrt", "logit_normal", "mode", "cosmap", "none"),
+    ),
+    Flag("logit_mean", "float", "objective.logit_mean"),
+    Flag("logit_std", "float", "objective.logit_std"),
+    Flag("mode_scale", "float", "objective.mode_scale"),
+    Flag(
+        "precondition_outputs",
+        "int",
+        "objective.weighting",
+        "1: times the squared share of noise",
+        actions.precondition_outputs,
+        choices=(0, 1),
+    ),
+    Flag(
+        "guidance_scale",
+        "float",
+        how="a base with embedded guidance is trained at 1, where its answer is that of plain flow",
+    ),
     Flag(
         "snr_gamma",
         "float",
@@ -193,6 +271,24 @@ FLAGS: tuple[Flag, ...] = (
         actions.mixed_precision,
         choices=PRECISIONS,
     ),
+    Flag(
+        "upcast_before_saving",
+        "switch",
+        "save.precision",
+        "fp32; without it that of --mixed_precision",
+        actions.upcast_before_saving,
+    ),
+    Flag(
+        "bnb_quantization_config_path",
+        "text",
+        "memory.quantize",
+        "int8, or nf4 for 4 bits",
+        actions.quantization,
+    ),
+    Flag("do_fp8_training", "switch", refused="the base is kept in 8 or 4 bits by bitsandbytes"),
+    Flag("enable_npu_flash_attention", "switch", refused="Ascend NPUs are not supported"),
+    Flag("offload", "switch", how="networks come to the device one after another"),
+    Flag("fsdp_text_encoder", "switch", how="text encoders leave the device before training"),
     Flag("set_grads_to_none", "switch", how="always so"),
     Flag("pre_compute_text_embeddings", "switch", how="always so, unless text encoders learn"),
     Flag("dataloader_num_workers", "int", how="images are encoded once, nothing is left to load"),
@@ -223,6 +319,23 @@ FLAGS: tuple[Flag, ...] = (
     # Watching.
     Flag("validation_prompt", "text", "validation.prompts", act=actions.validation_prompt),
     Flag("num_validation_images", "int", "validation.images"),
+    Flag(
+        "final_validation_prompt",
+        "text",
+        "validation.prompts",
+        "as --validation_prompt, where that is not given",
+        actions.final_prompt,
+    ),
+    Flag("skip_final_inference", "switch", how="images are made only where a prompt asks for them"),
+    Flag("validation_num_inference_steps", "int", "validation.num_inference_steps"),
+    Flag(
+        "validation_guidance_scale",
+        "float",
+        "validation.guidance_scale",
+        "plus 1: 1 is none here",
+        actions.validation_guidance,
+    ),
+    Flag("validation_model_path", "text", refused="images are made by the base that is trained"),
     Flag("validation_steps", "int", "validation.every_steps"),
     Flag("validation_epochs", "int", "validation.every_steps", "times steps an epoch", cross=True),
     Flag(
@@ -272,6 +385,17 @@ FLAGS: tuple[Flag, ...] = (
     Flag("hub_licence", "text", "publish.licence"),
     Flag("hub_consent", "text", "publish.consent"),
     # What other models than Stable Diffusion need.
+    Flag("max_sequence_length", "int", how=_OWN_TEXT),
+    Flag(
+        "text_encoder_out_layers",
+        "texts",
+        refused=_OWN_TEXT,
+        harmless=(["10", "20", "30"], ["9", "18", "27"]),
+    ),
+    Flag("system_prompt", "text", refused=_OWN_TEXT),
+    Flag("clip_skip", "int", refused=_OWN_TEXT),
+    Flag("pretrained_tokenizer_4_name_or_path", "text", how="the script does not use it either"),
+    Flag("pretrained_text_encoder_4_name_or_path", "text", how="the script does not use it either"),
     Flag("tokenizer_max_length", "int", refused=_IF_ONLY, harmless=(77,)),
     Flag("text_encoder_use_attention_mask", "switch", refused=_IF_ONLY),
     Flag("validation_images", "texts", refused=_IF_ONLY),

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth_core.compat.conversions import FLAGS as CONVERSION_FLAGS
-from dreambooth_core.compat.dialects import CONVERSIONS, SCRIPTS, Dialect, dialects_of
+from dreambooth_core.compat.dialect import Dialect
+from dreambooth_core.compat.dialects import CONVERSIONS, SCRIPTS, dialects_of
 from dreambooth_core.compat.flags import FLAGS, Flag
+from dreambooth_core.compat.later import LATER
 
 INTRODUCTION = """\
 # The command lines that tutorials name
@@ -59,14 +61,26 @@ meaning here, and say so. A column holds the dialect's default; – is a flag th
 and that it accepts all the same where another dialect of the script has it.
 """  # noqa: E501
 
+LATER_INTRODUCTION = f"""\
+{", ".join(f"`{dialect.script}`" for dialect in LATER)}.
+
+The layers that get an adapter are those of the script. Text encoders of rectified-flow models are
+not trained: `--train_text_encoder` ends with that reason. `--train_text_encoder_ti` of the SD 1.5 and
+SDXL scripts learns `--token_abstraction` itself, which stays in the prompts, to the end of the run.
+What is in the last column's scripts alone, or has another default there, says so.
+"""  # noqa: E501
+
 FOOTER = "<!-- Written by python -m dreambooth_core.compat.table docs/compat.md -->"
 
 
 def page() -> str:
     """The whole page."""
     parts = [INTRODUCTION]
+    later = [dialect.script for dialect in LATER]
     for script in SCRIPTS:
-        parts += [f"## {script}", training_table(script)]
+        if script not in later:
+            parts += [f"## {script}", training_table(script)]
+    parts += ["## diffusers' later scripts", LATER_INTRODUCTION, later_table()]
     for script in CONVERSIONS:
         parts += [f"## {script}", conversion_table(script)]
     return "\n\n".join([*(part.strip() for part in parts), FOOTER]) + "\n"
@@ -83,6 +97,31 @@ def training_table(script: str) -> str:
         if flag.name in names
     ]
     return _table(head, rows)
+
+
+def later_table() -> str:
+    """The flags of the later scripts, which share most of them and of their defaults."""
+    rows = []
+    for flag in FLAGS:
+        having = [dialect for dialect in LATER if flag.name in dialect.defaults]
+        if not having:
+            continue
+        defaults = [_default(dialect, flag.name) or "none" for dialect in having]
+        usual = max(dict.fromkeys(defaults), key=defaults.count)
+        names = [_short(dialect) for dialect in having]
+        scripts = "all" if len(having) == len(LATER) else ", ".join(names)
+        other = [
+            f"{name}: {default}"
+            for name, default in zip(names, defaults, strict=True)
+            if default != usual
+        ]
+        rows.append([f"`--{flag.name}`", becomes(flag), "; ".join([usual, *other]), scripts])
+    return _table(["flag", "becomes", "default", "scripts"], rows)
+
+
+def _short(dialect: Dialect) -> str:
+    name = dialect.script.removeprefix("train_dreambooth_")
+    return name.removeprefix("lora_") if name.startswith("lora_") else f"{name} (full)"
 
 
 def conversion_table(script: str) -> str:

@@ -20,8 +20,8 @@ def describe(schema: type) -> dict[str, Any]:
         (its own), ``key`` (dotted, from the root; the fields of a list's items begin with
         ``list[].``), ``type`` (bool, int, float, str, list, dict, section), ``optional``,
         ``required``, ``default``, ``label``, ``help``, ``minimum``, ``maximum``, ``choices``,
-        ``unit``, ``advanced``, ``path``, ``aliases``; sections have ``children``,
-        lists and dicts ``item``.
+        ``open``, ``unit``, ``advanced``, ``path``, ``aliases``; sections have ``children``, lists
+        and dicts ``item``.
     """
     return {
         "name": schema.__name__,
@@ -148,6 +148,7 @@ def _member(member: Member, prefix: str) -> dict[str, Any]:
         "minimum": info.minimum,
         "maximum": info.maximum,
         "choices": list(info.choices) if info.choices is not None else None,
+        "open": info.open,
         "unit": info.unit,
         "advanced": info.advanced,
         "path": info.path,

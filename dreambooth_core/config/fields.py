@@ -27,6 +27,8 @@ class FieldInfo:
     maximum: float | None = None
     choices: Collection[str] | None = None
     """Fixed, or the names in a registry, to which other packages add theirs."""
+    open: bool = False
+    """Whether other texts than the choices may be given."""
     unit: str = ""
     advanced: bool = False
     path: str = ""
@@ -45,6 +47,7 @@ def option(
     minimum: float | None = None,
     maximum: float | None = None,
     choices: Collection[str] | None = None,
+    open: bool = False,
     unit: str = "",
     advanced: bool = False,
     path: str = "",
@@ -62,6 +65,7 @@ def option(
         minimum=minimum,
         maximum=maximum,
         choices=choices,
+        open=open,
         unit=unit,
         advanced=advanced,
         path=path,

@@ -275,7 +275,7 @@ def check_value(value: Any, key: str, info: FieldInfo, origins: dict[str, str]) 
         for name, item in value.items():
             check_value(item, f"{key}.{name}", info, origins)
     elif isinstance(value, str):
-        if info.choices is not None and value not in info.choices:
+        if info.choices is not None and not info.open and value not in info.choices:
             do = f"Choose from {', '.join(info.choices)}."
             near = nearest(value, info.choices)
             if near is not None:

@@ -58,7 +58,7 @@ def _comment(member: Member, depth: int) -> list[str]:
     info = member.info
     text = info.help
     if info.choices is not None:
-        text += f" ({' | '.join(info.choices)})"
+        text += f" ({' | '.join(info.choices)}{' | …' if info.open else ''})"
     width = 96 - 2 * depth
     lines, line = [], ""
     for word in text.split():

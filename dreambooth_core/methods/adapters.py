@@ -34,9 +34,11 @@ class AdapterMethod(Method):
 
     def layers(self, model: nn.Module, component: str) -> list[str]:
         """The names of the layers to adapt in one model."""
-        family = self.parts.family
-        of = family.targets if component == family.denoiser else TEXT_TARGETS
-        return target_layers(model, of[self.options.target_modules])
+        family, wanted = self.parts.family, self.options.target_modules
+        if component == family.denoiser:
+            return target_layers(model, wanted, family.targets)
+        # Names of its own layers are the denoiser's.
+        return target_layers(model, wanted if wanted in TEXT_TARGETS else "attention", TEXT_TARGETS)
 
     def weights(self, component: str, model: nn.Module) -> dict[str, Weights]:
         """What was learned in one model, by canonical names."""
@@ -72,14 +74,7 @@ class AdapterMethod(Method):
     ) -> dict[str, nn.Parameter]:
         from peft import inject_adapter_in_model
 
-        layers = self.layers(model, component)
-        if not layers:
-            raise UserError(
-                f"the {component} has no layers of the kind {self.options.target_modules!r}",
-                where="method.target_modules",
-                do="Choose other layers, or another base.",
-            )
-        config = self.peft_config(layers, **self._sizes(component))
+        config = self.peft_config(self.layers(model, component), **self._sizes(component))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of("adapter", seed, component))
             inject_adapter_in_model(config, model, adapter_name=ADAPTER)

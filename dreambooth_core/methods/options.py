@@ -62,8 +62,11 @@ class MethodOptions:
         label="Target modules",
         help="""The layers that get an adapter. attention: the query, key, value and output layers.
         query_value: two of them.
-        transformer: all linear layers of the transformer blocks. all: convolutions too.""",
+        transformer: all linear layers of the transformer blocks. all: convolutions too. Or how
+        names of the denoiser's layers in diffusers end, such as attn.to_q, ff.net.2; or, such as
+        transformer_blocks.(7|12).attn.*, a regular expression for whole names.""",
         choices=TARGETS,
+        open=True,
         aliases=("targets",),
     )
     text_rank: int | None = option(

@@ -124,6 +124,7 @@ def draw(spec: Spec, key: str | None = None, **changes: Any) -> Component:
     if kind == "checkbox":
         return make("Checkbox", **common)
     if kind == "dropdown":
+        common["allow_custom_value"] = spec["open"]
         return make("Dropdown", choices=list(spec["choices"]), **common)
     if kind == "slider":
         bounds = {"minimum": spec["minimum"], "maximum": spec["maximum"]}

@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 
 from dreambooth_core.compat import conversions
-from dreambooth_core.compat.dialects import COMMON, DIALECTS, Dialect
+from dreambooth_core.compat.dialect import COMMON, Dialect
+from dreambooth_core.compat.dialects import DIALECTS
 from dreambooth_core.compat.flags import BY_NAME, FLAGS, KINDS, Flag
+from dreambooth_core.compat.later import LATER
 from dreambooth_core.compat.table import page
 from dreambooth_core.compat.translate import read_flags, translate
 from dreambooth_core.config.describe import flatten
 from dreambooth_core.errors import Unsupported, UserError
+from dreambooth_core.formats.reading import parse_json
 from dreambooth_core.trainer.config import TrainConfig
 
 SHARED = """pretrained_model_name_or_path instance_data_dir class_data_dir instance_prompt
@@ -63,6 +66,8 @@ PEERS = {
         lora_dropout use_dora image_interpolation_mode""",
 }
 """What the scripts' own parsers take."""
+LATER_PEERS = parse_json((Path(__file__).parent / "peers.json").read_bytes())
+"""The same of diffusers' later scripts, with their defaults."""
 
 OURS = {"writer_type", "save_steps", "hub_licence", "hub_consent"}
 """What they do not take and we do."""
@@ -103,7 +108,19 @@ def words(**given: Any) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda d: f"{d.script}-{d.name}")
+@pytest.mark.parametrize("dialect", LATER, ids=lambda d: d.script)
+def test_later_scripts_have_the_flags_and_defaults_of_their_peers(dialect: Dialect) -> None:
+    theirs = LATER_PEERS[dialect.script]
+    ours = {name: value for name, value in dialect.defaults.items() if name not in OURS}
+    assert ours.keys() == theirs.keys()
+    assert {n: v or None for n, v in ours.items()} == {n: v or None for n, v in theirs.items()}
+    assert ours.keys() <= BY_NAME.keys()
+    assert len(LATER_PEERS) == len(LATER)
+
+
+@pytest.mark.parametrize(
+    "dialect", [d for d in DIALECTS if d not in LATER], ids=lambda d: f"{d.script}-{d.name}"
+)
 def test_every_flag_of_the_peers_is_in_the_table(dialect: Dialect) -> None:
     theirs = set(PEERS[dialect.script, dialect.name].split())
     assert theirs <= set(dialect.defaults)

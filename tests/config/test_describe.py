@@ -50,6 +50,7 @@ def test_describe_says_all_that_a_control_needs() -> None:
         "minimum": None,
         "maximum": None,
         "choices": ["a", "b"],
+        "open": False,
         "unit": "",
         "advanced": True,
         "path": "",

@@ -52,6 +52,48 @@ def test_the_text_encoders_take_the_unets_values_where_theirs_are_empty(parts: C
     assert {(w.rank, w.alpha) for w in modules.values()} == {(4, 2.0)}
 
 
+def adapted(parts: Components, wanted: str) -> set[str]:
+    """The denoiser's adapted layers, by diffusers' names."""
+    method = method_for(MethodOptions(target_modules=wanted), parts)
+    assert isinstance(method, AdapterMethod)
+    return set(method.layers(parts.denoiser, "unet"))
+
+
+def test_target_modules_takes_ends_of_names_and_expressions_for_whole_names(
+    parts: Components,
+) -> None:
+    everywhere = adapted(parts, "all")
+    ends = adapted(parts, "attn1.to_q, ff.net.2")
+    assert ends == {n for n in everywhere if n.endswith((".attn1.to_q", ".ff.net.2"))} != set()
+    whole = adapted(parts, r"down_blocks\..*\.to_(k|v)")
+    assert whole == {
+        n for n in everywhere if n.startswith("down_blocks.") and n.endswith(("to_k", "to_v"))
+    }
+    with pytest.raises(UserError, match="no layer that can be adapted"):
+        adapted(parts, r"\.to_(k|v)")  # an end, but no whole name
+
+
+def test_the_text_encoder_keeps_its_attention_layers_where_the_denoisers_are_named(
+    parts: Components,
+) -> None:
+    text = parts.models["text_encoder"]
+    found = [
+        method_for(MethodOptions(target_modules=wanted), parts).layers(text, "text_encoder")  # type: ignore[attr-defined]
+        for wanted in ("attn1.to_q", "attention", "query_value")
+    ]
+    assert found[0] == found[1] != found[2]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [("atention", "Did you mean attention"), ("(to_q", "no regular expression")],
+)
+def test_target_modules_that_name_nothing(parts: Components, wanted: str, said: str) -> None:
+    with pytest.raises(UserError) as refused:
+        attached(parts, target_modules=wanted)
+    assert said in str(refused.value) and refused.value.where == "method.target_modules"
+
+
 def test_each_part_has_dropout_of_its_own(parts: Components) -> None:
     attached(parts, train_text_encoder=True, dropout=0.25, text_dropout=0.5)
     found = {
