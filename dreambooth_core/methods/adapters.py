@@ -7,17 +7,32 @@ LoRA (Hu et al. 2021), DoRA (Liu et al. 2024), LoHa (Hyeon-Woo et al. 2022), LoK
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.formats.adapters.model import Adapter, DiffWeights, Weights
+from dreambooth_core.formats.adapters.model import (
+    Adapter,
+    DiffWeights,
+    LohaWeights,
+    LoraWeights,
+    Weights,
+)
 from dreambooth_core.formats.adapters.names import layers_of
 from dreambooth_core.formats.adapters.peft_state import from_peft
 from dreambooth_core.methods.base import Method, Trainable
+from dreambooth_core.methods.starting import (
+    WHERE,
+    fill,
+    kronecker,
+    low_rank,
+    read_start,
+    require_layers,
+)
 from dreambooth_core.methods.targets import TEXT_TARGETS, is_wide, target_layers
 from dreambooth_core.randomness import seed_of
 
@@ -44,11 +59,31 @@ class AdapterMethod(Method):
         """What was learned in one model, by canonical names."""
         return from_peft(component, model, ADAPTER)
 
+    def take_over(self, layer: Any, weights: Weights, strength: float) -> None:
+        """Makes a layer that peft has just made change the base as ``weights`` do, ``strength``
+        times, to 1e-5.
+
+        Raises:
+            UserError: this method's matrices cannot hold that change.
+        """
+        raise UserError(
+            f"{self.options.kind} cannot begin from an adapter",
+            where=WHERE,
+            do="Leave it empty, or choose lora, dora, loha, lokr or full as method.kind.",
+        )
+
     def attach(self, seed: int, dtype: torch.dtype = torch.float32) -> list[Trainable]:
         self.freeze()
+        options, models = self.options, self.adapted_models
+        start = None
+        if options.init_from:
+            start = read_start(options.init_from, options.init_weight, models)
         self._trainables = [
-            Trainable(component, self._inject(component, model, seed, dtype))
-            for component, model in self.adapted_models.items()
+            Trainable(
+                component,
+                self._inject(component, model, seed, dtype, start.of(component) if start else {}),
+            )
+            for component, model in models.items()
         ]
         return self._trainables
 
@@ -70,17 +105,30 @@ class AdapterMethod(Method):
         return self.trained_models
 
     def _inject(
-        self, component: str, model: nn.Module, seed: int, dtype: torch.dtype
+        self,
+        component: str,
+        model: nn.Module,
+        seed: int,
+        dtype: torch.dtype,
+        start: Mapping[str, Weights],
     ) -> dict[str, nn.Parameter]:
         from peft import inject_adapter_in_model
 
-        config = self.peft_config(self.layers(model, component), **self._sizes(component))
+        require_layers(component, model, start)
+        layers = list(dict.fromkeys([*self.layers(model, component), *start]))
+        config = self.peft_config(layers, **self._sizes(component))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of("adapter", seed, component))
             inject_adapter_in_model(config, model, adapter_name=ADAPTER)
         trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         for parameter in trained.values():
             parameter.data = parameter.data.to(dtype)
+        for name, weights in start.items():
+            try:
+                self.take_over(model.get_submodule(name), weights, self.options.init_weight)
+            except UserError as error:
+                what = f"{component}.{name}: {error.what}"
+                raise UserError(what, where=WHERE, do=error.do) from error
         return trained
 
     def adapter(self) -> Adapter:
@@ -125,11 +173,51 @@ class Lora(AdapterMethod):
             use_dora=self.use_dora,
         )
 
+    def take_over(self, layer: Any, weights: Weights, strength: float) -> None:
+        up, down = layer.lora_B[ADAPTER].weight, layer.lora_A[ADAPTER].weight
+        found = low_rank(weights, down.shape[0], layer.get_base_layer().weight)
+        if found is not None:
+            fill(up, down, (found[0] * (strength / layer.scaling[ADAPTER]), found[1]))
+
 
 class Dora(Lora):
     """DoRA (Liu et al. 2024, arXiv:2402.09353)."""
 
     use_dora = True
+
+    def take_over(self, layer: Any, weights: Weights, strength: float) -> None:
+        # W + s(m/n(W + BA) - W), with n the norms of W + BA, is row by row a multiple of
+        # W + B'A: another DoRA, whose magnitudes are the norms of its own rows.
+        base = layer.get_base_layer().weight.detach()
+        if isinstance(weights, LoraWeights) and weights.dora_scale is not None:
+            if base.is_meta:
+                return
+            whole = base.float() + strength * weights.to(device=base.device).delta(base)
+            up, down, _ = weights.low_rank()
+            product = (up @ down).to(base.device)
+            before = base.float().flatten(1)
+            kept = weights.dora_scale.to(base.device).float().flatten()
+            if kept.numel() != before.shape[0]:
+                raise UserError("its magnitudes are those of inputs, not of outputs", where=WHERE)
+            kept = kept / (before + product).norm(dim=1)
+            rows = strength * kept / (1 - strength + strength * kept)
+            weights = replace(
+                weights,
+                up=(up * rows.cpu()[:, None]).reshape(weights.up.shape),
+                alpha=float(weights.rank),
+                dora_scale=None,
+            )
+            super().take_over(layer, weights, 1.0)
+        else:
+            super().take_over(layer, weights, strength)
+            if base.is_meta:
+                return
+            a, b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+            product = b.detach().flatten(1) @ a.detach().flatten(1) * layer.scaling[ADAPTER]
+            whole = base.float() + product.reshape(base.shape)
+        vector = layer.lora_magnitude_vector[ADAPTER].weight
+        with torch.no_grad():
+            vector.copy_(whole.flatten(1).norm(dim=1).reshape(vector.shape))
 
 
 class Loha(AdapterMethod):
@@ -140,6 +228,26 @@ class Loha(AdapterMethod):
 
         return LoHaConfig(r=rank, alpha=alpha, rank_dropout=dropout, target_modules=layers)
 
+    def take_over(self, layer: Any, weights: Weights, strength: float) -> None:
+        pairs = [
+            (getattr(layer, f"hada_{w}_a")[ADAPTER], getattr(layer, f"hada_{w}_b")[ADAPTER])
+            for w in ("w1", "w2")
+        ]
+        base = layer.get_base_layer().weight
+        rank, scale = pairs[0][1].shape[0], strength / layer.scaling[ADAPTER]
+        plain = isinstance(weights, LohaWeights) and weights.t1 is None and not weights.needs_base
+        if isinstance(weights, LohaWeights) and plain and weights.rank <= rank:
+            weights.delta(base)  # says so where it is of another size
+            scale *= weights.alpha / weights.rank
+            first: tuple[Tensor, Tensor] | None = (weights.w1_a.float(), weights.w1_b.float())
+            second = (weights.w2_a.float(), weights.w2_b.float())
+        else:  # a product of low rank times ones
+            first = low_rank(weights, rank, base)
+            second = (torch.ones(base.shape[0], 1), torch.ones(1, base[0].numel()))
+        if first is not None:
+            fill(*pairs[0], (first[0] * scale, first[1]))
+            fill(*pairs[1], second)
+
 
 class Lokr(AdapterMethod):
     """LoKr (Yeh et al. 2024, arXiv:2309.14859)."""
@@ -148,6 +256,23 @@ class Lokr(AdapterMethod):
         from peft import LoKrConfig
 
         return LoKrConfig(r=rank, alpha=alpha, rank_dropout=dropout, target_modules=layers)
+
+    def take_over(self, layer: Any, weights: Weights, strength: float) -> None:
+        base = layer.get_base_layer().weight.detach()
+        if base.is_meta:
+            return
+        first = layer.lokr_w1[ADAPTER]
+        whole = layer.lokr_w2.get(ADAPTER)
+        change = weights.delta(base.cpu()).flatten(1) * (strength / layer.scaling[ADAPTER])
+        shape = (base.shape[0] // first.shape[0], change.shape[1] // first.shape[1])
+        thin = layer.lokr_w2_b[ADAPTER].shape[0] if whole is None else None
+        left, right = kronecker(change, (first.shape[0], first.shape[1]), shape, thin)
+        with torch.no_grad():
+            first.copy_(left)
+            if whole is not None and isinstance(right, Tensor):
+                whole.copy_(right.reshape(whole.shape))
+            elif not isinstance(right, Tensor):
+                fill(layer.lokr_w2_a[ADAPTER], layer.lokr_w2_b[ADAPTER], right)
 
 
 class Oft(AdapterMethod):

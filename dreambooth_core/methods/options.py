@@ -115,3 +115,18 @@ class MethodOptions:
         advanced=True,
         aliases=("vectors",),
     )
+    init_from: str = option(
+        "",
+        label="Start from an adapter",
+        help="""An adapter file, of any naming and rank, that training starts from: the first step
+        is what the file is. The layers that it changes are trained too. Empty: from nothing.""",
+        path="file",
+    )
+    init_weight: float = option(
+        1.0,
+        label="Weight of that adapter",
+        help="The strength at which the adapter is taken over.",
+        minimum=-10.0,
+        maximum=10.0,
+        advanced=True,
+    )

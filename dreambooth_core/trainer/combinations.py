@@ -249,6 +249,14 @@ RULES: tuple[Rule, ...] = (
         ),
     ),
     Rule(
+        "method.init_from",
+        "textual inversion",
+        "it learns a word, and leaves the model as it is",
+        "Choose pivotal, or leave method.init_from empty.",
+        "method.init_from",
+        lambda s: bool(s.config.method.init_from) and not s.trains_weights,
+    ),
+    Rule(
         "save.arrangement",
         "a method that it has no place for",
         "code written for such folders would not find the result",

@@ -22,6 +22,9 @@ BASES = ("base.model", "base.vae", "base.tokenizer")
 MODEL_FILES = ("base.text_encoders",)
 """Fields that hold paths of models, in a list."""
 
+ADAPTERS = ("method.init_from",)
+"""Fields that hold the path of an adapter."""
+
 INSIDE_RUN = ("log.folder",)
 """Fields that hold a path counted from the run's folder."""
 
@@ -158,6 +161,8 @@ class Paths:
             if _HUB_ID.fullmatch(text) and not (self.folders().data / text).exists():
                 return text
             return str(self.read(text, "model", key))
+        if key in ADAPTERS:
+            return str(self.read(text, "adapter", key))
         if key in path_keys():
             # Folders that training fills need not be there yet.
             found = self.read if key == "concepts[].images" or self.anywhere else self.write

@@ -96,6 +96,8 @@ SHOWN: dict[str, tuple[str, str]] = {
     ),
     "method.initializer_token": (TOKENS, "test_rows_start_from_the_starting_word"),
     "method.num_vectors": (TOKENS, "test_result_files_and_rate"),
+    "method.init_from": ("methods/test_starting.py", "test_the_first_step_is_the_adapter"),
+    "method.init_weight": ("methods/test_starting.py", "test_the_first_step_is_the_adapter"),
     "objective.loss": (LEARNING, "test_losses_and_weights"),
     "objective.huber_c": (LEARNING, "test_losses_and_weights"),
     "objective.huber_schedule": (LEARNING, "test_losses_and_weights"),

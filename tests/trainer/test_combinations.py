@@ -70,6 +70,10 @@ BROKEN: dict[tuple[str, str], Given] = {
     ("method.train_denoiser off", "method.train_text_encoder off"): {
         "method.train_denoiser": "false"
     },
+    ("method.init_from", "textual inversion"): {
+        "method.kind": "textual_inversion",
+        "method.init_from": "it.safetensors",
+    },
     ("save.arrangement", "a method that it has no place for"): {
         "method.kind": "loha",
         "save.arrangement": "shivam",

@@ -36,11 +36,11 @@ def from_peft(
             continue
         weights = _of_layer(path, layer, adapter_name)
         if weights is not None:
-            found[f"{component}.{_canonical(component, path)}"] = weights
+            found[f"{component}.{canonical(component, path)}"] = weights
     return found
 
 
-def _canonical(component: str, path: str) -> str:
+def canonical(component: str, path: str) -> str:
     for wrapper in ("base_model.model.", "_orig_mod.", "module."):
         path = path.removeprefix(wrapper)
     flat = names.flat_name(path)

@@ -1,0 +1,171 @@
+"""A run that begins from an adapter: what a file holds, for the layers that are to be trained.
+
+Each method takes the file's change of a weight into its own matrices where they can hold it to
+1e-5, whatever kind of adapter the file is; where they cannot, the run is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dreambooth_core.errors import UserError
+from dreambooth_core.formats.adapters.lowrank import (
+    Keep,
+    Reduced,
+    reduce_matrix,
+    reduce_product,
+)
+from dreambooth_core.formats.adapters.model import Weights, component_of
+from dreambooth_core.formats.adapters.naming import unfused
+from dreambooth_core.formats.adapters.peft_state import canonical
+from dreambooth_core.formats.adapters.read import read_adapter
+
+WHERE = "method.init_from"
+EXACT = 3e-6
+"""The largest relative error of a change that counts as held: fp32's rounding, and room for it."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run begins from."""
+
+    modules: Mapping[str, Mapping[str, Weights]]
+    """By component and the module's name in it."""
+    strength: float
+
+    def of(self, component: str) -> Mapping[str, Weights]:
+        """The changes of one model, by the names of its modules."""
+        return self.modules.get(component, {})
+
+
+def read_start(path: str, strength: float, models: Mapping[str, nn.Module]) -> Start:
+    """Reads an adapter, of any naming, for the models that are trained.
+
+    Raises:
+        UserError: it is no adapter, or it changes what these models do not have.
+    """
+    adapter = unfused(read_adapter(Path(path)))
+    names = {
+        component: {canonical(component, name): name for name, _ in model.named_modules()}
+        for component, model in models.items()
+    }
+    found: dict[str, dict[str, Weights]] = {component: {} for component in models}
+    for full, weights in adapter.modules.items():
+        component = component_of(full)
+        if component not in names:
+            raise UserError(
+                f"the adapter changes the {component}, which this run does not train",
+                where=WHERE,
+                do="Set method.train_text_encoder to true."
+                if component.startswith("text_encoder")
+                else "Use an adapter that was made for this base, and train its denoiser.",
+            )
+        name = names[component].get(full.split(".", 1)[1])
+        if name is None:
+            raise UserError(
+                f"the adapter changes {full}, which this base does not have",
+                where=WHERE,
+                do="Use an adapter that was made for this kind of base.",
+            )
+        found[component][name] = weights
+    return Start(found, strength)
+
+
+def require_layers(component: str, model: nn.Module, start: Mapping[str, Weights]) -> None:
+    """Raises ``UserError`` for a change of what no adapter of peft's can be put on."""
+    for name, weights in start.items():
+        layer = model.get_submodule(name)
+        if not isinstance(layer, nn.Linear | nn.Conv2d):
+            raise UserError(
+                f"the adapter changes {component}.{name}, which is no linear layer or convolution",
+                where=WHERE,
+                do="Begin from another adapter, or bake this one into the base first.",
+            )
+        if weights.bias_delta() is not None:
+            raise UserError(
+                f"the adapter changes the bias of {component}.{name}, which is not trained",
+                where=WHERE,
+                do="Begin from another adapter, or bake this one into the base first.",
+            )
+
+
+def low_rank(weights: Weights, rank: int, base: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The change of ``base`` as ``up [out, r] · down [r, in · kernel]``, fp32, with r <= ``rank``.
+
+    The factors of a LoRA stay what they are. None where the base has no data and the change
+    depends on it: whether it can be held is then found out later.
+
+    Raises:
+        UserError: the change is of another size, or of a higher rank.
+    """
+    factors = weights.factors()
+    if factors is not None:
+        up, down, _ = factors
+        if (up.shape[0], down.shape[1]) != (base.shape[0], base[0].numel()):
+            raise UserError(
+                f"the adapter changes a weight of shape [{up.shape[0]}, {down.shape[1]}], "
+                f"but the base's is {list(base.shape)}",
+                where=WHERE,
+                do="Use an adapter that was made for this base.",
+            )
+        if down.shape[0] <= rank:
+            return up, down
+        return _held(reduce_product(up, down, Keep(rank)), rank)
+    if base.is_meta:
+        return None
+    change = weights.delta(base.detach().cpu()).flatten(1)
+    return _held(reduce_matrix(change, Keep(rank)), rank)
+
+
+def _held(reduced: Reduced, rank: int) -> tuple[Tensor, Tensor]:
+    if reduced.error > EXACT:
+        raise UserError(
+            f"the adapter's change has a higher rank than {rank}, which keeps all but "
+            f"{reduced.error:.1%} of it",
+            where=WHERE,
+            do="Raise method.rank, choose the adapter's own kind as method.kind, or cut it with "
+            "`dreambooth resize` first.",
+        )
+    return reduced.up, reduced.down
+
+
+def kronecker(
+    change: Tensor, first: tuple[int, int], second: tuple[int, int], rank: int | None
+) -> tuple[Tensor, tuple[Tensor, Tensor] | Tensor]:
+    """The factors ``first [a, b]`` and ``second [c, d]`` whose Kronecker product a change
+    ``[a · c, b · d]`` is, the second as a product of ``rank`` where one is given.
+
+    What such a product is becomes a matrix of rank 1 once it is sorted by its two factors
+    (Van Loan, Pitsianis 1993).
+
+    Raises:
+        UserError: it is no such product.
+    """
+    (a, b), (c, d) = first, second
+    sorted_by = change.reshape(a, c, b, d).permute(0, 2, 1, 3).reshape(a * b, c * d)
+    found = reduce_matrix(sorted_by, Keep(1))
+    if found.error > EXACT:
+        raise UserError(
+            f"the adapter's change is no Kronecker product of {a} x {b} and {c} x {d}",
+            where=WHERE,
+            do="Choose another method.kind, such as the adapter's own.",
+        )
+    left, right = found.up.reshape(a, b), found.down.reshape(c, d)
+    return left, right if rank is None else _held(reduce_matrix(right, Keep(rank)), rank)
+
+
+def fill(up: nn.Parameter, down: nn.Parameter, factors: tuple[Tensor, Tensor]) -> None:
+    """Makes ``up [out, R, …]`` and ``down [R, in, …]`` give the product of ``factors``, of a rank
+    of at most R. What is left of ``down`` stays as it was, beside zeros in ``up``."""
+    left, right = factors
+    rank = left.shape[1]
+    with torch.no_grad():
+        wide, long = up.data.view(up.shape[0], -1), down.data.view(down.shape[0], -1)
+        wide.zero_()
+        wide[:, :rank] = left.to(wide)
+        long[:rank] = right.to(long)
