@@ -26,7 +26,10 @@ class Concept:
     class_inventory: Inventory | None = None
     """``None`` until the class images are there, and without prior preservation."""
     class_images_wanted: int = 0
-    """0 without prior preservation."""
+    """0 without class images."""
+    is_own_class: bool = False
+    """The subject's own images stand for class images too: the base is asked about them under the
+    class prompt."""
 
     @property
     def name(self) -> str:
@@ -42,6 +45,8 @@ class Concept:
     @property
     def class_pictures(self) -> list[Picture]:
         """As many of the class images as are wanted, the first ones."""
+        if self.is_own_class:
+            return self.pictures
         if self.class_inventory is None:
             return []
         return self.class_inventory.taken[: self.class_images_wanted]
@@ -105,8 +110,8 @@ def gather(
             progress=progress,
         )
         _check_captions(options, data, inventory, where)
-        wanted = (options.num_class_images or prior.num_class_images) if prior.enabled else 0
-        found.append(Concept(index, options, inventory, class_images_wanted=wanted))
+        wanted = (options.num_class_images or prior.num_class_images) if prior.makes_images else 0
+        found.append(Concept(index, options, inventory, None, wanted, prior.predicts))
     return found
 
 

@@ -217,7 +217,7 @@ MEASURES: tuple[Measure, ...] = (
     Measure(
         "class images one at a time",
         "generating them takes longer",
-        lambda c: {"prior.batch_size": 1} if c.prior.enabled else {},
+        lambda c: {"prior.batch_size": 1} if c.prior.makes_images else {},
     ),
     Measure(
         "bf16",

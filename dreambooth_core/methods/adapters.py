@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -130,6 +131,25 @@ class AdapterMethod(Method):
                 what = f"{component}.{name}: {error.what}"
                 raise UserError(what, where=WHERE, do=error.do) from error
         return trained
+
+    @contextmanager
+    def as_base(self) -> Iterator[None]:
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        layers = [
+            layer
+            for model in self.adapted_models.values()
+            for layer in model.modules()
+            if isinstance(layer, BaseTunerLayer)
+        ]
+        # Not by enable_adapters, which takes the adapter's gradients off as well.
+        for layer in layers:
+            layer._disable_adapters = True
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer._disable_adapters = False
 
     def adapter(self) -> Adapter:
         modules = {}

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Components
 from dreambooth_core.formats.adapters.model import Adapter
 from dreambooth_core.methods.options import MethodOptions
@@ -84,6 +86,18 @@ class Method(ABC):
     def embedding(self) -> dict[str, Tensor] | None:
         """The learned token's vectors under the hosts' names, or None without one."""
         return None
+
+    def as_base(self) -> AbstractContextManager[None]:
+        """Inside, the models answer as the base does, as if nothing had been trained.
+
+        Raises:
+            UserError: the base itself is trained.
+        """
+        raise UserError(
+            f"{self.options.kind} changes the base, which cannot be asked any more",
+            where="prior.source",
+            do="Set prior.source to images.",
+        )
 
     def caption_for_proof(self, captions: Sequence[str]) -> str:
         """A caption whose answer shows what was learned.

@@ -125,6 +125,7 @@ class Builder:
             self.processes,
             seed=config.run.seed,
             prior_weight=config.prior.loss_weight if config.prior.enabled else 0.0,
+            as_base=method.as_base if config.prior.predicts else None,
         )
         validation = None
         if config.validation.prompts:
@@ -168,7 +169,7 @@ class Builder:
     ) -> list[Concept]:
         """The concepts with their class images, made before any weight is rounded for the run
         where they are to be made in another precision."""
-        if not self.config.prior.enabled:
+        if not self.config.prior.makes_images:
             return concepts
         images = image_precision(self.config, precision)
         self._place(parts, images, weights=None if images is precision else torch.float32)

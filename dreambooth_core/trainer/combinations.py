@@ -249,6 +249,22 @@ RULES: tuple[Rule, ...] = (
         ),
     ),
     Rule(
+        "prior.source prediction",
+        "full fine-tuning",
+        "the base itself changes, and its own answer is gone after the first step",
+        "Set prior.source to images, or train an adapter.",
+        "prior.source",
+        lambda s: s.config.prior.predicts and s.method.trains_base,
+    ),
+    Rule(
+        "prior.source prediction",
+        "textual inversion",
+        "the model stays as it is, so the class cannot change",
+        "Switch prior.enabled off.",
+        "prior.source",
+        lambda s: s.config.prior.predicts and not s.trains_weights,
+    ),
+    Rule(
         "method.init_from",
         "textual inversion",
         "it learns a word, and leaves the model as it is",
@@ -287,7 +303,7 @@ RULES: tuple[Rule, ...] = (
         "Set prior.precision to auto, bf16 or fp32.",
         "prior.precision",
         lambda s: (
-            s.config.prior.enabled and s.config.prior.precision == "fp16" and s.device == "cpu"
+            s.config.prior.makes_images and s.config.prior.precision == "fp16" and s.device == "cpu"
         ),
     ),
     Rule(

@@ -106,7 +106,7 @@ def decide(
     states = {
         concept.options.class_prompt: class_images(config, concept, parts.fingerprint)
         for concept in concepts
-        if config.prior.enabled
+        if config.prior.makes_images
     }
     refuse_for_family(config, parts.family, [entry.size for entry in items.entries])
     trainables = _attach(config, parts, items, precision.trained)

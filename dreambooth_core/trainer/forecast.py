@@ -60,7 +60,7 @@ def forecast(config: TrainConfig, by_hand: Collection[str] = ()) -> Forecast:
     """
     fitted = fit(config, by_hand)
     config = fitted.config
-    found = decide(config, weights=config.prior.enabled)
+    found = decide(config, weights=config.prior.makes_images)
     config = found.config
     parts, items, device = found.parts, found.items, found.device
     missing = {

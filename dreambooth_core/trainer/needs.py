@@ -198,7 +198,7 @@ class Planner:
             self.family,
             self.estimator.estimate(setting),
             encoding=driver + self._encoding(setting),
-            class_images=driver + self._imaging() if self.config.prior.enabled else 0,
+            class_images=driver + self._imaging() if self.config.prior.makes_images else 0,
         )
 
     def _encoding(self, setting: MemorySetting) -> int:
@@ -208,7 +208,7 @@ class Planner:
         images = encoding_peak(
             self._vae, self._channels[0], batch=batch, height=height, width=width
         )
-        if self.config.prior.enabled:
+        if self.config.prior.makes_images:
             return self._base_bytes + images - _bytes(self._vae)
         return max(images, *(weights_of(part, setting) for part in self.estimator.parts))
 

@@ -60,7 +60,7 @@ def image_precision(config: TrainConfig, run: Precision) -> Precision:
         UserError: the device cannot compute in it.
     """
     prior = config.prior
-    if not prior.enabled or prior.precision == "auto":
+    if not prior.makes_images or prior.precision == "auto":
         return run
     name = "no" if prior.precision == "fp32" else prior.precision
     made = make_precision(
@@ -88,7 +88,7 @@ def with_class_images(
         UserError: as :func:`class_images`.
         Stopped: the user asked; what was made stays and is not made again.
     """
-    if not config.prior.enabled:
+    if not config.prior.makes_images:
         return concepts
     states = [class_images(config, concept, parts.fingerprint) for concept in concepts]
     # All must have looked before one makes any, or each would share out another list.

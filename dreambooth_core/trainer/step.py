@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -10,7 +12,7 @@ from torch import Tensor
 from dreambooth_core.data.plan import CLASS, BatchPlan, Slot, groups
 from dreambooth_core.families.base import Components
 from dreambooth_core.objective.dreambooth import combine
-from dreambooth_core.objective.objective import Objective
+from dreambooth_core.objective.objective import NoisySample, Objective
 from dreambooth_core.randomness import seed_of
 from dreambooth_core.trainer.precision import Precision
 from dreambooth_core.trainer.processes import Processes
@@ -36,6 +38,7 @@ class StepComputer:
         *,
         seed: int,
         prior_weight: float,
+        as_base: Callable[[], AbstractContextManager[None]] | None = None,
     ) -> None:
         self.parts = parts
         self.samples = samples
@@ -45,6 +48,7 @@ class StepComputer:
         self.processes = processes
         self.seed = seed
         self.prior_weight = prior_weight
+        self.as_base = as_base
 
     def backward(self, step: int) -> Tensor:
         """Adds the gradients of a step to those that are there.
@@ -84,6 +88,7 @@ class StepComputer:
         keys = [("train", self.seed, step, slot.number) for slot in group]
         noisy = self.objective.draw(latents, keys)
         inpainting = self.samples.inpainting(group, step)
+        noisy = self._with_the_bases_answers(noisy, group, step, inpainting)
         with self.precision.autocast():
             prediction = self.parts.family.predict(
                 self.parts,
@@ -99,3 +104,23 @@ class StepComputer:
         is_class = send(torch.tensor([slot.kind == CLASS for slot in group]), device)
         total, shares = combine(losses, is_class, self.prior_weight, counts)
         return total, shares.instance, shares.prior
+
+    def _with_the_bases_answers(
+        self, noisy: NoisySample, group: Sequence[Slot], step: int, inpainting: Tensor | None
+    ) -> NoisySample:
+        """The sample with what the base itself answers as the target of its class slots, which
+        stand at its end; as it is where class images are trained on."""
+        first = sum(slot.kind != CLASS for slot in group)
+        if self.as_base is None or first == len(group):
+            return noisy
+        with torch.no_grad(), self.as_base(), self.precision.autocast():
+            answer = self.parts.family.predict(
+                self.parts,
+                noisy.noisy[first:],
+                noisy.timesteps[first:],
+                self.samples.conditioning(group[first:], step),
+                self.samples.sizes(group[first:]),
+                None if inpainting is None else inpainting[first:],
+            )
+        target = torch.cat([noisy.target[:first], answer.to(noisy.target)])
+        return replace(noisy, target=target)

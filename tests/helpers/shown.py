@@ -70,6 +70,7 @@ SHOWN: dict[str, tuple[str, str]] = {
     "data.cache_folder": (DATA, "test_the_cache_can_be_on_disk_in_memory_or_nowhere"),
     "data.cache_batch_size": (DATA, "test_pictures_can_be_encoded_several_at_once"),
     "prior.enabled": (PRIOR, "test_class_images_are_what_the_options_say"),
+    "prior.source": (PRIOR, "test_the_bases_own_answers_can_be_preserved"),
     "prior.loss_weight": ("trainer/test_losses.py", "test_the_losses_equal_a_direct_computation"),
     "prior.num_class_images": (PRIOR, "test_class_images_are_what_the_options_say"),
     "prior.batch_size": (PRIOR, "test_class_images_are_what_the_options_say"),

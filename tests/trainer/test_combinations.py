@@ -18,6 +18,7 @@ Given = dict[str, Any]
 FUSED: Given = {"optim.fused_backward_pass": "true", "optim.max_grad_norm": 0}
 FREE: Given = {"optim.optimizer": "adamw_schedulefree"}
 PRODIGY: Given = {"optim.optimizer": "prodigy"}
+PREDICTION: Given = {"prior.enabled": "true", "prior.source": "prediction"}
 FULL: Given = {"method.kind": "full"}
 BROKEN: dict[tuple[str, str], Given] = {
     ("fused_backward_pass", "gradient accumulation"): {
@@ -69,6 +70,11 @@ BROKEN: dict[tuple[str, str], Given] = {
     ): {**FULL, "run.mixed_precision": "full_bf16"},
     ("method.train_denoiser off", "method.train_text_encoder off"): {
         "method.train_denoiser": "false"
+    },
+    ("prior.source prediction", "full fine-tuning"): {**FULL, **PREDICTION},
+    ("prior.source prediction", "textual inversion"): {
+        "method.kind": "textual_inversion",
+        **PREDICTION,
     },
     ("method.init_from", "textual inversion"): {
         "method.kind": "textual_inversion",

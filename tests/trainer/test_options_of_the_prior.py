@@ -114,3 +114,36 @@ def test_class_images_have_a_precision_of_their_own(
 def test_fp16_class_images_need_a_gpu(base: Path, pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"prior\.precision"):
         run(base, pictures, tmp_path / "runs", prior__precision="fp16")
+
+
+@pytest.mark.parametrize(("method", "text"), [("lora", "true"), ("lokr", "false")])
+def test_the_bases_own_answers_can_be_preserved(
+    base: Path, pictures: Path, tmp_path: Path, method: str, text: str
+) -> None:
+    changes = {
+        "prior__enabled": "true",
+        "prior__source": "prediction",
+        "method__kind": method,
+        "method__train_text_encoder": text,
+        "run__steps": 3,
+    }
+    seen = observe(config_for(base, pictures, tmp_path / "runs", **changes))
+    assert not seen.progress("class_images") and not made(tmp_path / "runs")
+    assert seen.captions[-4:] == ["a photo of sks ball"] * 2 + ["a photo of a ball"] * 2
+    # The first step's adapter does nothing yet, and then it strays.
+    losses = seen.told("class_loss")
+    assert losses[0] == pytest.approx(0, abs=1e-9)
+    assert losses[-1] > 1e-7
+    last = seen.passes[-1].sample
+    parts = load_base(BaseOptions(model=str(base)))
+    with torch.no_grad():
+        answer = parts.family.predict(
+            parts,
+            last.noisy[2:],
+            last.timesteps[2:],
+            parts.family.encode(parts, ["a photo of a ball"] * 2),
+            [],
+        )
+    torch.testing.assert_close(last.target[2:], answer, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(last.target[:2], last.noise[:2])
+    assert seen.receipt["proof"]["passed"]
