@@ -52,6 +52,10 @@ class EventPrinter:
             self._advance(event)
         elif kind == "warning":
             self.console.print(words(("warning", "yellow"), f": {event['message']}"))
+        elif kind == "measured":
+            best = " (the best so far)" if event["best"] == event["step"] else ""
+            loss = f"{event['held_out_loss']:.4f}"
+            self.console.print(words(f"step {event['step']}: held-out loss {loss}{best}"))
         elif kind == "saved" and event.get("result"):
             self.console.print(words(f"saved {event['path']}"))
 

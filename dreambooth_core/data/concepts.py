@@ -14,6 +14,10 @@ from dreambooth_core.data.captions import FILEWORDS, read_caption
 from dreambooth_core.data.inventory import Inventory, Picture, take_stock
 from dreambooth_core.data.options import ConceptOptions, DataOptions, PriorOptions
 from dreambooth_core.errors import UserError
+from dreambooth_core.randomness import permutation
+
+ENOUGH = 8
+"""Images of a subject from which on some can be spared."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,8 @@ class Concept:
     """``None`` until the class images are there, and without prior preservation."""
     class_images_wanted: int = 0
     """0 without class images."""
+    held_out: int = 0
+    """How many of the images are not trained on."""
     is_own_class: bool = False
     """The subject's own images stand for class images too: the base is asked about them under the
     class prompt."""
@@ -39,8 +45,23 @@ class Concept:
 
     @property
     def pictures(self) -> list[Picture]:
-        """The subject's images."""
-        return self.inventory.taken
+        """The subject's images that are trained on."""
+        held = set(self._held)
+        return [p for i, p in enumerate(self.inventory.taken) if i not in held]
+
+    @property
+    def _held(self) -> list[int]:
+        """Which images are held out: of any number of them and whatever seed, the same."""
+        order = permutation(len(self.inventory.taken), "held out", self.index)
+        return sorted(order[: self.held_out])
+
+    def of_held_out(self) -> Concept:
+        """A concept of the images that are held out alone."""
+        taken = [self.inventory.taken[i] for i in self._held]
+        inventory = replace(self.inventory, taken=taken)
+        return replace(
+            self, inventory=inventory, class_inventory=None, held_out=0, is_own_class=False
+        )
 
     @property
     def class_pictures(self) -> list[Picture]:
@@ -74,6 +95,7 @@ class Concept:
             "images": self.inventory.as_dict(),
             "class_images": classes.as_dict() if classes is not None else None,
             "class_images_used": len(self.class_pictures),
+            "held_out": [self.inventory.taken[i].name for i in self._held],
             "showings_per_epoch": self.showings,
         }
 
@@ -83,9 +105,13 @@ def gather(
     data: DataOptions,
     prior: PriorOptions,
     *,
+    seeks_best: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Concept]:
     """Take stock of every concept's images and check its prompts.
+
+    Args:
+        seeks_best: Whether images that are held out will tell which step is best.
 
     Raises:
         UserError: There is no concept, a folder cannot be used, a prompt is missing. It names the
@@ -111,8 +137,28 @@ def gather(
         )
         _check_captions(options, data, inventory, where)
         wanted = (options.num_class_images or prior.num_class_images) if prior.makes_images else 0
-        found.append(Concept(index, options, inventory, None, wanted, prior.predicts))
+        held_out = _held_out(data, len(inventory.taken), seeks_best)
+        found.append(Concept(index, options, inventory, None, wanted, held_out, prior.predicts))
+    if seeks_best and not any(concept.held_out for concept in found):
+        raise UserError(
+            "no image is held out, so which step is best cannot be told",
+            where="data.held_out",
+            do="Hold out one or more (of eight images and more it is one in five), or switch "
+            "save.best and run.stop_when off.",
+        )
     return found
+
+
+def _held_out(data: DataOptions, images: int, seeks_best: bool) -> int:
+    if data.held_out is None:
+        return images // 5 if seeks_best and images >= ENOUGH else 0
+    if data.held_out >= images:
+        raise UserError(
+            f"{data.held_out} of {images} images are held out, which leaves none to train on",
+            where="data.held_out",
+            do="Hold out fewer.",
+        )
+    return data.held_out
 
 
 def read_concepts_list(path: Path | str) -> list[ConceptOptions]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -83,6 +83,23 @@ class Items:
         self.captioner = Captioner(texts, options, seed=seed, words=words, names=names)
         self._rgb = lru_cache(maxsize=_KEPT_PICTURES)(self._load_scaled)
         self._mask = lru_cache(maxsize=_KEPT_MASKS)(self._load_mask)
+
+    def held_out(self) -> Items | None:
+        """The images that are not trained on, always seen alike; None where there are none."""
+        concepts = [c.of_held_out() for c in self.concepts if c.held_out]
+        if not concepts:
+            return None
+        options = replace(
+            self.options,
+            flip=False,
+            crop="center" if self.options.crop == "random" else self.options.crop,
+            templates=[],
+            shuffle_caption=False,
+            caption_tag_dropout_rate=0.0,
+            caption_dropout_rate=0.0,
+            balance_concepts=False,
+        )
+        return Items(concepts, options, seed=0)
 
     def plan(self, *, batch_size: int, accumulation: int = 1, processes: int = 1) -> BatchPlan:
         """The batches of the run over these images."""

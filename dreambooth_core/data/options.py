@@ -199,6 +199,14 @@ class DataOptions:
         maximum=1.0,
         help="How much the loss counts where the mask is black.",
     )
+    held_out: int | None = option(
+        None,
+        label="Images held out",
+        minimum=0,
+        maximum=10_000,
+        help="""How many images of each concept are not trained on, to tell which step is best.
+        Empty: one in five of eight or more where the best step is looked for, else none.""",
+    )
     balance_concepts: bool = option(
         False,
         label="Balance concepts",

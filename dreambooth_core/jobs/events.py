@@ -6,6 +6,7 @@ Every event has ``time`` (seconds since 1970) and ``kind``. What the kinds carry
 started   ``steps`` (in all), ``step`` (where it begins; above 0 when resumed), anything else
 progress  ``stage`` (``train`` if absent, else a preparation), ``step``, ``steps``, ``loss`` …
 sample    ``path``, ``step``, ``prompt``
+measured  ``step``, ``held_out_loss``, ``best`` (the step with the lowest so far)
 saved     ``path``, ``step``, ``result`` (true for what the run is for: an adapter, a model)
 warning   ``message``
 error     ``message`` (one line), ``what``, ``where``, ``do``, ``type``, ``details``; an ending
@@ -31,7 +32,7 @@ from dreambooth_core.jobs.files import append_line, plain, read_lines
 
 Event = dict[str, Any]
 
-KINDS = ("started", "progress", "sample", "saved", "warning", "error", "finished")
+KINDS = ("started", "progress", "sample", "measured", "saved", "warning", "error", "finished")
 ENDINGS = ("error", "finished")
 """Kinds after which nothing comes until the run is started again."""
 

@@ -41,6 +41,8 @@ class RunSummary:
     """Of training, whatever the stage."""
     steps: int = 0
     loss: float | None = None
+    best_step: int | None = None
+    """The step whose result is the best so far, where that is measured."""
     created: float | None = None
     started: float | None = None
     updated: float | None = None
@@ -73,6 +75,7 @@ class _Digest:
     step: int = 0
     steps: int = 0
     loss: float | None = None
+    best_step: int | None = None
     created: float | None = None
     started: float | None = None
     updated: float | None = None
@@ -102,6 +105,8 @@ class _Digest:
             _append(self.samples, event.get("path"))
         elif kind == "saved" and event.get("result", False):
             _append(self.results, event.get("path"))
+        elif kind == "measured":
+            self.best_step = _count(event.get("best"))
         elif kind == "warning":
             self.warnings += 1
         elif kind in ENDINGS:
@@ -172,6 +177,7 @@ def status(folder: RunFolder | str | os.PathLike[str]) -> RunSummary:
         step=digest.step,
         steps=digest.steps,
         loss=digest.loss,
+        best_step=digest.best_step,
         created=digest.created if digest.created is not None else _birth(run),
         started=digest.started,
         updated=digest.updated,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -26,6 +26,7 @@ from dreambooth_core.methods.table import METHODS
 from dreambooth_core.optim.ema import Ema
 from dreambooth_core.optim.stepper import Stepper
 from dreambooth_core.trainer.asked import Asked
+from dreambooth_core.trainer.best import HeldOut
 from dreambooth_core.trainer.decide import Decision, parameter_groups
 from dreambooth_core.trainer.precision import Precision, make_precision
 from dreambooth_core.trainer.priors import image_precision, with_class_images
@@ -83,6 +84,7 @@ class Builder:
         concepts = self._with_class_images(concepts, parts, precision)
         items = Items(concepts, config.data, seed=config.run.seed)
         self._tell_inventory(concepts, items, parts)
+        held_out = items.held_out() if config.seeks_best else None
         plan = items.plan(
             batch_size=config.run.batch_size,
             accumulation=config.run.gradient_accumulation_steps,
@@ -95,8 +97,8 @@ class Builder:
             if name not in whole:
                 model.to(precision.dtype)
         # One network after another, and what is cached leaves: they need not fit side by side.
-        latents = self._latents(parts, items, plan, precision)
-        texts = self._texts(parts, items, precision, trained=method.trains_text)
+        latents = self._latents(parts, items, plan, precision, held_out)
+        texts = self._texts(parts, [items, held_out], precision, trained=method.trains_text)
         self._on_device(parts, parts.family.denoiser, precision)
         apply_attention(parts.denoiser, config.memory.attention, precision.device, precision.dtype)
         trainables = method.attach(config.run.seed, precision.trained)
@@ -107,20 +109,19 @@ class Builder:
             parts.denoiser.compile()
         total = config.run.steps or config.run.epochs * plan.steps_per_epoch
         stepper, ema = self._optimizer(trainables, total)
-        samples = Samples(
-            parts,
-            items,
-            latents,
-            TextSource(parts, texts),
-            seed=config.run.seed,
-            device=precision.device,
-            dtype=precision.dtype,
-        )
+
+        def samples_of(images: Items, seed: int) -> Samples:
+            source = TextSource(parts, texts)
+            device, dtype = precision.device, precision.dtype
+            return Samples(parts, images, latents, source, seed=seed, device=device, dtype=dtype)
+
+        samples = samples_of(items, config.run.seed)
+        objective = parts.family.objective(config.objective, parts)
         computer = StepComputer(
             parts,
             samples,
             plan,
-            parts.family.objective(config.objective, parts),
+            objective,
             precision,
             self.processes,
             seed=config.run.seed,
@@ -156,6 +157,10 @@ class Builder:
             ema=ema,
             validation=validation,
             total_steps=total,
+            held_out=held_out
+            and HeldOut(
+                held_out, samples_of(held_out, 0), objective, precision, config.run.batch_size
+            ),
         )
 
     def _stop_here(self) -> None:
@@ -225,7 +230,12 @@ class Builder:
         model.to(precision.device)
 
     def _latents(
-        self, parts: Components, items: Items, plan: BatchPlan, precision: Precision
+        self,
+        parts: Components,
+        items: Items,
+        plan: BatchPlan,
+        precision: Precision,
+        held_out: Items | None,
     ) -> LatentCache:
         def encode(pixels: Tensor) -> tuple[Tensor, Tensor]:
             parameter = next(parts.vae.parameters())
@@ -243,7 +253,10 @@ class Builder:
             batch_size=self.config.data.cache_batch_size,
         )
         if self._keeps_latents(plan):
-            wanted = items.views(plan)[self.processes.rank % self._sharers :: self._sharers]
+            views = items.views(plan)
+            if held_out is not None:
+                views += held_out.views(held_out.plan(batch_size=1))
+            wanted = views[self.processes.rank % self._sharers :: self._sharers]
             with self.processes.together():
                 cache.fill(wanted, progress=self._progress("latents"), stop=self.asked.stops)
             if not parts.is_inpainting:
@@ -255,7 +268,12 @@ class Builder:
         return plan.is_finite and self.config.data.cache != "none"
 
     def _texts(
-        self, parts: Components, items: Items, precision: Precision, *, trained: bool
+        self,
+        parts: Components,
+        images: Sequence[Items | None],
+        precision: Precision,
+        *,
+        trained: bool,
     ) -> TextCache | None:
         for name in parts.text_models:
             self._on_device(parts, name, precision)
@@ -267,10 +285,11 @@ class Builder:
             fingerprint(*parts.text_encoders, also=settings),
             self._store(TEXT_CACHE_LIMIT),
         )
-        captions = items.all_captions()
-        if captions is not None:
+        captions = [items.all_captions() for items in images if items is not None]
+        if None not in captions:
+            known = [text for some in captions for text in some or ()]
             with self.processes.together():
-                cache.fill(captions, progress=self._progress("texts"), stop=self.asked.stops)
+                cache.fill(known, progress=self._progress("texts"), stop=self.asked.stops)
         for encoder in parts.text_encoders:
             encoder.to("cpu")
         return cache

@@ -273,6 +273,17 @@ RULES: tuple[Rule, ...] = (
         lambda s: bool(s.config.method.init_from) and not s.trains_weights,
     ),
     Rule(
+        "run.stop_when",
+        "no saves on the way",
+        "a run is measured when it is saved, and there would be nothing to compare",
+        "Set save.every_steps or save.every_epochs, or leave run.stop_when empty.",
+        "run.stop_when",
+        lambda s: (
+            s.config.run.stop_when is not None
+            and not (s.config.save.every_steps or s.config.save.every_epochs)
+        ),
+    ),
+    Rule(
         "save.arrangement",
         "a method that it has no place for",
         "code written for such folders would not find the result",

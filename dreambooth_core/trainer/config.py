@@ -68,6 +68,11 @@ class TrainConfig:
         PublishOptions, label="Publishing", help="The result on the Hugging Face hub."
     )
 
+    @property
+    def seeks_best(self) -> bool:
+        """Whether what was learned is measured on images that are held out."""
+        return self.save.best or self.run.stop_when is not None
+
 
 def with_resolution(config: TrainConfig, native: int) -> TrainConfig:
     """The configuration with the base's own size (pixels of a side) where it says none."""

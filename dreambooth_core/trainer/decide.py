@@ -96,7 +96,7 @@ def decide(
     image_precision(config, precision)
     parts = load_base(config.base, weights=weights)
     config = with_resolution(config, parts.native_size)
-    concepts = gather(config.concepts, config.data, config.prior)
+    concepts = gather(config.concepts, config.data, config.prior, seeks_best=config.seeks_best)
     items = Items(concepts, config.data, seed=config.run.seed)
     plan = items.plan(
         batch_size=config.run.batch_size,

@@ -38,6 +38,7 @@ def train(session: Session) -> None:
         run.step()
         run.scheduled()
         run.asked()
+    session.measure()
     if session.config.save.at_end and not session.is_kept:
         session.save_state()
 
@@ -139,6 +140,9 @@ class _Loop:
         early = session.step < save.first_step
         if self._due(save.every_steps, save.every_epochs) and not last and not early:
             self.save()
+            if session.gets_no_better:
+                session.total_steps = session.step
+                return
         if session.validation and not last and self._due(watch.every_steps, watch.every_epochs):
             self.sample()
 

@@ -77,6 +77,14 @@ class RunOptions:
         full_bf16 keeps those in bf16 too, which wants optim.stochastic_rounding.""",
         choices=PRECISIONS,
     )
+    stop_when: int | None = option(
+        None,
+        label="Stop when no better",
+        help="""Ends the run after so many saves in a row whose loss on held-out images was no lower
+        than the best one's. Empty: never.""",
+        minimum=1,
+        maximum=10_000,
+    )
     resume: str = option(
         "",
         label="Resume from",
@@ -132,6 +140,13 @@ class SaveOptions:
         help="""Save a checkpoint after the last step too, so that a finished run can be trained
         further.""",
         advanced=True,
+    )
+    best: bool = option(
+        False,
+        label="Mark the best step",
+        help="""At every save and at the end, measures the loss on images that are held out from
+        training, always with the same noise. The result of the step with the lowest is kept as
+        <name>-best too.""",
     )
     keep: int | None = option(
         None,

@@ -22,6 +22,7 @@ CURVES = {
     "instance_loss": "loss/instance",
     "class_loss": "loss/class",
     "prior_share": "loss/prior share",
+    "held_out_loss": "loss/held out",
     "lr": "learning rate",
     "gradient_norm": "gradient norm",
     "seconds_per_step": "speed/seconds per step",
@@ -84,7 +85,7 @@ class Reporter:
         if not self.enabled:
             return
         event = self._write(kind, details)
-        if kind == "progress":
+        if kind in ("progress", "measured"):
             curves = {t: details[n] for n, t in CURVES.items() if details.get(n) is not None}
             if curves:
                 self._each(lambda tracker: tracker.add(curves, details["step"]))

@@ -268,6 +268,7 @@ def _train(session: Session) -> _Trained | None:
         return None
     reporter.emit("progress", stage="saving")
     file = _saved_result(session)
+    session.keep_best(file)
     token, learned = None, {}
     if session.method.embedding() is not None:
         token = (session.config.method.placeholder_token, embedding_path(session, folder.name))
@@ -275,6 +276,7 @@ def _train(session: Session) -> _Trained | None:
     result = {
         "file": folder.relative(file),
         **learned,
+        **_measured(session),
         "steps": session.step,
         "train_seconds": round(seconds, 3),
     }
@@ -306,6 +308,14 @@ def _train(session: Session) -> _Trained | None:
         masters=tuple(session.method.trained_models) if masters else (),
         tokenizers=session.parts.tokenizers if token is None else None,
     )
+
+
+def _measured(session: Session) -> dict[str, Any]:
+    """Which step was best, for the receipt; empty where nothing was measured."""
+    best = session.record.best
+    if best is None:
+        return {}
+    return {"best_step": best, "best_loss": session.record.losses[best]}
 
 
 def _saved_result(session: Session) -> Path:

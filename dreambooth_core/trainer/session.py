@@ -21,6 +21,7 @@ from dreambooth_core.optim.ema import Ema
 from dreambooth_core.optim.stepper import Stepper
 from dreambooth_core.trainer.arrangements import arrange_samples
 from dreambooth_core.trainer.asked import Asked
+from dreambooth_core.trainer.best import HeldOut, Record, keep_best
 from dreambooth_core.trainer.config import TrainConfig
 from dreambooth_core.trainer.precision import Precision
 from dreambooth_core.trainer.processes import Processes
@@ -55,6 +56,9 @@ class Session:
     ema: Ema | None
     validation: Validation | None
     total_steps: int
+    held_out: HeldOut | None = None
+    """Measures which step is best, where that is asked for."""
+    record: Record = field(default_factory=Record)
     step: int = 0
     """Optimizer steps that are done."""
     results: list[str] = field(default_factory=list)
@@ -117,12 +121,40 @@ class Session:
         if "scaler" in state.states:
             self.precision.scaler.load_state_dict(state.states["scaler"])
         self.step = state.step
+        self.record = Record.of(list(self.folder.events), self.step)
+
+    def measure(self) -> None:
+        """Measures this step on the images that are held out, if there is anything to tell by.
+        All processes must come here: each computes, and the first one's number counts."""
+        if self.held_out is None or self.step in self.record.losses:
+            return
+        with self.result_weights():
+            loss = self.held_out.loss()
+        (said,) = self.processes.agree([repr(loss)])
+        self.record.losses[self.step] = float(said)
+        best = self.record.best
+        self.reporter.emit("measured", step=self.step, held_out_loss=float(said), best=best)
+
+    @property
+    def gets_no_better(self) -> bool:
+        """Whether so many measurements in a row as ``run.stop_when`` says were no better."""
+        patience = self.config.run.stop_when
+        return patience is not None and self.record.worse() >= patience
+
+    def keep_best(self, result: Path) -> Path | None:
+        """Keeps a result of this step as the best one, if it is; on a full disk, once there is
+        room."""
+        if self.step == self.record.best and self.config.save.best:
+            name = self.folder.name
+            return self.saver("the best result", lambda: keep_best(result, name))
+        return None
 
     def save_checkpoint(self) -> None:
         """Writes a checkpoint, and what has been learned so far as a result that hosts load."""
+        self.measure()
         if self.processes.is_main:
             self.save_state()
-            self.save_result(f"{self.folder.name}-{self.step:06d}")
+            self.keep_best(self.save_result(f"{self.folder.name}-{self.step:06d}"))
             prune_results(self, self.config.save.keep)
 
     @property

@@ -80,6 +80,7 @@ BROKEN: dict[tuple[str, str], Given] = {
         "method.kind": "textual_inversion",
         "method.init_from": "it.safetensors",
     },
+    ("run.stop_when", "no saves on the way"): {"run.stop_when": 2},
     ("save.arrangement", "a method that it has no place for"): {
         "method.kind": "loha",
         "save.arrangement": "shivam",
