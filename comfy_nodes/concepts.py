@@ -16,7 +16,7 @@ from dreambooth_core.disk import write_bytes
 from dreambooth_core.errors import UserError
 
 from . import host
-from .description import CONCEPT, PREFIX, Input, Node, Output, Result
+from .description import CONCEPT, PREFIX, TOLD, Input, Node, Output, Result
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -197,7 +197,7 @@ IMAGES = Node(
             optional=True,
         ),
     ),
-    (_OUTPUT,),
+    (_OUTPUT, TOLD),
     read_images,
     is_output=True,
     fingerprint=look,

@@ -62,6 +62,10 @@ class Output:
     tooltip: str
 
 
+TOLD = Output("STRING", "TEXT", "What the node shows, for any node that takes text.")
+"""The last output of nodes whose lines are worth passing on; :func:`execute` fills it."""
+
+
 @dataclass
 class Result:
     """What a node hands on, and the lines of text that it shows."""
@@ -97,4 +101,7 @@ class Node:
 def execute(node: Node, inputs: dict[str, Any], node_id: str | None) -> Result:
     """Runs a node. Absent optional inputs get their default."""
     given = {each.id: each.default for each in node.inputs if each.optional}
-    return node.run(**{**given, **inputs}, node_id=node_id)
+    result = node.run(**{**given, **inputs}, node_id=node_id)
+    if TOLD in node.outputs:
+        result.values = (*result.values, "\n".join(result.lines))
+    return result

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth_core.environment import locate, status
-from dreambooth_core.errors import UserError
+from dreambooth_core.errors import DreamBoothError, UserError
 from dreambooth_core.hosting.warm import shared
 
 from . import host
+from .words import in_words
 
 ROOT = Path(__file__).resolve().parent.parent
 """The pack's folder."""
@@ -51,4 +52,7 @@ def task(
         if progress is not None:
             progress.say(str(report.get("message", "")))
 
-    return shared(ROOT).task(name, options, progress=tell, cancelled=host.interrupted)
+    try:
+        return shared(ROOT).task(name, options, progress=tell, cancelled=host.interrupted)
+    except DreamBoothError as error:
+        raise in_words(error) from error

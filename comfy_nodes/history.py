@@ -13,7 +13,7 @@ from dreambooth_core.jobs import RunFolder, list_runs, read_receipt, status
 
 from . import host
 from .adapters import ADAPTER_OUTPUT, Adapter, strength
-from .description import PREFIX, Input, Node, Output, Result
+from .description import PREFIX, TOLD, Input, Node, Output, Result
 from .watching import samples_of
 
 if TYPE_CHECKING:
@@ -185,6 +185,7 @@ RUNS = Node(
         ADAPTER_OUTPUT,
         Output("IMAGE", "SAMPLES", "The sample images of that step."),
         Output("IMAGE", "LOSS", "The curve of the loss."),
+        TOLD,
     ),
     pick,
     group="Runs",

@@ -202,6 +202,13 @@ def free_models() -> None:
     management.soft_empty_cache()
 
 
+def has_gpu() -> bool:
+    """Whether the host works on anything but the CPU."""
+    import comfy.model_management as management
+
+    return bool(management.get_torch_device().type != "cpu")
+
+
 def gpu_memory() -> int:
     """Bytes of memory that the host's GPU has in all: its own models leave it. 0 on a CPU."""
     import comfy.model_management as management

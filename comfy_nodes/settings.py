@@ -1,17 +1,19 @@
 """Settings nodes, made from the engine's own configuration: nothing is typed twice.
 
-A value that stands at its default is not set, so that a preset's value for it holds.
+Every widget begins as "as the preset" and sets nothing; whatever else it says is what runs.
 """
 
 from __future__ import annotations
 
+import contextlib
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from dreambooth_core.config.catalogue import BUDGETS, budget_of, entries
-from dreambooth_core.config.describe import describe
+from dreambooth_core.config.describe import describe, flatten
 from dreambooth_core.errors import UserError
 from dreambooth_core.trainer.config import TrainConfig
 
@@ -23,9 +25,9 @@ OVERRIDE = re.compile(r"[A-Za-z_][\w.\[\]]*\s*=")
 """What may go to the engine's command line: never a flag."""
 WHOLE = "auto"
 MIB = 1024**2
-EMPTY = -1
-"""Stands for "empty" in numbers that may be empty."""
-LARGEST = {"INT": 2**53 - 1, "FLOAT": 1e9}
+PRECISION = "run.mixed_precision"
+AS_PRESET, NOTHING, ON, OFF = "as the preset", "none", "on", "off"
+"""Words in widgets. ``none`` is the number that may be empty, and is."""
 
 LEFT_OUT = {
     "base.model",
@@ -97,54 +99,101 @@ def widget_name(said: dict[str, Any], section: str) -> str:
 
 
 def widget(said: dict[str, Any], section: str) -> Input | None:
-    """The input for a field; None for kinds that have no widget."""
-    kind, default = said["type"], said["default"]
-    name = widget_name(said, section)
-    help_, low, high, step = said["help"], said["minimum"], said["maximum"], None
+    """The input for a field; None for kinds that have no widget.
+
+    Every widget can also leave its field to the preset. Numbers are texts: the page rounds what
+    stands in a number's widget, and no number is a word.
+    """
+    kind, default, choices = said["type"], said["default"], tuple(said["choices"] or ())
+    name, label, help_ = widget_name(said, section), said["label"], said["help"]
     if said["unit"]:
         help_ = f"{help_} In {said['unit']}."
-    if said["choices"] and kind == "str" and not said["open"]:
-        return Input(name, "COMBO", said["label"], help_, default, choices=tuple(said["choices"]))
-    if kind in ("int", "float"):
-        widget_type = "INT" if kind == "int" else "FLOAT"
-        if said["optional"]:
-            default = EMPTY if default is None else default
-            low = EMPTY
-            help_ = f"{help_} {EMPTY}: empty."
-        low = (
-            (0 if low is None else low)
-            if kind == "int"
-            else (-LARGEST["FLOAT"] if low is None else low)
-        )
-        step = 1 if kind == "int" else 1e-7 if "learning_rate" in name else 0.001
-        high = LARGEST[widget_type] if high is None else high
-        return Input(name, widget_type, said["label"], help_, default, low, high, step)
+    if kind in ("int", "float") and said["optional"]:
+        help_ = f"{help_} {NOTHING}: empty."
+    if default not in (None, "", [], {}):
+        shown = (OFF, ON)[default] if kind == "bool" else shown_number(default)
+        help_ = f"{help_} The engine's default: {shown}."
     if kind == "bool":
-        return Input(name, "BOOLEAN", said["label"], help_, default)
-    if kind == "str":
-        return Input(name, "STRING", said["label"], help_, default or "")
-    if kind == "list" and said["item"]["type"] == "str":
-        help_ = f"{help_} One on each line."
-        return Input(name, "STRING", said["label"], help_, "", multiline=True)
-    if kind == "dict":
-        help_ = f"{help_} One name=value on each line."
-        return Input(name, "STRING", said["label"], help_, "", multiline=True)
+        return Input(name, "COMBO", label, help_, AS_PRESET, choices=(AS_PRESET, OFF, ON))
+    if choices and kind == "str" and not said["open"]:
+        return Input(name, "COMBO", label, help_, AS_PRESET, choices=(AS_PRESET, *choices))
+    if kind in ("int", "float", "str"):
+        return Input(name, "STRING", label, help_, AS_PRESET)
+    several = {"list": "One on each line.", "dict": "One name=value on each line."}
+    if kind == "dict" or (kind == "list" and said["item"]["type"] == "str"):
+        help_ = f"{help_} {several[kind]}"
+        return Input(name, "STRING", label, help_, AS_PRESET, multiline=True)
     return None
 
 
-def value_of(said: dict[str, Any], given: Any) -> Any:
-    """The configuration's value for what a widget holds."""
-    if said["type"] in ("int", "float") and said["optional"] and given == EMPTY:
+def shown_number(value: Any) -> str:
+    """A value as a person writes it: 1e-08, 16, 0.9995."""
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
+
+
+def value_of(said: dict[str, Any], given: Any, where: str) -> Any:
+    """The configuration's value for what a widget holds.
+
+    Args:
+        said: the field, as the engine describes it.
+        given: the widget's value; other nodes may link numbers.
+        where: node and widget, for errors.
+
+    Raises:
+        UserError: it is no value of the field.
+    """
+    kind, text = said["type"], str(given).strip()
+    if kind == "bool":
+        return text.lower() in (ON, "true")
+    if kind in ("int", "float"):
+        return number_of(said, text, where)
+    if kind == "str":
+        return None if said["optional"] and not text else text
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if kind == "list":
+        return lines
+    pairs = (line.partition("=") for line in lines)
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def number_of(said: dict[str, Any], text: str, where: str) -> int | float | None:
+    """A number as a person wrote it. Raises ``UserError`` for what is none, or out of range."""
+    if text.lower() == NOTHING and said["optional"]:
         return None
-    if said["type"] == "str" and said["optional"] and given == "":
-        return None
-    if said["type"] in ("list", "dict"):
-        lines = [line.strip() for line in str(given).splitlines() if line.strip()]
-        if said["type"] == "list":
-            return lines
-        pairs = (line.partition("=") for line in lines)
-        return {name.strip(): value.strip() for name, _, value in pairs}
-    return given
+    low, high = said["minimum"], said["maximum"]
+    do = f"Write a number from {low:g} to {high:g}, or {AS_PRESET!r}."
+    try:
+        value = float(text)
+    except ValueError:
+        raise UserError(f"{text!r} is no number", where=where, do=do) from None
+    if not math.isfinite(value):
+        raise UserError(f"{text} is no number to train with", where=where, do=do)
+    if said["type"] == "int":
+        if not value.is_integer():
+            raise UserError(f"{text} is no whole number", where=where, do=do)
+        value = int(text) if text.isdigit() else int(value)
+    if not low <= value <= high:
+        raise UserError(f"{text} is too {'small' if value < low else 'large'}", where=where, do=do)
+    return value
+
+
+def is_left(said: dict[str, Any], given: Any) -> bool:
+    """Whether a widget leaves its field to the preset; an emptied number does."""
+    text = str(given).strip()
+    return text == AS_PRESET or (not text and said["type"] in ("int", "float"))
+
+
+def places() -> Iterator[tuple[str, str, str]]:
+    """Key, node and widget of every field that a section's node sets."""
+    for name in SECTIONS:
+        for said in leaves(_SECTIONS[name]):
+            if said["key"] not in LEFT_OUT:
+                yield said["key"], title_of(_SECTIONS[name]), said["label"]
+
+
+def title_of(tree: dict[str, Any]) -> str:
+    """A section's node, as it is called."""
+    return f"Settings: {tree['label']} (DreamBooth)"
 
 
 def section_node(tree: dict[str, Any]) -> Node:
@@ -156,19 +205,21 @@ def section_node(tree: dict[str, Any]) -> Node:
         if said["key"] not in LEFT_OUT and (made := widget(said, section)) is not None
     ]
 
+    title = title_of(tree)
+
     def run(node_id: str | None = None, settings: Settings | None = None, **given: Any) -> Result:
         values = {
-            said["key"]: value
+            said["key"]: value_of(said, given[made.id], f"{title}, {made.label}")
             for said, made in pairs
-            if (value := value_of(said, given[made.id])) != said["default"]
+            if not is_left(said, given[made.id])
         }
-        shown = [f"{key} = {value}" for key, value in values.items()] or ["all as they were"]
+        shown = [f"{key} = {value}" for key, value in values.items()] or ["all as the preset"]
         return Result((Settings(values=values).over(settings),), shown)
 
     return Node(
         f"{PREFIX}Settings{section.title()}",
-        f"Settings: {tree['label']} (DreamBooth)",
-        f"{tree['help']} What stands at its default here is left to the preset.",
+        title,
+        f"{tree['help']} What says so is left to the preset.",
         (*(made for _, made in pairs), _PREVIOUS),
         (_OUTPUT,),
         run,
@@ -180,7 +231,7 @@ def choose(
     preset: str,
     memory: str,
     steps: int,
-    learning_rate: float,
+    learning_rate: str,
     random_seed: int,
     overrides: str,
     settings: Settings | None = None,
@@ -190,8 +241,9 @@ def choose(
     values: dict[str, Any] = {"run.seed": random_seed}
     if steps > 0:
         values["run.steps"] = steps
-    if learning_rate > 0:
-        values["optim.learning_rate"] = learning_rate
+    if not is_left(_RATE, learning_rate):
+        where = f"{TITLE}, {_RATE['label']}"
+        values["optim.learning_rate"] = value_of(_RATE, learning_rate, where)
     lines = [line.strip() for line in overrides.splitlines() if line.strip()]
     for line in lines:
         if not OVERRIDE.match(line):
@@ -200,16 +252,36 @@ def choose(
     if budget := budget_of(memory) or (f"{size // MIB}MB" if size else ""):
         values["memory.budget"] = budget
     presets = () if preset == NONE else (preset,)
-    return Result((Settings(presets, values, tuple(lines)).over(settings),))
+    told = preset_lines(preset)
+    known = settings.values if settings else {}
+    if presets and PRECISION not in known and not host.has_gpu():
+        values[PRECISION] = "no"
+        told.append(f"{PRECISION} = no: there is no GPU, and bf16 is slower than fp32 without")
+    made = Settings(presets, values, tuple(lines)).over(settings)
+    return Result((made,), told)
+
+
+def preset_lines(preset: str) -> list[str]:
+    """What a preset sets, with what its author says of it."""
+    entry = next((each for each in entries() if each.name == preset), None)
+    if entry is None:
+        return ["no preset: the engine's defaults"]
+    lines = [f"{preset}: {entry.about}"]
+    with contextlib.suppress(ImportError):  # the host's own
+        import yaml
+
+        told = flatten(yaml.safe_load(entry.path.read_text(encoding="utf-8")))
+        lines += [f"{key} = {value}" for key, value in told.items() if key not in SAID_ELSEWHERE]
+    return lines
 
 
 def _main() -> Node:
     recipes = [entry.name for entry in entries()]
     said = {each["key"]: each for each in leaves(describe(TrainConfig))}
-    seed, rate = said["run.seed"], said["optim.learning_rate"]
+    seed = said["run.seed"]
     return Node(
         f"{PREFIX}Settings",
-        "Settings (DreamBooth)",
+        TITLE,
         "How to train: a preset, and what should differ from it. More of the engine's settings are "
         "in the nodes of the submenu; they chain.",
         (
@@ -241,16 +313,7 @@ def _main() -> Node:
                 0,
                 1_000_000,
             ),
-            Input(
-                "learning_rate",
-                "FLOAT",
-                rate["label"],
-                f"{rate['help']} 0: as the preset says.",
-                0.0,
-                0.0,
-                10.0,
-                1e-7,
-            ),
+            Input("learning_rate", "STRING", _RATE["label"], _RATE["help"], AS_PRESET),
             Input("random_seed", "INT", seed["label"], seed["help"], 0, 0, 2**53 - 1),
             Input(
                 "overrides",
@@ -271,6 +334,9 @@ def _main() -> Node:
 _SECTIONS = {
     tree["name"]: tree for tree in describe(TrainConfig)["children"] if tree["type"] == "section"
 }
+_RATE = next(s for s in leaves(_SECTIONS["optim"]) if s["key"] == "optim.learning_rate")
+TITLE = "Settings (DreamBooth)"
+SAID_ELSEWHERE = {f"run.presets.{entry.name}" for entry in entries()}
 FIRST = {said["key"]: first_key(said) for tree in _SECTIONS.values() for said in leaves(tree)}
 """Keys by their first names, under which earlier runs are found again."""
 MAIN = _main()

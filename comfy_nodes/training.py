@@ -15,7 +15,7 @@ from dreambooth_core.methods.table import METHODS
 from . import engine, host
 from .adapters import ADAPTER_OUTPUT, Adapter
 from .concepts import Concept
-from .description import CONCEPT, PREFIX, SETTINGS, Input, Node, Output, Result
+from .description import CONCEPT, PREFIX, SETTINGS, TOLD, Input, Node, Output, Result
 from .requests import POCKET, Draft, Found, Request, find, prepare
 from .settings import Settings
 from .watching import samples_of, train, watch
@@ -265,7 +265,7 @@ TRAIN_LORA = Node(
         _EVERY,
         _SETTINGS,
     ),
-    (*_MODELS, ADAPTER_OUTPUT, *_IMAGES),
+    (*_MODELS, ADAPTER_OUTPUT, *_IMAGES, TOLD),
     train_adapter,
     is_output=True,
     fingerprint=look_at_base,
@@ -295,6 +295,7 @@ TRAIN_CHECKPOINT = Node(
         *_MODELS,
         Output("STRING", "NAME", "The name of the new checkpoint."),
         *_IMAGES,
+        TOLD,
     ),
     train_checkpoint,
     is_output=True,

@@ -20,6 +20,7 @@ from dreambooth_core.jobs import (
 from dreambooth_core.jobs.stages import stage_words
 
 from . import host
+from .words import in_words
 
 log = logging.getLogger("dreambooth")
 
@@ -115,10 +116,12 @@ def _follow(folder: RunFolder, screen: _Screen, offset: int) -> None:
             time.sleep(POLL)
     if screen.failure is not None:
         failed = screen.failure
-        raise TrainingFailed(
-            str(failed.get("what") or failed.get("message")),
-            where=failed.get("where"),
-            do=failed.get("do"),
+        raise in_words(
+            TrainingFailed(
+                str(failed.get("what") or failed.get("message")),
+                where=failed.get("where"),
+                do=failed.get("do"),
+            )
         )
     if state.state == "lost":
         raise TrainingFailed(state.message, where=folder.path)

@@ -97,6 +97,7 @@ SIGNATURES: tuple[Signature, ...] = (
     Signature("t2i-adapter", None, "a T2I-Adapter", ("body.0.block1.", "conv_in.")),
     Signature("gligen", None, "a GLIGEN part", ("position_net.", "fuser.")),
     Signature("vae", "taesd", "a tiny autoencoder (TAESD)", ("taesd_decoder.",)),
+    Signature("vae", "taesd", "a tiny autoencoder (TAESD)", ("3.conv.0.weight", "3.conv.2.weight")),
     Signature("vae", None, "a VAE", ("decoder.up.0.block.0.", "encoder.down.0."), (_LDM,)),
     Signature("vae", None, "a VAE", ("decoder.up_blocks.0.", "encoder.down_blocks.0."), (_LDM,)),
     Signature(

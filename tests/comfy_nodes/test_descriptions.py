@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import comfy_nodes
 from comfy_nodes import settings
 from comfy_nodes.description import ADAPTER, CONCEPT, SETTINGS, STACK, WIDGETS, Node
-from dreambooth_core.config.describe import describe
+from comfy_nodes.words import in_words
+from dreambooth_core.config.catalogue import SHIPPED
+from dreambooth_core.config.describe import describe, flatten
+from dreambooth_core.errors import UserError
 from dreambooth_core.trainer.config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
@@ -92,14 +96,15 @@ def test_defaults_set_nothing(node: Node, run: Any) -> None:
 
 
 def test_settings_chain(run: Any) -> None:
-    (method,) = run("DreamBoothSettingsMethod", rank=8, text_rank=4)
-    (optim,) = run("DreamBoothSettingsOptim", ema_enabled=True, settings=method)
+    (method,) = run("DreamBoothSettingsMethod", rank="8", text_rank="4")
+    (optim,) = run("DreamBoothSettingsOptim", ema_enabled="on", settings=method)
     (made,) = run("DreamBoothSettings", steps=20, overrides="data.flip=true\n", settings=optim)
     assert made.presets == ("object-lora-sd1",)
     assert made.values == {
         "method.rank": 8,
         "method.text_rank": 4,
         "optim.ema.enabled": True,
+        "run.mixed_precision": "no",
         "run.seed": 0,
         "run.steps": 20,
     }
@@ -113,15 +118,101 @@ def test_the_memory_budget(run: Any, memory: str, budget: str | None) -> None:
     assert made.values.get("memory.budget") == budget
 
 
+NUMBERS = [
+    (said, section)
+    for section in settings.SECTIONS
+    for said in settings.leaves(
+        next(t for t in describe(TrainConfig)["children"] if t["name"] == section)
+    )
+    if said["type"] in ("int", "float")
+]
+
+
+def test_no_number_is_rounded_by_its_widget() -> None:
+    """Defaults, limits, and every number of every preset come back as they were."""
+    set_by_presets: dict[str, set[Any]] = {}
+    for path in SHIPPED.glob("*.yaml"):
+        for key, value in flatten(yaml.safe_load(path.read_text(encoding="utf-8"))).items():
+            set_by_presets.setdefault(key, set()).add(value)
+    assert len(NUMBERS) > 60 and len(set_by_presets) > 15
+    for said, section in NUMBERS:
+        widget = settings.widget(said, section)
+        assert widget is not None and (widget.type, widget.default) == ("STRING", "as the preset")
+        assert settings.is_left(said, "as the preset") and settings.is_left(said, " ")
+        kept = {said["default"], said["minimum"], said["maximum"], 1e-8, 0.9995, 3.3e-8}
+        for value in kept | set_by_presets.get(said["key"], set()):
+            allowed = value is not None and said["minimum"] <= value <= said["maximum"]
+            if allowed and (said["type"] == "float" or value == int(value)):
+                text = settings.shown_number(value)
+                found = settings.value_of(said, text, "here")
+                assert found == value and type(found).__name__ == said["type"]
+        if said["optional"]:
+            assert settings.value_of(said, "None", "here") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nan", "nan is no number to train with"),
+        ("inf", "inf is no number to train with"),
+        ("much", "'much' is no number"),
+        ("-1", "-1 is too small"),
+        ("none", "'none' is no number"),
+    ],
+)
+def test_a_wrong_number_names_node_and_widget(run: Any, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        run("DreamBoothSettingsOptim", weight_decay=text)
+    assert caught.value.where == "Settings: Optimizer (DreamBooth), Weight decay"
+    assert caught.value.do == "Write a number from 0 to 10, or 'as the preset'."
+    with pytest.raises(UserError, match="is no whole number"):
+        run("DreamBoothSettingsMethod", rank="1.5")
+
+
+def test_what_a_preset_turns_on_can_be_turned_off(run: Any) -> None:
+    """Also where off is the engine's own default."""
+    (memory,) = run("DreamBoothSettingsMemory", gradient_checkpointing="off", quantize="no")
+    assert memory.values == {"memory.gradient_checkpointing": False, "memory.quantize": "no"}
+    assert run.lines == ["memory.gradient_checkpointing = False", "memory.quantize = no"]
+
+
+def test_the_presets_values_are_shown(run: Any) -> None:
+    run("DreamBoothSettings", preset="object-lora-sd1")
+    assert "method.rank = 16" in run.lines and "optim.learning_rate = 0.0001" in run.lines
+    assert run.lines[-1].startswith("run.mixed_precision = no: there is no GPU")
+    (above,) = run("DreamBoothSettingsRun", mixed_precision="bf16")
+    (made,) = run("DreamBoothSettings", preset="object-lora-sd1", settings=above)
+    assert made.values["run.mixed_precision"] == "bf16", "a person said so"
+
+
+def test_errors_are_told_in_the_graphs_words() -> None:
+    told = in_words(
+        UserError(
+            "this SD2 model does not say whether it predicts noise or velocity",
+            where="/models/a.safetensors",
+            do="Give --prediction_type epsilon, or leave objective.zero_terminal_snr out",
+        )
+    )
+    assert told.line == (
+        "/models/a.safetensors: this SD2 model does not say whether it predicts noise or "
+        "velocity. Give “Prediction type” (Settings: Base (DreamBooth)) epsilon, or leave "
+        "“Zero terminal SNR” (Settings: Objective (DreamBooth)) out"
+    )
+    told = in_words(UserError("run.steps: 0 is too small", where="command line", do="Allowed: 1"))
+    assert told.line == "“Steps” (Settings (DreamBooth)): 0 is too small. Allowed: 1"
+    told = in_words(UserError("'x' sets nothing", where="command line", do="Write key=value."))
+    assert told.where == "“Overrides” (Settings (DreamBooth))"
+
+
 def test_widgets_keep_the_names_that_saved_graphs_know(run: Any) -> None:
-    (made,) = run("DreamBoothSettingsRun", accumulation=4)
+    (made,) = run("DreamBoothSettingsRun", accumulation="4")
     assert made.values == {"run.gradient_accumulation_steps": 4}
 
 
 def test_lists_and_empty_numbers(run: Any) -> None:
     (optim,) = run("DreamBoothSettingsOptim", arguments="d0 = 1e-5")
     assert optim.values == {"optim.optimizer_args": {"d0": "1e-5"}}
-    (data,) = run("DreamBoothSettingsData", templates="a [prompt]\n\n the [prompt] ", height=64)
+    (data,) = run("DreamBoothSettingsData", templates="a [prompt]\n\n the [prompt] ", height="64")
     assert data.values == {"data.templates": ["a [prompt]", "the [prompt]"], "data.height": 64}
 
 

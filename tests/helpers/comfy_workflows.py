@@ -32,6 +32,55 @@ def to_prompt(workflow: dict[str, Any], host_nodes: dict[str, Any]) -> dict[str,
     return prompt
 
 
+def to_graph(prompt: dict[str, Any], host_nodes: dict[str, Any]) -> dict[str, Any]:
+    """A prompt as the page's workflow JSON: the reverse of :func:`to_prompt`."""
+    numbers = {name: number for number, name in enumerate(prompt, 1)}
+    nodes: dict[str, dict[str, Any]] = {}
+    for name, one in prompt.items():
+        said = host_nodes[one["class_type"]]
+        nodes[name] = {
+            "id": numbers[name],
+            "type": one["class_type"],
+            "pos": [450 * numbers[name], 100],
+            "size": [400, 500],
+            "flags": {},
+            "order": numbers[name],
+            "mode": 0,
+            "inputs": [],
+            "outputs": [
+                {"name": label, "type": kind, "links": [], "slot_index": slot}
+                for slot, (label, kind) in enumerate(
+                    zip(said["output_name"], said["output"], strict=True)
+                )
+            ],
+            "properties": {},
+            "widgets_values": [
+                one["inputs"].get(each, "") for each in _names(one["class_type"], host_nodes)
+            ],
+        }
+    links: list[list[Any]] = []
+    for name, one in prompt.items():
+        for key, value in one["inputs"].items():
+            if not isinstance(value, list):
+                continue
+            source, output = nodes[value[0]], value[1]
+            slot, number = len(nodes[name]["inputs"]), len(links) + 1
+            kind = source["outputs"][output]["type"]
+            links.append([number, source["id"], output, numbers[name], slot, kind])
+            source["outputs"][output]["links"].append(number)
+            nodes[name]["inputs"].append({"name": key, "type": kind, "link": number})
+    return {
+        "last_node_id": len(nodes),
+        "last_link_id": len(links),
+        "nodes": list(nodes.values()),
+        "links": links,
+        "groups": [],
+        "config": {},
+        "extra": {},
+        "version": 0.4,
+    }
+
+
 def _names(kind: str, host_nodes: dict[str, Any]) -> list[str]:
     if kind in OURS:
         return widgets_of(OURS[kind])

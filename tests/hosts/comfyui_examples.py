@@ -84,7 +84,7 @@ def _settings(values: dict[str, Any], scale: Scale) -> dict[str, Any]:
     return {
         "preset": "(none)",
         "steps": scale.steps,
-        "learning_rate": scale.rate / 5 if full else scale.rate,
+        "learning_rate": str(scale.rate / 5 if full else scale.rate),
         "random_seed": scale.seed,
         "overrides": "\n".join(lines),
     }
@@ -118,7 +118,7 @@ _CHANGES: dict[str, Any] = {
     "DreamBoothTrainLora": _train,
     "DreamBoothTrainCheckpoint": _train,
     "DreamBoothCompareSteps": _compare,
-    "DreamBoothSettingsPrior": lambda v, s: {"num_images": s.class_images},
+    "DreamBoothSettingsPrior": lambda v, s: {"num_images": str(s.class_images)},
     "DreamBoothRuns": lambda v, s: {"run": f"{s.name}sks-dog"},
     "DreamBoothSaveAdapter": lambda v, s: {"name": f"tests/{s.name}{v['name']}"},
     "CheckpointLoaderSimple": lambda v, s: {"ckpt_name": CHECKPOINT},

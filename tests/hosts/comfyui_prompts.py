@@ -30,7 +30,7 @@ def learning(name: str, *, steps: int = 8, seed: int = 0, **more: Any) -> Prompt
             "DreamBoothSettings",
             preset="(none)",
             steps=steps,
-            learning_rate=0.002,
+            learning_rate="0.002",
             random_seed=FIRST_SEED + seed,
             overrides=QUICK,
         ),

@@ -23,7 +23,7 @@ from dreambooth_core.formats.adapters.model import Adapter
 from dreambooth_core.formats.adapters.write import write_adapter
 from dreambooth_core.jobs import RunFolder, status
 from tests.helpers.adapters import weights_for
-from tests.helpers.comfy_workflows import to_prompt
+from tests.helpers.comfy_workflows import to_graph, to_prompt
 from tests.helpers.reduced_models import full_parts
 from tests.hosts import comfyui_host, comfyui_page
 from tests.hosts.comfyui_examples import EXAMPLES, Scale, adapted, example, put_style
@@ -423,6 +423,38 @@ def test_every_example_runs(server: Server, name: str) -> None:
                     one["inputs"]["steps"] = 6
             shown = [out.get("text", []) for out in server.run(prompt).outputs.values()]
             assert any("resumed from step 4" in text for lines in shown for text in lines)
+
+
+def test_what_nodes_say_is_read_on_them(server: Server, name: str) -> None:
+    """Drawn by the page, and passed on as text; neither the saved graph nor the prompt has it."""
+    prompt = learning(name, steps=2, seed=11)
+    prompt["p"] = node("PreviewAny", source=["t", 6])
+    graph = to_graph(server.filled(prompt), server.info)
+    with comfyui_page.page(server) as driver:
+        comfyui_page.load(driver, graph)
+        comfyui_page.run(driver, server)
+        shown = driver.execute_script(
+            "return app.graph._nodes.map(n => [n.type, (n.widgets || []).filter("
+            "w => w.name === 'dreambooth_result').map(w => w.value)])"
+        )
+        texts = {kind: values for kind, values in shown if values}
+        assert texts["DreamBoothTrainLora"] == [f"{name}: trained now"]
+        assert "5 images taken" in texts["DreamBoothImages"][0]
+        preview = driver.execute_script(
+            "return app.graph._nodes.find(n => n.type === 'PreviewAny').widgets.map(w => w.value)"
+        )
+        assert f"{name}: trained now" in preview
+        visible = driver.execute_script(
+            "return [...document.querySelectorAll('textarea')].filter("
+            "e => e.readOnly && e.offsetParent && e.value.includes('trained now')).length"
+        )
+        assert visible >= 1
+        saved = driver.execute_script("return JSON.stringify(app.graph.serialize())")
+        assert "trained now" not in saved and "5 images taken" not in saved
+        asked = driver.execute_async_script(
+            "app.graphToPrompt().then(p => arguments[0](JSON.stringify(p.output)))"
+        )
+        assert "dreambooth_result" not in asked
 
 
 def test_a_workflow_in_the_page(server: Server, name: str, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,19 @@ HEADS = {
     "zh": ("输入", "说明", "输出", "输入", "输出"),
 }
 ENDINGS = (
-    " What stands at its default here is left to the preset.",
-    " -1: empty.",
+    " What says so is left to the preset.",
+    " none: empty.",
     " One on each line.",
     " One name=value on each line.",
     " In px.",
     " 0: as the preset says.",
 )
 """What descriptions append to the engine's own texts."""
+
+
+_DEFAULT_WORD = "The engine's default:"
+_DEFAULT = re.compile(rf"(.+) {_DEFAULT_WORD} (\S+)\.")
+"""Also appended: what holds where neither the widget nor a preset says anything."""
 
 
 class Missing(KeyError):
@@ -50,6 +56,8 @@ def translator(language: str) -> Any:
     def translate(text: str) -> str:
         if text in table:
             return table[text]
+        if default := _DEFAULT.fullmatch(text):
+            return f"{translate(default[1])}{table[_DEFAULT_WORD]}{default[2]}。"
         for ending in ENDINGS:
             if text.endswith(ending):
                 return translate(text.removesuffix(ending)) + table[ending.strip()]

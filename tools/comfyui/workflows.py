@@ -268,7 +268,7 @@ def full_fine_tune() -> Graph:
     """The whole model learns, and prior preservation keeps the class as it was."""
     graph = Graph()
     images = subject(graph)
-    prior = graph.add("DreamBoothSettingsPrior", 0, 34, enabled=True, num_images=200)
+    prior = graph.add("DreamBoothSettingsPrior", 0, 34, enabled="on", num_images="200")
     settings = graph.add(
         "DreamBoothSettings", 0, 76, preset="object-full-sd1", steps=400, settings=prior[0]
     )

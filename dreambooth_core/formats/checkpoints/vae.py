@@ -69,6 +69,11 @@ def plan_from_shapes(shapes: Shapes) -> VAEPlan:
     Raises:
         UserError: the names are not those of a KL autoencoder.
     """
+    if any(name.startswith("taesd_") for name in shapes):
+        raise Unsupported(
+            "the autoencoder is a tiny one (TAESD), made for previews; training needs a whole VAE",
+            do="Choose the model with its own VAE, or a VAE in a file of its own beside it.",
+        )
     # The decoder has one block more at each level: the encoder of a small one may have none.
     channels: list[int] = []
     while (name := f"decoder.up.{len(channels)}.block.0.conv1.weight") in shapes:

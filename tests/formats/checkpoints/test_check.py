@@ -14,7 +14,7 @@ from helpers.reduced_models import reduced_parts
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dreambooth_core.errors import UserError
+from dreambooth_core.errors import Unsupported, UserError
 from dreambooth_core.formats import folders
 from dreambooth_core.formats.checkpoints import build
 from dreambooth_core.formats.checkpoints.check import check_component, check_model, check_values
@@ -24,6 +24,7 @@ from dreambooth_core.formats.checkpoints.folder import read_folder, write_folder
 from dreambooth_core.formats.checkpoints.folder_layout import read_weights
 from dreambooth_core.formats.checkpoints.ldm_yaml import read_yaml
 from dreambooth_core.formats.checkpoints.parts import ModelParts
+from dreambooth_core.formats.checkpoints.vae import plan_from_shapes
 from dreambooth_core.formats.storage import write_tensors
 
 MODEL = Path("model.safetensors")
@@ -320,3 +321,8 @@ def test_libraries_are_imported_before_initial_values_are_switched_off(monkeypat
     )
     build.empty("text_encoder", whole["sd1"].components["text_encoder"].config)
     assert order == ["import", "switch off"]
+
+
+def test_a_tiny_autoencoder_is_called_what_it_is() -> None:
+    with pytest.raises(Unsupported, match=r"a tiny one .TAESD., made for previews"):
+        plan_from_shapes({"taesd_decoder.1.weight": (64, 4, 3, 3)})
