@@ -21,13 +21,16 @@ the runs and owes the host its model must not be lost."""
 
 
 def register(root: Path) -> None:
-    """Asks the host for a tab, routes and settings. On a host that we do not know, one line in
-    its log says so, and it goes on without us."""
+    """Asks the host for a tab, routes and settings. On a host that we do not know, the tab and a
+    line in its log say what it lacks, and it goes on without us."""
     from . import host as hosts
 
     studio = _studios.get(root)
-    host: Any = studio.host if studio is not None else hosts.find()
-    if host is None:
+    try:
+        host: Any = studio.host if studio is not None else hosts.find()
+    except hosts.UnknownHost as error:
+        log.warning("dreambooth: %s", error)
+        hosts.show(str(error))
         return
     host.on_settings()
     host.on_tab(lambda: _tab(root, host))

@@ -1,7 +1,8 @@
-"""Forge: loads and unloads models by itself, as memory asks for it."""
+"""Forge and Forge Neo: they load and unload models by themselves, as memory asks for it."""
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -31,12 +32,16 @@ class Forge(WebUI):
 
     def select_checkpoint(self, path: Path) -> None:
         """Chooses a checkpoint and loads it."""
-        from modules import sd_models
+        from modules import sd_models, shared
         from modules_forge import main_entry
 
         info = self.find_checkpoint(path)
+        # Neo remembers a checkpoint for each of the presets that its page is switched to.
+        told = {}
+        if "preset" in inspect.signature(main_entry.checkpoint_change).parameters:
+            told["preset"] = shared.opts.data.get("forge_preset")
         with self.alone():
-            main_entry.checkpoint_change(info.title)
+            main_entry.checkpoint_change(info.title, **told)
             main_entry.refresh_model_loading_parameters()
             try:
                 sd_models.forge_model_reload()

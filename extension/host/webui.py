@@ -30,15 +30,17 @@ class WebUI:
 
         options = shared.cmd_opts
         data, models = Path(paths.data_path).absolute(), Path(paths.models_path).absolute()
-        checkpoints = Path(options.ckpt_dir) if options.ckpt_dir else models / "Stable-diffusion"
+        usual = models / "Stable-diffusion"
+        checkpoints, loras = _given(options, "ckpt"), _given(options, "lora")
+        parts = [*_given(options, "vae"), *_given(options, "text_encoder")]
         shown = [Path(p) for p in getattr(options, "gradio_allowed_path", None) or []]
         return Folders(
             data=data,
             home=settings.home(shared, data / "outputs" / "dreambooth"),
-            loras=Path(getattr(options, "lora_dir", None) or models / "Lora"),
-            checkpoints=checkpoints.absolute(),
-            embeddings=Path(options.embeddings_dir),
-            models=(models, models / "Stable-diffusion"),
+            loras=next(iter(loras), models / "Lora"),
+            checkpoints=next(iter(checkpoints), usual),
+            embeddings=Path(getattr(options, "embeddings_dir", None) or models / "embeddings"),
+            models=(models, usual, *checkpoints[1:], *loras[1:], *parts),
             images=(data / "outputs",),
             allowed=(*settings.more_folders(shared), *shown),
         )
@@ -149,6 +151,14 @@ class WebUI:
             if os.path.realpath(info.filename) == os.path.realpath(path):
                 return info
         raise UserError("the host does not list this checkpoint", where=path)
+
+
+def _given(options: Any, kind: str) -> list[Path]:
+    """The folders of a kind that the command line names: one flag in A1111 and Forge, lists of
+    folders in Forge Neo."""
+    one = getattr(options, f"{kind}_dir", None)
+    several = getattr(options, f"{kind}_dirs", None) or []
+    return [Path(each).absolute() for each in ([one] if one else []) + list(several)]
 
 
 TUNNELS = {

@@ -5,14 +5,16 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
+import extension
 from dreambooth_core.errors import UserError
-from extension.host import find
+from extension.host import UnknownHost, find
 from extension.host.a1111 import A1111
 from extension.host.reduced import MODULE, Multiple
 
@@ -222,11 +224,22 @@ def test_settings_page(host: A1111, module: Module, monkeypatch: pytest.MonkeyPa
 def test_a_host_that_lacks_something_gets_a_line(
     module: Module, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.delattr(module("sd_models"), "send_model_to_cpu")
+    gradio, told = ModuleType("gradio"), []
+    gradio.Blocks = lambda **_: nullcontext("page")  # type: ignore[attr-defined]
+    gradio.HTML = told.append  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "gradio", gradio)
+    extension.register(Path("nowhere"))
+    assert "this WebUI lacks sd_models.send_model_to_cpu; A1111 1.6 to 1.10" in caplog.text
+    tabs = module("script_callbacks").call("ui_tabs")
+    assert tabs == [[("page", "DreamBooth", "dreambooth")]]
+    assert "lacks sd_models.send_model_to_cpu" in told[0], "the page says it too"
     monkeypatch.delattr(module("script_callbacks"), "on_ui_tabs")
-    assert find() is None
-    assert "lacks script_callbacks.on_ui_tabs" in caplog.text
+    with pytest.raises(UnknownHost, match=r"lacks script_callbacks\.on_ui_tabs"):
+        find()
+    extension.register(Path("nowhere"))  # without tabs nothing is shown
 
 
 def test_no_host_at_all_gets_a_line(caplog: pytest.LogCaptureFixture) -> None:
-    assert find() is None
+    extension.register(Path("nowhere"))
     assert "no WebUI that is known" in caplog.text

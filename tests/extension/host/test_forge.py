@@ -72,6 +72,34 @@ def test_a_checkpoint_is_chosen_and_loaded(
     assert module("sd_models").model_data.forge_hash == ""  # a failed one is not taken for loaded
 
 
+def test_neo_keeps_lists_of_folders_and_a_checkpoint_for_each_preset(
+    host: Forge, module: Module, calls: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared, entry = module("shared"), sys.modules["modules_forge.main_entry"]
+    for name in ("ckpt_dir", "lora_dir"):
+        monkeypatch.delattr(shared.cmd_opts, name)
+    monkeypatch.delattr(shared.cmd_opts, "embeddings_dir")
+    usual = host.folders()
+    assert usual.checkpoints == tmp_path / "webui" / "models" / "Stable-diffusion"
+    assert usual.loras == tmp_path / "webui" / "models" / "Lora"
+    for name in ("ckpt_dirs", "lora_dirs", "vae_dirs", "text_encoder_dirs"):
+        setattr(shared.cmd_opts, name, [str(tmp_path / name), str(tmp_path / f"more_{name}")])
+    given = host.folders()
+    assert (given.checkpoints, given.loras) == (tmp_path / "ckpt_dirs", tmp_path / "lora_dirs")
+    readable = {"more_ckpt_dirs", "more_lora_dirs", "vae_dirs", "text_encoder_dirs"}
+    assert readable <= {path.name for path in given.models}
+
+    def change(ckpt_name: str, preset: str, save: bool = True, refresh: bool = True) -> bool:
+        calls.append(f"change {ckpt_name} of {preset}")
+        return True
+
+    monkeypatch.setattr(entry, "checkpoint_change", change)
+    shared.opts.data["forge_preset"] = "xl"
+    shared.cmd_opts.ckpt_dir = None
+    host.select_checkpoint(host.checkpoints()[1].path)
+    assert calls == ["change b.safetensors of xl", "refresh", "reload"]
+
+
 def test_everything_is_unloaded(host: Forge, module: Module, calls: list[str]) -> None:
     data = module("sd_models").model_data
     assert "come back" in host.release("ram")
