@@ -267,7 +267,7 @@ def main() -> None:
     project, kept = settings["project"], settings["tool"]["dreambooth"]["lock"]
     build = settings["build-system"]["requires"]
     for name, pythons in PYTHONS.items():
-        core = [*project["dependencies"], *TORCH_NEEDS, *build, "pip", *kept[name]]
+        core = [*project["optional-dependencies"]["engine"], *TORCH_NEEDS, *build, "pip", *kept[name]]
         test = project["optional-dependencies"]["test"]
         before = held(name, args.upgrade) + held(f"{name}-test", args.upgrade)
         every = resolve(args.uv, core + test, pythons[0], before=before)

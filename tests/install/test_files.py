@@ -88,7 +88,7 @@ def test_torch_has_one_published_hash_for_each_machine(
 @pytest.mark.parametrize("python", ["py310", "py311"])
 def test_locks_hold_all_that_is_asked_for(python: str) -> None:
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    dependencies = re.search(r"\ndependencies = \[\n(.*?)\n\]", project, re.DOTALL)
+    dependencies = re.search(r"\nengine = \[\n(.*?)\n\]", project, re.DOTALL)
     tools = re.search(r"\ntest = \[\n(.*?)\n\]", project, re.DOTALL)
     assert dependencies and tools
     for wanted, lock in ((dependencies[1], python), (tools[1], f"{python}-test")):
@@ -129,6 +129,18 @@ def test_one_version() -> None:
 def test_requirements_install_nothing_into_a_host() -> None:
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     assert lines and all(line.startswith("#") for line in lines)
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert "\ndependencies = []\n" in project, "comfy-cli installs these into ComfyUI"
+
+
+def test_the_registry_gets_what_it_asks_for_and_no_more() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    for wanted in (r'Repository = "https://\S+"', r'Icon = "https://\S+"', "requires-comfyui = "):
+        assert re.search(rf"\n{wanted}", project), wanted
+    left_out = (ROOT / ".comfyignore").read_text(encoding="utf-8").split()
+    assert {"tests/", "docs/", "benchmarks/", "tools/"} <= set(left_out)
+    needed = ("install.py", "web", "locales", "locks", "example_workflows", "comfy_nodes")
+    assert not {name for name in needed if name in left_out or f"{name}/" in left_out}
 
 
 def test_old_pythons_can_read_the_installer() -> None:
@@ -197,7 +209,7 @@ def test_reload_ui_registers_again_and_once(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.usefixtures("fresh_modules")
 def test_an_unknown_host_gets_a_line(caplog: pytest.LogCaptureFixture) -> None:
     run_door(ROOT / "scripts" / "dreambooth.py", "dreambooth.py")
-    assert "no tab is shown" in caplog.text
+    assert "no WebUI that is known" in caplog.text
 
 
 @pytest.mark.usefixtures("fresh_modules")
