@@ -41,8 +41,10 @@ const dreambooth = (() => {
     function look() {
         const here = root();
         if (!here || document.hidden || here.offsetParent === null || checking) return;
-        if (wasLive && !isLive()) setTimeout(refreshCards, LISTED);
-        wasLive = isLive();
+        // Only a run makes cards: the host answers with an error while it has no model.
+        const training = find('#dreambooth_live_area [data-live="1"]') !== null;
+        if (wasLive && !training) setTimeout(refreshCards, LISTED);
+        wasLive = training;
         const now = Date.now();
         const main = find("#dreambooth_main"); // not to be seen before the engine is set up
         if (main && main.offsetParent !== null && opened !== main) {

@@ -267,8 +267,9 @@ def main() -> None:
     project, kept = settings["project"], settings["tool"]["dreambooth"]["lock"]
     build = settings["build-system"]["requires"]
     for name, pythons in PYTHONS.items():
-        core = [*project["optional-dependencies"]["engine"], *TORCH_NEEDS, *build, "pip", *kept[name]]
-        test = project["optional-dependencies"]["test"]
+        extras = project["optional-dependencies"]
+        core = [*extras["engine"], *TORCH_NEEDS, *build, "pip", *kept[name]]
+        test = extras["test"]
         before = held(name, args.upgrade) + held(f"{name}-test", args.upgrade)
         every = resolve(args.uv, core + test, pythons[0], before=before)
         limits = [pin.line for pin in every]

@@ -11,9 +11,26 @@ from dreambooth_core.errors import UserError
 
 from . import reduced
 from .base import Gate
-from .webui import WebUI
+from .webui import WebUI, selected_checkpoint
 
 log = logging.getLogger("dreambooth")
+
+
+LOADING = 180.0
+"""Seconds that a host may take to load the model that it starts with."""
+
+
+def _when_loaded() -> None:
+    """Returns once nobody loads a model: the host's first comes in a thread of its own, which its
+    queue knows nothing of. Raises ``UserError`` where that takes too long."""
+    from modules import sd_models
+
+    lock = getattr(sd_models.model_data, "lock", None)
+    if lock is None:
+        return
+    if not lock.acquire(timeout=LOADING):
+        raise UserError("the host is still loading a model", do="Try again when it is done.")
+    lock.release()
 
 
 class A1111(WebUI):
@@ -35,7 +52,7 @@ class A1111(WebUI):
         if self._was is not None:
             return Path(self._was.filename).absolute()
         model = sd_models.model_data.sd_model
-        info = getattr(model, "sd_checkpoint_info", None) or sd_models.select_checkpoint()
+        info = getattr(model, "sd_checkpoint_info", None) or selected_checkpoint()
         return Path(info.filename).absolute() if info is not None else None
 
     def select_checkpoint(self, path: Path) -> None:
@@ -44,6 +61,7 @@ class A1111(WebUI):
 
         info = self.find_checkpoint(path)
         with self.alone():
+            _when_loaded()
             if self._released:
                 self._bring_back()
             try:
@@ -61,6 +79,7 @@ class A1111(WebUI):
         from modules import devices, sd_models
 
         with self.alone():
+            _when_loaded()
             data = sd_models.model_data
             model = data.sd_model
             if self._released or model is None:

@@ -11,7 +11,7 @@ from typing import Any
 from dreambooth_core.errors import UserError
 
 from .base import Gate
-from .webui import WebUI
+from .webui import WebUI, selected_checkpoint
 
 log = logging.getLogger("dreambooth")
 
@@ -25,9 +25,7 @@ class Forge(WebUI):
 
     def current_checkpoint(self) -> Path | None:
         """The file that the next image is made with."""
-        from modules import sd_models
-
-        info = sd_models.select_checkpoint()
+        info = selected_checkpoint()
         return Path(info.filename).absolute() if info is not None else None
 
     def select_checkpoint(self, path: Path) -> None:

@@ -153,6 +153,16 @@ class WebUI:
         raise UserError("the host does not list this checkpoint", where=path)
 
 
+def selected_checkpoint() -> Any:
+    """The host's record of the checkpoint that is selected; None where it has no checkpoint."""
+    from modules import sd_models
+
+    try:
+        return sd_models.select_checkpoint()
+    except FileNotFoundError:  # its word for an empty folder
+        return None
+
+
 def _given(options: Any, kind: str) -> list[Path]:
     """The folders of a kind that the command line names: one flag in A1111 and Forge, lists of
     folders in Forge Neo."""

@@ -6,11 +6,12 @@ from typing import Any
 
 import gradio as gr
 
+from dreambooth_core.bases.locate import EMBEDDED
 from dreambooth_core.errors import DreamBoothError
 
 from .common import button, card, failure, heading, html
 from .compat import Component, make, on, update
-from .html import Html, chip, div, note, span
+from .html import Html, chip, div, join, note, span
 
 
 class BaseArea:
@@ -67,9 +68,18 @@ class BaseArea:
             return failure(error), "sd1"
         if not info.trainable:
             return note("wrong", info.problem), info.family or "sd1"
+        about: list[Any] = []
+        if info.path == EMBEDDED:
+            about.append(
+                note("info", "A tiny model that comes with the engine, to try training in minutes.")
+            )
+            if len(self.studio.bases()) == 1:
+                folder = self.studio.host.folders().checkpoints
+                words = "The WebUI lists no model. Put one into this folder and press Refresh:"
+                about.append(note("info", span("", words), " ", span("db-code", folder)))
         words = div(
             "db-base",
             chip("family", info.label or info.family),
             span("db-muted", info.prediction_type) if info.prediction_type else "",
         )
-        return words, info.family or "sd1"
+        return join([words, *about]), info.family or "sd1"

@@ -70,7 +70,10 @@ def _rows(forecast: Mapping[str, Any], seconds: float | None) -> list[tuple[str,
             if memory.get("measures")
             else None,
         ),
-        ("Time needed", duration(seconds) if seconds else None),
+        (
+            "Time needed",
+            duration(seconds) if seconds else span("", "Known once a run like it has made steps."),
+        ),
         ("Device", f"{forecast.get('device', '')}, {forecast.get('precision', '')}"),
         ("Captions", join(captions)),
         (

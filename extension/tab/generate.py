@@ -24,12 +24,10 @@ class GenerateArea:
         with card(elem_id="dreambooth_results_area", visible=False) as self.box:
             heading("5", "Generate", "Checkpoints can be tried during training.")
             self.step: Component = make(
-                "Slider",
+                "Dropdown",
                 label="Saved step",
-                minimum=1,
-                maximum=2,
-                step=1,
-                value=1,
+                choices=[],
+                value=None,
                 elem_id="dreambooth_saved",
                 info="The same prompt and seed at each.",
                 interactive=True,
@@ -64,63 +62,63 @@ class GenerateArea:
             status = self.studio.status(run) if run else None
             key = (run, status.state, tuple(status.results)) if status else ("",)
             if fresh.seen.get("saved") == key:
-                return [update(), update(), update()]
+                return [update() for _ in self.outputs()]
             saved = self.studio.saved(run) if status else []
         except DreamBoothError:
             status, key, saved = None, ("",), []
         fresh.seen["saved"] = key
         if not saved:
-            return [update(visible=False), update(), update()]
-        last = len(saved)
-        slider = {"maximum": max(last, 2), "visible": last > 1}
+            return [update(visible=False), *(update() for _ in self.outputs()[1:])]
+        steps = [str(one.step) for one in saved]
+        listed = {"choices": steps, "visible": len(steps) > 1}
+        select = update(visible=saved[-1].kind == "checkpoint")
         settled = fresh.seen.get("results of") == run and status and status.live
         fresh.seen["results of"] = run
         if settled:  # whoever looks at a step is not taken away from it by the next
-            return [update(visible=True), update(**slider), update()]
-        about = update(value=shown(saved[-1], last, last))
-        return [update(visible=True), update(value=last, **slider), about]
+            return [update(visible=True), update(**listed), update(), select]
+        about = update(value=shown(saved[-1], len(saved), len(saved)))
+        return [update(visible=True), update(value=steps[-1], **listed), about, select]
 
     def outputs(self) -> list[Component]:
         """What :meth:`look` updates."""
-        return [self.box, self.step, self.about]
+        return [self.box, self.step, self.about, self.select]
 
-    def _saved(self, run: str, number: float) -> Any:
+    def _saved(self, run: str, step: str | None) -> tuple[Any, int, int]:
+        """The saved step that is chosen, else the last; its number, and how many there are."""
         saved = self.studio.saved(run)
         if not saved:
             raise UserError("this run has saved nothing yet", where=run)
-        return saved[min(max(int(number or 1), 1), len(saved)) - 1]
+        steps = [str(one.step) for one in saved]
+        place = steps.index(step) if step in steps else len(steps) - 1
+        return saved[place], place + 1, len(saved)
 
-    def _about(self, run: str, number: float) -> Html:
+    def _about(self, run: str, step: str | None) -> Html:
         try:
-            count = len(self.studio.saved(run))
-            return shown(self._saved(run, number), int(number), count)
+            return shown(*self._saved(run, step))
         except DreamBoothError:
             return Html("")
 
-    def _publish(self, run: str, number: float) -> Any:
-        saved = self._saved(run, number)
+    def _publish(self, run: str, step: str | None) -> Any:
+        saved, _, _ = self._saved(run, step)
         return self.studio.publish(run, None if saved.final else saved.step)
 
-    def _use(self, run: str, number: float) -> list[Any]:
+    def _use(self, run: str, step: str | None) -> list[Any]:
         try:
-            made = self._publish(run, number)
+            made = self._publish(run, step)
         except DreamBoothError as error:
             return ["", failure(error)]
         return [made.prompt, note("good", span("db-code", made.prompt))]
 
-    def _list(self, run: str, number: float) -> Html:
+    def _list(self, run: str, step: str | None) -> Html:
         try:
-            made = self._publish(run, number)
+            made = self._publish(run, step)
         except DreamBoothError as error:
             return failure(error)
         return note("good", span("", "Listed as"), " ", span("db-code", made.name))
 
-    def _select(self, run: str, number: float) -> Html:
+    def _select(self, run: str, step: str | None) -> Html:
         try:
-            made = self._publish(run, number)
-            if made.kind != "checkpoint":
-                words = "This result is no checkpoint: it goes into the prompt instead."
-                return note("info", words)
+            made = self._publish(run, step)
             self.studio.select_checkpoint(made.path)
         except DreamBoothError as error:
             return failure(error)

@@ -60,7 +60,7 @@ class RunsPage:
         self._wire()
 
     def _wire(self) -> None:
-        seen = [self.about, self.actions, self.question, self.said]
+        seen = [self.about, self.actions, self.question, self.said, self.resume, self.kill]
         on(self.chosen.change, self._choose, [self.chosen], seen, quiet=True)
         on(self.resume.click, self._act("resume", "resumes"), [self.chosen], [self.said])
         on(self.kill.click, self._kill, [self.chosen], [self.said])
@@ -89,8 +89,16 @@ class RunsPage:
         try:
             status = self.studio.status(run)
         except DreamBoothError as error:
-            return [failure(error), update(visible=False), update(visible=False), ""]
-        return [about(status), update(visible=True), update(visible=False), ""]
+            hidden = update(visible=False)
+            return [failure(error), hidden, hidden, "", update(), update()]
+        return [
+            about(status),
+            update(visible=True),
+            update(visible=False),
+            "",
+            update(visible=not status.live),
+            update(visible=status.live),
+        ]
 
     def _act(self, name: str, done: str) -> Any:
         def act(run: str) -> Html:

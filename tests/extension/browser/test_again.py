@@ -34,6 +34,9 @@ def resume(browser: Browser, done: int) -> None:
     browser.until(lambda: browser.value("#dreambooth_field_run_steps") == "500", "the preset")
     browser.script("dreambooth.page(3)")
     browser.press("#dreambooth_runs [data-choose]")
+    browser.until(lambda: browser.find("#dreambooth_run_resume").is_displayed(), "its buttons")
+    kill = "return document.querySelector('#dreambooth_run_kill')?.offsetParent == null"
+    assert browser.script(kill), "a stopped run has no process to end"
     browser.press("#dreambooth_run_settings")
     browser.until(lambda: browser.value("#dreambooth_field_run_steps") == "4000", "its settings")
     assert browser.value("#dreambooth_field_concepts_0_instance_prompt") == "a photo of a sks star"

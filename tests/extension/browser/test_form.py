@@ -83,7 +83,23 @@ def the_host_remembers_no_value(server: Server) -> None:
         assert json.load(answer) == {"names": []}
 
 
+def a_host_without_a_model(browser: Browser, server: Server) -> None:
+    """Offers what comes with the engine, says what that is, and where models go."""
+    browser.until(lambda: browser.value("#dreambooth_field_base_model") == "pocket", "pocket")
+    browser.reads("#dreambooth_base_about", "comes with the engine")
+    folder = server.data / "models" / "Stable-diffusion"
+    browser.reads("#dreambooth_base_about", str(folder))
+    (folder / "mine.safetensors").write_bytes(b"no model")
+    browser.press("#dreambooth_base_refresh")
+    browser.write("#dreambooth_field_base_model", "mine.safetensors", Keys.ENTER)
+    browser.reads("#dreambooth_base_about", "mine.safetensors")
+    (folder / "mine.safetensors").unlink()
+    browser.write("#dreambooth_field_base_model", "pocket", Keys.ENTER)
+    browser.reads("#dreambooth_base_about", "comes with the engine")
+
+
 def test_the_form(browser: Browser, server: Server) -> None:
+    a_host_without_a_model(browser, server)
     the_host_remembers_no_value(server)
     browser.until(lambda: browser.value("#dreambooth_field_run_steps") == "500", "the preset")
     upload_and_caption(browser, server)

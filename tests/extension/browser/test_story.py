@@ -77,6 +77,8 @@ def use_result(browser: Browser, server: Server) -> str:
     browser.press("#dreambooth_stop")
     browser.until(lambda: state(browser) == "stopped", "the end")
     browser.reads("#dreambooth_results_area", "Generate")
+    select = "return document.querySelector('#dreambooth_select')?.offsetParent == null"
+    assert browser.script(select), "an adapter is no checkpoint"
     browser.press("#dreambooth_use")
     browser.until(lambda: "<lora:" in browser.value("#txt2img_prompt"), "the prompt")
     prompt = browser.value("#txt2img_prompt")

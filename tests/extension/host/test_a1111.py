@@ -14,9 +14,10 @@ import pytest
 
 import extension
 from dreambooth_core.errors import UserError
-from extension.host import UnknownHost, find
+from extension.host import UnknownHost, a1111, find
 from extension.host.a1111 import A1111
 from extension.host.reduced import MODULE, Multiple
+from extension.service.bases import Bases
 
 Module = Callable[[str], ModuleType]
 
@@ -86,6 +87,33 @@ def test_checkpoints(host: A1111, checkpoints: Path) -> None:
         host.select_checkpoint(checkpoints / "none.safetensors")
     with pytest.raises(UserError, match=r"broken.safetensors: the host cannot load it: Runtime"):
         host.select_checkpoint(checkpoints / "broken.safetensors")
+
+
+def test_a_host_without_a_checkpoint_offers_what_comes_with_the_engine(
+    host: A1111, checkpoints: Path, tmp_path: Path
+) -> None:
+    """The host raises where it has none: the list must not."""
+    for path in checkpoints.rglob("*.*"):
+        path.unlink()
+    assert host.checkpoints() == [] and host.current_checkpoint() is None
+    bases = Bases(tmp_path, host)
+    assert [base.name for base in bases.all()] == ["pocket"]
+    assert bases.current().name == "pocket"
+
+
+def test_selecting_waits_until_the_host_has_loaded(
+    host: A1111, module: Module, checkpoints: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first model comes in a thread of its own, with a lock of its own."""
+    lock, path = module("sd_models").model_data.lock, checkpoints / "b.ckpt"
+    lock.acquire()
+    with monkeypatch.context() as impatient:
+        impatient.setattr(a1111, "LOADING", 0.01)
+        with pytest.raises(UserError, match="still loading a model"):
+            host.select_checkpoint(path)
+    threading.Timer(0.1, lock.release).start()
+    host.select_checkpoint(path)
+    assert host.current_checkpoint() == path
 
 
 @pytest.mark.parametrize(("how", "device"), [("ram", "cpu"), ("unload", "meta")])

@@ -51,7 +51,9 @@ def list_models() -> None:
 def select_checkpoint() -> Any:
     list_models()
     chosen = checkpoints_list.get(shared.opts.data.get("sd_model_checkpoint", ""))
-    return chosen or next(iter(checkpoints_list.values()), None)
+    if not checkpoints_list:
+        raise FileNotFoundError("No checkpoints found.")
+    return chosen or next(iter(checkpoints_list.values()))
 
 
 def send_model_to_cpu(model: Model) -> None:
