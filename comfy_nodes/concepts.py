@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NO_FOLDER = "(none)"
+EXAMPLE = "(example: a star)"
+STAR = Path(__file__).resolve().parent.parent / "dreambooth_core" / "assets" / "demo" / "star"
+"""Five images that come with the engine."""
 MOST_SHOWN = 12
 
 
@@ -87,7 +90,7 @@ def _place(folder: str, path: str, images: Tensor | None) -> Path:
         return _keep(images)
     if path.strip():
         return host.readable_folder(path)
-    return host.input_folder() / folder
+    return STAR if folder == EXAMPLE else host.input_folder() / folder
 
 
 def _keep(images: Tensor) -> Path:
@@ -146,7 +149,7 @@ def join(node_id: str | None = None, **concepts: Any) -> Result:
 
 
 def _folders() -> list[str]:
-    return [NO_FOLDER, *host.input_subfolders()]
+    return [NO_FOLDER, EXAMPLE, *host.input_subfolders()]
 
 
 _CAPTIONS = _said(DataOptions, "captions")
@@ -167,7 +170,8 @@ IMAGES = Node(
             "folder",
             "COMBO",
             "Folder",
-            "A folder in the host's input folder. Choose (none) to write a path or link images.",
+            "A folder in the host's input folder, or the example's five images. Choose (none) to "
+            "write a path or link images.",
             NO_FOLDER,
             choices=_folders,
         ),

@@ -69,6 +69,14 @@ def model_path(kind: str, name: str) -> Path:
     return Path(found)
 
 
+def tokenizers() -> dict[str, Path]:
+    """The folders of tokenizers that come with the host, by name."""
+    import folder_paths
+
+    place = Path(folder_paths.base_path) / "comfy" / "text_encoders"
+    return {path.name: path for path in sorted(place.glob("*_tokenizer")) if path.is_dir()}
+
+
 def model_folder(kind: str) -> Path:
     """The first of the folders for a kind of model: where new files go."""
     import folder_paths

@@ -16,6 +16,7 @@ from dreambooth_core.jobs import Proposal, RunFolder, list_runs, saved_steps
 from dreambooth_core.jobs.files import to_json
 
 from . import engine, host
+from .bases import SplitBase
 from .concepts import Concept
 from .settings import FIRST, Settings
 
@@ -81,8 +82,8 @@ class Draft:
     """A request in the making: what the node sets, over what its settings say."""
 
     name: str
-    base: str
-    """A checkpoint's listed name, or ``pocket``."""
+    base: str | SplitBase
+    """A checkpoint's listed name, ``pocket``, or a base in several files."""
     concepts: Sequence[Concept]
     settings: Settings | None
     values: dict[str, Any] = field(default_factory=dict)
@@ -90,9 +91,15 @@ class Draft:
     def request(self) -> Request:
         """Asks the engine for the whole configuration. Raises ``UserError`` for a wrong value."""
         given = self.settings or Settings()
-        path = None if self.base == POCKET else host.model_path("checkpoints", self.base)
+        files: list[Path] = []
+        base: dict[str, Any] = {"base.model": POCKET}
+        if isinstance(self.base, SplitBase):
+            base, files = self.base.values, list(self.base.files)
+        elif self.base != POCKET:
+            files = [host.model_path("checkpoints", self.base)]
+            base = {"base.model": str(files[0])}
         values = {
-            "base.model": POCKET if path is None else str(path),
+            **base,
             "data.captions": self.concepts[0].captions,
             **given.values,
             **self.values,
@@ -102,7 +109,7 @@ class Draft:
         return Request(
             self.name,
             whole(config, given.presets, [*given.texts, *_forced(self.values)]),
-            (_identity(path), *pictures),
+            ("\0".join(map(_identity, files)) or POCKET, *pictures),
         )
 
 
@@ -122,10 +129,8 @@ def whole(config: dict[str, Any], presets: Sequence[str], texts: Sequence[str]) 
     return found
 
 
-def _identity(path: Path | None) -> str:
-    """Of a base, without reading gigabytes."""
-    if path is None:
-        return POCKET
+def _identity(path: Path) -> str:
+    """Of a base's file, without reading gigabytes."""
     facts = path.stat()
     return f"{path.name}\0{facts.st_size}\0{facts.st_mtime_ns}"
 

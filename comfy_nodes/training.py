@@ -14,6 +14,7 @@ from dreambooth_core.methods.table import METHODS
 
 from . import engine, host
 from .adapters import ADAPTER_OUTPUT, Adapter
+from .bases import BASE_INPUT, SplitBase
 from .concepts import Concept
 from .description import CONCEPT, PREFIX, SETTINGS, TOLD, Input, Node, Output, Result
 from .requests import POCKET, Draft, Found, Request, find, prepare
@@ -37,15 +38,20 @@ def train_adapter(
     sample_prompts: str,
     sample_every: int,
     settings: Settings | None = None,
+    base: SplitBase | None = None,
     node_id: str | None = None,
 ) -> Result:
     """Runs Train LoRA."""
     values = {"method.kind": method, "save.at_end": True}
     values |= _samples(concept, sample_prompts, sample_every)
-    request = Draft(name, checkpoint, concept, settings, values).request()
+    request = Draft(name, base or checkpoint, concept, settings, values).request()
     folder, step, lines = fulfil(request, host.Progress(node_id))
     file = _result(folder, step)
-    model, clip, vae = _models(checkpoint, folder, file)
+    if base is not None or checkpoint == POCKET:
+        model, clip, vae = _left_out()
+        lines = [*lines, SMALL if base is None else SPLIT]
+    else:
+        model, clip, vae = _models(checkpoint, folder, file)
     adapter = Adapter(file, folder.name, step)
     return Result((model, clip, vae, adapter, *_pictures(folder, step)), lines)
 
@@ -72,11 +78,13 @@ def train_checkpoint(
     request = Draft(name, checkpoint, concept, settings, values).request()
     folder, step, lines = fulfil(request, host.Progress(node_id))
     listed = publish(_result(folder, step))
+    lines = [*lines, f"saved as {listed}"]
     if checkpoint == POCKET:
-        models = _blocked()
+        models = _left_out()
+        lines.append(SMALL)
     else:
         models = _as_trained(folder, host.load_checkpoint(listed))
-    return Result((*models, listed.name, *_pictures(folder, step)), [*lines, f"saved as {listed}"])
+    return Result((*models, listed.name, *_pictures(folder, step)), lines)
 
 
 def fulfil(request: Request, progress: host.Progress) -> tuple[RunFolder, int | None, list[str]]:
@@ -130,8 +138,6 @@ def _result(folder: RunFolder, step: int | None) -> Path:
 
 
 def _models(checkpoint: str, folder: RunFolder, file: Path) -> tuple[Any, Any, Any]:
-    if checkpoint == POCKET:
-        return _blocked()
     base = host.load_checkpoint(host.model_path("checkpoints", checkpoint))
     model, clip, vae = _as_trained(folder, base)
     return (*host.patch(model, clip, file, 1.0, 1.0), vae)
@@ -145,12 +151,18 @@ def _as_trained(folder: RunFolder, models: tuple[Any, Any, Any]) -> tuple[Any, A
     return models
 
 
-def _blocked() -> tuple[Any, Any, Any]:
-    """In the place of models that no host can load."""
+SMALL = "MODEL, CLIP and VAE stay empty: pocket is too small for ComfyUI; SAMPLES shows the result"
+SPLIT = (
+    "MODEL, CLIP and VAE stay empty: load the base's files with ComfyUI's own nodes, and put the "
+    "adapter on with Apply Adapter"
+)
+
+
+def _left_out() -> tuple[Any, Any, Any]:
+    """In the place of models that are not loaded here: what needs them is not run, and no error."""
     from comfy_execution.graph import ExecutionBlocker
 
-    text = "pocket is too small for this host's loaders: look at the sample images instead"
-    return (ExecutionBlocker(text),) * 3
+    return (ExecutionBlocker(None),) * 3
 
 
 def _pictures(folder: RunFolder, step: int | None) -> tuple[Tensor, Tensor]:
@@ -264,6 +276,7 @@ TRAIN_LORA = Node(
         _PROMPTS,
         _EVERY,
         _SETTINGS,
+        BASE_INPUT,
     ),
     (*_MODELS, ADAPTER_OUTPUT, *_IMAGES, TOLD),
     train_adapter,

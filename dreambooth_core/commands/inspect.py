@@ -44,6 +44,8 @@ def run(args: Options) -> int:
     if identity.kind != "adapter":
         if identity.kind in ("checkpoint", "diffusers"):
             found["trainable"] = identity.family in FAMILIES
+        if tokenizer := _tokenizer(args.file):
+            found["tokenizer"] = tokenizer
         lines = [f"{args.file}: {identity.label}", *_details(found)]
         if identity.advice:
             lines.append(f"{identity.advice}.")
@@ -51,6 +53,20 @@ def run(args: Options) -> int:
         return 0
     _tell_adapter(args, identity.label, warning)
     return 0
+
+
+def _tokenizer(path: Path) -> str:
+    """Where ComfyUI keeps the tokenizer of the text encoders in a file; empty for none, or CLIP."""
+    from dreambooth_core.families.host_texts import text_kind
+    from dreambooth_core.families.split import pieces_in
+
+    if path.is_dir():
+        return ""
+    try:
+        kinds = [text_kind(piece.entries) for piece in pieces_in(path)]
+    except UserError:  # what the file is has been said already
+        return ""
+    return next((kind.tokenizer for kind in kinds if kind is not None and kind.tokenizer), "")
 
 
 def _tell(args: Options, report: dict[str, Any], lines: list[str], warning: str | None) -> None:

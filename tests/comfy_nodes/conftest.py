@@ -62,7 +62,8 @@ def _folder_paths(host: Host) -> types.ModuleType:
         path = host.root / "models" / kind / name
         return str(path) if path.is_file() else None
 
-    made = {
+    made: dict[str, Any] = {
+        "base_path": str(host.root),
         "get_output_directory": lambda: str(host.output),
         "get_input_directory": lambda: str(host.root / "input"),
         "get_input_subfolders": lambda: [

@@ -21,6 +21,12 @@ def test_a_folder_of_the_input_folder(run: Any, pictures: Path) -> None:
     assert any("broken.png" in line for line in run.lines)
 
 
+def test_the_example_is_at_hand(run: Any) -> None:
+    ((concept,),) = run("DreamBoothImages", folder="(example: a star)", **PROMPT)
+    assert "5 images taken" in run.lines[0]
+    assert Path(concept.options["images"]).name == "star"
+
+
 @pytest.mark.parametrize("relative", [True, False])
 def test_any_path(run: Any, pictures: Path, relative: bool) -> None:
     named = "ball" if relative else f' "{pictures}" '

@@ -12,7 +12,7 @@ import yaml
 
 import comfy_nodes
 from comfy_nodes import settings
-from comfy_nodes.description import ADAPTER, CONCEPT, SETTINGS, STACK, WIDGETS, Node
+from comfy_nodes.description import ADAPTER, BASE, CONCEPT, SETTINGS, STACK, WIDGETS, Node
 from comfy_nodes.words import in_words
 from dreambooth_core.config.catalogue import SHIPPED
 from dreambooth_core.config.describe import describe, flatten
@@ -21,7 +21,7 @@ from dreambooth_core.trainer.config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 HOST_TYPES = ("MODEL", "CLIP", "VAE", "IMAGE", "STRING")
-OURS = (ADAPTER, CONCEPT, SETTINGS, STACK)
+OURS = (ADAPTER, BASE, CONCEPT, SETTINGS, STACK)
 
 nodes = pytest.mark.parametrize("node", comfy_nodes.NODES, ids=lambda node: node.id)
 

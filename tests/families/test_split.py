@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from helpers import flow_bases, flow_tokenizers, host_files
 from helpers.host_files import Split
 from transformers import T5Config, T5EncoderModel
 
+from dreambooth_core.commands.main import main
 from dreambooth_core.errors import UserError
 from dreambooth_core.families import flux, host_texts, split
 from dreambooth_core.families.base import Components
@@ -297,6 +299,18 @@ def test_a_tokenizer_that_lacks_what_frames_the_prompt_is_refused(
     assert load_base(replace(options(bases.of("z_image")[1]), tokenizer=str(tmp_path)))
     said = refused(replace(options(bases.of("flux2")[1]), tokenizer=str(tmp_path)))
     assert "does not know <think>" in said
+
+
+def test_inspect_says_where_a_tokenizer_is(
+    bases: Bases, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """For hosts that ask what they should name."""
+    _, files = bases.of("z_image")
+    told = []
+    for path in (*files.texts, files.denoiser):
+        assert main(["inspect", str(path), "--json"]) == 0
+        told.append(json.loads(capsys.readouterr().out).get("tokenizer"))
+    assert told == ["comfy/text_encoders/qwen25_tokenizer", None]
 
 
 def test_clips_tokenizer_comes_with_the_program(bases: Bases) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 
 from tests.hosts import comfyui_host, comfyui_page
-from tests.hosts.comfyui_examples import DEMO, EXAMPLES, Scale, adapted, example, put_style
+from tests.hosts.comfyui_examples import DEMO, RUNNABLE, Scale, adapted, example, put_style
 from tests.hosts.comfyui_pack import install
 from tests.hosts.comfyui_server import serving
 
@@ -24,7 +24,7 @@ def main() -> None:
     host = comfyui_host.folder()
     install(host)
     put_style(host / "input")
-    wanted = [path for path in EXAMPLES if path.stem in sys.argv[1:] or not sys.argv[1:]]
+    wanted = [path for path in RUNNABLE if path.stem in sys.argv[1:] or not sys.argv[1:]]
     wanted.sort(key=lambda path: ("Train" not in path.stem, path.stem))
     with serving(host, env={"DREAMBOOTH_ENV": sys.prefix}) as server:
         for path in wanted:

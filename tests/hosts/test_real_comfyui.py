@@ -26,7 +26,7 @@ from tests.helpers.adapters import weights_for
 from tests.helpers.comfy_workflows import to_graph, to_prompt
 from tests.helpers.reduced_models import full_parts
 from tests.hosts import comfyui_host, comfyui_page
-from tests.hosts.comfyui_examples import EXAMPLES, Scale, adapted, example, put_style
+from tests.hosts.comfyui_examples import EXAMPLES, RUNNABLE, Scale, adapted, example, put_style
 from tests.hosts.comfyui_pack import CHECKPOINT, install, pocket_states
 from tests.hosts.comfyui_prompts import (
     BASE,
@@ -236,12 +236,29 @@ def test_wrong_input_is_one_line(server: Server, name: str) -> None:
     assert "t" in done.refused or "no such file among the checkpoints" in done.error
 
 
-def test_pocket_itself_blocks_what_the_host_cannot_load(server: Server, name: str) -> None:
-    prompt = learning(name, steps=2, seed=4)
+def test_pocket_itself_leaves_out_what_the_host_cannot_load(server: Server, name: str) -> None:
+    """What would draw with it is not run, and that is no error."""
+    prompt = learning(name, steps=2, seed=4) | drawing("left", ["t", 0], ["t", 1], ["t", 2])
     prompt["t"]["inputs"]["checkpoint"] = "pocket"
     prompt["n"] = node("SaveImage", images=["t", 4], filename_prefix="tests/pocket")
     done = server.run(prompt)
     assert not done.error and server.pictures(done, "n")
+    assert "too small for ComfyUI" in done.outputs["t"]["text"][-1]
+    assert "leftimage" not in done.outputs
+
+
+def test_a_newcomers_first_template_runs_as_it_is(server: Server, name: str) -> None:
+    """On a ComfyUI without any model; only shorter here."""
+    prompt = to_prompt(example("Try it with pocket"), server.info)
+    for one in prompt.values():
+        if one["class_type"] == "DreamBoothSettings":
+            one["inputs"] |= {"steps": 2, "overrides": "validation.num_inference_steps=2"}
+        if one["class_type"] == "DreamBoothTrainLora":
+            one["inputs"]["name"] = name
+    done = server.run(prompt)
+    assert not done.error and not done.refused
+    texts = [line for out in done.outputs.values() for line in out.get("text", [])]
+    assert any("5 images taken" in line for line in texts)
 
 
 # --- adapters -----------------------------------------------------------------------------------
@@ -412,7 +429,7 @@ def test_every_example_runs(server: Server, name: str) -> None:
         scale,
         overrides="validation.num_inference_steps=2\nsave.every_steps=2\nprior.num_inference_steps=2",
     )
-    order = sorted(EXAMPLES, key=lambda path: path.stem == "Compare steps")
+    order = sorted(RUNNABLE, key=lambda path: path.stem == "Compare steps")
     for path in order:
         prompt = to_prompt(adapted(example(path.stem), scale), server.info)
         done = server.run(prompt)

@@ -3,19 +3,51 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from comfy_nodes import NODES
+from comfy_nodes.concepts import EXAMPLE
 
 CHECKPOINT = "v1-5-pruned-emaonly-fp16.safetensors"
-TEXT = "a photo of sks dog in a meadow"
+TEXT = "a photo of sks star in a meadow"
+MINE = (
+    "It learns the star that comes with the pack. For a subject of yours put 5 to 20 images into a "
+    "folder of ComfyUI's input folder, choose it in Images, and write its prompts. Then choose "
+    "your model where this says Stable Diffusion 1.5, and a preset that fits both."
+)
+TRY = (
+    "Queue this: pocket, a tiny model that comes with the pack, learns one particular star in a "
+    "minute or two, also without a GPU. It is too small for ComfyUI's own loaders, so the training "
+    "draws the images itself. The other templates do the same with models of real size."
+)
 CONTINUE = (
     "Queue this. Then raise the steps in Settings, say to 600, and queue again: the training goes "
     "on where it ended. The same happens after you cancelled it: what was learned until then is "
     "kept."
 )
+SPLIT = (
+    "Choose the files that you have: the diffusion model twice (to train on, to draw with), its "
+    "text encoder and its VAE. The adapter goes onto the model that ComfyUI loads."
+)
+POCKET_LIKES = """\
+data.crop=center
+prior.enabled=true
+prior.num_class_images=24
+prior.batch_size=8
+prior.num_inference_steps=20
+prior.guidance_scale=3.0
+method.target_modules=all
+objective.weighting=v_equivalent
+optim.lr_scheduler=cosine
+optim.lr_warmup_steps=20
+run.batch_size=4
+validation.num_inference_steps=15
+validation.guidance_scale=3.0
+"""
+"""What a tiny model learns well with; no advice for others."""
 
 HOST_NODES: dict[str, tuple[list[tuple[str, str]], list[str], list[tuple[str, str]]]] = {
     "CheckpointLoaderSimple": (
@@ -37,6 +69,11 @@ HOST_NODES: dict[str, tuple[list[tuple[str, str]], list[str], list[tuple[str, st
     ),
     "VAEDecode": ([("samples", "LATENT"), ("vae", "VAE")], [], [("IMAGE", "IMAGE")]),
     "SaveImage": ([("images", "IMAGE")], ["filename_prefix"], []),
+    "UNETLoader": ([], ["unet_name", "weight_dtype"], [("MODEL", "MODEL")]),
+    "CLIPLoader": ([], ["clip_name", "type", "device"], [("CLIP", "CLIP")]),
+    "VAELoader": ([], ["vae_name"], [("VAE", "VAE")]),
+    "EmptySD3LatentImage": ([], ["width", "height", "batch_size"], [("LATENT", "LATENT")]),
+    "EmptyFlux2LatentImage": ([], ["width", "height", "batch_size"], [("LATENT", "LATENT")]),
     "PreviewImage": ([("images", "IMAGE")], [], []),
     "Note": ([], ["text"], []),
 }
@@ -47,17 +84,24 @@ WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 Link = tuple["Placed", int]
 
 
+COLUMN, WIDTH, GAP = 430, 370, 70
+TALK = 110
+"""Pixels: between columns, of nodes, between nodes, and of the text that some end with."""
+COLOURS = {"DreamBooth": ("#223a5e", "#1b2a40"), "Note": ("#4a4326", "#332f1d")}
+"""Title and body, by how a kind begins."""
+
+
 @dataclass
 class Placed:
     """A node on the canvas."""
 
     number: int
     kind: str
-    column: float
-    row: float
+    column: int
     inputs: dict[str, Any] = field(default_factory=dict)
     height: int = 0
     title: str = ""
+    top: int = 0
 
     def __getitem__(self, output: int) -> Link:
         return self, output
@@ -89,15 +133,34 @@ class Placed:
             return HOST_NODES[self.kind][2]
         return [(output.label, output.type) for output in OURS[self.kind].outputs]
 
+    @property
+    def tall(self) -> int:
+        """Its height as the page draws it, at least."""
+        if self.height:
+            return self.height
+        if self.kind in ("PreviewImage", "SaveImage"):
+            return 340
+        lines = max(len(self.sockets), len(self.outputs)) + len(self.widgets)
+        return 60 + 26 * lines + 64 * self.texts
+
+    @property
+    def room(self) -> int:
+        """What it takes of its column, its title and the text at its end included."""
+        talks = self.kind in OURS and OURS[self.kind].is_output
+        return self.tall + GAP + (TALK if talks else 0)
+
 
 class Graph:
-    """A workflow in the making; columns are 420 pixels wide, rows 10 high."""
+    """A workflow in the making: nodes stand below each other in columns."""
 
-    def __init__(self) -> None:
+    def __init__(self, *columns: str) -> None:
+        self.columns = columns
+        """What each column is for: a group with that title stands around it."""
         self.nodes: list[Placed] = []
 
-    def add(self, kind: str, column: float, row: float, **inputs: Any) -> Placed:
-        placed = Placed(len(self.nodes) + 1, kind, column, row, inputs)
+    def add(self, kind: str, column: int, **inputs: Any) -> Placed:
+        above = sum(each.room for each in self.nodes if each.column == column)
+        placed = Placed(len(self.nodes) + 1, kind, column, inputs, top=above)
         self.nodes.append(placed)
         return placed
 
@@ -113,10 +176,21 @@ class Graph:
             "last_link_id": len(links),
             "nodes": shown,
             "links": links,
-            "groups": [],
+            "groups": [self._group(n, title) for n, title in enumerate(self.columns)],
             "config": {},
             "extra": {},
             "version": 0.4,
+        }
+
+    def _group(self, column: int, title: str) -> dict[str, Any]:
+        low = max(each.top + each.room for each in self.nodes if each.column == column)
+        return {
+            "id": column + 1,
+            "title": f"{column + 1}  {title}",
+            "bounding": [20 + column * COLUMN, 0, WIDTH + 40, 100 + low],
+            "color": "#3f789e",
+            "font_size": 24,
+            "flags": {},
         }
 
     def _node(self, one: Placed, links: list[list[Any]]) -> dict[str, Any]:
@@ -129,12 +203,12 @@ class Graph:
             sockets.append(
                 {"name": name, "type": kind, "link": None if link is None else len(links)}
             )
-        lines = max(len(sockets), len(one.outputs)) + len(one.widgets)
+        coloured = next((c for begin, c in COLOURS.items() if one.kind.startswith(begin)), None)
         return {
             "id": one.number,
             "type": one.kind,
-            "pos": [40 + round(one.column * 420), 60 + round(one.row * 10)],
-            "size": [370, one.height or 60 + 26 * lines + 64 * one.texts],
+            "pos": [40 + one.column * COLUMN, 90 + one.top],
+            "size": [WIDTH, one.tall],
             "flags": {},
             "order": one.number - 1,
             "mode": 0,
@@ -145,176 +219,253 @@ class Graph:
             ],
             "properties": {"Node name for S&R": one.kind},
             "widgets_values": [value for _, value in one.widgets],
+            **({"color": coloured[0], "bgcolor": coloured[1]} if coloured else {}),
         }
 
 
-def draw(graph: Graph, column: float, row: float, models: tuple[Link, Link, Link]) -> Placed:
-    """Prompt to picture with these models; the node that decodes it."""
+def draw(
+    graph: Graph,
+    column: int,
+    models: tuple[Link, Link, Link],
+    *,
+    latent: str = "EmptyLatentImage",
+    size: int = 512,
+    **how: Any,
+) -> Placed:
+    """Prompt to picture with these models, in two columns; the node that decodes it."""
     model, clip, vae = models
-    wanted = graph.add("CLIPTextEncode", column, row, clip=clip, text=TEXT)
-    unwanted = graph.add("CLIPTextEncode", column, row + 22, clip=clip, text="")
-    empty = graph.add("EmptyLatentImage", column, row + 44, width=512, height=512, batch_size=2)
+    wanted = graph.add("CLIPTextEncode", column, clip=clip, text=TEXT)
+    unwanted = graph.add("CLIPTextEncode", column, clip=clip, text="")
+    empty = graph.add(latent, column, width=size, height=size, batch_size=2)
+    given = {"steps": 25, "cfg": 7.0, "sampler_name": "ddim", "scheduler": "normal"}
     sampled = graph.add(
         "KSampler",
         column + 1,
-        row,
         model=model,
         positive=wanted[0],
         negative=unwanted[0],
         latent_image=empty[0],
         seed=1,
         control_after_generate="fixed",
-        steps=25,
-        cfg=7.0,
-        sampler_name="ddim",
-        scheduler="normal",
         denoise=1.0,
+        **{**given, **how},
     )
-    decoded = graph.add("VAEDecode", column + 1, row + 32, samples=sampled[0], vae=vae)
-    graph.add("SaveImage", column + 2, row, images=decoded[0], filename_prefix="dreambooth")
+    decoded = graph.add("VAEDecode", column + 1, samples=sampled[0], vae=vae)
+    graph.add("SaveImage", column + 1, images=decoded[0], filename_prefix="dreambooth")
     return decoded
 
 
-def subject(graph: Graph, row: float = 0, **prompts: str) -> Placed:
+def subject(graph: Graph, **given: Any) -> Placed:
     """The Images node of an example."""
-    given = {"instance_prompt": "a photo of sks dog", "class_prompt": "a photo of a dog"}
-    return graph.add("DreamBoothImages", 0, row, path="my_subject", **{**given, **prompts})
+    star = {
+        "folder": EXAMPLE,
+        "instance_prompt": "a photo of sks star",
+        "class_prompt": "a photo of a star",
+    }
+    return graph.add("DreamBoothImages", 0, **{**star, **given})
+
+
+def try_it() -> Graph:
+    """pocket learns the star: runs anywhere, at once."""
+    graph = Graph("What is learned, and how", "Train", "What it made")
+    star = "a photo of a sks star with one eye and a smile"
+    graph.add("Note", 0, text=TRY)
+    images = subject(graph, instance_prompt=star)
+    settings = graph.add(
+        "DreamBoothSettings",
+        0,
+        preset="(none)",
+        steps=300,
+        learning_rate="2e-3",
+        random_seed=1,
+        overrides=f"data.resolution=128\n{POCKET_LIKES}",
+    )
+    trained = graph.add(
+        "DreamBoothTrainLora",
+        1,
+        checkpoint="pocket",
+        concept=images[0],
+        settings=settings[0],
+        name="star",
+        sample_prompts=f"{star} on a night background\n{star} on a grass background",
+        sample_every=100,
+    )
+    graph.add("PreviewImage", 2, images=trained[4])
+    graph.add("PreviewImage", 2, images=trained[5])
+    return graph
 
 
 def train_and_generate() -> Graph:
     """Pictures of a subject, a LoRA of it, and new pictures with it."""
-    graph = Graph()
+    graph = Graph("What is learned, and how", "Train", "Prompt", "Generate")
+    graph.add("Note", 0, text=MINE)
     images = subject(graph)
-    settings = graph.add("DreamBoothSettings", 0, 34, preset="object-lora-sd1", steps=500)
+    settings = graph.add("DreamBoothSettings", 0, preset="object-lora-sd1", steps=500)
     trained = graph.add(
         "DreamBoothTrainLora",
         1,
-        0,
         checkpoint=CHECKPOINT,
         concept=images[0],
         settings=settings[0],
-        name="sks-dog",
-        sample_prompts="a photo of sks dog on a beach\na painting of sks dog",
+        name="sks-star",
+        sample_prompts="a photo of sks star on a beach\na painting of sks star",
         sample_every=100,
     )
-    graph.add("PreviewImage", 1, 66, images=trained[4])
-    graph.add("DreamBoothSaveAdapter", 2, 68, adapter=trained[3], name="sks-dog")
-    draw(graph, 2, 0, (trained[0], trained[1], trained[2]))
+    graph.add("PreviewImage", 1, images=trained[4])
+    draw(graph, 2, (trained[0], trained[1], trained[2]))
+    graph.add("DreamBoothSaveAdapter", 2, adapter=trained[3], name="sks-star")
     return graph
 
 
 def merge_subject_and_style() -> Graph:
     """Two trainings, merged with weights, and a picture with both."""
-    graph = Graph()
+    graph = Graph("What is learned, and how", "Train", "Merge", "Prompt", "Generate")
+    graph.add("Note", 0, text=MINE)
     dog = subject(graph)
-    style = subject(graph, 34, instance_prompt="a drawing in crt style", class_prompt="a drawing")
-    style.inputs["path"] = "my_style"
-    how = graph.add("DreamBoothSettings", 0, 68, preset="object-lora-sd1", steps=500)
-    styled = graph.add("DreamBoothSettings", 0, 106, preset="style-lora-sd1", steps=800)
+    how = graph.add("DreamBoothSettings", 0, preset="object-lora-sd1", steps=500)
+    style = subject(graph, instance_prompt="a drawing in crt style", class_prompt="a drawing")
+    styled = graph.add("DreamBoothSettings", 0, preset="style-lora-sd1", steps=800)
     trained = [
         graph.add(
             "DreamBoothTrainLora",
             1,
-            row,
             checkpoint=CHECKPOINT,
             concept=concept[0],
             settings=settings[0],
             name=name,
         )
-        for row, concept, settings, name in (
-            (0, dog, how, "sks-dog"),
-            (68, style, styled, "crt-style"),
-        )
+        for concept, settings, name in ((dog, how, "sks-star"), (style, styled, "crt-style"))
     ]
     merged = graph.add(
         "DreamBoothMergeAdapters",
         2,
-        0,
         adapter_1=trained[0][3],
         adapter_2=trained[1][3],
         weight_1=1.0,
         weight_2=0.8,
     )
-    base = graph.add("CheckpointLoaderSimple", 2, 50, ckpt_name=CHECKPOINT)
-    both = graph.add(
-        "DreamBoothApplyAdapter", 2, 66, model=base[0], clip=base[1], adapter=merged[0]
-    )
-    draw(graph, 3, 0, (both[0], both[1], base[2]))
+    base = graph.add("CheckpointLoaderSimple", 2, ckpt_name=CHECKPOINT)
+    both = graph.add("DreamBoothApplyAdapter", 2, model=base[0], clip=base[1], adapter=merged[0])
+    draw(graph, 3, (both[0], both[1], base[2]))
     return graph
 
 
 def continue_a_run() -> Graph:
     """A training to be queued twice, the second time with more steps."""
-    graph = Graph()
+    graph = Graph("What is learned, and how", "Train", "What it made")
+    graph.add("Note", 0, text=CONTINUE)
     images = subject(graph)
-    settings = graph.add("DreamBoothSettings", 0, 34, preset="object-lora-sd1", steps=300)
+    settings = graph.add("DreamBoothSettings", 0, preset="object-lora-sd1", steps=300)
     trained = graph.add(
         "DreamBoothTrainLora",
         1,
-        0,
         checkpoint=CHECKPOINT,
         concept=images[0],
         settings=settings[0],
-        name="sks-dog",
+        name="sks-star",
         sample_every=100,
     )
-    graph.add("Note", 0, 78, text=CONTINUE)
-    graph.add("PreviewImage", 2, 0, images=trained[4])
-    graph.add("PreviewImage", 2, 34, images=trained[5])
+    graph.add("PreviewImage", 2, images=trained[4])
+    graph.add("PreviewImage", 2, images=trained[5])
     return graph
 
 
 def full_fine_tune() -> Graph:
     """The whole model learns, and prior preservation keeps the class as it was."""
-    graph = Graph()
+    graph = Graph("What is learned, and how", "Train", "Prompt", "Generate")
+    graph.add("Note", 0, text=MINE)
     images = subject(graph)
-    prior = graph.add("DreamBoothSettingsPrior", 0, 34, enabled="on", num_images="200")
+    prior = graph.add("DreamBoothSettingsPrior", 0, enabled="on", num_images="200")
     settings = graph.add(
-        "DreamBoothSettings", 0, 76, preset="object-full-sd1", steps=400, settings=prior[0]
+        "DreamBoothSettings", 0, preset="object-full-sd1", steps=400, settings=prior[0]
     )
     trained = graph.add(
         "DreamBoothTrainCheckpoint",
         1,
-        0,
         checkpoint=CHECKPOINT,
         concept=images[0],
         settings=settings[0],
-        name="sks-dog-model",
+        name="sks-star-model",
     )
-    graph.add("PreviewImage", 1, 66, images=trained[5])
-    draw(graph, 2, 0, (trained[0], trained[1], trained[2]))
+    graph.add("PreviewImage", 1, images=trained[5])
+    draw(graph, 2, (trained[0], trained[1], trained[2]))
     return graph
 
 
 def compare_steps() -> Graph:
     """What each saved step of a past training draws."""
-    graph = Graph()
-    base = graph.add("CheckpointLoaderSimple", 0, 0, ckpt_name=CHECKPOINT)
-    past = graph.add("DreamBoothRuns", 0, 18, run="sks-dog")
-    graph.add("PreviewImage", 0, 46, images=past[2])
+    graph = Graph("A past training", "Compare", "The sheet")
+    base = graph.add("CheckpointLoaderSimple", 0, ckpt_name=CHECKPOINT)
+    past = graph.add("DreamBoothRuns", 0, run="sks-star")
+    graph.add("PreviewImage", 0, images=past[2])
     grid = graph.add(
         "DreamBoothCompareSteps",
         1,
-        0,
         model=base[0],
         clip=base[1],
         vae=base[2],
-        run="sks-dog",
-        prompts="a photo of sks dog on a beach\na painting of sks dog\na photo of a dog",
+        run="sks-star",
+        prompts="a photo of sks star on a beach\na painting of sks star\na photo of a star",
         sampler="ddim",
         scheduler="normal",
     )
-    shown = graph.add("SaveImage", 2, 0, images=grid[0], filename_prefix="dreambooth/steps")
+    shown = graph.add("SaveImage", 2, images=grid[0], filename_prefix="dreambooth/steps")
     shown.height = 500
     return graph
 
 
-EXAMPLES = {
+def split_files(model: str, text: str, vae: str, kind: str, *, latent: str, **how: Any) -> Graph:
+    """A base in several files; the adapter goes onto the model that the host loads."""
+    graph = Graph("What is learned, and how", "Train", "Prompt", "Generate")
+    graph.add("Note", 0, text=SPLIT)
+    base = graph.add("DreamBoothBaseFiles", 0, diffusion_model=model, text_encoder_1=text, vae=vae)
+    images = subject(graph)
+    settings = graph.add("DreamBoothSettings", 0, preset="object-lora-flow")
+    trained = graph.add(
+        "DreamBoothTrainLora",
+        1,
+        checkpoint="pocket",
+        concept=images[0],
+        settings=settings[0],
+        base=base[0],
+        name=f"sks-star-{kind}",
+        sample_prompts="a photo of sks star on a beach",
+    )
+    graph.add("PreviewImage", 1, images=trained[4])
+    loaded = graph.add("UNETLoader", 2, unet_name=model, weight_dtype="default")
+    clip = graph.add("CLIPLoader", 2, clip_name=text, type=kind, device="default")
+    decoder = graph.add("VAELoader", 2, vae_name=vae)
+    changed = graph.add(
+        "DreamBoothApplyAdapter", 2, model=loaded[0], clip=clip[0], adapter=trained[3]
+    )
+    draw(graph, 2, (changed[0], clip[0], decoder[0]), latent=latent, size=1024, **how)
+    return graph
+
+
+EULER: dict[str, Any] = {"sampler_name": "euler", "scheduler": "simple"}
+EXAMPLES: dict[str, Callable[[], Graph]] = {
+    "Try it with pocket": try_it,
     "Train a subject and generate": train_and_generate,
     "Merge subject and style": merge_subject_and_style,
     "Continue a run": continue_a_run,
     "Full fine-tune": full_fine_tune,
     "Compare steps": compare_steps,
+    "Z-Image from its files": lambda: split_files(
+        "z_image_turbo_bf16.safetensors",
+        "qwen_3_4b.safetensors",
+        "ae.safetensors",
+        "lumina2",
+        latent="EmptySD3LatentImage",
+        **EULER | {"steps": 8, "cfg": 1.0},
+    ),
+    "Flux.2 Klein from its files": lambda: split_files(
+        "flux-2-klein-base-4b.safetensors",
+        "qwen_3_4b.safetensors",
+        "flux2-vae.safetensors",
+        "flux2",
+        latent="EmptyFlux2LatentImage",
+        **EULER | {"steps": 20, "cfg": 4.0},
+    ),
 }
 
 

@@ -89,13 +89,6 @@ def a_host_without_a_model(browser: Browser, server: Server) -> None:
     browser.reads("#dreambooth_base_about", "comes with the engine")
     folder = server.data / "models" / "Stable-diffusion"
     browser.reads("#dreambooth_base_about", str(folder))
-    (folder / "mine.safetensors").write_bytes(b"no model")
-    browser.press("#dreambooth_base_refresh")
-    browser.write("#dreambooth_field_base_model", "mine.safetensors", Keys.ENTER)
-    browser.reads("#dreambooth_base_about", "mine.safetensors")
-    (folder / "mine.safetensors").unlink()
-    browser.write("#dreambooth_field_base_model", "pocket", Keys.ENTER)
-    browser.reads("#dreambooth_base_about", "comes with the engine")
 
 
 def test_the_form(browser: Browser, server: Server) -> None:
