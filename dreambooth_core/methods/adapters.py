@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -35,6 +35,7 @@ from dreambooth_core.methods.starting import (
     require_layers,
 )
 from dreambooth_core.methods.targets import TEXT_TARGETS, is_wide, target_layers
+from dreambooth_core.methods.training_adapter import TrainingAdapter
 from dreambooth_core.randomness import seed_of
 
 ADAPTER = "default"
@@ -73,9 +74,16 @@ class AdapterMethod(Method):
             do="Leave it empty, or choose lora, dora, loha, lokr or full as method.kind.",
         )
 
+    _training: TrainingAdapter | None = None
+
     def attach(self, seed: int, dtype: torch.dtype = torch.float32) -> list[Trainable]:
         self.freeze()
         options, models = self.options, self.adapted_models
+        if options.training_adapter:
+            denoiser = self.parts.family.denoiser
+            self._training = TrainingAdapter(
+                options.training_adapter, denoiser, self.parts.denoiser
+            )
         start = None
         if options.init_from:
             start = read_start(options.init_from, options.init_weight, models)
@@ -87,6 +95,9 @@ class AdapterMethod(Method):
             for component, model in models.items()
         ]
         return self._trainables
+
+    def as_result(self) -> AbstractContextManager[None]:
+        return self._training.switched_off() if self._training else nullcontext()
 
     def _sizes(self, component: str) -> dict[str, Any]:
         """Rank, alpha and dropout of one model's adapter."""

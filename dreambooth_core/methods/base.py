@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -106,6 +106,11 @@ class Method(ABC):
             UserError: the learned token is in none of them.
         """
         return captions[0]
+
+    def as_result(self) -> AbstractContextManager[None]:
+        """Inside, nothing is there that only helps to train: the models are what the result will
+        make of the base."""
+        return nullcontext()
 
     def freeze(self) -> None:
         """Makes the whole base take no gradient."""

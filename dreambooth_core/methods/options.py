@@ -122,6 +122,15 @@ class MethodOptions:
         is what the file is. The layers that it changes are trained too. Empty: from nothing.""",
         path="file",
     )
+    training_adapter: str = option(
+        "",
+        label="Training adapter",
+        help="""A LoRA file that is on the denoiser while an adapter is trained, and neither in the
+        result nor in validation images. One that undoes a distillation lets Z-Image Turbo or
+        schnell keep their few steps. Empty: none.""",
+        path="file",
+        advanced=True,
+    )
     init_weight: float = option(
         1.0,
         label="Weight of that adapter",

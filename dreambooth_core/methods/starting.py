@@ -43,8 +43,12 @@ class Start:
         return self.modules.get(component, {})
 
 
-def read_start(path: str, strength: float, models: Mapping[str, nn.Module]) -> Start:
+def read_start(
+    path: str, strength: float, models: Mapping[str, nn.Module], *, where: str = WHERE
+) -> Start:
     """Reads an adapter, of any naming, for the models that are trained.
+
+    ``where`` is the option that named it.
 
     Raises:
         UserError: it is no adapter, or it changes what these models do not have.
@@ -60,7 +64,7 @@ def read_start(path: str, strength: float, models: Mapping[str, nn.Module]) -> S
         if component not in names:
             raise UserError(
                 f"the adapter changes the {component}, which this run does not train",
-                where=WHERE,
+                where=where,
                 do="Set method.train_text_encoder to true."
                 if component.startswith("text_encoder")
                 else "Use an adapter that was made for this base, and train its denoiser.",
@@ -69,28 +73,30 @@ def read_start(path: str, strength: float, models: Mapping[str, nn.Module]) -> S
         if name is None:
             raise UserError(
                 f"the adapter changes {full}, which this base does not have",
-                where=WHERE,
+                where=where,
                 do="Use an adapter that was made for this kind of base.",
             )
         found[component][name] = weights
     return Start(found, strength)
 
 
-def require_layers(component: str, model: nn.Module, start: Mapping[str, Weights]) -> None:
+def require_layers(
+    component: str, model: nn.Module, start: Mapping[str, Weights], *, where: str = WHERE
+) -> None:
     """Raises ``UserError`` for a change of what no adapter of peft's can be put on."""
     for name, weights in start.items():
         layer = model.get_submodule(name)
         if not isinstance(layer, nn.Linear | nn.Conv2d):
             raise UserError(
                 f"the adapter changes {component}.{name}, which is no linear layer or convolution",
-                where=WHERE,
-                do="Begin from another adapter, or bake this one into the base first.",
+                where=where,
+                do="Use another adapter, or bake this one into the base first.",
             )
         if weights.bias_delta() is not None:
             raise UserError(
                 f"the adapter changes the bias of {component}.{name}, which is not trained",
-                where=WHERE,
-                do="Begin from another adapter, or bake this one into the base first.",
+                where=where,
+                do="Use another adapter, or bake this one into the base first.",
             )
 
 

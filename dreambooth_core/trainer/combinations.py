@@ -282,6 +282,12 @@ RULES: tuple[Rule, ...] = (
             s.config.run.stop_when is not None
             and not (s.config.save.every_steps or s.config.save.every_epochs)
         ),
+        "method.training_adapter",
+        "methods that train no adapter",
+        "it helps to train another adapter, and is left out of that one",
+        "Choose lora, or leave method.training_adapter empty.",
+        "method.training_adapter",
+        lambda s: bool(s.config.method.training_adapter) and not s.method.is_adapter,
     ),
     Rule(
         "save.arrangement",

@@ -84,7 +84,10 @@ class Session:
     @contextmanager
     def result_weights(self) -> Iterator[None]:
         """Inside, the models hold the weights to sample with and to save as the result."""
-        with self.ema.applied() if self.ema else self.stepper.evaluation():
+        with (
+            self.ema.applied() if self.ema else self.stepper.evaluation(),
+            self.method.as_result(),
+        ):
             yield
 
     def sample(self) -> None:

@@ -201,6 +201,7 @@ def settings_identity(config: TrainConfig) -> dict[str, Any]:
         "targets": method.target_modules,
         "optimizer": config.optim.optimizer,
         "ema": config.optim.ema.enabled,
+        "training_adapter": sha256(method.training_adapter) if method.training_adapter else None,
     }
 
 

@@ -22,7 +22,7 @@ BASES = ("base.model", "base.vae", "base.tokenizer")
 MODEL_FILES = ("base.text_encoders",)
 """Fields that hold paths of models, in a list."""
 
-ADAPTERS = ("method.init_from",)
+ADAPTERS = ("method.init_from", "method.training_adapter")
 """Fields that hold the path of an adapter."""
 
 INSIDE_RUN = ("log.folder",)

@@ -102,6 +102,10 @@ SHOWN: dict[str, tuple[str, str]] = {
     "run.stop_when": ("trainer/test_best.py", "test_a_run_that_gets_no_better_ends"),
     "method.init_from": ("methods/test_starting.py", "test_the_first_step_is_the_adapter"),
     "method.init_weight": ("methods/test_starting.py", "test_the_first_step_is_the_adapter"),
+    "method.training_adapter": (
+        "methods/test_training_adapter.py",
+        "test_it_is_there_while_training_and_in_no_result",
+    ),
     "objective.loss": (LEARNING, "test_losses_and_weights"),
     "objective.huber_c": (LEARNING, "test_losses_and_weights"),
     "objective.huber_schedule": (LEARNING, "test_losses_and_weights"),

@@ -81,6 +81,10 @@ BROKEN: dict[tuple[str, str], Given] = {
         "method.init_from": "it.safetensors",
     },
     ("run.stop_when", "no saves on the way"): {"run.stop_when": 2},
+    ("method.training_adapter", "methods that train no adapter"): {
+        **FULL,
+        "method.training_adapter": "it.safetensors",
+    },
     ("save.arrangement", "a method that it has no place for"): {
         "method.kind": "loha",
         "save.arrangement": "shivam",

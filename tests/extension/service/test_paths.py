@@ -171,6 +171,7 @@ def test_the_page_of_a_host_for_one_may_read_anything(host: FakeHost, tmp_path: 
         ({"base.text_encoders[0]": "/etc/x.safetensors"}, ["base.text_encoders"]),
         ({"base.tokenizer": "/etc/tokenizer"}, ["base.tokenizer"]),
         ({"method.init_from": "/etc/x.safetensors"}, ["method.init_from"]),
+        ({"method.training_adapter": "/etc/x.safetensors"}, ["method.training_adapter"]),
         ({"log.folder": "../../../x"}, ["log.folder"]),
         ({"log.folder": "/tmp/x"}, ["log.folder"]),
         ({"data.cache_folder": "/tmp"}, ["data.cache_folder"]),
