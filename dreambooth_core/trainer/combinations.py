@@ -282,6 +282,8 @@ RULES: tuple[Rule, ...] = (
             s.config.run.stop_when is not None
             and not (s.config.save.every_steps or s.config.save.every_epochs)
         ),
+    ),
+    Rule(
         "method.training_adapter",
         "methods that train no adapter",
         "it helps to train another adapter, and is left out of that one",
