@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth_core.disk import copy_file
 from dreambooth_core.errors import UserError
-from dreambooth_core.jobs import RunFolder, read_receipt
+from dreambooth_core.jobs import RunFolder, read_receipt, sanitise
 from dreambooth_core.methods.table import METHODS
 
 from . import engine, host
@@ -100,11 +100,20 @@ def fulfil(request: Request, progress: host.Progress) -> tuple[RunFolder, int | 
         if found is not None and found.action == "use":
             if done == "trained":
                 done = "trained before with the same inputs"
-            return found.folder, found.step, [f"{found.folder.name}: {done}", *found.notes]
+            return found.folder, found.step, [_told(request, found.folder, done), *found.notes]
         if found is not None and found.action == "watch":
             watch(found.folder, progress)
             continue
         done = _train(request, found, progress)
+
+
+def _told(request: Request, folder: RunFolder, done: str) -> str:
+    """What became of a request; a run that was found keeps the name that it was trained under."""
+    line = f"{folder.name}: {done}"
+    asked = sanitise(request.name)
+    if folder.name == asked or folder.name.startswith(f"{asked}-"):
+        return line
+    return f"{line}; it keeps its name, and {asked} is not made again"
 
 
 def _train(request: Request, found: Found | None, progress: host.Progress) -> str:

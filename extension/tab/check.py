@@ -6,15 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from .html import Html, div, duration, facts, join, note, path_name, size, span, tag
-from .values import Wrong
+from .values import Wrong, in_words
 
 
 def report(found: Any, labels: Mapping[str, str]) -> Html:
     """A service's ``Report`` for people; ``labels`` are the options' by key."""
     if found.problems:
-        return problems(
-            [Wrong(each.key, labels.get(each.key, ""), each.message) for each in found.problems]
-        )
+        return problems([Wrong(each.key, "", each.message) for each in found.problems], labels)
     forecast = found.forecast or {}
     return div(
         "db-report",
@@ -26,8 +24,16 @@ def report(found: Any, labels: Mapping[str, str]) -> Html:
     )
 
 
-def problems(found: list[Wrong]) -> Html:
-    """What has to be mended first; the page's script marks the fields."""
+def problems(found: list[Wrong], labels: Mapping[str, str]) -> Html:
+    """What has to be mended first, in the page's words; its script marks the fields."""
+    found = [
+        Wrong(
+            each.key,
+            each.label or labels.get(each.key, ""),
+            in_words(each.message, labels, each.key),
+        )
+        for each in found
+    ]
     return join(
         [
             div(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gradio as gr
@@ -11,7 +11,7 @@ from dreambooth_core.errors import DreamBoothError
 
 from .compat import Component, make, update
 from .html import Html, div, span, tag
-from .values import field_of
+from .values import field_of, in_words
 
 
 def card(*, elem_id: str | None = None, visible: bool = True) -> Any:
@@ -50,10 +50,11 @@ def hidden_text(elem_id: str) -> Component:
     return make("Textbox", value="", elem_id=elem_id, elem_classes=["db-hidden"], show_label=False)
 
 
-def failure(error: DreamBoothError, keys: Iterable[str] = ()) -> Html:
-    """An error's one line; if it names a field, that is marked too."""
-    key = field_of(error.line, keys)
-    return div("db-note db-note-wrong", span("", error.line), data_field=key)
+def failure(error: DreamBoothError, labels: Mapping[str, str] | None = None) -> Html:
+    """An error's one line, in the words of the page; if it names a field, that is marked too."""
+    key = field_of(error.line, labels or ())
+    words = in_words(error.line, labels or {})
+    return div("db-note db-note-wrong", span("", words), data_field=key)
 
 
 def told(act: Callable[..., Any], *given: Any) -> Html:

@@ -66,6 +66,7 @@ class Page:
                 self.method = MethodArea(self.studio, self.form)
             with gr.Column(scale=10, min_width=420, elem_id="dreambooth_right"):
                 labels = {key: str(spec["label"]) for key, spec in self.form.specs.items()}
+                labels |= self.subjects.labels
                 self.train = TrainArea(self.studio, Watcher(self.studio), labels)
                 self.generate = GenerateArea(self.studio, self.train.run)
 

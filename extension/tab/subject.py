@@ -172,6 +172,15 @@ class Subjects:
             quiet=True,
         )
 
+    @property
+    def labels(self) -> dict[str, str]:
+        """The fields' labels by key."""
+        return {
+            f"concepts[{number}].{name}": str(spec["label"])
+            for number in range(MOST)
+            for name, spec in self.specs.items()
+        }
+
     def _show(self, count: int) -> list[Any]:
         count = min(max(int(count), 1), MOST)
         return [count, *(update(visible=number < count) for number in range(MOST))]

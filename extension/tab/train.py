@@ -72,7 +72,7 @@ class TrainArea:
         def checking(*given: Any) -> Html:
             values, presets, wrong = read(given)
             if wrong:
-                return check.problems(wrong)
+                return check.problems(wrong, self.labels)
             try:
                 return check.report(self.studio.check(values, presets), self.labels)
             except DreamBoothError as error:
@@ -81,7 +81,7 @@ class TrainArea:
         def starting(name: str, *given: Any) -> list[Any]:
             values, presets, wrong = read(given)
             if wrong:
-                return [check.problems(wrong), update(), update()]
+                return [check.problems(wrong, self.labels), update(), update()]
             try:
                 started = self.studio.start(values, (name or "").strip(), presets)
             except DreamBoothError as error:

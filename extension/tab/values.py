@@ -157,6 +157,22 @@ def field_of(line: str, keys: Iterable[str]) -> str | None:
     return found
 
 
+_KEY = re.compile(r"[a-z_]+(?:\[\d*\])?(?:\.[a-z_0-9]+)+")
+
+
+def in_words(line: str, labels: Mapping[str, str], own: str | None = None) -> str:
+    """An error's line with the fields' labels in place of their keys.
+
+    Args:
+        line: as the engine wrote it.
+        labels: by key.
+        own: the key of the field that the line stands at: it is not said again.
+    """
+    if own:
+        line = line.replace(f"{own}: ", "", 1)
+    return _KEY.sub(lambda key: f"“{labels[key[0]]}”" if labels.get(key[0]) else key[0], line)
+
+
 def _number(spec: Spec, shown: Any) -> int | float | None:
     words = "" if shown is None else str(shown).strip()
     if not words:

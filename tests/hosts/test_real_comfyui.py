@@ -171,7 +171,8 @@ def test_the_same_is_not_trained_twice(server: Server, name: str) -> None:
     ]
     again = server.run(learning(f"{name}-other", steps=2, seed=1))
     assert "t" in again.ran
-    assert again.outputs["t"]["text"] == [f"{name}: trained before with the same inputs"]
+    told = f"{name}: trained before with the same inputs; it keeps its name, and {name}-other is "
+    assert again.outputs["t"]["text"] == [f"{told}not made again"]
 
 
 def test_cancel_from_the_queue(server: Server, name: str) -> None:

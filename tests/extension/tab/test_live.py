@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from dreambooth_core.config.marking import mark
+from dreambooth_core.trainer.config import TrainConfig
 from extension.service.types import Events, Problem, Report, Status
 from extension.tab import check, history, html, live
 from extension.tab.curve import loss_curve, smoothed, thinned
@@ -208,3 +210,20 @@ def test_runs_are_compared_at_the_steps_that_all_have(tmp_path: Path) -> None:
     assert columns(run("a", range(0, 1100, 100))) == [["0", "200", "400", "600", "800", "1000"]]
     assert "No samples" in history.grid([("<i>", [])])
     assert "&lt;i&gt;" in history.grid([("<i>", [])])
+
+
+def test_what_is_wrong_is_told_by_labels() -> None:
+    labels = {"run.steps": "Steps", "run.epochs": "Number of epochs", "optim.lr": "Rate"}
+    found = [
+        Problem("run.steps", "run.steps: 99999999999999 is too large. Set run.epochs, or optim.x"),
+        Problem("", "optim.lr needs a value"),
+    ]
+    plain = re.sub("<[^>]*>", " ", check.report(Report(found), labels))
+    assert " ".join(plain.split()) == (
+        "Steps 99999999999999 is too large. Set “Number of epochs”, or optim.x “Rate” needs a value"
+    )
+
+
+def test_absurd_steps_are_not_in_order() -> None:
+    (line,) = mark(TrainConfig, {"run.steps": 99999999999999}).values()
+    assert "too large" in line
