@@ -28,6 +28,8 @@ MODEL_INDEX = {
     "unet": ["diffusers", "UNet2DConditionModel"],
     "vae": ["diffusers", "AutoencoderKL"],
 }
+PROMPTED = ("night", "purple", "grass", "brick", "sunset", "white", "gray", "sky", "sand")
+"""Backgrounds in which subjects are judged; pocket knows no other places."""
 RECOMMENDED = {"steps": 25, "guidance": 3.0}
 PREPROCESSOR = {
     "image_processor_type": "CLIPImageProcessor",
@@ -120,6 +122,7 @@ def write_scorer(folder: Path, scorer: Scorer) -> None:
     )
     save_weights(half(vision), target / "model.safetensors")
     save_json(PREPROCESSOR, target / "preprocessor_config.json")
+    save_json([f"{{}} on a {name} background" for name in PROMPTED], target / "prompts.json")
     extra = {
         "text_projection.weight": scorer.text_projection.weight.to(torch.float16),
         "logit_scale": scorer.logit_scale.detach().float(),

@@ -1,0 +1,262 @@
+"""Judges runs: their results draw what the protocol asks, and so does the base beside them."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image, ImageOps
+
+from dreambooth_core.bases.locate import is_commit, locate
+from dreambooth_core.config.loading import load
+from dreambooth_core.data.concepts import Concept, gather
+from dreambooth_core.data.images import load_rgb
+from dreambooth_core.errors import UserError
+from dreambooth_core.evaluation.encoders import load_encoders, own_folder
+from dreambooth_core.evaluation.measures import measure
+from dreambooth_core.evaluation.page import Judged, page
+from dreambooth_core.evaluation.protocol import Task, prompts_for, read_prompts, tasks
+from dreambooth_core.families.base import Components
+from dreambooth_core.families.loading import load_base, pinned
+from dreambooth_core.families.options import BaseOptions
+from dreambooth_core.families.sampling import SamplingSettings, generate
+from dreambooth_core.families.tokens import add_token
+from dreambooth_core.formats.adapters.apply import AdapterStack
+from dreambooth_core.formats.adapters.read import read_adapter
+from dreambooth_core.formats.embeddings import read_embedding
+from dreambooth_core.jobs import RunFolder, read_receipt
+from dreambooth_core.methods.table import METHODS
+from dreambooth_core.trainer.best import Record
+from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.trainer.processes import choose_device
+
+if TYPE_CHECKING:
+    from dreambooth_core.commands.evaluate import Options
+
+MOST_REAL = 50
+"""Real images that are compared with."""
+
+
+@dataclass
+class Contest:
+    """What was judged, beside each other."""
+
+    facts: dict[str, str]
+    real: list[Image.Image]
+    tasks: list[Task]
+    models: list[Judged] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def page(self) -> str:
+        """The HTML page."""
+        return page(
+            "How well it was learned", self.facts, self.real, self.tasks, self.models, self.notes
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values, images left out."""
+        return {
+            "facts": self.facts,
+            "notes": self.notes,
+            "models": [
+                {
+                    "label": model.label,
+                    "best": model.best,
+                    "held_out_loss": model.held_out_loss,
+                    "measures": {n: m.as_dict() for n, m in model.measures.items()},
+                }
+                for model in self.models
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """One result of a run."""
+
+    label: str
+    step: int
+    file: Path
+
+
+class JudgedRun:
+    """A run with a result, and what of it is judged.
+
+    Raises:
+        UserError: there is no such run, or it has no result yet.
+    """
+
+    def __init__(self, path: Path, *, saves: bool) -> None:
+        self.folder = RunFolder.open(path)
+        self.config = load(TrainConfig, files=[self.folder.config])
+        self.receipt = read_receipt(self.folder)
+        self.made: dict[str, Any] = self.receipt.get("result", {})
+        if not self.made.get("file"):
+            raise UserError("this run has no result yet", where=path, do="Let it finish.")
+        name, last = self.folder.name, int(self.made.get("steps", 0))
+        self.entrants = [Entrant(name, last, self.folder.path / self.made["file"])]
+        if saves and not self.made.get("embedding"):
+            self.entrants = [*self._saved(last), *self.entrants]
+        self.record = Record.of(list(self.folder.events), last)
+
+    def _saved(self, last: int) -> Iterator[Entrant]:
+        stepped = re.compile(rf"{re.escape(self.folder.name)}-(\d{{6,}})(\.safetensors)?")
+        found = {
+            int(match[1]): path
+            for path in sorted(self.folder.path.iterdir())
+            if (match := stepped.fullmatch(path.name))
+        }
+        for step, path in sorted(found.items()):
+            if step < last:
+                yield Entrant(f"{self.folder.name}, step {step}", step, path)
+
+    @property
+    def base(self) -> BaseOptions:
+        """The base, of the commit that the run read."""
+        commit = self.receipt.get("base", {}).get("commit")
+        return pinned(self.config.base, commit if is_commit(commit) else None)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its results are whole models."""
+        return METHODS[self.config.method.kind].trains_base
+
+    def concept(self) -> Concept:
+        """The first concept, with its images."""
+        config = self.config
+        found = gather(config.concepts, config.data, config.prior, seeks_best=config.seeks_best)
+        return found[0]
+
+    @contextmanager
+    def applied(self, parts: Components, entrant: Entrant) -> Iterator[Components]:
+        """Inside, a base with that result."""
+        if self.is_whole:
+            folder = entrant.file.with_suffix("")
+            model = folder if folder.is_dir() else entrant.file
+            whole = load_base(replace(self.base, model=str(model), revision=None, variant=None))
+            yield _on(whole, next(parts.denoiser.parameters()).device)
+            return
+        stack = AdapterStack(parts.models)
+        embedding = self.made.get("embedding")
+        if embedding:
+            rows = read_embedding(str(self.folder.path / embedding)).rows
+            add_token(parts, self.made["token"], rows)
+        if embedding != self.made["file"]:
+            stack.load(entrant.label, read_adapter(entrant.file))
+        try:
+            yield parts
+        finally:
+            stack.clear()
+
+
+def evaluate(args: Options, tell: Callable[[str], None] | None = None) -> Contest:
+    """Draws and judges what the runs have learned, and their base.
+
+    Args:
+        args: what the command takes. Prompts, real images and base are the first run's.
+        tell: is told what is being done.
+
+    Raises:
+        UserError: a run has no result, or there is nothing to compare.
+    """
+    started = time.monotonic()
+    tell = tell or (lambda what: None)
+    runs = [JudgedRun(path, saves=args.saves) for path in args.runs]
+    first, device = runs[0], choose_device(args.device)
+    for other in runs[1:]:
+        if other.config.base.model != first.config.base.model:
+            raise UserError(
+                "runs on different bases cannot stand beside each other",
+                where=other.folder.path,
+                do="Judge them one by one.",
+            )
+    concept = first.concept()
+    held = concept.of_held_out() if concept.held_out else concept
+    background = first.config.data.background
+    real = [_square(load_rgb(one, background)) for one in held.pictures[:MOST_REAL]]
+    place = locate(first.base.model, revision=first.base.revision, variant=first.base.variant)
+    about = concept.options
+    prompts = (
+        read_prompts(args.prompts) if args.prompts else prompts_for(args.kind, own_folder(place))
+    )
+    wanted = tasks(prompts, about.instance_prompt, about.class_prompt, args.images, args.seed)
+    parts = _on(load_base(first.base), device)
+    settings = _settings(args, first.config, parts)
+    contest = Contest({}, real, wanted)
+    drawn: list[tuple[str, JudgedRun | None, Entrant | None, list[Image.Image]]] = []
+    tell(f"drawing {len(wanted)} images with the base")
+    drawn.append(("base", None, None, _draw(parts, wanted, settings)))
+    for one in runs:
+        for entrant in one.entrants:
+            tell(f"drawing {len(wanted)} images with {entrant.label}")
+            with one.applied(parts, entrant) as trained:
+                drawn.append((entrant.label, one, entrant, _draw(trained, wanted, settings)))
+    _on(parts, choose_device("cpu"))
+    encoders = None
+    try:
+        encoders = load_encoders(
+            place, parts, device, clip=args.clip, dino=args.dino, download=args.download
+        )
+    except UserError as error:
+        contest.notes.append(f"{error.line} Only the held-out loss is told.")
+    if not about.class_prompt:
+        contest.notes.append(
+            "The run has no class prompt: preservation and diversity are left out."
+        )
+    for label, run, entrant, images in drawn:
+        measures = measure(encoders, wanted, images, real) if encoders else {}
+        step = entrant.step if entrant else -1
+        record = run.record if run else Record()
+        loss = record.losses.get(step)
+        contest.models.append(
+            Judged(label, measures, images, loss, best=record.best == step and loss is not None)
+        )
+    contest.facts |= {
+        "subject": about.instance_prompt,
+        "class": about.class_prompt,
+        "prompts": f"{len(prompts)}, {args.images} images each, seeds from {args.seed}",
+        "real images": f"{len(real)}, "
+        + ("none of them trained on" if concept.held_out else "all of them trained on"),
+        "images": f"{settings.steps} steps, guidance {settings.guidance:g}, {settings.scheduler}",
+        "seconds": f"{time.monotonic() - started:.0f}",
+    }
+    return contest
+
+
+def _settings(args: Options, config: TrainConfig, parts: Components) -> SamplingSettings:
+    side = config.validation.size or config.data.resolution or parts.native_size
+    guidance = args.guidance
+    if guidance is None:
+        guidance = float(parts.recommended.get("guidance", 7.0))
+    return SamplingSettings(
+        steps=args.steps or int(parts.recommended.get("steps", 25)),
+        guidance=guidance,
+        scheduler=config.validation.scheduler,
+        width=side,
+        height=side,
+        batch_size=args.batch_size,
+    )
+
+
+def _draw(
+    parts: Components, wanted: Sequence[Task], settings: SamplingSettings
+) -> list[Image.Image]:
+    return generate(
+        parts, [task.prompt for task in wanted], [task.seed for task in wanted], settings
+    )
+
+
+def _on(parts: Components, device: Any) -> Components:
+    for model in [*parts.models.values(), parts.vae]:
+        model.to(device)
+    return parts
+
+
+def _square(image: Image.Image) -> Image.Image:
+    side = min(image.size)
+    return ImageOps.fit(image, (side, side))

@@ -1,0 +1,141 @@
+"""What looks at images: the encoders that come with a base, or CLIP and DINOv2 from the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from dreambooth_core.errors import UserError
+from dreambooth_core.evaluation.scores import FOLDER, load_scorer
+from dreambooth_core.families.base import Components
+
+CLIP = "openai/clip-vit-base-patch32"
+DINO = "facebook/dinov2-small"
+SIZES = {CLIP: "605 MB", DINO: "88 MB"}
+"""What is downloaded, of those that are taken unless others are named."""
+AT_ONCE = 16
+"""Images that are looked at together."""
+
+
+class Encoders(Protocol):
+    """Unit vectors of images and texts."""
+
+    def identities(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """``[pictures, width]``: tells individuals apart."""
+
+    def pictures(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """``[pictures, projection]``, to be compared with :meth:`captions`."""
+
+    def captions(self, texts: Sequence[str]) -> Tensor:
+        """``[texts, projection]``."""
+
+
+class HubEncoders:
+    """CLIP for images and texts, DINO for individuals, by transformers.
+
+    Args:
+        clip: a hub id or folder of a ``CLIPModel``.
+        dino: one of a vision model whose first token speaks for the image.
+        download: whether what is not in the cache may be fetched.
+
+    Raises:
+        UserError: one of them is not there.
+    """
+
+    def __init__(self, clip: str, dino: str, device: torch.device, *, download: bool) -> None:
+        from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, CLIPModel
+
+        self.device = device
+        self.clip: Any = _load(CLIPModel, clip, download).to(device).eval()
+        self.tokenizer: Any = _load(AutoTokenizer, clip, download)
+        self.clip_images: Any = _load(AutoImageProcessor, clip, download)
+        self.dino: Any = _load(AutoModel, dino, download).to(device).eval()
+        self.dino_images: Any = _load(AutoImageProcessor, dino, download)
+
+    @torch.no_grad()
+    def identities(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """DINO's class token."""
+        found = [
+            self.dino(pixel_values=self._pixels(self.dino_images, some)).last_hidden_state[:, 0]
+            for some in _some(pictures)
+        ]
+        return F.normalize(torch.cat(found).float(), dim=-1).cpu()
+
+    @torch.no_grad()
+    def pictures(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """CLIP's projected image embedding."""
+        found = [
+            _vector(self.clip.get_image_features(self._pixels(self.clip_images, some)))
+            for some in _some(pictures)
+        ]
+        return F.normalize(torch.cat(found).float(), dim=-1).cpu()
+
+    @torch.no_grad()
+    def captions(self, texts: Sequence[str]) -> Tensor:
+        """CLIP's projected text embedding."""
+        tokens = self.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
+        found = _vector(self.clip.get_text_features(**tokens.to(self.device)))
+        return F.normalize(found.float(), dim=-1).cpu()
+
+    def _pixels(self, processor: Any, pictures: Sequence[Image.Image]) -> Tensor:
+        images = [picture.convert("RGB") for picture in pictures]
+        pixels: Tensor = processor(images=images, return_tensors="pt")["pixel_values"]
+        return pixels.to(self.device)
+
+
+def own_folder(base: Path) -> Path | None:
+    """Where a base keeps encoders of its own; None if it has none."""
+    folder = base / FOLDER
+    return folder if (folder / "config.json").is_file() else None
+
+
+def load_encoders(
+    base: Path,
+    parts: Components,
+    device: torch.device,
+    *,
+    clip: str = "",
+    dino: str = "",
+    download: bool = False,
+) -> Encoders:
+    """The base's own encoders unless others are named, else CLIP and DINOv2.
+
+    Raises:
+        UserError: they are not on this machine, and may not be fetched, or cannot be.
+    """
+    if not (clip or dino) and own_folder(base) is not None:
+        return load_scorer(base, parts)
+    return HubEncoders(clip or CLIP, dino or DINO, device, download=download)
+
+
+def _load(kind: Any, name: str, download: bool) -> Any:
+    try:
+        return kind.from_pretrained(name, local_files_only=True)
+    except (OSError, ValueError) as error:
+        if not download:
+            size = f" ({SIZES[name]})" if name in SIZES else ""
+            raise UserError(
+                f"the encoder {name} is not on this machine",
+                do=f"Let it be fetched from the hub{size} with --download, or name a folder.",
+            ) from error
+    try:
+        return kind.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"the encoder {name} cannot be fetched: {reason}") from error
+
+
+def _vector(output: Any) -> Tensor:
+    """A tensor, or what newer versions of transformers wrap it in."""
+    vector: Tensor = getattr(output, "pooler_output", output)
+    return vector
+
+
+def _some(pictures: Sequence[Image.Image]) -> list[Sequence[Image.Image]]:
+    return [pictures[at : at + AT_ONCE] for at in range(0, len(pictures), AT_ONCE)]

@@ -1,0 +1,128 @@
+"""What a subject is drawn in to be judged: prompts in the scheme of DreamBooth's evaluation.
+
+Ruiz et al. 2022, section 4.1: 25 prompts each. Things: 20 recontextualisations and 5 property
+modifications. Living subjects: 10 recontextualisations, 10 accessorisations and 5 property
+modifications. ``{}`` stands for the prompt of the subject, or for that of its class.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from dreambooth_core.errors import UserError
+
+PLACES = (
+    "{} at the edge of a frozen lake",
+    "{} on a windowsill in the rain",
+    "{} among fallen autumn leaves",
+    "{} on a cobbled market square",
+    "{} beside a mountain stream",
+    "{} on a wooden jetty at dawn",
+    "{} in a field of sunflowers",
+    "{} under a street lamp at night",
+    "{} on red desert sand",
+    "{} in front of a lighthouse",
+)
+MORE_PLACES = (
+    "{} on a kitchen table next to fresh bread",
+    "{} on a mossy rock",
+    "{} on top of a stack of old books",
+    "{} in a snow-covered garden",
+    "{} on a picnic blanket",
+    "{} beside a burning candle",
+    "{} on a marble pedestal in a museum",
+    "{} half buried in beach pebbles",
+    "{} on the roof of a tall building",
+    "{} seen from directly above on a patterned carpet",
+)
+WORN = (
+    "{} wearing a knitted scarf",
+    "{} wearing a straw hat",
+    "{} wearing round glasses",
+    "{} in a yellow raincoat",
+    "{} wearing a crown of flowers",
+    "{} dressed as an astronaut",
+    "{} dressed as a pirate",
+    "{} wearing a blue bow tie",
+    "{} in a chef's apron",
+    "{} wearing headphones",
+)
+CHANGED = (
+    "{}, coloured bright red",
+    "{}, coloured deep purple",
+    "{} made of clear glass",
+    "{} carved out of wood",
+    "{} in the shape of a cube",
+)
+PROTOCOLS: dict[str, tuple[str, ...]] = {
+    "thing": (*PLACES, *MORE_PLACES, *CHANGED),
+    "living": (*PLACES, *WORN, *CHANGED),
+}
+FILE = "prompts.json"
+"""Beside the encoders that come with a base: the prompts that such a base can draw."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One image to make."""
+
+    prompt: str
+    """What is asked for, with the subject's own words."""
+    described: str
+    """The same in words that everybody knows: what an image is compared with."""
+    seed: int
+    of_class: bool = False
+    """Whether it shows the class, for preservation and diversity."""
+
+
+def prompts_for(kind: str, beside: Path | None = None) -> tuple[str, ...]:
+    """The prompts of a protocol, or those that a base brings for itself.
+
+    Args:
+        kind: ``thing`` or ``living``.
+        beside: the folder of the base's own encoders.
+
+    Raises:
+        UserError: the base's own list is none.
+    """
+    own = beside / FILE if beside is not None else None
+    if own is None or not own.is_file():
+        return PROTOCOLS[kind]
+    return read_prompts(own)
+
+
+def read_prompts(file: Path) -> tuple[str, ...]:
+    """A JSON list of prompts with ``{}`` where the subject stands.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"the prompts cannot be read ({error})", where=file) from error
+    good = isinstance(found, list) and all(isinstance(p, str) and "{}" in p for p in found)
+    if not good or not found:
+        raise UserError(
+            "this is no list of prompts", where=file, do='Each is a text with "{}" in it.'
+        )
+    return tuple(found)
+
+
+def tasks(
+    prompts: tuple[str, ...], instance: str, of_class: str, images: int, seed: int
+) -> list[Task]:
+    """Every image of an evaluation: ``images`` of each prompt, and as many of the class as of all
+    prompts together, at least 8 and at most 50. Seeds depend on place alone."""
+    plain = of_class or instance
+    found = [
+        Task(prompt.replace("{}", instance), prompt.replace("{}", plain), seed + 1000 * i + n)
+        for i, prompt in enumerate(prompts)
+        for n in range(images)
+    ]
+    if of_class:
+        count = min(max(len(found), 8), 50)
+        found += [Task(of_class, of_class, seed + 900_000 + n, True) for n in range(count)]
+    return found

@@ -1,0 +1,121 @@
+"""``dreambooth evaluate``: a run is judged beside its base, with and without encoders."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.runs import config_for, train
+from helpers.tiny import draw_pictures, tiny_sd1
+
+from dreambooth_core.bases.locate import embedded_folder
+from dreambooth_core.commands.main import main
+from dreambooth_core.jobs import RunFolder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A finished run with a saved step on the way, and images held out."""
+    base = tiny_sd1(tmp_path_factory.mktemp("base"))
+    pictures = draw_pictures(tmp_path_factory.mktemp("pictures"), 8)
+    changes = {"save__best": "true", "save__every_steps": 1, "run__steps": 2}
+    root = tmp_path_factory.mktemp("runs")
+    return train(config_for(base, pictures, root, optim__learning_rate=1e-1, **changes))
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A tiny random CLIP and DINO, as folders that transformers load."""
+    from transformers import (
+        BitImageProcessor,
+        CLIPConfig,
+        CLIPImageProcessor,
+        CLIPModel,
+        Dinov2Config,
+        Dinov2Model,
+    )
+
+    clip, dino = tmp_path_factory.mktemp("clip"), tmp_path_factory.mktemp("dino")
+    small = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    vision = {**small, "image_size": 16, "patch_size": 8}
+    shutil.copytree(embedded_folder() / "tokenizer", clip, dirs_exist_ok=True)
+    vocabulary = len(json.loads((clip / "vocab.json").read_text(encoding="utf-8")))
+    text = {**small, "vocab_size": vocabulary, "eos_token_id": vocabulary - 1}
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
+    CLIPModel(config).save_pretrained(clip)
+    CLIPImageProcessor(size={"shortest_edge": 16}, crop_size=16).save_pretrained(clip)
+    del vision["intermediate_size"]
+    Dinov2Model(Dinov2Config(**vision)).save_pretrained(dino)
+    BitImageProcessor(size={"shortest_edge": 16}, crop_size=16).save_pretrained(dino)
+    return clip, dino
+
+
+def evaluate(
+    run: RunFolder, out: Path, capsys: pytest.CaptureFixture[str], *more: str
+) -> dict[str, Any]:
+    """The report of the command on two prompts of its own."""
+    prompts = out / "prompts.json"
+    out.mkdir(parents=True)
+    prompts.write_text(json.dumps(["{} on white", "{} on black"]))
+    few = ["--prompts", str(prompts), "--images", "1", "--steps", "1", "--device", "cpu"]
+    assert main(["evaluate", str(run.path), *few, "--out", str(out), "--json", *more]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert json.loads((out / "evaluation.json").read_text(encoding="utf-8")) == found
+    return found
+
+
+def test_every_save_is_judged_beside_the_base(
+    run: RunFolder,
+    encoders: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    named = ["--clip", str(encoders[0]), "--dino", str(encoders[1])]
+    found = evaluate(run, tmp_path / "out", capsys, "--saves", *named)
+    labels = [model["label"] for model in found["models"]]
+    assert labels == ["base", "run, step 1", "run"]
+    for model in found["models"]:
+        assert set(model["measures"]) == {
+            "subject", "clip_i", "clip_t", "preservation", "diversity"
+        }  # fmt: skip
+    measured = [e for e in run.events if e["kind"] == "measured"]
+    assert [m["held_out_loss"] for m in found["models"][1:]] == [
+        e["held_out_loss"] for e in measured
+    ]
+    assert [m["best"] for m in found["models"][1:]] == [
+        e["step"] == measured[-1]["best"] for e in measured
+    ]
+    assert "none of them trained on" in found["facts"]["real images"]
+    text = (tmp_path / "out" / "evaluation.html").read_text(encoding="utf-8")
+    # The one held-out image, and of three models two prompts' images and eight of the class.
+    assert text.count("<img") == 1 + 3 * 10
+    assert len(set(re.findall(r'src="([^"]+)"', text))) == 1 + 3 * 10  # each model draws its own
+
+
+def test_without_encoders_the_held_out_loss_is_told(
+    run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = str(tmp_path / "none")
+    found = evaluate(run, tmp_path / "out", capsys, "--clip", missing)
+    assert "is not on this machine" in found["notes"][0]
+    base, last = found["models"]
+    assert not base["measures"] and not last["measures"]
+    assert last["held_out_loss"] is not None
+
+
+def test_a_run_without_a_result_is_refused(
+    run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(run.path, tmp_path / "empty")
+    (tmp_path / "empty" / "receipt.json").unlink()
+    assert main(["evaluate", str(tmp_path / "empty")]) == 2
+    assert "has no result yet" in capsys.readouterr().err
