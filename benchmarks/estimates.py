@@ -51,6 +51,19 @@ QWEN25_VL_7B: dict[str, Any] = {
         "vocab_size": 152064,
     },
 }
+MISTRAL_SMALL_3: dict[str, Any] = {
+    "architectures": ["Mistral3ForConditionalGeneration"],
+    "text_config": {
+        "model_type": "mistral",
+        "hidden_size": 5120,
+        "intermediate_size": 32768,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 131072,
+    },
+}
 T5_XXL: dict[str, Any] = {
     "d_model": 4096,
     "d_ff": 10240,
@@ -88,6 +101,15 @@ MODELS: dict[str, dict[str, dict[str, Any]]] = {
             "latent_channels": 32,
         },
         "text_encoder": QWEN3_4B,
+    },
+    "Flux.2 dev": {
+        "transformer": {"_class_name": "Flux2Transformer2DModel"},
+        "vae": {
+            "_class_name": "AutoencoderKLFlux2",
+            "block_out_channels": [128, 256, 512, 512],
+            "latent_channels": 32,
+        },
+        "text_encoder": MISTRAL_SMALL_3,
     },
     "Flux.1 dev": {
         "transformer": {"_class_name": "FluxTransformer2DModel", "guidance_embeds": True},

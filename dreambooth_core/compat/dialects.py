@@ -209,7 +209,6 @@ CONVERSIONS = (
 )
 NAMES = (*SCRIPTS, *CONVERSIONS)
 UNTRAINED = {
-    "flux2": "Flux.2 dev",
     "sana": "Sana",
     "hidream": "HiDream",
     "ideogram4": "Ideogram 4",

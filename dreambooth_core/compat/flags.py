@@ -289,6 +289,9 @@ FLAGS: tuple[Flag, ...] = (
     Flag("enable_npu_flash_attention", "switch", refused="Ascend NPUs are not supported"),
     Flag("offload", "switch", how="networks come to the device one after another"),
     Flag("fsdp_text_encoder", "switch", how="text encoders leave the device before training"),
+    Flag(
+        "remote_text_encoder", "switch", how="prompts are encoded here, by the base's own encoder"
+    ),
     Flag("set_grads_to_none", "switch", how="always so"),
     Flag("pre_compute_text_embeddings", "switch", how="always so, unless text encoders learn"),
     Flag("dataloader_num_workers", "int", how="images are encoded once, nothing is left to load"),

@@ -65,7 +65,7 @@ LARGE: Defaults = {
     "use_aspect_ratio_buckets": False,
 }
 """What those for the largest models have."""
-KLEIN: Defaults = {
+FLUX2: Defaults = {
     **LARGE,
     **TEXT,
     "do_fp8_training": False,
@@ -136,15 +136,24 @@ def flow(script: str, output: str, layers: str, guidance: float, **defaults: Any
 
 
 LATER: tuple[Dialect, ...] = (
-    flow("train_dreambooth_lora_z_image", "z-image-dreambooth-lora", QKVO, 5.0, **KLEIN),
+    flow("train_dreambooth_lora_z_image", "z-image-dreambooth-lora", QKVO, 5.0, **FLUX2),
     flow(
         "train_dreambooth_lora_flux2_klein",
         "flux-dreambooth-lora",
         "attention",
         4.0,
-        **KLEIN,
+        **FLUX2,
         text_encoder_out_layers=[10, 20, 30],
         caption_dropout=0.0,
+    ),
+    flow(
+        "train_dreambooth_lora_flux2",
+        "flux-dreambooth-lora",
+        "attention",
+        4.0,
+        **FLUX2,
+        text_encoder_out_layers=[10, 20, 30],
+        remote_text_encoder=False,
     ),
     flow(
         "train_dreambooth_lora_flux",

@@ -132,6 +132,9 @@ class Family(ABC):
     """Name of the denoiser's folder in diffusers' layout, and of its layers in adapters."""
     text_encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
     tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer",)
+    names: ClassVar[str] = ""
+    """Under which its layers' names stand in :mod:`dreambooth_core.families.names`, if not under
+    its own."""
     marks: ClassVar[tuple[str, ...]] = ()
     """What its prompts are framed with and not every tokenizer of the kind has as one token."""
 

@@ -1,4 +1,4 @@
-"""Flux.2 Klein (Black Forest Labs 2025): double and single blocks, Qwen3 text, folded latents."""
+"""Flux.2 (Black Forest Labs 2025): double and single blocks, folded latents; Klein and dev."""
 
 from __future__ import annotations
 
@@ -52,21 +52,41 @@ FILES = HostFiles(
 )
 
 
-class Flux2Klein(TransformerFamily):
-    """Klein 4B and 9B, the base models and those distilled to few steps."""
+class FoldedLatents(TransformerFamily):
+    """What families share whose autoencoder is Flux.2's: two by two cells of its latents make one,
+    and each of the channels that come of it has a mean and a deviation of its own."""
 
-    name: ClassVar[str] = "flux2"
-    label: ClassVar[str] = "Flux.2 Klein"
-    pipelines: ClassVar[tuple[str, ...]] = ("Flux2KleinPipeline",)
-    classes: ClassVar[Mapping[str, str]] = {
-        "transformer": "diffusers.Flux2Transformer2DModel",
-        "vae": "diffusers.AutoencoderKLFlux2",
-        "text_encoder": "transformers.Qwen3ForCausalLM",
-    }
-    files: ClassVar[HostFiles | None] = FILES
     flow: ClassVar[FlowDefaults] = FlowDefaults(patch=1)  # folded latents are tokens
     samples_latents: ClassVar[bool] = False
-    marks: ClassVar[tuple[str, ...]] = ("<think>", "</think>")
+
+    def latent_shape(self, configs: Configs, height: int, width: int) -> tuple[int, ...]:
+        channels, rows, columns = super().latent_shape(configs, height, width)
+        return (4 * channels, rows // 2, columns // 2)
+
+    def scaled(self, parts: Components, latents: Tensor) -> Tensor:
+        """Folded two by two, ``[n, 4 * channels, height / 16, width / 16]``, then normalised."""
+        mean, deviation = _statistics(parts.vae, latents)
+        return (self.folded(latents) - mean) / deviation
+
+    def unscaled(self, parts: Components, latents: Tensor) -> Tensor:
+        mean, deviation = _statistics(parts.vae, latents)
+        return self.unfolded(latents * deviation + mean)
+
+    def folded(self, latents: Tensor) -> Tensor:
+        """Of the numbers of one cell the channel varies slowest, then the row."""
+        return torch.nn.functional.pixel_unshuffle(latents, 2)
+
+    def unfolded(self, latents: Tensor) -> Tensor:
+        """The reverse of :meth:`folded`."""
+        return torch.nn.functional.pixel_shuffle(latents, 2)
+
+
+class Flux2(FoldedLatents):
+    """What Klein and dev share: all but who reads the prompt and how guidance is had."""
+
+    names: ClassVar[str] = "flux2"
+    guidance: ClassVar[float] = 1.0
+    """What dev is told in training: its answer is then that of plain flow, as with Flux.1."""
     targets: ClassVar[Mapping[str, str]] = {
         "query_value": r"\.attn\.(to_q|to_v|to_qkv_mlp_proj)$",
         "attention": r"\.attn\.(to_q|to_k|to_v|to_out\.0|to_qkv_mlp_proj|to_out)$",
@@ -75,22 +95,9 @@ class Flux2Klein(TransformerFamily):
     }
 
     def matches(self, configs: Configs) -> bool:
-        # Flux.2 dev has the same denoiser and reads its prompts with Mistral.
-        texts = configs.get("text_encoder", {}).get("architectures") or ["Qwen3ForCausalLM"]
-        return super().matches(configs) and texts == ["Qwen3ForCausalLM"]
-
-    def warnings(self, parts: Components) -> list[str]:
-        if not parts.settings.get("is_distilled"):
-            return []
-        return [
-            "this is a Klein distilled to few steps: the longer it is trained the more of that "
-            "it forgets. Better is to train on the Klein base model of the same size and use "
-            "the result on this one."
-        ]
-
-    def latent_shape(self, configs: Configs, height: int, width: int) -> tuple[int, ...]:
-        channels, rows, columns = super().latent_shape(configs, height, width)
-        return (4 * channels, rows // 2, columns // 2)
+        kind = self.classes["text_encoder"].rpartition(".")[2]
+        reads = configs.get("text_encoder", {}).get("architectures") or [kind]
+        return super().matches(configs) and reads == [kind]
 
     def encode(self, parts: Components, prompts: Sequence[str]) -> Conditioning:
         embeds, _ = self.text_pipeline(parts).encode_prompt(
@@ -99,19 +106,6 @@ class Flux2Klein(TransformerFamily):
             max_sequence_length=self.most_tokens,
         )
         return Conditioning(embeds)
-
-    def scaled(self, parts: Components, latents: Tensor) -> Tensor:
-        """Folded two by two, ``[n, 4 * channels, height / 16, width / 16]``, then normalised."""
-        mean, deviation = _statistics(parts.vae, latents)
-        folded = torch.nn.functional.pixel_unshuffle(latents, 2)
-        return (folded - mean) / deviation
-
-    def unscaled(self, parts: Components, latents: Tensor) -> Tensor:
-        mean, deviation = _statistics(parts.vae, latents)
-        return torch.nn.functional.pixel_shuffle(latents * deviation + mean, 2)
-
-    def latents_of(self, parts: Components, made: Tensor, height: int, width: int) -> Tensor:
-        return self.scaled(parts, made)
 
     def predict(
         self,
@@ -127,29 +121,87 @@ class Flux2Klein(TransformerFamily):
         answer: Tensor = parts.denoiser(
             hidden_states=noisy.flatten(2).transpose(1, 2),
             timestep=timesteps,
-            guidance=None,
+            guidance=self._told(parts, noisy),
             encoder_hidden_states=conditioning.embeds,
             txt_ids=_places(1, 1, tokens, noisy.device).expand(count, -1, -1),
             img_ids=_places(height, width, 1, noisy.device).expand(count, -1, -1),
             return_dict=False,
         )[0]
-        return answer[:, : height * width].transpose(1, 2).reshape(noisy.shape)
+        return cells(answer[:, : height * width], height, width)
+
+    def _told(self, parts: Components, noisy: Tensor) -> Tensor | None:
+        if not parts.denoiser.config.guidance_embeds:
+            return None
+        return torch.full((len(noisy),), self.guidance, device=noisy.device)
 
     def sampling_arguments(
         self, parts: Components, prompts: Sequence[str], negative: str, guidance: float
     ) -> dict[str, Any]:
-        found: dict[str, Any] = {
+        return {
             "prompt_embeds": self.placed(parts, self.encode(parts, prompts)).embeds,
             "guidance_scale": guidance,
         }
+
+    def blank(self, parts: Components, batch: int, dtype: torch.dtype) -> Conditioning:
+        width = parts.denoiser.config.joint_attention_dim
+        return Conditioning(torch.empty(batch, self.most_tokens, width, dtype=dtype, device="meta"))
+
+
+class Flux2Klein(Flux2):
+    """Klein 4B and 9B, the base models and those distilled to few steps: Qwen3 reads."""
+
+    name: ClassVar[str] = "flux2"
+    label: ClassVar[str] = "Flux.2 Klein"
+    pipelines: ClassVar[tuple[str, ...]] = ("Flux2KleinPipeline",)
+    classes: ClassVar[Mapping[str, str]] = {
+        "transformer": "diffusers.Flux2Transformer2DModel",
+        "vae": "diffusers.AutoencoderKLFlux2",
+        "text_encoder": "transformers.Qwen3ForCausalLM",
+    }
+    files: ClassVar[HostFiles | None] = FILES
+    marks: ClassVar[tuple[str, ...]] = ("<think>", "</think>")
+
+    def warnings(self, parts: Components) -> list[str]:
+        if not parts.settings.get("is_distilled"):
+            return []
+        return [
+            "this is a Klein distilled to few steps: the longer it is trained the more of that "
+            "it forgets. Better is to train on the Klein base model of the same size and use "
+            "the result on this one."
+        ]
+
+    def latents_of(self, parts: Components, made: Tensor, height: int, width: int) -> Tensor:
+        return self.scaled(parts, made)
+
+    def sampling_arguments(
+        self, parts: Components, prompts: Sequence[str], negative: str, guidance: float
+    ) -> dict[str, Any]:
+        found = super().sampling_arguments(parts, prompts, negative, guidance)
         if guidance > 1:
             other = self.placed(parts, self.encode(parts, [negative])).embeds
             found["negative_prompt_embeds"] = other.expand(len(prompts), -1, -1)
         return found
 
-    def blank(self, parts: Components, batch: int, dtype: torch.dtype) -> Conditioning:
-        width = parts.denoiser.config.joint_attention_dim
-        return Conditioning(torch.empty(batch, self.most_tokens, width, dtype=dtype, device="meta"))
+
+class Flux2Dev(Flux2):
+    """Dev: Mistral reads, and the denoiser is told the guidance, which has no negative prompt."""
+
+    name: ClassVar[str] = "flux2_dev"
+    label: ClassVar[str] = "Flux.2 dev"
+    pipelines: ClassVar[tuple[str, ...]] = ("Flux2Pipeline",)
+    classes: ClassVar[Mapping[str, str]] = {
+        "transformer": "diffusers.Flux2Transformer2DModel",
+        "vae": "diffusers.AutoencoderKLFlux2",
+        "text_encoder": "transformers.Mistral3ForConditionalGeneration",
+    }
+
+    def latents_of(self, parts: Components, made: Tensor, height: int, width: int) -> Tensor:
+        return cells(made, height // 16, width // 16)
+
+
+def cells(tokens: Tensor, rows: int, columns: int) -> Tensor:
+    """``[n, rows * columns, channels]`` as ``[n, channels, rows, columns]``."""
+    return tokens.transpose(1, 2).unflatten(2, (rows, columns))
 
 
 def _statistics(vae: Any, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from dreambooth_core.errors import Unsupported
 from dreambooth_core.families.base import Configs, Family
 from dreambooth_core.families.flux import Chroma, Flux
-from dreambooth_core.families.flux2 import Flux2Klein
+from dreambooth_core.families.flux2 import Flux2Dev, Flux2Klein
 from dreambooth_core.families.krea2 import Krea2
 from dreambooth_core.families.lumina2 import Lumina2
 from dreambooth_core.families.qwen_image import QwenImage
@@ -26,6 +26,7 @@ FAMILIES.add(
     StableDiffusion1(),
     ZImage(),
     Flux2Klein(),
+    Flux2Dev(),
     Flux(),
     Chroma(),
     QwenImage(),

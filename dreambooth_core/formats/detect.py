@@ -14,7 +14,7 @@ from dreambooth_core.disk import settle
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.names import names_of
 from dreambooth_core.formats import pickles, storage
-from dreambooth_core.formats.adapters.naming import family_of_keys
+from dreambooth_core.formats.adapters.naming import called, family_of_keys
 from dreambooth_core.formats.checkpoints import prediction, single_layout
 from dreambooth_core.formats.checkpoints.unet import Shapes
 from dreambooth_core.formats.folders import entries, is_file, is_folder
@@ -150,7 +150,7 @@ def _classify(shapes: Shapes, metadata: Mapping[str, str]) -> tuple[str | None, 
     names = list(shapes)
     if _is_adapter(shapes):
         family = _adapter_family(shapes, metadata)
-        return "adapter", family, _adapter_label(family)
+        return "adapter", family, _adapter_label(family, shapes)
     for signature in SIGNATURES:
         if signature.fits(names):
             family = signature.family or _family_of_part(shapes)
@@ -200,9 +200,9 @@ def _adapter_family(shapes: Shapes, metadata: Mapping[str, str]) -> str | None:
     return None
 
 
-def _adapter_label(family: str | None) -> str:
+def _adapter_label(family: str | None, shapes: Shapes) -> str:
     names = names_of(family)
-    name = names.label if names is not None else _FAMILY_NAMES.get(family or "", "")
+    name = called(names, shapes) if names is not None else _FAMILY_NAMES.get(family or "", "")
     return f"a LoRA or relative for {name}" if name else "a LoRA or relative"
 
 

@@ -169,7 +169,7 @@ class AdapterMethod(Method):
         return Adapter(
             modules=modules,
             metadata={},
-            family=self.parts.family.name,
+            family=self.parts.family.names or self.parts.family.name,
             layers_per_block=layers_of(self.parts.denoiser.config),
         )
 

@@ -17,7 +17,17 @@ from dreambooth_core.formats.adapters.apply import AdapterStack
 from dreambooth_core.formats.adapters.read import read_adapter
 from dreambooth_core.trainer import run as runs
 
-FAMILIES = ("z_image", "flux2_klein", "flux", "chroma", "qwen_image", "sd3", "lumina2", "krea2")
+FAMILIES = (
+    "z_image",
+    "flux2_klein",
+    "flux2_dev",
+    "flux",
+    "chroma",
+    "qwen_image",
+    "sd3",
+    "lumina2",
+    "krea2",
+)
 PAIRS = [(name, layout) for name in FAMILIES for layout in ("host", "diffusers")]
 # Fused for the hosts, which diffusers does not take: the run says so when it saves.
 PAIRS.remove(("lumina2", "host"))

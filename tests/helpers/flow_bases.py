@@ -22,6 +22,7 @@ from diffusers import (
     ChromaTransformer2DModel,
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
+    Flux2Pipeline,
     Flux2Transformer2DModel,
     FluxPipeline,
     FluxTransformer2DModel,
@@ -44,6 +45,8 @@ from transformers import (
     CLIPTextModelWithProjection,
     Gemma2Config,
     Gemma2Model,
+    Mistral3Config,
+    Mistral3ForConditionalGeneration,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen3Config,
@@ -106,29 +109,68 @@ def flux2_klein(folder: Path, *, distilled: bool = False) -> Path:
     torch.manual_seed(0)
     tokenizer = tokenizers.qwen()
     config = Qwen3Config(vocab_size=len(tokenizer), num_hidden_layers=28, head_dim=16, **SMALL_QWEN)
-    vae = AutoencoderKLFlux2(**_levels(), latent_channels=32)
-    # What training would have left there; fresh ones would hide a forgotten normalisation.
-    vae.bn.running_mean.normal_(std=0.3)
-    vae.bn.running_var.uniform_(0.5, 2.0)
-    denoiser = Flux2Transformer2DModel(
-        num_layers=1,
-        num_single_layers=2,
-        attention_head_dim=HEAD,
-        num_attention_heads=2 * HEADS,  # as wide as folded latents are deep: it passes them on
-        joint_attention_dim=3 * TEXT,
-        axes_dims_rope=(4, 4, 4, 4),
-        guidance_embeds=False,
-    )
+    vae = _flux2_vae()
     return _write(
         folder,
         Flux2KleinPipeline,
-        transformer=denoiser,
+        transformer=_flux2_denoiser(vae, guidance=False),
         vae=vae,
         text_encoder=Qwen3ForCausalLM(config),
         tokenizer=tokenizer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
         is_distilled=distilled,
     )
+
+
+def flux2_dev(folder: Path) -> Path:
+    """Flux.2 dev: the layers 10, 20 and 30 of Mistral, an embedding of the guidance."""
+    torch.manual_seed(0)
+    tokenizer = tokenizers.mistral()
+    text = {**SMALL_QWEN, "model_type": "mistral", "vocab_size": len(tokenizer)}
+    config = Mistral3Config(
+        text_config={**text, "num_hidden_layers": 31, "head_dim": 16},
+        vision_config={
+            "model_type": "pixtral",
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "head_dim": 8,
+        },
+    )
+    vae = _flux2_vae(8)
+    return _write(
+        folder,
+        Flux2Pipeline,
+        transformer=_flux2_denoiser(vae, guidance=True),
+        vae=vae,
+        text_encoder=Mistral3ForConditionalGeneration(config),
+        tokenizer=tokenizer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+    )
+
+
+def _flux2_denoiser(vae: AutoencoderKLFlux2, *, guidance: bool) -> Flux2Transformer2DModel:
+    channels = 4 * vae.config.latent_channels
+    return Flux2Transformer2DModel(
+        in_channels=channels,
+        num_layers=1,
+        num_single_layers=2,
+        attention_head_dim=HEAD,
+        num_attention_heads=2 * channels // HEAD,  # it passes on what it gets, and more
+        joint_attention_dim=3 * TEXT,
+        axes_dims_rope=(4, 4, 4, 4),
+        guidance_embeds=guidance,
+    )
+
+
+def _flux2_vae(channels: int = 32) -> AutoencoderKLFlux2:
+    """With statistics that training would have left; fresh ones would hide a forgotten
+    normalisation. The real one has 32 channels."""
+    vae = AutoencoderKLFlux2(**_levels(), latent_channels=channels)
+    vae.bn.running_mean.normal_(std=0.3)
+    vae.bn.running_var.uniform_(0.5, 2.0)
+    return vae
 
 
 def flux(folder: Path, *, guidance: bool = True) -> Path:
@@ -340,6 +382,7 @@ def krea2(folder: Path) -> Path:
 WRITERS: dict[str, Callable[..., Path]] = {
     "z_image": z_image,
     "flux2_klein": flux2_klein,
+    "flux2_dev": flux2_dev,
     "flux": flux,
     "chroma": chroma,
     "qwen_image": qwen_image,

@@ -11,7 +11,13 @@ from typing import Any
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import CLIPTokenizer, GemmaTokenizer, Qwen2Tokenizer, T5Tokenizer
+from transformers import (
+    CLIPTokenizer,
+    GemmaTokenizer,
+    PreTrainedTokenizerFast,
+    Qwen2Tokenizer,
+    T5Tokenizer,
+)
 
 WORDS = (
     "a photo of sks dog red car cat on the beach blue house in person painting style image "
@@ -40,6 +46,28 @@ CHAT = (
     "{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}{% endif %}"
 )
 """Qwen3's, for messages without tools, and without its thoughts from earlier turns."""
+MISTRAL_WORDS = (
+    "reasons about descriptions You give structured responses focusing object attribution "
+    "actions without speculation"
+)
+"""What Flux.2 dev's system message says besides."""
+MISTRAL_SPECIAL = (
+    "<s>",
+    "</s>",
+    "<pad>",
+    "[INST]",
+    "[/INST]",
+    "[SYSTEM_PROMPT]",
+    "[/SYSTEM_PROMPT]",
+)
+MISTRAL_CHAT = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% set mark = 'SYSTEM_PROMPT' if message['role'] == 'system' else 'INST' %}"
+    "{{ '[' + mark + ']' }}"
+    "{% for part in message['content'] %}{{ part['text'] }}{% endfor %}"
+    "{{ '[/' + mark + ']' }}{% endfor %}"
+)
+"""Mistral Small 3's, for messages without tools and images."""
 
 
 def qwen() -> Qwen2Tokenizer:
@@ -48,6 +76,22 @@ def qwen() -> Qwen2Tokenizer:
     made = Qwen2Tokenizer(vocabulary, merges, additional_special_tokens=list(QWEN_SPECIAL[1:]))
     made.chat_template = CHAT
     return made
+
+
+def mistral() -> PreTrainedTokenizerFast:
+    """Byte pairs with Mistral's marks of who speaks; padded on the left."""
+    vocabulary, merges = _byte_pairs("", with_space=True, more=MISTRAL_WORDS)
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.add_special_tokens(list(MISTRAL_SPECIAL))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        padding_side="left",
+        chat_template=MISTRAL_CHAT,
+    )
 
 
 def clip(pad: str = "<|endoftext|>", *, length: int = 77) -> CLIPTokenizer:
@@ -88,7 +132,9 @@ def _words() -> list[str]:
     return list(dict.fromkeys(WORDS.split()))
 
 
-def _byte_pairs(ending: str, *, with_space: bool) -> tuple[dict[str, int], list[Any]]:
+def _byte_pairs(
+    ending: str, *, with_space: bool, more: str = ""
+) -> tuple[dict[str, int], list[Any]]:
     """Vocabulary and merges that make one token of each word, with a space before it or not."""
     suffix: dict[str, Any] = {"end_of_word_suffix": ending} if ending else {}
     tokenizer = Tokenizer(models.BPE(**suffix))
@@ -100,7 +146,7 @@ def _byte_pairs(ending: str, *, with_space: bool) -> tuple[dict[str, int], list[
         show_progress=False,
         **suffix,
     )
-    words = _words()
+    words = [*_words(), *more.split()]
     texts = [*words, *(f" {word}" for word in words), "\n\n"] if with_space else words
     tokenizer.train_from_iterator(texts * 2, trainer)
     vocabulary, merges = _parts(tokenizer)

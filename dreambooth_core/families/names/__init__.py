@@ -25,6 +25,7 @@ from dreambooth_core.families.names.record import (
     LayerNames,
     Sizes,
     recognise,
+    variant_of,
 )
 from dreambooth_core.registry import Registry
 
@@ -39,6 +40,7 @@ __all__ = [
     "Sizes",
     "names_of",
     "recognise",
+    "variant_of",
 ]
 
 NAMES: Registry[LayerNames] = Registry(

@@ -48,9 +48,9 @@ NAMES = LayerNames(
         "diffusers": (TRANSFORMER, *GENERIC, ("diffusion_model.", DIFFUSERS)),
     },
     variants=(
-        Variant(6144, {"transformer_blocks": 8, _SINGLE: 48}),
-        Variant(3072, {"transformer_blocks": 5, _SINGLE: 20}),
-        Variant(4096, {"transformer_blocks": 8, _SINGLE: 24}),
+        Variant(6144, {"transformer_blocks": 8, _SINGLE: 48}, "Flux.2 dev"),
+        Variant(3072, {"transformer_blocks": 5, _SINGLE: 20}, "Flux.2 Klein 4B"),
+        Variant(4096, {"transformer_blocks": 8, _SINGLE: 24}, "Flux.2 Klein 9B"),
     ),
     ratios={
         f"{_SINGLE}.#.attn.to_qkv_mlp_proj": 9,

@@ -47,6 +47,8 @@ class Variant:
     width: int
     blocks: Mapping[str, int]
     """How many of each kind, by diffusers' name of the list."""
+    label: str = ""
+    """What a model of this size is called, where sizes are different models."""
 
 
 @dataclass(frozen=True)
@@ -196,34 +198,66 @@ def recognise(
     return None if best is None else (best[1], best[2])
 
 
+def variant_of(names: LayerNames, found: Mapping[str, Layer], sizes: Sizes) -> Variant | None:
+    """The one size of a family that has layers as wide as these, and so many; None where none or
+    several do.
+
+    Args:
+        found: the layers, by the names of ``sizes``.
+    """
+    measured = _Measured.of(names, found, sizes)
+    fitting = [v for v in names.variants if v.width in measured.widths and measured.fits(v)]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What sizes and numbers of layers say of a model."""
+
+    contradictions: int
+    widths: set[int]
+    highest: dict[str, int]
+    """The last block's number, by diffusers' name of the list."""
+
+    @classmethod
+    def of(cls, names: LayerNames, found: Mapping[str, Layer], sizes: Sizes) -> _Measured:
+        contradictions = 0
+        widths: set[int] = set()
+        highest: dict[str, int] = {}
+        for name, layer in found.items():
+            out, inputs = sizes[name]
+            ratio = names.ratios.get(layer.template)
+            if ratio is not None and out and inputs and abs(out / inputs - ratio) > 0.01:
+                contradictions += 1
+            template = layer.fused.parts[0] if layer.fused else layer.template
+            telling = layer.fused is not None or template.endswith(("to_q", "to_qkv_mlp_proj"))
+            if inputs and telling:
+                widths.add(inputs)
+            if layer.block is not None:
+                kind = template.split(".#")[0]
+                highest[kind] = max(highest.get(kind, 0), layer.block)
+        return cls(contradictions, widths, highest)
+
+    def fits(self, variant: Variant) -> bool:
+        """Whether a model of this size has so many blocks."""
+        return all(n < variant.blocks.get(kind, 1 << 30) for kind, n in self.highest.items())
+
+
 def _fit(names: LayerNames, found: Mapping[str, Layer], sizes: Sizes) -> tuple[int, ...]:
     """How well the sizes agree: ``(-contradictions, blocks, width, all blocks)``."""
-    contradictions = 0
-    widths: set[int] = set()
-    highest: dict[str, int] = {}
-    for name, layer in found.items():
-        out, inputs = sizes[name]
-        ratio = names.ratios.get(layer.template)
-        if ratio is not None and out and inputs and abs(out / inputs - ratio) > 0.01:
-            contradictions += 1
-        template = layer.fused.parts[0] if layer.fused else layer.template
-        if inputs and (layer.fused is not None or template.endswith(("to_q", "to_qkv_mlp_proj"))):
-            widths.add(inputs)
-        if layer.block is not None:
-            kind = template.split(".#")[0]
-            highest[kind] = max(highest.get(kind, 0), layer.block)
+    measured = _Measured.of(names, found, sizes)
+    highest = measured.highest
     room = exact = wide = 0
     for variant in names.variants:
-        fits = all(n < variant.blocks.get(kind, 1 << 30) for kind, n in highest.items())
-        if not fits:
+        if not measured.fits(variant):
             continue
         room = 1
-        wide = max(wide, int(variant.width in widths))
+        wide = max(wide, int(variant.width in measured.widths))
         full = bool(highest) and all(
             n == variant.blocks.get(kind, 1 << 30) - 1 for kind, n in highest.items()
         )
         exact = max(exact, int(full))
-    return -contradictions, room, wide, exact
+    return -measured.contradictions, room, wide, exact
 
 
 def _flat(name: str) -> str:

@@ -20,6 +20,7 @@ from dreambooth_core.families.names import (
     LayerNames,
     names_of,
     recognise,
+    variant_of,
 )
 from dreambooth_core.families.names.anima import CONDITIONER
 from dreambooth_core.formats.adapters import fusing, tails
@@ -86,6 +87,15 @@ def layers_of(
         found = meant
     names, layers = found
     return names, {raw: layers[name] for raw, name in outside.items() if name in layers}
+
+
+def called(names: LayerNames, shapes: Shapes) -> str:
+    """What a model is called for which a file with these keys is: its family's name, or that of
+    its size."""
+    sizes = {bare(raw): size for raw, size in sizes_by_name(shapes).items()}
+    layers = {name: layer for name in sizes if (layer := names.find(name)) is not None}
+    variant = variant_of(names, layers, sizes)
+    return (variant.label if variant else "") or names.label
 
 
 def sizes_by_name(

@@ -22,8 +22,8 @@ Factors = tuple[Tensor, Tensor, tuple[int, ...]]
 
 MAX_RANK = 4096
 """Of one module; the sums over it are as large as its square."""
-MAX_NUMBERS = 100_000_000
-"""Of one weight; the largest in Stable Diffusion, CLIP's table of words, has 63 million."""
+MAX_NUMBERS = 500_000_000
+"""Of one weight; the largest that adapters change, Flux.2 dev's joined one, has 340 million."""
 
 MAX_CHANGE = 1e30
 """Far beyond any weight, and far below what fp32 holds."""
