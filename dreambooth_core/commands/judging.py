@@ -208,9 +208,9 @@ def evaluate(args: Options, tell: Callable[[str], None] | None = None) -> Contes
         contest.notes.append(
             "The run has no class prompt: preservation and diversity are left out."
         )
-    for label, run, entrant, images in drawn:
+    for label, run, result, images in drawn:
         measures = measure(encoders, wanted, images, real) if encoders else {}
-        step = entrant.step if entrant else -1
+        step = result.step if result else -1
         record = run.record if run else Record()
         loss = record.losses.get(step)
         contest.models.append(

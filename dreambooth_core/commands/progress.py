@@ -19,6 +19,9 @@ from dreambooth_core.commands.console import terminal, words
 from dreambooth_core.jobs import Event
 from dreambooth_core.jobs.stages import stage_words
 
+MEASURED = {"held_out_loss": "held-out loss", "likeness": "likeness", "score": "score"}
+"""What is told of a measurement, and how."""
+
 
 class EventPrinter:
     """Shows events while the ``with`` block lasts. Call it with each event."""
@@ -54,8 +57,8 @@ class EventPrinter:
             self.console.print(words(("warning", "yellow"), f": {event['message']}"))
         elif kind == "measured":
             best = " (the best so far)" if event["best"] == event["step"] else ""
-            loss = f"{event['held_out_loss']:.4f}"
-            self.console.print(words(f"step {event['step']}: held-out loss {loss}{best}"))
+            told = [f"{word} {event[n]:.4f}" for n, word in MEASURED.items() if n in event]
+            self.console.print(words(f"step {event['step']}: {', '.join(told)}{best}"))
         elif kind == "saved" and event.get("result"):
             self.console.print(words(f"saved {event['path']}"))
 

@@ -106,12 +106,14 @@ def gather(
     prior: PriorOptions,
     *,
     seeks_best: bool = False,
+    must_hold_out: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Concept]:
     """Take stock of every concept's images and check its prompts.
 
     Args:
-        seeks_best: Whether images that are held out will tell which step is best.
+        seeks_best: Whether images are held out, to tell which step is best.
+        must_hold_out: Whether it cannot be told without.
 
     Raises:
         UserError: There is no concept, a folder cannot be used, a prompt is missing. It names the
@@ -139,12 +141,12 @@ def gather(
         wanted = (options.num_class_images or prior.num_class_images) if prior.makes_images else 0
         held_out = _held_out(data, len(inventory.taken), seeks_best)
         found.append(Concept(index, options, inventory, None, wanted, held_out, prior.predicts))
-    if seeks_best and not any(concept.held_out for concept in found):
+    if must_hold_out and not any(concept.held_out for concept in found):
         raise UserError(
             "no image is held out, so which step is best cannot be told",
             where="data.held_out",
             do="Hold out one or more (of eight images and more it is one in five), or switch "
-            "save.best and run.stop_when off.",
+            "save.best and run.stop_when off; save.best_by=images needs none.",
         )
     return found
 

@@ -30,26 +30,37 @@ MEASURED = "measured"
 
 @dataclass
 class Record:
-    """What was measured so far. A step is better if its held-out loss is lower."""
+    """What was measured so far: a step is better if its score is higher, or, where images are not
+    scored, if its held-out loss is lower."""
 
     losses: dict[int, float] = field(default_factory=dict)
-    """By step."""
+    """Held-out loss by step."""
+    scores: dict[int, float] = field(default_factory=dict)
+    """Of images, by step."""
 
     @classmethod
     def of(cls, events: Sequence[Event], last: int) -> Record:
         """What an interrupted run had measured up to the step ``last``."""
         told = [e for e in events if e["kind"] == MEASURED and e["step"] <= last]
-        return cls({int(e["step"]): float(e["held_out_loss"]) for e in told})
+        return cls(
+            {int(e["step"]): float(e["held_out_loss"]) for e in told if "held_out_loss" in e},
+            {int(e["step"]): float(e["score"]) for e in told if "score" in e},
+        )
+
+    @property
+    def _costs(self) -> dict[int, float]:
+        return {step: -score for step, score in self.scores.items()} or self.losses
 
     @property
     def best(self) -> int | None:
-        """The first step with the lowest loss; None before anything was measured."""
-        return min(self.losses, key=lambda step: (self.losses[step], step), default=None)
+        """The first of the best steps; None before anything was measured."""
+        costs = self._costs
+        return min(costs, key=lambda step: (costs[step], step), default=None)
 
     def worse(self) -> int:
         """How many measurements in a row, the last one included, were no better than the best."""
         best = self.best
-        return 0 if best is None else sum(step > best for step in self.losses)
+        return 0 if best is None else sum(step > best for step in self._costs)
 
 
 class HeldOut:

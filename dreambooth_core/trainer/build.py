@@ -15,7 +15,7 @@ from dreambooth_core.data.latents import LatentCache
 from dreambooth_core.data.plan import BatchPlan
 from dreambooth_core.data.store import NoStore, Store, make_store
 from dreambooth_core.data.texts import TextCache
-from dreambooth_core.errors import Stopped
+from dreambooth_core.errors import Stopped, UserError
 from dreambooth_core.families.base import Components
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.formats.fingerprint import fingerprint
@@ -28,6 +28,7 @@ from dreambooth_core.optim.stepper import Stepper
 from dreambooth_core.trainer.asked import Asked
 from dreambooth_core.trainer.best import HeldOut
 from dreambooth_core.trainer.decide import Decision, parameter_groups
+from dreambooth_core.trainer.judge import Judge
 from dreambooth_core.trainer.precision import Precision, make_precision
 from dreambooth_core.trainer.priors import image_precision, with_class_images
 from dreambooth_core.trainer.processes import Processes
@@ -101,6 +102,7 @@ class Builder:
         texts = self._texts(parts, [items, held_out], precision, trained=method.trains_text)
         self._on_device(parts, parts.family.denoiser, precision)
         apply_attention(parts.denoiser, config.memory.attention, precision.device, precision.dtype)
+        judge = self._judge(parts, precision, held_out or items)
         trainables = method.attach(config.run.seed, precision.trained)
         if config.memory.gradient_checkpointing:
             for model in method.passed_models:
@@ -157,11 +159,27 @@ class Builder:
             ema=ema,
             validation=validation,
             total_steps=total,
-            held_out=held_out
-            and HeldOut(
+            held_out=None
+            if held_out is None
+            else HeldOut(
                 held_out, samples_of(held_out, 0), objective, precision, config.run.batch_size
             ),
+            judge=judge,
         )
+
+    def _judge(self, parts: Components, precision: Precision, items: Items) -> Judge | None:
+        """What compares images at each save, while the models are still the base; None where
+        that is not asked for, or there are no encoders."""
+        config = self.config
+        if not (config.seeks_best and config.save.best_by == "images"):
+            return None
+        if not self.processes.is_main:
+            return None
+        try:
+            return Judge(config, parts, precision, items)
+        except UserError as error:
+            self.reporter.warn(f"images are not judged: {error.line}")
+            return None
 
     def _stop_here(self) -> None:
         """Raises ``Stopped``, in all processes, if the user asked for it while models loaded."""

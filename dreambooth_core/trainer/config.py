@@ -73,6 +73,11 @@ class TrainConfig:
         """Whether what was learned is measured on images that are held out."""
         return self.save.best or self.run.stop_when is not None
 
+    @property
+    def needs_held_out(self) -> bool:
+        """Whether nothing but images that are held out can tell which step is best."""
+        return self.seeks_best and self.save.best_by == "loss"
+
 
 def with_resolution(config: TrainConfig, native: int) -> TrainConfig:
     """The configuration with the base's own size (pixels of a side) where it says none."""

@@ -96,7 +96,13 @@ def decide(
     image_precision(config, precision)
     parts = load_base(config.base, weights=weights)
     config = with_resolution(config, parts.native_size)
-    concepts = gather(config.concepts, config.data, config.prior, seeks_best=config.seeks_best)
+    concepts = gather(
+        config.concepts,
+        config.data,
+        config.prior,
+        seeks_best=config.seeks_best,
+        must_hold_out=config.needs_held_out,
+    )
     items = Items(concepts, config.data, seed=config.run.seed)
     plan = items.plan(
         batch_size=config.run.batch_size,

@@ -148,6 +148,15 @@ class SaveOptions:
         training, always with the same noise. The result of the step with the lowest is kept as
         <name>-best too.""",
     )
+    best_by: str = option(
+        "loss",
+        label="Best by",
+        help="""loss: the loss on held-out images. images: a few are drawn at each save, and CLIP
+        and DINO on this machine (or the base's own encoders) compare them with the real ones: the
+        subject as alike as can be while prompt and class stay near the base's.""",
+        choices=("loss", "images"),
+        advanced=True,
+    )
     keep: int | None = option(
         None,
         label="Checkpoints to keep",

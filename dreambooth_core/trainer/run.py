@@ -315,7 +315,9 @@ def _measured(session: Session) -> dict[str, Any]:
     best = session.record.best
     if best is None:
         return {}
-    return {"best_step": best, "best_loss": session.record.losses[best]}
+    record = session.record
+    numbers = {"best_loss": record.losses.get(best), "best_score": record.scores.get(best)}
+    return {"best_step": best, **{k: v for k, v in numbers.items() if v is not None}}
 
 
 def _saved_result(session: Session) -> Path:

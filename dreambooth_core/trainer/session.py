@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from dreambooth_core.trainer.arrangements import arrange_samples
 from dreambooth_core.trainer.asked import Asked
 from dreambooth_core.trainer.best import HeldOut, Record, keep_best
 from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.trainer.judge import Judge
 from dreambooth_core.trainer.precision import Precision
 from dreambooth_core.trainer.processes import Processes
 from dreambooth_core.trainer.report import Reporter
@@ -57,10 +58,12 @@ class Session:
     validation: Validation | None
     total_steps: int
     held_out: HeldOut | None = None
-    """Measures which step is best, where that is asked for."""
+    judge: Judge | None = None
+    """They tell which step is best, where that is asked for; the judge in the first process."""
     record: Record = field(default_factory=Record)
     step: int = 0
     """Optimizer steps that are done."""
+    _measured_at: int = -1
     results: list[str] = field(default_factory=list)
     """What was written and is a result, relative to the run's folder."""
 
@@ -127,16 +130,27 @@ class Session:
         self.record = Record.of(list(self.folder.events), self.step)
 
     def measure(self) -> None:
-        """Measures this step on the images that are held out, if there is anything to tell by.
-        All processes must come here: each computes, and the first one's number counts."""
-        if self.held_out is None or self.step in self.record.losses:
+        """Measures this step, if there is anything to tell by. All processes must come here: each
+        computes the loss, the first one draws, and its numbers count."""
+        if not self.config.seeks_best or self._measured_at == self.step:
             return
+        self._measured_at = self.step
+        found: dict[str, float] = {}
         with self.result_weights():
-            loss = self.held_out.loss()
-        (said,) = self.processes.agree([repr(loss)])
-        self.record.losses[self.step] = float(said)
-        best = self.record.best
-        self.reporter.emit("measured", step=self.step, held_out_loss=float(said), best=best)
+            if self.held_out:
+                found["held_out_loss"] = self.held_out.loss()
+            if self.judge:
+                with self.reporter.decorative("judging images"), suppress(Stopped):
+                    look = self.judge.look(self.asked.stops)
+                    found |= {**look.numbers(), "score": round(look.score(self.judge.base), 5)}
+        said = self.processes.agree([f"{name}={value!r}" for name, value in found.items()])
+        found = {name: float(value) for name, value in (each.split("=") for each in said)}
+        if "held_out_loss" in found:
+            self.record.losses[self.step] = found["held_out_loss"]
+        if "score" in found:
+            self.record.scores[self.step] = found["score"]
+        if found:
+            self.reporter.emit("measured", step=self.step, **found, best=self.record.best)
 
     @property
     def gets_no_better(self) -> bool:
