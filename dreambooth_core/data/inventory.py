@@ -30,6 +30,8 @@ LISTING_SECONDS = 60.0
 """How long the names of one folder may take to come, from a network drive for one."""
 MASK_FOLDERS = ("masks", "mask")
 _MASK_ENDS = (".mask", "-masklabel")
+_MAYBE_MASK = "-mask"
+"""Ends a mask's name where an image of the rest of the name is there: else it is an image."""
 _SYSTEM_NAMES = {"thumbs.db", "desktop.ini", "__macosx", "icon\r"}
 _REPEATS_FOLDER = re.compile(r"(\d{1,4})_(.*)")
 
@@ -254,6 +256,7 @@ class _Stock:
         """Sort the files of one folder into kinds; returns its subfolders."""
         here = _Folder(path, prefix, repeats)
         subfolders = []
+        candidates: list[Path] = []
         entries = sorted(_entries(path), key=lambda entry: (_plain(entry.name), entry.name))
         for entry in entries:
             plain = _plain(entry.name)
@@ -274,6 +277,13 @@ class _Stock:
                 here.captions[_plain(entry.name)] = entry
             elif (owner := _mask_owner(entry)) is not None:
                 here.masks[owner] = entry
+            else:
+                candidates.append(entry)
+        names = {_plain(name) for entry in candidates for name in (entry.stem, entry.name)}
+        for entry in candidates:
+            stem = _plain(entry.stem)
+            if stem.endswith(_MAYBE_MASK) and (owner := stem[: -len(_MAYBE_MASK)]) in names:
+                here.masks.setdefault(owner, entry)
             else:
                 here.pictures.append(entry)
         self.folders.append(here)

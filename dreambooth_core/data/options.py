@@ -189,8 +189,9 @@ class DataOptions:
         "none",
         label="Masked loss",
         choices=MASK_SOURCES,
-        help="""Where the loss counts. files: name.mask.png beside the image or masks/name.png,
-        white counts. alpha: the image's transparency. auto: the file, else the alpha.""",
+        help="""Where the loss counts. files: name.mask.png or name-mask.png beside the image, or
+        masks/name.png; white counts. alpha: the image's transparency. auto: the file, else the
+        alpha.""",
     )
     unmasked_weight: float = option(
         0.0,

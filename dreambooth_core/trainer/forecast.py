@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from dreambooth_core.data.quality import examine
 from dreambooth_core.trainer.advice import fit
 from dreambooth_core.trainer.config import TrainConfig
 from dreambooth_core.trainer.decide import decide
@@ -69,6 +70,9 @@ def forecast(config: TrainConfig, by_hand: Collection[str] = ()) -> Forecast:
     }
     needs = estimate_of(config, parts.configs, device)
     warnings = [w for concept in found.concepts for w in concept.inventory.warnings]
+    for concept in found.concepts:
+        seen = examine(concept.inventory.taken, config.data.background)
+        warnings += [finding.line for finding in seen]
     return Forecast(
         base=parts.source,
         family=parts.family.name,

@@ -319,3 +319,12 @@ def test_what_says_that_it_is_empty_is_not_read(tmp_path, monkeypatch):
     found = look_at(tmp_path / "a.png")
     assert isinstance(found, Skipped)
     assert "empty" in found.reason
+
+
+def test_a_mask_by_a_plain_name_is_never_trained_on(tmp_path, draw, encode):
+    (tmp_path / "Cow.png").write_bytes(encode(draw(40, 30)))
+    (tmp_path / "cow-mask.png").write_bytes(encode(Image.new("L", (40, 30), 255)))
+    (tmp_path / "iron-mask.png").write_bytes(encode(draw(40, 30)))
+    inventory = take_stock(tmp_path)
+    taken = {picture.name: picture.mask for picture in inventory.taken}
+    assert taken == {"Cow.png": tmp_path / "cow-mask.png", "iron-mask.png": None}
