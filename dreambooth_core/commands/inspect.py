@@ -26,6 +26,15 @@ class Options(Reporting):
     file: Path = argument(
         kind="any", positional=True, metavar="FILE", help="any model file or folder"
     )
+    beside: list[Path] = argument(
+        factory=list,
+        kind="any",
+        hidden=True,
+        help="folders in which the other parts of a base may lie, where FILE is a denoiser alone",
+    )
+    tokenizers: list[Path] = argument(
+        factory=list, kind="any", hidden=True, help="folders of tokenizers, likewise"
+    )
     metadata: bool = argument(False, help="show all of an adapter's metadata")
 
 
@@ -47,6 +56,11 @@ def run(args: Options) -> int:
         if tokenizer := _tokenizer(args.file):
             found["tokenizer"] = tokenizer
         lines = [f"{args.file}: {identity.label}", *_details(found)]
+        if args.beside:
+            from dreambooth_core.families.split_find import find_parts
+
+            parts = find_parts(args.file, args.beside, args.tokenizers)
+            found |= {"parts": vars(parts)} if parts is not None else {}
         if identity.advice:
             lines.append(f"{identity.advice}.")
         _tell(args, found, lines, warning)

@@ -173,7 +173,7 @@ def _add_vae(
             stored.readers["vae"] = lambda: weights
         pieces = pieces_in(path)
     if "vae" not in stored.components:
-        found = next((piece for piece in pieces if _is_vae(piece.entries)), None)
+        found = next((piece for piece in pieces if is_vae(piece.entries)), None)
         if found is None and options.vae:
             raise UserError(f"{describe(path)}; there is no VAE in it", where=f"base.vae: {path}")
         if found is None:
@@ -208,7 +208,8 @@ def _check_channels(
         )
 
 
-def _is_vae(names: Mapping[str, Any]) -> bool:
+def is_vae(names: Mapping[str, Any]) -> bool:
+    """Whether these are an autoencoder's names."""
     return "decoder.conv_in.weight" in names and "encoder.conv_in.weight" in names
 
 

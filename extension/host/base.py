@@ -22,6 +22,10 @@ class Folders:
     embeddings: Path
     models: tuple[Path, ...] = ()
     """More folders of models, read only."""
+    parts: tuple[Path, ...] = ()
+    """Where text encoders and autoencoders in files of their own lie."""
+    tokenizers: tuple[Path, ...] = ()
+    """Folders of tokenizers that come with the host, or of whole models' small files."""
     images: tuple[Path, ...] = ()
     """Where the host's own images go."""
     allowed: tuple[Path, ...] = ()

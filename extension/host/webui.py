@@ -33,6 +33,7 @@ class WebUI:
         usual = models / "Stable-diffusion"
         checkpoints, loras = _given(options, "ckpt"), _given(options, "lora")
         parts = [*_given(options, "vae"), *_given(options, "text_encoder")]
+        script = Path(getattr(paths, "script_path", None) or data)
         shown = [Path(p) for p in getattr(options, "gradio_allowed_path", None) or []]
         return Folders(
             data=data,
@@ -41,6 +42,8 @@ class WebUI:
             checkpoints=next(iter(checkpoints), usual),
             embeddings=Path(getattr(options, "embeddings_dir", None) or models / "embeddings"),
             models=(models, usual, *checkpoints[1:], *loras[1:], *parts),
+            parts=(models / "text_encoder", models / "VAE", *parts),
+            tokenizers=tuple(sorted(script.glob("backend/huggingface/*/*"))),
             images=(data / "outputs",),
             allowed=(*settings.more_folders(shared), *shown),
         )

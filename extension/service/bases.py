@@ -12,7 +12,7 @@ from dreambooth_core.hosting.warm import shared
 
 from ..host.base import Host
 from .paths import Paths
-from .types import Base, BaseInfo
+from .types import Base, BaseInfo, Values
 
 
 class Bases:
@@ -74,11 +74,25 @@ class Bases:
             found = paths.read(name, "model", "the base")
             return Base(found.name, str(found))
 
+    def parts(self, model: str, paths: Paths) -> Values:
+        """The other files of a base whose denoiser is a file of its own; none for others."""
+        if not model or model == EMBEDDED or not Path(model).is_file():
+            return {}
+        return self.info(model, paths).parts
+
     def _look(self, base: Base, file: Path) -> BaseInfo:
+        folders = self.host.folders()
+        asked = {
+            "file": file,
+            "beside": [path for path in folders.parts if path.is_dir()],
+            "tokenizers": list(folders.tokenizers),
+        }
         try:
-            told = shared(self.root).task("inspect", {"file": file})
+            told = shared(self.root).task("inspect", asked)
         except UserError as error:
             return BaseInfo(base.name, base.path, "", "", "", False, error.line)
+        if parts := told.get("parts"):
+            return _split(base, parts)
         family = str(told.get("family") or "")
         return BaseInfo(
             name=base.name,
@@ -89,6 +103,26 @@ class Bases:
             trainable=not (problem := _problem(told)),
             problem=problem,
         )
+
+
+def _split(base: Base, parts: dict[str, Any]) -> BaseInfo:
+    """A base in several files, as ``inspect`` found them."""
+    keys = {
+        "base.text_encoders": parts["text_encoders"],
+        "base.vae": parts["vae"],
+        "base.tokenizer": parts["tokenizer"],
+    }
+    missing = parts["missing"]
+    return BaseInfo(
+        name=base.name,
+        path=base.path,
+        label=parts["label"],
+        family=parts["family"],
+        prediction_type="",
+        trainable=not missing,
+        problem=f"{parts['label']} also needs {' and '.join(missing)}" if missing else "",
+        parts={key: value for key, value in keys.items() if value},
+    )
 
 
 def _problem(told: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from dreambooth_core.errors import UserError
 from .types import ToolOption
 
 TOOLS = ("inspect", "merge", "bake", "extract", "convert", "resize")
-HIDDEN = ("json",)
+HIDDEN = ("json", "beside", "tokenizers")
 
 
 class Files(Protocol):

@@ -198,7 +198,12 @@ class Studio:
         if not named and values.get("memory.budget", "auto") == "auto":
             free = self.memory_choice().budget
             values |= {"memory.budget": free} if free else {}
-        return self.paths.settle(values)
+        values, problems = self.paths.settle(values)
+        if problems:
+            return values, problems
+        # Found in the host's own folders: what nobody named, of a base in several files.
+        parts = self._bases.parts(str(values.get("base.model") or ""), self.paths)
+        return {**parts, **{k: v for k, v in values.items() if v or k not in parts}}, problems
 
     def status(self, run: str) -> types.Status:
         """What state a run is in."""

@@ -112,6 +112,8 @@ class BaseInfo:
     trainable: bool
     problem: str = ""
     """Why it cannot be trained from, in one line."""
+    parts: Values = field(default_factory=dict)
+    """What the base's file does not hold and the host's folders do, by the configuration's keys."""
 
 
 @dataclass(frozen=True)

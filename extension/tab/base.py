@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -69,6 +70,9 @@ class BaseArea:
         if not info.trainable:
             return note("wrong", info.problem), info.family or "sd1"
         about: list[Any] = []
+        if info.parts:
+            files = [Path(str(each)).name for value in info.parts.values() for each in _each(value)]
+            about.append(note("info", span("", "With"), " ", span("db-code", ", ".join(files))))
         if info.path == EMBEDDED:
             about.append(
                 note("info", "A tiny model that comes with the engine, to try training in minutes.")
@@ -83,3 +87,7 @@ class BaseArea:
             span("db-muted", info.prediction_type) if info.prediction_type else "",
         )
         return join([words, *about]), info.family or "sd1"
+
+
+def _each(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

@@ -22,6 +22,7 @@ from dreambooth_core.families.base import Components
 from dreambooth_core.families.loading import load_base, read_configs
 from dreambooth_core.families.options import BaseOptions
 from dreambooth_core.families.registry import FAMILIES
+from dreambooth_core.families.split_find import find_parts
 from dreambooth_core.formats.checkpoints import text
 from dreambooth_core.formats.storage import write_tensors
 
@@ -311,6 +312,32 @@ def test_inspect_says_where_a_tokenizer_is(
         assert main(["inspect", str(path), "--json"]) == 0
         told.append(json.loads(capsys.readouterr().out).get("tokenizer"))
     assert told == ["comfy/text_encoders/qwen25_tokenizer", None]
+
+
+def test_the_other_parts_are_found_in_the_hosts_folders(bases: Bases, tmp_path: Path) -> None:
+    """Those that fit, among those of other models."""
+    _, files = bases.of("z_image")
+    other, _ = bases.of("flux")
+    homes = [files.vae.parent, bases.of("flux")[1].vae.parent]
+    found = find_parts(files.denoiser, homes[::-1], [other, files.tokenizer])
+    assert found is not None and (found.family, found.missing) == ("z_image", [])
+    assert found.text_encoders == [str(path) for path in files.texts]
+    assert found.tokenizer == str(files.tokenizer)
+    assert load_base(
+        BaseOptions(
+            model=str(files.denoiser),
+            text_encoders=found.text_encoders,
+            vae=found.vae,
+            tokenizer=found.tokenizer,
+        ),
+        weights=False,
+    )
+    nothing = find_parts(files.denoiser, [tmp_path])
+    assert nothing is not None and [line.partition(" (")[0] for line in nothing.missing] == [
+        "its text encoder Qwen3 4B",
+        "its VAE",
+    ]
+    assert find_parts(files.vae, homes) is None
 
 
 def test_clips_tokenizer_comes_with_the_program(bases: Bases) -> None:

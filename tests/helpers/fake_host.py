@@ -33,6 +33,7 @@ class FakeHost:
             checkpoints=models / "Stable-diffusion",
             embeddings=self.root / "embeddings",
             models=(models,),
+            parts=(models / "text_encoder", models / "VAE"),
             images=(self.root / "outputs" / "images",),
             allowed=self.allowed,
         )

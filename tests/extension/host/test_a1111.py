@@ -253,7 +253,8 @@ def test_a_host_that_lacks_something_gets_a_line(
     module: Module, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.delattr(module("sd_models"), "send_model_to_cpu")
-    gradio, told = ModuleType("gradio"), []
+    told: list[str] = []
+    gradio = ModuleType("gradio")
     gradio.Blocks = lambda **_: nullcontext("page")  # type: ignore[attr-defined]
     gradio.HTML = told.append  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "gradio", gradio)

@@ -1,0 +1,142 @@
+"""The other parts of a base whose denoiser lies in a file of its own, out of a host's folders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dreambooth_core.errors import UserError
+from dreambooth_core.families.base import Family
+from dreambooth_core.families.host_texts import TextKind, kind_of_class, text_kind
+from dreambooth_core.families.registry import family_of_file
+from dreambooth_core.families.split import TEXT_FOLDERS, VAE_FOLDERS, is_vae, pieces_in
+from dreambooth_core.families.split_tokenizers import split_tokenizers
+from dreambooth_core.formats.checkpoints.pieces import Piece
+
+MOST_FILES = 1000
+"""Files that are looked into, by their headers."""
+
+
+@dataclass
+class Parts:
+    """What belongs to a denoiser; empty is what its own file holds."""
+
+    family: str
+    label: str
+    text_encoders: list[str] = field(default_factory=list)
+    vae: str = ""
+    tokenizer: str = ""
+    missing: list[str] = field(default_factory=list)
+    """What is nowhere, each with the folder where hosts keep such files."""
+
+
+def find_parts(
+    path: Path, folders: Sequence[Path] = (), tokenizers: Sequence[Path] = ()
+) -> Parts | None:
+    """Looks for text encoders, an autoencoder and a tokenizer that fit a denoiser.
+
+    Args:
+        path: the denoiser's file; others in it are taken first.
+        folders: where files of parts may lie, at any depth.
+        tokenizers: folders of tokenizers, or of models with a ``tokenizer`` in each.
+
+    Returns:
+        None where the file is no denoiser of a known family.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    pieces = pieces_in(path)
+    families = [(piece, family_of_file(piece.entries)) for piece in pieces]
+    known = next(((piece, family) for piece, family in families if family is not None), None)
+    if known is None or (files := known[1].files) is None:
+        return None
+    denoiser, family = known
+    config = files.config(files.to_diffusers(denoiser.shapes()))
+    inside = [piece for piece in pieces if piece is not denoiser]
+    around = list(_pieces(folders))
+    found = Parts(family.name, family.label)
+    configs: dict[str, dict[str, Any]] = {}
+    for name in family.text_encoders:
+        kind = kind_of_class(family.classes[name])
+        key, times = files.text_widths[name]
+        fitting = _text_of([*inside, *around], kind, int(config[key]), times)
+        if fitting is None:
+            found.missing.append(f"its text encoder {files.texts[name]} (in {TEXT_FOLDERS})")
+            continue
+        piece, configs[name] = fitting
+        if piece not in inside:
+            found.text_encoders.append(str(piece.path))
+    channels = int(config["in_channels"]) // files.patch
+    vae = next((each for each in [*inside, *around] if _fits(each, channels)), None)
+    if vae is None:
+        found.missing.append(f"its VAE (in {VAE_FOLDERS})")
+    elif vae not in inside:
+        found.vae = str(vae.path)
+    if len(configs) == len(family.text_encoders):
+        _add_tokenizer(found, family, configs, tokenizers)
+    return found
+
+
+def _pieces(folders: Sequence[Path]) -> Iterator[Piece]:
+    """The networks in the files of some folders, in the order of their names."""
+    looked = 0
+    for folder in folders:
+        for home, names, files in os.walk(folder):
+            names.sort()
+            for name in sorted(files):
+                if not name.endswith((".safetensors", ".sft")):
+                    continue
+                looked += 1
+                if looked > MOST_FILES:
+                    return
+                try:
+                    yield from pieces_in(Path(home) / name)
+                except UserError:  # damaged, or quantised in a way that is not read
+                    continue
+
+
+def _text_of(
+    pieces: Sequence[Piece], kind: TextKind, wanted: int, times: int
+) -> tuple[Piece, dict[str, Any]] | None:
+    """The first text encoder of a kind and width, with its configuration."""
+    for piece in pieces:
+        if text_kind(piece.entries) is not kind:
+            continue
+        try:
+            config = kind.config(piece.shapes())
+        except (ArithmeticError, LookupError, TypeError, ValueError):  # not whole
+            continue
+        if int(config[kind.width]) * times == wanted:
+            return piece, config
+    return None
+
+
+def _fits(piece: Piece, channels: int) -> bool:
+    """Whether a network is an autoencoder with as many latent channels."""
+    if not is_vae(piece.entries):
+        return False
+    first = piece.shapes()["decoder.conv_in.weight"]
+    return first.dim() > 1 and first.shape[1] == channels
+
+
+def _add_tokenizer(
+    found: Parts,
+    family: Family,
+    configs: Mapping[str, dict[str, Any]],
+    folders: Sequence[Path],
+) -> None:
+    kinds = [kind_of_class(family.classes[name]) for name in family.text_encoders]
+    if not any(kind.tokenizer for kind in kinds):
+        return
+    for folder in folders:
+        try:
+            split_tokenizers(family, str(folder), dict(configs))
+        except (UserError, OSError, ValueError):  # another model's
+            continue
+        found.tokenizer = str(folder)
+        return
+    found.missing.append("its tokenizer (a folder of the host, or a hub id)")
