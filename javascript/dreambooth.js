@@ -7,6 +7,8 @@ const dreambooth = (() => {
     const FAST = 1000; // milliseconds between looks while something is going on
     const SLOW = 4000;
     const PATIENCE = 15000; // without an answer for so long, the host is asked whether it is there
+    const GONE = 60000; // between questions to a host that did not answer: one that comes while it
+    // starts, before it has added its own routes, makes A1111 end
     const LISTED = 4000; // a finished run is where the host lists it
 
     const root = () => gradioApp().querySelector("#dreambooth_tab");
@@ -72,7 +74,7 @@ const dreambooth = (() => {
             await fetch(window.location.href, {method: "HEAD", cache: "no-store"});
             asked = answered = 0;
         } catch {
-            asked = Date.now();
+            asked = Date.now() + GONE - PATIENCE;
         } finally {
             checking = false;
         }

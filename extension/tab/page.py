@@ -153,6 +153,7 @@ class Page:
             fresh.visible("setup", not environment.ready),
             fresh.visible("main", environment.ready),
             fresh.value("setup state", "" if environment.ready else self.setup.told()),
+            fresh.visible("setup begin", not environment.building),
         ]
         train = self.train.look(run, pinned, fresh)
         results = self.generate.look(train[0], fresh)
@@ -169,6 +170,7 @@ class Page:
             self.setup.page,
             self.main,
             self.setup.state,
+            self.setup.begin,
             *self.train.outputs(),
             *self.generate.outputs(),
             *self.runs.outputs(),

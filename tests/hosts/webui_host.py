@@ -138,7 +138,16 @@ class WebUI:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        self._wait_for("Startup time")
         self.wait_for_routes()
+
+    def _wait_for(self, words: str) -> None:
+        """Until the host has said so: a request that comes before its routes stand ends A1111."""
+        deadline = time.monotonic() + PATIENCE
+        while words.encode() not in self.log.read_bytes():
+            assert self._process is not None and self._process.poll() is None, self.told()
+            assert time.monotonic() < deadline, self.told()
+            time.sleep(0.2)
 
     def wait_for_routes(self) -> None:
         """Returns when our routes answer, be it with 401."""

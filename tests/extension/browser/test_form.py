@@ -13,6 +13,9 @@ from helpers.gradio import python_of
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
+from dreambooth_core.environment import locate
+from dreambooth_core.jobs import FileLock
+
 from .conftest import Server, require_browser
 from .driving import Browser
 
@@ -121,6 +124,10 @@ def test_before_the_engine_is_there_only_setting_up_is_offered(bare_server: Serv
         others = browser.driver.find_elements("css selector", "#dreambooth_tab button")
         shown = [each.get_attribute("id") for each in others if each.is_displayed()]
         assert shown == ["dreambooth_setup_begin"]
+        rests = "return document.querySelector('#dreambooth_setup_begin')?.offsetParent == null"
+        with FileLock(locate(ROOT, {"DREAMBOOTH_ENV": str(bare_server.engine)}).lock):
+            browser.until(lambda: browser.script(rests), "the button to rest while it works")
+        browser.until(lambda: not browser.script(rests), "the button")
         this_python(bare_server.engine)  # as if it was pressed, and gigabytes later
         browser.until(lambda: browser.find("#dreambooth_train").is_displayed(), "the other areas")
         browser.until(lambda: browser.value("#dreambooth_field_run_steps") == "500", "the preset")
