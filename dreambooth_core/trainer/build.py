@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -130,16 +131,15 @@ class Builder:
             prior_weight=config.prior.loss_weight if config.prior.enabled else 0.0,
             as_base=method.as_base if config.prior.predicts else None,
         )
-        validation = None
-        if config.validation.prompts:
-            validation = Validation(
-                config.validation,
-                parts,
-                precision,
-                self.folder,
-                self.reporter,
-                default_size=items.entries[0].size,
-            )
+        prompts = config.validation.prompts or [next(iter(items.first_captions().values()))]
+        validation = Validation(
+            replace(config.validation, prompts=prompts),
+            parts,
+            precision,
+            self.folder,
+            self.reporter,
+            default_size=items.entries[0].size,
+        )
         return Session(
             config=config,
             folder=self.folder,
@@ -157,7 +157,8 @@ class Builder:
             trainables=trainables,
             stepper=stepper,
             ema=ema,
-            validation=validation,
+            validation=validation if config.validation.prompts else None,
+            on_request=validation,
             total_steps=total,
             held_out=None
             if held_out is None

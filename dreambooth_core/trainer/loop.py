@@ -175,7 +175,7 @@ class _Loop:
                 f"stopped at step {session.step} of {session.total_steps}; {self._kept()}"
             )
         if "sample" in verbs:
-            self.sample()
+            self.sample(asked=True)
         if "save" in verbs:
             self.save()
         elif ROLLING in verbs and self._saved_at != session.step:
@@ -212,11 +212,11 @@ class _Loop:
             self._saved_at = self.session.step
             self._to_training()
 
-    def sample(self) -> None:
+    def sample(self, *, asked: bool = False) -> None:
         """Makes the validation images, once for each step."""
         if self._sampled_at != self.session.step:
             self._sampled_at = self.session.step
-            self.session.sample()
+            self.session.sample(asked=asked)
             self._to_training()
 
     def _to_training(self) -> None:

@@ -56,6 +56,8 @@ class Session:
     stepper: Stepper
     ema: Ema | None
     validation: Validation | None
+    on_request: Validation
+    """Makes the images that somebody asks for, also of a run without prompts of its own."""
     total_steps: int
     held_out: HeldOut | None = None
     judge: Judge | None = None
@@ -93,16 +95,21 @@ class Session:
         ):
             yield
 
-    def sample(self) -> None:
+    def sample(self, *, asked: bool = False) -> None:
         """Makes the validation images of this step, if there are any to make. A request to stop
-        ends it within one denoising step, and is answered by the loop."""
-        if not (self.validation and self.processes.is_main):
+        ends it within one denoising step, and is answered by the loop.
+
+        Args:
+            asked: somebody wants to see images now.
+        """
+        validation = self.on_request if asked else self.validation
+        if not (validation and self.processes.is_main):
             return
-        count = self.validation.count
+        count = validation.count
         self.reporter.emit("progress", stage="samples", step=0, steps=count)
         try:
             with self.result_weights():
-                self.validation.make(self.step, self.asked.stops)
+                validation.make(self.step, self.asked.stops)
             with self.reporter.decorative("putting the images beside the result"):
                 arrange_samples(self)
         except Stopped:

@@ -162,6 +162,17 @@ def test_save_and_sample_now(base: Path, pictures: Path, tmp_path: Path) -> None
     assert {e["step"] for e in folder.events if e["kind"] == "sample"} == {0, 3, 4}
 
 
+def test_a_sample_can_be_asked_for_without_a_prompt(
+    base: Path, pictures: Path, tmp_path: Path
+) -> None:
+    """It shows what is trained on; nothing else is made."""
+    changes = {"validation__num_inference_steps": 1, "run__steps": 2}
+    folder = folder_for(config_for(base, pictures, tmp_path, **changes))
+    run(folder, on_event=ask(folder, "sample", 1))
+    made = [event for event in folder.events if event["kind"] == "sample"]
+    assert [(event["step"], event["prompt"]) for event in made] == [(1, "a photo of sks ball")]
+
+
 def test_a_full_disk_is_waited_for(
     base: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,9 +205,9 @@ def warnings_of(folder: RunFolder) -> list[str]:
 def _only_after_start(sample: Any) -> Any:
     """Validation images, but not those of step 0."""
 
-    def wrapped(session: Session) -> None:
+    def wrapped(session: Session, **options: Any) -> None:
         if session.step:
-            sample(session)
+            sample(session, **options)
 
     return wrapped
 
