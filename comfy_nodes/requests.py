@@ -19,6 +19,7 @@ from . import engine, host
 from .bases import SplitBase
 from .concepts import Concept
 from .settings import FIRST, Settings
+from .words import SENT
 
 FILE = "comfyui.json"
 """In a run's folder: what was asked for, so that the same is not trained twice."""
@@ -121,7 +122,7 @@ def _forced(values: dict[str, Any]) -> list[str]:
 def whole(config: dict[str, Any], presets: Sequence[str], texts: Sequence[str]) -> dict[str, Any]:
     """The effective configuration of these layers, by dotted keys, as the engine reads them."""
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "settings.json"
+        file = Path(folder) / SENT
         file.write_text(json.dumps(config), encoding="utf-8")
         asked = {"config": file, "overrides": texts, "preset": presets, "values": True}
         report = engine.task("check", asked)

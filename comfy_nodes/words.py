@@ -13,6 +13,9 @@ _AS_KEY = "Set it in the file or as key=value."
 COMMAND_LINE = "command line"
 """Where the engine thinks that the overrides' lines were written."""
 
+SENT = "settings.json"
+"""The file in which a graph's settings go to the engine: nobody has written it by hand."""
+
 
 def in_words(error: DreamBoothError) -> DreamBoothError:
     """The same error, told to somebody who looks at a graph."""
@@ -22,6 +25,8 @@ def in_words(error: DreamBoothError) -> DreamBoothError:
         where, what = _places()[named.group()], what.removeprefix(f"{named.group()}: ")
     elif where and where.startswith(COMMAND_LINE):
         where = _places()["overrides"]
+    elif where and SENT in where:
+        where = None
     said = do and do.replace(_AS_KEY, f"Set it in {_places()['overrides']}, as key=value.")
     return type(error)(_told(what), where=where, do=said and _told(said))
 

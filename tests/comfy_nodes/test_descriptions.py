@@ -202,6 +202,7 @@ def test_errors_are_told_in_the_graphs_words() -> None:
     assert told.line == "“Steps” (Settings (DreamBooth)): 0 is too small. Allowed: 1"
     told = in_words(UserError("'x' sets nothing", where="command line", do="Write key=value."))
     assert told.where == "“Overrides” (Settings (DreamBooth))"
+    assert in_words(UserError("no steps", where="/tmp/a/settings.json: line 3")).line == "no steps"
 
 
 def test_widgets_keep_the_names_that_saved_graphs_know(run: Any) -> None:

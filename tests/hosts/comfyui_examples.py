@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.helpers.comfy_workflows import OURS, widgets_of
 from tests.hosts.comfyui_pack import CHECKPOINT, ROOT
-from tools.comfyui.workflows import HOST_NODES
+from tools.comfyui.canvas import HOST_NODES
 
 EXAMPLES = sorted((ROOT / "example_workflows").glob("*.json"))
 RUNNABLE = [path for path in EXAMPLES if "from its files" not in path.stem]
