@@ -22,6 +22,20 @@ const dreambooth = (() => {
     let checking = false;
     let wasLive = false;
 
+    let known = null;
+
+    // The word that the tab's functions ask for. The host tells it to pages that it knows for its
+    // own, and adds that route a moment after it shows them.
+    async function word() {
+        for (let left = 20; known === null && left > 0; left -= 1) {
+            const answer = await fetch("dreambooth/page", {cache: "no-store"}).catch(() => null);
+            if (answer?.ok) known = (await answer.json()).word;
+            else if (answer && answer.status !== 404) break;
+            else await new Promise((resolve) => setTimeout(resolve, 500));
+        }
+        return known ?? "";
+    }
+
     function press(id) {
         const button = find("#" + id);
         if (button) button.click();
@@ -171,7 +185,7 @@ const dreambooth = (() => {
         gradioApp().querySelectorAll("#dreambooth_pages > .tab-nav > button")[number]?.click();
     }
 
-    return {begin, toPrompt, page, show};
+    return {begin, toPrompt, page, show, word};
 })();
 
 onUiLoaded(dreambooth.begin);

@@ -11,6 +11,7 @@ import base64
 import binascii
 import secrets
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from fastapi import Request
@@ -19,7 +20,7 @@ from dreambooth_core.errors import UserError
 from dreambooth_core.jobs.strict import parse_json
 
 from ..host.base import Exposure
-from ..service.origin import stranger
+from ..service.origin import foreign, stranger
 from ..service.token import Token
 from .answers import Refused
 
@@ -53,10 +54,7 @@ class Door:
             Refused: for whatever reason, in its status.
         """
         exposure = self._exposure()
-        reason = stranger(request.headers, exposure)
-        if reason:
-            do = "Behind a proxy: start the host with --dreambooth-host NAME."
-            raise Refused(403, reason, do=do)
+        _refuse(stranger(request.headers, exposure))
         _check_sizes(request)
         self._check_token(request)
         self._check_login(request, exposure)
@@ -104,6 +102,28 @@ class Door:
             "a user and password of --api-auth or --gradio-auth are needed",
             headers={"WWW-Authenticate": "Basic"},
         )
+
+
+class PageDoor(Door):
+    """Lets our own page through, which has no token yet."""
+
+    async def admit(self, request: Request) -> None:
+        """By its headers, and the login of the page itself.
+
+        A host for this machine alone is reached by a foreign name through DNS rebinding only. One
+        for others is open to them by any name.
+        """
+        exposure = self._exposure()
+        check = foreign if exposure.remote else stranger
+        _refuse(check(request.headers, exposure))
+        _check_sizes(request)
+        self._check_login(request, replace(exposure, api_users={}))
+
+
+def _refuse(reason: str) -> None:
+    if reason:
+        do = "Behind a proxy: start the host with --dreambooth-host NAME."
+        raise Refused(403, reason, do=do)
 
 
 def _check_sizes(request: Request) -> None:

@@ -16,11 +16,14 @@ from starlette.requests import ClientDisconnect
 from dreambooth_core.errors import DreamBoothError, UserError
 
 from ..service import Studio, types
+from ..service.token import WORD
 from . import bodies
 from .answers import Json, Refused, misshapen, told
-from .door import Door
+from .door import Door, PageDoor
 
 PREFIX = "/dreambooth/v1"
+PAGE = "/dreambooth/page"
+"""Tells the tab's page the word that the tab's functions ask for."""
 
 OFFSET: Any = Query(0, ge=0, le=2**53)
 
@@ -67,6 +70,14 @@ def add_routes(app: Any, studio: Studio) -> None:
     for add in (_engine, _subjects, _configuration, _runs, _results, _tools, _others):
         add(router, studio)
     app.include_router(router)
+    page = type("PageRoute", (Route,), {"door": PageDoor(app, studio.host.exposure, studio.token)})
+    for_page = APIRouter(route_class=page, default_response_class=Json)
+
+    @for_page.get(PAGE, include_in_schema=False)
+    def told_to_page() -> Any:
+        return {"word": WORD}
+
+    app.include_router(for_page)
     app.openapi_schema = None  # it may have been asked for before
 
 

@@ -1,5 +1,5 @@
-"""The token that every caller of the API shows: new at each start of the host, in a file that
-only its user reads."""
+"""What callers show: the API's token, new at each start of the host, in a file that only its user
+reads; and the word of our own page."""
 
 from __future__ import annotations
 
@@ -19,6 +19,15 @@ VARIABLE = "DREAMBOOTH_API_TOKEN"
 """A token of the user's own in place of a new one, for several hosts or for containers."""
 
 SHORTEST = 16
+
+WORD = secrets.token_urlsafe(24)
+"""Of our page, for the tab's own functions: the page asks for it, and no other page is told. New
+at each start of the host; stays over Reload UI."""
+
+
+def is_word(given: object) -> bool:
+    """Compared in constant time."""
+    return secrets.compare_digest(str(given).encode("utf-8", "replace"), WORD.encode())
 
 
 @dataclass(frozen=True)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
 
+from ..service.token import is_word
+
 GRADIO4 = int(gr.__version__.split(".")[0]) >= 4
 
-_WORD = secrets.token_urlsafe(24)
-"""New at each start of the host; stays over Reload UI."""
-
 _word: list[Any] = []
-"""The component of the page that is being drawn."""
+"""What carries the word, of the page that is being drawn."""
 
 Component = Any
 """gradio has no type that both versions share."""
@@ -40,14 +38,19 @@ def on(
     """Calls ``handler`` on ``event``: ``on(button.click, start, [name], [report])``.
 
     Args:
-        js: JavaScript that runs in the page before the handler, or instead of it. Before one, it
-            gets the page's word first and returns it first.
+        js: JavaScript that runs in the page before the handler, on its inputs, or instead of it.
         quiet: for what happens often: no queue, and nothing fades while it runs.
     """
     options: dict[str, Any] = {"api_name": False}
     inputs = list(inputs)
     if handler is not None:
         assert _word, "open_page comes first"
+        before = js or "(...given) => given"
+        # gradio gives what is in the outputs too, behind the inputs.
+        js = (
+            "async (_, ...given) => [await dreambooth.word(), "
+            f"...({before})(...given.slice(0, {len(inputs)}))]"
+        )
         handler, inputs = _ours(handler), [_word[0], *inputs]
     if js is not None:
         options["js" if GRADIO4 else "_js"] = js
@@ -57,17 +60,21 @@ def on(
 
 
 def open_page() -> None:
-    """Puts the page's word into it, hidden, before anything that is called from it."""
-    _word[:] = [make("Textbox", value=_WORD, visible=False, elem_id="dreambooth_word")]
+    """Puts what carries the word into the page, hidden, before anything that is called from it."""
+    _word[:] = [make("Textbox", value="", visible=False, elem_id="dreambooth_word")]
 
 
 def _ours(handler: Callable[..., Any]) -> Callable[..., Any]:
     """A handler for our own page alone: another web page can make a browser call it as well, for
-    gradio asks nobody where a request comes from, but cannot read the word that ours carries."""
+    gradio asks nobody where a request comes from (and gradio 3 believes a request that says so
+    itself), but is not told the word that ours asks for."""
 
     def called(word: Any, *given: Any) -> Any:
-        if not secrets.compare_digest(str(word).encode("utf-8", "replace"), _WORD.encode()):
-            raise gr.Error("DreamBooth: this page is of an earlier start. Load it again.")
+        if not is_word(word):
+            raise gr.Error(
+                "DreamBooth: load this page again. Behind a proxy: start the host with "
+                "--dreambooth-host NAME."
+            )
         return handler(*given)
 
     return called

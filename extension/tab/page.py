@@ -123,7 +123,7 @@ class Page:
     def _wire_runs(self, subjects: list[Component]) -> None:
         """A run of the history is shown, or its settings are used again."""
         runs = self.runs
-        to_train = "(word, name) => { dreambooth.page(0); return [word, name]; }"
+        to_train = "(name) => { dreambooth.page(0); return [name]; }"
         shown = [self.train.run, self.train.pinned]
         on(runs.show.click, lambda name: [name, name], [runs.chosen], shown, js=to_train)
         filled = [*subjects, self.base.choice, *self.form.inputs(), runs.said]

@@ -269,6 +269,23 @@ def test_names_that_are_not_the_hosts(ask: Ask) -> None:
     assert codes(ask, [proxied, rewritten], STAND_IN_HOST="a.b, SD.example.com") == [400, 400]
 
 
+def test_the_word_of_the_page(ask: Ask) -> None:
+    """It needs no token, but the login of the page; a host for others is open by any name."""
+
+    def found(*headers: dict[str, str], **environment: str) -> list[int]:
+        no = {"x-dreambooth-token": ""}
+        asked = [["GET", "/dreambooth/page", None, no | each] for each in headers]
+        return [status for status, _ in ask(*asked, **environment)]
+
+    rebound, page = {"host": "evil.example"}, {"origin": "https://evil.example"}
+    cookie = {"cookie": "access-token=cookie-of-somebody"}
+    assert found({}, rebound, page) == [200, 403, 403]
+    assert found({}, rebound, page, STAND_IN_LISTEN="1") == [200, 200, 403]
+    assert found({}, rebound, STAND_IN_HOST="evil.example") == [200, 200]
+    assert found({}, STAND_IN_API_AUTH="me:a:b") == [200]
+    assert found({}, cookie, STAND_IN_GRADIO_AUTH="you:b") == [401, 200]
+
+
 def test_bodies_are_limited_before_they_are_read(ask: Ask) -> None:
     large = json.dumps({"values": {"x": "y" * 1_000_001}})
     no = {"x-dreambooth-token": ""}

@@ -1,4 +1,5 @@
-"""Another web page calls the tab's functions: gradio lets it, the tab does not."""
+"""Another web page calls the tab's functions: gradio lets it, the tab does not. Nor does it let a
+name that leads here by DNS rebinding, under which gradio tells all that its page holds."""
 
 from __future__ import annotations
 
@@ -14,9 +15,11 @@ from helpers.gradio import HOSTS, python_of
 from .conftest import Server
 
 
-def ask(address: str, body: Any = None) -> tuple[int, Any]:
+def ask(address: str, body: Any = None, **headers: str) -> tuple[int, Any]:
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(address, data, {"content-type": "application/json"})
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    headers = {"content-type": "application/json", **headers}
+    request = urllib.request.Request(address, data, headers)
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status, json.load(answer)
@@ -31,11 +34,20 @@ def test_every_function_asks_for_the_word_of_the_page(host: str, tmp_path: Path)
         server.wait()
         _, config = ask(server.address + "config")
         named = {part["props"].get("elem_id"): part for part in config["components"]}
-        word = named["dreambooth_word"]
+        carrier = named["dreambooth_word"]
+        status, told = ask(server.address + "dreambooth/page", sec_fetch_site="same-origin")
+        assert status == 200
+        for foreign in (
+            {"host": f"rebound.example:{server.port}"},
+            {"origin": "https://page.example"},
+            {"sec_fetch_site": "cross-site"},
+        ):
+            assert ask(server.address + "dreambooth/page", **foreign)[0] == 403
+        assert told["word"] not in json.dumps(config)
         ours = [(n, each) for n, each in enumerate(config["dependencies"]) if each["backend_fn"]]
         assert len(ours) > 40
         for _, each in ours:
-            assert each["inputs"][0] == word["id"], each
+            assert each["inputs"][0] == carrier["id"], each
 
         def call(number: int, shown: str) -> int:
             inputs = ours[number][1]["inputs"]
@@ -45,7 +57,7 @@ def test_every_function_asks_for_the_word_of_the_page(host: str, tmp_path: Path)
 
         quiet = [n for n, (_, each) in enumerate(ours) if not each["queue"]]
         few = next(n for n in quiet if len(ours[n][1]["inputs"]) == 2)
-        assert call(few, word["props"]["value"]) == 200
+        assert call(few, told["word"]) == 200
         for wrong in ("", "x" * 32):
             assert call(few, wrong) == 500
     finally:

@@ -96,8 +96,8 @@ def serve(extension: Path, port: int, language: str) -> None:
         app, _, _ = demo.launch(server_port=port, prevent_thread_lock=True, quiet=True)
         app.add_api_route("/stand-in/reload", reloading.set, methods=["POST"])
         ours = [found for tab in demo.children[0].children[1:] for found in remembered(tab)]
-        app.add_api_route("/stand-in/remembered", lambda found=ours: {"names": found})
         script_callbacks.call("app_started", demo, app)
+        app.add_api_route("/stand-in/remembered", lambda found=ours: {"names": found})
         reloading.clear()
         reloading.wait()
         time.sleep(0.2)  # the answer is still on its way
