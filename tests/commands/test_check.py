@@ -26,7 +26,7 @@ def test_the_forecast_comes_true(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(["check", str(file), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     receipt = read_receipt(train(config))
-    assert found["steps"] == receipt["total_steps"]
+    assert found["steps"] == receipt["total_steps"] == 4
     assert any("empty.png shows hardly anything" in warning for warning in found["warnings"])
     assert found["trainable"] == receipt["trainable_parameters"]
     assert found["data"] == receipt["data"]

@@ -1,0 +1,1 @@
+"""Captions by a model that looks at images, worded for training."""

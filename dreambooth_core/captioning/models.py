@@ -1,0 +1,143 @@
+"""Models that say what an image shows, by transformers: BLIP, Florence-2, and such as are asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+
+from dreambooth_core.errors import UserError
+
+QUESTION = "Describe this image in one sentence for someone who cannot see it."
+FLORENCE_TASK = "<MORE_DETAILED_CAPTION>"
+
+
+@dataclass(frozen=True)
+class CaptionModel:
+    """A model by a short name."""
+
+    source: str
+    """Its name on the hub."""
+    size: str
+    """What is downloaded."""
+
+
+MODELS = {
+    "blip": CaptionModel("Salesforce/blip-image-captioning-base", "990 MB"),
+    "blip-large": CaptionModel("Salesforce/blip-image-captioning-large", "1.9 GB"),
+    "florence-2": CaptionModel("florence-community/Florence-2-base", "about 0.5 GB"),
+    "florence-2-large": CaptionModel("florence-community/Florence-2-large", "about 1.6 GB"),
+}
+
+
+class Captioner(Protocol):
+    """Says what images show."""
+
+    def describe(self, images: Sequence[Image.Image]) -> list[str]:
+        """One text for each image, RGB."""
+
+
+class Describer:
+    """A model and its processor, asked as its kind wants to be.
+
+    Args:
+        model: its ``config.model_type`` tells how it is asked.
+        longest: tokens of a description.
+    """
+
+    def __init__(self, model: Any, processor: Any, device: torch.device, longest: int) -> None:
+        self.model = model.to(device).eval()
+        self.processor = processor
+        self.device = device
+        self.longest = longest
+
+    @torch.no_grad()
+    def describe(self, images: Sequence[Image.Image]) -> list[str]:
+        """One text for each image, RGB. The same each time: no word is drawn."""
+        kind = str(self.model.config.model_type)
+        if kind == "florence2":
+            return [self._florence(image) for image in images]
+        if kind.startswith(("blip", "git")):
+            inputs = self.processor(images=list(images), return_tensors="pt")
+            return self._decoded(self._generate(inputs))
+        return [self._asked(image) for image in images]
+
+    def _florence(self, image: Image.Image) -> str:
+        inputs = self.processor(text=FLORENCE_TASK, images=image, return_tensors="pt")
+        (text,) = self.processor.batch_decode(self._generate(inputs), skip_special_tokens=False)
+        size = (image.width, image.height)
+        found = self.processor.post_process_generation(text, task=FLORENCE_TASK, image_size=size)
+        return str(found[FLORENCE_TASK])
+
+    def _asked(self, image: Image.Image) -> str:
+        content = [{"type": "image", "image": image}, {"type": "text", "text": QUESTION}]
+        inputs = self.processor.apply_chat_template(
+            [{"role": "user", "content": content}],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+        )
+        answered = self._generate(inputs)[:, inputs["input_ids"].shape[1] :]
+        return self._decoded(answered)[0]
+
+    def _generate(self, inputs: Any) -> torch.Tensor:
+        there = {
+            name: tensor.to(self.device, self.model.dtype if tensor.is_floating_point() else None)
+            for name, tensor in inputs.items()
+        }
+        made: torch.Tensor = self.model.generate(
+            **there, max_new_tokens=self.longest, do_sample=False
+        )
+        return made
+
+    def _decoded(self, tokens: torch.Tensor) -> list[str]:
+        texts: list[str] = self.processor.batch_decode(tokens, skip_special_tokens=True)
+        return texts
+
+
+def first_line(error: Exception) -> str:
+    """What a library says of an error, without its advice."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def load_captioner(
+    name: str, device: torch.device, *, longest: int, download: bool = False
+) -> Captioner:
+    """A captioner by its short name, a hub id, or a folder.
+
+    Raises:
+        UserError: it is not on this machine and may not be fetched, cannot be fetched, or is no
+            model that describes images.
+    """
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    known = MODELS.get(name)
+    source = known.source if known else name
+    dtype = torch.float16 if device.type == "cuda" else torch.float32
+    for here in (True, False):
+        try:
+            processor = AutoProcessor.from_pretrained(source, local_files_only=here)
+            model = AutoModelForImageTextToText.from_pretrained(
+                source, local_files_only=here, dtype=dtype
+            )
+        except ImportError as error:
+            raise UserError(
+                f"{source} needs a package that is not installed: {first_line(error)}",
+                do="Choose blip or florence-2.",
+            ) from error
+        except (OSError, ValueError) as error:
+            if here and download:
+                continue
+            if not here:
+                raise UserError(f"{source} cannot be fetched: {first_line(error)}") from error
+            size = f" ({known.size})" if known else ""
+            raise UserError(
+                f"the caption model {source} is not on this machine",
+                do=f"Let it be fetched from the hub{size} with --download, or name a folder.",
+            ) from error
+        return Describer(model, processor, device, longest)
+    raise AssertionError("unreachable")

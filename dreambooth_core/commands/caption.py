@@ -1,0 +1,108 @@
+"""``dreambooth caption FOLDER``: a caption beside each image, by a model that looks at it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dreambooth_core.commands.options import Reporting, argument
+from dreambooth_core.errors import UserError, escaped
+
+EXAMPLES = """\
+models:
+  blip, blip-large               short captions
+  florence-2, florence-2-large   long ones
+  a hub id or a folder           any other that transformers asks with an image, such as Qwen3-VL
+
+What the subject is called comes first (--trigger), the model's words follow. Take out what should
+be learned as part of the subject: --never "red scarf". Captions that are there stay, so that a
+command that was stopped goes on where it ended.
+
+examples:
+  dreambooth caption dog --trigger "a photo of sks dog" --never dog --never puppy --download
+  dreambooth caption dog --model florence-2 --overwrite --dry-run
+"""
+
+
+@dataclass(kw_only=True)
+class Options(Reporting):
+    """What the command takes."""
+
+    folder: Path = argument(
+        kind="run folder", positional=True, metavar="FOLDER", help="a folder of images"
+    )
+    model: str = argument("blip", help="a short name, a hub id, or a folder")
+    trigger: str = argument("", help="what the subject is called; comes first")
+    prefix: str = argument("", help="comes before everything")
+    suffix: str = argument("", help="comes at the end")
+    never: list[str] = argument(
+        factory=list, repeated=True, metavar="WORDS", help="words that are taken out"
+    )
+    overwrite: bool = argument(False, help="replace captions that are there")
+    dry_run: bool = argument(False, flags=["--dry-run"], help="write nothing")
+    longest: int = argument(75, minimum=5, maximum=1000, help="tokens of a description")
+    batch_size: int = argument(
+        4, flags=["--batch-size"], minimum=1, maximum=1024, help="images at once"
+    )
+    download: bool = argument(False, help="let a model that is not on this machine be fetched")
+    device: str = argument("auto", help="auto, cuda, mps, xpu or cpu")
+
+
+def run(args: Options) -> int:
+    """Writes the captions; returns the exit code."""
+    from dreambooth_core.data.inventory import take_stock
+
+    pictures = take_stock(args.folder).taken
+    wanted = [one for one in pictures if args.overwrite or one.caption is None]
+    report: dict[str, Any] = {
+        "model": args.model,
+        "kept": len(pictures) - len(wanted),
+        "captions": [],
+    }
+    for told in _captions(args, wanted) if wanted else ():
+        report["captions"].append(told)
+        if not args.json:
+            print(escaped(f"{told['image']}: {told['caption']}"))
+    if args.json:
+        json.dump(report, sys.stdout, indent=2, ensure_ascii=False)
+        sys.stdout.write("\n")
+    elif report["kept"]:
+        print(f"{report['kept']} captions that were there stay; --overwrite replaces them")
+    return 0
+
+
+def _captions(args: Options, wanted: list[Any]) -> Iterator[dict[str, str]]:
+    """Each image's caption, written as soon as it is known."""
+    from dreambooth_core.captioning.models import load_captioner
+    from dreambooth_core.captioning.wording import Wording
+    from dreambooth_core.data.images import load_rgb
+    from dreambooth_core.deferral import load_libraries
+    from dreambooth_core.disk import write_text
+    from dreambooth_core.trainer.advice import is_out_of_memory
+    from dreambooth_core.trainer.processes import choose_device
+
+    load_libraries()
+    device = choose_device(args.device)
+    model = load_captioner(args.model, device, longest=args.longest, download=args.download)
+    wording = Wording(args.trigger, args.prefix, args.suffix, tuple(args.never))
+    for start in range(0, len(wanted), args.batch_size):
+        some = wanted[start : start + args.batch_size]
+        try:
+            said = model.describe([load_rgb(one) for one in some])
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UserError(
+                "the caption model does not fit into memory; captions made so far stay",
+                do="Set --batch-size 1, a smaller --model, or --device cpu.",
+            ) from error
+        for picture, text in zip(some, said, strict=True):
+            caption = wording.caption(text)
+            file = picture.caption or picture.path.with_suffix(".txt")
+            if not args.dry_run:
+                write_text(file, caption + "\n")
+            yield {"image": picture.name, "file": str(file), "said": text, "caption": caption}
