@@ -131,15 +131,18 @@ class Builder:
             prior_weight=config.prior.loss_weight if config.prior.enabled else 0.0,
             as_base=method.as_base if config.prior.predicts else None,
         )
-        prompts = config.validation.prompts or [next(iter(items.first_captions().values()))]
-        validation = Validation(
-            replace(config.validation, prompts=prompts),
-            parts,
-            precision,
-            self.folder,
-            self.reporter,
-            default_size=items.entries[0].size,
-        )
+
+        def validation(prompts: list[str]) -> Validation:
+            return Validation(
+                replace(config.validation, prompts=prompts),
+                parts,
+                precision,
+                self.folder,
+                self.reporter,
+                default_size=items.entries[0].size,
+            )
+
+        own = config.validation.prompts
         return Session(
             config=config,
             folder=self.folder,
@@ -157,8 +160,8 @@ class Builder:
             trainables=trainables,
             stepper=stepper,
             ema=ema,
-            validation=validation if config.validation.prompts else None,
-            on_request=validation,
+            validation=validation(own) if own else None,
+            validation_of=validation,
             total_steps=total,
             held_out=None
             if held_out is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,8 +56,8 @@ class Session:
     stepper: Stepper
     ema: Ema | None
     validation: Validation | None
-    on_request: Validation
-    """Makes the images that somebody asks for, also of a run without prompts of its own."""
+    validation_of: Callable[[list[str]], Validation]
+    """For prompts that somebody asks for besides the run's own."""
     total_steps: int
     held_out: HeldOut | None = None
     judge: Judge | None = None
@@ -102,7 +102,10 @@ class Session:
         Args:
             asked: somebody wants to see images now.
         """
-        validation = self.on_request if asked else self.validation
+        validation = self.validation
+        if asked and validation is None:
+            with self.reporter.decorative("making an image of what is trained on"):
+                validation = self.validation_of([next(iter(self.items.first_captions().values()))])
         if not (validation and self.processes.is_main):
             return
         count = validation.count
