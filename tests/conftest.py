@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -33,13 +34,30 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     return cache
 
 
+@pytest.fixture(autouse=True, scope="module")
+def only_what_is_new_is_searched() -> None:
+    """Takes what is there out of the search for garbage. Every run begins with such a search, and
+    among the objects of the libraries it takes longer than the steps of a tiny model."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Hypothesis, imported now at the latest, looks for what holds its random numbers."""
+    gc.unfreeze()
+
+
 LONGEST = (
     "test_demo.py",
     "extension/browser",
     "trainer/test_processes.py",
-    "install/test_older_lock.py",
+    "methods/test_families.py",
+    "install",
     "faults",
     "comfy_nodes/test_training.py",
+    "trainer",
+    "families",
+    "formats/checkpoints",
 )
 """Files and folders whose tests take longest: begun first, so that in the end no process waits
 for another."""

@@ -81,7 +81,10 @@ class Builder:
         precision = make_precision(
             config.run.mixed_precision, self.processes.device, tf32=config.memory.tf32
         )
-        parts = load_base(config.base)
+        # A token that is learned was added to those that decided, to try it out.
+        learns_token = METHODS[config.method.kind].learns_token
+        tokenizers = None if learns_token else self.decision.parts.tokenizers
+        parts = load_base(config.base, tokenizers=tokenizers)
         self._stop_here()
         concepts = self._with_class_images(concepts, parts, precision)
         items = Items(concepts, config.data, seed=config.run.seed)

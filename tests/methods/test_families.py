@@ -63,23 +63,21 @@ def test_trains_what_it_should_and_nothing_else(
     session: Session = watched["session"]
     trained = {id(p) for p in session.parameters}
     models = {**session.parts.models, "vae": session.parts.vae}
-    moved = {
-        f"{component}.{name}"
+    names = {
+        id(p): f"{component}.{name}"
         for component, model in models.items()
         for name, p in model.named_parameters()
-        if id(p) in trained
     }
+    moved = {names[each] for each in trained if each in names}
     after = weights(session)
     for name, tensor in watched["before"].items():
         if name not in moved:
             assert torch.equal(tensor, after[name]), name
     for group in session.trainables:
-        assert any(
-            not torch.equal(p, watched["before"][name])
-            for name, p in after.items()
-            if id(dict(models[name.split(".")[0]].named_parameters())[name.split(".", 1)[1]])
-            in {id(q) for q in group.parameters.values()}
-        ), group.component
+        theirs = [names[id(p)] for p in group.parameters.values() if id(p) in names]
+        assert any(not torch.equal(after[name], watched["before"][name]) for name in theirs), (
+            group.component
+        )
     assert read_receipt(folder)["proof"]["passed"]
     texts = len(session.parts.text_encoders)
     expected = {

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.runs import config_for, folder_for
+from helpers.runs import config_for, folder_for, session_of
 
 from dreambooth_core.commands.main import main
 from dreambooth_core.config.loading import dump, load
 from dreambooth_core.errors import UserError
+from dreambooth_core.families import loading
 from dreambooth_core.trainer import decide as module
 from dreambooth_core.trainer.config import TrainConfig
 from dreambooth_core.trainer.decide import decide
@@ -218,6 +219,25 @@ def test_a_decision_is_made_once(
     file.write_text(dump(make(run__steps=1)), encoding="utf-8")
     assert main(["train", str(file)]) == 0
     assert len(looked) == 1
+
+
+@pytest.mark.parametrize(("kind", "times"), [("lora", 1), ("textual_inversion", 2)])
+def test_tokenizers_are_read_once_unless_a_token_was_added(
+    make: Make, monkeypatch: pytest.MonkeyPatch, kind: str, times: int
+) -> None:
+    read: list[None] = []
+    original = loading._tokenizers
+
+    def counted(*args: Any) -> list[Any]:
+        read.append(None)
+        return original(*args)
+
+    monkeypatch.setattr(loading, "_tokenizers", counted)
+    config = make(method__kind=kind)
+    session = session_of(config, folder_for(config))
+    assert len(read) == times
+    added = len(session.parts.tokenizers[0]) - len(loading.load_base(config.base).tokenizers[0])
+    assert (added > 0) == (kind != "lora")
 
 
 def test_images_are_as_large_as_the_base_was_made_for(
