@@ -150,6 +150,8 @@ class _Screen:
             self._advance(kind == "started" or event.get("stage", "train") == "train", event)
         elif kind == "sample":
             self._progress.show(*self._at, _picture(self._folder.path / event["path"]))
+        elif kind == "measured":
+            self._progress.say(line_of(event))
         elif kind == "warning":
             log.warning("dreambooth: %s", event["message"])
         elif kind == "error":
@@ -165,6 +167,8 @@ class _Screen:
 
 def line_of(event: Event) -> str:
     """What is being done, how well, and how long it will take."""
+    if event.get("kind") == "measured":
+        return f"step {event['step']}, the best so far is step {event['best']}"
     stage = str(event.get("stage", "train"))
     step, steps = event.get("step", 0), event.get("steps", 0)
     if stage != "train" and not steps:

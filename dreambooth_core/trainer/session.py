@@ -168,13 +168,15 @@ class Session:
         patience = self.config.run.stop_when
         return patience is not None and self.record.worse() >= patience
 
-    def keep_best(self, result: Path) -> Path | None:
+    def keep_best(self, result: Path) -> None:
         """Keeps a result of this step as the best one, if it is; on a full disk, once there is
         room."""
         if self.step == self.record.best and self.config.save.best:
             name = self.folder.name
-            return self.saver("the best result", lambda: keep_best(result, name))
-        return None
+            path = self.saver("the best result", lambda: keep_best(result, name))
+            self.reporter.emit(
+                "saved", path=self.folder.relative(path), step=self.step, result=True
+            )
 
     def save_checkpoint(self) -> None:
         """Writes a checkpoint, and what has been learned so far as a result that hosts load."""

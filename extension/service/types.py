@@ -184,6 +184,8 @@ class Status:
     step: int = 0
     steps: int = 0
     loss: float | None = None
+    best_step: int | None = None
+    """The step whose result is the best so far, where that is measured."""
     seconds_per_step: float | None = None
     seconds_left: float | None = None
     memory_bytes: int | None = None

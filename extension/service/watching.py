@@ -70,6 +70,7 @@ class Watcher:
             step=one.step,
             steps=one.steps,
             loss=one.loss,
+            best_step=one.best_step,
             seconds_per_step=facts.pace,
             seconds_left=left,
             memory_bytes=facts.memory,

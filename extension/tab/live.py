@@ -163,6 +163,8 @@ def _numbers(status: Any, run: Watched, now: float) -> Html:
     rows: list[tuple[str, object, str]] = []
     if status.loss is not None:
         rows.append(("Loss", f"{status.loss:.4f}", ""))
+    if status.best_step is not None:
+        rows.append(("Best step", status.best_step, ""))
     pace = status.seconds_per_step
     if pace:
         rows.append(

@@ -252,5 +252,7 @@ def test_lines() -> None:
     assert line_of({"stage": "latents", "step": 2, "steps": 5}) == "encoding images 2/5"
     event = {"stage": "train", "step": 10, "steps": 110, "loss": 0.1, "seconds_per_step": 3.0}
     assert line_of(event) == "step 10/110, loss 0.1000, 5 min left"
+    measured = {"kind": "measured", "step": 40, "best": 20}
+    assert line_of(measured) == "step 40, the best so far is step 20"
     assert line_of({"stage": "proof"}) == "checking the saved file"
     assert line_of({"kind": "started", "step": 0, "steps": 9}) == "step 0/9"

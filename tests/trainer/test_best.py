@@ -40,6 +40,8 @@ def test_the_best_step_is_measured_told_and_kept(base: Path, many: Path, tmp_pat
     name = "run" if best == 6 else f"run-{best:06d}"
     kept = (seen.folder.path / "run-best.safetensors").read_bytes()
     assert kept == (seen.folder.path / f"{name}.safetensors").read_bytes()
+    saved = [e for e in seen.folder.events if e.get("path") == "run-best.safetensors"]
+    assert saved[-1]["step"] == best and saved[-1]["result"]
     held = seen.receipt["data"]["concepts"][0]["held_out"]
     assert len(held) == 2
     assert not set(held) & {picture.name for picture in seen.session.items.pictures}
