@@ -43,9 +43,13 @@ LEFT_OUT = {
     "save.arrangement",
     "save.also_kohya",
     "method.kind",
+    "method.placeholder_token",
+    "method.initializer_token",
+    "method.num_vectors",
+    "optim.embedding_lr",
     "memory.budget",
 }
-"""What other nodes say, or what must be as the host needs it."""
+"""What other nodes say, what must be as the host needs it, and what no node trains: new words."""
 SECTIONS = ("method", "optim", "objective", "data", "prior", "memory", "save", "base", "run")
 """Sections with a node of their own. Validation is the training nodes', publishing nobody's."""
 

@@ -11,12 +11,13 @@ import pytest
 import yaml
 
 import comfy_nodes
-from comfy_nodes import settings
+from comfy_nodes import settings, training
 from comfy_nodes.description import ADAPTER, BASE, CONCEPT, SETTINGS, STACK, WIDGETS, Node
 from comfy_nodes.words import in_words
 from dreambooth_core.config.catalogue import SHIPPED
 from dreambooth_core.config.describe import describe, flatten
 from dreambooth_core.errors import UserError
+from dreambooth_core.methods.table import METHODS
 from dreambooth_core.trainer.config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
@@ -126,6 +127,13 @@ NUMBERS = [
     )
     if said["type"] in ("int", "float")
 ]
+
+
+def test_no_widget_is_about_what_no_node_trains() -> None:
+    learning = {name for name, spec in METHODS.ours().items() if spec.learns_token}
+    assert learning and not learning & set(training.KINDS)
+    widgets = {each.id for node in settings.NODES for each in node.inputs}
+    assert not {"token", "initializer_token", "vectors", "embedding_learning_rate"} & widgets
 
 
 def test_no_number_is_rounded_by_its_widget() -> None:
