@@ -91,7 +91,7 @@ def leaves(tree: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def first_key(said: dict[str, Any]) -> str:
     """A field's key by the name that it had at first."""
-    first = [said["name"], *said["aliases"]][-1]
+    first = [said["name"], *(old for old in said["aliases"] if "." not in old)][-1]
     return f"{said['key'].removesuffix(said['name'])}{first}"
 
 

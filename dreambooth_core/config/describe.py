@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from dreambooth_core.config.shapes import Member, Shape, find, members
+from dreambooth_core.config.shapes import Member, Shape, find, members, present
 
 
 def describe(schema: type) -> dict[str, Any]:
@@ -74,6 +74,7 @@ def renamed(schema: type, flat: Mapping[str, Any]) -> dict[str, Any]:
 
 def _present_key(schema: type, key: str) -> str:
     shape, now = Shape("section", schema=schema), ""
+    key = present(schema, key)
     try:
         steps = split_key(key)
     except ValueError:

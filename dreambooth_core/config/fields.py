@@ -34,7 +34,8 @@ class FieldInfo:
     path: str = ""
     """``"file"``, ``"folder"`` or ``"any"`` where the value is a path."""
     aliases: tuple[str, ...] = ()
-    """Names that the field had in earlier versions, the oldest last."""
+    """Names that the field had in earlier versions, the oldest last; with a dot, whole keys in
+    another section."""
     renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Choices by the names that they had."""
 

@@ -28,7 +28,7 @@ from dreambooth_core.config.reading import (
     read_text,
     unknown_key,
 )
-from dreambooth_core.config.shapes import Shape, find, members, tell_renamed
+from dreambooth_core.config.shapes import Shape, find, members, present, tell_renamed
 from dreambooth_core.config.suggest import advice, nearest
 from dreambooth_core.config.writing import dump
 from dreambooth_core.errors import UserError
@@ -164,6 +164,7 @@ def _override(config: Any, override: str, source: Source) -> None:
     key = key.strip()
     if not equals or not key:
         raise UserError(f"{override!r} sets nothing", where=source.name, do="Write key=value.")
+    key = present(source.schema, key)
     try:
         steps = split_key(key)
     except ValueError as error:

@@ -15,7 +15,7 @@ from dreambooth_core.config.describe import joined, split_key
 from dreambooth_core.config.fields import FieldInfo
 from dreambooth_core.config.loading import below, check_value
 from dreambooth_core.config.reading import Source, compose, read_node
-from dreambooth_core.config.shapes import Shape
+from dreambooth_core.config.shapes import Shape, present
 from dreambooth_core.errors import UserError
 
 
@@ -53,7 +53,7 @@ def _read(schema: type, key: str, value: Any) -> None:
 
 def _find(schema: type, key: str, source: Source) -> tuple[Shape, FieldInfo | None]:
     shape, info = Shape("section", schema=schema), None
-    walked = ""
+    walked, key = "", present(schema, key)
     try:
         steps = split_key(key)
     except ValueError as error:

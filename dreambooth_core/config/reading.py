@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from unicodedata import category
 
 from dreambooth_core.config.fields import FieldInfo
-from dreambooth_core.config.shapes import Shape, find, members, paths, tell_renamed
+from dreambooth_core.config.shapes import Shape, find, members, moved, paths, tell_renamed
 from dreambooth_core.config.suggest import advice, nearest
 from dreambooth_core.errors import UserError
 from dreambooth_core.formats.reading import read_bytes
@@ -81,9 +81,68 @@ def read_file(path: Path, schema: type, origins: dict[str, str]) -> dict[str, An
     node = compose(_text(path), source)
     if node is None:
         return {}
+    _move(node, source)
     value = read_node(node, Shape("section", schema=schema), "", None, source)
     assert isinstance(value, dict)
     return value
+
+
+def _move(root: yaml.Node, source: Source) -> None:
+    """Puts values under keys of earlier versions where their fields are now, in place.
+
+    Configurations that runs wrote name both: one that stands at its default then says nothing.
+
+    Raises:
+        UserError: both say something.
+    """
+    import yaml
+
+    for old, new in moved(source.schema).items():
+        place, name = _entry(root, old)
+        if place is None or name is None:
+            continue
+        tell_renamed(old, new)
+        section, _, last = new.partition(".")
+        schema = members(source.schema)[section].shape.schema
+        assert schema is not None
+        nothing = str(members(schema)[last].field.default)
+        said = place.value.pop(name)[1]
+        there, at = _entry(root, new)
+        if isinstance(said, yaml.ScalarNode) and _same_number(said.value, nothing):
+            continue
+        if there is not None and at is not None:
+            other = there.value[at][1]
+            if not (isinstance(other, yaml.ScalarNode) and _same_number(other.value, nothing)):
+                raise UserError(f"{new} is set twice, once as {old}", where=source.at(said))
+            there.value.pop(at)
+        if there is None:
+            there = yaml.MappingNode("tag:yaml.org,2002:map", [], said.start_mark)
+            root.value.append((_name(section, said), there))
+        there.value.append((_name(last, said), said))
+
+
+def _name(text: str, beside: yaml.Node) -> yaml.Node:
+    """A key that says to stand where a value does."""
+    import yaml
+
+    return yaml.ScalarNode("tag:yaml.org,2002:str", text, beside.start_mark)
+
+
+def _entry(root: yaml.Node, key: str) -> tuple[yaml.MappingNode | None, int | None]:
+    """The node of a key's section, and the key's place in it; None for what is not there."""
+    import yaml
+
+    section, _, last = key.partition(".")
+    for name, inner in root.value if isinstance(root, yaml.MappingNode) else ():
+        if name.value == section and isinstance(inner, yaml.MappingNode):
+            places = [i for i, (each, _) in enumerate(inner.value) if each.value == last]
+            return inner, places[0] if places else None
+    return None, None
+
+
+def _same_number(text: str, other: str) -> bool:
+    one, two = _number(text.strip().lower()), _number(other)
+    return one is not None and one == two
 
 
 def _text(path: Path) -> str:

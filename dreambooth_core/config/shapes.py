@@ -76,6 +76,27 @@ def find(schema: type, name: str) -> Member | None:
 
 
 @cache
+def moved(schema: type) -> dict[str, str]:
+    """Present keys by those that fields had in another section: their aliases with a dot."""
+    found: dict[str, str] = {}
+    for section in members(schema).values():
+        inner = section.shape.schema if section.shape.kind == "section" else None
+        for member in members(inner).values() if inner is not None else ():
+            now = f"{section.name}.{member.name}"
+            found |= {old: now for old in member.info.aliases if "." in old}
+    return found
+
+
+def present(schema: type, key: str) -> str:
+    """A key, or what it is since its field went to another section: then it is said, once."""
+    now = moved(schema).get(key)
+    if now is None:
+        return key
+    tell_renamed(key, now)
+    return now
+
+
+@cache
 def tell_renamed(old: str, new: str) -> None:
     """Says that something has another name now, once."""
     log.warning("%s is called %s now; the old name goes with the next version", old, new)

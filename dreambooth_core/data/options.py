@@ -198,7 +198,8 @@ class DataOptions:
         label="Weight outside the mask",
         minimum=0.0,
         maximum=1.0,
-        help="How much the loss counts where the mask is black.",
+        help="How much the loss counts where the mask is black; 1 ignores masks.",
+        aliases=("objective.mask_floor",),
     )
     held_out: int | None = option(
         None,

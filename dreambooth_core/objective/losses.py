@@ -54,12 +54,12 @@ def huber_threshold(
     raise UserError(f"Huber schedule {schedule!r} is not known", where="objective.huber_schedule")
 
 
-def mean_per_sample(losses: Tensor, mask: Tensor | None = None, floor: float = 0.0) -> Tensor:
+def mean_per_sample(losses: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean over all but the first dimension, ``[B, C, H, W]`` to ``[B]``.
 
     ``mask`` ``[B, 1, h, w]`` in [0, 1], of the picture's or the latents' size, is averaged down
-    to the latents' size, raised to at least ``floor``, and weights the mean, so that a small
-    subject counts as much as a large one. A sample whose weights are all 0 has loss 0.
+    to the latents' size and weights the mean, so that a small subject counts as much as a large
+    one. A sample whose weights are all 0 has loss 0.
     """
     if mask is None:
         return losses.flatten(1).mean(dim=1)
@@ -67,7 +67,6 @@ def mean_per_sample(losses: Tensor, mask: Tensor | None = None, floor: float = 0
     if weights.shape[-2:] != losses.shape[-2:]:
         size = (int(losses.shape[-2]), int(losses.shape[-1]))
         weights = F.adaptive_avg_pool2d(weights, size)
-    weights = floor + (1.0 - floor) * weights
     weights = weights.expand_as(losses).flatten(1)
     total = weights.sum(dim=1)
     weighted = (losses.flatten(1) * weights).sum(dim=1)

@@ -89,7 +89,7 @@ class Objective(ABC):
         each = loss_functions.elementwise(
             options.loss, prediction, sample.target, sample.thresholds
         )
-        means = loss_functions.mean_per_sample(each, mask, options.mask_floor)
+        means = loss_functions.mean_per_sample(each, mask)
         return means * sample.weights
 
     def _noise(self, shape: torch.Size, key: tuple[Key, ...]) -> Tensor:

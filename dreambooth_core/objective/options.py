@@ -210,11 +210,3 @@ class ObjectiveOptions:
         maximum=100.0,
         advanced=True,
     )
-    mask_floor: float = option(
-        0.0,
-        label="Weight outside masks",
-        help="With masked loss: the weight of what lies outside the mask. 1 ignores masks.",
-        minimum=0.0,
-        maximum=1.0,
-        advanced=True,
-    )

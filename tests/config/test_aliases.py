@@ -71,6 +71,25 @@ def test_values_of_forms_and_requests_take_old_names() -> None:
     assert "run.accumulation" in mark(TrainConfig, {"run.accumulation": 0})
 
 
+def test_a_field_may_have_come_from_another_section(tmp_path: Path) -> None:
+    """Also where a run wrote down both, as those of earlier versions have."""
+    for text, weight in (
+        ("objective: {mask_floor: 0.5}", 0.5),
+        ("objective: {mask_floor: 0.5}\ndata: {unmasked_weight: 0.0}", 0.5),
+        ("data: {unmasked_weight: 0.25}\nobjective: {mask_floor: 0.0, loss: l1}", 0.25),
+    ):
+        found = config(text, tmp_path)
+        assert found.data.unmasked_weight == weight
+        assert "mask_floor" not in dump(found)
+    with pytest.raises(UserError, match="unmasked_weight is set twice"):
+        config("objective: {mask_floor: 0.5}\ndata: {unmasked_weight: 0.25}", tmp_path)
+    assert config("", tmp_path, "objective.mask_floor=0.5").data.unmasked_weight == 0.5
+    assert renamed(TrainConfig, {"objective.mask_floor": 1}) == {"data.unmasked_weight": 1}
+    assert "objective.mask_floor" in mark(TrainConfig, {"objective.mask_floor": 2.0})
+    with pytest.raises(UserError, match="too large"):
+        config("objective: {mask_floor: 2}", tmp_path)
+
+
 def test_no_old_name_is_taken_twice() -> None:
     def check(schema: type) -> None:
         names = list(members(schema))

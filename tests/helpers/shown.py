@@ -132,7 +132,6 @@ SHOWN: dict[str, tuple[str, str]] = {
     "objective.mode_scale": (FLOW, "test_timesteps_of_logit_normal_and_mode_equal_diffusers"),
     "objective.shift": (FLOW, "test_a_shift_by_resolution_is_that_of_fluxs_pipeline"),
     "objective.shift_factor": (FLOW, "test_a_static_shift_is_that_of_diffusers_scheduler"),
-    "objective.mask_floor": (DATA, "test_masks_weight_the_loss"),
     "optim.optimizer": (LEARNING, "test_sgd_goes_as_far_as_the_clipped_gradient"),
     "optim.learning_rate": (LEARNING, "test_learning_rates"),
     "optim.text_encoder_lr": (LEARNING, "test_text_encoders_have_a_rate_of_their_own"),

@@ -59,8 +59,8 @@ def test_masked_mean_by_hand():
     mask = torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]])
     assert losses.mean_per_sample(each).item() == 3.5
     assert losses.mean_per_sample(each, mask).item() == (0 + 4) / 2
-    with_floor = losses.mean_per_sample(each, mask, floor=0.5).item()
-    assert with_floor == pytest.approx((0 + 4 + 0.5 * (1 + 2 + 3 + 5 + 6 + 7)) / (2 + 3))
+    soft = losses.mean_per_sample(each, 0.5 + 0.5 * mask).item()
+    assert soft == pytest.approx((0 + 4 + 0.5 * (1 + 2 + 3 + 5 + 6 + 7)) / (2 + 3))
     assert losses.mean_per_sample(each, torch.zeros_like(mask)).item() == 0.0
 
 
