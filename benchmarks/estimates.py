@@ -32,6 +32,11 @@ LEVELS: dict[str, Any] = {
     "use_quant_conv": False,
     "use_post_quant_conv": False,
 }
+FLUX2_LEVELS: dict[str, Any] = {
+    "_class_name": "AutoencoderKLFlux2",
+    "block_out_channels": [128, 256, 512, 512],
+    "latent_channels": 32,
+}
 QWEN3_4B: dict[str, Any] = {
     "hidden_size": 2560,
     "intermediate_size": 9728,
@@ -40,6 +45,17 @@ QWEN3_4B: dict[str, Any] = {
     "num_key_value_heads": 8,
     "head_dim": 128,
     "vocab_size": 151936,
+}
+QWEN3_VL_8B: dict[str, Any] = {
+    "text_config": {
+        "hidden_size": 4096,
+        "intermediate_size": 12288,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 151936,
+    },
 }
 QWEN25_VL_7B: dict[str, Any] = {
     "text_config": {
@@ -95,21 +111,19 @@ MODELS: dict[str, dict[str, dict[str, Any]]] = {
             "joint_attention_dim": 7680,
             "guidance_embeds": False,
         },
-        "vae": {
-            "_class_name": "AutoencoderKLFlux2",
-            "block_out_channels": [128, 256, 512, 512],
-            "latent_channels": 32,
-        },
+        "vae": FLUX2_LEVELS,
         "text_encoder": QWEN3_4B,
     },
     "Flux.2 dev": {
         "transformer": {"_class_name": "Flux2Transformer2DModel"},
-        "vae": {
-            "_class_name": "AutoencoderKLFlux2",
-            "block_out_channels": [128, 256, 512, 512],
-            "latent_channels": 32,
-        },
+        "vae": FLUX2_LEVELS,
         "text_encoder": MISTRAL_SMALL_3,
+    },
+    "Ideogram 4": {
+        "transformer": {"_class_name": "Ideogram4Transformer2DModel"},
+        "unconditional_transformer": {"_class_name": "Ideogram4Transformer2DModel"},
+        "vae": FLUX2_LEVELS,
+        "text_encoder": QWEN3_VL_8B,
     },
     "Flux.1 dev": {
         "transformer": {"_class_name": "FluxTransformer2DModel", "guidance_embeds": True},

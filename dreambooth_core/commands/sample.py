@@ -78,7 +78,7 @@ def run(args: Options) -> int:
     read = [read_adapter(one.path) for one in weighted]
     parts = load_base(options)
     device = choose_device(args.device)
-    for model in [*parts.models.values(), parts.vae]:
+    for model in parts.networks:
         model.to(device)
     for word, vectors in rows.items():
         add_token(parts, word, vectors)

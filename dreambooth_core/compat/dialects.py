@@ -211,7 +211,6 @@ NAMES = (*SCRIPTS, *CONVERSIONS)
 UNTRAINED = {
     "sana": "Sana",
     "hidream": "HiDream",
-    "ideogram4": "Ideogram 4",
     "flux_kontext": "a model that edits images",
     "flux2_img2img": "a model that edits images",
     "flux2_klein_img2img": "a model that edits images",

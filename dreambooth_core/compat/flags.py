@@ -396,6 +396,13 @@ FLAGS: tuple[Flag, ...] = (
         harmless=(["10", "20", "30"], ["9", "18", "27"]),
     ),
     Flag("system_prompt", "text", refused=_OWN_TEXT),
+    Flag("upsample_prompt", "switch", refused="captions are read as they are written"),
+    Flag("prompt_enhancer_head_id", "text", how="it is for --upsample_prompt"),
+    Flag(
+        "disable_training_autocast",
+        "switch",
+        how="the places of tokens, which half precision blurs, are counted in fp32",
+    ),
     Flag("clip_skip", "int", refused=_OWN_TEXT),
     Flag("pretrained_tokenizer_4_name_or_path", "text", how="the script does not use it either"),
     Flag("pretrained_text_encoder_4_name_or_path", "text", how="the script does not use it either"),

@@ -59,6 +59,14 @@ class Components:
     """What its makers recommend for sampling, from ``recommended.json`` in its folder:
     ``steps``, ``guidance``."""
 
+    companions: dict[str, nn.Module] = field(default_factory=dict)
+    """What the family's ``companions`` names."""
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """All of them: what images are made with."""
+        return [*self.models.values(), self.vae, *self.companions.values()]
+
     @property
     def models(self) -> dict[str, nn.Module]:
         """The models that can be trained, under the names that adapters use."""
@@ -132,6 +140,8 @@ class Family(ABC):
     """Name of the denoiser's folder in diffusers' layout, and of its layers in adapters."""
     text_encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
     tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer",)
+    companions: ClassVar[tuple[str, ...]] = ()
+    """Networks that images are made with besides; training neither uses nor changes them."""
     names: ClassVar[str] = ""
     """Under which its layers' names stand in :mod:`dreambooth_core.families.names`, if not under
     its own."""
@@ -141,7 +151,7 @@ class Family(ABC):
     @property
     def networks(self) -> tuple[str, ...]:
         """All networks, by the names of their folders in diffusers' layout."""
-        return (self.denoiser, "vae", *self.text_encoders)
+        return (self.denoiser, "vae", *self.text_encoders, *self.companions)
 
     classes: ClassVar[Mapping[str, str]] = {}
     """The class of each network, as ``library.Class``, where diffusers and transformers read it."""

@@ -66,6 +66,7 @@ def load_base(
         max_prompt_chunks=options.max_prompt_chunks,
         settings=loaded.settings,
         recommended=recommended(path),
+        companions={name: models[name] for name in family.companions},
     )
 
 

@@ -52,7 +52,7 @@ def generate(
     """
     pipeline = build_pipeline(parts, settings.scheduler)
     images: list[Image.Image] = []
-    models = [*parts.models.values(), parts.vae]
+    models = parts.networks
     modes = [model.training for model in models]
     for model in models:
         model.eval()

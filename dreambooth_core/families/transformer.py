@@ -163,7 +163,7 @@ class TransformerFamily(Family):
     ) -> None:
         import diffusers
 
-        models = {**parts.models, "vae": parts.vae}
+        models = {**parts.models, "vae": parts.vae, **parts.companions}
         own = parts.scheduler_config
         index: dict[str, Any] = {
             **parts.settings,

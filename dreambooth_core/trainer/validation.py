@@ -112,7 +112,7 @@ class Validation:
 @contextmanager
 def on_device(parts: Components, device: torch.device) -> Iterator[None]:
     """Inside, all models are on ``device``; afterwards each is back where it was."""
-    models = [*parts.models.values(), parts.vae]
+    models = parts.networks
     homes = [next(model.parameters()).device for model in models]
     try:
         for model in models:

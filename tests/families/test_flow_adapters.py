@@ -27,6 +27,7 @@ FAMILIES = (
     "sd3",
     "lumina2",
     "krea2",
+    "ideogram4",
 )
 PAIRS = [(name, layout) for name in FAMILIES for layout in ("host", "diffusers")]
 # Fused for the hosts, which diffusers does not take: the run says so when it saves.

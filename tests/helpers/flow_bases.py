@@ -26,6 +26,8 @@ from diffusers import (
     Flux2Transformer2DModel,
     FluxPipeline,
     FluxTransformer2DModel,
+    Ideogram4Pipeline,
+    Ideogram4Transformer2DModel,
     Krea2Pipeline,
     Krea2Transformer2DModel,
     Lumina2Pipeline,
@@ -339,16 +341,6 @@ def krea2(folder: Path) -> Path:
     """Krea 2: several layers of Qwen3-VL side by side, Qwen-Image's autoencoder."""
     torch.manual_seed(0)
     tokenizer = tokenizers.qwen()
-    config = Qwen3VLConfig(
-        text_config={
-            **SMALL_QWEN,
-            "vocab_size": len(tokenizer),
-            "num_hidden_layers": 4,
-            "head_dim": 16,
-        },
-        vision_config={**VISION, "out_hidden_size": TEXT, "deepstack_visual_indexes": []},
-        **_vision_ids(tokenizer),
-    )
     denoiser = Krea2Transformer2DModel(
         num_layers=2,
         attention_head_dim=HEAD,
@@ -370,12 +362,39 @@ def krea2(folder: Path) -> Path:
         Krea2Pipeline,
         transformer=denoiser,
         vae=_qwen_vae(),
-        text_encoder=Qwen3VLModel(config),
+        text_encoder=_qwen3_vl(tokenizer, layers=4),
         tokenizer=tokenizer,
         text_encoder_select_layers=(1, 2, 3),
         scheduler=FlowMatchEulerDiscreteScheduler(
             use_dynamic_shifting=True, max_image_seq_len=6400
         ),
+    )
+
+
+def ideogram4(folder: Path) -> Path:
+    """Ideogram 4: thirteen layers of Qwen3-VL, folded latents, a second denoiser for guidance."""
+    torch.manual_seed(0)
+    tokenizer = tokenizers.qwen()
+    vae = _flux2_vae(8)
+    shape: dict[str, Any] = {
+        "in_channels": 32,
+        "num_layers": 2,
+        "attention_head_dim": HEAD,
+        "num_attention_heads": HEADS,
+        "intermediate_size": WIDTH,
+        "adaln_dim": 32,
+        "llm_features_dim": 13 * TEXT,
+        "mrope_section": (4, 2, 2),
+    }
+    return _write(
+        folder,
+        Ideogram4Pipeline,
+        transformer=Ideogram4Transformer2DModel(**shape),
+        unconditional_transformer=Ideogram4Transformer2DModel(**shape),
+        vae=vae,
+        text_encoder=_qwen3_vl(tokenizer, layers=36),
+        tokenizer=tokenizer,
+        scheduler=FlowMatchEulerDiscreteScheduler(),
     )
 
 
@@ -389,6 +408,7 @@ WRITERS: dict[str, Callable[..., Path]] = {
     "sd3": sd3,
     "lumina2": lumina2,
     "krea2": krea2,
+    "ideogram4": ideogram4,
 }
 
 
@@ -422,6 +442,20 @@ def _vae(shift: float, scale: float) -> AutoencoderKL:
         use_quant_conv=False,
         use_post_quant_conv=False,
     )
+
+
+def _qwen3_vl(tokenizer: Any, *, layers: int) -> Qwen3VLModel:
+    config = Qwen3VLConfig(
+        text_config={
+            **SMALL_QWEN,
+            "vocab_size": len(tokenizer),
+            "num_hidden_layers": layers,
+            "head_dim": 16,
+        },
+        vision_config={**VISION, "out_hidden_size": TEXT, "deepstack_visual_indexes": []},
+        **_vision_ids(tokenizer),
+    )
+    return Qwen3VLModel(config)
 
 
 def _qwen_vae() -> AutoencoderKLQwenImage:

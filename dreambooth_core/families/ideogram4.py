@@ -1,0 +1,165 @@
+"""Ideogram 4 (Ideogram 2026): one stream, text from thirteen layers of Qwen3-VL."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from dreambooth_core.errors import UserError
+from dreambooth_core.families.base import Components, Loaded, SizeInfo
+from dreambooth_core.families.flux2 import FoldedLatents, cells
+from dreambooth_core.families.text import Conditioning
+from dreambooth_core.formats.checkpoints.parts import ModelParts
+from dreambooth_core.objective.shift import FlowDefaults, root_mu
+from dreambooth_core.transfer import send
+
+TEXT, IMAGE = 3, 2
+"""What the denoiser is told of each token: its kind (0 is padding) …"""
+SEEN, PADDING = 1, -1
+"""… and its segment: tokens of one look at each other alone."""
+FIRST_PLACE = 65536
+"""Where images begin on all three axes, so that no text reaches them."""
+
+
+class Ideogram4(FoldedLatents):
+    """Ideogram 4: 34 layers, 9.3 billion weights, and as many again for guidance, in a denoiser
+    that never sees a prompt."""
+
+    name: ClassVar[str] = "ideogram4"
+    label: ClassVar[str] = "Ideogram 4"
+    pipelines: ClassVar[tuple[str, ...]] = ("Ideogram4Pipeline",)
+    companions: ClassVar[tuple[str, ...]] = ("unconditional_transformer",)
+    classes: ClassVar[Mapping[str, str]] = {
+        "transformer": "diffusers.Ideogram4Transformer2DModel",
+        "unconditional_transformer": "diffusers.Ideogram4Transformer2DModel",
+        "vae": "diffusers.AutoencoderKLFlux2",
+        "text_encoder": "transformers.Qwen3VLModel",
+    }
+    # Its makers draw around a mean that grows with the image, from 0 at 512 px: diffusers' script.
+    flow: ClassVar[FlowDefaults] = FlowDefaults(
+        "logit_normal", std=1.5, shift="resolution", resolution_mu=root_mu(1024), patch=1
+    )
+    native: ClassVar[int] = 2048
+    most_tokens: ClassVar[int] = 2048
+    targets: ClassVar[Mapping[str, str]] = {
+        "query_value": r"\.attention\.(to_q|to_v)$",
+        "attention": r"\.attention\.(to_q|to_k|to_v|to_out\.0)$",
+        "transformer": r"\.(attention\.(to_q|to_k|to_v|to_out\.0)|feed_forward\.w[123])$",
+        "all": r"^layers\.",
+    }
+    whole_layers: ClassVar[str] = (
+        rf"{FoldedLatents.whole_layers}|^(input_proj|llm_cond_proj|adaln_proj)$"
+    )
+
+    def load(self, path: Path, stored: ModelParts | None, *, weights: bool) -> Loaded:
+        found = super().load(path, stored, weights=weights)
+        found.settings.pop("prompt_enhancer_head", None)  # writes prompts, which nobody asks for
+        return found
+
+    def warnings(self, parts: Components) -> list[str]:
+        return [
+            "Ideogram 4 was trained on captions in JSON: plain sentences work, and captions of its "
+            "own form work better."
+        ]
+
+    def folded(self, latents: Tensor) -> Tensor:
+        """The channel varies fastest here, then the column."""
+        return super().folded(latents).unflatten(1, (-1, 4)).transpose(1, 2).flatten(1, 2)
+
+    def unfolded(self, latents: Tensor) -> Tensor:
+        return super().unfolded(latents.unflatten(1, (4, -1)).transpose(1, 2).flatten(1, 2))
+
+    def latents_of(self, parts: Components, made: Tensor, height: int, width: int) -> Tensor:
+        return cells(made, height // 16, width // 16)
+
+    def encode(self, parts: Components, prompts: Sequence[str]) -> Conditioning:
+        """Without the padding, at which the denoiser does not look; nothing else that the
+        pipeline gives it depends on the text."""
+        pipeline, found = self.text_pipeline(parts), []
+        for prompt, tokens in zip(prompts, self._counted(parts, prompts), strict=True):
+            embeds, *_ = pipeline.encode_prompt([prompt], 0, 0, tokens, self.text_device(parts))
+            found.append(Conditioning(embeds))
+        return Conditioning.joined(found)
+
+    def _counted(self, parts: Components, prompts: Sequence[str]) -> list[int]:
+        """Tokens of each prompt within the template. Raises ``UserError`` for one too long."""
+        counts = []
+        for prompt in prompts:
+            message = {"role": "user", "content": [{"type": "text", "text": prompt}]}
+            text = parts.tokenizers[0].apply_chat_template(
+                [message], add_generation_prompt=True, tokenize=False
+            )
+            counts.append(len(parts.tokenizers[0](text, add_special_tokens=False).input_ids))
+            if counts[-1] > self.most_tokens:
+                raise UserError(
+                    f"a prompt has {counts[-1]:,} tokens, and {self.most_tokens:,} are read",
+                    where=f"{prompt[:60]}…",
+                    do="Shorten it.",
+                )
+        return counts
+
+    def predict(
+        self,
+        parts: Components,
+        noisy: Tensor,
+        timesteps: Tensor,
+        conditioning: Conditioning,
+        sizes: Sequence[SizeInfo],
+        inpainting: Tensor | None = None,
+    ) -> Tensor:
+        """It counts the share of the image, and answers with the direction towards it."""
+        count, channels, height, width = noisy.shape
+        text, image = conditioning.embeds, noisy.flatten(2).transpose(1, 2)
+        tokens = text.shape[1]
+        lengths = conditioning.lengths or (tokens,) * count
+        places, segments, kinds = _layout(lengths, tokens, height, width)
+        answer: Tensor = parts.denoiser(
+            hidden_states=torch.cat([image.new_zeros(count, tokens, channels), image], dim=1),
+            timestep=(1.0 - timesteps).to(noisy.dtype),
+            encoder_hidden_states=torch.cat(
+                [text, text.new_zeros(count, height * width, text.shape[2])], dim=1
+            ),
+            position_ids=send(places, noisy.device),
+            segment_ids=send(segments, noisy.device),
+            indicator=send(kinds, noisy.device),
+            return_dict=False,
+        )[0]
+        return -cells(answer[:, tokens:], height, width)
+
+    def pipeline_modules(self, parts: Components) -> dict[str, Any]:
+        return {**super().pipeline_modules(parts), **parts.companions, "prompt_enhancer_head": None}
+
+    def sampling_arguments(
+        self, parts: Components, prompts: Sequence[str], negative: str, guidance: float
+    ) -> dict[str, Any]:
+        """The pipeline takes prompts alone, and has no negative ones."""
+        return {
+            "prompt": list(prompts),
+            "max_sequence_length": max(self._counted(parts, prompts)),
+            "guidance_scale": guidance,
+            "guidance_schedule": None,
+        }
+
+    def blank(self, parts: Components, batch: int, dtype: torch.dtype) -> Conditioning:
+        width = parts.denoiser.config.llm_features_dim
+        return Conditioning(torch.empty(batch, self.most_tokens, width, dtype=dtype, device="meta"))
+
+
+def _layout(
+    lengths: Sequence[int], tokens: int, height: int, width: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Places ``[n, tokens + h·w, 3]``, segments and kinds ``[n, tokens + h·w]`` of text and image
+    tokens, on the host."""
+    count, size = len(lengths), height * width
+    axes = [torch.arange(1), torch.arange(height), torch.arange(width)]
+    image = FIRST_PLACE + torch.cartesian_prod(*axes).expand(count, -1, -1)
+    number = torch.arange(tokens).expand(count, -1)
+    there = number < torch.tensor(lengths)[:, None]
+    text = torch.where(there, number, 0)[..., None].expand(-1, -1, 3)
+    seen = torch.cat([there, torch.ones(count, size, dtype=torch.bool)], dim=1)
+    kinds = torch.cat([there * TEXT, torch.full((count, size), IMAGE)], dim=1)
+    return torch.cat([text, image], dim=1), torch.where(seen, SEEN, PADDING), kinds
