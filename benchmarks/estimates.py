@@ -95,6 +95,21 @@ CLIP_L: dict[str, Any] = {
     "num_hidden_layers": 12,
     "num_attention_heads": 12,
 }
+CLIP_BIG_G: dict[str, Any] = {
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 20,
+    "projection_dim": 1280,
+}
+LLAMA3_8B: dict[str, Any] = {
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+}
 
 MODELS: dict[str, dict[str, dict[str, Any]]] = {
     "Z-Image": {
@@ -124,6 +139,21 @@ MODELS: dict[str, dict[str, dict[str, Any]]] = {
         "unconditional_transformer": {"_class_name": "Ideogram4Transformer2DModel"},
         "vae": FLUX2_LEVELS,
         "text_encoder": QWEN3_VL_8B,
+    },
+    "HiDream": {
+        "transformer": {
+            "_class_name": "HiDreamImageTransformer2DModel",
+            "patch_size": 2,
+            "in_channels": 16,
+            "caption_channels": [4096, 4096],
+            "axes_dims_rope": [64, 32, 32],
+            "llama_layers": [*range(32), *[31] * 16],
+        },
+        "vae": LEVELS,
+        "text_encoder": {**CLIP_L, "projection_dim": 768},
+        "text_encoder_2": CLIP_BIG_G,
+        "text_encoder_3": T5_XXL,
+        "text_encoder_4": LLAMA3_8B,
     },
     "Flux.1 dev": {
         "transformer": {"_class_name": "FluxTransformer2DModel", "guidance_embeds": True},

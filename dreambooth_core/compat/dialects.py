@@ -210,7 +210,6 @@ CONVERSIONS = (
 NAMES = (*SCRIPTS, *CONVERSIONS)
 UNTRAINED = {
     "sana": "Sana",
-    "hidream": "HiDream",
     "flux_kontext": "a model that edits images",
     "flux2_img2img": "a model that edits images",
     "flux2_klein_img2img": "a model that edits images",

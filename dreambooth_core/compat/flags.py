@@ -49,6 +49,7 @@ PRECISIONS = ("no", "fp16", "bf16")
 _IF_ONLY = "it is for DeepFloyd IF, which this engine does not train"
 _HUB_DATA = "images come from a folder"
 _OWN_TEXT = "prompts are encoded as the base's own pipeline does"
+_LLAMA = "HiDream's Llama lies in the base's own folder, as text_encoder_4 and tokenizer_4"
 _TO_THE_END = "what is trained is trained to the end"
 
 FLAGS: tuple[Flag, ...] = (
@@ -404,8 +405,8 @@ FLAGS: tuple[Flag, ...] = (
         how="the places of tokens, which half precision blurs, are counted in fp32",
     ),
     Flag("clip_skip", "int", refused=_OWN_TEXT),
-    Flag("pretrained_tokenizer_4_name_or_path", "text", how="the script does not use it either"),
-    Flag("pretrained_text_encoder_4_name_or_path", "text", how="the script does not use it either"),
+    Flag("pretrained_tokenizer_4_name_or_path", "text", how=_LLAMA),
+    Flag("pretrained_text_encoder_4_name_or_path", "text", how=_LLAMA),
     Flag("tokenizer_max_length", "int", refused=_IF_ONLY, harmless=(77,)),
     Flag("text_encoder_use_attention_mask", "switch", refused=_IF_ONLY),
     Flag("validation_images", "texts", refused=_IF_ONLY),

@@ -73,6 +73,11 @@ FLUX2: Defaults = {
     "enable_npu_flash_attention": False,
     "fsdp_text_encoder": False,
 }
+LLAMA: Defaults = {
+    "pretrained_tokenizer_4_name_or_path": "meta-llama/Meta-Llama-3.1-8B-Instruct",
+    "pretrained_text_encoder_4_name_or_path": "meta-llama/Meta-Llama-3.1-8B-Instruct",
+}
+"""HiDream's; Qwen-Image's script took them over and does not use them."""
 FLUX: Defaults = {**TEXT, "train_text_encoder": False, "guidance_scale": 3.5}
 SD3: Defaults = {
     **TEXT,
@@ -190,9 +195,8 @@ LATER: tuple[Dialect, ...] = (
         QKVO,
         4.0,
         **LARGE,
+        **LLAMA,
         caption_dropout=0.0,
-        pretrained_tokenizer_4_name_or_path="meta-llama/Meta-Llama-3.1-8B-Instruct",
-        pretrained_text_encoder_4_name_or_path="meta-llama/Meta-Llama-3.1-8B-Instruct",
     ),
     flow(
         "train_dreambooth_lora_krea2",
@@ -229,6 +233,18 @@ LATER: tuple[Dialect, ...] = (
         upsample_prompt=False,
         prompt_enhancer_head_id="diffusers/qwen3-vl-8b-instruct-lm-head",
         disable_training_autocast=False,
+    ),
+    flow(
+        "train_dreambooth_lora_hidream",
+        "hidream-dreambooth-lora",
+        "to_k,to_q,to_v,to_out",
+        5.0,
+        **LLAMA,
+        max_sequence_length=128,
+        bnb_quantization_config_path=None,
+        offload=False,
+        skip_final_inference=False,
+        final_validation_prompt=None,
     ),
     flow("train_dreambooth_lora_sd3", "", JOINT, 7.0, **SD3, lora_blocks=None),
     flow("train_dreambooth_sd3", "", "", 7.0, **SD3),

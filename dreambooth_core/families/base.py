@@ -153,6 +153,8 @@ class Family(ABC):
         """All networks, by the names of their folders in diffusers' layout."""
         return (self.denoiser, "vae", *self.text_encoders, *self.companions)
 
+    elsewhere: ClassVar[Mapping[str, str]] = {}
+    """What to do about a network that is not published with the rest, by its folder."""
     classes: ClassVar[Mapping[str, str]] = {}
     """The class of each network, as ``library.Class``, where diffusers and transformers read it."""
     files: ClassVar[HostFiles | None] = None
@@ -348,6 +350,10 @@ class Family(ABC):
         self, parts: Components, prompts: Sequence[str], negative: str, guidance: float
     ) -> dict[str, Any]:
         """What the pipeline is called with for these prompts: embeddings on its device."""
+
+    def readied(self, pipeline: Any, height: int, width: int) -> None:
+        """Makes a pipeline draw images of this size, where its own call would change it."""
+        return
 
     def latents_of(self, parts: Components, made: Tensor, height: int, width: int) -> Tensor:
         """What the pipeline gives as latents, in the shape that :meth:`scaled` gives."""

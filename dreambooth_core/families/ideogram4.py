@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Components, Loaded, SizeInfo
@@ -147,6 +148,28 @@ class Ideogram4(FoldedLatents):
     def blank(self, parts: Components, batch: int, dtype: torch.dtype) -> Conditioning:
         width = parts.denoiser.config.llm_features_dim
         return Conditioning(torch.empty(batch, self.most_tokens, width, dtype=dtype, device="meta"))
+
+    def meta_step(
+        self,
+        parts: Components,
+        texts: Mapping[str, nn.Module] | None,
+        *,
+        batch: int,
+        height: int,
+        width: int,
+        dtype: torch.dtype,
+    ) -> Callable[[], Tensor]:
+        """Without the angles of places: the model takes care of their precision by the name of the
+        device, and the meta device has none that counts."""
+        parts.denoiser.rotary_emb.forward = partial(_angles, parts.denoiser.config)
+        return super().meta_step(parts, texts, batch=batch, height=height, width=width, dtype=dtype)
+
+
+def _angles(config: Any, places: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines ``[n, tokens, head]`` without values."""
+    count, tokens, _ = places.shape
+    angles = torch.empty(count, tokens, config.attention_head_dim, device=places.device)
+    return angles, angles
 
 
 def _layout(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -119,10 +120,20 @@ def _look(
             )
     family = family_of_pipeline(str(identity.details.get("pipeline", "")))
     if family is not None:
-        return family, {name: read_config(path / name) for name in family.networks}, None
+        return family, {name: _config(family, path, name) for name in family.networks}, None
     stored = read_stored(options, path, values=values)
     configs = {name: part.config for name, part in stored.components.items()}
     return family_of(configs, where), configs, stored
+
+
+def _config(family: Family, path: Path, name: str) -> dict[str, Any]:
+    if not os.path.isdir(path / name):
+        raise UserError(
+            f"this {family.label} has no {name.replace('_', ' ')}",
+            where=f"base.model: {path}",
+            do=family.elsewhere.get(name, f"Put the folder {name} of the same model there."),
+        )
+    return read_config(path / name)
 
 
 def pinned(options: BaseOptions, recorded: str | None = None) -> BaseOptions:

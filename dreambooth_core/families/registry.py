@@ -9,6 +9,7 @@ from dreambooth_core.errors import Unsupported
 from dreambooth_core.families.base import Configs, Family
 from dreambooth_core.families.flux import Chroma, Flux
 from dreambooth_core.families.flux2 import Flux2Dev, Flux2Klein
+from dreambooth_core.families.hidream import HiDream
 from dreambooth_core.families.ideogram4 import Ideogram4
 from dreambooth_core.families.krea2 import Krea2
 from dreambooth_core.families.lumina2 import Lumina2
@@ -35,6 +36,7 @@ FAMILIES.add(
     Krea2(),
     Lumina2(),
     Ideogram4(),
+    HiDream(),
 )
 
 

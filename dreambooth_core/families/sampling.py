@@ -114,6 +114,7 @@ def _denoise(
     }
     if parts.is_inpainting:
         arguments |= _blank_canvas(width, height, len(prompts))
+    parts.family.readied(pipeline, height, width)
     made: Tensor = pipeline(**arguments).images
     return parts.family.latents_of(parts, made, height, width)
 

@@ -25,7 +25,6 @@ from dreambooth_core.families.text import Conditioning
 from dreambooth_core.formats.checkpoints.build import UNRUN, without_initial_values
 from dreambooth_core.formats.checkpoints.folder_layout import read_weights
 from dreambooth_core.formats.checkpoints.parts import ModelParts
-from dreambooth_core.formats.folders import is_folder
 from dreambooth_core.formats.privacy import cleaned
 from dreambooth_core.formats.reading import read_json
 from dreambooth_core.formats.storage import write_json, write_tensors
@@ -106,12 +105,6 @@ class TransformerFamily(Family):
         return Loaded(models, stored.scheduler, "flow", stored.settings)
 
     def _network(self, folder: Path, name: str, weights: bool) -> nn.Module:
-        if not is_folder(folder):
-            raise UserError(
-                f"this {self.label} has no {name.replace('_', ' ')}",
-                where=f"base.model: {folder.parent}",
-                do=f"Put the folder {name} of the same model there.",
-            )
         if not weights:
             return self.empty(name, read_json(folder / "config.json"))
         stored = next(t for t in read_weights(folder).values() if t.is_floating_point())

@@ -44,12 +44,14 @@ class Bench:
             None leaves the family's.
         inner: what the pipeline's scheduler sees, as the family's latents; None where it is what
             the pipeline returns as latents too.
+        ready: makes the pipeline draw this height and width.
     """
 
     folder: Path
     call: Mapping[str, Any] = field(default_factory=dict)
     tokens: int | None = None
     inner: Callable[[Components, Tensor, int, int], Tensor] | None = None
+    ready: Callable[[Any, int, int], None] | None = None
 
     def parts(self) -> Components:
         """The base as our trainer loads it."""
@@ -67,6 +69,8 @@ class Bench:
 
     def sample(self, pipeline: Any, height: int, width: int, steps: int) -> Tensor:
         """Latents as the pipeline returns them, for PROMPT."""
+        if self.ready is not None:
+            self.ready(pipeline, height, width)
         made: Tensor = pipeline(
             prompt=PROMPT,
             height=height,
@@ -142,11 +146,12 @@ def overfit(
     batch: int = 8,
     rate: float = 1e-2,
     inference_steps: int = 15,
+    options: ObjectiveOptions | None = None,
 ) -> float:
     """Relative error of the latent that diffusers samples after training on it alone."""
     parts, pipeline = bench.parts(), bench.pipeline()
     family = parts.family
-    objective = family.objective(ObjectiveOptions(), parts)
+    objective = family.objective(options or ObjectiveOptions(), parts)
     sizes = [SizeInfo((size, size), (0, 0), (size, size))] * batch
     shape = family.latent_shape(parts.configs, size, size)
     clean = torch.randn(1, *shape, generator=_seeded(7))

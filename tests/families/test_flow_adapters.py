@@ -28,6 +28,7 @@ FAMILIES = (
     "lumina2",
     "krea2",
     "ideogram4",
+    "hidream",
 )
 PAIRS = [(name, layout) for name in FAMILIES for layout in ("host", "diffusers")]
 # Fused for the hosts, which diffusers does not take: the run says so when it saves.

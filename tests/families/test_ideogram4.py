@@ -145,4 +145,6 @@ def test_a_prompt_that_is_too_long_is_refused(bench: proofs.Bench) -> None:
 
 
 def test_overfit(bench: proofs.Bench) -> None:
-    assert proofs.overfit(bench) < 0.15
+    """Uniformly: of so small an image the noise with which sampling begins is hardly ever drawn."""
+    options = ObjectiveOptions(timestep_bias="none", shift="none")
+    assert proofs.overfit(bench, options=options) < 0.15

@@ -26,6 +26,8 @@ from diffusers import (
     Flux2Transformer2DModel,
     FluxPipeline,
     FluxTransformer2DModel,
+    HiDreamImagePipeline,
+    HiDreamImageTransformer2DModel,
     Ideogram4Pipeline,
     Ideogram4Transformer2DModel,
     Krea2Pipeline,
@@ -47,6 +49,8 @@ from transformers import (
     CLIPTextModelWithProjection,
     Gemma2Config,
     Gemma2Model,
+    LlamaConfig,
+    LlamaForCausalLM,
     Mistral3Config,
     Mistral3ForConditionalGeneration,
     Qwen2_5_VLConfig,
@@ -385,6 +389,7 @@ def ideogram4(folder: Path) -> Path:
         "adaln_dim": 32,
         "llm_features_dim": 13 * TEXT,
         "mrope_section": (4, 2, 2),
+        "rope_theta": 100,  # of 5 million a small head would see no column
     }
     return _write(
         folder,
@@ -395,6 +400,41 @@ def ideogram4(folder: Path) -> Path:
         text_encoder=_qwen3_vl(tokenizer, layers=36),
         tokenizer=tokenizer,
         scheduler=FlowMatchEulerDiscreteScheduler(),
+    )
+
+
+def hidream(folder: Path) -> Path:
+    """HiDream: two CLIPs, T5 and all layers of Llama, four experts in every block."""
+    torch.manual_seed(0)
+    clip, t5, llama = tokenizers.clip(), tokenizers.t5(), tokenizers.mistral()
+    config = LlamaConfig(vocab_size=len(llama), num_hidden_layers=2, head_dim=16, **SMALL_QWEN)
+    denoiser = HiDreamImageTransformer2DModel(
+        patch_size=2,
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=HEAD,
+        num_attention_heads=HEADS,
+        caption_channels=[TEXT + 16, TEXT],
+        text_emb_dim=2 * TEXT,
+        axes_dims_rope=(8, 4, 4),
+        max_resolution=(16, 16),
+        llama_layers=[0, 1],
+    )
+    return _write(
+        folder,
+        HiDreamImagePipeline,
+        transformer=denoiser,
+        vae=_vae(0.1159, 0.3611),
+        text_encoder=CLIPTextModelWithProjection(_clip_config(clip, positions=248)),
+        tokenizer=clip,
+        text_encoder_2=CLIPTextModelWithProjection(_clip_config(clip, positions=248)),
+        tokenizer_2=clip,
+        text_encoder_3=T5EncoderModel(_t5_config(t5, width=TEXT + 16)),
+        tokenizer_3=t5,
+        text_encoder_4=LlamaForCausalLM(config),
+        tokenizer_4=llama,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
     )
 
 
@@ -409,6 +449,7 @@ WRITERS: dict[str, Callable[..., Path]] = {
     "lumina2": lumina2,
     "krea2": krea2,
     "ideogram4": ideogram4,
+    "hidream": hidream,
 }
 
 
@@ -473,8 +514,9 @@ def _double_and_single() -> dict[str, Any]:
     }
 
 
-def _clip_config(tokenizer: Any) -> CLIPTextConfig:
+def _clip_config(tokenizer: Any, *, positions: int = 77) -> CLIPTextConfig:
     return CLIPTextConfig(
+        max_position_embeddings=positions,
         vocab_size=len(tokenizer),
         hidden_size=TEXT,
         intermediate_size=64,

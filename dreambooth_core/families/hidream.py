@@ -1,0 +1,179 @@
+"""HiDream-I1 (HiDream 2025): two streams, then one; two CLIPs, T5 and every layer of Llama."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from dreambooth_core.errors import UserError
+from dreambooth_core.families.base import Components, Configs, SizeInfo
+from dreambooth_core.families.text import Conditioning
+from dreambooth_core.families.transformer import TransformerFamily
+from dreambooth_core.objective.shift import FlowDefaults
+
+_ATTENTION = r"attn1\.(to_q|to_k|to_v|to_out)(_t)?"
+
+
+class HiDream(TransformerFamily):
+    """HiDream-I1 full, dev and fast: 48 blocks of four experts, 17 billion weights."""
+
+    name: ClassVar[str] = "hidream"
+    label: ClassVar[str] = "HiDream"
+    pipelines: ClassVar[tuple[str, ...]] = ("HiDreamImagePipeline",)
+    text_encoders: ClassVar[tuple[str, ...]] = (
+        "text_encoder",
+        "text_encoder_2",
+        "text_encoder_3",
+        "text_encoder_4",
+    )
+    tokenizers: ClassVar[tuple[str, ...]] = (
+        "tokenizer",
+        "tokenizer_2",
+        "tokenizer_3",
+        "tokenizer_4",
+    )
+    classes: ClassVar[Mapping[str, str]] = {
+        "transformer": "diffusers.HiDreamImageTransformer2DModel",
+        "vae": "diffusers.AutoencoderKL",
+        "text_encoder": "transformers.CLIPTextModelWithProjection",
+        "text_encoder_2": "transformers.CLIPTextModelWithProjection",
+        "text_encoder_3": "transformers.T5EncoderModel",
+        "text_encoder_4": "transformers.LlamaForCausalLM",
+    }
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        "text_encoder_4": "It is Llama 3.1 8B Instruct, which is published on its own: save its "
+        "LlamaForCausalLM as text_encoder_4 and its tokenizer as tokenizer_4 there."
+    }
+    # diffusers' script: uniform, with the shift 3 whatever the base's own scheduler says.
+    flow: ClassVar[FlowDefaults] = FlowDefaults(shift="static", factor=3.0)
+    most_tokens: ClassVar[int] = 128
+    targets: ClassVar[Mapping[str, str]] = {
+        "query_value": r"\.attn1\.(to_q|to_v)$",
+        "attention": rf"\.{_ATTENTION}$",
+        "transformer": rf"\.({_ATTENTION}|ff_t\.w[123]|ff_i\.shared_experts\.w[123])$",
+        "all": r"^(double|single)_stream_blocks\.",
+    }
+
+    def latent_shape(self, configs: Configs, height: int, width: int) -> tuple[int, ...]:
+        """Raises ``UserError`` for an image that is not square and larger than its model takes."""
+        shape = super().latent_shape(configs, height, width)
+        config = configs["transformer"]
+        most = math.prod(config.get("max_resolution") or (128, 128))
+        if height != width and math.prod(shape[1:]) > most:
+            side = int(math.sqrt(most)) * self.latent_scale(configs["vae"])
+            raise UserError(
+                f"HiDream takes no image of {width} x {height} pixels: one that is not square has "
+                f"at most as many as {side} x {side}",
+                where="data.resolution",
+                do=f"Set {side} or less.",
+            )
+        return shape
+
+    def encode(self, parts: Components, prompts: Sequence[str]) -> Conditioning:
+        """T5's last layer and all of Llama's side by side: ``[batch, tokens, widths]``."""
+        t5, _, llama, _, pooled, _ = self.text_pipeline(parts).encode_prompt(
+            list(prompts),
+            device=self.text_device(parts),
+            do_classifier_free_guidance=False,
+            max_sequence_length=self.most_tokens,
+        )
+        return Conditioning(torch.cat([t5, llama.permute(1, 2, 0, 3).flatten(2)], dim=2), pooled)
+
+    def predict(
+        self,
+        parts: Components,
+        noisy: Tensor,
+        timesteps: Tensor,
+        conditioning: Conditioning,
+        sizes: Sequence[SizeInfo],
+        inpainting: Tensor | None = None,
+    ) -> Tensor:
+        """It counts noise in thousandths, and answers with the direction towards the image."""
+        t5, llama = _apart(parts, conditioning.embeds)
+        answer: Tensor = parts.denoiser(
+            hidden_states=noisy,
+            timesteps=1000.0 * timesteps,
+            encoder_hidden_states_t5=t5,
+            encoder_hidden_states_llama3=llama,
+            pooled_embeds=conditioning.pooled,
+            return_dict=False,
+        )[0]
+        if answer.shape != noisy.shape:
+            answer = _spatial(answer, *noisy.shape[-2:])
+        return -answer
+
+    def readied(self, pipeline: Any, height: int, width: int) -> None:
+        """It would draw every image with as many pixels as a square of the size that it holds for
+        its own. A hair more, because it rounds down."""
+        pipeline.default_sample_size = math.sqrt(height * width) / pipeline.vae_scale_factor + 1e-6
+
+    def sampling_arguments(
+        self, parts: Components, prompts: Sequence[str], negative: str, guidance: float
+    ) -> dict[str, Any]:
+        arguments = self._given(parts, prompts, "")
+        if guidance > 1:
+            arguments |= self._given(parts, [negative] * len(prompts), "negative_")
+        return {**arguments, "guidance_scale": guidance}
+
+    def _given(self, parts: Components, prompts: Sequence[str], which: str) -> dict[str, Any]:
+        found = self.placed(parts, self.encode(parts, prompts))
+        t5, llama = _apart(parts, found.embeds)
+        return {
+            f"{which}prompt_embeds_t5": t5,
+            f"{which}prompt_embeds_llama3": llama,
+            f"{which}pooled_prompt_embeds": found.pooled,
+        }
+
+    def blank(self, parts: Components, batch: int, dtype: torch.dtype) -> Conditioning:
+        config = parts.denoiser.config
+        t5, llama = config.caption_channels
+        width = t5 + llama * (1 + max(config.llama_layers))
+        embeds = torch.empty(batch, self.most_tokens, width, dtype=dtype, device="meta")
+        return Conditioning(embeds, embeds.new_empty(batch, config.text_emb_dim))
+
+    def meta_step(
+        self,
+        parts: Components,
+        texts: Mapping[str, nn.Module] | None,
+        *,
+        batch: int,
+        height: int,
+        width: int,
+        dtype: torch.dtype,
+    ) -> Callable[[], Tensor]:
+        """With every expert as busy as the others: who gets which token, only values tell."""
+        parts.denoiser.train()
+        for module in parts.denoiser.modules():
+            if hasattr(module, "experts"):
+                module.forward = partial(_evenly, module)
+        return super().meta_step(parts, texts, batch=batch, height=height, width=width, dtype=dtype)
+
+
+def _apart(parts: Components, embeds: Tensor) -> tuple[Tensor, Tensor]:
+    """T5's ``[batch, tokens, width]`` and Llama's ``[layers, batch, tokens, width]``."""
+    t5, llama = parts.denoiser.config.caption_channels
+    layers = embeds[..., t5:].unflatten(2, (-1, llama))
+    return embeds[..., :t5], layers.permute(2, 0, 1, 3)
+
+
+def _spatial(tokens: Tensor, height: int, width: int) -> Tensor:
+    """``[n, channels, tokens, 4]``, as the model answers while it is trained (images that are not
+    square with padding behind), as ``[n, channels, height, width]``."""
+    rows, columns = height // 2, width // 2
+    cells = tokens[:, :, : rows * columns].unflatten(3, (2, 2)).unflatten(2, (rows, columns))
+    return cells.transpose(3, 4).flatten(4, 5).flatten(2, 3)
+
+
+def _evenly(layer: Any, hidden: Tensor) -> Tensor:
+    """A mixture of experts without its choice: tokens are dealt out in equal shares."""
+    dealt = hidden.flatten(0, -2).repeat_interleave(layer.num_activated_experts, dim=0)
+    shares = dealt.tensor_split(len(layer.experts))
+    answers = [expert(share) for expert, share in zip(layer.experts, shares, strict=True)]
+    mixed = torch.cat(answers).unflatten(0, (-1, layer.num_activated_experts)).sum(dim=1)
+    found: Tensor = mixed.view_as(hidden) + layer.shared_experts(hidden)
+    return found
