@@ -134,17 +134,16 @@ class HeldOut:
         return self.objective.losses(prediction, noisy, self.samples.masks(slots))
 
 
-def keep_best(result: Path, name: str) -> Path:
-    """Copies a result to ``<name>-best`` beside it, whole or not at all.
+def keep(result: Path, stem: str) -> Path:
+    """Copies a result to ``stem`` beside it, whole or not at all.
 
     Raises:
         SaveFailed: it could not be written.
     """
+    target = result.with_name(f"{stem}{'' if result.is_dir() else result.suffix}")
     if result.is_dir():
-        target = result.with_name(f"{name}-best")
         with replacing_folder(target) as part:
             shutil.copytree(result, part, dirs_exist_ok=True)
-        return target
-    target = result.with_name(f"{name}-best{result.suffix}")
-    copy_file(result, target, link=True)
+    else:
+        copy_file(result, target, link=True)
     return target

@@ -300,6 +300,14 @@ RULES: tuple[Rule, ...] = (
         lambda s: s.config.save.arrangement not in s.method.arrangements,
     ),
     Rule(
+        "save.best",
+        "results laid out for other scripts",
+        "such folders have no place for a best one",
+        "Leave save.arrangement at run.",
+        "save.best",
+        lambda s: s.config.save.best and s.config.save.arrangement != "run",
+    ),
+    Rule(
         "save.layout",
         "a method that it has no place for",
         "whatever reads such files would not know the result",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from dreambooth_core.disk import remove
 from dreambooth_core.formats.adapters.write import write_adapter
 from dreambooth_core.formats.embeddings import write_embedding
+from dreambooth_core.trainer.best import keep
 from dreambooth_core.trainer.metadata import result_metadata
 from dreambooth_core.trainer.precision import STORED
 
@@ -63,6 +64,22 @@ def embedding_path(session: Session, name: str) -> Path:
     """Where the learned token of the result ``name`` lies: hosts know it by its file's name."""
     folder = session.folder
     return folder.path / f"{_word(session)}{name.removeprefix(folder.name)}.safetensors"
+
+
+def keep_best(session: Session, name: str, result: Path) -> Path:
+    """Keeps the result ``name``, that was just written, as ``<run>-best`` too, and a learned token
+    as ``<token>-best``; returns the file that counts.
+
+    Raises:
+        SaveFailed: it could not be written.
+    """
+    best = f"{session.folder.name}-best"
+    if session.method.embedding() is not None:
+        token = embedding_path(session, name)
+        kept = keep(token, embedding_path(session, best).stem)
+        if result == token:
+            return kept
+    return keep(result, best)
 
 
 def _word(session: Session) -> str:

@@ -268,7 +268,7 @@ def _train(session: Session) -> _Trained | None:
         return None
     reporter.emit("progress", stage="saving")
     file = _saved_result(session)
-    session.keep_best(file)
+    session.keep_best(folder.name, file)
     token, learned = None, {}
     if session.method.embedding() is not None:
         token = (session.config.method.placeholder_token, embedding_path(session, folder.name))

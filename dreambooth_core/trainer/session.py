@@ -21,13 +21,13 @@ from dreambooth_core.optim.ema import Ema
 from dreambooth_core.optim.stepper import Stepper
 from dreambooth_core.trainer.arrangements import arrange_samples
 from dreambooth_core.trainer.asked import Asked
-from dreambooth_core.trainer.best import HeldOut, Record, keep_best
+from dreambooth_core.trainer.best import HeldOut, Record
 from dreambooth_core.trainer.config import TrainConfig
 from dreambooth_core.trainer.judge import Judge
 from dreambooth_core.trainer.precision import Precision
 from dreambooth_core.trainer.processes import Processes
 from dreambooth_core.trainer.report import Reporter
-from dreambooth_core.trainer.results import prune_results, write_result
+from dreambooth_core.trainer.results import keep_best, prune_results, write_result
 from dreambooth_core.trainer.samples import Samples
 from dreambooth_core.trainer.saving import Saver
 from dreambooth_core.trainer.state import TrainState, save_state, settings_identity
@@ -168,12 +168,11 @@ class Session:
         patience = self.config.run.stop_when
         return patience is not None and self.record.worse() >= patience
 
-    def keep_best(self, result: Path) -> None:
-        """Keeps a result of this step as the best one, if it is; on a full disk, once there is
-        room."""
+    def keep_best(self, name: str, result: Path) -> None:
+        """Keeps the result ``name`` of this step as the best one, if it is; on a full disk, once
+        there is room."""
         if self.step == self.record.best and self.config.save.best:
-            name = self.folder.name
-            path = self.saver("the best result", lambda: keep_best(result, name))
+            path = self.saver("the best result", lambda: keep_best(self, name, result))
             self.reporter.emit(
                 "saved", path=self.folder.relative(path), step=self.step, result=True
             )
@@ -183,7 +182,8 @@ class Session:
         self.measure()
         if self.processes.is_main:
             self.save_state()
-            self.keep_best(self.save_result(f"{self.folder.name}-{self.step:06d}"))
+            name = f"{self.folder.name}-{self.step:06d}"
+            self.keep_best(name, self.save_result(name))
             prune_results(self, self.config.save.keep)
 
     @property

@@ -88,6 +88,17 @@ def test_a_run_that_gets_no_better_ends(
     assert told == [0.1]
 
 
+def test_a_learned_word_is_kept_beside_its_adapter(
+    base: Path, many: Path, tmp_path: Path, told: list[float]
+) -> None:
+    told += [0.2, 0.4]
+    changes = {"save__best": "true", "save__every_steps": 1, "run__steps": 2}
+    folder = train(config_for(base, many, tmp_path, method__kind="pivotal", **changes))
+    for name in ("run", "sks"):
+        best = (folder.path / f"{name}-best.safetensors").read_bytes()
+        assert best == (folder.path / f"{name}-000001.safetensors").read_bytes()
+
+
 def test_a_resumed_run_knows_what_was_measured(
     base: Path, many: Path, tmp_path: Path, told: list[float]
 ) -> None:

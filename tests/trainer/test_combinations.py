@@ -89,6 +89,10 @@ BROKEN: dict[tuple[str, str], Given] = {
         "method.kind": "loha",
         "save.arrangement": "shivam",
     },
+    ("save.best", "results laid out for other scripts"): {
+        "save.best": "true",
+        "save.arrangement": "diffusers",
+    },
     ("save.layout", "a method that it has no place for"): {
         "method.kind": "lokr",
         "save.layout": "diffusers",
