@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dreambooth_core.families.names import NAMES, Layer, LayerNames, recognise
+from dreambooth_core.families.names import NAMES, Layer, LayerNames, recognise, variant_of
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -69,7 +69,8 @@ def look(shapes: Shapes, dtypes: Mapping[str, int]) -> Finding | None:
     """What this is, if it is one of these; ``None`` otherwise."""
     found = family_of(shapes)
     method = quantised_by(shapes)
-    label = f"{found[0].label} denoiser" if found is not None else "model"
+    name = _called(shapes, *found) if found is not None else ""
+    label = f"{name} denoiser" if found is not None else "model"
     if method is not None:
         family = found[0].family if found is not None else None
         return Finding("quantised", family, f"a {label} quantised by {method}", ADVICE)
@@ -80,7 +81,7 @@ def look(shapes: Shapes, dtypes: Mapping[str, int]) -> Finding | None:
         if not rest:
             return Finding("denoiser", found[0].family, f"a {label}", None, details)
         details["parts"] = ["denoiser", *rest]
-        return Finding("checkpoint", found[0].family, f"a {found[0].label} model", None, details)
+        return Finding("checkpoint", found[0].family, f"a {name} model", None, details)
     part = _text_encoder(shapes) or _autoencoder(shapes)
     return None if part is None else Finding(*part, None, details)
 
@@ -90,17 +91,33 @@ def family_of(shapes: Shapes) -> tuple[LayerNames, dict[str, Layer]] | None:
     for another thing, and for a UNet."""
     if any(part in key for key in shapes for part in _UNET):
         return None
-    prefix = next((p for p in PREFIXES if any(key.startswith(p) for key in shapes)), "")
-    sizes = {
+    prefix = _prefix(shapes)
+    sizes = _sizes(shapes, prefix)
+    found = recognise(tuple(NAMES.working()), sizes)
+    if found is None or len(found[1]) < len(sizes) / 2:
+        return None
+    return found[0], {f"{prefix}{name}": layer for name, layer in found[1].items()}
+
+
+def _called(shapes: Shapes, names: LayerNames, layers: Mapping[str, Layer]) -> str:
+    """A denoiser's name: its family's, or that of its size."""
+    prefix = _prefix(shapes)
+    found = {name.removeprefix(prefix): layer for name, layer in layers.items()}
+    variant = variant_of(names, found, _sizes(shapes, prefix))
+    return (variant.label if variant else "") or names.label
+
+
+def _prefix(shapes: Shapes) -> str:
+    return next((p for p in PREFIXES if any(key.startswith(p) for key in shapes)), "")
+
+
+def _sizes(shapes: Shapes, prefix: str) -> dict[str, tuple[int | None, int | None]]:
+    return {
         key.removesuffix(".weight")[len(prefix) :]: (int(shape[0]), int(shape[1]))
         for key, shape in shapes.items()
         if key.startswith(prefix) and key.endswith(".weight") and len(shape) > 1
         if not key.startswith(OTHERS)
     }
-    found = recognise(tuple(NAMES.working()), sizes)
-    if found is None or len(found[1]) < len(sizes) / 2:
-        return None
-    return found[0], {f"{prefix}{name}": layer for name, layer in found[1].items()}
 
 
 def quantised_by(shapes: Shapes) -> str | None:

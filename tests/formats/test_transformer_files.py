@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dreambooth_core.commands.main import main
-from dreambooth_core.families.names import NAMES, LayerNames
+from dreambooth_core.families.names import NAMES, LayerNames, names_of
 from dreambooth_core.formats import storage
 from dreambooth_core.formats.transformer_files import look
 from tests.helpers.family_adapters import sizes
@@ -44,6 +44,18 @@ def test_denoisers(names: LayerNames, side: str) -> None:
     found = look(whole, {})
     assert found is not None
     assert (found.kind, found.details["parts"]) == ("checkpoint", ["denoiser", "vae"])
+
+
+@pytest.mark.parametrize(("width", "name"), [(6144, "Flux.2 dev"), (3072, "Flux.2 Klein 4B")])
+def test_sizes_that_are_models_of_their_own(width: int, name: str) -> None:
+    names = names_of("flux2")
+    assert names is not None
+    shapes = {
+        key: (out * width // 12, width) for key, (out, _) in denoiser(names, "native").items()
+    }
+    found = look(shapes, {})
+    assert found is not None
+    assert found.label == f"a {name} denoiser"
 
 
 LAYER = "model.layers.0."
