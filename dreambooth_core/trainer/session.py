@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -148,13 +149,15 @@ class Session:
         found: dict[str, float] = {}
         with self.result_weights():
             if self.held_out:
-                found["held_out_loss"] = self.held_out.loss()
+                with self.reporter.decorative("measuring the held-out loss"):
+                    found["held_out_loss"] = self.held_out.loss()
             if self.judge:
                 with self.reporter.decorative("judging images"), suppress(Stopped):
                     look = self.judge.look(self.asked.stops)
                     found |= {**look.numbers(), "score": round(look.score(self.judge.base), 5)}
         said = self.processes.agree([f"{name}={value!r}" for name, value in found.items()])
-        found = {name: float(value) for name, value in (each.split("=") for each in said)}
+        numbers = ((name, float(value)) for name, value in (each.split("=") for each in said))
+        found = {name: value for name, value in numbers if isfinite(value)}
         if "held_out_loss" in found:
             self.record.losses[self.step] = found["held_out_loss"]
         if "score" in found:

@@ -88,6 +88,23 @@ def test_a_run_that_gets_no_better_ends(
     assert told == [0.1]
 
 
+def test_a_measurement_that_fails_ends_no_run(base: Path, many: Path, tmp_path: Path) -> None:
+    said = iter([float("nan"), torch.OutOfMemoryError("no more")])
+
+    def fail(held_out: HeldOut) -> float:
+        answer = next(said)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    with mock.patch.object(HeldOut, "loss", fail):
+        changes = {"save__best": "true", "save__every_steps": 1, "run__steps": 2}
+        folder = train(config_for(base, many, tmp_path, **changes))
+    assert not [e for e in folder.events if e["kind"] == "measured"]
+    assert any("no more" in e["message"] for e in folder.events if e["kind"] == "warning")
+    assert list(folder.events)[-1]["outcome"] == "done"
+
+
 def test_a_learned_word_is_kept_beside_its_adapter(
     base: Path, many: Path, tmp_path: Path, told: list[float]
 ) -> None:
