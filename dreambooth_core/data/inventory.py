@@ -282,8 +282,9 @@ class _Stock:
         names = {_plain(name) for entry in candidates for name in (entry.stem, entry.name)}
         for entry in candidates:
             stem = _plain(entry.stem)
-            if stem.endswith(_MAYBE_MASK) and (owner := stem[: -len(_MAYBE_MASK)]) in names:
-                here.masks.setdefault(owner, entry)
+            bare = stem.removesuffix(_MAYBE_MASK)
+            if bare != stem and bare in names:
+                here.masks.setdefault(bare, entry)
             else:
                 here.pictures.append(entry)
         self.folders.append(here)
