@@ -241,8 +241,14 @@ def compare_steps() -> Graph:
     return graph
 
 
-def split_files(model: str, text: str, vae: str, kind: str, *, latent: str, **how: Any) -> Graph:
-    """A base in several files; the adapter goes onto the model that the host loads."""
+def split_files(
+    name: str, model: str, text: str, vae: str, *, kind: str, latent: str, **how: Any
+) -> Graph:
+    """A base in several files; the adapter goes onto the model that the host loads.
+
+    Args:
+        kind: what the host's loader of text encoders calls this model.
+    """
     graph = Graph("What is learned, and how", "Train", "Prompt", "Generate")
     graph.add("Note", 0, text=SPLIT)
     base = graph.add("DreamBoothBaseFiles", 0, diffusion_model=model, text_encoder_1=text, vae=vae)
@@ -255,7 +261,7 @@ def split_files(model: str, text: str, vae: str, kind: str, *, latent: str, **ho
         concept=images[0],
         settings=settings[0],
         base=base[0],
-        name=f"sks-star-{kind}",
+        name=name,
         sample_prompts="a photo of sks star on a beach",
     )
     graph.add("PreviewImage", 1, images=trained[4])
@@ -278,18 +284,20 @@ EXAMPLES: dict[str, Callable[[], Graph]] = {
     "Full fine-tune": full_fine_tune,
     "Compare steps": compare_steps,
     "Z-Image from its files": lambda: split_files(
+        "sks-star-z-image",
         "z_image_turbo_bf16.safetensors",
         "qwen_3_4b.safetensors",
         "ae.safetensors",
-        "lumina2",
+        kind="lumina2",
         latent="EmptySD3LatentImage",
         **EULER | {"steps": 8, "cfg": 1.0},
     ),
     "Flux.2 Klein from its files": lambda: split_files(
+        "sks-star-klein",
         "flux-2-klein-base-4b.safetensors",
         "qwen_3_4b.safetensors",
         "flux2-vae.safetensors",
-        "flux2",
+        kind="flux2",
         latent="EmptyFlux2LatentImage",
         **EULER | {"steps": 20, "cfg": 4.0},
     ),
