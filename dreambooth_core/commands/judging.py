@@ -252,7 +252,7 @@ def _draw(
 
 
 def _on(parts: Components, device: Any) -> Components:
-    for model in [*parts.models.values(), parts.vae]:
+    for model in parts.networks:
         model.to(device)
     return parts
 

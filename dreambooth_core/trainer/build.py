@@ -101,6 +101,8 @@ class Builder:
         for name, model in parts.models.items():
             if name not in whole:
                 model.to(precision.dtype)
+        for model in parts.companions.values():
+            model.to("cpu", precision.dtype)
         # One network after another, and what is cached leaves: they need not fit side by side.
         latents = self._latents(parts, items, plan, precision, held_out)
         texts = self._texts(parts, [items, held_out], precision, trained=method.trains_text)
@@ -219,7 +221,7 @@ class Builder:
     ) -> None:
         """All models on the device, with attention for the computing precision, to make images.
         Frozen weights in that precision; the autoencoder stays in fp32."""
-        for model in parts.models.values():
+        for model in (*parts.models.values(), *parts.companions.values()):
             model.to(precision.device, weights or precision.dtype)
         parts.vae.to(precision.device)
         wanted = self.config.memory.attention

@@ -116,7 +116,7 @@ class Planner:
         self._dtype = DTYPES[config.run.mixed_precision]
         parts = self._parts(family)
         self.family = family.name
-        whole = [*parts.models.values(), parts.vae]
+        whole = parts.networks
         self._base_bytes = sum(_bytes(model) for model in whole)
         self._base_numbers = sum(p.numel() for model in whole for p in model.parameters())
         method = method_for(config.method, parts)
@@ -240,6 +240,7 @@ class Planner:
             prediction_type="",
             source=self.config.base.model,
             fingerprint="",
+            companions={name: models[name] for name in family.companions},
         )
 
 

@@ -11,10 +11,16 @@ from families import flow_proofs as proofs
 from helpers import flow_bases
 from torch import Tensor
 
+from dreambooth_core.config.loading import load
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Components
+from dreambooth_core.families.ideogram4 import Ideogram4
 from dreambooth_core.families.sampling import SamplingSettings, build_pipeline, generate
 from dreambooth_core.objective.options import ObjectiveOptions
+from dreambooth_core.trainer.build import Builder
+from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.trainer.needs import Planner
+from dreambooth_core.trainer.precision import Precision
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +133,24 @@ def test_guidance_is_by_the_second_denoiser(bench: proofs.Bench) -> None:
     assert [image.tobytes() for image in generate(parts, prompts, [1, 2], settings)] != [
         image.tobytes() for image in first
     ]
+
+
+def test_class_images_are_made_by_both_denoisers(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both come to the device, and the estimate counts both."""
+    parts = proofs.Bench(folder).parts()
+    prior = ("prior.enabled=true", "run.mixed_precision=bf16", "data.resolution=64")
+    config = load(TrainConfig, overrides=[f"base.model={folder.as_posix()}", *prior])
+    builder = object.__new__(Builder)
+    builder.config = config
+    monkeypatch.setattr("dreambooth_core.trainer.build.apply_attention", lambda *_: None)
+    builder._place(parts, Precision(torch.device("meta"), torch.float32, None))
+    assert {p.device.type for model in parts.networks for p in model.parameters()} == {"meta"}
+    both = Planner(config, device="cuda").needs().class_images
+    monkeypatch.setattr(Ideogram4, "companions", ())
+    alone = Planner(config, device="cuda").needs().class_images
+    assert both - alone == 2 * sum(p.numel() for p in parts.denoiser.parameters())
 
 
 def test_a_folder_that_is_written_is_whole(bench: proofs.Bench, tmp_path: Path) -> None:
