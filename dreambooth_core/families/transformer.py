@@ -105,16 +105,40 @@ class TransformerFamily(Family):
         return Loaded(models, stored.scheduler, "flow", stored.settings)
 
     def _network(self, folder: Path, name: str, weights: bool) -> nn.Module:
-        if not weights:
-            return self.empty(name, read_json(folder / "config.json"))
-        stored = next(t for t in read_weights(folder).values() if t.is_floating_point())
         kind = self._class(name)
+        config = read_json(folder / "config.json")
+        self._refuse_another(config, name, kind, folder)
+        # Refuses what is cut and shards that do not agree, also where no weight is wanted yet.
+        tensors = read_weights(folder)
+        if not weights:
+            return self.empty(name, config)
+        stored = next(t for t in tensors.values() if t.is_floating_point())
         more = {} if name in self.text_encoders else {"low_cpu_mem_usage": True}
         with readable(folder):
             model: nn.Module = kind.from_pretrained(
                 folder, torch_dtype=stored.dtype, local_files_only=True, **more
             )
         return model
+
+    def _refuse_another(
+        self, config: Mapping[str, Any], name: str, kind: Any, folder: Path
+    ) -> None:
+        """Raises ``UserError`` where a network is of another class than this family's.
+
+        Text encoders are told by the kind of language model: the same one is saved under the names
+        of several classes, with its head and without.
+        """
+        if name in self.text_encoders:
+            found, wanted = config.get("model_type"), kind.config_class.model_type
+        else:
+            found, wanted = config.get("_class_name"), kind.__name__
+        if found is not None and found != wanted:
+            raise UserError(
+                f"the {name.replace('_', ' ')} is of another model ({str(found)[:60]}; "
+                f"{self.label} has {wanted})",
+                where=f"base.model: {folder}",
+                do=f"Put the folder {name} of the same model there.",
+            )
 
     def _class(self, name: str) -> Any:
         library, _, kind = self.classes[name].rpartition(".")
