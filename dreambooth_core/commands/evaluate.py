@@ -36,7 +36,7 @@ examples:
 class Options(Reporting):
     """What the command takes."""
 
-    runs: list[Path] = argument(
+    runs: list[str] = argument(
         kind="run folder", positional=True, metavar="RUN", help="folders of runs with a result"
     )
     kind: str = argument(
@@ -82,7 +82,7 @@ def run(args: Options) -> int:
     if not args.runs:
         raise UserError("no run is named", do="dreambooth evaluate runs/NAME")
     contest = evaluate(args, tell=None if args.json else _tell)
-    folder = args.out or args.runs[0]
+    folder = args.out or Path(args.runs[0])
     folder.mkdir(parents=True, exist_ok=True)
     files = {"html": str(folder / "evaluation.html"), "json": str(folder / "evaluation.json")}
     report = {**contest.as_dict(), "files": files}

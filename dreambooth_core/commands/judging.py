@@ -166,7 +166,7 @@ def evaluate(args: Options, tell: Callable[[str], None] | None = None) -> Contes
     """
     started = time.monotonic()
     tell = tell or (lambda what: None)
-    runs = [JudgedRun(path, saves=args.saves) for path in args.runs]
+    runs = [JudgedRun(Path(path), saves=args.saves) for path in args.runs]
     first, device = runs[0], choose_device(args.device)
     for other in runs[1:]:
         if other.config.base.model != first.config.base.model:

@@ -64,10 +64,11 @@ def evaluate(
 ) -> dict[str, Any]:
     """The report of the command on two prompts of its own."""
     prompts = out / "prompts.json"
-    out.mkdir(parents=True)
+    out.mkdir(parents=True, exist_ok=True)
     prompts.write_text(json.dumps(["{} on white", "{} on black"]))
     few = ["--prompts", str(prompts), "--images", "1", "--steps", "1", "--device", "cpu"]
-    assert main(["evaluate", str(run.path), *few, "--out", str(out), "--json", *more]) == 0
+    place = [] if out == run.path else ["--out", str(out)]
+    assert main(["evaluate", str(run.path), *few, *place, "--json", *more]) == 0
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert json.loads((out / "evaluation.json").read_text(encoding="utf-8")) == found
     return found
@@ -105,7 +106,9 @@ def test_without_encoders_the_held_out_loss_is_told(
     run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     missing = str(tmp_path / "none")
-    found = evaluate(run, tmp_path / "out", capsys, "--clip", missing)
+    shutil.copytree(run.path, tmp_path / "run")
+    copy = RunFolder(tmp_path / "run")
+    found = evaluate(copy, copy.path, capsys, "--clip", missing)  # into the run's own folder
     assert "is not on this machine" in found["notes"][0]
     base, last = found["models"]
     assert not base["measures"] and not last["measures"]
