@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dreambooth_core.bases.embedded import EMBEDDED
 from dreambooth_core.config.describe import nest
 from dreambooth_core.disk import write_text
 from dreambooth_core.jobs import Proposal, RunFolder, list_runs, saved_steps
@@ -23,9 +24,6 @@ from .words import SENT
 
 FILE = "comfyui.json"
 """In a run's folder: what was asked for, so that the same is not trained twice."""
-
-POCKET = "pocket"
-"""The tiny model that comes with the engine."""
 
 LENGTH = ("run.steps", "run.epochs")
 _PLACE = ("run.name", "run.output", "run.resume")
@@ -84,7 +82,7 @@ class Draft:
 
     name: str
     base: str | SplitBase
-    """A checkpoint's listed name, ``pocket``, or a base in several files."""
+    """A checkpoint's listed name, an embedded base's, or a base in several files."""
     concepts: Sequence[Concept]
     settings: Settings | None
     values: dict[str, Any] = field(default_factory=dict)
@@ -93,10 +91,11 @@ class Draft:
         """Asks the engine for the whole configuration. Raises ``UserError`` for a wrong value."""
         given = self.settings or Settings()
         files: list[Path] = []
-        base: dict[str, Any] = {"base.model": POCKET}
         if isinstance(self.base, SplitBase):
             base, files = self.base.values, list(self.base.files)
-        elif self.base != POCKET:
+        elif self.base in EMBEDDED:
+            base = {"base.model": self.base}
+        else:
             files = [host.model_path("checkpoints", self.base)]
             base = {"base.model": str(files[0])}
         values = {
@@ -110,7 +109,7 @@ class Draft:
         return Request(
             self.name,
             whole(config, given.presets, [*given.texts, *_forced(self.values)]),
-            ("\0".join(map(_identity, files)) or POCKET, *pictures),
+            ("\0".join(map(_identity, files)) or str(self.base), *pictures),
         )
 
 

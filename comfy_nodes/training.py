@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreambooth_core.bases.embedded import EMBEDDED
 from dreambooth_core.disk import copy_file
 from dreambooth_core.errors import UserError
 from dreambooth_core.jobs import RunFolder, read_receipt, sanitise
@@ -17,7 +18,7 @@ from .adapters import ADAPTER_OUTPUT, Adapter
 from .bases import BASE_INPUT, SplitBase
 from .concepts import Concept
 from .description import CONCEPT, PREFIX, SETTINGS, TOLD, Input, Node, Output, Result
-from .requests import POCKET, Draft, Found, Request, find, prepare
+from .requests import Draft, Found, Request, find, prepare
 from .settings import Settings
 from .watching import samples_of, train, watch
 
@@ -47,9 +48,9 @@ def train_adapter(
     request = Draft(name, base or checkpoint, concept, settings, values).request()
     folder, step, lines = fulfil(request, host.Progress(node_id))
     file = _result(folder, step)
-    if base is not None or checkpoint == POCKET:
+    if base is not None or checkpoint in EMBEDDED:
         model, clip, vae = _left_out()
-        lines = [*lines, SMALL if base is None else SPLIT]
+        lines = [*lines, _small(checkpoint) if base is None else SPLIT]
     else:
         model, clip, vae = _models(checkpoint, folder, file)
     adapter = Adapter(file, folder.name, step)
@@ -79,9 +80,9 @@ def train_checkpoint(
     folder, step, lines = fulfil(request, host.Progress(node_id))
     listed = publish(_result(folder, step))
     lines = [*lines, f"saved as {listed}"]
-    if checkpoint == POCKET:
+    if checkpoint in EMBEDDED:
         models = _left_out()
-        lines.append(SMALL)
+        lines.append(_small(checkpoint))
     else:
         models = _as_trained(folder, host.load_checkpoint(listed))
     return Result((*models, listed.name, *_pictures(folder, step)), lines)
@@ -160,11 +161,16 @@ def _as_trained(folder: RunFolder, models: tuple[Any, Any, Any]) -> tuple[Any, A
     return models
 
 
-SMALL = "MODEL, CLIP and VAE stay empty: pocket is too small for ComfyUI; SAMPLES shows the result"
 SPLIT = (
     "MODEL, CLIP and VAE stay empty: load the base's files with ComfyUI's own nodes, and put the "
     "adapter on with Apply Adapter"
 )
+
+
+def _small(base: str) -> str:
+    return (
+        f"MODEL, CLIP and VAE stay empty: {base} is too small for ComfyUI; SAMPLES shows the result"
+    )
 
 
 def _left_out() -> tuple[Any, Any, Any]:
@@ -201,8 +207,8 @@ def _is_copy(target: Path, file: Path) -> bool:
 
 def look_at_base(checkpoint: str = "", **_: Any) -> str:
     """The fingerprint of the training nodes."""
-    if checkpoint == POCKET:
-        return POCKET
+    if checkpoint in EMBEDDED:
+        return checkpoint
     try:
         facts = host.model_path("checkpoints", checkpoint).stat()
     except (UserError, OSError):
@@ -211,15 +217,15 @@ def look_at_base(checkpoint: str = "", **_: Any) -> str:
 
 
 def _checkpoints() -> list[str]:
-    return [*host.model_names("checkpoints"), POCKET]
+    return [*host.model_names("checkpoints"), *EMBEDDED]
 
 
 CHECKPOINT = Input(
     "checkpoint",
     "COMBO",
     "Checkpoint",
-    "The model to start from: a file in models/checkpoints, or pocket, the tiny model that comes "
-    "with the engine.",
+    "The model to start from: a file in models/checkpoints, or pocket or pocket-flow, the tiny "
+    "models that come with the engine.",
     choices=_checkpoints,
 )
 _CONCEPT = Input("concept", CONCEPT, "Concept", "What is to be learned: from Images or Concepts.")

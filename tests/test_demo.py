@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dreambooth_core.bases.locate import embedded_folder
+from dreambooth_core.bases.embedded import embedded_folder
 from dreambooth_core.commands import demonstration
 from dreambooth_core.commands.main import main
 from dreambooth_core.families import loading
@@ -66,6 +66,30 @@ def test_the_demo_teaches_the_star(
         assert grid.width > 800
         assert grid.height > 600
     assert (folder / "loss.png").is_file()
+
+
+def test_a_flow_model_is_taught_by_the_same_demo(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few steps: the road, from the base that is put together to an adapter that is scored."""
+    monkeypatch.setattr(demonstration, "BACKGROUNDS", ("night",))
+    monkeypatch.setattr(demonstration, "CLASS_SEEDS", (21,))
+    monkeypatch.setattr(demonstration, "SUBJECT_SEEDS", (11,))
+    monkeypatch.setattr(loading, "recommended", lambda _: {"steps": 2})
+    monkeypatch.setattr(runs, "estimate_of", lambda *_: None)
+    short = [
+        "run.steps=4",
+        "run.batch_size=1",
+        "prior.num_class_images=1",
+        "prior.num_inference_steps=2",
+        "validation.prompts=[]",
+        "log.tensorboard=false",
+    ]
+    assert main(["demo", "--base", "pocket-flow", "--json", "--out", str(tmp_path), *short]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report.keys() >= REPORT
+    assert Path(report["grid_image"]).parent == tmp_path / "demo-pocket-flow"
+    assert read_adapter(Path(report["adapter_file"])).family == "z_image"
 
 
 def test_pocket_is_small_and_whole() -> None:

@@ -16,7 +16,7 @@ from helpers.runs import config_for, train
 from peft import PeftModel
 from torch import Tensor
 
-from dreambooth_core.bases.locate import embedded_folder
+from dreambooth_core.bases.embedded import embedded_folder
 from dreambooth_core.commands.main import main
 from dreambooth_core.formats.adapters.apply import AdapterStack
 from dreambooth_core.formats.adapters.read import read_adapter

@@ -7,27 +7,18 @@ import os
 import re
 from pathlib import Path
 
+from dreambooth_core.bases.embedded import EMBEDDED, whole_folder
 from dreambooth_core.disk import settle
 from dreambooth_core.errors import UserError
 
-EMBEDDED = "pocket"
-"""The name of the base that comes with the package; known here and nowhere else."""
-
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
-
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}$", re.ASCII)
-
-
-def embedded_folder() -> Path:
-    """Where the embedded base lies."""
-    return ASSETS / EMBEDDED
 
 
 def locate(model: str, *, revision: str | None = None, variant: str | None = None) -> Path:
     """A path to the base: a folder in diffusers layout or a single file.
 
     Args:
-        model: a path, a hub id, or ``pocket``.
+        model: a path, a hub id, or the name of an embedded base.
         revision: branch, tag or commit of a hub id.
         variant: file variant of a hub id, such as ``fp16``.
 
@@ -37,13 +28,14 @@ def locate(model: str, *, revision: str | None = None, variant: str | None = Non
     path = _existing(model)
     if path is not None:
         return path
-    if model == EMBEDDED:
-        return embedded_folder()
+    if model in EMBEDDED:
+        return whole_folder(model)
     if not _HUB_ID.match(model):
         raise UserError(
             "there is no such file or folder",
             where=f"base.model: {model}",
-            do=f'Give a diffusers folder, a .safetensors or .ckpt file, a hub id or "{EMBEDDED}".',
+            do="Give a diffusers folder, a .safetensors or .ckpt file, a hub id or "
+            f"{' or '.join(EMBEDDED)}.",
         )
     return _download(model, revision, variant)
 
@@ -61,7 +53,7 @@ def is_commit(revision: str | None) -> bool:
 
 def is_on_hub(model: str) -> bool:
     """Whether a base is named by a hub id alone. Raises ``UserError`` where no file can be."""
-    return model != EMBEDDED and _HUB_ID.match(model) is not None and _existing(model) is None
+    return model not in EMBEDDED and _HUB_ID.match(model) is not None and _existing(model) is None
 
 
 def hub_id(model: str) -> str | None:

@@ -1,4 +1,4 @@
-"""``dreambooth demo``: a tiny Stable Diffusion learns a new subject, in minutes, on a CPU."""
+"""``dreambooth demo``: a tiny model learns a new subject, in minutes, on a CPU."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from dreambooth_core.bases.embedded import EMBEDDED
 from dreambooth_core.commands.console import terminal
 from dreambooth_core.commands.demonstration import (
-    CONFIG,
+    FOLDER,
     Demonstration,
     report,
     save_picture,
@@ -42,6 +43,12 @@ class Options(Reporting):
     overrides: list[str] = argument(
         factory=list, positional=True, metavar="key=value", help="changes to the demo"
     )
+    base: str = argument(
+        EMBEDDED[0],
+        choices=EMBEDDED,
+        help="which tiny model learns: pocket, a Stable Diffusion 1 (the default), or "
+        "pocket-flow, a rectified-flow transformer like Z-Image",
+    )
     out: str = argument("runs", kind="run folder", help="folder for runs (default: runs)")
     without_prior: bool = argument(
         False,
@@ -56,11 +63,12 @@ def run(args: Options) -> int:
     config = demo_config(args)
     folder = fresh_folder(config)
     write_text(folder.config, dump(config, help=True))
+    parts = load_base(config.base)
     console.print(
-        f"Teaching a tiny Stable Diffusion one particular star: {config.run.steps} steps, "
-        "a few minutes on one CPU core."
+        f"Teaching {args.base}, a tiny {parts.family.label}, one particular star: "
+        f"{config.run.steps} steps, a few minutes on one CPU core."
     )
-    shows = Demonstration(config, load_base(config.base))
+    shows = Demonstration(config, parts)
     before = shows.draw()
     code = train_here(folder)
     if code:
@@ -94,10 +102,14 @@ def run(args: Options) -> int:
 
 def demo_config(args: Options) -> TrainConfig:
     """The demo's configuration with the user's changes."""
+    name = "demo" if args.base == EMBEDDED[0] else f"demo-{args.base}"
     changes = [f"run.output={args.out}"]
     if args.without_prior:
-        changes += ["prior.enabled=false", "run.name=demo-without-prior"]
-    return load(TrainConfig, files=[CONFIG], overrides=[*changes, *args.overrides])
+        changes.append("prior.enabled=false")
+        name += "-without-prior"
+    changes.append(f"run.name={name}")
+    file = FOLDER / f"{args.base}.yaml"
+    return load(TrainConfig, files=[file], overrides=[*changes, *args.overrides])
 
 
 def fresh_folder(config: TrainConfig) -> RunFolder:

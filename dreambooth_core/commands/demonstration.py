@@ -10,7 +10,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from dreambooth_core.bases.locate import ASSETS, locate
+from dreambooth_core.bases.embedded import ASSETS
+from dreambooth_core.bases.locate import locate
 from dreambooth_core.evaluation.grid import Row, sheet
 from dreambooth_core.evaluation.scores import Scorer, agreement, diversity, load_scorer, similarity
 from dreambooth_core.families.base import Components
@@ -21,7 +22,7 @@ from dreambooth_core.formats.storage import write_bytes
 from dreambooth_core.trainer.config import TrainConfig
 
 FOLDER = ASSETS / "demo"
-CONFIG = FOLDER / "demo.yaml"
+"""What is taught, and how each embedded base learns it: a file with the base's name."""
 
 BACKGROUNDS = ("night", "purple", "grass", "brick", "sunset")
 """Where the subject is put; the base knows these words, and three are in none of its images."""
@@ -66,12 +67,14 @@ class Demonstration:
     def __init__(self, config: TrainConfig, parts: Components) -> None:
         self.config = config
         self.parts = parts
+        for model in parts.models.values():
+            model.float()  # it may be kept in half, in which a CPU is slow
         concept = config.concepts[0]
         self.instance_prompt = concept.instance_prompt
         self.class_prompt = concept.class_prompt
         folder = Path(concept.images)
         self.pictures = [Image.open(f).convert("RGB") for f in sorted(folder.glob("*.png"))]
-        self.scorer: Scorer = load_scorer(locate(config.base.model), parts)
+        self.scorer: Scorer = load_scorer(locate(config.base.model))
         watch = config.validation
         self.settings = SamplingSettings(
             steps=int(parts.recommended.get("steps", 25)),

@@ -200,7 +200,7 @@ def evaluate(args: Options, tell: Callable[[str], None] | None = None) -> Contes
     encoders = None
     try:
         encoders = load_encoders(
-            place, parts, device, clip=args.clip, dino=args.dino, download=args.download
+            place, device, clip=args.clip, dino=args.dino, download=args.download
         )
     except UserError as error:
         contest.notes.append(f"{error.line} Only the held-out loss is told.")

@@ -35,7 +35,7 @@ class Options(Reporting):
 
     prompts: list[str] = argument(positional=True, metavar="PROMPT", help="what to draw")
     base: str | None = argument(
-        None, kind="model", help='a path, a hub id or "pocket" (the default)'
+        None, kind="model", help='a path, a hub id, "pocket" (the default) or "pocket-flow"'
     )
     run: str | None = argument(
         None, kind="run folder", metavar="FOLDER", help="a run: its base and its result"

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 
 from dreambooth_core.errors import UserError
 from dreambooth_core.evaluation.scores import FOLDER, load_scorer
-from dreambooth_core.families.base import Components
 
 CLIP = "openai/clip-vit-base-patch32"
 DINO = "facebook/dinov2-small"
@@ -97,7 +96,6 @@ def own_folder(base: Path) -> Path | None:
 
 def load_encoders(
     base: Path,
-    parts: Components,
     device: torch.device,
     *,
     clip: str = "",
@@ -110,7 +108,7 @@ def load_encoders(
         UserError: they are not on this machine, and may not be fetched, or cannot be.
     """
     if not (clip or dino) and own_folder(base) is not None:
-        return load_scorer(base, parts)
+        return load_scorer(base)
     return HubEncoders(clip or CLIP, dino or DINO, device, download=download)
 
 

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.families.base import Components
 from dreambooth_core.families.text import encode_chunks, tokenise
 from dreambooth_core.formats.storage import read_tensors
+from dreambooth_core.formats.tokenizers import load_tokenizers
 
 FOLDER = "clip"
 """Where a base keeps the vision tower that belongs to its text encoder."""
@@ -37,7 +37,8 @@ class Scorer:
     Args:
         vision: a ``CLIPVisionModelWithProjection``.
         text_projection: ``[projection, text width]``.
-        parts: the base whose first text encoder the vision tower was trained with.
+        text: the CLIP text encoder that the vision tower was trained with.
+        tokenizer: its own.
         mean: colour mean that is subtracted.
         deviation: colour deviation that is divided by.
     """
@@ -46,13 +47,14 @@ class Scorer:
         self,
         vision: nn.Module,
         text_projection: Tensor,
-        parts: Components,
+        text: nn.Module,
+        tokenizer: Any,
         mean: Sequence[float] = MEAN,
         deviation: Sequence[float] = DEVIATION,
     ) -> None:
         self.vision: Any = vision.eval()
         self.text_projection = text_projection
-        self.parts = parts
+        self.text, self.tokenizer = text.eval(), tokenizer
         self.mean = torch.tensor(mean).view(3, 1, 1)
         self.deviation = torch.tensor(deviation).view(3, 1, 1)
 
@@ -71,8 +73,8 @@ class Scorer:
     @torch.no_grad()
     def captions(self, texts: Sequence[str]) -> Tensor:
         """Unit vectors ``[texts, projection]``."""
-        ids = tokenise(self.parts.tokenizers[0], texts, max_chunks=1)
-        _, pooled = encode_chunks(self.parts.text_encoders[0], ids, skip=0, normalise=True)
+        ids = tokenise(self.tokenizer, texts, max_chunks=1)
+        _, pooled = encode_chunks(self.text, ids, skip=0, normalise=True)
         return F.normalize(pooled.float() @ self.text_projection.T, dim=-1)
 
     def _pixels(self, pictures: Sequence[Image.Image]) -> Tensor:
@@ -85,22 +87,27 @@ class Scorer:
         return (pixels - self.mean) / self.deviation
 
 
-def load_scorer(base: Path, parts: Components) -> Scorer:
-    """The scorer that lies beside a base, in its ``clip`` folder.
+def load_scorer(base: Path) -> Scorer:
+    """The scorer that comes with a base, in its ``clip`` folder.
+
+    The text encoder to it and its tokenizer lie there too, or are the base's own.
 
     Raises:
         UserError: the base comes with none.
     """
-    from transformers import CLIPVisionModelWithProjection
+    from transformers import CLIPTextModel, CLIPVisionModelWithProjection
 
     folder = base / FOLDER
     if not (folder / "config.json").is_file():
         raise UserError("this base comes with no vision tower to score images", where=base)
     vision = CLIPVisionModelWithProjection.from_pretrained(str(folder), local_files_only=True)
+    home = folder if (folder / "text_encoder").is_dir() else base
+    text = CLIPTextModel.from_pretrained(str(home / "text_encoder"), local_files_only=True)
+    [tokenizer] = load_tokenizers("sd1", home)
     extra = read_tensors(folder / "text_projection.safetensors", copy=True)
     mean, deviation = _statistics(folder / "preprocessor_config.json")
     projection = extra["text_projection.weight"].float()
-    return Scorer(vision.float(), projection, parts, mean, deviation)
+    return Scorer(vision.float(), projection, text.float(), tokenizer, mean, deviation)
 
 
 def _statistics(file: Path) -> tuple[Sequence[float], Sequence[float]]:

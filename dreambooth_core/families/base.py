@@ -56,8 +56,8 @@ class Components:
     settings: dict[str, Any] = field(default_factory=dict)
     """What its ``model_index.json`` says beside the parts, such as ``is_distilled``."""
     recommended: dict[str, Any] = field(default_factory=dict)
-    """What its makers recommend for sampling, from ``recommended.json`` in its folder:
-    ``steps``, ``guidance``."""
+    """What its makers recommend, from ``recommended.json`` in its folder: ``steps`` and
+    ``guidance`` of sampling, ``resolution``."""
 
     companions: dict[str, nn.Module] = field(default_factory=dict)
     """What the family's ``companions`` names."""
@@ -90,7 +90,7 @@ class Components:
     @property
     def native_size(self) -> int:
         """The side in pixels that the denoiser was made for."""
-        return self.family.native_size(self.configs)
+        return int(self.recommended.get("resolution") or self.family.native_size(self.configs))
 
     @property
     def is_inpainting(self) -> bool:

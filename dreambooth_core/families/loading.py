@@ -25,7 +25,7 @@ from dreambooth_core.formats.reading import read_json
 from dreambooth_core.quiet import quieten_loading
 
 RECOMMENDED = "recommended.json"
-"""Beside a base in a folder: sampling settings that its makers recommend."""
+"""Beside a base in a folder: what its makers recommend, and its files do not tell."""
 
 
 def load_base(
@@ -156,10 +156,11 @@ def pinned(options: BaseOptions, recorded: str | None = None) -> BaseOptions:
 
 
 def recommended(path: Path) -> dict[str, Any]:
-    """The sampling settings recommended beside a base, or none."""
+    """What is recommended beside a base, or nothing."""
     file = path / RECOMMENDED
     if not path.is_dir() or not is_file(file):
         return {}
     found = read_json(file)
-    check(found, {"steps": whole(1, 1000), "guidance": number(0, 100)}, file)
+    rules = {"steps": whole(1, 1000), "guidance": number(0, 100), "resolution": whole(8, 16384)}
+    check(found, rules, file)
     return found

@@ -16,7 +16,7 @@ class BaseOptions:
         label="Base model",
         help="""A diffusers folder, a single .safetensors or .ckpt file (of Z-Image, Flux and
         Chroma also the denoiser's alone, from diffusion_models or unet), a hub id such as
-        owner/name, or "pocket", the tiny model that comes with this program.""",
+        owner/name, or "pocket" or "pocket-flow", the tiny models that come with this program.""",
     )
     text_encoders: list[str] = option(
         factory=list,

@@ -57,7 +57,6 @@ class Judge:
     """Draws with the present weights, always from the same seeds, and compares.
 
     Args:
-        encoders: their weights are read now, before training changes any that they share.
         items: images of the subject, best of all such as are held out.
 
     Raises:
@@ -69,7 +68,7 @@ class Judge:
     ) -> None:
         base = config.base
         place = locate(base.model, revision=base.revision, variant=base.variant)
-        encoders = load_encoders(place, parts, precision.device)
+        encoders = load_encoders(place, precision.device)
         about = items.concepts[0].options
         prompts = prompts_for("thing", own_folder(place))
         chosen = tuple(prompts[i * len(prompts) // PROMPTS] for i in range(PROMPTS))
@@ -79,8 +78,7 @@ class Judge:
         self.encoders: Encoders = encoders
         self.tasks: list[Task] = wanted
         self.settings = settings_for(config, parts, items)
-        with on_device(parts, torch.device("cpu")):
-            self._texts = encoders.captions([t.described for t in wanted if not t.of_class])
+        self._texts = encoders.captions([t.described for t in wanted if not t.of_class])
         real = [_square(load_rgb(p, config.data.background)) for p in items.pictures]
         self._real = encoders.identities(real)
         self.base = self.look()

@@ -13,7 +13,7 @@ from torch import nn
 
 from dreambooth_core.bases.locate import locate
 from dreambooth_core.families.base import Components, Configs, Family
-from dreambooth_core.families.loading import read_configs
+from dreambooth_core.families.loading import read_configs, recommended
 from dreambooth_core.families.registry import family_of
 from dreambooth_core.memory.estimate import (
     CUDA_CONTEXT,
@@ -108,7 +108,10 @@ class Planner:
         self.configs: Configs = configs_of(config) if configs is None else configs
         where = f"base.model: {config.base.model}"
         family = family_of(self.configs, where)
-        self.config = config = with_resolution(config, family.native_size(self.configs))
+        native = family.native_size(self.configs)
+        if configs is None:
+            native = int(recommended(locate_base(config)).get("resolution", native))
+        self.config = config = with_resolution(config, native)
         self.device = device or device_kind(config.run.device)
         self.processes = processes or int(os.environ.get("WORLD_SIZE") or 1)
         quieten()

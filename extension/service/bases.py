@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from dreambooth_core.bases.locate import EMBEDDED, embedded_folder
+from dreambooth_core.bases.embedded import EMBEDDED, embedded_folder
 from dreambooth_core.errors import UserError
 from dreambooth_core.hosting.warm import shared
 
@@ -16,7 +16,7 @@ from .types import Base, BaseInfo, Values
 
 
 class Bases:
-    """The host's checkpoints, and the model that comes with the engine."""
+    """The host's checkpoints, and the models that come with the engine."""
 
     def __init__(self, root: Path, host: Host) -> None:
         self.root = root
@@ -25,13 +25,13 @@ class Bases:
         self._looking = threading.Lock()
 
     def all(self) -> list[Base]:
-        """In the host's order, ``pocket`` last."""
+        """In the host's order, the embedded ones last."""
         current = self.host.current_checkpoint()
         found = [
             Base(one.name, str(one.path), current=one.path == current)
             for one in self.host.checkpoints()
         ]
-        return [*found, Base(EMBEDDED, EMBEDDED)]
+        return [*found, *(Base(name, name) for name in EMBEDDED)]
 
     def current(self) -> Base:
         """What the host generates with, else the first there is."""
@@ -56,7 +56,7 @@ class Bases:
             UserError: there is no such base, or it may not be used.
         """
         base = self._find(name, paths)
-        file = embedded_folder() if base.path == EMBEDDED else Path(base.path)
+        file = embedded_folder(base.path) if base.path in EMBEDDED else Path(base.path)
         try:
             facts = file.stat()
         except OSError as error:
@@ -76,7 +76,7 @@ class Bases:
 
     def parts(self, model: str, paths: Paths) -> Values:
         """The other files of a base whose denoiser is a file of its own; none for others."""
-        if not model or model == EMBEDDED or not Path(model).is_file():
+        if not model or model in EMBEDDED or not Path(model).is_file():
             return {}
         return self.info(model, paths).parts
 

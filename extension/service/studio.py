@@ -122,7 +122,7 @@ class Studio:
     # -- bases ----------------------------------------------------------------------------------
 
     def bases(self) -> list[types.Base]:
-        """What training can start from: the host's checkpoints, then ``pocket``."""
+        """What training can start from: the host's checkpoints, then the embedded bases."""
         return self._bases.all()
 
     def current_base(self) -> types.Base:

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from dreambooth_core.bases.locate import EMBEDDED
+from dreambooth_core.bases.embedded import EMBEDDED
 from dreambooth_core.errors import DreamBoothError
 
 from .common import button, card, failure, heading, html
@@ -73,11 +73,11 @@ class BaseArea:
         if info.parts:
             files = [Path(str(each)).name for value in info.parts.values() for each in _each(value)]
             about.append(note("info", span("", "With"), " ", span("db-code", ", ".join(files))))
-        if info.path == EMBEDDED:
+        if info.path in EMBEDDED:
             about.append(
                 note("info", "A tiny model that comes with the engine, to try training in minutes.")
             )
-            if len(self.studio.bases()) == 1:
+            if all(base.path in EMBEDDED for base in self.studio.bases()):
                 folder = self.studio.host.folders().checkpoints
                 words = "The WebUI lists no model. Put one into this folder and press Refresh:"
                 about.append(note("info", span("", words), " ", span("db-code", folder)))

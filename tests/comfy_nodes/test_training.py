@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from comfy_nodes import watching
-from comfy_nodes.requests import FILE, Found, Request, find, prepare, saved_checkpoints
+from comfy_nodes import requests, training, watching
+from comfy_nodes.requests import FILE, Draft, Found, Request, find, prepare, saved_checkpoints
 from comfy_nodes.watching import line_of
 from dreambooth_core.errors import DreamBoothError, UserError
 from dreambooth_core.formats.adapters.read import read_adapter
@@ -45,6 +45,19 @@ def graph(host: Any, run: Any, pictures: Path) -> Any:
 
 def runs_in(host: Any) -> list[str]:
     return sorted(p.parent.name for p in (host.output / "dreambooth").glob(f"*/{FILE}"))
+
+
+def test_the_models_that_come_with_the_engine_are_asked_for_by_name(
+    run: Any, host: Any, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requests, "whole", lambda config, *_: config)
+    (concept,) = run("DreamBoothImages", folder="ball", **PROMPTS)
+    asked = [Draft("ball", name, concept, None).request() for name in ("pocket", "pocket-flow")]
+    assert [one.config["base"]["model"] for one in asked] == ["pocket", "pocket-flow"]
+    assert asked[0].sources[0] != asked[1].sources[0]
+    assert training.CHECKPOINT.choices is not None
+    assert training.CHECKPOINT.choices()[-2:] == ["pocket", "pocket-flow"]
+    assert training.look_at_base("pocket-flow") == "pocket-flow"
 
 
 def test_train_use_again_and_go_on(graph: Any, run: Any, host: Any) -> None:

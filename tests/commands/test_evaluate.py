@@ -12,7 +12,7 @@ import pytest
 from helpers.runs import config_for, train
 from helpers.tiny import draw_pictures, tiny_sd1
 
-from dreambooth_core.bases.locate import embedded_folder
+from dreambooth_core.bases.embedded import embedded_folder
 from dreambooth_core.commands.main import main
 from dreambooth_core.jobs import RunFolder
 

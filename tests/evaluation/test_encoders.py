@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from PIL import Image
 
-from dreambooth_core.bases.locate import ASSETS, embedded_folder
+from dreambooth_core.bases.embedded import ASSETS, EMBEDDED
+from dreambooth_core.bases.locate import locate
 from dreambooth_core.evaluation.encoders import load_encoders, own_folder
 from dreambooth_core.evaluation.measures import measure
 from dreambooth_core.evaluation.protocol import prompts_for, tasks
-from dreambooth_core.families.loading import load_base
-from dreambooth_core.families.options import BaseOptions
 
 
-def test_pocket_judges_its_own_images(tmp_path: Path) -> None:
-    base = embedded_folder()
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_an_embedded_base_judges_its_own_images(tmp_path: Path, name: str) -> None:
+    base = locate(name)
     assert own_folder(base) is not None and own_folder(tmp_path) is None
     prompts = prompts_for("thing", own_folder(base))
     assert len(prompts) == 9 and "{} on a night background" in prompts
-    parts = load_base(BaseOptions())
-    encoders = load_encoders(base, parts, torch.device("cpu"))
+    encoders = load_encoders(base, torch.device("cpu"))
     stars = sorted((ASSETS / "demo" / "star").glob("*.png"))
     images = [Image.open(file).convert("RGB") for file in stars]
     grounds = [file.stem.rsplit("-", 1)[1] for file in stars]

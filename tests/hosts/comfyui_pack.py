@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from dreambooth_core.bases.locate import embedded_folder
+from dreambooth_core.bases.embedded import embedded_folder
 from dreambooth_core.formats.checkpoints.read import read_model
 from dreambooth_core.formats.checkpoints.single_write import write_single_file
 

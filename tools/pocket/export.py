@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel, ZImageTransformer2DModel
 from torch import nn
 from transformers import CLIPTextModel
 
@@ -60,7 +60,7 @@ def half(module: nn.Module, prefix: str = "") -> dict[str, torch.Tensor]:
     return weights
 
 
-def _config(model: object, **changes: object) -> dict[str, object]:
+def transformers_config(model: object, **changes: object) -> dict[str, object]:
     """A transformers configuration without this machine's versions and types."""
     values = model.config.to_diff_dict()  # type: ignore[attr-defined]
     for key in ("transformers_version", "dtype", "torch_dtype"):
@@ -68,7 +68,10 @@ def _config(model: object, **changes: object) -> dict[str, object]:
     return {**values, **changes}
 
 
-def _diffusers_part(model: UNet2DConditionModel | AutoencoderKL, folder: Path) -> None:
+def diffusers_part(
+    model: UNet2DConditionModel | AutoencoderKL | ZImageTransformer2DModel, folder: Path
+) -> None:
+    """A network of diffusers with its configuration."""
     values = {k: v for k, v in model.config.items() if not k.startswith("_")}
     values = {"_class_name": type(model).__name__, "_diffusers_version": "0.30.0", **values}
     save_json(values, folder / "config.json")
@@ -83,10 +86,10 @@ def write_pipeline(
     The text tower's names begin with ``text_model.``: transformers 4 needs that prefix and would
     otherwise fill in random weights; transformers 5 reads both.
     """
-    _diffusers_part(unet, folder / "unet")
-    _diffusers_part(vae, folder / "vae")
+    diffusers_part(unet, folder / "unet")
+    diffusers_part(vae, folder / "vae")
     save_json(
-        _config(
+        transformers_config(
             text,
             architectures=["CLIPTextModel"],
             model_type="clip_text_model",
@@ -113,7 +116,7 @@ def write_scorer(folder: Path, scorer: Scorer) -> None:
     target = folder / "clip"
     vision = scorer.vision
     save_json(
-        _config(
+        transformers_config(
             vision,
             architectures=["CLIPVisionModelWithProjection"],
             model_type="clip_vision_model",

@@ -1,8 +1,10 @@
 """Measures pocket: how often a generated picture shows what its prompt names.
 
 ``python -m tools.pocket.measure`` generates the prompts of the template with the shipped folder
-through diffusers (DDIM, trailing, 25 steps, guidance 3) and lets the classifier, which never saw
-the UNet, look at them. Writes ``quality.json`` beside this file and a sheet of samples.
+through diffusers, with the steps and the guidance that lie beside it (pocket: DDIM, trailing, 25
+steps, guidance 3), and lets the classifier, which never saw the denoiser, look at them. Writes
+``quality.json`` beside this file and a sheet of samples. ``--base pocket-flow`` measures that, into
+``quality-flow.json``.
 """
 
 from __future__ import annotations
@@ -14,52 +16,52 @@ import random
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 from PIL import Image, ImageDraw
 
-from . import classifier, vocabulary
+from dreambooth_core.bases.embedded import EMBEDDED, whole_folder
+
+from . import classifier
 from .autoencoder import to_tensor
 from .captions import template
-from .export import RECOMMENDED
 from .training import save_json
 from .world import BACKGROUNDS, COLOURS, PATTERNS, SHAPES
 
 ROOT = Path(__file__).resolve().parents[2]
-ASSETS = ROOT / "dreambooth_core" / "assets"
 HERE = Path(__file__).parent
-STEPS, GUIDANCE = RECOMMENDED["steps"], RECOMMENDED["guidance"]
+NAMES = {"pocket": ("quality", "pocket-samples"), "pocket-flow": ("quality-flow", "flow-samples")}
+"""Of the files with the numbers and with the samples."""
 BATCH = 18
 
 
-def load(pocket: Path, tokens: Path) -> StableDiffusionPipeline:
-    """The shipped folder in fp32 on the CPU."""
-    pipeline = StableDiffusionPipeline.from_pretrained(
-        pocket,
-        tokenizer=vocabulary.tokenizer(tokens),
-        torch_dtype=torch.float32,
-        local_files_only=True,
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+class Model:
+    """A folder in fp32 on the CPU, sampled as its makers recommend."""
 
+    def __init__(self, folder: Path) -> None:
+        self.pipeline = DiffusionPipeline.from_pretrained(
+            folder, torch_dtype=torch.float32, local_files_only=True
+        )
+        self.pipeline.set_progress_bar_config(disable=True)
+        said = json.loads((folder / "recommended.json").read_text(encoding="utf-8"))
+        self.steps, self.guidance = int(said["steps"]), float(said["guidance"])
 
-def generate(
-    pipeline: StableDiffusionPipeline, prompts: list[str], side: int, seed: int
-) -> list[Image.Image]:
-    """One picture [side, side] a prompt; picture i has the seed ``seed + i``."""
-    pictures: list[Image.Image] = []
-    for first in range(0, len(prompts), BATCH):
-        part = prompts[first : first + BATCH]
-        seeds = [torch.Generator().manual_seed(seed + first + k) for k in range(len(part))]
-        pictures += pipeline(
-            part,
-            height=side,
-            width=side,
-            num_inference_steps=int(STEPS),
-            guidance_scale=GUIDANCE,
-            generator=seeds,
-        ).images
-    return pictures
+    def generate(self, prompts: list[str], side: int, seed: int) -> list[Image.Image]:
+        """One picture [side, side] a prompt; picture i has the seed ``seed + i``."""
+        # Z-Image's pipeline counts guidance from 0.
+        less = 1.0 if type(self.pipeline).__name__ == "ZImagePipeline" else 0.0
+        pictures: list[Image.Image] = []
+        for first in range(0, len(prompts), BATCH):
+            part = prompts[first : first + BATCH]
+            seeds = [torch.Generator().manual_seed(seed + first + k) for k in range(len(part))]
+            pictures += self.pipeline(
+                part,
+                height=side,
+                width=side,
+                num_inference_steps=self.steps,
+                guidance_scale=self.guidance - less,
+                generator=seeds,
+            ).images
+        return pictures
 
 
 def prompts(count: int, seed: int) -> list[dict[str, str]]:
@@ -92,7 +94,7 @@ def judge(
     return shares, misses
 
 
-def sheet(pipeline: StableDiffusionPipeline, path: Path) -> None:
+def sheet(model: Model, path: Path) -> None:
     """A sheet of 6 x 4 samples under their prompts, seeds 0 to 23, nothing picked."""
     rng = random.Random("sheet")
     shapes = list(SHAPES) * 3
@@ -100,7 +102,7 @@ def sheet(pipeline: StableDiffusionPipeline, path: Path) -> None:
     for shape in shapes:
         names = (rng.choice(list(COLOURS)), rng.choice(PATTERNS))
         texts.append(template(*names, shape, rng.choice(BACKGROUNDS)))
-    pictures = generate(pipeline, texts, 128, 0)
+    pictures = model.generate(texts, 128, 0)
     canvas = Image.new("RGB", (6 * 144 + 16, 4 * 166 + 8), (255, 255, 255))
     draw = ImageDraw.Draw(canvas)
     for k, (text, picture) in enumerate(zip(texts, pictures, strict=True)):
@@ -111,41 +113,40 @@ def sheet(pipeline: StableDiffusionPipeline, path: Path) -> None:
                   font_size=10, spacing=1)  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    canvas.save(temporary, format="PNG", optimize=True)
+    few = canvas.quantize(256, dither=Image.Dither.NONE)  # a third of the bytes
+    few.save(temporary, format="PNG", optimize=True)
     os.replace(temporary, path)
 
 
 def main() -> None:
     """Measures the shipped folder."""
     parser = argparse.ArgumentParser(prog="python -m tools.pocket.measure", description=__doc__)
-    parser.add_argument("--pocket", type=Path, default=ASSETS / "pocket")
-    parser.add_argument("--tokens", type=Path, default=ASSETS / "pocket" / "tokenizer")
+    parser.add_argument("--base", choices=EMBEDDED, default=EMBEDDED[0])
     parser.add_argument("--count", type=int, default=216)
     parser.add_argument("--seed", type=int, default=1000)
-    parser.add_argument("--result", type=Path, default=HERE / "quality.json")
-    parser.add_argument("--sheet", type=Path, default=ROOT / "docs/pictures/pocket-samples.png")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    pipeline, model = load(options.pocket, options.tokens), classifier.load()
+    numbers, samples = NAMES[options.base]
+    model, eyes = Model(whole_folder(options.base)), classifier.load()
     wanted = prompts(options.count, options.seed)
     texts = [template(w["colour"], w["pattern"], w["shape"], w["background"]) for w in wanted]
     result: dict[str, object] = {
         "prompts": options.count,
         "seed": options.seed,
-        "steps": STEPS,
-        "guidance": GUIDANCE,
+        "steps": model.steps,
+        "guidance": model.guidance,
     }
     for side in (128, 64):
-        pictures = generate(pipeline, texts, side, options.seed)
-        result[f"found at {side}"], misses = judge(model, pictures, wanted)
+        pictures = model.generate(texts, side, options.seed)
+        result[f"found at {side}"], misses = judge(eyes, pictures, wanted)
         print(side, result[f"found at {side}"])
         for miss in misses:
             print("  ", miss)
     known = HERE / "classifier.json"
     if known.exists():
         result["classifier accuracy"] = json.loads(known.read_text(encoding="utf-8"))
-    save_json(result, options.result)
-    sheet(pipeline, options.sheet)
+    save_json(result, HERE / f"{numbers}.json")
+    sheet(model, ROOT / "docs" / "pictures" / f"{samples}.png")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from PIL import Image
 from dreambooth_core.errors import UserError
 from dreambooth_core.jobs import RunFolder, read_receipt
 from extension.host.base import Exposure
-from extension.service import Studio, handover, runs
+from extension.service import Studio, bases, handover, runs
 from tests.helpers.waiting import until
 
 ROOT = Path(__file__).parents[3]
@@ -81,6 +81,24 @@ def values(tmp_path: Path) -> dict[str, Any]:
         "data.resolution": 64,
         "run.steps": 10,
     }
+
+
+def test_the_models_that_come_with_the_engine_are_offered_last(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path] = []
+
+    class Engine:
+        def task(self, name: str, options: dict[str, Any]) -> dict[str, Any]:
+            asked.append(options["file"])
+            return {"kind": "diffusers", "family": "z_image", "trainable": True}
+
+    monkeypatch.setattr(bases, "shared", lambda root: Engine())
+    offered = [(base.name, base.path) for base in studio.bases()]
+    assert offered[-2:] == [("pocket", "pocket"), ("pocket-flow", "pocket-flow")]
+    info = studio.base_info("pocket-flow")
+    assert (info.family, info.problem) == ("z_image", "")
+    assert [file.name for file in asked] == ["pocket-flow"] and asked[0].is_dir()
 
 
 def test_what_would_run(studio: Studio, values: dict[str, Any]) -> None:

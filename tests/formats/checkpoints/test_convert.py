@@ -9,7 +9,7 @@ import torch
 from helpers.reduced_models import random_tensors, reduced_parts
 from safetensors.torch import load_file, save_file
 
-from dreambooth_core.bases.locate import embedded_folder
+from dreambooth_core.bases.embedded import embedded_folder
 from dreambooth_core.commands.main import main
 from dreambooth_core.errors import UserError
 from dreambooth_core.formats import storage

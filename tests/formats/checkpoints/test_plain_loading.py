@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-from dreambooth_core.bases.locate import embedded_folder
+from dreambooth_core.bases.embedded import embedded_folder
 from dreambooth_core.formats.checkpoints.folder import write_folder
 from tests.helpers.reduced_models import reduced_parts
 
