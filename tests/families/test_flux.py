@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from families.flow_proofs import PROMPT, Bench, batch_parity, call_parity, overfit, trained_loss
 from helpers import flow_bases
+from torch import nn
 
 TOKENS = 24
 KINDS = ("dev", "schnell", "chroma")
@@ -36,6 +38,19 @@ def test_a_latent_that_was_trained_is_sampled_by_diffusers(
     benches: dict[str, Bench], kind: str
 ) -> None:
     assert overfit(benches[kind]) < 0.15
+
+
+@pytest.mark.parametrize("kind", ["dev", "chroma"])
+def test_only_what_stands_at_the_ends_is_never_quantised(
+    benches: dict[str, Bench], kind: str
+) -> None:
+    """Modulation is a quarter of Flux.1's weights: whole, 4 bits would need half as much again."""
+    parts = benches[kind].parts()
+    layers = [n for n, module in parts.denoiser.named_modules() if isinstance(module, nn.Linear)]
+    whole = parts.family.whole_in("transformer")
+    inside = [name for name in layers if "transformer_blocks." in name]
+    assert inside and not [name for name in inside if re.search(whole, name)]
+    assert all(re.search(whole, name) for name in {*layers} - {*inside})
 
 
 def test_the_loss_is_that_of_the_published_convention(benches: dict[str, Bench]) -> None:
