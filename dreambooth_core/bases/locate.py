@@ -107,7 +107,7 @@ def _download(model: str, revision: str | None, variant: str | None) -> Path:
     )
 
     suffix = f".{variant}" if variant else ""
-    patterns = ["*.json", "*.txt", f"*/*{suffix}.safetensors", "tokenizer*/*"]
+    patterns = ["*.json", "*.txt", f"*/*{suffix}.safetensors", "*tokenizer*/*"]
     try:
         return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
     except RepositoryNotFoundError as error:

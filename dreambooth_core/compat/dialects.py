@@ -209,7 +209,6 @@ CONVERSIONS = (
 )
 NAMES = (*SCRIPTS, *CONVERSIONS)
 UNTRAINED = {
-    "sana": "Sana",
     "flux_kontext": "a model that edits images",
     "flux2_img2img": "a model that edits images",
     "flux2_klein_img2img": "a model that edits images",

@@ -288,6 +288,7 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag("do_fp8_training", "switch", refused="the base is kept in 8 or 4 bits by bitsandbytes"),
     Flag("enable_npu_flash_attention", "switch", refused="Ascend NPUs are not supported"),
+    Flag("enable_vae_tiling", "switch", how="images are decoded one after another"),
     Flag("offload", "switch", how="networks come to the device one after another"),
     Flag("fsdp_text_encoder", "switch", how="text encoders leave the device before training"),
     Flag(
@@ -404,6 +405,7 @@ FLAGS: tuple[Flag, ...] = (
         "switch",
         how="the places of tokens, which half precision blurs, are counted in fp32",
     ),
+    Flag("complex_human_instruction", "text", refused=_OWN_TEXT),
     Flag("clip_skip", "int", refused=_OWN_TEXT),
     Flag("pretrained_tokenizer_4_name_or_path", "text", how=_LLAMA),
     Flag("pretrained_text_encoder_4_name_or_path", "text", how=_LLAMA),

@@ -6,6 +6,7 @@ that get an adapter are named as there, whatever a preset of this engine would t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from dreambooth_core.compat.dialect import HUGGING_FACE, PLAIN, Defaults, Dialect
@@ -127,17 +128,26 @@ LIKE_OTHERS = {
 }
 
 
-def flow(script: str, output: str, layers: str, guidance: float, **defaults: Any) -> Dialect:
+def flow(
+    script: str,
+    output: str,
+    layers: str,
+    guidance: float,
+    *,
+    fixed: Mapping[str, Any] | None = None,
+    **defaults: Any,
+) -> Dialect:
     """A script for a rectified-flow model: full fine-tuning where no layers are named."""
-    fixed: dict[str, Any] = {
+    values: dict[str, Any] = {
+        **(fixed or {}),
         **LIKE_OTHERS,
         "method.kind": "lora" if layers else "full",
         "validation.num_inference_steps": 28,
         "validation.guidance_scale": guidance,
     }
-    fixed |= {"method.target_modules": layers} if layers else {"save.precision": "fp32"}
+    values |= {"method.target_modules": layers} if layers else {"save.precision": "fp32"}
     own = {**SHARED, **FLOW, **(ADAPTER if layers else {}), "output_dir": output}
-    return Dialect(script, "diffusers", {**own, **defaults}, fixed)
+    return Dialect(script, "diffusers", {**own, **defaults}, values)
 
 
 LATER: tuple[Dialect, ...] = (
@@ -245,6 +255,20 @@ LATER: tuple[Dialect, ...] = (
         offload=False,
         skip_final_inference=False,
         final_validation_prompt=None,
+    ),
+    flow(
+        "train_dreambooth_lora_sana",
+        "sana-dreambooth-lora",
+        "to_k,to_q,to_v",
+        4.5,
+        fixed={"objective.shift": "none"},
+        max_sequence_length=300,
+        complex_human_instruction=None,
+        lora_alpha=4,
+        adam_weight_decay_text_encoder=1e-3,
+        offload=False,
+        enable_vae_tiling=False,
+        enable_npu_flash_attention=False,
     ),
     flow("train_dreambooth_lora_sd3", "", JOINT, 7.0, **SD3, lora_blocks=None),
     flow("train_dreambooth_sd3", "", "", 7.0, **SD3),

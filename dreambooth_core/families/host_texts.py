@@ -4,41 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
+from dreambooth_core.families import host_language as language
 from dreambooth_core.families.hosts import count
 from dreambooth_core.formats.checkpoints import text
 
+if TYPE_CHECKING:
+    from dreambooth_core.families.base import Family
+
 Tensors = Mapping[str, Tensor]
 
-QWEN3_FACTS: dict[str, Any] = {
-    "max_position_embeddings": 40960,
-    "rope_theta": 1000000.0,
-}
-"""What the shapes of Qwen3 do not tell; equal in 0.6B, 4B and 8B."""
-
-CHAT = (
-    "{%- for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}"
-    "<|im_end|>\n{% endfor %}{%- if add_generation_prompt %}<|im_start|>assistant\n"
-    "{%- if enable_thinking is defined and enable_thinking is false %}"
-    "{{ '\n<think>\n\n</think>\n\n' }}{%- else %}{{ '\n' }}{%- endif %}{%- endif %}"
-)
-"""What Qwen3's own chat template makes of plain messages. The hosts' tokenizer folders are Qwen
-2.5's, whose template puts a sentence of its own before the prompt."""
+CLIP_L_LAYERS = 12
+"""CLIP-G has more, by which ComfyUI tells it too."""
+_CLIP = "text_model.encoder.layers.{}.self_attn.q_proj.weight"
+_PROJECTION = "text_projection.weight"
+_QWEN_TOKENIZER = "comfy/text_encoders/qwen25_tokenizer"
 
 
 @dataclass(frozen=True)
 class TextKind:
-    """One kind of text encoder."""
+    """One kind of text encoder. It is given names as :func:`canonical` has them."""
 
     label: str
+    """With which a family's name for it begins."""
     classes: tuple[str, ...]
     """Classes of transformers that it is read as."""
-    key: str
+    fits: Callable[[set[str]], bool]
     config: Callable[[Tensors], dict[str, Any]]
-    """From its tensors in the file's names (their shapes)."""
+    """From its tensors (their shapes)."""
     rename: Callable[[str, Tensors], dict[str, Tensor]]
     """Its weights in the names of a class."""
     width: str
@@ -46,35 +43,15 @@ class TextKind:
     chat: str = ""
     """The chat template that its tokenizer needs."""
     tokenizer: str = ""
-    """Where ComfyUI keeps its tokenizer; empty where it comes with this program."""
+    """Where ComfyUI keeps its tokenizer; empty where it does not."""
+    own: str = ""
+    """The family by whose name this program has its tokenizer."""
+    within: bool = False
+    """Whether it stands in the denoiser's file."""
 
 
-def _qwen3_config(tensors: Tensors) -> dict[str, Any]:
-    layer = "model.layers.0."
-    head = len(tensors[f"{layer}self_attn.q_norm.weight"])
-    words, width = tensors["model.embed_tokens.weight"].shape
-    return {
-        "model_type": "qwen3",
-        "vocab_size": words,
-        "hidden_size": width,
-        "intermediate_size": len(tensors[f"{layer}mlp.gate_proj.weight"]),
-        "num_hidden_layers": count(tensors, "model.layers."),
-        "num_attention_heads": len(tensors[f"{layer}self_attn.q_proj.weight"]) // head,
-        "num_key_value_heads": len(tensors[f"{layer}self_attn.k_proj.weight"]) // head,
-        "head_dim": head,
-        "tie_word_embeddings": "lm_head.weight" not in tensors,
-        **QWEN3_FACTS,
-    }
-
-
-def _qwen3_names(kind: str, tensors: Tensors) -> dict[str, Tensor]:
-    if kind == "Qwen3ForCausalLM":
-        return {"lm_head.weight": tensors["model.embed_tokens.weight"], **tensors}
-    return {
-        name.removeprefix("model."): value
-        for name, value in tensors.items()
-        if not name.startswith("lm_head.")
-    }
+def _has(*names: str, without: tuple[str, ...] = ()) -> Callable[[set[str]], bool]:
+    return lambda there: there.issuperset(names) and there.isdisjoint(without)
 
 
 def _t5_config(tensors: Tensors) -> dict[str, Any]:
@@ -98,13 +75,25 @@ def _t5_names(kind: str, tensors: Tensors) -> dict[str, Tensor]:
     return {"encoder.embed_tokens.weight": tensors["shared.weight"], **tensors}
 
 
-def _clip_config(tensors: Tensors) -> dict[str, Any]:
-    shapes = {name: tuple(t.shape) for name, t in tensors.items() if "projection" not in name}
-    plan = text.clip_plan(shapes)
-    heads = text.default_heads(plan.width)
-    found = text.config_from_plan(plan, heads=heads, activation="quick_gelu", layers=plan.layers)
-    # Begin and end are the last two words; the pooled answer is the end's.
-    return {**found, "bos_token_id": plan.vocabulary - 2, "eos_token_id": plan.vocabulary - 1}
+def _is_clip_l(there: set[str]) -> bool:
+    return _CLIP.format(0) in there and not _is_clip_g(there)
+
+
+def _is_clip_g(there: set[str]) -> bool:
+    return _CLIP.format(CLIP_L_LAYERS) in there
+
+
+def _clip(activation: str) -> Callable[[Tensors], dict[str, Any]]:
+    def config(tensors: Tensors) -> dict[str, Any]:
+        shapes = {name: tuple(t.shape) for name, t in tensors.items() if name != _PROJECTION}
+        plan = text.clip_plan(shapes)
+        heads = text.default_heads(plan.width)
+        found = text.config_from_plan(plan, heads=heads, activation=activation, layers=plan.layers)
+        # Begin and end are the last two words; the pooled answer is the end's.
+        ends = {"bos_token_id": plan.vocabulary - 2, "eos_token_id": plan.vocabulary - 1}
+        return {**found, **ends}
+
+    return config
 
 
 def _clip_names(kind: str, tensors: Tensors) -> dict[str, Tensor]:
@@ -115,43 +104,148 @@ def _clip_names(kind: str, tensors: Tensors) -> dict[str, Tensor]:
     }
 
 
+def _clip_l_names(kind: str, tensors: Tensors) -> dict[str, Tensor]:
+    """Its pooled answer is not projected in any model that the hosts run: the file's projection,
+    which is of another use, counts for nothing."""
+    found = _clip_names(kind, tensors)
+    if kind == "CLIPTextModelWithProjection":
+        norm = found["text_model.final_layer_norm.weight"]
+        found[_PROJECTION] = torch.eye(len(norm), dtype=norm.dtype, device=norm.device)
+    return found
+
+
+def _clip_g_names(kind: str, tensors: Tensors) -> dict[str, Tensor]:
+    return {**_clip_names(kind, tensors), _PROJECTION: tensors[_PROJECTION]}
+
+
+def _conditioner_config(tensors: Tensors) -> dict[str, Any]:
+    words, width = tensors["embed.weight"].shape
+    block = "blocks.0"
+    inner, inputs = tensors[f"{block}.cross_attn.k_proj.weight"].shape
+    return {
+        "_class_name": "AnimaTextConditioner",
+        "source_dim": inputs,
+        "target_dim": width,
+        "model_dim": inner,
+        "num_layers": count(tensors, "blocks."),
+        "num_attention_heads": inner // len(tensors[f"{block}.cross_attn.q_norm.weight"]),
+        "mlp_ratio": len(tensors[f"{block}.mlp.0.weight"]) / inner,
+        "target_vocab_size": words,
+    }
+
+
 TEXT_KINDS: tuple[TextKind, ...] = (
+    TextKind(
+        "Qwen3-VL",
+        ("Qwen3VLModel",),
+        _has("layers.0.self_attn.q_norm.weight", "visual.pos_embed.weight"),
+        language.qwen3_vl_config,
+        language.language_names,
+        "hidden_size",
+        tokenizer=_QWEN_TOKENIZER,
+    ),
     TextKind(
         "Qwen3",
         ("Qwen3Model", "Qwen3ForCausalLM"),
-        "model.layers.0.self_attn.q_norm.weight",
-        _qwen3_config,
-        _qwen3_names,
+        _has(
+            "layers.0.self_attn.q_norm.weight",
+            without=("visual.pos_embed.weight", "layers.0.pre_feedforward_layernorm.weight"),
+        ),
+        language.qwen3_config,
+        language.language_names,
         "hidden_size",
-        CHAT,
-        "comfy/text_encoders/qwen25_tokenizer",
+        language.QWEN3_CHAT,
+        _QWEN_TOKENIZER,
+    ),
+    TextKind(
+        "Qwen2.5-VL",
+        ("Qwen2_5_VLForConditionalGeneration",),
+        _has("layers.0.self_attn.k_proj.bias", "visual.merger.ln_q.weight"),
+        language.qwen25_vl_config,
+        language.language_names,
+        "hidden_size",
+        tokenizer=_QWEN_TOKENIZER,
+    ),
+    TextKind(
+        "Gemma 2",
+        ("Gemma2Model",),
+        _has(
+            "layers.0.pre_feedforward_layernorm.weight",
+            without=("layers.0.self_attn.q_norm.weight",),
+        ),
+        language.gemma2_config,
+        language.language_names,
+        "hidden_size",
     ),
     TextKind(
         "T5",
         ("T5EncoderModel",),
-        "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+        _has("encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"),
         _t5_config,
         _t5_names,
         "d_model",
         tokenizer="comfy/text_encoders/t5_tokenizer",
     ),
     TextKind(
-        "CLIP",
-        ("CLIPTextModel",),
-        "text_model.encoder.layers.0.self_attn.q_proj.weight",
-        _clip_config,
-        _clip_names,
+        "CLIP-G",
+        ("CLIPTextModelWithProjection",),
+        _is_clip_g,
+        _clip("gelu"),
+        _clip_g_names,
         "hidden_size",
+        own="sdxl_refiner",
+    ),
+    TextKind(
+        "CLIP-L",
+        ("CLIPTextModel", "CLIPTextModelWithProjection"),
+        _is_clip_l,
+        _clip("quick_gelu"),
+        _clip_l_names,
+        "hidden_size",
+        own="sd1",
+    ),
+    TextKind(
+        "conditioner",
+        ("AnimaTextConditioner",),
+        _has("blocks.0.cross_attn.q_proj.weight", "embed.weight", "out_proj.weight"),
+        _conditioner_config,
+        lambda kind, tensors: dict(tensors),
+        "target_dim",
+        tokenizer="comfy/text_encoders/t5_tokenizer",
+        within=True,
     ),
 )
 
 
+def canonical(tensors: Tensors) -> dict[str, Tensor]:
+    """A text encoder's tensors by names without ``model.`` and ``language_model.``, which stand
+    before a language model's in one order or another, or not at all."""
+    return {_canonical(name): tensor for name, tensor in tensors.items()}
+
+
+def _canonical(name: str) -> str:
+    while (rest := name.removeprefix("model.").removeprefix("language_model.")) != name:
+        name = rest
+    return name
+
+
 def text_kind(names: Iterable[str]) -> TextKind | None:
     """The kind of text encoder that has these names."""
-    there = set(names)
-    return next((kind for kind in TEXT_KINDS if kind.key in there), None)
+    there = {_canonical(name) for name in names}
+    return next((kind for kind in TEXT_KINDS if kind.fits(there)), None)
 
 
-def kind_of_class(name: str) -> TextKind:
-    """The kind that is read as this class, ``library.Class``."""
-    return next(kind for kind in TEXT_KINDS if name.rpartition(".")[2] in kind.classes)
+def kind_of(family: Family, name: str) -> TextKind:
+    """The kind of one of a family's text encoders, by its class and what the family calls it."""
+    called = family.files.texts[name] if family.files is not None else ""
+    its = family.classes[name].rpartition(".")[2]
+    return next(k for k in TEXT_KINDS if its in k.classes and called.startswith(k.label))
+
+
+def text_values(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a text encoder's configuration says of text, where it also says of images.
+    Its words are ``vocab_size`` of all."""
+    if "target_vocab_size" in config:
+        return {**config, "vocab_size": config["target_vocab_size"]}
+    found: Mapping[str, Any] = config.get("text_config", config)
+    return found

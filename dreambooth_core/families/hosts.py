@@ -41,9 +41,13 @@ class HostFiles:
     without: tuple[str, ...] = ()
     """Weights that tell another model from it."""
     norms: Mapping[str, str] = field(default_factory=dict)
-    """diffusers' name by the hosts', with ``#`` for a block's number, of what is no layer."""
+    """diffusers' name by the hosts', of what is no layer, with ``#`` for a block's number."""
+    tables: Mapping[str, int] = field(default_factory=dict)
+    """Rows of what hosts keep in one row, by diffusers' name with ``#``."""
+    turned_last: str = ""
+    """diffusers' layer whose halves stand the other way round in the last block alone."""
     unused: tuple[str, ...] = ()
-    """Weights that hosts' files have and diffusers has not."""
+    """Ends of the names of what hosts' files have and diffusers has not."""
     latents: Mapping[str, Any] = field(default_factory=dict)
     """Of the autoencoder's configuration, what its file does not tell."""
     patch: int = 4
@@ -59,13 +63,15 @@ class HostFiles:
     def to_diffusers(self, tensors: Tensors) -> dict[str, Tensor]:
         """A denoiser's weights in diffusers' names. Only halves that are swapped are copied."""
         found: dict[str, Tensor] = {}
+        last = self._last(tensors)
         for name, tensor in tensors.items():
             stem, _, kind = name.rpartition(".")
             layer = self.names.find(stem) if kind in ("weight", "bias") else None
-            if name in self.unused:
+            if name.endswith(self.unused):
                 continue
             if layer is None:
-                found[self._norm(name)] = tensor
+                theirs, table = self._norm(name)
+                found[theirs] = tensor.reshape(table, -1) if table else tensor
             elif layer.fused is not None:
                 rows = layer.fused.rows
                 unit = len(tensor) // sum(rows)
@@ -73,17 +79,31 @@ class HostFiles:
                 for part, rest in zip(layer.fused.parts, parts, strict=True):
                     found[f"{part.replace('#', str(layer.block))}.{kind}"] = rest
             else:
-                value = torch.cat(tensor.chunk(2)[::-1]) if layer.swapped else tensor
+                turned = layer.swapped or layer.path == last
+                value = torch.cat(tensor.chunk(2)[::-1]) if turned else tensor
                 found[f"{layer.path}.{kind}"] = value
         return found
 
-    def _norm(self, name: str) -> str:
+    def _last(self, tensors: Iterable[str]) -> str | None:
+        """The path of the layer that is turned in the last block."""
+        if not self.turned_last:
+            return None
+        stems = {name.rpartition(".")[0] for name in tensors}
+        layers = [layer for stem in stems if (layer := self.names.find(stem)) is not None]
+        blocks = [n.block for n in layers if n.template == self.turned_last and n.block is not None]
+        return self.turned_last.replace("#", str(max(blocks, default=0)))
+
+    def _norm(self, name: str) -> tuple[str, int]:
+        """What is no layer, in diffusers' names, and how many rows it has there if it is told."""
         stem, _, kind = name.rpartition(".")
+        if kind not in ("weight", "bias", "scale"):
+            stem, kind = name, ""
         block = _BLOCK.search(stem)
         template = stem if block is None else f"{stem[: block.start()]}#{stem[block.end() :]}"
-        stem = self.norms.get(template, template).replace("#", block[0] if block else "#")
+        theirs = self.norms.get(stem) or self.norms.get(template, template)
+        stem = theirs.replace("#", block[0] if block else "#")
         kind = "weight" if kind == "scale" else kind
-        return f"{stem}.{kind}" if stem else name
+        return f"{stem}.{kind}" if kind else stem, self.tables.get(theirs, 0)
 
 
 def count(tensors: Iterable[str], prefix: str) -> int:

@@ -9,11 +9,84 @@ import torch
 from torch import Tensor
 
 from dreambooth_core.families.base import Components, SizeInfo
+from dreambooth_core.families.hosts import HostFiles, Tensors, axes, count, flow_scheduler
+from dreambooth_core.families.names.krea2 import NAMES
 from dreambooth_core.families.packing import image_ids, packed, unpacked
 from dreambooth_core.families.qwen_image import VideoAutoencoder
 from dreambooth_core.families.text import Conditioning
 from dreambooth_core.objective.shift import FlowDefaults, linear_mu
 from dreambooth_core.transfer import send
+
+AXES = (32, 48, 48)
+"""Rotary axes of a head of 128."""
+LAYERS = tuple(range(2, 36, 3))
+"""Of the 36 of Qwen3-VL 4B, those that are read."""
+
+
+def _config(tensors: Tensors) -> dict[str, Any]:
+    width, inputs = tensors["img_in.weight"].shape
+    block, text = "transformer_blocks.0", "text_fusion.refiner_blocks.0"
+    head = len(tensors[f"{block}.attn.norm_q.weight"])
+    text_head = len(tensors[f"{text}.attn.norm_q.weight"])
+    return {
+        "_class_name": "Krea2Transformer2DModel",
+        "in_channels": inputs,
+        "num_layers": count(tensors, "transformer_blocks."),
+        "attention_head_dim": head,
+        "num_attention_heads": width // head,
+        "num_key_value_heads": len(tensors[f"{block}.attn.to_k.weight"]) // head,
+        "intermediate_size": len(tensors[f"{block}.ff.gate.weight"]),
+        "timestep_embed_dim": tensors["time_embed.linear_1.weight"].shape[1],
+        "text_hidden_dim": tensors["txt_in.linear_1.weight"].shape[1],
+        "num_text_layers": tensors["text_fusion.projector.weight"].shape[1],
+        "text_num_attention_heads": len(tensors[f"{text}.attn.to_q.weight"]) // text_head,
+        "text_num_key_value_heads": len(tensors[f"{text}.attn.to_k.weight"]) // text_head,
+        "text_intermediate_size": len(tensors[f"{text}.ff.gate.weight"]),
+        "num_layerwise_text_blocks": count(tensors, "text_fusion.layerwise_blocks."),
+        "num_refiner_text_blocks": count(tensors, "text_fusion.refiner_blocks."),
+        "axes_dims_rope": axes(AXES, head),
+    }
+
+
+def _settings(file: str) -> dict[str, Any]:
+    return {"text_encoder_select_layers": list(LAYERS), "is_distilled": "turbo" in file.lower()}
+
+
+_BLOCKS = {
+    "blocks.#": "transformer_blocks.#",
+    "txtfusion.layerwise_blocks.#": "text_fusion.layerwise_blocks.#",
+    "txtfusion.refiner_blocks.#": "text_fusion.refiner_blocks.#",
+}
+_INSIDE = {
+    "prenorm": "norm1",
+    "postnorm": "norm2",
+    "attn.qknorm.qnorm": "attn.norm_q",
+    "attn.qknorm.knorm": "attn.norm_k",
+}
+
+FILES = HostFiles(
+    names=NAMES,
+    keys=("txtfusion.projector.weight", "blocks.0.attn.wq.weight", "tproj.1.weight"),
+    config=_config,
+    scheduler=lambda file, config: flow_scheduler(
+        use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15, max_image_seq_len=6400
+    ),
+    norms={
+        **{
+            f"{host}.{norm}": f"{ours}.{its}"
+            for host, ours in _BLOCKS.items()
+            for norm, its in _INSIDE.items()
+        },
+        "txtmlp.0": "txt_in.norm",
+        "last.norm": "final_layer.norm",
+        "last.modulation.lin": "final_layer.scale_shift_table",
+        "blocks.#.mod.lin": "transformer_blocks.#.scale_shift_table",
+    },
+    tables={"transformer_blocks.#.scale_shift_table": 6},
+    texts={"text_encoder": "Qwen3-VL 4B"},
+    text_widths={"text_encoder": ("text_hidden_dim", 1)},
+    settings=_settings,
+)
 
 
 class Krea2(VideoAutoencoder):
@@ -27,6 +100,7 @@ class Krea2(VideoAutoencoder):
         "vae": "diffusers.AutoencoderKLQwenImage",
         "text_encoder": "transformers.Qwen3VLModel",
     }
+    files: ClassVar[HostFiles | None] = FILES
     # diffusers' script trains uniformly: the scheduler shifts by size, and only when sampling.
     flow: ClassVar[FlowDefaults] = FlowDefaults(resolution_mu=linear_mu(0.5, 1.15, 256, 6400))
     targets: ClassVar[Mapping[str, str]] = {

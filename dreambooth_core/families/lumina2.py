@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -9,8 +10,67 @@ import torch
 from torch import Tensor
 
 from dreambooth_core.families.base import Components, SizeInfo
+from dreambooth_core.families.flux import LATENTS
+from dreambooth_core.families.hosts import HostFiles, Tensors, axes, count, flow_scheduler
+from dreambooth_core.families.names.lumina2 import NAMES
 from dreambooth_core.families.text import Conditioning
 from dreambooth_core.families.transformer import TransformerFamily
+
+AXES = (32, 32, 32)
+"""Rotary axes of a head of 96."""
+FEED_FORWARD = 256
+"""Its inner width is rounded up to a multiple of it."""
+
+
+def _config(tensors: Tensors) -> dict[str, Any]:
+    width, inputs = tensors["x_embedder.weight"].shape
+    head = len(tensors["layers.0.attn.norm_q.weight"])
+    inner = len(tensors["layers.0.feed_forward.linear_1.weight"])
+    return {
+        "_class_name": "Lumina2Transformer2DModel",
+        "in_channels": inputs // 4,
+        "hidden_size": width,
+        "num_layers": count(tensors, "layers."),
+        "num_refiner_layers": count(tensors, "noise_refiner."),
+        "num_attention_heads": width // head,
+        "num_kv_heads": len(tensors["layers.0.attn.to_k.weight"]) // head,
+        "multiple_of": math.gcd(inner, FEED_FORWARD),
+        "axes_dim_rope": axes(AXES, head),
+        "axes_lens": [300, 512, 512],
+        "cap_feat_dim": len(tensors["time_caption_embed.caption_embedder.0.weight"]),
+    }
+
+
+_MODULATED = ("layers.#", "noise_refiner.#")
+_BLOCKS = (*_MODULATED, "context_refiner.#")
+
+FILES = HostFiles(
+    names=NAMES,
+    keys=(
+        "cap_embedder.0.weight",
+        "layers.0.attention.qkv.weight",
+        "layers.0.adaLN_modulation.1.weight",
+    ),
+    without=("clip_text_pooled_proj.0.weight",),  # NewBie, which reads prompts otherwise
+    config=_config,
+    scheduler=lambda file, config: flow_scheduler(shift=6.0),
+    norms={
+        "cap_embedder.0": "time_caption_embed.caption_embedder.0",
+        **{
+            f"{block}.attention.{letter}_norm": f"{block}.attn.norm_{letter}"
+            for block in _BLOCKS
+            for letter in "qk"
+        },
+        **{f"{block}.attention_norm1": f"{block}.norm1.norm" for block in _MODULATED},
+        "context_refiner.#.attention_norm1": "context_refiner.#.norm1",
+        **{f"{block}.attention_norm2": f"{block}.norm2" for block in _BLOCKS},
+    },
+    unused=("norm_final.weight",),
+    texts={"text_encoder": "Gemma 2 2B"},
+    text_widths={"text_encoder": ("cap_feat_dim", 1)},
+    latents=LATENTS,
+    patch=1,
+)
 
 
 class Lumina2(TransformerFamily):
@@ -24,6 +84,7 @@ class Lumina2(TransformerFamily):
         "vae": "diffusers.AutoencoderKL",
         "text_encoder": "transformers.Gemma2Model",
     }
+    files: ClassVar[HostFiles | None] = FILES
     most_tokens: ClassVar[int] = 256
     targets: ClassVar[Mapping[str, str]] = {
         "query_value": r"\.attn\.(to_q|to_v)$",

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from dreambooth_core.families.base import Components, Configs, SizeInfo
+from dreambooth_core.families.hosts import HostFiles, Tensors, axes, count, flow_scheduler
+from dreambooth_core.families.names.qwen_image import NAMES
 from dreambooth_core.families.packing import packed, unpacked
 from dreambooth_core.families.text import Conditioning
 from dreambooth_core.families.transformer import JOINT_ATTENTION, TransformerFamily
@@ -57,6 +59,43 @@ def _statistics(parts: Components, latents: Tensor) -> tuple[Tensor, Tensor]:
     return mean, deviation
 
 
+AXES = (16, 56, 56)
+"""Rotary axes of a head of 128."""
+
+
+def _config(tensors: Tensors) -> dict[str, Any]:
+    width, inputs = tensors["img_in.weight"].shape
+    head = len(tensors["transformer_blocks.0.attn.norm_q.weight"])
+    return {
+        "_class_name": "QwenImageTransformer2DModel",
+        "in_channels": inputs,
+        "out_channels": len(tensors["proj_out.weight"]) // 4,
+        "num_layers": count(tensors, "transformer_blocks."),
+        "attention_head_dim": head,
+        "num_attention_heads": width // head,
+        "joint_attention_dim": tensors["txt_in.weight"].shape[1],
+        "axes_dims_rope": axes(AXES, head),
+    }
+
+
+FILES = HostFiles(
+    names=NAMES,
+    keys=("transformer_blocks.0.attn.norm_added_k.weight", "txt_norm.weight", "img_in.weight"),
+    without=("time_text_embed.addition_t_embedding.weight",),  # Qwen-Image-Layered
+    config=_config,
+    scheduler=lambda file, config: flow_scheduler(
+        use_dynamic_shifting=True,
+        base_shift=0.5,
+        max_shift=0.9,
+        base_image_seq_len=256,
+        max_image_seq_len=8192,
+        shift_terminal=0.02,
+    ),
+    texts={"text_encoder": "Qwen2.5-VL 7B"},
+    text_widths={"text_encoder": ("joint_attention_dim", 1)},
+)
+
+
 class QwenImage(VideoAutoencoder):
     """Qwen-Image: 60 blocks of two streams, 20 billion weights."""
 
@@ -68,6 +107,7 @@ class QwenImage(VideoAutoencoder):
         "vae": "diffusers.AutoencoderKLQwenImage",
         "text_encoder": "transformers.Qwen2_5_VLForConditionalGeneration",
     }
+    files: ClassVar[HostFiles | None] = FILES
     # diffusers' script trains uniformly: the scheduler shifts by size, and only when sampling.
     flow: ClassVar[FlowDefaults] = FlowDefaults(resolution_mu=linear_mu(0.5, 0.9, 256, 8192))
     native: ClassVar[int] = 1328

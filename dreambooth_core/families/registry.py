@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from dreambooth_core.errors import Unsupported
+from dreambooth_core.families.anima import Anima
 from dreambooth_core.families.base import Configs, Family
 from dreambooth_core.families.flux import Chroma, Flux
 from dreambooth_core.families.flux2 import Flux2Dev, Flux2Klein
@@ -14,6 +15,7 @@ from dreambooth_core.families.ideogram4 import Ideogram4
 from dreambooth_core.families.krea2 import Krea2
 from dreambooth_core.families.lumina2 import Lumina2
 from dreambooth_core.families.qwen_image import QwenImage
+from dreambooth_core.families.sana import Sana
 from dreambooth_core.families.sd import StableDiffusion1, StableDiffusion2
 from dreambooth_core.families.sd3 import StableDiffusion3
 from dreambooth_core.families.sdxl import StableDiffusionXL
@@ -37,6 +39,8 @@ FAMILIES.add(
     Lumina2(),
     Ideogram4(),
     HiDream(),
+    Sana(),
+    Anima(),
 )
 
 

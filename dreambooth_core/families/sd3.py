@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -9,11 +10,67 @@ import torch
 from torch import Tensor
 
 from dreambooth_core.families.base import Components, Configs, SizeInfo
+from dreambooth_core.families.hosts import HostFiles, Tensors, count, flow_scheduler
+from dreambooth_core.families.names.sd3 import NAMES
 from dreambooth_core.families.text import Conditioning
 from dreambooth_core.families.transformer import FEED_FORWARD, JOINT_ATTENTION, TransformerFamily
 from dreambooth_core.objective.shift import FlowDefaults, root_mu
 
 CLIP_TOKENS = 77
+HEAD = 64
+"""Numbers of a head, in every size."""
+
+
+def _config(tensors: Tensors) -> dict[str, Any]:
+    width, inputs, patch, _ = tensors["pos_embed.proj.weight"].shape
+    blocks = count(tensors, "transformer_blocks.")
+    both = [i for i in range(blocks) if f"transformer_blocks.{i}.attn2.to_q.weight" in tensors]
+    return {
+        "_class_name": "SD3Transformer2DModel",
+        "sample_size": 128,
+        "patch_size": patch,
+        "in_channels": inputs,
+        "out_channels": len(tensors["proj_out.weight"]) // patch**2,
+        "num_layers": blocks,
+        "attention_head_dim": HEAD,
+        "num_attention_heads": width // HEAD,
+        "joint_attention_dim": tensors["context_embedder.weight"].shape[1],
+        "caption_projection_dim": width,
+        "pooled_projection_dim": tensors["time_text_embed.text_embedder.linear_1.weight"].shape[1],
+        "pos_embed_max_size": math.isqrt(tensors["pos_embed.pos_embed"].shape[1]),
+        "dual_attention_layers": both,
+        "qk_norm": "rms_norm" if "transformer_blocks.0.attn.norm_q.weight" in tensors else None,
+    }
+
+
+FILES = HostFiles(
+    names=NAMES,
+    keys=("joint_blocks.0.context_block.attn.qkv.weight", "pos_embed"),
+    config=_config,
+    scheduler=lambda file, config: flow_scheduler(shift=3.0),
+    norms={
+        "pos_embed": "pos_embed.pos_embed",
+        **{
+            f"joint_blocks.#.{host}.ln_{letter}": f"transformer_blocks.#.{ours}{letter}"
+            for host, ours in (
+                ("x_block.attn", "attn.norm_"),
+                ("context_block.attn", "attn.norm_added_"),
+                ("x_block.attn2", "attn2.norm_"),
+            )
+            for letter in "qk"
+        },
+    },
+    # There the text's stream ends: its norm is like the last of all, scale before shift.
+    turned_last="transformer_blocks.#.norm1_context.linear",
+    texts={
+        "text_encoder": "CLIP-L",
+        "text_encoder_2": "CLIP-G",
+        "text_encoder_3": "T5-XXL",
+    },
+    text_widths={"text_encoder_3": ("joint_attention_dim", 1)},
+    latents={"scaling_factor": 1.5305, "shift_factor": 0.0609},
+    patch=1,
+)
 
 
 class StableDiffusion3(TransformerFamily):
@@ -31,6 +88,7 @@ class StableDiffusion3(TransformerFamily):
         "text_encoder_2": "transformers.CLIPTextModelWithProjection",
         "text_encoder_3": "transformers.T5EncoderModel",
     }
+    files: ClassVar[HostFiles | None] = FILES
     # The paper's choice, section 5.3: logit-normal, and a shift of 3 at 1024 px, which by its
     # equation 23 grows with the root of the number of tokens.
     flow: ClassVar[FlowDefaults] = FlowDefaults(

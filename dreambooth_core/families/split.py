@@ -15,13 +15,12 @@ from torch import Tensor, nn
 
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Family
-from dreambooth_core.families.host_texts import TextKind, kind_of_class, text_kind
+from dreambooth_core.families.host_texts import TextKind, canonical, kind_of, text_kind, text_values
+from dreambooth_core.families.host_vaes import vae_kind, vae_kind_of_class
 from dreambooth_core.families.hosts import HostFiles
 from dreambooth_core.families.options import BaseOptions
-from dreambooth_core.formats.checkpoints import vae
 from dreambooth_core.formats.checkpoints.build import names_of
 from dreambooth_core.formats.checkpoints.folder_layout import read_config, read_weights
-from dreambooth_core.formats.checkpoints.pairs import to_diffusers
 from dreambooth_core.formats.checkpoints.parts import Component, ModelParts
 from dreambooth_core.formats.checkpoints.pieces import Piece, pieces_of
 from dreambooth_core.formats.detect import describe
@@ -30,8 +29,8 @@ from dreambooth_core.formats.reading import open_regular
 
 TEXT_FOLDERS = "models/text_encoders in ComfyUI, models/text_encoder in Forge and Forge Neo"
 VAE_FOLDERS = "models/vae in ComfyUI, models/VAE in Forge and Forge Neo"
-NORM_GROUPS = 32
-"""Of the autoencoders' group norms, which no shape tells."""
+FIRST = "decoder.conv_in.weight"
+"""diffusers' name of the weight whose inputs are the latents' channels."""
 
 Tensors = Mapping[str, Tensor]
 
@@ -82,7 +81,7 @@ def read_split(
     config = stored.components[family.denoiser].config
     stored.scheduler = files.scheduler(denoiser.path.name, config)
     stored.settings = files.settings(denoiser.path.name)
-    _add_texts(stored, options, family, files, others)
+    _add_texts(stored, options, family, files, denoiser, others)
     _add_vae(stored, options, family, files, others)
     return stored
 
@@ -92,6 +91,7 @@ def _add_texts(
     options: BaseOptions,
     family: Family,
     files: HostFiles,
+    denoiser: Piece,
     inside: Sequence[Piece],
 ) -> None:
     found = [(piece, kind) for piece in inside if (kind := text_kind(piece.entries))]
@@ -107,8 +107,14 @@ def _add_texts(
         named += known
     config = stored.components[family.denoiser].config
     for name in family.text_encoders:
-        kind = kind_of_class(family.classes[name])
+        kind = kind_of(family, name)
         fitting = [piece for piece, its in (*named, *found) if its is kind]
+        if not fitting and kind.within:
+            raise UserError(
+                f"this denoiser lacks the {files.texts[name]} of {family.label}, which stands in "
+                "the same file: it is another model, such as Cosmos-Predict2, or not whole",
+                where=f"base.model: {denoiser.path}",
+            )
         if not fitting:
             raise UserError(
                 f"{family.label} also needs its text encoder {files.texts[name]}, in a file of "
@@ -123,16 +129,16 @@ def _add_texts(
                 do="Name one.",
             )
         _add_text(stored, family, name, kind, fitting[0])
-        key, times = files.text_widths[name]
-        width = int(stored.components[name].config[kind.width])
-        if width * times != config[key]:
+        key, times = files.text_widths.get(name, ("", 1))
+        width = int(text_values(stored.components[name].config)[kind.width])
+        if key and width * times != config[key]:
             raise UserError(
                 f"this {kind.label} is {width:,} wide, and the denoiser was made for "
                 f"{int(config[key]) // times:,}: it belongs to another model",
                 where=f"base.text_encoders: {fitting[0].path}",
                 do=f"This {family.label} needs {files.texts[name]}.",
             )
-    used = {kind_of_class(family.classes[name]).label for name in family.text_encoders}
+    used = {kind_of(family, name).label for name in family.text_encoders}
     for piece, kind in named:
         if kind.label not in used:
             raise UserError(
@@ -146,10 +152,10 @@ def _add_text(stored: SplitParts, family: Family, name: str, kind: TextKind, pie
     as_class = family.classes[name].rpartition(".")[2]
 
     def config(tensors: Tensors) -> dict[str, Any]:
-        return {**kind.config(tensors), "architectures": [as_class]}
+        return {**kind.config(canonical(tensors)), "architectures": [as_class]}
 
     def rename(tensors: Tensors) -> dict[str, Tensor]:
-        return kind.rename(as_class, tensors)
+        return kind.rename(as_class, canonical(tensors))
 
     _add(stored, family, name, piece, config, rename, own=True)
 
@@ -171,33 +177,42 @@ def _add_vae(
             _check(family.empty("vae", found_config), weights, f"VAE of {family.label}", folder)
             stored.components["vae"] = Component(found_config, weights)
             stored.readers["vae"] = lambda: weights
+            return
         pieces = pieces_in(path)
-    if "vae" not in stored.components:
-        found = next((piece for piece in pieces if is_vae(piece.entries)), None)
-        if found is None and options.vae:
-            raise UserError(f"{describe(path)}; there is no VAE in it", where=f"base.vae: {path}")
-        if found is None:
-            raise UserError(
-                f"{family.label} also needs its VAE, in a file of its own",
-                where="base.vae",
-                do=f"Name the file; hosts keep it in {VAE_FOLDERS}.",
-            )
-        _check_channels(stored, family, files, found.shapes(), found.path)
-        kind = family.classes["vae"].rpartition(".")[2]
+    known = [(piece, kind) for piece in pieces if (kind := vae_kind(piece.entries))]
+    if not known and options.vae:
+        raise UserError(f"{describe(path)}; there is no VAE in it", where=f"base.vae: {path}")
+    if not known:
+        raise UserError(
+            f"{family.label} also needs its VAE, in a file of its own",
+            where="base.vae",
+            do=f"Name the file; hosts keep it in {VAE_FOLDERS}.",
+        )
+    found, kind = known[0]
+    wanted = vae_kind_of_class(family.classes["vae"])
+    if kind is not wanted:
+        raise UserError(
+            f"this is a VAE of {kind.label}, and {family.label} has one of {wanted.label}: it "
+            "belongs to another model",
+            where=f"base.vae: {found.path}",
+        )
 
-        def config(tensors: Tensors) -> dict[str, Any]:
-            return _vae_config(kind, files, _ldm(tensors))
+    def config(tensors: Tensors) -> dict[str, Any]:
+        name = family.classes["vae"].rpartition(".")[2]
+        return {**kind.config(tensors), **files.latents, "_class_name": name}
 
-        def rename(tensors: Tensors) -> dict[str, Tensor]:
-            return _vae_names(_ldm(tensors), found.path)
+    def rename(tensors: Tensors) -> dict[str, Tensor]:
+        return kind.rename(tensors, found.path)
 
-        _add(stored, family, "vae", found, config, rename)
+    first = found.shapes().get(kind.first)
+    _check_channels(stored, family, files, {} if first is None else {FIRST: first}, found.path)
+    _add(stored, family, "vae", found, config, rename)
 
 
 def _check_channels(
     stored: SplitParts, family: Family, files: HostFiles, tensors: Tensors, where: Path
 ) -> None:
-    first = tensors.get("decoder.conv_in.weight")
+    first = tensors.get(FIRST)
     channels = 0 if first is None or first.dim() < 2 else first.shape[1]
     wanted = int(stored.components[family.denoiser].config["in_channels"]) // files.patch
     if channels != wanted:
@@ -206,37 +221,6 @@ def _check_channels(
             "it belongs to another model",
             where=f"base.vae: {where}",
         )
-
-
-def is_vae(names: Mapping[str, Any]) -> bool:
-    """Whether these are an autoencoder's names."""
-    return "decoder.conv_in.weight" in names and "encoder.conv_in.weight" in names
-
-
-def _ldm(tensors: Tensors) -> dict[str, Tensor]:
-    """Flux.2's makers keep the outermost convolutions within the encoder and the decoder."""
-    return {
-        name.replace("encoder.quant_conv", "quant_conv").replace(
-            "decoder.post_quant_conv", "post_quant_conv"
-        ): tensor
-        for name, tensor in tensors.items()
-    }
-
-
-def _vae_config(kind: str, files: HostFiles, tensors: Tensors) -> dict[str, Any]:
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    plan = vae.plan_from_shapes(shapes)
-    found = vae.config_from_plan(plan, scaling=1.0, sample_size=1024)
-    for key in ("scaling_factor", "force_upcast"):
-        found.pop(key)
-    return {**found, "norm_num_groups": NORM_GROUPS, **files.latents, "_class_name": kind}
-
-
-def _vae_names(tensors: Tensors, where: Path) -> dict[str, Tensor]:
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    pairs = vae.pairs_of(vae.plan_from_shapes(shapes))
-    own = {name: tensor for name, tensor in tensors.items() if name.startswith("bn.")}
-    return {**to_diffusers(pairs, dict(tensors), where), **own}
 
 
 def _add(

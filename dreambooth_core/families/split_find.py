@@ -10,9 +10,10 @@ from typing import Any
 
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Family
-from dreambooth_core.families.host_texts import TextKind, kind_of_class, text_kind
+from dreambooth_core.families.host_texts import TextKind, canonical, kind_of, text_kind, text_values
+from dreambooth_core.families.host_vaes import vae_kind, vae_kind_of_class
 from dreambooth_core.families.registry import family_of_file
-from dreambooth_core.families.split import TEXT_FOLDERS, VAE_FOLDERS, is_vae, pieces_in
+from dreambooth_core.families.split import TEXT_FOLDERS, VAE_FOLDERS, pieces_in
 from dreambooth_core.families.split_tokenizers import split_tokenizers
 from dreambooth_core.formats.checkpoints.pieces import Piece
 
@@ -61,9 +62,13 @@ def find_parts(
     found = Parts(family.name, family.label)
     configs: dict[str, dict[str, Any]] = {}
     for name in family.text_encoders:
-        kind = kind_of_class(family.classes[name])
-        key, times = files.text_widths[name]
-        fitting = _text_of([*inside, *around], kind, int(config[key]), times)
+        kind = kind_of(family, name)
+        key, times = files.text_widths.get(name, ("", 1))
+        wanted = int(config[key]) // times if key else None
+        fitting = _text_of(inside if kind.within else [*inside, *around], kind, wanted)
+        if fitting is None and kind.within:
+            found.missing.append(f"its {files.texts[name]}, which stands in the denoiser's file")
+            continue
         if fitting is None:
             found.missing.append(f"its text encoder {files.texts[name]} (in {TEXT_FOLDERS})")
             continue
@@ -71,7 +76,7 @@ def find_parts(
         if piece not in inside:
             found.text_encoders.append(str(piece.path))
     channels = int(config["in_channels"]) // files.patch
-    vae = next((each for each in [*inside, *around] if _fits(each, channels)), None)
+    vae = next((each for each in [*inside, *around] if _fits(each, family, channels)), None)
     if vae is None:
         found.missing.append(f"its VAE (in {VAE_FOLDERS})")
     elif vae not in inside:
@@ -100,26 +105,29 @@ def _pieces(folders: Sequence[Path]) -> Iterator[Piece]:
 
 
 def _text_of(
-    pieces: Sequence[Piece], kind: TextKind, wanted: int, times: int
+    pieces: Sequence[Piece], kind: TextKind, wanted: int | None
 ) -> tuple[Piece, dict[str, Any]] | None:
-    """The first text encoder of a kind and width, with its configuration."""
+    """The first text encoder of a kind and width (None for any), with its configuration."""
     for piece in pieces:
         if text_kind(piece.entries) is not kind:
             continue
         try:
-            config = kind.config(piece.shapes())
+            config = kind.config(canonical(piece.shapes()))
         except (ArithmeticError, LookupError, TypeError, ValueError):  # not whole
             continue
-        if int(config[kind.width]) * times == wanted:
+        if wanted in (None, int(text_values(config)[kind.width])):
             return piece, config
     return None
 
 
-def _fits(piece: Piece, channels: int) -> bool:
-    """Whether a network is an autoencoder with as many latent channels."""
-    if not is_vae(piece.entries):
+def _fits(piece: Piece, family: Family, channels: int) -> bool:
+    """Whether a network is an autoencoder of the family's kind with as many latent channels."""
+    kind = vae_kind(piece.entries)
+    if kind is None or kind is not vae_kind_of_class(family.classes["vae"]):
         return False
-    first = piece.shapes()["decoder.conv_in.weight"]
+    first = piece.shapes().get(kind.first)
+    if first is None:
+        return False
     return first.dim() > 1 and first.shape[1] == channels
 
 
@@ -129,7 +137,7 @@ def _add_tokenizer(
     configs: Mapping[str, dict[str, Any]],
     folders: Sequence[Path],
 ) -> None:
-    kinds = [kind_of_class(family.classes[name]) for name in family.text_encoders]
+    kinds = [kind_of(family, name) for name in family.text_encoders]
     if not any(kind.tokenizer for kind in kinds):
         return
     for folder in folders:

@@ -10,7 +10,7 @@ from typing import Any
 from dreambooth_core.bases.locate import is_on_hub
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Configs, Family
-from dreambooth_core.families.host_texts import TextKind, kind_of_class
+from dreambooth_core.families.host_texts import TEXT_KINDS, TextKind, kind_of, text_values
 from dreambooth_core.families.transformer import readable
 from dreambooth_core.formats.tokenizers import load_tokenizers
 
@@ -26,7 +26,7 @@ def split_tokenizers(family: Family, where: str | None, configs: Configs) -> lis
         UserError: none is named, or it cannot be read; says where hosts keep it.
     """
     kinds = {
-        name: kind_of_class(family.classes[text])
+        name: kind_of(family, text)
         for name, text in zip(family.tokenizers, family.text_encoders, strict=True)
     }
     folder = None if where is None else _folder(where)
@@ -45,38 +45,49 @@ def _tokenizer(
 ) -> Any:
     from transformers import AutoTokenizer
 
-    whole = folder is not None and os.path.isdir(folder / name)
-    if not kind.tokenizer and not whole:
-        return load_tokenizers("sd1", None, [config])[0]
-    if folder is None:
+    place = None if folder is None else _place(folder, name, kind)
+    if kind.own and place in (None, folder):
+        return load_tokenizers(kind.own, None, [config])[0]
+    if place is None:
+        own = kind.tokenizer
+        comfyui = f"ComfyUI has {own} in its own folder, " if own else ""
         raise UserError(
             f"{family.label} needs the tokenizer of its {kind.label}, which no file of the hosts "
             "holds",
             where="base.tokenizer",
-            do=f"Name a folder or a hub id. ComfyUI has {kind.tokenizer} in its own folder, Forge "
-            "and Forge Neo have one under backend/huggingface.",
+            do=f"Name a folder or a hub id. {comfyui}Forge and Forge Neo have one under "
+            "backend/huggingface.",
         )
-    with readable(folder):
-        made = AutoTokenizer.from_pretrained(
-            folder / name if whole else folder, local_files_only=True
-        )
-    if len(made) > int(config["vocab_size"]):
+    with readable(place):
+        made = AutoTokenizer.from_pretrained(place, local_files_only=True)
+    words = int(text_values(config)["vocab_size"])
+    if len(made) > words:
         raise UserError(
             f"this tokenizer has {len(made):,} words, and the {kind.label} only "
-            f"{config['vocab_size']:,}: it belongs to another model",
-            where=f"base.tokenizer: {folder}",
+            f"{words:,}: it belongs to another model",
+            where=f"base.tokenizer: {place}",
         )
     for mark in family.marks:
         if len(made(mark, add_special_tokens=False).input_ids) != 1:
             raise UserError(
                 f"this tokenizer does not know {mark}, which stands in the prompts of "
                 f"{family.label}: it belongs to another model",
-                where=f"base.tokenizer: {folder}",
+                where=f"base.tokenizer: {place}",
                 do="Name the tokenizer of the model itself, or its hub id.",
             )
     if kind.chat:
         made.chat_template = kind.chat
     return made
+
+
+def _place(folder: Path, name: str, kind: TextKind) -> Path:
+    """Where a tokenizer lies: in the folder of a whole model, in ComfyUI's folder of all its
+    tokenizers, beside another of those, or where it was said."""
+    own = Path(kind.tokenizer).name
+    among = [folder / own] if own else []
+    if own and folder.name in {Path(each.tokenizer).name for each in TEXT_KINDS}:
+        among.append(folder.parent / own)
+    return next((place for place in (folder / name, *among) if os.path.isdir(place)), folder)
 
 
 def _folder(where: str) -> Path:

@@ -25,6 +25,7 @@ from dreambooth_core.families.text import Conditioning
 from dreambooth_core.formats.checkpoints.build import UNRUN, without_initial_values
 from dreambooth_core.formats.checkpoints.folder_layout import read_weights
 from dreambooth_core.formats.checkpoints.parts import ModelParts
+from dreambooth_core.formats.folders import index_of
 from dreambooth_core.formats.privacy import cleaned
 from dreambooth_core.formats.reading import read_json
 from dreambooth_core.formats.storage import write_json, write_tensors
@@ -49,6 +50,10 @@ JOINT_ATTENTION = r"to_q|to_k|to_v|to_out\.0|add_q_proj|add_k_proj|add_v_proj|to
 """Layers of an attention of two streams, image and text, in diffusers' names."""
 FEED_FORWARD = r"ff(_context)?\.net\.(0\.proj|2)"
 """Those of the two streams' feed-forward networks."""
+
+
+NO_SETTINGS = ("scheduler", "guider")
+"""Parts of a pipeline that are no network and no tokenizer."""
 
 
 class TransformerFamily(Family):
@@ -85,13 +90,13 @@ class TransformerFamily(Family):
         if weights:
             models["vae"].to(torch.float32)
         scheduler = path / "scheduler" / "scheduler_config.json"
-        index = read_json(path / "model_index.json")
+        index = read_json(index_of(path))
         settings = {
             key: value
             for key, value in index.items()
-            if not key.startswith("_") and key not in (*models, *self.tokenizers, "scheduler")
+            if not key.startswith("_") and key not in (*models, *self.tokenizers, *NO_SETTINGS)
         }
-        return Loaded(models, read_json(scheduler), "flow", settings)
+        return Loaded(models, read_json(scheduler, infinite=True), "flow", settings)
 
     def _load_split(self, stored: SplitParts, weights: bool) -> Loaded:
         models: dict[str, nn.Module] = {}
@@ -113,12 +118,16 @@ class TransformerFamily(Family):
         if not weights:
             return self.empty(name, config)
         stored = next(t for t in tensors.values() if t.is_floating_point())
-        more = {} if name in self.text_encoders else {"low_cpu_mem_usage": True}
+        more = {} if self._is_text(name) else {"low_cpu_mem_usage": True}
         with readable(folder):
             model: nn.Module = kind.from_pretrained(
                 folder, torch_dtype=stored.dtype, local_files_only=True, **more
             )
         return model
+
+    def _is_text(self, name: str) -> bool:
+        """Whether transformers reads it, and not diffusers."""
+        return self.classes[name].startswith("transformers.")
 
     def _refuse_another(
         self, config: Mapping[str, Any], name: str, kind: Any, folder: Path
@@ -128,7 +137,7 @@ class TransformerFamily(Family):
         Text encoders are told by the kind of language model: the same one is saved under the names
         of several classes, with its head and without.
         """
-        if name in self.text_encoders:
+        if self._is_text(name):
             found, wanted = config.get("model_type"), kind.config_class.model_type
         else:
             found, wanted = config.get("_class_name"), kind.__name__
@@ -162,7 +171,7 @@ class TransformerFamily(Family):
         values = {k: v for k, v in config.items() if not k.startswith("_") and k not in UNRUN}
         place = init_empty_weights(include_buffers=False) if buffers else torch.device("meta")
         with readable(name), place, without_initial_values():
-            if name in self.text_encoders:
+            if self._is_text(name):
                 made: nn.Module = kind(kind.config_class(**values))
             else:
                 made = kind.from_config(values)
@@ -184,7 +193,7 @@ class TransformerFamily(Family):
         own = parts.scheduler_config
         index: dict[str, Any] = {
             **parts.settings,
-            "_class_name": self.pipeline_class(parts).__name__,
+            "_class_name": self.pipelines[0],
             "_diffusers_version": diffusers.__version__,
             "scheduler": ["diffusers", str(own["_class_name"])],
         }
@@ -193,7 +202,7 @@ class TransformerFamily(Family):
             for name, model in models.items():
                 kind = type(model)
                 index[name] = [kind.__module__.partition(".")[0], kind.__name__]
-                is_text = name in self.text_encoders
+                is_text = self._is_text(name)
                 stem = "model" if is_text else "diffusion_pytorch_model"
                 tensors = {
                     key: tensor.to(dtype) if tensor.is_floating_point() else tensor

@@ -17,7 +17,7 @@ from dreambooth_core.formats import pickles, storage
 from dreambooth_core.formats.adapters.naming import called, family_of_keys
 from dreambooth_core.formats.checkpoints import prediction, single_layout
 from dreambooth_core.formats.checkpoints.unet import Shapes
-from dreambooth_core.formats.folders import entries, is_file, is_folder
+from dreambooth_core.formats.folders import INDEXES, entries, is_file, is_folder
 from dreambooth_core.formats.reading import open_regular, read_json, regular
 from dreambooth_core.formats.signatures import (
     ADAPTER_ENDINGS,
@@ -284,7 +284,7 @@ def _tail(path: Path) -> bytes:
 
 def _folder(path: Path) -> Identity:
     for name, read in (
-        ("model_index.json", _diffusers_folder),
+        *((name, _diffusers_folder) for name in INDEXES),
         ("adapter_config.json", _peft_folder),
         ("config.json", _part_folder),
     ):

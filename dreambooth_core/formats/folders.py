@@ -16,6 +16,16 @@ LONGEST_TEXT = 16_000_000
 MOST_ENTRIES = 10_000
 """Entries of one folder of a model, at most: real ones have a few dozen."""
 
+INDEXES = ("model_index.json", "modular_model_index.json")
+"""What names the parts of a model in diffusers' layout; the second of a modular pipeline."""
+
+
+def index_of(folder: Path) -> Path:
+    """A folder's index: the first of its kinds that is there."""
+    return next(
+        (folder / name for name in INDEXES if (folder / name).is_file()), folder / INDEXES[0]
+    )
+
 
 def is_folder(path: Path) -> bool:
     """Whether a path is a folder; otherwise it is a regular file.

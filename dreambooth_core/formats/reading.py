@@ -72,22 +72,30 @@ def read_bytes(path: str | Path, limit: int) -> bytes:
             raise unreadable(Path(path), error) from error
 
 
-def read_json(path: str | Path, what: str = "not valid JSON") -> dict[str, Any]:
+def read_json(
+    path: str | Path, what: str = "not valid JSON", *, infinite: bool = False
+) -> dict[str, Any]:
     """The object that a JSON file holds.
+
+    Args:
+        infinite: leaves out keys whose value is an infinity, as diffusers writes the defaults of
+            some of its schedulers, instead of refusing them.
 
     Raises:
         UserError: no such file, or what :func:`parse_json` refuses; begins with ``what``.
     """
     data = read_bytes(path, MAX_JSON)
     try:
-        return parse_json(data)
+        return parse_json(data, infinite=infinite)
     except ValueError as error:
         raise UserError(f"{what}: {error}", where=path) from error
 
 
-def parse_json(data: bytes | str, *, limit: int = MAX_JSON) -> dict[str, Any]:
+def parse_json(
+    data: bytes | str, *, limit: int = MAX_JSON, infinite: bool = False
+) -> dict[str, Any]:
     """The object in a JSON text. A key that occurs twice, a NaN and a lone surrogate are errors:
-    readers disagree on what they mean.
+    readers disagree on what they mean. ``infinite`` as :func:`read_json` has it.
 
     Raises:
         ValueError: not JSON, no object, or longer, deeper or fuller than any sensible file.
@@ -102,7 +110,7 @@ def parse_json(data: bytes | str, *, limit: int = MAX_JSON) -> dict[str, Any]:
             text.removeprefix("\ufeff"),
             object_pairs_hook=_once,
             parse_float=_finite,
-            parse_constant=_no_number,
+            parse_constant=_unless_infinite if infinite else _no_number,
         )
     except UnicodeDecodeError as error:
         raise ValueError(f"it is not UTF-8 (byte {error.start})") from error
@@ -144,7 +152,14 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"the key {twice!r} occurs twice")
-    return found
+    return {key: value for key, value in found.items() if value is not _INFINITE}
+
+
+_INFINITE = object()
+
+
+def _unless_infinite(text: str) -> object:
+    return _no_number(text) if text == "NaN" else _INFINITE
 
 
 def _finite(text: str) -> float:

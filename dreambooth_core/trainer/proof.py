@@ -21,6 +21,7 @@ from dreambooth_core.families.options import BaseOptions
 from dreambooth_core.families.tokens import add_token
 from dreambooth_core.formats.adapters.verify import Proof, verify_adapter
 from dreambooth_core.formats.embeddings import read_embedding
+from dreambooth_core.formats.folders import index_of
 from dreambooth_core.formats.storage import read_tensors, sha256
 from dreambooth_core.methods.quantized import dequantize, quantize
 from dreambooth_core.randomness import generator
@@ -129,7 +130,7 @@ def prove(
         TrainingFailed: the file does not do what was trained, equals the base, or holds NaN.
     """
     folder = file if file.is_dir() else file.with_suffix("")
-    whole = (folder / "model_index.json").is_file()
+    whole = index_of(folder).is_file()
     parts = load_base(base, tokenizers=tokenizers)
     for name, model in parts.models.items():
         if name not in masters:

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import ClassifierFreeGuidance, DiffusionPipeline, ModularPipeline
 from torch import Tensor
 
+from dreambooth_core.families.anima import _without_torchvision
 from dreambooth_core.families.base import Components, SizeInfo
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.families.options import BaseOptions
@@ -80,6 +81,37 @@ class Bench:
             generator=torch.Generator().manual_seed(1),
             **self.call,
         ).images
+        return made
+
+
+@dataclass(frozen=True)
+class Modular(Bench):
+    """A base of which diffusers has only a modular pipeline.
+
+    Args:
+        guidance: as its guider has it, with the negative prompt "red".
+    """
+
+    guidance: float = 1.0
+
+    def pipeline(self) -> Any:
+        _without_torchvision()
+        made = ModularPipeline.from_pretrained(self.folder)
+        made.load_components()
+        made.update_components(guider=ClassifierFreeGuidance(guidance_scale=self.guidance))
+        made.set_progress_bar_config(disable=True)
+        return made
+
+    def sample(self, pipeline: Any, height: int, width: int, steps: int) -> Tensor:
+        made: Tensor = pipeline(
+            prompt=PROMPT,
+            negative_prompt="red",
+            height=height,
+            width=width,
+            num_inference_steps=steps,
+            output="latents",
+            generator=torch.Generator().manual_seed(1),
+        )
         return made
 
 

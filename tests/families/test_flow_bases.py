@@ -17,7 +17,8 @@ CALLS = {
 """What the pipelines' own defaults would make long."""
 
 
-@pytest.mark.parametrize("name", WRITERS)
+# Anima has a modular pipeline alone, which its own test runs.
+@pytest.mark.parametrize("name", [name for name in WRITERS if name != "anima"])
 def test_a_tiny_model_generates(name: str, tmp_path: Path) -> None:
     folder = WRITERS[name](tmp_path / name)
     pipeline = DiffusionPipeline.from_pretrained(folder, local_files_only=True)

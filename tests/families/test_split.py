@@ -5,19 +5,25 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import diffusers
 import pytest
 import torch
-from diffusers.loaders import single_file_utils
 from helpers import flow_bases, flow_tokenizers, host_files
 from helpers.host_files import Split
 from transformers import T5Config, T5EncoderModel
 
 from dreambooth_core.commands.main import main
 from dreambooth_core.errors import UserError
-from dreambooth_core.families import flux, host_texts, split
+from dreambooth_core.families import (
+    flux,
+    host_language,
+    host_texts,
+    host_vaes,
+    krea2,
+    lumina2,
+    qwen_image,
+    sd3,
+)
 from dreambooth_core.families.base import Components
 from dreambooth_core.families.loading import load_base, read_configs
 from dreambooth_core.families.options import BaseOptions
@@ -31,6 +37,10 @@ WRITERS = {
     "flux2": flow_bases.flux2_klein,
     "flux": flow_bases.flux,
     "chroma": flow_bases.chroma,
+    "sd3": flow_bases.sd3,
+    "lumina2": flow_bases.lumina2,
+    "qwen_image": flow_bases.qwen_image,
+    "krea2": flow_bases.krea2,
 }
 PROMPT = "a photo of a red star"
 
@@ -38,10 +48,18 @@ PROMPT = "a photo of a red star"
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """What no shape tells, as the tiny bases have it."""
-    monkeypatch.setattr(split, "NORM_GROUPS", 4)
+    monkeypatch.setattr(host_vaes, "NORM_GROUPS", 4)
     monkeypatch.setattr(text, "HEAD_WIDTH", 16)
-    monkeypatch.setattr(flux, "AXES", flow_bases.AXES)
-    monkeypatch.setitem(host_texts.QWEN3_FACTS, "rope_theta", 10000.0)
+    for family in (flux, qwen_image, krea2, lumina2):
+        monkeypatch.setattr(family, "AXES", flow_bases.AXES)
+    monkeypatch.setattr(sd3, "HEAD", flow_bases.HEAD)
+    monkeypatch.setattr(krea2, "LAYERS", (1, 2, 3))
+    monkeypatch.setattr(host_texts, "CLIP_L_LAYERS", 3)
+    monkeypatch.setattr(host_language, "QWEN25_HEAD", 16)
+    monkeypatch.setattr(host_language, "GEMMA2_HEAD", 16)
+    monkeypatch.setitem(host_language.QWEN3_FACTS, "rope_theta", 10000.0)
+    monkeypatch.setitem(host_language.QWEN3_VL_FACTS, "rope_theta", 500000.0)
+    monkeypatch.setitem(host_language.QWEN25_VL_FACTS, "rms_norm_eps", 1e-5)
 
 
 class Bases:
@@ -175,65 +193,6 @@ def test_half_precision_stays_as_it_is(bases: Bases, tmp_path: Path, dtype: torc
     assert {p.dtype for p in ours.vae.parameters()} == {torch.float32}
 
 
-CONVERSIONS = {
-    "z_image": "convert_z_image_transformer_checkpoint_to_diffusers",
-    "flux2": "convert_flux2_transformer_checkpoint_to_diffusers",
-    "flux": "convert_flux_transformer_checkpoint_to_diffusers",
-    "chroma": "convert_chroma_transformer_checkpoint_to_diffusers",
-}
-REAL: dict[str, dict[str, Any]] = {
-    "z_image": {},
-    "flux2": {
-        "num_layers": 5,
-        "num_single_layers": 20,
-        "num_attention_heads": 24,
-        "joint_attention_dim": 7680,
-        "guidance_embeds": False,
-    },
-    "flux": {"guidance_embeds": True},
-    "chroma": {},
-}
-
-
-@pytest.mark.parametrize("name", WRITERS)
-def test_the_real_size_is_told_by_shapes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()
-    family = FAMILIES[name]
-    assert family.files is not None
-    with torch.device("meta"):
-        model = getattr(diffusers, family.classes["transformer"].rpartition(".")[2])(**REAL[name])
-    stored = host_files.native(family.files, model.state_dict())
-    assert family.files.fits(stored)
-    found = family.files.config(family.files.to_diffusers(stored))
-    assert found.pop("_class_name") == type(model).__name__
-    for key, value in found.items():
-        wanted = model.config[key]
-        assert value == (list(wanted) if isinstance(wanted, tuple) else wanted), key
-
-
-@pytest.mark.parametrize("name", WRITERS)
-def test_names_are_those_of_diffusers_conversion(name: str) -> None:
-    """On matrices of the real height and one column, each row with a number of its own."""
-    family = FAMILIES[name]
-    assert family.files is not None
-    kind = getattr(diffusers, family.classes["transformer"].rpartition(".")[2])
-    few = {"n_layers": 2} if name == "z_image" else {"num_layers": 2, "num_single_layers": 2}
-    with torch.device("meta"):
-        model = kind(**{**REAL[name], **few})
-    numbers, state = 0, {}
-    for key, tensor in model.state_dict().items():
-        rows = len(tensor)
-        state[key] = torch.arange(numbers, numbers + rows, dtype=torch.float64)
-        state[key] = state[key].reshape(rows, *[1] * (tensor.dim() - 1))
-        numbers += rows
-    stored = host_files.native(family.files, state)
-    theirs = getattr(single_file_utils, CONVERSIONS[name])(dict(stored))
-    ours = family.files.to_diffusers(stored)
-    assert ours.keys() == theirs.keys() == state.keys()
-    assert all(torch.equal(ours[key], tensor) for key, tensor in theirs.items())
-    assert all(torch.equal(ours[key], tensor) for key, tensor in state.items())
-
-
 def refused(base: BaseOptions) -> str:
     with pytest.raises(UserError) as caught:
         load_base(base)
@@ -261,6 +220,12 @@ def test_parts_of_two_families_are_refused(bases: Bases) -> None:
     assert "CLIP-L" in refused(options(replace(dev, texts=dev.texts[1:])))
     assert "T5-XXL" in refused(options(replace(dev, texts=dev.texts[:1])))
     assert "Name one" in refused(options(replace(image, texts=[*image.texts, *klein.texts])))
+    third, qwen = (bases.of(name)[1] for name in ("sd3", "qwen_image"))
+    assert "CLIP-G" in refused(options(replace(third, texts=[third.texts[0], third.texts[2]])))
+    assert "one of video" in refused(options(replace(qwen, vae=image.vae)))
+    assert "one of images" in refused(options(replace(image, vae=qwen.vae)))
+    said = refused(options(replace(qwen, texts=image.texts)))
+    assert "Qwen2.5-VL 7B" in said
 
 
 def test_a_text_encoder_of_another_size_is_refused(bases: Bases, tmp_path: Path) -> None:

@@ -66,6 +66,15 @@ def test_json_of_any_sensible_kind_is_read(tmp_path: Path):
     assert read_json(tmp_path / "a.json") == {"a": [1, 2.5, None, "ä😀"]}
 
 
+def test_infinities_are_left_out_of_schedulers(tmp_path: Path):
+    """DPM-Solver's default, as diffusers writes it in every folder with that sampler."""
+    (tmp_path / "a.json").write_text('{"lambda_min_clipped": -Infinity, "shift": 3.0}')
+    assert read_json(tmp_path / "a.json", infinite=True) == {"shift": 3.0}
+    (tmp_path / "a.json").write_text('{"shift": NaN}')
+    with pytest.raises(UserError, match="NaN is not a number"):
+        read_json(tmp_path / "a.json", infinite=True)
+
+
 def test_a_huge_json_is_not_read(tmp_path: Path):
     with (tmp_path / "a.json").open("wb") as file:
         file.truncate(MAX_JSON + 1)

@@ -15,11 +15,16 @@ from typing import Any
 
 import torch
 from diffusers import (
+    AnimaAutoBlocks,
+    AnimaTextConditioner,
+    AutoencoderDC,
     AutoencoderKL,
     AutoencoderKLFlux2,
     AutoencoderKLQwenImage,
     ChromaPipeline,
     ChromaTransformer2DModel,
+    CosmosTransformer3DModel,
+    DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
     Flux2Pipeline,
@@ -36,6 +41,8 @@ from diffusers import (
     Lumina2Transformer2DModel,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
+    SanaPipeline,
+    SanaTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     ZImagePipeline,
@@ -78,6 +85,8 @@ SMALL_QWEN: dict[str, Any] = {
     "num_key_value_heads": 1,
     "max_position_embeddings": 1024,
 }
+ANIMA_TOKENS = 32
+"""Least tokens of its prompts; 512 in the real one, most of them zero."""
 VISION: dict[str, Any] = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2}
 
 
@@ -290,14 +299,16 @@ def sd3(folder: Path, *, medium: bool = True) -> Path:
         dual_attention_layers=(0,) if medium else (),
         qk_norm="rms_norm" if medium else None,
     )
+    first = CLIPTextModelWithProjection(_clip_config(clip))
+    nn.init.eye_(first.text_projection.weight)  # CLIP-L's pooled answer is not projected
     return _write(
         folder,
         StableDiffusion3Pipeline,
         transformer=denoiser,
         vae=_vae(0.0609, 1.5305),
-        text_encoder=CLIPTextModelWithProjection(_clip_config(clip)),
+        text_encoder=first,
         tokenizer=clip,
-        text_encoder_2=CLIPTextModelWithProjection(_clip_config(other)),
+        text_encoder_2=CLIPTextModelWithProjection(_clip_config(other, layers=4, act="gelu")),
         tokenizer_2=other,
         text_encoder_3=T5EncoderModel(_t5_config(t5, width=2 * TEXT + 16)),
         tokenizer_3=t5,
@@ -339,6 +350,92 @@ def lumina2(folder: Path) -> Path:
         tokenizer=tokenizer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0),
     )
+
+
+def sana(folder: Path) -> Path:
+    """Sana: Gemma 2, linear attention, an autoencoder of 32 px."""
+    torch.manual_seed(0)
+    tokenizer = tokenizers.gemma()
+    config = Gemma2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=TEXT,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+    )
+    denoiser = SanaTransformer2DModel(
+        num_attention_heads=HEADS,
+        attention_head_dim=HEAD,
+        num_layers=2,
+        num_cross_attention_heads=HEADS,
+        cross_attention_head_dim=HEAD,
+        cross_attention_dim=WIDTH,
+        caption_channels=TEXT,
+        sample_size=16,
+    )
+    levels = (8, 8, 8, 16, 32, 32)
+    vae = AutoencoderDC(
+        attention_head_dim=8,
+        encoder_block_out_channels=levels,
+        decoder_block_out_channels=levels,
+        encoder_layers_per_block=(1,) * 6,
+        decoder_layers_per_block=(1,) * 6,
+        encoder_qkv_multiscales=((),) * 6,
+        decoder_qkv_multiscales=((),) * 6,
+        scaling_factor=0.41407,
+    )
+    return _write(
+        folder,
+        SanaPipeline,
+        transformer=denoiser,
+        vae=vae,
+        text_encoder=Gemma2Model(config),
+        tokenizer=tokenizer,
+        scheduler=DPMSolverMultistepScheduler(
+            flow_shift=3.0, prediction_type="flow_prediction", use_flow_sigmas=True
+        ),
+    )
+
+
+def anima(folder: Path) -> Path:
+    """Anima: Qwen3 and T5's tokens through a conditioner; a modular pipeline."""
+    torch.manual_seed(0)
+    qwen, t5 = tokenizers.qwen(), tokenizers.t5()
+    text = Qwen3Config(vocab_size=len(qwen), num_hidden_layers=2, head_dim=16, **SMALL_QWEN)
+    parts: dict[str, Any] = {
+        "text_encoder": Qwen3Model(text),
+        "text_conditioner": AnimaTextConditioner(
+            source_dim=TEXT,
+            target_dim=TEXT,
+            model_dim=TEXT,
+            num_layers=1,
+            num_attention_heads=2,
+            target_vocab_size=len(t5),
+            min_sequence_length=ANIMA_TOKENS,
+        ),
+        "transformer": CosmosTransformer3DModel(
+            num_attention_heads=HEADS,
+            attention_head_dim=HEAD,
+            num_layers=2,
+            text_embed_dim=TEXT,
+            adaln_lora_dim=32,
+            rope_scale=(1.0, 4.0, 4.0),
+            extra_pos_embed_type=None,
+        ),
+        "vae": _qwen_vae(),
+        "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0),
+        "tokenizer": qwen,
+        "t5_tokenizer": t5,
+    }
+    for part in parts.values():
+        if isinstance(part, nn.Module):
+            part.eval()
+    pipeline = AnimaAutoBlocks().init_pipeline()
+    pipeline.update_components(**parts)
+    pipeline.save_pretrained(str(folder), overwrite_modular_index=True)
+    return folder
 
 
 def krea2(folder: Path) -> Path:
@@ -450,6 +547,8 @@ WRITERS: dict[str, Callable[..., Path]] = {
     "krea2": krea2,
     "ideogram4": ideogram4,
     "hidream": hidream,
+    "sana": sana,
+    "anima": anima,
 }
 
 
@@ -514,14 +613,17 @@ def _double_and_single() -> dict[str, Any]:
     }
 
 
-def _clip_config(tokenizer: Any, *, positions: int = 77) -> CLIPTextConfig:
+def _clip_config(
+    tokenizer: Any, layers: int = 3, act: str = "quick_gelu", *, positions: int = 77
+) -> CLIPTextConfig:
     return CLIPTextConfig(
         max_position_embeddings=positions,
         vocab_size=len(tokenizer),
         hidden_size=TEXT,
         intermediate_size=64,
         projection_dim=TEXT,
-        num_hidden_layers=3,
+        num_hidden_layers=layers,
+        hidden_act=act,
         num_attention_heads=2,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,

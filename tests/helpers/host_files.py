@@ -59,18 +59,23 @@ def native(files: HostFiles, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]
     """A denoiser's weights in the hosts' names, from diffusers'."""
     back = {new: old for old, new in files.norms.items()}
     found: dict[str, Tensor] = {}
+    blocks = {int(name.split(".")[1]) for name in tensors if name.startswith("transformer_blocks.")}
+    last = files.turned_last.replace("#", str(max(blocks, default=0)))
     for name, tensor in tensors.items():
         stem, _, kind = name.rpartition(".")
         layer = files.names.find(stem)
         if layer is None:
+            if kind not in ("weight", "bias"):
+                stem, kind = name, ""
             number = next((part for part in stem.split(".") if part.isdigit()), "#")
             template = stem.replace(f".{number}", ".#", 1)
-            found[back_name(back, template, kind, number) if stem else name] = tensor
+            flat = tensor.flatten() if template in files.tables else tensor
+            found[back_name(back, template if stem not in back else stem, kind, number)] = flat
             continue
         fused = files.names.fused_of(layer.template)
         if fused is None:
             value = tensor
-            if layer.template in files.names.swapped:
+            if layer.template in files.names.swapped or layer.path == last:
                 value = torch.cat(tensor.chunk(2)[::-1])
             found[f"{files.names.native(layer)}.{kind}"] = value
         elif layer.template == fused.parts[0]:
@@ -80,27 +85,71 @@ def native(files: HostFiles, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]
     return found
 
 
+SCALES = (
+    *("query_norm", "key_norm", "qnorm", "knorm"),
+    *("prenorm", "postnorm", "last.norm", "txtmlp.0"),
+)
+"""Ends of the norms whose weight the hosts call a scale."""
+
+
 def back_name(back: Mapping[str, str], template: str, kind: str, number: str) -> str:
     stem = back.get(template, template).replace("#", number)
-    scale = stem.endswith(("query_norm", "key_norm")) or ".norms." in stem
-    return f"{stem}.{'scale' if scale else kind}"
+    scale = stem.endswith(SCALES) or ".norms." in stem
+    return f"{stem}.{'scale' if scale else kind}" if kind else stem
 
 
 def ldm(folder: Path) -> dict[str, Tensor]:
-    """An autoencoder in LDM's names."""
+    """An autoencoder in LDM's names, or in Wan's."""
     tensors = read_weights(folder)
+    if "encoder.down_blocks.0.norm1.gamma" in tensors:
+        return {video_name(name): tensor for name, tensor in tensors.items()}
     pairs = vae.pairs_of(vae.plan_from_config(read_config(folder)))
     made = to_single(pairs, tensors, folder)
     own = {name: tensor for name, tensor in tensors.items() if name.startswith("bn.")}
     return {**{k: v() if isinstance(v, Lazy) else v for k, v in made.items()}, **own}
 
 
+VIDEO = {
+    "post_quant_conv.": "conv2.",
+    "quant_conv.": "conv1.",
+    "coder.conv_in.": "coder.conv1.",
+    ".norm_out.": ".head.0.",
+    ".conv_out.": ".head.2.",
+    ".mid_block.attentions.0.": ".middle.1.",
+    ".mid_block.resnets.0.": ".middle.0.",
+    ".mid_block.resnets.1.": ".middle.2.",
+    ".down_blocks.": ".downsamples.",
+    ".norm1.": ".residual.0.",
+    ".norm2.": ".residual.3.",
+    ".conv_shortcut.": ".shortcut.",
+}
+VIDEO_INSIDE = {".conv1.": ".residual.2.", ".conv2.": ".residual.6."}
+
+
+def video_name(name: str, blocks: int = 1) -> str:
+    """Wan's name of a weight of Qwen-Image's autoencoder."""
+    parts = name.split(".")
+    if parts[1] == "up_blocks":
+        within = blocks + 1 if parts[3] == "upsamplers" else int(parts[4])
+        parts[1:5] = ["upsamples", str(int(parts[2]) * (blocks + 2) + within)]
+    name = ".".join(parts)
+    if name.count(".") > 2:
+        for theirs, wans in VIDEO_INSIDE.items():
+            name = name.replace(theirs, wans)
+    for theirs, wans in VIDEO.items():
+        name = name.replace(theirs, wans)
+    return name
+
+
 def text(family: Family, name: str, folder: Path) -> dict[str, Tensor]:
     """A text encoder in the names that hosts' files have: a whole language model's."""
     tensors = read_weights(folder)
     kind = family.classes[name].rpartition(".")[2]
-    if kind == "Qwen3Model":
+    if kind in ("Qwen3Model", "Qwen3VLModel"):
         return {f"model.{key}": value for key, value in tensors.items()}
+    if kind == "Gemma2Model":
+        plain = {f"model.{key}": value for key, value in tensors.items()}
+        return {**plain, "spiece_model": torch.zeros(8, dtype=torch.uint8)}
     if kind == "CLIPTextModel":
         return {
             key if key.startswith("text_model.") else f"text_model.{key}": value

@@ -21,7 +21,7 @@ from dreambooth_core.formats.storage import DTYPES, Stored, read_header, read_te
 from dreambooth_core.formats.transformer_files import ADVICE, quantised_by
 
 _PREFIX = re.compile(
-    r"model\.diffusion_model\.|vae\.|first_stage_model\.|text_encoders\.[^.]+\.transformer\."
+    r"((model\.diffusion_model|net)\.)?llm_adapter\.|(model\.diffusion_model|net)\.|vae\.|first_stage_model\.|text_encoders\.[^.]+\.transformer\."
 )
 _BESIDE = re.compile(r"text_encoders\.[^.]+\.(?!transformer\.)")
 """What stands beside a text encoder and is no part of it, such as CLIP's logit scale."""

@@ -1,0 +1,124 @@
+"""Sana (NVIDIA 2024): linear attention, Gemma 2 text, an autoencoder of 32 pixels a cell."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from dreambooth_core.families.base import Components, Configs, SizeInfo
+from dreambooth_core.families.text import Conditioning
+from dreambooth_core.families.transformer import TransformerFamily
+from dreambooth_core.objective.shift import FlowDefaults
+
+_ATTENTION = r"attn[12]\.(to_q|to_k|to_v|to_out\.0)"
+
+
+class Sana(TransformerFamily):
+    """Sana and Sana 1.5: 20 to 60 blocks, 0.6, 1.6 and 4.8 billion weights."""
+
+    name: ClassVar[str] = "sana"
+    label: ClassVar[str] = "Sana"
+    pipelines: ClassVar[tuple[str, ...]] = ("SanaPipeline",)
+    classes: ClassVar[Mapping[str, str]] = {
+        "transformer": "diffusers.SanaTransformer2DModel",
+        "vae": "diffusers.AutoencoderDC",
+        "text_encoder": "transformers.Gemma2Model",
+    }
+    # Its makers' configurations: logit-normal, and the shift of 3 that its sampler has too.
+    flow: ClassVar[FlowDefaults] = FlowDefaults("logit_normal", shift="static", factor=3.0, patch=1)
+    size_step: ClassVar[int] = 32
+    most_tokens: ClassVar[int] = 300
+    targets: ClassVar[Mapping[str, str]] = {
+        "query_value": r"\.attn[12]\.(to_q|to_v)$",
+        "attention": rf"\.{_ATTENTION}$",
+        "transformer": rf"\.({_ATTENTION}|ff\.conv_(inverted|point))$",
+        "all": rf"\.({_ATTENTION}|ff\.conv_(inverted|point))$|^(time_embed|caption_projection)\.",
+    }
+
+    def latent_scale(self, vae: Mapping[str, Any]) -> int:
+        return int(2 ** (len(vae["encoder_block_out_channels"]) - 1))
+
+    def vae_channels(self, vae: Mapping[str, Any]) -> tuple[int, int]:
+        return (
+            int(vae["encoder_block_out_channels"][0]),
+            int(max(vae["decoder_block_out_channels"][:2])),
+        )
+
+    def native_size(self, configs: Configs) -> int:
+        return int(configs["transformer"]["sample_size"]) * self.latent_scale(configs["vae"])
+
+    def encode_pixels(self, parts: Components, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Its autoencoder has one answer and no distribution."""
+        found: Tensor = parts.vae.encode(pixels).latent
+        return found, torch.zeros_like(found)
+
+    def encode(self, parts: Components, prompts: Sequence[str]) -> Conditioning:
+        """Behind the long instruction that the pipeline puts before every prompt by itself: as
+        what is trained will be sampled. diffusers' script leaves it out unless it is given."""
+        pipeline = self.text_pipeline(parts)
+        called = inspect.signature(type(pipeline).__call__).parameters
+        embeds, mask, _, _ = pipeline.encode_prompt(
+            list(prompts),
+            do_classifier_free_guidance=False,
+            device=self.text_device(parts),
+            max_sequence_length=self.most_tokens,
+            complex_human_instruction=called["complex_human_instruction"].default,
+        )
+        return Conditioning(embeds, mask=mask)
+
+    def predict(
+        self,
+        parts: Components,
+        noisy: Tensor,
+        timesteps: Tensor,
+        conditioning: Conditioning,
+        sizes: Sequence[SizeInfo],
+        inpainting: Tensor | None = None,
+    ) -> Tensor:
+        """It counts noise in thousandths, times a factor of its own."""
+        answer: Tensor = parts.denoiser(
+            noisy,
+            encoder_hidden_states=conditioning.embeds,
+            encoder_attention_mask=conditioning.mask,
+            timestep=1000.0 * timesteps * parts.denoiser.config.timestep_scale,
+            return_dict=False,
+        )[0]
+        return answer
+
+    def sampling_arguments(
+        self, parts: Components, prompts: Sequence[str], negative: str, guidance: float
+    ) -> dict[str, Any]:
+        found = self.placed(parts, self.encode(parts, prompts))
+        arguments = {
+            # Checked beside embeddings too, where there is a negative prompt.
+            "negative_prompt": None,
+            "prompt_embeds": found.embeds,
+            "prompt_attention_mask": found.mask,
+            "guidance_scale": guidance,
+            # Sizes are as they were asked for.
+            "use_resolution_binning": False,
+        }
+        if guidance > 1:
+            other = self.placed(parts, self._negative(parts, [negative] * len(prompts)))
+            arguments["negative_prompt_embeds"] = other.embeds
+            arguments["negative_prompt_attention_mask"] = other.mask
+        return arguments
+
+    def _negative(self, parts: Components, prompts: Sequence[str]) -> Conditioning:
+        """Without the instruction."""
+        embeds, mask, _, _ = self.text_pipeline(parts).encode_prompt(
+            list(prompts),
+            do_classifier_free_guidance=False,
+            device=self.text_device(parts),
+            max_sequence_length=self.most_tokens,
+        )
+        return Conditioning(embeds, mask=mask)
+
+    def blank(self, parts: Components, batch: int, dtype: torch.dtype) -> Conditioning:
+        width = parts.denoiser.config.caption_channels
+        embeds = torch.empty(batch, self.most_tokens, width, dtype=dtype, device="meta")
+        return Conditioning(embeds, mask=torch.ones(batch, self.most_tokens, device="meta"))
