@@ -256,6 +256,11 @@ def name_failure(error: BaseException, folder: RunFolder) -> DreamBoothError:
             do="Turn on gradient checkpointing, lower resolution, batch size or rank, "
             "or close what else uses the device.",
         )
+    if kind == "DistBackendError" or (kind == "RuntimeError" and "gloo" in lowered):
+        return TrainingFailed(
+            f"another process of this run has ended or cannot be reached: {text[:160]}",
+            do="Its own messages say why. Resume: what was saved stays.",
+        )
     if isinstance(error, MemoryError) or "can't allocate memory" in lowered:
         return TrainingFailed(
             "this computer has not enough free memory",

@@ -53,13 +53,18 @@ class Proposal:
         return proposal
 
     @property
+    def is_one(self) -> bool:
+        """Whether the folder is called as a proposal's is."""
+        return self.path.name.startswith(PREFIX)
+
+    @property
     def config(self) -> Path:
         """The configuration that the start wants."""
         return self.path / "config.yaml"
 
     def check(self, folder: RunFolder) -> None:
         """Raises ``UserError`` if this is no proposal of that run."""
-        if self.path.parent != folder.path or not self.path.name.startswith(PREFIX):
+        if self.path.parent != folder.path or not self.is_one:
             raise UserError("not a proposal of this run", where=self.path)
         if not self.config.is_file():
             raise UserError("the settings to resume with are gone", where=self.path)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from dreambooth_core.errors import UserError
+from dreambooth_core.optim.pieces import cut_like, is_sharded
 
 # What the configuration says holds, not what a checkpoint says: it may have been changed.
 _CONFIGURED = (
@@ -47,6 +48,7 @@ def load_optimizer_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
     configured = [
         {key: group[key] for key in _CONFIGURED if key in group} for group in optimizer.param_groups
     ]
+    state = _cut(optimizer, state)
     try:
         optimizer.load_state_dict(state)
     except (ValueError, KeyError, TypeError) as error:
@@ -64,6 +66,17 @@ def load_optimizer_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
             live = optimizer.state[parameter]
             for name, value in saved.items():
                 live[name] = _put_back(live.get(name), value, parameter.device)
+
+
+def _cut(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """The state with its whole tensors in pieces where the weights are (FSDP2)."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    numbers = [n for group in state["param_groups"] for n in group["params"]]
+    states = dict(state["state"])
+    for parameter, number in zip(parameters, numbers, strict=False):
+        if is_sharded(parameter) and isinstance(states.get(number), dict):
+            states[number] = {k: cut_like(v, parameter) for k, v in states[number].items()}
+    return {**state, "state": states}
 
 
 def _put_back(live: Any, saved: Any, device: torch.device) -> Any:

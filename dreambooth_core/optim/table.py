@@ -45,6 +45,8 @@ class OptimizerSpec:
     """Whether the optimizer averages weights itself, in place of a schedule."""
     fused: bool = False
     """Whether to ask for torch's fused kernel where it has one for the weights."""
+    shards: bool = False
+    """Whether it steps on pieces of the weights as on the whole (FSDP2)."""
     paged: bool = False
     """Whether the states spill into RAM when the GPU's memory is short."""
 
@@ -106,12 +108,12 @@ _SELF_TUNING: dict[str, Any] = {"per_parameter": False, "finds_rate": True}
 _SCHEDULE_FREE: dict[str, Any] = {"per_parameter": False, "averages": True}
 
 OPTIMIZERS.add(
-    OptimizerSpec("adamw", "torch", "torch.optim:AdamW", like_weights(2), fused=True),
+    OptimizerSpec("adamw", "torch", "torch.optim:AdamW", like_weights(2), fused=True, shards=True),
     _bitsandbytes("adamw8bit", "AdamW8bit", in_8bit(2)),
     _bitsandbytes("paged_adamw", "PagedAdamW", in_fp32(2)),
     _bitsandbytes("paged_adamw8bit", "PagedAdamW8bit", in_8bit(2)),
-    OptimizerSpec("adam", "torch", "torch.optim:Adam", like_weights(2), fused=True),
-    OptimizerSpec("sgd", "torch", "torch.optim:SGD", like_weights(1), **_MOMENTUM),
+    OptimizerSpec("adam", "torch", "torch.optim:Adam", like_weights(2), fused=True, shards=True),
+    OptimizerSpec("sgd", "torch", "torch.optim:SGD", like_weights(1), shards=True, **_MOMENTUM),
     _bitsandbytes("lion", "Lion", in_fp32(1), **_LION),
     _bitsandbytes("lion8bit", "Lion8bit", in_8bit(1), **_LION),
     _bitsandbytes("paged_lion8bit", "PagedLion8bit", in_8bit(1), **_LION),

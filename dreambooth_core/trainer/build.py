@@ -37,6 +37,7 @@ from dreambooth_core.trainer.report import Reporter
 from dreambooth_core.trainer.samples import Samples
 from dreambooth_core.trainer.saving import Saver
 from dreambooth_core.trainer.session import Session
+from dreambooth_core.trainer.sharding import Shards, shard
 from dreambooth_core.trainer.step import StepComputer
 from dreambooth_core.trainer.texts import TextSource, encode_each
 from dreambooth_core.trainer.validation import Validation
@@ -106,7 +107,9 @@ class Builder:
         # One network after another, and what is cached leaves: they need not fit side by side.
         latents = self._latents(parts, items, plan, precision, held_out)
         texts = self._texts(parts, [items, held_out], precision, trained=method.trains_text)
-        self._on_device(parts, parts.family.denoiser, precision)
+        sharded = config.run.sharding != "no" and self.processes.count > 1
+        if not sharded:  # in pieces it goes there block by block
+            self._on_device(parts, parts.family.denoiser, precision)
         apply_attention(parts.denoiser, config.memory.attention, precision.device, precision.dtype)
         judge = self._judge(parts, precision, held_out or items)
         trainables = method.attach(config.run.seed, precision.trained)
@@ -115,6 +118,10 @@ class Builder:
                 _checkpointing(model)
         if config.memory.compile:
             parts.denoiser.compile()
+        shards: Shards | None = None
+        if sharded:
+            offload = config.run.sharding == "offload"
+            shards = shard(parts, trainables, self.processes, offload=offload)
         total = config.run.steps or config.run.epochs * plan.steps_per_epoch
         stepper, ema = self._optimizer(trainables, total)
 
@@ -132,6 +139,7 @@ class Builder:
             objective,
             precision,
             self.processes,
+            models=[m for m in method.passed_models if not (shards and m is parts.denoiser)],
             seed=config.run.seed,
             prior_weight=config.prior.loss_weight if config.prior.enabled else 0.0,
             as_base=method.as_base if config.prior.predicts else None,
@@ -167,6 +175,7 @@ class Builder:
             ema=ema,
             validation=validation(own) if own else None,
             validation_of=validation,
+            shards=shards,
             total_steps=total,
             held_out=None
             if held_out is None

@@ -86,6 +86,64 @@ class Rule:
     broken: Callable[[Asked], bool]
 
 
+UNSHARDED: tuple[tuple[str, str, str, Callable[[Asked], bool]], ...] = (
+    (
+        "a 4-bit or 8-bit base",
+        "packed weights cannot be cut into pieces",
+        "Set memory.quantize to no, or run.sharding to no.",
+        lambda s: s.config.memory.quantize != "no",
+    ),
+    (
+        "torch.compile",
+        "the network is compiled whole, and is never whole",
+        "Switch one of the two off.",
+        lambda s: s.config.memory.compile,
+    ),
+    (
+        "fp16",
+        "the loss scaler looks at one process's piece alone",
+        "Use bf16 or fp32.",
+        lambda s: s.precision == "fp16",
+    ),
+    (
+        "stochastic_rounding and fused_backward_pass",
+        "they step weights one by one and whole",
+        "Switch them off.",
+        lambda s: s.optim.stochastic_rounding or s.optim.fused_backward_pass,
+    ),
+    (
+        "optimizers other than adamw, adam and sgd",
+        "they look at a weight as a whole, or have kernels that know no pieces",
+        "Choose adamw.",
+        lambda s: not s.optimizer.shards,
+    ),
+    (
+        "prior.source prediction",
+        "a pass gathers pieces from all processes, and not each of them has class images in it",
+        "Set prior.source to images.",
+        lambda s: s.config.prior.predicts,
+    ),
+    (
+        "save.best_by images",
+        "the first process alone draws them, and has one piece of the network",
+        "Set save.best_by to loss.",
+        lambda s: s.config.seeks_best and s.config.save.best_by == "images",
+    ),
+    (
+        "method.training_adapter",
+        "it lies beside layers that are whole",
+        "Leave method.training_adapter empty.",
+        lambda s: bool(s.config.method.training_adapter),
+    ),
+    (
+        "EMA in RAM",
+        "each process averages its own pieces where they are",
+        "Switch optim.ema.on_cpu off; run.sharding=offload keeps all pieces in RAM.",
+        lambda s: s.optim.ema.enabled and s.optim.ema.on_cpu,
+    ),
+)
+"""What sharding cannot be combined with, why, and what to do."""
+
 RULES: tuple[Rule, ...] = (
     Rule(
         "fused_backward_pass",
@@ -314,6 +372,17 @@ RULES: tuple[Rule, ...] = (
         "Leave save.layout at host.",
         "save.layout",
         lambda s: s.method.is_adapter and s.config.save.layout not in s.method.layouts,
+    ),
+    *(
+        Rule(
+            "run.sharding",
+            second,
+            reason,
+            do,
+            "run.sharding",
+            lambda s, broken=broken: s.config.run.sharding != "no" and broken(s),  # type: ignore[misc]
+        )
+        for second, reason, do, broken in UNSHARDED
     ),
     Rule(
         "fp16",

@@ -39,7 +39,7 @@ def train(session: Session) -> None:
         run.scheduled()
         run.asked()
     session.measure()
-    if session.config.save.at_end and not session.is_kept:
+    if session.config.save.at_end and not session.is_kept():
         session.save_state()
 
 
@@ -106,7 +106,6 @@ class _Loop:
         session = self.session
         session.stepper.begin(session.step)
         losses = session.computer.backward(session.step)
-        session.processes.sum_gradients(session.parameters)
         return losses, session.stepper.finish(session.precision.scaler)
 
     def _report(self) -> None:

@@ -8,6 +8,7 @@ from dreambooth_core.config.fields import MAX_SEED, MAX_STEPS, option
 from dreambooth_core.methods.table import ARRANGEMENTS, LAYOUTS
 
 PRECISIONS = ("no", "fp16", "bf16", "full_bf16")
+SHARDINGS = ("no", "full", "offload")
 QUANTIZED = ("no", "int8", "nf4")
 
 
@@ -84,6 +85,14 @@ class RunOptions:
         than the best one's. Empty: never.""",
         minimum=1,
         maximum=10_000,
+    )
+    sharding: str = option(
+        "no",
+        label="Sharding",
+        help="""With several processes: no gives each a whole model (DDP), full cuts the denoising
+        network into a piece for each (FSDP2), offload keeps the pieces in RAM besides.""",
+        choices=SHARDINGS,
+        advanced=True,
     )
     resume: str = option(
         "",

@@ -1,29 +1,21 @@
-"""One process or several: who am I, on which device, and how gradients are added up.
+"""One process or several: who am I, on which device, and how processes agree.
 
 Launchers (``accelerate launch``, ``torchrun``) tell each process its place by environment
-variables. Losses are divided by the size of the *global* batch before the backward pass, so
-adding gradients over processes gives exactly what one process with the whole batch would have.
+variables. Gradients are the business of ``sharding``.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dreambooth_core.errors import Stopped, UserError
-
-SHARDING = {
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
-    "ACCELERATE_USE_FSDP": "FSDP",
-    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
-}
-"""What accelerate's launcher sets for each, and its name."""
 
 PATIENCE = timedelta(days=2)
 """How long processes wait for each other: the first may be waiting for room on the disk. Whoever
@@ -41,30 +33,11 @@ class Processes:
     rank: int
     count: int
     device: torch.device
-    _with_gradients: list[bool] = field(default_factory=list)
-    """Which parameters get any, in any process; found at the first step."""
 
     @property
     def is_main(self) -> bool:
         """Only the main process writes files and events."""
         return self.rank == 0
-
-    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Adds up the gradients of all processes, in place."""
-        if self.count == 1:
-            return
-        every = list(parameters)
-        if not self._with_gradients:
-            # Asked once: the answer has to be waited for, and is the same at every step.
-            there = torch.tensor([float(p.grad is not None) for p in every])
-            self._with_gradients.extend(self.sum(there).bool().tolist())
-        # A process without a share of the last batch has no gradients, and must still join in.
-        for parameter, wanted in zip(every, self._with_gradients, strict=True):
-            if not wanted:
-                continue
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            torch.distributed.all_reduce(parameter.grad)
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum of a tensor over all processes, where the tensor is.
@@ -127,7 +100,6 @@ def join(device: str) -> Processes:
     count = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
-    refuse_sharding()
     chosen = choose_device(device, local)
     if count > 1:
         if chosen.type == "cuda":
@@ -142,19 +114,6 @@ def backend_for(device: torch.device) -> str:
     if name == "gloo" or not torch.distributed.is_backend_available(name):
         return "gloo"
     return f"cpu:gloo,{device.type}:{name}"
-
-
-def refuse_sharding() -> None:
-    """Raises ``UserError`` where accelerate is set up to shard the model over devices."""
-    for variable, name in SHARDING.items():
-        if os.environ.get(variable, "").lower() in ("1", "true", "yes"):
-            raise UserError(
-                f"{name} cannot be used: methods change layers and step weights in ways that need "
-                "whole weights in every process",
-                where=f"accelerate's configuration ({variable})",
-                do="Choose plain multi-GPU in 'accelerate config'. docs/devices.md says what "
-                "saves memory in its place.",
-            )
 
 
 def choose_device(wanted: str, local_rank: int = 0) -> torch.device:

@@ -38,6 +38,7 @@ from dreambooth_core.trainer.report import Reporter
 from dreambooth_core.trainer.results import embedding_path
 from dreambooth_core.trainer.saving import Saver
 from dreambooth_core.trainer.session import Session
+from dreambooth_core.trainer.sharding import as_launched
 from dreambooth_core.trainer.state import (
     check_resume,
     choose,
@@ -78,6 +79,7 @@ def run(
     load_libraries()
     config = load(TrainConfig, files=[proposal.config if proposal else folder.config])
     config = replace(config, base=pinned(config.base, _commit(config, folder)))
+    config = as_launched(config)
     processes = join(config.run.device)
     reporter = None
     try:
@@ -264,10 +266,11 @@ def _train(session: Session) -> _Trained | None:
                 _write_curve(folder, session.step)
         raise
     seconds = time.time() - begun
-    if not session.processes.is_main:
-        return None
     reporter.emit("progress", stage="saving")
     file = _saved_result(session)
+    if file is None:
+        _followed(session)
+        return None
     session.keep_best(folder.name, file)
     token, learned = None, {}
     if session.method.embedding() is not None:
@@ -285,7 +288,7 @@ def _train(session: Session) -> _Trained | None:
     session.sample()
     caption = session.method.caption_for_proof(list(session.items.first_captions().values()))
     sums: dict[str, int] = {}
-    with session.result_weights():
+    with session.result_weights(), session.whole():
         parts = session.parts
         if session.method.adapter() is None and token is None:  # a whole model
             stored = STORED[session.config.save.precision]
@@ -320,14 +323,23 @@ def _measured(session: Session) -> dict[str, Any]:
     return {"best_step": best, **{k: v for k, v in numbers.items() if v is not None}}
 
 
-def _saved_result(session: Session) -> Path:
+def _followed(session: Session) -> None:
+    """What the other processes still do: bring their pieces to what the main one does."""
+    if session.shards:
+        session.sample()
+        with session.result_weights(), session.whole():
+            pass
+
+
+def _saved_result(session: Session) -> Path | None:
     """Writes the result; where that fails, what was learned is saved to be resumed from."""
     try:
         return session.save_result(session.folder.name)
     except (Stopped, RunGone):
         raise
     except Exception:
-        session.save_rolling()
+        if not session.shards:  # the others, with their pieces, are elsewhere
+            session.save_rolling()
         raise
 
 

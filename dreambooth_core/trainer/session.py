@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -31,6 +31,7 @@ from dreambooth_core.trainer.report import Reporter
 from dreambooth_core.trainer.results import keep_best, prune_results, write_result
 from dreambooth_core.trainer.samples import Samples
 from dreambooth_core.trainer.saving import Saver
+from dreambooth_core.trainer.sharding import Shards, scattered
 from dreambooth_core.trainer.state import TrainState, save_state, settings_identity
 from dreambooth_core.trainer.step import StepComputer
 from dreambooth_core.trainer.validation import Validation
@@ -59,6 +60,8 @@ class Session:
     validation: Validation | None
     validation_of: Callable[[list[str]], Validation]
     """For prompts that somebody asks for besides the run's own."""
+    shards: Shards | None
+    """Where the denoiser is in pieces over the processes."""
     total_steps: int
     held_out: HeldOut | None = None
     judge: Judge | None = None
@@ -107,34 +110,42 @@ class Session:
         if asked and validation is None:
             with self.reporter.decorative("making an image of what is trained on"):
                 validation = self.validation_of([next(iter(self.items.first_captions().values()))])
-        if not (validation and self.processes.is_main):
+        main, shards = self.processes.is_main, self.shards
+        if not validation or not (main or shards):
             return
+        # In pieces all must make them, and none may stop alone.
+        should_stop = None if shards else self.asked.stops
         count = validation.count
         self.reporter.emit("progress", stage="samples", step=0, steps=count)
         try:
             with self.result_weights():
-                validation.make(self.step, self.asked.stops)
-            with self.reporter.decorative("putting the images beside the result"):
-                arrange_samples(self)
+                validation.make(self.step, should_stop)
+            if main:
+                with self.reporter.decorative("putting the images beside the result"):
+                    arrange_samples(self)
         except Stopped:
             return
         self.reporter.emit("progress", stage="samples", step=count, steps=count)
 
     def state(self) -> TrainState:
-        """The state at the present step; its tensors are the live ones."""
+        """The state at the present step; its tensors are the live ones. In pieces all processes
+        must ask for it, and the main one alone gets it."""
         states: dict[str, Any] = {"optimizer": self.stepper.state_dict()}
         if self.ema:
             states["ema"] = self.ema.state_dict()
         if self.precision.scaler.is_enabled():
             states["scaler"] = self.precision.scaler.state_dict()
-        return TrainState(self.step, self.method.tensors(), states, self.identity)
+        weights = self.method.tensors()
+        if self.shards:
+            weights, states = self.shards.gathered(weights), self.shards.gathered(states)
+        return TrainState(self.step, weights, states, self.identity)
 
     def restore(self, state: TrainState) -> None:
         """Goes back to a saved state."""
-        self.method.restore(state.weights)
+        self.method.restore(scattered(state.weights, self.method.tensors()))
         self.stepper.load_state_dict(state.states["optimizer"])
         if self.ema:
-            self.ema.load_state_dict(state.states["ema"])
+            self.ema.load_state_dict(scattered(state.states["ema"], self.ema.averages))
         if "scaler" in state.states:
             self.precision.scaler.load_state_dict(state.states["scaler"])
         self.step = state.step
@@ -183,40 +194,55 @@ class Session:
     def save_checkpoint(self) -> None:
         """Writes a checkpoint, and what has been learned so far as a result that hosts load."""
         self.measure()
-        if self.processes.is_main:
-            self.save_state()
-            name = f"{self.folder.name}-{self.step:06d}"
-            self.keep_best(name, self.save_result(name))
+        self.save_state()
+        name = f"{self.folder.name}-{self.step:06d}"
+        path = self.save_result(name)
+        if path is not None:
+            self.keep_best(name, path)
             prune_results(self, self.config.save.keep)
 
-    @property
     def is_kept(self) -> bool:
-        """Whether there is a checkpoint of this step that stays: nothing else may replace it."""
+        """Whether there is a checkpoint of this step that stays: nothing else may replace it.
+        In pieces all processes must ask, and hear what the main one sees."""
         path = saved_steps(self.folder.checkpoints).get(self.step)
-        return path is not None and not is_rolling(path)
+        kept = ["kept"] if path is not None and not is_rolling(path) else []
+        return bool(self.processes.agree(kept) if self.shards else kept)
 
     def save_state(self) -> None:
         """Writes a checkpoint to resume from; on a full disk, once there is room."""
+        if not (self.processes.is_main or self.shards):
+            return
+        state, what = self.state(), f"the checkpoint of step {self.step}"
         if self.processes.is_main:
-            what = f"the checkpoint of step {self.step}"
-            self._saved(self.saver(what, lambda: save_state(self.folder.checkpoints, self.state())))
+            self._saved(self.saver(what, lambda: save_state(self.folder.checkpoints, state)))
 
     def save_rolling(self) -> None:
         """Writes a checkpoint that the next one replaces. It is worth no waiting: where it cannot
         be written, that is a warning."""
-        if not self.processes.is_main or self.is_kept:
+        if not (self.processes.is_main or self.shards) or self.is_kept():
             return
         with self.reporter.decorative(f"saving the resume state of step {self.step}"):
-            self.asked.look()
-            self._saved(save_state(self.folder.checkpoints, self.state(), rolling=True))
+            state = self.state()
+            if self.processes.is_main:
+                self.asked.look()
+                self._saved(save_state(self.folder.checkpoints, state, rolling=True))
 
     def _saved(self, path: Path) -> None:
         self.reporter.emit("saved", path=self.folder.relative(path), step=self.step, result=False)
         prune(self.folder.checkpoints, self.config.save.keep)
 
-    def save_result(self, name: str) -> Path:
-        """Writes what has been learned under ``name``; on a full disk, once there is room."""
-        with self.result_weights():
+    def whole(self) -> AbstractContextManager[None]:
+        """Inside, the main process's models are whole. In pieces all processes must come here."""
+        return self.shards.whole() if self.shards else nullcontext()
+
+    def save_result(self, name: str) -> Path | None:
+        """Writes what has been learned under ``name``; on a full disk, once there is room. None in
+        all processes but the main one."""
+        if not (self.processes.is_main or self.shards):
+            return None
+        with self.result_weights(), self.whole():
+            if not self.processes.is_main:
+                return None
             path = self.saver(f"the result {name}", lambda: write_result(self, name))
         self.results.append(self.folder.relative(path))
         self.reporter.emit("saved", path=self.results[-1], step=self.step, result=True)

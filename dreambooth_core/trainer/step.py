@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dreambooth_core.data.plan import CLASS, BatchPlan, Slot, groups
 from dreambooth_core.families.base import Components
@@ -17,6 +17,7 @@ from dreambooth_core.randomness import seed_of
 from dreambooth_core.trainer.precision import Precision
 from dreambooth_core.trainer.processes import Processes
 from dreambooth_core.trainer.samples import Samples
+from dreambooth_core.trainer.sharding import no_sync, replicated
 from dreambooth_core.transfer import send
 
 
@@ -36,6 +37,7 @@ class StepComputer:
         precision: Precision,
         processes: Processes,
         *,
+        models: Sequence[nn.Module],
         seed: int,
         prior_weight: float,
         as_base: Callable[[], AbstractContextManager[None]] | None = None,
@@ -49,6 +51,7 @@ class StepComputer:
         self.seed = seed
         self.prior_weight = prior_weight
         self.as_base = as_base
+        self._ddp = replicated(_Losses(self, models), processes)
 
     def backward(self, step: int) -> Tensor:
         """Adds the gradients of a step to those that are there.
@@ -61,16 +64,29 @@ class StepComputer:
         slots = [slot for batch in batches for slot in batch]
         classes = sum(slot.kind == CLASS for slot in slots)
         counts = (len(slots) - classes, classes)
-        found = [torch.zeros(0, 3, device=self.precision.device)]
-        for batch in batches:
-            for group in groups(self.plan.share(batch, self.processes.rank)):
-                # Dropout draws from the global generator: keyed here, so that resuming a run
-                # needs no saved generator state.
-                self._seed_globally(seed_of("dropout", self.seed, step, group[0].number))
-                total, instance, prior = self._losses(group, step, counts)
-                self.precision.scaler.scale(total).backward()
-                found.append(torch.stack([total.detach(), instance, prior])[None])
+        found = []
+        forward = self._ddp or self.losses
+        passes = [group for batch in batches for group in self._groups(batch)]
+        for number, group in enumerate(passes, 1):
+            # Dropout draws from the global generator: keyed here, so that resuming a run
+            # needs no saved generator state.
+            self._seed_globally(seed_of("dropout", self.seed, step, group[0].number))
+            # Gradients travel once a step, with the last pass.
+            with nullcontext() if number == len(passes) else no_sync(self._ddp):
+                total, instance, prior = forward(group, step, counts)
+                # The engines average over processes; the step's losses are shares of one sum.
+                shared = total * self.processes.count if self.processes.count > 1 else total
+                self.precision.scaler.scale(shared).backward()
+            found.append(torch.stack([total.detach(), instance, prior])[None])
         return torch.cat(found)
+
+    def _groups(self, batch: Sequence[Slot]) -> list[list[Slot]]:
+        """This process's groups of a micro batch, as many as any has: none may pass through the
+        models alone, since all bring their pieces of the weights."""
+        shares = [groups(self.plan.share(batch, rank)) for rank in range(self.processes.count)]
+        own = shares[self.processes.rank]
+        filler = [replace(own[0][0], counts=False)]
+        return own + [filler] * (max(map(len, shares)) - len(own))
 
     def _seed_globally(self, seed: int) -> None:
         """Seeds torch's global generators. On the CPU its own alone: torch.manual_seed also notes
@@ -80,7 +96,7 @@ class StepComputer:
         else:
             torch.manual_seed(seed)
 
-    def _losses(
+    def losses(
         self, group: Sequence[Slot], step: int, counts: tuple[int, int]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Total, instance and class loss of slots of one size, each a scalar."""
@@ -124,3 +140,18 @@ class StepComputer:
             )
         target = torch.cat([noisy.target[:first], answer.to(noisy.target)])
         return replace(noisy, target=target)
+
+
+class _Losses(nn.Module):
+    """The losses as a module over what is trained: DDP's hooks begin at its forward pass."""
+
+    def __init__(self, computer: StepComputer, models: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.models = nn.ModuleList(models)
+        self.compute = computer.losses
+
+    def forward(
+        self, group: Sequence[Slot], step: int, counts: tuple[int, int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As :meth:`StepComputer.losses`."""
+        return self.compute(group, step, counts)

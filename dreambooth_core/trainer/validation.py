@@ -14,6 +14,7 @@ from dreambooth_core.families.base import Components
 from dreambooth_core.families.sampling import SamplingSettings, generate
 from dreambooth_core.formats.storage import write_bytes
 from dreambooth_core.jobs import RunFolder
+from dreambooth_core.optim.pieces import is_sharded
 from dreambooth_core.trainer.options import ValidationOptions
 from dreambooth_core.trainer.precision import Precision
 from dreambooth_core.trainer.report import Reporter
@@ -93,7 +94,8 @@ class Validation:
                     images = generate(
                         self.parts, prompts, seeds, self.settings, should_stop=should_stop
                     )
-                for index, image in enumerate(images):
+                # Of several processes, the main one alone writes.
+                for index, image in enumerate(images if self.reporter.enabled else ()):
                     self._show(step, index, prompts[index], seeds[index], image)
         finally:
             torch.set_rng_state(state)
@@ -111,8 +113,9 @@ class Validation:
 
 @contextmanager
 def on_device(parts: Components, device: torch.device) -> Iterator[None]:
-    """Inside, all models are on ``device``; afterwards each is back where it was."""
-    models = parts.networks
+    """Inside, all models are on ``device``; afterwards each is back where it was. One in pieces
+    goes there by itself."""
+    models = [m for m in parts.networks if not is_sharded(next(m.parameters()))]
     homes = [next(model.parameters()).device for model in models]
     try:
         for model in models:

@@ -92,3 +92,11 @@ def test_a_process_that_is_gone_needs_no_ending() -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     launch.end_all(process.pid)
+
+
+def test_a_run_whose_main_process_died_is_told_in_one_line(run: RunFolder) -> None:
+    run.events.write(kind="progress", stage="train", step=3)
+    told = launch._unsaid(run, run.events.read(0)[0], 1)
+    assert told == "a process ended without a word, and the others with it; nothing was saved"
+    run.events.write(kind="finished", outcome="done")
+    assert launch._unsaid(run, run.events.read(0)[0], 1) is None

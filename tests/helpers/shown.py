@@ -101,6 +101,7 @@ SHOWN: dict[str, tuple[str, str]] = {
     "save.best_by": ("trainer/test_judge.py", "test_images_are_judged_at_each_save"),
     "save.best": ("trainer/test_best.py", "test_the_best_step_is_measured_told_and_kept"),
     "run.stop_when": ("trainer/test_best.py", "test_a_run_that_gets_no_better_ends"),
+    "run.sharding": ("trainer/test_processes.py", "test_each_process_holds_its_piece"),
     "method.init_from": ("methods/test_starting.py", "test_the_first_step_is_the_adapter"),
     "method.init_weight": ("methods/test_starting.py", "test_the_first_step_is_the_adapter"),
     "method.training_adapter": (

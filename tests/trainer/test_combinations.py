@@ -16,6 +16,7 @@ from dreambooth_core.trainer.config import TrainConfig
 Given = dict[str, Any]
 
 FUSED: Given = {"optim.fused_backward_pass": "true", "optim.max_grad_norm": 0}
+SHARDED: Given = {"run.sharding": "full"}
 FREE: Given = {"optim.optimizer": "adamw_schedulefree"}
 PRODIGY: Given = {"optim.optimizer": "prodigy"}
 PREDICTION: Given = {"prior.enabled": "true", "prior.source": "prediction"}
@@ -96,6 +97,29 @@ BROKEN: dict[tuple[str, str], Given] = {
     ("save.layout", "a method that it has no place for"): {
         "method.kind": "lokr",
         "save.layout": "diffusers",
+    },
+    ("run.sharding", "a 4-bit or 8-bit base"): {**SHARDED, "memory.quantize": "nf4"},
+    ("run.sharding", "torch.compile"): {**SHARDED, "memory.compile": "true"},
+    ("run.sharding", "fp16"): {**SHARDED, "run.mixed_precision": "fp16"},
+    ("run.sharding", "stochastic_rounding and fused_backward_pass"): {**SHARDED, **FUSED},
+    ("run.sharding", "optimizers other than adamw, adam and sgd"): {
+        **SHARDED,
+        "optim.optimizer": "adafactor",
+    },
+    ("run.sharding", "prior.source prediction"): {**SHARDED, **PREDICTION},
+    ("run.sharding", "save.best_by images"): {
+        **SHARDED,
+        "save.best": "true",
+        "save.best_by": "images",
+    },
+    ("run.sharding", "method.training_adapter"): {
+        **SHARDED,
+        "method.training_adapter": "it.safetensors",
+    },
+    ("run.sharding", "EMA in RAM"): {
+        **SHARDED,
+        "optim.ema.enabled": "true",
+        "optim.ema.on_cpu": "true",
     },
     ("fp16", "the CPU"): {"run.mixed_precision": "fp16", "device": "cpu"},
     ("class images in fp16", "the CPU"): {
