@@ -84,6 +84,8 @@ FLOWS: dict[str, tuple[str, str]] = {
     "sd3": ("full", "schedule"),
     "lumina2": ("oft", "accumulation"),
     "krea2": ("lora", "prior"),
+    "sana": ("lora", "accumulation"),
+    "anima": ("lora", "ema"),
 }
 """Each family with one method and one option; together all of them."""
 
