@@ -119,12 +119,12 @@ def z_image(folder: Path, *, shift: float = 3.0) -> Path:
     )
 
 
-def flux2_klein(folder: Path, *, distilled: bool = False) -> Path:
+def flux2_klein(folder: Path, *, distilled: bool = False, channels: int = 32) -> Path:
     """Flux.2 Klein: the layers 9, 18 and 27 of Qwen3, folded and normalised latents."""
     torch.manual_seed(0)
     tokenizer = tokenizers.qwen()
     config = Qwen3Config(vocab_size=len(tokenizer), num_hidden_layers=28, head_dim=16, **SMALL_QWEN)
-    vae = _flux2_vae()
+    vae = _flux2_vae(channels)
     return _write(
         folder,
         Flux2KleinPipeline,
