@@ -129,4 +129,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    work() if "RANK" in os.environ else main()
+    if "RANK" in os.environ:
+        work()
+    else:
+        main()
