@@ -80,7 +80,8 @@ class Components:
     @property
     def configs(self) -> dict[str, dict[str, Any]]:
         """The configuration of each network."""
-        return {name: config_of(model) for name, model in {**self.models, "vae": self.vae}.items()}
+        networks = {**self.models, "vae": self.vae, **self.companions}
+        return {name: config_of(model) for name, model in networks.items()}
 
     @property
     def latent_scale(self) -> int:

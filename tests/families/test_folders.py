@@ -62,3 +62,11 @@ def test_a_shard_that_is_cut(chroma: Path, tmp_path: Path) -> None:
     load_base(BaseOptions(model=str(base)), weights=False)
     shard.write_bytes(shard.read_bytes()[:-50])
     assert "cut short" in refused(base)
+
+
+def test_configurations_are_of_every_network(tmp_path: Path) -> None:
+    """Memory is estimated from them, also for what only images are made with."""
+    parts = load_base(
+        BaseOptions(model=str(flow_bases.ideogram4(tmp_path / "base"))), weights=False
+    )
+    assert set(parts.configs) == set(parts.family.networks) > {"unconditional_transformer"}
