@@ -1,4 +1,6 @@
-"""What training a LoRA of the real models is estimated to need: ``python -m benchmarks.estimates``.
+"""What training the real models is estimated to need: ``python -m benchmarks.estimates``.
+
+``--aims`` prints what each is to fit into instead, with RAM and seconds a step.
 
 Nothing is loaded: the networks' configurations stand here (published ones, or the defaults of
 diffusers' classes, which are the published models) and are traced on the meta device. One row a
@@ -13,6 +15,7 @@ from typing import Any
 
 from dreambooth_core.config.loading import load
 from dreambooth_core.errors import UserError
+from dreambooth_core.formats.checkpoints.stock import stock_configs
 from dreambooth_core.trainer.advice import fit
 from dreambooth_core.trainer.config import TrainConfig
 from dreambooth_core.trainer.needs import Planner
@@ -112,6 +115,8 @@ LLAMA3_8B: dict[str, Any] = {
 }
 
 MODELS: dict[str, dict[str, dict[str, Any]]] = {
+    "SD 1.5": stock_configs("sd1"),
+    "SDXL": stock_configs("sdxl"),
     "Z-Image": {
         "transformer": {"_class_name": "ZImageTransformer2DModel"},
         "vae": LEVELS,
@@ -175,6 +180,40 @@ MODELS: dict[str, dict[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
+AIMS: tuple[tuple[str, str, int, int], ...] = (
+    ("SD 1.5", "lora", 512, 3),
+    ("SD 1.5", "full", 512, 5),
+    ("SDXL", "lora", 1024, 5),
+    ("SDXL", "full", 1024, 12),
+    ("Z-Image", "lora", 1024, 6),
+    ("Flux.2 Klein 4B", "lora", 1024, 6),
+    ("Flux.1 dev", "lora", 1024, 8),
+    ("Qwen-Image", "lora", 1024, 12),
+)
+"""Model, method, side in pixels, and GB of a card that is to be enough."""
+
+
+def aim(name: str, method: str, size: int, budget: int) -> None:
+    """Prints whether a model is estimated to fit where it is to fit."""
+    common = [
+        f"data.resolution={size}",
+        f"method.kind={method}",
+        "run.mixed_precision=bf16",
+        "run.batch_size=1",
+        "optim.optimizer=adamw8bit",
+    ]
+    config = load(TrainConfig, overrides=[*common, f"memory.budget={budget}GB"])
+    try:
+        found = fit(config, {"optim.optimizer"}, configs=MODELS[name], elsewhere=True)
+    except UserError as error:
+        print(f"| {name} | {method} | {size} | {budget} | no: {error.line} | | | |", flush=True)
+        return
+    needs = found.needs or Planner(found.config, MODELS[name], device="cuda").needs()
+    words = ", ".join(f"`{each.words}`" for each in found.taken) or "as it is"
+    numbers = f"{needs.peak / GIB:.1f} | {needs.ram / GIB:.0f} | {needs.training.seconds:.1f}"
+    print(f"| {name} | {method} | {size} | {budget} | {numbers} | {words} |", flush=True)
+
+
 def row(name: str, size: int) -> None:
     """Prints one line of the table."""
     common = [f"data.resolution={size}", "run.mixed_precision=bf16", "run.batch_size=1"]
@@ -197,7 +236,16 @@ def row(name: str, size: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="models; all of them by default")
-    wanted = parser.parse_args().names or list(MODELS)
+    parser.add_argument("--aims", action="store_true", help="what each is to fit into")
+    args = parser.parse_args()
+    wanted = args.names or list(MODELS)
+    if args.aims:
+        print("| model | method | px | card, GB | estimate, GiB | RAM, GiB | s a step | settings |")
+        print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+        for each in AIMS:
+            if each[0] in wanted:
+                aim(*each)
+        return
     print(f"| model | px | GiB as it is | {' | '.join(f'{b} GB' for b in BUDGETS)} |")
     print(f"| --- | --- | --- {'| --- ' * len(BUDGETS)}|")
     for name in wanted:

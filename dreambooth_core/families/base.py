@@ -21,6 +21,7 @@ from dreambooth_core.memory.estimate import NOTHING
 
 if TYPE_CHECKING:
     from dreambooth_core.formats.checkpoints.parts import ModelParts
+    from dreambooth_core.memory.streaming import Streaming
     from dreambooth_core.objective.objective import Objective
     from dreambooth_core.objective.options import ObjectiveOptions
 
@@ -55,6 +56,8 @@ class Components:
     """Learned tokens: the tokenizers' id and the (negative) ids that it stands for."""
     settings: dict[str, Any] = field(default_factory=dict)
     """What its ``model_index.json`` says beside the parts, such as ``is_distilled``."""
+    streaming: Streaming | None = None
+    """Keeps blocks of the denoiser in RAM; None where all of it is where it runs."""
     recommended: dict[str, Any] = field(default_factory=dict)
     """What its makers recommend, from ``recommended.json`` in its folder: ``steps`` and
     ``guidance`` of sampling, ``resolution``."""
@@ -173,6 +176,20 @@ class Family(ABC):
     """A regular expression on the names of the denoiser's layers that are never quantised."""
     schedulers: ClassVar[Mapping[str, tuple[str, Mapping[str, Any]]]] = {}
     """Short names of samplers: the diffusers class and what is set beside the base's own values."""
+
+    reads_in_fp32: ClassVar[bool] = False
+    """Whether its weights are in fp32 once they are read, and not in the precision of the file."""
+    block_classes: ClassVar[tuple[str, ...]] = ()
+    """Names of the classes of the denoiser's repeated blocks besides those that diffusers says."""
+
+    def blocks(self, network: nn.Module) -> list[nn.Module]:
+        """A network's repeated blocks, which hold most of its weights, none inside another."""
+        said = ("_repeated_blocks", "_no_split_modules")
+        names = set(self.block_classes).union(
+            next((found for name in said if (found := getattr(network, name, None))), ())
+        )
+        lists = (module for module in network.modules() if isinstance(module, nn.ModuleList))
+        return [block for each in lists for block in each if type(block).__name__ in names]
 
     def whole_in(self, network: str) -> str:
         """Which layers of a network are never quantised."""

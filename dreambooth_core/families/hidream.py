@@ -25,6 +25,7 @@ class HiDream(TransformerFamily):
     name: ClassVar[str] = "hidream"
     label: ClassVar[str] = "HiDream"
     pipelines: ClassVar[tuple[str, ...]] = ("HiDreamImagePipeline",)
+    block_classes: ClassVar[tuple[str, ...]] = ("HiDreamBlock",)
     text_encoders: ClassVar[tuple[str, ...]] = (
         "text_encoder",
         "text_encoder_2",

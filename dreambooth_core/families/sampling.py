@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from dreambooth_core.errors import Stopped, UserError
 from dreambooth_core.families.base import Components
+from dreambooth_core.memory.streaming import Streaming
+from dreambooth_core.optim.pieces import is_sharded
 from dreambooth_core.randomness import generator
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,7 @@ def generate(
     *,
     on_image: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    device: torch.device | None = None,
 ) -> list[Image.Image]:
     """One image for each prompt and seed.
 
@@ -46,11 +53,17 @@ def generate(
     Args:
         on_image: called with (images done, images wanted) after each batch.
         should_stop: asked at every denoising step.
+        device: the denoiser's, where text encoders and autoencoder are only while they work; None
+            where all of them are where they should be.
 
     Raises:
         Stopped: ``should_stop`` said so.
     """
     pipeline = build_pipeline(parts, settings.scheduler)
+    if device is not None:
+        # Else it takes the place of its first network for that of all.
+        kind = type(pipeline)
+        pipeline.__class__ = type(kind.__name__, (kind,), {"_execution_device": device})
     images: list[Image.Image] = []
     models = parts.networks
     modes = [model.training for model in models]
@@ -61,15 +74,41 @@ def generate(
             chunk = slice(start, start + settings.batch_size)
             with torch.no_grad():
                 latents = _denoise(
-                    pipeline, parts, prompts[chunk], seeds[chunk], settings, should_stop
+                    pipeline, parts, prompts[chunk], seeds[chunk], settings, should_stop, device
                 )
-                images += decode(parts, latents)
+                with visiting(parts, [parts.vae], device):
+                    images += decode(parts, latents)
             if on_image:
                 on_image(len(images), len(prompts))
     finally:
         for model, mode in zip(models, modes, strict=True):
             model.train(mode)
     return images
+
+
+@contextmanager
+def visiting(
+    parts: Components, networks: Sequence[nn.Module], device: torch.device | None
+) -> Iterator[None]:
+    """Inside, networks of a base can compute on a device, if one is given; afterwards each is where
+    it was. Beside a denoiser that is streamed those that come from RAM are streamed too; one in
+    pieces goes there by itself."""
+    networks = [n for n in networks if not is_sharded(next(n.parameters()))]
+    homes = [next(network.parameters()).device for network in networks]
+    streams = []
+    try:
+        for network, home in zip(networks, homes, strict=True):
+            blocks = parts.family.blocks(network)
+            if device is not None and parts.streaming and blocks and home.type == "cpu":
+                streams.append(Streaming(network, blocks, device))
+            elif device is not None:
+                network.to(device)
+        yield
+    finally:
+        for stream in streams:
+            stream.close()
+        for network, home in zip(networks, homes, strict=True):
+            network.to(home)
 
 
 def build_pipeline(parts: Components, scheduler: str) -> Any:
@@ -93,6 +132,7 @@ def _denoise(
     seeds: Sequence[int],
     settings: SamplingSettings,
     should_stop: Callable[[], bool] | None,
+    device: torch.device | None,
 ) -> Tensor:
     def check(pipe: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
         if should_stop and should_stop():
@@ -101,10 +141,12 @@ def _denoise(
 
     width = settings.width or parts.native_size
     height = settings.height or parts.native_size
-    arguments: dict[str, Any] = {
-        **parts.family.sampling_arguments(
+    with visiting(parts, parts.text_encoders, device):
+        texts = parts.family.sampling_arguments(
             parts, prompts, settings.negative_prompt, settings.guidance
-        ),
+        )
+    arguments: dict[str, Any] = {
+        **texts,
         "num_inference_steps": settings.steps,
         "width": width,
         "height": height,
@@ -115,7 +157,9 @@ def _denoise(
     if parts.is_inpainting:
         arguments |= _blank_canvas(width, height, len(prompts))
     parts.family.readied(pipeline, height, width)
-    made: Tensor = pipeline(**arguments).images
+    beside = [*parts.companions.values(), *([parts.vae] if parts.is_inpainting else [])]
+    with visiting(parts, beside, device):
+        made: Tensor = pipeline(**arguments).images
     return parts.family.latents_of(parts, made, height, width)
 
 
@@ -128,6 +172,21 @@ def _blank_canvas(width: int, height: int, count: int) -> dict[str, Any]:
     }
 
 
+def _decoded(parts: Components, latents: Tensor) -> Tensor:
+    """Images in [-1, 1]; in tiles, one image at a time, where there is no memory for more."""
+    try:
+        return parts.family.decode_pixels(parts, latents)
+    except torch.OutOfMemoryError:
+        log.warning("the images are decoded in tiles: there is no memory for a whole one")
+    if latents.device.type == "cuda":
+        torch.cuda.empty_cache()
+    parts.vae.enable_tiling()
+    try:
+        return torch.cat([parts.family.decode_pixels(parts, one) for one in latents.split(1)])
+    finally:
+        parts.vae.disable_tiling()
+
+
 def decode(parts: Components, latents: Tensor) -> list[Image.Image]:
     """Images of scaled latents ``[batch, *latent_shape]``, in the autoencoder's precision.
 
@@ -138,7 +197,7 @@ def decode(parts: Components, latents: Tensor) -> list[Image.Image]:
     values = latents.to(device=parameter.device, dtype=parameter.dtype)
     # SDXL's autoencoder makes NaN of some images in fp16, whatever surrounds this call.
     with torch.autocast(parameter.device.type, enabled=False):
-        pixels = parts.family.decode_pixels(parts, parts.family.unscaled(parts, values)).float()
+        pixels = _decoded(parts, parts.family.unscaled(parts, values)).float()
     if not bool(pixels.isfinite().all()):
         raise UserError(
             "the base made an image of NaN or infinity",

@@ -41,6 +41,9 @@ class UNetFamily(Family):
     size_step: ClassVar[int] = 1  # of latent cells
     question_time: ClassVar[float] = 500
     schedulers = SCHEDULERS
+    reads_in_fp32: ClassVar[bool] = True
+    # diffusers says the transformer blocks alone; most of SD 1's weights are in these.
+    block_classes: ClassVar[tuple[str, ...]] = ("ResnetBlock2D", "Downsample2D", "Upsample2D")
     # The layers that the hosts know from kohya's sd-scripts: the transformer blocks' linear
     # layers, and for `all` the residual blocks, down- and upsamplers. The first and last
     # convolution and the time embedding stay as they are, since no host maps them.

@@ -43,6 +43,8 @@ class Trace:
     """Bytes of all such copies. Autocast holds them until the forward pass is over."""
     largest: int = 0
     """Bytes of the largest single tensor."""
+    operations: int = 0
+    """Floating-point operations of the forward pass."""
 
     def kept(self, checkpointing: bool) -> int:
         """Bytes kept for the backward pass when it begins."""
@@ -152,6 +154,7 @@ class _Recorder:
     def finish(self) -> Trace:
         """The trace, with the weights' copies added up."""
         self.trace.copied = self._emulation.copied
+        self.trace.operations = self._emulation.operations
         # Autograd does not save weights whose input needs no gradient, nor biases. Their
         # gradients are taken to appear first: rather too much than too little.
         used = {id(p) for block in self.trace.blocks for p in block.parameters}

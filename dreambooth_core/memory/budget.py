@@ -43,6 +43,29 @@ class Plans(Protocol):
         """The same for other settings of the run."""
 
 
+def parse_stream(text: str) -> float:
+    """The share of the denoiser's blocks that lies in RAM, 0 to 1. Of ``auto`` it is 0: a budget
+    that needs more puts a number in its place.
+
+    Raises:
+        UserError: it is neither a share nor a word that stands for one.
+    """
+    word = text.strip().lower()
+    if word in (AUTO, "off"):
+        return 0.0
+    try:
+        share = float(word)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise UserError(
+            f"{text!r} is no share of the blocks",
+            where="memory.stream",
+            do="Write off, auto, or a number from 0 to 1.",
+        )
+    return share
+
+
 @dataclass(frozen=True)
 class Measure:
     """One way to need less memory."""
@@ -208,6 +231,14 @@ def _fused(config: TrainConfig) -> Changes:
     }
 
 
+def _streamed(share: float) -> Measure:
+    return Measure(
+        "all blocks in RAM" if share == 1 else f"{share:.0%} of the blocks in RAM",
+        "steps wait for the bus; nothing that is learned changes",
+        lambda c: {"memory.stream": str(share)} if parse_stream(c.memory.stream) < share else {},
+    )
+
+
 MEASURES: tuple[Measure, ...] = (
     Measure(
         "cached latents",
@@ -261,6 +292,7 @@ MEASURES: tuple[Measure, ...] = (
         "the base is less exact, steps are slower",
         lambda c: {"memory.quantize": "nf4"} if _adapts(c) else {},
     ),
+    *(_streamed(share) for share in (0.25, 0.5, 0.75, 1)),
     Measure(
         "Adafactor",
         "another optimizer, which learns a little differently",

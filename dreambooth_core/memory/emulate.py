@@ -34,6 +34,21 @@ _HALF = {
 _SINGLE = {F.group_norm, F.layer_norm, F.softmax, torch.softmax, Tensor.softmax, F.mse_loss}
 
 
+_PRODUCTS = {F.linear, F.conv2d, torch.conv2d, torch.matmul, torch.bmm, Tensor.matmul}
+_PRODUCTS |= {Tensor.__matmul__, torch.baddbmm}
+
+
+def _summands(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    """How many products make one number of the result."""
+    if func is torch.baddbmm:
+        return int(args[1].shape[-1])
+    if func in (F.conv2d, torch.conv2d):
+        weight = args[1] if len(args) > 1 else kwargs["weight"]
+        return int(weight[0].numel())
+    first = args[0] if args else kwargs["input"]
+    return int(first.shape[-1])
+
+
 class FusedAttention(Function):
     """What a fused attention kernel keeps: its inputs, its output, a number for each query."""
 
@@ -69,6 +84,8 @@ class Emulation(TorchFunctionMode):
         self._norms_in_fp32 = norms_in_fp32
         self._fused_attention = fused_attention
         self._copies: dict[int, Tensor] = {}
+        self.operations = 0
+        """Floating-point operations of the matrix products, convolutions and attention so far."""
         self.weights: dict[int, Tensor] = {}
         """The trained weight of each half-precision copy, by the copy's storage. Autocast keeps
         these copies until the forward pass is over."""
@@ -91,11 +108,16 @@ class Emulation(TorchFunctionMode):
                 args, kwargs = self._cast(args, kwargs, self._dtype)
             elif self._norms_in_fp32 and func in _SINGLE:
                 args, kwargs = self._cast(args, kwargs, torch.float32)
-        if func is F.scaled_dot_product_attention and self._fused_attention:
+        if func is F.scaled_dot_product_attention:
             named = (kwargs[name] for name in ("query", "key", "value") if name in kwargs)
             query, key, value = (*args[:3], *named)
-            return FusedAttention.apply(query, key, value)
-        return func(*args, **kwargs)
+            self.operations += 4 * query.numel() * key.shape[-2]
+            if self._fused_attention:
+                return FusedAttention.apply(query, key, value)
+        found = func(*args, **kwargs)
+        if func in _PRODUCTS:
+            self.operations += 2 * found.numel() * _summands(func, args, kwargs)
+        return found
 
     def _cast(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], dtype: torch.dtype

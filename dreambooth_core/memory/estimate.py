@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from dreambooth_core.memory.activations import Trace, trace
+from dreambooth_core.memory.pace import pace
+from dreambooth_core.memory.streaming import TOGETHER, spread
 from dreambooth_core.optim.table import OPTIMIZERS
 
 GIB = 1024**3
@@ -43,6 +45,8 @@ class Part:
     """Whether it stays on the device while training. What is cached leaves."""
     whole: str = NOTHING
     """A regular expression on the names of linear layers that are never quantised."""
+    blocks: Sequence[nn.Module] = ()
+    """Its repeated blocks, which can lie in RAM."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,8 @@ class MemorySetting:
     """``no``, ``device`` or ``cpu``."""
     quantized: str = "no"
     """``no``, ``nf4`` or ``int8``: frozen linear layers."""
+    stream: float = 0.0
+    """The share of the blocks that lies in RAM."""
     fused_attention: bool = True
     """False where only torch's math kernel runs (see ``attention.probe``)."""
     device: str = "cuda"
@@ -92,6 +98,10 @@ class Estimate:
     """Whether the optimizer's states may spill into RAM."""
     trained: int
     """Trained numbers."""
+    streamed: int
+    """Of weights and optimizer states that lie in RAM and cross the bus at each step."""
+    seconds: float
+    """A step takes at least so long on a GPU of the middle class. A rule of thumb (``pace``)."""
 
     @property
     def peak(self) -> int:
@@ -99,8 +109,8 @@ class Estimate:
         fixed = self.weights + self.optimizer + self.ema
         return fixed + self.training + self.workspace + self.overhead
 
-    def as_dict(self) -> dict[str, int | bool]:
-        """Plain values, in bytes, with the peak."""
+    def as_dict(self) -> dict[str, float | bool]:
+        """Plain values, in bytes and seconds, with the peak."""
         return {**asdict(self), "peak": self.peak}
 
     def rows(self) -> list[tuple[str, int]]:
@@ -158,15 +168,23 @@ class Estimator:
         checkpointing = setting.gradient_checkpointing
         mode = "grow" if setting.accumulation == 1 else "there"
         mode = "one" if setting.fused_backward else mode
+        streams = [Streamed(part, setting) for part in self.parts if part.resident]
+        away = sum(stream.weights for stream in streams)
+        states_away = sum(stream.states for stream in streams)
+        forward = self.trace.forward_peak(checkpointing)
+        if states_away:  # autocast then keeps no copies of trained weights
+            forward = self.trace.kept(checkpointing)
         training = max(
             self.trace.backward_peak(checkpointing=checkpointing, gradients=mode),
-            self.trace.forward_peak(checkpointing) + (sum(gradients) if mode == "there" else 0),
+            forward + (sum(gradients) if mode == "there" else 0),
             0 if mode == "one" else sum(gradients),
         )
         return Estimate(
-            weights=sum(weights_of(part, setting) for part in self.parts if part.resident),
+            weights=sum(on_device(part, setting) for part in self.parts if part.resident),
             gradients=max(gradients, default=0) if setting.fused_backward else sum(gradients),
-            optimizer=sum(_states(p, setting) for p in trained),
+            optimizer=sum(_states(p, setting) for p in trained)
+            - states_away
+            + sum(stream.states_here for stream in streams),
             ema=sum(p.numel() * 4 for p in trained) if setting.ema == "device" else 0,
             activations=self.trace.kept(checkpointing),
             recomputed=self.trace.largest_block if checkpointing else 0,
@@ -175,6 +193,15 @@ class Estimator:
             overhead=CUDA_CONTEXT if setting.device == "cuda" else 0,
             paged=OPTIMIZERS[setting.optimizer].paged,
             trained=sum(p.numel() for p in trained),
+            streamed=away + states_away,
+            seconds=pace(
+                self.trace.operations,
+                streamed=away,
+                states=states_away,
+                trained=setting.fused_backward and states_away > 0,
+                checkpointing=checkpointing,
+                passes=setting.accumulation,
+            ).seconds,
         )
 
     def _workspace(self, setting: MemorySetting, trained: list[Tensor]) -> int:
@@ -218,8 +245,20 @@ def _states(parameter: Tensor, setting: MemorySetting) -> int:
 
 def weights_of(part: Part, setting: MemorySetting) -> int:
     """Bytes of a part's weights and buffers, frozen linear layers quantised if asked."""
+    return sum(_held(part, setting, [*part.module.parameters(), *part.module.buffers()]))
+
+
+def on_device(part: Part, setting: MemorySetting) -> int:
+    """Those of its bytes that are on the device at a time."""
+    stream = Streamed(part, setting)
+    return weights_of(part, setting) - stream.weights + stream.here
+
+
+def _held(part: Part, setting: MemorySetting, tensors: Sequence[Tensor]) -> list[int]:
+    """Bytes of a part's tensors as they lie in memory."""
     quantized = _QUANTIZED_BYTES.get(setting.quantized)
-    total = sum(_size(buffer) for buffer in part.module.buffers())
+    if quantized is None or part.name == "vae":
+        return [_size(tensor) for tensor in tensors]
     linear = {
         id(m.weight)
         for name, m in part.module.named_modules()
@@ -227,9 +266,23 @@ def weights_of(part: Part, setting: MemorySetting) -> int:
         and not m.weight.requires_grad
         and not re.search(part.whole, name)
     }
-    for parameter in part.module.parameters():
-        if quantized is not None and part.name != "vae" and id(parameter) in linear:
-            total += int(parameter.numel() * quantized)
-        else:
-            total += _size(parameter)
-    return total
+    return [int(t.numel() * quantized) if id(t) in linear else _size(t) for t in tensors]
+
+
+class Streamed:
+    """What of a part lies in RAM, and what of that is on the device at any time, in bytes."""
+
+    def __init__(self, part: Part, setting: MemorySetting) -> None:
+        chosen = [part.blocks[n] for n in spread(len(part.blocks), setting.stream)]
+        trained = all(p.requires_grad for block in chosen for p in block.parameters())
+        blocks = [
+            [t for t in [*b.parameters(), *b.buffers()] if trained or not t.requires_grad]
+            for b in chosen
+        ]
+        weights = [sum(_held(part, setting, tensors)) for tensors in blocks]
+        states = [
+            sum(_states(t, setting) for t in tensors if t.requires_grad) for tensors in blocks
+        ]
+        self.weights, self.states = sum(weights), sum(states)
+        self.here = sum(sorted(weights)[-TOGETHER:])
+        self.states_here = sum(sorted(states)[-TOGETHER:])

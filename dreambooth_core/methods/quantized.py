@@ -82,7 +82,11 @@ class _Product(torch.autograd.Function):
 
 
 def quantize(
-    model: nn.Module, kind: str, whole: str = NOTHING, device: torch.device | None = None
+    model: nn.Module,
+    kind: str,
+    whole: str = NOTHING,
+    device: torch.device | None = None,
+    home: torch.device | None = None,
 ) -> int:
     """Puts the linear layers of a frozen model into few bits, in place.
 
@@ -91,6 +95,7 @@ def quantize(
         whole: a regular expression; layers in whose name it is found stay as they are.
         device: where each layer is brought before, one at a time: the model need not fit there
             as it was. Layers that stay as they are stay where they are.
+        home: where each layer is brought after; None leaves it there.
 
     Returns:
         How many layers there were.
@@ -103,7 +108,8 @@ def quantize(
         (n, m) for n, m in model.named_modules() if type(m) is nn.Linear and not stays.search(n)
     ]
     for name, layer in layers:
-        _replace(model, name, QuantizedLinear(layer.to(device or layer.weight.device), kind))
+        quantized = QuantizedLinear(layer.to(device or layer.weight.device), kind)
+        _replace(model, name, quantized.to(home) if home else quantized)
     return len(layers)
 
 

@@ -13,6 +13,7 @@ import torch
 from dreambooth_core.errors import TrainingFailed, UserError
 from dreambooth_core.families.base import Configs
 from dreambooth_core.memory.budget import (
+    AUTO,
     DROPS,
     MEASURES,
     SMALLER,
@@ -20,6 +21,7 @@ from dreambooth_core.memory.budget import (
     Taken,
     changed_config,
     parse_budget,
+    parse_stream,
     reduced,
 )
 from dreambooth_core.memory.measure import amount, room
@@ -27,11 +29,15 @@ from dreambooth_core.optim.table import OPTIMIZERS
 from dreambooth_core.trainer.combinations import Asked, refuse, refuse_settings
 from dreambooth_core.trainer.config import TrainConfig
 from dreambooth_core.trainer.needs import Needs, Planner, device_kind, device_room
+from dreambooth_core.trainer.precision import processor_computes_bf16
 
 log = logging.getLogger(__name__)
 
 WRONG = 0.6
 """Where a run that was estimated to fit did not, cheaper settings aim at this share of it."""
+
+LESS = 0.95
+"""The share of what a run needs that a setting must come down to, to be worth its price."""
 
 _SAID = ("out of memory", "can't allocate memory", "not enough memory", "alloc failed")
 """What allocators say in a plain ``RuntimeError``."""
@@ -79,6 +85,7 @@ def fit(
     elsewhere: bool = False,
 ) -> Fit:
     """Fits a run into ``memory.budget``; ``auto`` is what the GPU has free, and nothing on a CPU.
+    A preset's bf16 becomes fp32 on a processor that has no instructions for it.
 
     Args:
         config: the run.
@@ -90,8 +97,12 @@ def fit(
         UserError: it does not fit into a size that was named, or the base cannot be read.
     """
     refuse_settings(config)
+    if config.memory.stream.strip().lower() == AUTO:
+        by_hand = set(by_hand) - {"memory.stream"}
     budget = parse_budget(config.memory.budget)
     device = device_kind(config.run.device)
+    if device == "cpu" and (not elsewhere or config.run.device == "cpu"):
+        config = _for_processor(config, by_hand)
     if budget is None:
         room = None if device == "cpu" else device_room(device)
         if room is None:
@@ -106,6 +117,15 @@ def fit(
     if not found.fits:
         raise _too_large(found, configs)
     return found
+
+
+def _for_processor(config: TrainConfig, by_hand: Collection[str]) -> TrainConfig:
+    """In fp32 where a preset asked for bf16, which is for GPUs, and the processor has none."""
+    key = "run.mixed_precision"
+    if config.run.mixed_precision != "bf16" or key in by_hand or processor_computes_bf16():
+        return config
+    log.info("this processor computes faster in fp32 than in bf16")
+    return changed_config(config, {key: "no"})
 
 
 def _fitted(
@@ -131,6 +151,8 @@ def _fitted(
 
 def can_run(config: TrainConfig, device: str) -> bool:
     """Whether settings go together, with the packages and the device that are here."""
+    if device == "cpu" and parse_stream(config.memory.stream) > 0:
+        return False  # it is all one memory
     optimizer = OPTIMIZERS[config.optim.optimizer]
     wanted = optimizer.package == "bitsandbytes" or config.memory.quantize == "nf4"
     if wanted and (device == "mps" or importlib.util.find_spec("bitsandbytes") is None):
@@ -181,6 +203,22 @@ def cheaper(
         (*MEASURES, *DROPS, *SMALLER),
         allowed=lambda changed: can_run(changed, planner.device),
     )
+
+
+def next_measure(config: TrainConfig, device: torch.device, configs: Configs | None = None) -> str:
+    """A sentence that names the cheapest setting with which a run would need less memory; empty
+    where there is none, or where that could not be worked out."""
+    try:
+        now = Planner(config, configs, device=device.type).needs().peak
+        ways = cheaper(config, int(LESS * now), configs=configs, device=device.type)
+    except Exception:
+        log.exception("no advice could be worked out")
+        return ""
+    if not ways:
+        return ""
+    first = ways[0]
+    saved = amount(now - first.needs.peak)
+    return f"A run with {first.words} would need {saved} less ({first.measure.cost})."
 
 
 def is_out_of_memory(error: BaseException) -> bool:

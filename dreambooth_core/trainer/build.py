@@ -21,6 +21,8 @@ from dreambooth_core.families.base import Components
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.formats.fingerprint import fingerprint
 from dreambooth_core.jobs import RunFolder
+from dreambooth_core.memory.budget import parse_stream
+from dreambooth_core.memory.streaming import Streaming
 from dreambooth_core.methods.base import Trainable, method_for
 from dreambooth_core.methods.quantized import quantize
 from dreambooth_core.methods.table import METHODS
@@ -108,22 +110,27 @@ class Builder:
         latents = self._latents(parts, items, plan, precision, held_out)
         texts = self._texts(parts, [items, held_out], precision, trained=method.trains_text)
         sharded = config.run.sharding != "no" and self.processes.count > 1
+        denoiser = parts.family.denoiser
         if not sharded:  # in pieces it goes there block by block
-            self._on_device(parts, parts.family.denoiser, precision)
+            self._on_device(parts, denoiser, precision, streams=True)
         apply_attention(parts.denoiser, config.memory.attention, precision.device, precision.dtype)
         judge = self._judge(parts, precision, held_out or items)
         trainables = method.attach(config.run.seed, precision.trained)
+        parts.streaming = self._streaming(parts, denoiser, precision, trained=denoiser in whole)
         if config.memory.gradient_checkpointing:
             for model in method.passed_models:
                 _checkpointing(model)
         if config.memory.compile:
-            parts.denoiser.compile()
+            compile_blocks(parts)
         shards: Shards | None = None
         if sharded:
             offload = config.run.sharding == "offload"
             shards = shard(parts, trainables, self.processes, offload=offload)
         total = config.run.steps or config.run.epochs * plan.steps_per_epoch
         stepper, ema = self._optimizer(trainables, total)
+        if parts.streaming:
+            parts.streaming.with_states_of(stepper.optimizer)
+            precision.caches = denoiser not in whole
 
         def samples_of(images: Items, seed: int) -> Samples:
             source = TextSource(parts, texts)
@@ -193,11 +200,16 @@ class Builder:
             return None
         if not self.processes.is_main:
             return None
+        parts.streaming = self._streaming(parts, parts.family.denoiser, precision)
         try:
             return Judge(config, parts, precision, items)
         except UserError as error:
             self.reporter.warn(f"images are not judged: {error.line}")
             return None
+        finally:
+            if parts.streaming:
+                parts.streaming.close()
+                parts.streaming = None
 
     def _stop_here(self) -> None:
         """Raises ``Stopped``, in all processes, if the user asked for it while models loaded."""
@@ -214,7 +226,7 @@ class Builder:
             return concepts
         images = image_precision(self.config, precision)
         self._place(parts, images, weights=None if images is precision else torch.float32)
-        return with_class_images(
+        found = with_class_images(
             self.config,
             concepts,
             parts,
@@ -224,14 +236,22 @@ class Builder:
             self.asked,
             self.saver,
         )
+        if parts.streaming:
+            parts.streaming.close()
+            parts.streaming = None
+        return found
 
     def _place(
         self, parts: Components, precision: Precision, weights: torch.dtype | None = None
     ) -> None:
         """All models on the device, with attention for the computing precision, to make images.
         Frozen weights in that precision; the autoencoder stays in fp32."""
-        for model in (*parts.models.values(), *parts.companions.values()):
-            model.to(precision.device, weights or precision.dtype)
+        for name, model in (*parts.models.items(), *parts.companions.items()):
+            if name == parts.family.denoiser and self._share > 0:
+                model.to(weights or precision.dtype)
+                parts.streaming = self._streaming(parts, name, precision)
+            else:
+                model.to(precision.device, weights or precision.dtype)
         parts.vae.to(precision.device)
         wanted = self.config.memory.attention
         apply_attention(parts.denoiser, wanted, precision.device, precision.dtype)
@@ -258,12 +278,31 @@ class Builder:
         """Processes that fill one cache: on disk all, in memory each has its own."""
         return self.processes.count if self.config.data.cache == "disk" else 1
 
-    def _on_device(self, parts: Components, name: str, precision: Precision) -> None:
-        """Brings one of the networks to the device, quantised if that is asked."""
+    def _on_device(
+        self, parts: Components, name: str, precision: Precision, *, streams: bool = False
+    ) -> None:
+        """Brings one of the networks to the device, quantised if that is asked. One that will be
+        streamed stays in RAM."""
         model, kind = parts.models[name], self.config.memory.quantize
+        home = torch.device("cpu") if streams and self._share > 0 else precision.device
         if kind != "no":
-            quantize(model, kind, parts.family.whole_in(name), precision.device)
-        model.to(precision.device)
+            quantize(model, kind, parts.family.whole_in(name), precision.device, home)
+        model.to(home)
+
+    @property
+    def _share(self) -> float:
+        """Of the blocks that lie in RAM."""
+        return parse_stream(self.config.memory.stream)
+
+    def _streaming(
+        self, parts: Components, name: str, precision: Precision, *, trained: bool = False
+    ) -> Streaming | None:
+        """Begins to stream a network, with all that is trained in it, if that is asked."""
+        if self._share == 0:
+            return None
+        model = parts.models[name]
+        blocks = parts.family.blocks(model)
+        return Streaming(model, blocks, precision.device, share=self._share, trained=trained)
 
     def _latents(
         self,
@@ -311,10 +350,13 @@ class Builder:
         *,
         trained: bool,
     ) -> TextCache | None:
-        for name in parts.text_models:
-            self._on_device(parts, name, precision)
         if trained or self.config.data.cache == "none":
+            for name in parts.text_models:
+                self._on_device(parts, name, precision)
             return None
+        for name in parts.text_models:
+            self._on_device(parts, name, precision, streams=True)
+        streams = [self._streaming(parts, name, precision) for name in parts.text_models]
         settings = (str(parts.clip_skip), str(parts.max_prompt_chunks))
         cache = TextCache(
             lambda captions: encode_each(parts, captions),
@@ -326,6 +368,9 @@ class Builder:
             known = [text for some in captions for text in some or ()]
             with self.processes.together():
                 cache.fill(known, progress=self._progress("texts"), stop=self.asked.stops)
+        for stream in streams:
+            if stream is not None:
+                stream.close()
         for encoder in parts.text_encoders:
             encoder.to("cpu")
         return cache
@@ -346,6 +391,16 @@ class Builder:
             for name, parameter in group.parameters.items()
         }
         return stepper, Ema(named, config.optim.ema) if config.optim.ema.enabled else None
+
+
+def compile_blocks(parts: Components) -> None:
+    """Compiles the denoiser's repeated blocks: what is made for one serves all that are like it, so
+    it takes no longer for a deep model."""
+    if getattr(parts.denoiser, "_repeated_blocks", None):
+        parts.denoiser.compile_repeated_blocks()
+        return
+    for block in parts.family.blocks(parts.denoiser):
+        block.compile()
 
 
 def _checkpointing(model: torch.nn.Module) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.memory.budget import parse_budget
+from dreambooth_core.memory.budget import parse_budget, parse_stream
 from dreambooth_core.methods.table import METHODS, MethodSpec
 from dreambooth_core.objective.timesteps import timestep_range
 from dreambooth_core.optim.options import OptimOptions
@@ -66,6 +66,11 @@ class Asked:
             (found.embedding, self.method.learns_token),
         )
         return {rate for rate, wanted in trained if wanted}
+
+    @property
+    def streams(self) -> bool:
+        """Whether blocks of the denoiser lie in RAM."""
+        return parse_stream(self.config.memory.stream) > 0
 
     @property
     def trains_weights(self) -> bool:
@@ -286,6 +291,43 @@ RULES: tuple[Rule, ...] = (
         lambda s: s.config.memory.quantize != "no" and s.method.trains_base,
     ),
     Rule(
+        "memory.stream",
+        "full fine-tuning without fused_backward_pass",
+        "all gradients would be on the device at once, and every weight for its step",
+        "Switch optim.fused_backward_pass on, or set memory.stream to off.",
+        "memory.stream",
+        lambda s: (
+            s.streams
+            and s.method.trains_base
+            and s.config.method.train_denoiser
+            and not s.optim.fused_backward_pass
+        ),
+    ),
+    Rule(
+        "memory.stream",
+        "torch.compile",
+        "compiled blocks do not wait for weights that are on their way",
+        "Switch one of the two off.",
+        "memory.stream",
+        lambda s: s.streams and s.config.memory.compile,
+    ),
+    Rule(
+        "memory.stream",
+        "several processes",
+        "they would copy the whole model to each device to compare it",
+        "Train in one process, or set memory.stream to off.",
+        "memory.stream",
+        lambda s: s.streams and s.processes > 1,
+    ),
+    Rule(
+        "memory.stream",
+        "Apple's GPUs",
+        "their memory is the computer's own",
+        "Set memory.stream to off.",
+        "memory.stream",
+        lambda s: s.streams and s.device == "mps",
+    ),
+    Rule(
         "full_bf16",
         "AdamW and others in bf16 without stochastic rounding, in full fine-tuning",
         "steps smaller than 1/256 of a weight would be lost",
@@ -401,6 +443,14 @@ RULES: tuple[Rule, ...] = (
         lambda s: (
             s.config.prior.makes_images and s.config.prior.precision == "fp16" and s.device == "cpu"
         ),
+    ),
+    Rule(
+        "a 4-bit base",
+        "Apple's GPUs",
+        "bitsandbytes has no kernels for them",
+        "Set memory.quantize to int8.",
+        "memory.quantize",
+        lambda s: s.config.memory.quantize == "nf4" and s.device == "mps",
     ),
     Rule(
         "8-bit and paged optimizers, Lion",

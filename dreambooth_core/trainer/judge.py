@@ -23,7 +23,7 @@ from dreambooth_core.families.base import Components
 from dreambooth_core.families.sampling import SamplingSettings, generate
 from dreambooth_core.trainer.config import TrainConfig
 from dreambooth_core.trainer.precision import Precision
-from dreambooth_core.trainer.validation import on_device, sampling_settings
+from dreambooth_core.trainer.validation import sampling_settings
 
 PROMPTS = 4
 """Of the protocol, spread over it; each is drawn twice, and the class eight times."""
@@ -93,9 +93,14 @@ class Judge:
         # The samplers of the pipeline may draw from torch's global generator.
         state = torch.get_rng_state()
         try:
-            with self.precision.autocast(), on_device(self.parts, self.precision.device):
+            with self.precision.autocast():
                 images = generate(
-                    self.parts, prompts, seeds, self.settings, should_stop=should_stop
+                    self.parts,
+                    prompts,
+                    seeds,
+                    self.settings,
+                    should_stop=should_stop,
+                    device=self.precision.device,
                 )
         finally:
             torch.set_rng_state(state)

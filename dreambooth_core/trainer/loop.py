@@ -10,6 +10,7 @@ from torch import Tensor
 from dreambooth_core.errors import Stopped
 from dreambooth_core.jobs import write_receipt
 from dreambooth_core.jobs.checkpoints import name_of, saved_steps
+from dreambooth_core.trainer.advice import next_measure
 from dreambooth_core.trainer.metrics import MOST_WAITING, Window
 from dreambooth_core.trainer.session import Session
 from dreambooth_core.trainer.watch import MemoryWatch
@@ -73,7 +74,9 @@ class _Loop:
             scaled=session.precision.scaler.is_enabled(),
         )
         self.stop_at_epoch_end = False
-        self.watch = MemoryWatch(session.processes.device)
+        device = session.processes.device
+        advice = partial(next_measure, session.config, device, session.parts.configs)
+        self.watch = MemoryWatch(device, advice)
         self.clock = _Clock(session.config.save.every_minutes)
         self._began_at = self._saved_at = session.step
         self._sampled_at = -1
@@ -91,6 +94,7 @@ class _Loop:
             losses, norm = self._learn()
         session.step += 1
         if session.ema:
+            session.settle()
             session.ema.update(session.step)
         self.window.add(session.step, losses, norm)
         last = session.step == session.total_steps
@@ -111,8 +115,8 @@ class _Loop:
     def _report(self) -> None:
         session = self.session
         means = self.window.report()
-        if slow := self.watch.spills(means["seconds_per_step"]):
-            session.reporter.warn(slow)
+        if full := self.watch.alarm(means["seconds_per_step"]):
+            session.reporter.warn(full)
         if not session.samples.has_class_images:
             means.pop("class_loss")
             means.pop("prior_share")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,15 @@ from dreambooth_core.bases.locate import locate
 from dreambooth_core.families.base import Components, Configs, Family
 from dreambooth_core.families.loading import read_configs, recommended
 from dreambooth_core.families.registry import family_of
+from dreambooth_core.memory.budget import parse_stream
 from dreambooth_core.memory.estimate import (
     CUDA_CONTEXT,
     Estimate,
     Estimator,
     MemorySetting,
     Part,
+    Streamed,
+    on_device,
     weights_of,
 )
 from dreambooth_core.memory.measure import Room, room
@@ -30,6 +33,9 @@ from dreambooth_core.quiet import quieten
 from dreambooth_core.trainer.config import TrainConfig, with_resolution
 from dreambooth_core.trainer.precision import DTYPES, STORED
 from dreambooth_core.trainer.processes import choose_device
+
+PROGRAM = 3 * 1024**3
+"""RAM of the program with torch, CUDA and the libraries of models. A rule of thumb."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,9 @@ class Needs:
     class_images: int
     """While class images are made, if prior preservation is on. Those that are there already
     need nothing."""
+    ram: int
+    """Of the computer's memory: the base as it is read, and what of it stays there or comes back,
+    with the program itself. Half of a rule of thumb."""
 
     @property
     def peak(self) -> int:
@@ -56,6 +65,7 @@ class Needs:
             "training_peak": self.training.peak,
             "encoding": self.encoding,
             "class_images": self.class_images,
+            "ram": self.ram,
             "peak": self.peak,
             "family": self.family,
         }
@@ -68,6 +78,7 @@ class Needs:
             ("while training", self.training.peak),
             ("while encoding images", self.encoding),
             *([("while making class images", self.class_images)] if self.class_images else []),
+            *([("in RAM", self.ram)] if self.training.streamed else []),
             ("peak", self.peak),
         ]
 
@@ -119,6 +130,7 @@ class Planner:
         self._dtype = DTYPES[config.run.mixed_precision]
         parts = self._parts(family)
         self.family = family.name
+        self._reads_in_fp32 = family.reads_in_fp32
         whole = parts.networks
         self._base_bytes = sum(_bytes(model) for model in whole)
         self._base_numbers = sum(p.numel() for model in whole for p in model.parameters())
@@ -142,6 +154,11 @@ class Planner:
                         model,
                         resident=name == family.denoiser or texts_stay,
                         whole=family.whole_in(name),
+                        blocks=(
+                            family.blocks(model)
+                            if name == family.denoiser or not texts_stay
+                            else ()
+                        ),
                     )
                     for name, model in models.items()
                 ),
@@ -190,6 +207,7 @@ class Planner:
             processes=self.processes,
             ema="no" if not ema.enabled else "cpu" if ema.on_cpu else "device",
             quantized=config.memory.quantize,
+            stream=parse_stream(config.memory.stream),
             device=self.device,
         )
 
@@ -201,8 +219,17 @@ class Planner:
             self.family,
             self.estimator.estimate(setting),
             encoding=driver + self._encoding(setting),
-            class_images=driver + self._imaging() if self.config.prior.makes_images else 0,
+            class_images=(driver + self._imaging(setting) if self.config.prior.makes_images else 0),
+            ram=self._ram(setting),
         )
+
+    def _ram(self, setting: MemorySetting) -> int:
+        """The base as it is read, with what lies in RAM beside the rest of it while training."""
+        read = self._base_numbers * (4 if self._reads_in_fp32 else torch.bfloat16.itemsize)
+        denoiser = self.estimator.parts[0]
+        others = sum(weights_of(part, setting) for part in self.estimator.parts[1:])
+        lying = others + Streamed(denoiser, setting).weights + Streamed(denoiser, setting).states
+        return PROGRAM + max(read, lying)
 
     def _encoding(self, setting: MemorySetting) -> int:
         """What encoding takes: one network after another comes to the device, quantised as it
@@ -213,13 +240,17 @@ class Planner:
         )
         if self.config.prior.makes_images:
             return self._base_bytes + images - _bytes(self._vae)
-        return max(images, *(weights_of(part, setting) for part in self.estimator.parts))
+        denoiser, *texts, _ = (on_device(part, setting) for part in self.estimator.parts)
+        return max(images, denoiser, sum(texts))
 
-    def _imaging(self) -> int:
+    def _imaging(self, setting: MemorySetting) -> int:
         """What making class images takes with all weights, which are in fp32 where class images
-        have a precision of their own."""
+        have a precision of their own. A denoiser that is streamed is then streamed too."""
         own = STORED.get(self.config.prior.precision, self._dtype) != self._dtype
-        return (4 * self._base_numbers if own else self._base_bytes) + self._decoding()
+        whole = 4 * self._base_numbers if own else self._base_bytes
+        stream = Streamed(self.estimator.parts[0], replace(setting, quantized="no"))
+        away = stream.weights - stream.here
+        return whole - (2 * away if own else away) + self._decoding()
 
     def _decoding(self) -> int:
         """What decoding class images takes besides all weights: three tensors of the widest

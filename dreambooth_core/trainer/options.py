@@ -364,10 +364,18 @@ class MemoryOptions:
         choices=QUANTIZED,
         advanced=True,
     )
+    stream: str = option(
+        "auto",
+        label="Stream from RAM",
+        help="""The share of the denoiser's blocks that lies in RAM and comes to the GPU ahead of
+        its use: off, a number from 0 to 1, or auto (as much as the memory budget needs). Slower
+        steps; what is learned is the same. Full fine-tuning needs the fused backward pass.""",
+        advanced=True,
+    )
     compile: bool = option(
         False,
         label="Compile",
-        help="""Compile the denoiser with torch.compile: minutes at the start, faster steps on a
-        GPU; needs a C++ compiler.""",
+        help="""Compile the denoiser's repeated blocks with torch.compile: a minute or more at the
+        start, faster steps on a GPU; needs Triton there, and on a CPU a C++ compiler.""",
         advanced=True,
     )

@@ -74,8 +74,11 @@ def as_stored(parts: Components, dtype: torch.dtype) -> Components:
     """The models as a file in ``dtype`` holds them, in fp32 on the CPU, whatever they were trained
     in and with. Training cannot go on with them.
     """
+    if parts.streaming:
+        parts.streaming.close()
     for model in (*parts.models.values(), parts.vae):
-        model._compiled_call_impl = None  # it was compiled for where the model was
+        for module in model.modules():
+            module._compiled_call_impl = None  # it was compiled for where the model was
         model.to("cpu").to(dtype).to(torch.float32)
     apply_attention(parts.denoiser, "auto", torch.device("cpu"), torch.float32)
     return parts

@@ -93,11 +93,20 @@ class Session:
     @contextmanager
     def result_weights(self) -> Iterator[None]:
         """Inside, the models hold the weights to sample with and to save as the result."""
+        self.settle()
         with (
             self.ema.applied() if self.ema else self.stepper.evaluation(),
             self.method.as_result(),
         ):
-            yield
+            try:
+                yield
+            finally:
+                self.settle()
+
+    def settle(self) -> None:
+        """Streamed weights are in RAM from here on, to be read and written, until the next step."""
+        if self.parts.streaming:
+            self.parts.streaming.settle()
 
     def sample(self, *, asked: bool = False) -> None:
         """Makes the validation images of this step, if there are any to make. A request to stop
@@ -130,6 +139,7 @@ class Session:
     def state(self) -> TrainState:
         """The state at the present step; its tensors are the live ones. In pieces all processes
         must ask for it, and the main one alone gets it."""
+        self.settle()
         states: dict[str, Any] = {"optimizer": self.stepper.state_dict()}
         if self.ema:
             states["ema"] = self.ema.state_dict()
@@ -142,6 +152,7 @@ class Session:
 
     def restore(self, state: TrainState) -> None:
         """Goes back to a saved state."""
+        self.settle()
         self.method.restore(scattered(state.weights, self.method.tensors()))
         self.stepper.load_state_dict(state.states["optimizer"])
         if self.ema:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from PIL import Image
@@ -14,7 +13,6 @@ from dreambooth_core.families.base import Components
 from dreambooth_core.families.sampling import SamplingSettings, generate
 from dreambooth_core.formats.storage import write_bytes
 from dreambooth_core.jobs import RunFolder
-from dreambooth_core.optim.pieces import is_sharded
 from dreambooth_core.trainer.options import ValidationOptions
 from dreambooth_core.trainer.precision import Precision
 from dreambooth_core.trainer.report import Reporter
@@ -90,9 +88,14 @@ class Validation:
         state = torch.get_rng_state()
         try:
             with self.reporter.decorative("making the validation images"):
-                with self.precision.autocast(), on_device(self.parts, self.precision.device):
+                with self.precision.autocast():
                     images = generate(
-                        self.parts, prompts, seeds, self.settings, should_stop=should_stop
+                        self.parts,
+                        prompts,
+                        seeds,
+                        self.settings,
+                        should_stop=should_stop,
+                        device=self.precision.device,
                     )
                 # Of several processes, the main one alone writes.
                 for index, image in enumerate(images if self.reporter.enabled else ()):
@@ -109,18 +112,3 @@ class Validation:
         self.reporter.emit(
             "sample", path=self.folder.relative(path), step=step, prompt=prompt, seed=seed
         )
-
-
-@contextmanager
-def on_device(parts: Components, device: torch.device) -> Iterator[None]:
-    """Inside, all models are on ``device``; afterwards each is back where it was. One in pieces
-    goes there by itself."""
-    models = [m for m in parts.networks if not is_sharded(next(m.parameters()))]
-    homes = [next(model.parameters()).device for model in models]
-    try:
-        for model in models:
-            model.to(device)
-        yield
-    finally:
-        for model, home in zip(models, homes, strict=True):
-            model.to(home)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,16 +27,27 @@ STEPS_BEFORE = 5
 
 
 class MemoryWatch:
-    """Measures the first step, and notices steps that wait for RAM.
+    """Measures the first step, and notices a GPU whose memory is full.
 
-    Windows' GPU drivers move memory into the computer's when the GPU's is full, instead of
-    failing; steps then take many times longer.
+    Windows' drivers then move memory into the computer's instead of failing, and steps take many
+    times longer; elsewhere whatever comes next, a preview or another program, finds no room.
+
+    Args:
+        device: the run's.
+        advice: a sentence that names the next cheaper setting; asked at most once.
+        windows: whether the driver is Windows'.
     """
 
-    def __init__(self, device: torch.device, *, windows: bool = os.name == "nt") -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        advice: Callable[[], str] = str,
+        *,
+        windows: bool = os.name == "nt",
+    ) -> None:
         self.device = device
         self.peak: Peak | None = None
-        self._watches = windows and device.type == "cuda"
+        self._advice, self._windows = advice, windows
         self._seconds: list[float] = []
         self._told = False
         self._measured_told = False
@@ -59,23 +70,38 @@ class MemoryWatch:
         found: dict[str, Any] = {"measured_bytes": self.peak.peak, "measured_on": self.peak.on}
         return found | ({"reserved_bytes": self.peak.reserved} if self.peak.reserved else {})
 
-    def spills(self, seconds: float) -> str | None:
-        """A warning, once, if a step of that length looks like spilling."""
-        if not self._watches or self._told:
+    def alarm(self, seconds: float) -> str | None:
+        """A warning, once in a run, if a step of that length looks like spilling, or if the GPU is
+        all but full when the first one is reported: a run can spill from its beginning."""
+        if self.device.type != "cuda" or self._told:
             return None
         before, self._seconds = self._seconds, [*self._seconds[-49:], seconds]
-        if len(before) < STEPS_BEFORE or seconds < TIMES_SLOWER * statistics.median(before):
+        usual = statistics.median(before or [seconds])
+        slow = len(before) >= STEPS_BEFORE and seconds >= TIMES_SLOWER * usual
+        if before and not slow:
             return None
         now = room(self.device)
-        if now.free > NEARLY_FULL * now.total:
+        # What torch's allocator holds and does not need is given back when that is wanted.
+        spare = self.peak.reserved - self.peak.peak if self.peak and self.peak.reserved else 0
+        if now.free + spare > NEARLY_FULL * now.total:
             return None
         self._told = True
-        return (
-            f"this step took {seconds:.1f} s, {seconds / statistics.median(before):.0f} times "
-            "longer than usual, and the GPU's memory is full: Windows seems to use RAM "
-            "in its place. Close other programs, set a smaller memory.budget, or forbid "
-            'it in NVIDIA\'s control panel ("CUDA - Sysmem Fallback Policy").'
+        full = "the GPU's memory is full"
+        if slow:
+            times = f"{seconds / usual:.0f} times longer than usual"
+            full = f"this step took {seconds:.1f} s, {times}, and {full}"
+        follows = (
+            "Windows uses RAM in its place then, which is many times slower"
+            if self._windows
+            else "a preview or another program may find no room"
         )
+        panel = (
+            ', or forbid that in NVIDIA\'s control panel ("CUDA - Sysmem Fallback Policy")'
+            if self._windows
+            else ""
+        )
+        said = f"{full}: {follows}. Close other programs{panel}. {self._advice()}"
+        return said.strip()
 
 
 def estimate_of(config: TrainConfig, configs: Configs, device: torch.device) -> Needs | None:

@@ -7,14 +7,18 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.runs import config_for, losses, train
+from helpers import runs as sessions
+from helpers.runs import config_for, folder_for, losses, train
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from dreambooth_core.attention.processors import KernelProcessor
 from dreambooth_core.errors import UserError
 from dreambooth_core.jobs import read_receipt
 from dreambooth_core.methods.quantized import QuantizedLinear, dequantize, quantize
 from dreambooth_core.trainer import run as runs
+from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.trainer.proof import as_stored, sums_of
 from dreambooth_core.trainer.session import Session
 
 
@@ -128,7 +132,7 @@ def test_gradient_checkpointing_changes_memory_not_losses(
     assert parts.text_encoders[0].is_gradient_checkpointing == (method == "textual_inversion")
 
 
-def test_the_unet_is_compiled_when_asked(
+def test_repeated_blocks_are_compiled_when_asked(
     base: Path,
     pictures: Path,
     tmp_path: Path,
@@ -143,7 +147,10 @@ def test_the_unet_is_compiled_when_asked(
 
     monkeypatch.setattr(torch, "compile", compile_)
     train(config_for(base, pictures, tmp_path, memory__compile="true", run__steps=1))
-    assert [c.__self__ for c in compiled] == [session_of["session"].parts.denoiser]
+    blocks = [c.__self__ for c in compiled]
+    found = session_of["session"].parts.denoiser.modules()
+    assert blocks == [m for m in found if type(m).__name__ == "BasicTransformerBlock"]
+    assert len(blocks) > 1
 
 
 def test_fused_backward_steps_and_leaves_no_gradients(
@@ -181,3 +188,90 @@ def test_mixed_bf16_keeps_trained_weights_in_fp32(
     assert {p.dtype for p in session.parameters} == {torch.float32}
     assert session.parts.denoiser.conv_in.weight.dtype == torch.bfloat16
     assert next(session.parts.vae.parameters()).dtype == torch.float32
+
+
+STREAMED: dict[str, dict[str, Any]] = {
+    "an adapter": {},
+    "dora on a 4-bit base": {"method__kind": "dora", "memory__quantize": "nf4"},
+    "a word": {"method__kind": "textual_inversion"},
+    "checkpointed": {"memory__gradient_checkpointing": "true"},
+    "bf16": {"run__mixed_precision": "bf16"},
+    "half of the blocks": {"memory__stream": "0.5"},
+    "full": {
+        "method__kind": "full",
+        "optim__fused_backward_pass": "true",
+        "optim__max_grad_norm": 0,
+        "optim__ema__enabled": "true",
+        "memory__gradient_checkpointing": "true",
+    },
+    "full in bf16": {
+        "method__kind": "full",
+        "run__mixed_precision": "full_bf16",
+        "optim__stochastic_rounding": "true",
+        "optim__fused_backward_pass": "true",
+        "optim__max_grad_norm": 0,
+    },
+}
+
+
+def learned(config: TrainConfig) -> tuple[Session, list[float]]:
+    """A session after two steps, and their losses."""
+    session = sessions.session_of(config, folder_for(config))
+    found = []
+    for step in range(2):
+        session.stepper.begin(step)
+        found += session.computer.backward(step)[:, 0].tolist()
+        session.stepper.finish(session.precision.scaler)
+        if session.ema:
+            session.settle()
+            session.ema.update(step + 1)
+    return session, found
+
+
+@pytest.mark.parametrize("case", STREAMED)
+def test_streaming_changes_where_weights_lie_not_losses(
+    base: Path, pictures: Path, tmp_path: Path, case: str
+) -> None:
+    changes = {
+        "memory__stream": 1,
+        "validation__prompts": "['sks ball']",
+        "validation__num_inference_steps": 1,
+        **STREAMED[case],
+    }
+    streamed, found = learned(config_for(base, pictures, tmp_path, **changes))
+    assert streamed.parts.streaming is not None
+    blocks = streamed.parts.streaming.on_device
+    assert sum(map(bool, blocks)) <= 2 < len(blocks)
+    changes |= {"memory__stream": "off", "run__name": "plain"}
+    plain, wanted = learned(config_for(base, pictures, tmp_path, **changes))
+    assert plain.parts.streaming is None
+    assert found == wanted
+    images = []
+    for session in (streamed, plain):
+        session.sample()
+        images += [file.read_bytes() for file in session.folder.samples.glob("*.png")]
+    assert len(images) == 2 and images[0] == images[1]
+    state, same = (tree_leaves([s.state().weights, s.state().states]) for s in (streamed, plain))
+    tensors = [(a, b) for a, b in zip(state, same, strict=True) if isinstance(a, torch.Tensor)]
+    assert len(tensors) > 3
+    assert all(torch.equal(a, b) for a, b in tensors)
+    sums = [sums_of(as_stored(session.parts, torch.float16)) for session in (streamed, plain)]
+    assert sums[0] == sums[1]
+
+
+def test_a_streamed_run_ends_in_a_proven_result(
+    base: Path, pictures: Path, tmp_path: Path, session_of: dict[str, Any]
+) -> None:
+    folder = train(config_for(base, pictures, tmp_path, memory__stream=1, run__steps=1))
+    assert session_of["session"].parts.streaming is not None
+    assert read_receipt(folder)["proof"]["passed"]
+
+
+def test_streaming_a_full_fine_tune_needs_the_fused_backward_pass(
+    base: Path, pictures: Path, tmp_path: Path
+) -> None:
+    changes = {"method__kind": "full", "memory__stream": 1}
+    with pytest.raises(UserError, match="all gradients would be on the device at once"):
+        train(config_for(base, pictures, tmp_path, **changes))
+    with pytest.raises(UserError, match="'most' is no share of the blocks"):
+        train(config_for(base, pictures, tmp_path, memory__stream="most"))

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from dreambooth_core.commands.main import main
 from dreambooth_core.config.loading import load
@@ -70,6 +71,42 @@ def test_full_size_models_fit_what_the_memory_presets_fitted(
     assert taken == sorted(taken, reverse=True)
 
 
+def test_a_small_budget_keeps_blocks_in_ram() -> None:
+    fixed = ("memory.quantize=no", "memory.stream=auto", "memory.budget=5GB")
+    _, found = fitted("style-lora-sdxl", *fixed, family="sdxl")
+    assert found.needs is not None and found.fits
+    assert float(found.config.memory.stream) > 0
+    assert found.needs.training.streamed > GIB
+    assert found.needs.ram > 4 * GIB
+
+
+def test_on_a_cpu_there_is_no_reason_to_stream() -> None:
+    config = load(TrainConfig, overrides=["memory.stream=0.5"])
+    assert advice.can_run(config, "cuda")
+    assert not advice.can_run(config, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("has", "device", "given", "precision"),
+    [
+        ({}, "cpu", (), "no"),
+        ({"avx512_bf16": True}, "cpu", (), "bf16"),
+        ({}, "cpu", ("run.mixed_precision=bf16",), "bf16"),
+        ({}, "cuda", (), "bf16"),
+    ],
+)
+def test_a_preset_computes_in_what_the_processor_has(
+    monkeypatch: pytest.MonkeyPatch,
+    has: dict[str, bool],
+    device: str,
+    given: tuple[str, ...],
+    precision: str,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
+    _, found = fitted("style-lora-sdxl", f"run.device={device}", *given, family="sdxl")
+    assert found.config.run.mixed_precision == precision
+
+
 def test_what_a_person_set_stays() -> None:
     _, found = fitted("object-full-sd1", "memory.budget=12GB")
     assert "memory.gradient_checkpointing" in {k for t in found.taken for k in t.changes}
@@ -80,8 +117,8 @@ def test_what_a_person_set_stays() -> None:
 
 
 def test_what_cannot_fit_is_refused_and_says_what_would() -> None:
-    with pytest.raises(UserError, match=r"does not fit into 2\.00 GiB.*data\.resolution="):
-        fitted("object-full-sd1", "memory.budget=2GB")
+    with pytest.raises(UserError, match=r"does not fit into 1\.00 GiB.*data\.resolution="):
+        fitted("object-full-sd1", "memory.budget=1GB")
 
 
 def test_auto_is_what_the_gpu_has_free_and_nothing_on_a_cpu(

@@ -59,6 +59,14 @@ BROKEN: dict[tuple[str, str], Given] = {
     },
     ("Prodigy and D-Adaptation", "fp16"): {**PRODIGY, "run.mixed_precision": "fp16"},
     ("schedule constant", "warm-up"): {"optim.lr_warmup_steps": 5},
+    ("memory.stream", "full fine-tuning without fused_backward_pass"): {
+        **FULL,
+        "memory.stream": 0.5,
+    },
+    ("memory.stream", "torch.compile"): {"memory.stream": 1, "memory.compile": "true"},
+    ("memory.stream", "several processes"): {"memory.stream": 1, "processes": 2},
+    ("memory.stream", "Apple's GPUs"): {"memory.stream": 1, "device": "mps"},
+    ("a 4-bit base", "Apple's GPUs"): {"memory.quantize": "nf4", "device": "mps"},
     ("schedule piecewise_constant", "warm-up"): {
         "optim.lr_scheduler": "piecewise_constant",
         "optim.step_rules": "1:10,0.5",

@@ -11,13 +11,15 @@ import torch
 from helpers.runs import PRIOR, config_for, folder_for, go_on, losses, train
 
 from dreambooth_core.commands.main import main
+from dreambooth_core.config.loading import load
 from dreambooth_core.formats.checkpoints.stock import stock_configs
 from dreambooth_core.jobs import read_receipt
 from dreambooth_core.jobs.checkpoints import saved_steps
 from dreambooth_core.memory.estimate import GIB
-from dreambooth_core.memory.measure import Room
+from dreambooth_core.memory.measure import Peak, Room
 from dreambooth_core.trainer import watch
-from dreambooth_core.trainer.advice import cheaper, is_out_of_memory
+from dreambooth_core.trainer.advice import cheaper, is_out_of_memory, next_measure
+from dreambooth_core.trainer.config import TrainConfig
 from dreambooth_core.trainer.needs import Planner
 from dreambooth_core.trainer.step import StepComputer
 from dreambooth_core.worker import supervise
@@ -112,14 +114,42 @@ def test_class_images_in_fp32_need_whole_weights(pictures: Path, tmp_path: Path)
     assert more == pytest.approx(2 * 983e6, rel=0.01)
 
 
-def test_spilling_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    room = Room(free=GIB // 100, total=8 * GIB)
+def watching(*, free: float, windows: bool, monkeypatch: pytest.MonkeyPatch) -> watch.MemoryWatch:
+    """On a GPU of 8 GiB, of which a share is free."""
+    room = Room(free=int(8 * GIB * free), total=8 * GIB)
     monkeypatch.setattr(watch, "room", lambda device: room)
-    watching = watch.MemoryWatch(torch.device("cuda"), windows=True)
-    assert [watching.spills(1.0) for _ in range(6)] == [None] * 6
-    said = watching.spills(20.0)
-    assert said is not None
-    assert "20 times" in said
-    assert watching.spills(30.0) is None
-    elsewhere = watch.MemoryWatch(torch.device("cuda"), windows=False)
-    assert [elsewhere.spills(s) for s in (1, 1, 1, 1, 1, 1, 20)] == [None] * 7
+    return watch.MemoryWatch(torch.device("cuda"), lambda: "Take less.", windows=windows)
+
+
+@pytest.mark.parametrize("windows", [True, False])
+def test_a_full_gpu_is_told_once(monkeypatch: pytest.MonkeyPatch, windows: bool) -> None:
+    full = watching(free=0.01, windows=windows, monkeypatch=monkeypatch)
+    said = [full.alarm(seconds) for seconds in (1.0, 1.0, 20.0)]
+    assert said[0] is not None and said[1:] == [None, None]
+    assert said[0].startswith("the GPU's memory is full")
+    assert ("Windows uses RAM" in said[0]) == windows
+    assert said[0].endswith("Take less.")
+    roomy = watching(free=0.5, windows=windows, monkeypatch=monkeypatch)
+    assert [roomy.alarm(s) for s in (1, 1, 1, 1, 1, 1, 20)] == [None] * 7
+
+
+def test_a_step_that_begins_to_spill_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    alarmed = watching(free=0.5, windows=True, monkeypatch=monkeypatch)
+    assert [alarmed.alarm(1.0) for _ in range(6)] == [None] * 6
+    monkeypatch.setattr(watch, "room", lambda device: Room(free=GIB // 100, total=8 * GIB))
+    said = alarmed.alarm(20.0)
+    assert said is not None and "20 times longer" in said
+    assert alarmed.alarm(30.0) is None
+
+
+def test_what_the_allocator_holds_in_vain_is_no_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
+    holding = watching(free=0.01, windows=True, monkeypatch=monkeypatch)
+    holding.peak = Peak(peak=4 * GIB, reserved=7 * GIB, on="cuda")
+    assert holding.alarm(1.0) is None
+
+
+def test_the_alarm_names_the_next_cheaper_setting() -> None:
+    config = load(TrainConfig, overrides=["data.resolution=512", "run.mixed_precision=bf16"])
+    said = next_measure(config, torch.device("cuda"), stock_configs("sd1"))
+    assert "memory.gradient_checkpointing=true" in said
+    assert "less (steps take about a third longer)" in said
