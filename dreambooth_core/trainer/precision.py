@@ -46,7 +46,8 @@ class Precision:
 def processor_computes_bf16() -> bool:
     """Whether this computer's processor has instructions for bf16. Without them it is about three
     times slower than in fp32, which costs memory alone."""
-    found = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities = getattr(torch.cpu, "get_capabilities", None)
+    found: dict[str, Any] = capabilities() if capabilities else {}
     return any(found.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
 
 
