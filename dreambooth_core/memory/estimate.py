@@ -245,7 +245,8 @@ def _states(parameter: Tensor, setting: MemorySetting) -> int:
 
 def weights_of(part: Part, setting: MemorySetting) -> int:
     """Bytes of a part's weights and buffers, frozen linear layers quantised if asked."""
-    return sum(_held(part, setting, [*part.module.parameters(), *part.module.buffers()]))
+    size = _sizes(part, setting)
+    return sum(size(t) for t in (*part.module.parameters(), *part.module.buffers()))
 
 
 def on_device(part: Part, setting: MemorySetting) -> int:
@@ -254,11 +255,11 @@ def on_device(part: Part, setting: MemorySetting) -> int:
     return weights_of(part, setting) - stream.weights + stream.here
 
 
-def _held(part: Part, setting: MemorySetting, tensors: Sequence[Tensor]) -> list[int]:
-    """Bytes of a part's tensors as they lie in memory."""
+def _sizes(part: Part, setting: MemorySetting) -> Callable[[Tensor], int]:
+    """Tells the bytes of each of a part's tensors as it lies in memory."""
     quantized = _QUANTIZED_BYTES.get(setting.quantized)
     if quantized is None or part.name == "vae":
-        return [_size(tensor) for tensor in tensors]
+        return _size
     linear = {
         id(m.weight)
         for name, m in part.module.named_modules()
@@ -266,7 +267,7 @@ def _held(part: Part, setting: MemorySetting, tensors: Sequence[Tensor]) -> list
         and not m.weight.requires_grad
         and not re.search(part.whole, name)
     }
-    return [int(t.numel() * quantized) if id(t) in linear else _size(t) for t in tensors]
+    return lambda t: int(t.numel() * quantized) if id(t) in linear else _size(t)
 
 
 class Streamed:
@@ -279,7 +280,8 @@ class Streamed:
             [t for t in [*b.parameters(), *b.buffers()] if trained or not t.requires_grad]
             for b in chosen
         ]
-        weights = [sum(_held(part, setting, tensors)) for tensors in blocks]
+        size = _sizes(part, setting)
+        weights = [sum(map(size, tensors)) for tensors in blocks]
         states = [
             sum(_states(t, setting) for t in tensors if t.requires_grad) for tensors in blocks
         ]
