@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,5 +19,5 @@ def test_what_is_killed_resumes_to_the_same_bytes() -> None:
         command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "4 kills and signals, 0 lost" in done.stdout
+    assert re.search(r"^[4-9] kills and signals, 0 lost$", done.stdout, re.MULTILINE)
     assert all(name in done.stdout for name in ("SIGINT", "SIGTERM", "SIGKILL"))

@@ -97,7 +97,7 @@ def test_a_host_without_a_checkpoint_offers_what_comes_with_the_engine(
         path.unlink()
     assert host.checkpoints() == [] and host.current_checkpoint() is None
     bases = Bases(tmp_path, host)
-    assert [base.name for base in bases.all()] == ["pocket"]
+    assert [base.name for base in bases.all()] == ["pocket", "pocket-flow"]
     assert bases.current().name == "pocket"
 
 
