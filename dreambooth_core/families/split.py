@@ -49,14 +49,18 @@ def pieces_in(path: Path) -> list[Piece]:
     """The networks in a file; none where it is no safetensors file.
 
     Raises:
-        UserError: as :func:`~dreambooth_core.formats.checkpoints.pieces.pieces_of`.
+        UserError: the system does not let it be read; else as
+            :func:`~dreambooth_core.formats.checkpoints.pieces.pieces_of`.
     """
     if is_folder(path):
         return []
-    with open_regular(path) as file:
-        if file.read(9)[8:] != b"{":
-            return []
-    return pieces_of(path)
+    try:
+        with open_regular(path) as file:
+            begins_as_json = file.read(9)[8:] == b"{"
+    except OSError as error:
+        what = f"this file cannot be read: {error.strerror or error}"
+        raise UserError(what, where=path) from error
+    return pieces_of(path) if begins_as_json else []
 
 
 def read_split(

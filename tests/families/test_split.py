@@ -371,3 +371,9 @@ def test_gguf_is_named(bases: Bases, tmp_path: Path) -> None:
     said = refused(replace(options(files), model=str(path), text_encoders=[], tokenizer=None))
     assert "GGUF" in said
     assert ".safetensors" in said
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="Linux alone has it")
+def test_what_the_system_does_not_let_be_read_is_one_line() -> None:
+    with pytest.raises(UserError, match="this file cannot be read"):
+        load_base(BaseOptions(model="/proc/self/mem"))
