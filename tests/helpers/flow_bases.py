@@ -320,15 +320,6 @@ def lumina2(folder: Path) -> Path:
     """Lumina 2: Gemma 2, one stream, three times as many heads of queries as of keys."""
     torch.manual_seed(0)
     tokenizer = tokenizers.gemma()
-    config = Gemma2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=TEXT,
-        intermediate_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-    )
     denoiser = Lumina2Transformer2DModel(
         sample_size=8,
         hidden_size=9 * HEAD,
@@ -346,7 +337,7 @@ def lumina2(folder: Path) -> Path:
         Lumina2Pipeline,
         transformer=denoiser,
         vae=_vae(0.1159, 0.3611),
-        text_encoder=Gemma2Model(config),
+        text_encoder=_gemma(tokenizer, layers=3),
         tokenizer=tokenizer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0),
     )
@@ -356,15 +347,6 @@ def sana(folder: Path) -> Path:
     """Sana: Gemma 2, linear attention, an autoencoder of 32 px."""
     torch.manual_seed(0)
     tokenizer = tokenizers.gemma()
-    config = Gemma2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=TEXT,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-    )
     denoiser = SanaTransformer2DModel(
         num_attention_heads=HEADS,
         attention_head_dim=HEAD,
@@ -391,7 +373,7 @@ def sana(folder: Path) -> Path:
         SanaPipeline,
         transformer=denoiser,
         vae=vae,
-        text_encoder=Gemma2Model(config),
+        text_encoder=_gemma(tokenizer, layers=2),
         tokenizer=tokenizer,
         scheduler=DPMSolverMultistepScheduler(
             flow_shift=3.0, prediction_type="flow_prediction", use_flow_sigmas=True
@@ -550,6 +532,20 @@ WRITERS: dict[str, Callable[..., Path]] = {
     "sana": sana,
     "anima": anima,
 }
+
+
+def _gemma(tokenizer: Any, *, layers: int) -> Gemma2Model:
+    """Gemma 2, with twice as many heads of queries as of keys."""
+    config = Gemma2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=TEXT,
+        intermediate_size=32,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+    )
+    return Gemma2Model(config)
 
 
 def _write(folder: Path, pipeline: type[Any], **parts: Any) -> Path:
