@@ -16,9 +16,9 @@ from typing import Any
 from dreambooth_core.config.loading import load
 from dreambooth_core.errors import UserError
 from dreambooth_core.formats.checkpoints.stock import stock_configs
-from dreambooth_core.trainer.advice import fit
-from dreambooth_core.trainer.config import TrainConfig
-from dreambooth_core.trainer.needs import Planner
+from dreambooth_core.memory.advice import fit
+from dreambooth_core.memory.needs import Planner
+from dreambooth_core.options import TrainConfig
 
 log = logging.getLogger(__name__)
 

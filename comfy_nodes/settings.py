@@ -15,7 +15,7 @@ from typing import Any
 from dreambooth_core.config.catalogue import BUDGETS, budget_of, entries
 from dreambooth_core.config.describe import describe, flatten
 from dreambooth_core.errors import UserError
-from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.options import TrainConfig
 
 from . import host
 from .description import PREFIX, SETTINGS, Input, Node, Output, Result

@@ -76,3 +76,19 @@ class TrainingFailed(DreamBoothError):
 
 class RunGone(DreamBoothError):
     """The run's folder was deleted, or another put in its place, while the run was at work."""
+
+
+FAILURES = (
+    DreamBoothError,
+    OSError,
+    MemoryError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    ImportError,
+)
+"""What work that a run can do without may fail with, ours or a library's. Whoever catches these
+says or logs what failed; a mistake of another kind ends the run as it should."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from dreambooth_core.config.describe import describe
 from dreambooth_core.disk import write_text
-from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.options import TrainConfig
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
 HEAD = """\

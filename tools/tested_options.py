@@ -14,7 +14,7 @@ from typing import Any
 
 from dreambooth_core.config.describe import describe
 from dreambooth_core.disk import write_text
-from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.options import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "methods.md"

@@ -81,9 +81,9 @@ def _captions(args: Options, wanted: list[Any]) -> Iterator[dict[str, str]]:
     from dreambooth_core.captioning.wording import Wording
     from dreambooth_core.data.images import load_rgb
     from dreambooth_core.deferral import load_libraries
+    from dreambooth_core.devices import choose_device
     from dreambooth_core.disk import write_text
-    from dreambooth_core.trainer.advice import is_out_of_memory
-    from dreambooth_core.trainer.processes import choose_device
+    from dreambooth_core.memory.advice import is_out_of_memory
 
     load_libraries()
     device = choose_device(args.device)

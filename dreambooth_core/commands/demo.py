@@ -26,7 +26,7 @@ from dreambooth_core.disk import remove, write_text
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.jobs import RunFolder, read_receipt, sanitise
-from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.options import TrainConfig
 
 MEASURES = {
     "subject_similarity": "likeness of the subject to its images",

@@ -19,7 +19,7 @@ from dreambooth_core.families.sampling import SamplingSettings, generate
 from dreambooth_core.formats.adapters.apply import AdapterStack
 from dreambooth_core.formats.adapters.read import read_adapter
 from dreambooth_core.formats.storage import write_bytes
-from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.options import TrainConfig
 
 FOLDER = ASSETS / "demo"
 """What is taught, and how each embedded base learns it: a file with the base's name."""

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 from dreambooth_core.commands.options import argument
 from dreambooth_core.commands.train import Configured, read_by_hand
 from dreambooth_core.deferral import load_libraries
-from dreambooth_core.trainer.combinations import refuse_settings
+from dreambooth_core.options.combinations import refuse_settings
+from dreambooth_core.options.memory import GIB
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-GIB = 1024**3
 
 
 @dataclass(kw_only=True)
@@ -35,8 +34,8 @@ class Options(Configured):
 def run(args: Options) -> int:
     """Prints the report; returns the exit code: 0 it fits, 1 it does not."""
     load_libraries()
-    from dreambooth_core.trainer.advice import Fit, cheaper, fit, usable
-    from dreambooth_core.trainer.needs import Planner, device_room
+    from dreambooth_core.memory.advice import Fit, cheaper, fit, usable
+    from dreambooth_core.memory.needs import Planner, device_room
 
     config, by_hand = read_by_hand(args)
     fitted = Fit(config) if args.limit else fit(config, by_hand)

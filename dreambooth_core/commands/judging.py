@@ -16,6 +16,7 @@ from dreambooth_core.bases.locate import is_commit, locate
 from dreambooth_core.config.loading import load
 from dreambooth_core.data.concepts import Concept, gather
 from dreambooth_core.data.images import load_rgb
+from dreambooth_core.devices import choose_device
 from dreambooth_core.errors import UserError
 from dreambooth_core.evaluation.encoders import load_encoders, own_folder
 from dreambooth_core.evaluation.measures import measure
@@ -31,9 +32,8 @@ from dreambooth_core.formats.adapters.read import read_adapter
 from dreambooth_core.formats.embeddings import read_embedding
 from dreambooth_core.jobs import RunFolder, read_receipt
 from dreambooth_core.methods.table import METHODS
+from dreambooth_core.options import TrainConfig
 from dreambooth_core.trainer.best import Record
-from dreambooth_core.trainer.config import TrainConfig
-from dreambooth_core.trainer.processes import choose_device
 
 if TYPE_CHECKING:
     from dreambooth_core.commands.evaluate import Options

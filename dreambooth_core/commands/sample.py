@@ -14,6 +14,7 @@ from dreambooth_core.commands.options import Reporting, argument
 from dreambooth_core.commands.weighted import parse_weighted
 from dreambooth_core.config.fields import MAX_SEED
 from dreambooth_core.config.loading import load
+from dreambooth_core.devices import choose_device
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.loading import load_base, pinned
 from dreambooth_core.families.options import BaseOptions
@@ -25,8 +26,7 @@ from dreambooth_core.formats.adapters.read import read_adapter
 from dreambooth_core.formats.embeddings import read_embedding
 from dreambooth_core.formats.storage import sha256, write_bytes
 from dreambooth_core.jobs import RunFolder, read_receipt
-from dreambooth_core.trainer.config import TrainConfig
-from dreambooth_core.trainer.processes import choose_device
+from dreambooth_core.options import TrainConfig
 
 
 @dataclass(kw_only=True)

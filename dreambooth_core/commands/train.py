@@ -15,7 +15,7 @@ from dreambooth_core.config.loading import dump, load
 from dreambooth_core.deferral import load_libraries
 from dreambooth_core.disk import write_text
 from dreambooth_core.jobs import Event, Proposal, RunFolder, write_receipt
-from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.options import TrainConfig
 
 if TYPE_CHECKING:
     from dreambooth_core.trainer.decide import Decision
@@ -108,7 +108,7 @@ def new_run(args: Configured, *, elsewhere: bool = False) -> tuple[RunFolder, De
     """
     config, by_hand = read_by_hand(args)
     load_libraries()
-    from dreambooth_core.trainer.advice import fit
+    from dreambooth_core.memory.advice import fit
     from dreambooth_core.trainer.decide import decide
 
     fitted = fit(config, by_hand, elsewhere=elsewhere)

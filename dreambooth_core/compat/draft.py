@@ -7,7 +7,7 @@ from typing import Any
 
 from dreambooth_core.compat.machine import Machine
 from dreambooth_core.data.options import ConceptOptions
-from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.options import TrainConfig
 
 CONCEPT = "concepts[0]."
 

@@ -32,7 +32,7 @@ class Machine:
         """``cuda``, ``xpu``, ``mps`` or ``cpu``."""
         if self.forced_cpu:
             return "cpu"
-        from dreambooth_core.trainer.processes import choose_device
+        from dreambooth_core.devices import choose_device
 
         return choose_device("auto").type
 

@@ -18,7 +18,7 @@ from dreambooth_core.compat.machine import Machine
 from dreambooth_core.config.loading import validate
 from dreambooth_core.data.inventory import take_stock
 from dreambooth_core.errors import Unsupported, UserError
-from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.options import TrainConfig
 
 LEAST_PRODIGY_RATE = 0.01
 """Below it Prodigy, whose learning rate is a factor, would learn next to nothing."""

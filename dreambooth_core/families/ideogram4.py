@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from dreambooth_core.devices import send
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Components, Loaded, SizeInfo
 from dreambooth_core.families.flux2 import FoldedLatents, cells
 from dreambooth_core.families.text import Conditioning
 from dreambooth_core.formats.checkpoints.parts import ModelParts
 from dreambooth_core.objective.shift import FlowDefaults, root_mu
-from dreambooth_core.transfer import send
 
 TEXT, IMAGE = 3, 2
 """What the denoiser is told of each token: its kind (0 is padding) …"""

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from dreambooth_core.devices import send
 from dreambooth_core.families.base import Components, Configs, SizeInfo
 from dreambooth_core.families.hosts import HostFiles, Tensors, axes, count, flow_scheduler
 from dreambooth_core.families.names.qwen_image import NAMES
@@ -15,7 +16,6 @@ from dreambooth_core.families.packing import packed, unpacked
 from dreambooth_core.families.text import Conditioning
 from dreambooth_core.families.transformer import JOINT_ATTENTION, TransformerFamily
 from dreambooth_core.objective.shift import FlowDefaults, linear_mu
-from dreambooth_core.transfer import send
 
 
 class VideoAutoencoder(TransformerFamily):

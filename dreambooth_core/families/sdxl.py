@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from dreambooth_core.devices import send
 from dreambooth_core.families.base import Components, Configs, SizeInfo
 from dreambooth_core.families.sd import UNetFamily
 from dreambooth_core.families.text import Conditioning, encode_chunks, tokenise
-from dreambooth_core.transfer import send
 
 
 class StableDiffusionXL(UNetFamily):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dreambooth_core.transfer import send
+from dreambooth_core.devices import send
 
 log = logging.getLogger(__name__)
 

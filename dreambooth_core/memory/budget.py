@@ -1,69 +1,26 @@
 """Fits a run into a budget of memory: an ordered list of measures, the cheapest in speed first.
 
 A measure changes settings, and nothing that a person set by hand. They are taken in order until
-the estimate fits. Standard library only.
+the estimate fits.
 """
 
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
-from dreambooth_core.errors import UserError
+from dreambooth_core.memory.needs import Needs, Planner
 from dreambooth_core.methods.table import METHODS
+from dreambooth_core.options import TrainConfig
 
-if TYPE_CHECKING:
-    from dreambooth_core.trainer.config import TrainConfig
-    from dreambooth_core.trainer.needs import Needs
-
-GIB = 1024**3
-AUTO = "auto"
 USABLE = 0.92
 """The share of a budget that the estimate may reach: the screen, other programs, fragmentation
 and the estimate's own error take the rest."""
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(gb|gib|mb|mib)", re.IGNORECASE)
-
 Changes = dict[str, Any]
 """New values by dotted keys."""
-
-
-class Plans(Protocol):
-    """What answers for a configuration: ``trainer.needs.Planner``."""
-
-    config: TrainConfig
-
-    def needs(self) -> Needs:
-        """What the configuration needs."""
-
-    def changed(self, config: TrainConfig) -> Plans:
-        """The same for other settings of the run."""
-
-
-def parse_stream(text: str) -> float:
-    """The share of the denoiser's blocks that lies in RAM, 0 to 1. Of ``auto`` it is 0: a budget
-    that needs more puts a number in its place.
-
-    Raises:
-        UserError: it is neither a share nor a word that stands for one.
-    """
-    word = text.strip().lower()
-    if word in (AUTO, "off"):
-        return 0.0
-    try:
-        share = float(word)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise UserError(
-            f"{text!r} is no share of the blocks",
-            where="memory.stream",
-            do="Write off, auto, or a number from 0 to 1.",
-        )
-    return share
 
 
 @dataclass(frozen=True)
@@ -105,30 +62,8 @@ class Taken:
         }
 
 
-def parse_budget(text: str) -> int | None:
-    """Bytes of ``8GB``, ``7.5 GB`` or ``7500MB``; None for ``auto``. As on graphics cards, a GB has
-    1024³ bytes.
-
-    Raises:
-        UserError: it is no size.
-    """
-    if text.strip().lower() == AUTO:
-        return None
-    match = _SIZE.fullmatch(text.strip())
-    size = 0
-    if match:
-        size = int(float(match[1]) * (GIB if match[2][0] in "gG" else 1024**2))
-    if not 1024**2 <= size <= 100_000 * GIB:
-        raise UserError(
-            f"{text!r} is no amount of memory",
-            where="memory.budget",
-            do="Write auto, or a size such as 8GB.",
-        )
-    return size
-
-
 def reduced(
-    planner: Plans,
+    planner: Planner,
     limit: int,
     measures: Sequence[Measure],
     *,
@@ -235,7 +170,7 @@ def _streamed(share: float) -> Measure:
     return Measure(
         "all blocks in RAM" if share == 1 else f"{share:.0%} of the blocks in RAM",
         "steps wait for the bus; nothing that is learned changes",
-        lambda c: {"memory.stream": str(share)} if parse_stream(c.memory.stream) < share else {},
+        lambda c: {"memory.stream": str(share)} if c.memory.share < share else {},
     )
 
 

@@ -15,11 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from dreambooth_core.memory.activations import Trace, trace
-from dreambooth_core.memory.pace import pace
 from dreambooth_core.memory.streaming import TOGETHER, spread
 from dreambooth_core.optim.table import OPTIMIZERS
+from dreambooth_core.options.memory import GIB
 
-GIB = 1024**3
 CUDA_CONTEXT = int(0.6 * GIB)
 """What the CUDA driver and its libraries take before the first tensor."""
 WORKSPACE_TENSORS = 4
@@ -27,8 +26,11 @@ WORKSPACE_TENSORS = 4
 a converted copy, and what the convolution library unfolds."""
 _QUANTIZED_BYTES = {"nf4": 0.5 + 1 / 64 + 1 / 4096, "int8": 1.0}
 _HALF = {"fp16": torch.float16, "bf16": torch.bfloat16, "full_bf16": torch.bfloat16}
-
-
+COMPUTED = 25e12
+"""Floating-point operations a second that training in half precision gets out of a card of the
+middle class (an RTX 3060 or 4060, half of its limit). Larger ones are several times faster."""
+COPIED = 12e9
+"""Bytes a second over PCIe 3.0 x16 or 4.0 x8 from memory that the GPU can reach by itself."""
 NOTHING = r"$^"
 """A regular expression that is found nowhere."""
 
@@ -101,7 +103,7 @@ class Estimate:
     streamed: int
     """Of weights and optimizer states that lie in RAM and cross the bus at each step."""
     seconds: float
-    """A step takes at least so long on a GPU of the middle class. A rule of thumb (``pace``)."""
+    """A step takes at least so long on a GPU of the middle class. A rule of thumb."""
 
     @property
     def peak(self) -> int:
@@ -201,7 +203,7 @@ class Estimator:
                 trained=setting.fused_backward and states_away > 0,
                 checkpointing=checkpointing,
                 passes=setting.accumulation,
-            ).seconds,
+            ),
         )
 
     def _workspace(self, setting: MemorySetting, trained: list[Tensor]) -> int:
@@ -288,3 +290,30 @@ class Streamed:
         self.weights, self.states = sum(weights), sum(states)
         self.here = sum(sorted(weights)[-TOGETHER:])
         self.states_here = sum(sorted(states)[-TOGETHER:])
+
+
+def pace(
+    forward: float,
+    *,
+    streamed: int,
+    states: int,
+    trained: bool,
+    checkpointing: bool,
+    passes: int,
+) -> float:
+    """Seconds that a step takes at least on a GPU. A rule of thumb: it tells whether streaming is
+    bearable, not how fast a card is.
+
+    Args:
+        forward: floating-point operations of one forward pass.
+        streamed: bytes of weights that lie in RAM.
+        states: bytes of their optimizer's states.
+        trained: whether the model's own weights are trained. A backward pass then computes as much
+            for them as for what it passes on, and they go back with their states.
+        checkpointing: whether the forward pass is computed again for the backward pass.
+        passes: forward passes in a step, one after another.
+    """
+    operations = forward * ((3 if trained else 2) + checkpointing) * passes
+    copied = (3 * streamed + 2 * states if trained else 2 * streamed) * passes
+    # Blocks are copied while others compute, so the longer counts.
+    return max(operations / COMPUTED, copied / COPIED)

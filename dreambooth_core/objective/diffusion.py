@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dreambooth_core.devices import send
 from dreambooth_core.errors import UserError
 from dreambooth_core.objective import losses, schedule, targets
 from dreambooth_core.objective.objective import NoisySample, Objective
 from dreambooth_core.objective.options import ObjectiveOptions
 from dreambooth_core.objective.timesteps import timestep, timestep_range
 from dreambooth_core.objective.weights import weights
-from dreambooth_core.transfer import send
 
 
 class Diffusion(Objective):

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dreambooth_core.devices import send
 from dreambooth_core.errors import UserError
 from dreambooth_core.objective import losses
 from dreambooth_core.objective.objective import NoisySample, Objective
@@ -22,7 +23,6 @@ from dreambooth_core.objective.schedule import per_sample
 from dreambooth_core.objective.shift import FlowDefaults, shifted
 from dreambooth_core.objective.timesteps import position, timestep_range
 from dreambooth_core.objective.weights import flow as weights
-from dreambooth_core.transfer import send
 
 STEPS = 1000
 """``min_timestep`` and ``max_timestep`` count thousandths of noise."""

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dreambooth_core.devices import send
 from dreambooth_core.objective import losses as loss_functions
 from dreambooth_core.objective import noise as noise_functions
 from dreambooth_core.objective.options import ObjectiveOptions
 from dreambooth_core.randomness import Key, generator, uniform
-from dreambooth_core.transfer import send
 
 
 @dataclass(frozen=True)

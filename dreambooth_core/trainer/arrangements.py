@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dreambooth_core.devices import STORED
 from dreambooth_core.disk import (
     exchanging,
     remove,
@@ -32,7 +33,6 @@ from dreambooth_core.formats.checkpoints.folder_layout import stored_config
 from dreambooth_core.formats.privacy import cleaned
 from dreambooth_core.formats.storage import write_tensors
 from dreambooth_core.jobs import RunFolder
-from dreambooth_core.trainer.precision import STORED
 
 if TYPE_CHECKING:
     from dreambooth_core.trainer.session import Session

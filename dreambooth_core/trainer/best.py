@@ -16,10 +16,10 @@ import torch
 
 from dreambooth_core.data.items import Items
 from dreambooth_core.data.plan import Slot, groups
+from dreambooth_core.devices import Precision
 from dreambooth_core.disk import copy_file, replacing_folder
 from dreambooth_core.jobs import Event
 from dreambooth_core.objective.objective import Objective
-from dreambooth_core.trainer.precision import Precision
 from dreambooth_core.trainer.samples import Samples
 
 POSITIONS = tuple((place + 0.5) / 8 for place in range(8))

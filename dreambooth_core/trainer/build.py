@@ -16,12 +16,12 @@ from dreambooth_core.data.latents import LatentCache
 from dreambooth_core.data.plan import BatchPlan
 from dreambooth_core.data.store import NoStore, Store, make_store
 from dreambooth_core.data.texts import TextCache
+from dreambooth_core.devices import Precision, make_precision
 from dreambooth_core.errors import Stopped, UserError
 from dreambooth_core.families.base import Components
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.formats.fingerprint import fingerprint
 from dreambooth_core.jobs import RunFolder
-from dreambooth_core.memory.budget import parse_stream
 from dreambooth_core.memory.streaming import Streaming
 from dreambooth_core.methods.base import Trainable, method_for
 from dreambooth_core.methods.quantized import quantize
@@ -32,7 +32,6 @@ from dreambooth_core.trainer.asked import Asked
 from dreambooth_core.trainer.best import HeldOut
 from dreambooth_core.trainer.decide import Decision, parameter_groups
 from dreambooth_core.trainer.judge import Judge
-from dreambooth_core.trainer.precision import Precision, make_precision
 from dreambooth_core.trainer.priors import image_precision, with_class_images
 from dreambooth_core.trainer.processes import Processes
 from dreambooth_core.trainer.report import Reporter
@@ -292,7 +291,7 @@ class Builder:
     @property
     def _share(self) -> float:
         """Of the blocks that lie in RAM."""
-        return parse_stream(self.config.memory.stream)
+        return self.config.memory.share
 
     def _streaming(
         self, parts: Components, name: str, precision: Precision, *, trained: bool = False

@@ -13,6 +13,7 @@ import shutil
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -22,6 +23,7 @@ from dreambooth_core.data.items import Items
 from dreambooth_core.data.plan import BatchPlan
 from dreambooth_core.data.prior import ClassImages
 from dreambooth_core.data.views import Size
+from dreambooth_core.devices import choose_device, make_precision
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Components, Family
 from dreambooth_core.families.loading import load_base
@@ -30,12 +32,11 @@ from dreambooth_core.methods.quantized import require_package
 from dreambooth_core.methods.table import METHODS
 from dreambooth_core.optim.build import ParamGroup, try_out
 from dreambooth_core.optim.rates import Rates, rates
+from dreambooth_core.options import TrainConfig, with_resolution
+from dreambooth_core.options.combinations import refuse_settings
 from dreambooth_core.trainer import publish
-from dreambooth_core.trainer.combinations import refuse_settings
-from dreambooth_core.trainer.config import TrainConfig, with_resolution
-from dreambooth_core.trainer.precision import make_precision
 from dreambooth_core.trainer.priors import class_images, image_precision
-from dreambooth_core.trainer.processes import Processes, choose_device
+from dreambooth_core.trainer.processes import Processes
 from dreambooth_core.trainer.validation import sampling_settings
 
 TRACKERS = {"log.tensorboard": "tensorboard", "log.wandb": "wandb"}
@@ -134,6 +135,14 @@ def decide(
         class_images=states,
         steps=config.run.steps or config.run.epochs * plan.steps_per_epoch,
     )
+
+
+def told_captions(parts: Components, items: Items) -> dict[str, dict[str, Any]]:
+    """The first caption of each kind, with its tokens, for reports and receipts."""
+    return {
+        kind: {"text": text, "tokens": parts.family.first_tokens(parts, text)}
+        for kind, text in items.first_captions().items()
+    }
 
 
 def refuse_for_family(config: TrainConfig, family: Family, sizes: Iterable[Size]) -> None:

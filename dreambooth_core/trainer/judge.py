@@ -16,13 +16,13 @@ from PIL import Image, ImageOps
 from dreambooth_core.bases.locate import locate
 from dreambooth_core.data.images import load_rgb
 from dreambooth_core.data.items import Items
+from dreambooth_core.devices import Precision
 from dreambooth_core.evaluation.encoders import Encoders, load_encoders, own_folder
 from dreambooth_core.evaluation.protocol import Task, prompts_for, tasks
 from dreambooth_core.evaluation.scores import similarity
 from dreambooth_core.families.base import Components
 from dreambooth_core.families.sampling import SamplingSettings, generate
-from dreambooth_core.trainer.config import TrainConfig
-from dreambooth_core.trainer.precision import Precision
+from dreambooth_core.options import TrainConfig
 from dreambooth_core.trainer.validation import sampling_settings
 
 PROMPTS = 4

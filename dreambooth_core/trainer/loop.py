@@ -10,10 +10,10 @@ from torch import Tensor
 from dreambooth_core.errors import Stopped
 from dreambooth_core.jobs import write_receipt
 from dreambooth_core.jobs.checkpoints import name_of, saved_steps
-from dreambooth_core.trainer.advice import next_measure
+from dreambooth_core.memory.advice import next_measure
+from dreambooth_core.memory.measure import MemoryWatch
 from dreambooth_core.trainer.metrics import MOST_WAITING, Window
 from dreambooth_core.trainer.session import Session
-from dreambooth_core.trainer.watch import MemoryWatch
 
 ROLLING = "(rolling)"
 """Among what was asked: it is time for a rolling checkpoint. The first process has the clock."""

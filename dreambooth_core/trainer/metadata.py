@@ -12,7 +12,7 @@ from typing import Any
 from dreambooth_core import __version__
 from dreambooth_core.bases.locate import hub_id
 from dreambooth_core.families.base import Components
-from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.options import TrainConfig
 
 PREDICTION = {"epsilon": "epsilon", "v_prediction": "v", "sample": "sample"}
 """Prediction types as the model spec spells them; it has none for rectified flow."""

@@ -15,13 +15,13 @@ from dreambooth_core.data.prior import (
     make_missing,
     recipe_of,
 )
+from dreambooth_core.devices import Precision, make_precision
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Components
 from dreambooth_core.families.sampling import SamplingSettings, generate
 from dreambooth_core.families.sd import SCHEDULERS
+from dreambooth_core.options import TrainConfig
 from dreambooth_core.trainer.asked import Asked
-from dreambooth_core.trainer.config import TrainConfig
-from dreambooth_core.trainer.precision import Precision, make_precision
 from dreambooth_core.trainer.processes import Processes
 from dreambooth_core.trainer.report import Reporter
 from dreambooth_core.trainer.saving import Saver

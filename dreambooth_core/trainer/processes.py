@@ -15,7 +15,8 @@ from datetime import timedelta
 import torch
 from torch import Tensor
 
-from dreambooth_core.errors import Stopped, UserError
+from dreambooth_core.devices import choose_device
+from dreambooth_core.errors import Stopped
 
 PATIENCE = timedelta(days=2)
 """How long processes wait for each other: the first may be waiting for room on the disk. Whoever
@@ -114,39 +115,3 @@ def backend_for(device: torch.device) -> str:
     if name == "gloo" or not torch.distributed.is_backend_available(name):
         return "gloo"
     return f"cpu:gloo,{device.type}:{name}"
-
-
-def choose_device(wanted: str, local_rank: int = 0) -> torch.device:
-    """The device to train on.
-
-    Raises:
-        UserError: it is not there; names those that are.
-    """
-    available = {
-        "cuda": torch.cuda.is_available(),
-        "xpu": hasattr(torch, "xpu") and torch.xpu.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if wanted == "auto":
-        kind = next(name for name, there in available.items() if there)
-        return torch.device(kind, local_rank) if kind in ("cuda", "xpu") else torch.device(kind)
-    kind = wanted.split(":")[0]
-    if not available.get(kind, False):
-        there = ", ".join(name for name, ok in available.items() if ok)
-        raise UserError(
-            f"no device {wanted!r} here",
-            where="run.device",
-            do=f'Use "auto" or one of: {there}. `dreambooth doctor` says more.',
-        )
-    if wanted in ("cuda", "xpu"):
-        return torch.device(wanted, local_rank)
-    _, colon, number = wanted.partition(":")
-    many = getattr(torch, kind).device_count() if kind in ("cuda", "xpu") else 1
-    if colon and not (number.isascii() and number.isdecimal() and int(number) < many):
-        raise UserError(
-            f"no device {wanted!r} here",
-            where="run.device",
-            do=f"They are numbered from 0 to {many - 1}." if many > 1 else f"Say {kind}.",
-        )
-    return torch.device(wanted)

@@ -14,7 +14,7 @@ from dreambooth_core.disk import write_text
 from dreambooth_core.errors import SaveFailed, UserError
 from dreambooth_core.formats.privacy import cleaned
 from dreambooth_core.methods.table import METHODS
-from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.options import TrainConfig
 
 CARD = "README.md"
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")

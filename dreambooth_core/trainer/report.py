@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from PIL import Image
 
-from dreambooth_core.errors import DreamBoothError, RunGone, SaveFailed, Stopped
+from dreambooth_core.errors import FAILURES, DreamBoothError, RunGone, SaveFailed, Stopped
 from dreambooth_core.jobs import Event, RunFolder
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class Reporter:
         for name, start in self._wanted.items():
             try:
                 self._trackers[name] = start()
-            except Exception as error:
+            except FAILURES as error:
                 log.exception("%s does not start", name)
                 self.warn(f"{name} does not start, the run continues without: {_reason(error)}")
         if self.enabled:
@@ -96,7 +96,7 @@ class Reporter:
         if self._on_event:
             try:
                 self._on_event(event)
-            except Exception:
+            except FAILURES:
                 log.exception("whoever listened to the events fails; they go into the file alone")
                 self._on_event = None
 
@@ -117,7 +117,7 @@ class Reporter:
             yield
         except (Stopped, RunGone):
             raise
-        except Exception as error:
+        except FAILURES as error:
             if isinstance(error, torch.cuda.OutOfMemoryError):
                 torch.cuda.empty_cache()
             log.exception("%s failed", what)
@@ -155,7 +155,7 @@ class Reporter:
         for name, tracker in list(self._trackers.items()):
             try:
                 tell(tracker)
-            except Exception as error:
+            except FAILURES as error:
                 del self._trackers[name]
                 log.exception("%s failed", name)
                 self.warn(f"{name} failed, the run continues without: {_reason(error)}")

@@ -6,12 +6,12 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dreambooth_core.devices import STORED
 from dreambooth_core.disk import remove
 from dreambooth_core.formats.adapters.write import write_adapter
 from dreambooth_core.formats.embeddings import write_embedding
 from dreambooth_core.trainer.best import keep
 from dreambooth_core.trainer.metadata import result_metadata
-from dreambooth_core.trainer.precision import STORED
 
 if TYPE_CHECKING:
     from dreambooth_core.trainer.session import Session

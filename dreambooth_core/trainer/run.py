@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dreambooth_core.config.loading import load
 from dreambooth_core.deferral import load_libraries
+from dreambooth_core.devices import STORED
 from dreambooth_core.errors import RunGone, Stopped
 from dreambooth_core.evaluation.curves import loss_picture
 from dreambooth_core.families.loading import pinned
@@ -23,15 +24,15 @@ from dreambooth_core.formats.adapters.hosts import host_table, unheard
 from dreambooth_core.formats.storage import write_bytes
 from dreambooth_core.jobs import Event, Proposal, RunFolder, saved_steps, write_receipt
 from dreambooth_core.jobs.checkpoints import remove_rolling
+from dreambooth_core.memory.advice import is_out_of_memory, out_of_memory
+from dreambooth_core.memory.needs import estimate_of
 from dreambooth_core.methods.table import METHODS
+from dreambooth_core.options import TrainConfig
 from dreambooth_core.quiet import quieten
 from dreambooth_core.trainer import loop, publish
-from dreambooth_core.trainer.advice import is_out_of_memory, out_of_memory
 from dreambooth_core.trainer.asked import Asked
 from dreambooth_core.trainer.build import Builder
-from dreambooth_core.trainer.config import TrainConfig
-from dreambooth_core.trainer.decide import Decision, decide
-from dreambooth_core.trainer.precision import STORED
+from dreambooth_core.trainer.decide import Decision, decide, told_captions
 from dreambooth_core.trainer.processes import Processes, join
 from dreambooth_core.trainer.proof import answer, as_stored, prove, sums_of
 from dreambooth_core.trainer.report import Reporter
@@ -46,7 +47,6 @@ from dreambooth_core.trainer.state import (
     load_state,
     refuse_changes,
 )
-from dreambooth_core.trainer.watch import estimate_of
 
 log = logging.getLogger(__name__)
 
@@ -354,10 +354,6 @@ def _commit(config: TrainConfig, folder: RunFolder) -> str | None:
 def _facts(session: Session) -> dict[str, Any]:
     """What the receipt says before training starts."""
     parts = session.parts
-    first = {
-        kind: {"text": text, "tokens": parts.family.first_tokens(parts, text)}
-        for kind, text in session.items.first_captions().items()
-    }
     return {
         "libraries": _versions(),
         "base": {
@@ -368,7 +364,7 @@ def _facts(session: Session) -> dict[str, Any]:
             "prediction_type": parts.prediction_type,
         },
         "data": session.items.as_dict(),
-        "first_captions": first,
+        "first_captions": told_captions(parts, session.items),
         "trainable_parameters": {g.component: g.count for g in session.trainables},
         "resumed_at": session.step,
         "total_steps": session.total_steps,

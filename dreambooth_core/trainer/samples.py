@@ -11,12 +11,12 @@ from dreambooth_core.data.images import latent_mask
 from dreambooth_core.data.items import Items
 from dreambooth_core.data.latents import LatentCache
 from dreambooth_core.data.plan import Slot
+from dreambooth_core.devices import send
 from dreambooth_core.families.base import Components, SizeInfo
 from dreambooth_core.families.inpainting import conditions, random_mask
 from dreambooth_core.families.text import Conditioning
 from dreambooth_core.randomness import generator
 from dreambooth_core.trainer.texts import TextSource
-from dreambooth_core.transfer import send
 
 
 class Samples:

@@ -13,6 +13,7 @@ from torch import nn
 
 from dreambooth_core.data.items import Items
 from dreambooth_core.data.plan import BatchPlan
+from dreambooth_core.devices import Precision
 from dreambooth_core.errors import Stopped
 from dreambooth_core.families.base import Components
 from dreambooth_core.jobs import RunFolder
@@ -20,12 +21,11 @@ from dreambooth_core.jobs.checkpoints import is_rolling, prune, saved_steps
 from dreambooth_core.methods.base import Method, Trainable
 from dreambooth_core.optim.ema import Ema
 from dreambooth_core.optim.stepper import Stepper
+from dreambooth_core.options import TrainConfig
 from dreambooth_core.trainer.arrangements import arrange_samples
 from dreambooth_core.trainer.asked import Asked
 from dreambooth_core.trainer.best import HeldOut, Record
-from dreambooth_core.trainer.config import TrainConfig
 from dreambooth_core.trainer.judge import Judge
-from dreambooth_core.trainer.precision import Precision
 from dreambooth_core.trainer.processes import Processes
 from dreambooth_core.trainer.report import Reporter
 from dreambooth_core.trainer.results import keep_best, prune_results, write_result

@@ -23,7 +23,7 @@ from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Components
 from dreambooth_core.methods.base import Trainable
 from dreambooth_core.optim.pieces import cut_like, is_sharded, uncut
-from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.options import TrainConfig
 from dreambooth_core.trainer.processes import Processes
 
 

@@ -27,7 +27,7 @@ from dreambooth_core.errors import UserError
 from dreambooth_core.formats.storage import read_metadata, read_tensors, write_tensors
 from dreambooth_core.jobs.checkpoints import MANIFEST, ROLLING, name_of, saved_steps
 from dreambooth_core.methods.table import METHODS
-from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.options import TrainConfig
 
 log = logging.getLogger(__name__)
 

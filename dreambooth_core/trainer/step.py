@@ -10,15 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from dreambooth_core.data.plan import CLASS, BatchPlan, Slot, groups
+from dreambooth_core.devices import Precision, send
 from dreambooth_core.families.base import Components
 from dreambooth_core.objective.dreambooth import combine
 from dreambooth_core.objective.objective import NoisySample, Objective
 from dreambooth_core.randomness import seed_of
-from dreambooth_core.trainer.precision import Precision
 from dreambooth_core.trainer.processes import Processes
 from dreambooth_core.trainer.samples import Samples
 from dreambooth_core.trainer.sharding import no_sync, replicated
-from dreambooth_core.transfer import send
 
 
 class StepComputer:

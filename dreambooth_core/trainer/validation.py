@@ -8,13 +8,13 @@ from collections.abc import Callable
 import torch
 from PIL import Image
 
+from dreambooth_core.devices import Precision
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Components
 from dreambooth_core.families.sampling import SamplingSettings, generate
 from dreambooth_core.formats.storage import write_bytes
 from dreambooth_core.jobs import RunFolder
-from dreambooth_core.trainer.options import ValidationOptions
-from dreambooth_core.trainer.precision import Precision
+from dreambooth_core.options.run import ValidationOptions
 from dreambooth_core.trainer.report import Reporter
 
 

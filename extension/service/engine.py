@@ -20,7 +20,7 @@ from dreambooth_core.jobs.environment import engine_command, worker_environment
 from dreambooth_core.jobs.files import to_json
 from dreambooth_core.jobs.launch import CREATE_NO_WINDOW
 from dreambooth_core.jobs.requests import request_file
-from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.options import TrainConfig
 
 from .types import Problem, Values
 

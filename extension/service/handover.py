@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dreambooth_core.errors import DreamBoothError
+from dreambooth_core.errors import FAILURES, DreamBoothError
 from dreambooth_core.jobs import RunFolder, status
 
 from ..host.base import Host
@@ -117,8 +117,8 @@ class Handover:
                 self._runs.remove(run)
             try:
                 self.ended(run)
-            except Exception as error:
-                # What the host threw is unknown here; the page shows the run's warnings.
+            except FAILURES as error:
+                # The page shows the run's warnings.
                 said = f"the result could not be listed by the host: {error}"
                 log.exception("%s: %s", run.name, said)
                 with contextlib.suppress(DreamBoothError):  # the run's folder is gone
@@ -146,24 +146,24 @@ class Handover:
         self.words = "its model leaves the GPU when the image in the making is done"
         try:
             self.words = self.host.release(chosen.release)
-        except Exception:
+        except FAILURES:
             self.words = "its model could not be taken off the GPU"
             log.exception("%s; training goes on", self.words)
 
     def _guard(self) -> None:
         try:
             self.host.guard(self._gate)
-        except Exception:
+        except FAILURES:
             log.exception("generating cannot be refused on this host; training goes on")
 
     def _restore(self) -> None:
         try:
             self.host.guard(None)
-        except Exception:
+        except FAILURES:
             log.exception("the host still asks before it generates; restart it")
         try:
             self.host.restore()
-        except Exception:
+        except FAILURES:
             self.trouble = "its model could not be brought back: select it anew"
             log.exception("the host: %s", self.trouble)
         finally:

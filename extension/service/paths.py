@@ -11,7 +11,7 @@ from typing import Any
 
 from dreambooth_core.config.describe import describe, flatten, nest
 from dreambooth_core.errors import UserError
-from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.options import TrainConfig
 
 from ..host.base import Folders
 from .types import Problem, Values

@@ -13,7 +13,7 @@ from dreambooth_core.disk import write_text
 from dreambooth_core.errors import SaveFailed, UserError
 from dreambooth_core.jobs import sanitise
 from dreambooth_core.jobs.files import to_json
-from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.options import TrainConfig
 
 from ..host.base import Host
 from .types import MemoryChoice, Preset, Values

@@ -21,7 +21,7 @@ from dreambooth_core.jobs import (
     terminate,
 )
 from dreambooth_core.jobs.files import to_json
-from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.options import TrainConfig
 
 from ..host.base import Host
 from . import engine

@@ -13,7 +13,7 @@ from dreambooth_core.config.catalogue import budget_of
 from dreambooth_core.config.describe import describe, renamed
 from dreambooth_core.errors import UserError
 from dreambooth_core.jobs import VERBS
-from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.options import TrainConfig
 
 from ..host.base import Host
 from . import token, types

@@ -12,7 +12,7 @@ from dreambooth_core.config.reading import read_file
 from dreambooth_core.errors import UserError
 from dreambooth_core.jobs import RunFolder, list_runs, status
 from dreambooth_core.jobs.queue import STAGE
-from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.options import TrainConfig
 
 from .handover import Handover
 from .results import Results

@@ -10,7 +10,7 @@ import gradio as gr
 
 from dreambooth_core.config.marking import mark
 from dreambooth_core.errors import DreamBoothError
-from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.options import TrainConfig
 
 from .base import BaseArea
 from .common import Fresh, failure, hidden_button, hidden_text, told

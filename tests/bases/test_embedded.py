@@ -19,9 +19,9 @@ from dreambooth_core.errors import SaveFailed
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.families.options import BaseOptions
 from dreambooth_core.families.sampling import SamplingSettings, generate
+from dreambooth_core.memory.needs import Planner
+from dreambooth_core.options import TrainConfig
 from dreambooth_core.randomness import generator
-from dreambooth_core.trainer.config import TrainConfig
-from dreambooth_core.trainer.needs import Planner
 from tools.pocket import classifier, measure
 from tools.pocket.captions import template
 

@@ -18,7 +18,7 @@ from dreambooth_core.config.catalogue import SHIPPED
 from dreambooth_core.config.describe import describe, flatten
 from dreambooth_core.errors import UserError
 from dreambooth_core.methods.table import METHODS
-from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.options import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 HOST_TYPES = ("MODEL", "CLIP", "VAE", "IMAGE", "STRING")

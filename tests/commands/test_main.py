@@ -16,7 +16,7 @@ from dreambooth_core.commands import main as command
 from dreambooth_core.commands.main import COMMANDS, load, main
 from dreambooth_core.config.loading import load as load_config
 from dreambooth_core.jobs import status
-from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.options import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 

@@ -23,7 +23,7 @@ from dreambooth_core.errors import UserError
 from dreambooth_core.formats.checkpoints.single_write import write_single_file
 from dreambooth_core.formats.storage import read_tensors
 from dreambooth_core.jobs import Proposal, RunFolder
-from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.options import TrainConfig
 
 
 def flags(out: Path, *more: str) -> list[str]:

@@ -17,7 +17,7 @@ from dreambooth_core.compat.translate import read_flags, translate
 from dreambooth_core.config.describe import flatten
 from dreambooth_core.errors import Unsupported, UserError
 from dreambooth_core.formats.reading import parse_json
-from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.options import TrainConfig
 
 SHARED = """pretrained_model_name_or_path instance_data_dir class_data_dir instance_prompt
 class_prompt with_prior_preservation prior_loss_weight num_class_images output_dir seed resolution

@@ -12,7 +12,7 @@ from dreambooth_core.config.loading import dump, load
 from dreambooth_core.config.marking import mark
 from dreambooth_core.config.shapes import members, tell_renamed
 from dreambooth_core.errors import UserError
-from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.options import TrainConfig
 
 OLD = """
 run: {accumulation: 3}

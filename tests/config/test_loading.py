@@ -18,7 +18,7 @@ from dreambooth_core.config.fields import option, section
 from dreambooth_core.config.loading import dump, load, validate
 from dreambooth_core.config.shapes import Member, members
 from dreambooth_core.errors import UserError
-from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.options import TrainConfig
 
 
 @dataclass

@@ -7,7 +7,7 @@ import pytest
 from dreambooth_core.config.describe import flatten, nest
 from dreambooth_core.config.loading import load
 from dreambooth_core.config.marking import mark
-from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.options import TrainConfig
 
 
 def test_the_defaults_are_right():

@@ -8,8 +8,8 @@ import pytest
 from helpers import flow_bases
 
 from dreambooth_core.config.loading import load
-from dreambooth_core.trainer.config import TrainConfig
-from dreambooth_core.trainer.needs import Planner
+from dreambooth_core.memory.needs import Planner
+from dreambooth_core.options import TrainConfig
 
 
 @pytest.mark.parametrize("family", flow_bases.WRITERS)

@@ -12,15 +12,15 @@ from helpers import flow_bases
 from torch import Tensor
 
 from dreambooth_core.config.loading import load
+from dreambooth_core.devices import Precision
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Components
 from dreambooth_core.families.ideogram4 import Ideogram4
 from dreambooth_core.families.sampling import SamplingSettings, build_pipeline, generate
+from dreambooth_core.memory.needs import Planner
 from dreambooth_core.objective.options import ObjectiveOptions
+from dreambooth_core.options import TrainConfig
 from dreambooth_core.trainer.build import Builder
-from dreambooth_core.trainer.config import TrainConfig
-from dreambooth_core.trainer.needs import Planner
-from dreambooth_core.trainer.precision import Precision
 
 
 @pytest.fixture(scope="module")

@@ -38,8 +38,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from dreambooth_core.config.loading import dump, load
 from dreambooth_core.deferral import load_libraries
 from dreambooth_core.jobs import Event, Proposal, RunFolder, read_receipt, saved_steps, status
+from dreambooth_core.options import TrainConfig
 from dreambooth_core.trainer import run as runs
-from dreambooth_core.trainer.config import TrainConfig
 from dreambooth_core.worker import supervise
 from tests.helpers.runs import PRIOR, config_for, folder_for
 from tests.helpers.tiny import draw_pictures, tiny_sd1

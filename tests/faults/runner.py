@@ -62,7 +62,7 @@ PRELOADED = (
             "train",
         )
     ),
-    "dreambooth_core.trainer.forecast",
+    "dreambooth_core.memory.advice",
     "dreambooth_core.trainer.run",
     "torch._dynamo",  # which the first optimizer imports
     "dreambooth_core.formats.adapters.read",

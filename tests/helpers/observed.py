@@ -14,9 +14,9 @@ from dreambooth_core.families.text import Conditioning
 from dreambooth_core.formats.storage import read_tensors
 from dreambooth_core.jobs import Event, RunFolder, read_receipt
 from dreambooth_core.objective.objective import NoisySample, Objective
+from dreambooth_core.options import TrainConfig
 from dreambooth_core.trainer import loop
 from dreambooth_core.trainer import run as runs
-from dreambooth_core.trainer.config import TrainConfig
 from dreambooth_core.trainer.session import Session
 from dreambooth_core.trainer.texts import TextSource
 

@@ -10,10 +10,10 @@ from unittest import mock
 
 from dreambooth_core.config.loading import dump, load
 from dreambooth_core.jobs import Event, RunFolder
+from dreambooth_core.options import TrainConfig
 from dreambooth_core.trainer import run as runs
 from dreambooth_core.trainer.asked import Asked
 from dreambooth_core.trainer.build import Builder
-from dreambooth_core.trainer.config import TrainConfig
 from dreambooth_core.trainer.decide import decide
 from dreambooth_core.trainer.processes import join
 from dreambooth_core.trainer.report import Reporter

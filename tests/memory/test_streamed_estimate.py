@@ -13,9 +13,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dreambooth_core.families.sd import StableDiffusion1
 from dreambooth_core.formats.checkpoints.build import empty
-from dreambooth_core.memory.estimate import Estimator, MemorySetting, Part
+from dreambooth_core.memory.estimate import (
+    COMPUTED,
+    COPIED,
+    Estimator,
+    MemorySetting,
+    Part,
+    pace,
+)
 from dreambooth_core.memory.models import training_step
-from dreambooth_core.memory.pace import COMPUTED, COPIED, pace
 from dreambooth_core.memory.streaming import Streaming
 
 UNET = {
@@ -81,14 +87,15 @@ def test_operations_are_those_that_torch_counts() -> None:
     assert found == pytest.approx(counted.get_total_flops(), rel=0.02)
 
 
+@pytest.mark.parametrize("work", [7.0, 7e6])
 @pytest.mark.parametrize(
     ("trained", "checkpointing", "times", "copied"),
     [(False, False, 2, 20), (False, True, 3, 20), (True, True, 4, 42)],
 )
 def test_the_longer_of_computing_and_copying_counts(
-    trained: bool, checkpointing: bool, times: int, copied: int
+    work: float, trained: bool, checkpointing: bool, times: int, copied: int
 ) -> None:
-    found = pace(7.0, streamed=10, states=6, trained=trained, checkpointing=checkpointing, passes=2)
-    assert found.operations == 7.0 * times * 2
-    assert found.copied == copied * 2
-    assert found.seconds == max(found.operations / COMPUTED, found.copied / COPIED)
+    found = pace(
+        work, streamed=10, states=6, trained=trained, checkpointing=checkpointing, passes=2
+    )
+    assert found == max(work * times * 2 / COMPUTED, copied * 2 / COPIED)

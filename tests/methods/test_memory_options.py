@@ -16,8 +16,8 @@ from dreambooth_core.attention.processors import KernelProcessor
 from dreambooth_core.errors import UserError
 from dreambooth_core.jobs import read_receipt
 from dreambooth_core.methods.quantized import QuantizedLinear, dequantize, quantize
+from dreambooth_core.options import TrainConfig
 from dreambooth_core.trainer import run as runs
-from dreambooth_core.trainer.config import TrainConfig
 from dreambooth_core.trainer.proof import as_stored, sums_of
 from dreambooth_core.trainer.session import Session
 

@@ -25,7 +25,7 @@ from dreambooth_core.families.registry import FAMILIES
 from dreambooth_core.formats.adapters.read import read_adapter
 from dreambooth_core.methods.table import METHODS
 from dreambooth_core.optim.table import OPTIMIZERS
-from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.options import TrainConfig
 
 HERE = Path(__file__).parent
 MOST_LINES = 150

@@ -10,7 +10,7 @@ import pytest
 from dreambooth_core.commands.main import main
 from dreambooth_core.config.catalogue import FAMILIES, METHODS, SUBJECTS, entries, recipe
 from dreambooth_core.config.loading import load, preset_names
-from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.options import TrainConfig
 
 RECIPES = [f"{s}-{m}-{f}" for s in SUBJECTS for m in METHODS for f in FAMILIES]
 RECIPES += [f"{subject}-lora-flow" for subject in SUBJECTS]

@@ -17,7 +17,7 @@ from dreambooth_core.config.loading import load
 from dreambooth_core.config.shapes import paths
 from dreambooth_core.errors import UserError
 from dreambooth_core.jobs import RunFolder, read_receipt
-from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.options import TrainConfig
 
 
 def one_line(capsys: pytest.CaptureFixture[str]) -> str:

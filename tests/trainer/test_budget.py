@@ -13,12 +13,12 @@ from dreambooth_core.config.loading import load
 from dreambooth_core.errors import UserError
 from dreambooth_core.formats.checkpoints.stock import stock_configs
 from dreambooth_core.jobs import RunFolder, read_receipt
-from dreambooth_core.memory.budget import GIB, parse_budget
+from dreambooth_core.memory import advice
+from dreambooth_core.memory.advice import Fit, fit, usable
 from dreambooth_core.memory.measure import Room
-from dreambooth_core.trainer import advice
-from dreambooth_core.trainer.advice import Fit, fit, usable
-from dreambooth_core.trainer.combinations import refuse_settings
-from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.options import TrainConfig
+from dreambooth_core.options.combinations import refuse_settings
+from dreambooth_core.options.memory import GIB, MemoryOptions
 
 SIDES = {"sd1": 512, "sd2": 768, "sdxl": 1024}
 
@@ -34,7 +34,7 @@ def fitted(preset: str, *overrides: str, family: str = "sd1") -> tuple[TrainConf
     ("text", "size"), [("8GB", 8 * GIB), ("7.5 gb", int(7.5 * GIB)), ("512MB", GIB // 2)]
 )
 def test_sizes(text: str, size: int) -> None:
-    assert parse_budget(text) == size
+    assert MemoryOptions(budget=text).limit == size
 
 
 @pytest.mark.parametrize("text", ["8", "eight", "0GB", "-8GB", "8 TB", "1e9GB", ""])

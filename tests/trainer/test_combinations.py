@@ -9,9 +9,8 @@ import pytest
 
 from dreambooth_core.config.loading import load
 from dreambooth_core.errors import UserError
-from dreambooth_core.trainer import combinations
-from dreambooth_core.trainer.combinations import RULES, Asked, refuse, refuse_settings
-from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.options import TrainConfig, combinations
+from dreambooth_core.options.combinations import RULES, Asked, refuse, refuse_settings
 
 Given = dict[str, Any]
 

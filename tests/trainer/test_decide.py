@@ -18,10 +18,10 @@ from dreambooth_core.commands.main import main
 from dreambooth_core.config.loading import dump, load
 from dreambooth_core.errors import UserError
 from dreambooth_core.families import loading
+from dreambooth_core.memory.needs import Planner
+from dreambooth_core.options import TrainConfig
 from dreambooth_core.trainer import decide as module
-from dreambooth_core.trainer.config import TrainConfig
 from dreambooth_core.trainer.decide import decide
-from dreambooth_core.trainer.needs import Planner
 from dreambooth_core.trainer.run import run
 
 Changes = dict[str, Any]

@@ -13,9 +13,9 @@ from helpers.runs import PRIOR, config_for, folder_for, go_on, losses, train
 
 from dreambooth_core.errors import SaveFailed, Stopped, TrainingFailed, UserError
 from dreambooth_core.jobs import RunFolder, saved_steps, status
+from dreambooth_core.options import TrainConfig
 from dreambooth_core.trainer import loop, saving
 from dreambooth_core.trainer.asked import Asked
-from dreambooth_core.trainer.config import TrainConfig
 from dreambooth_core.trainer.run import run
 from dreambooth_core.trainer.session import Session
 from dreambooth_core.worker import supervise

@@ -10,7 +10,7 @@ import pytest
 from helpers.shown import SHOWN
 
 from dreambooth_core.config.shapes import paths
-from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.options import TrainConfig
 
 TESTS = Path(__file__).resolve().parents[1]
 

@@ -15,12 +15,12 @@ from dreambooth_core.config.loading import load
 from dreambooth_core.formats.checkpoints.stock import stock_configs
 from dreambooth_core.jobs import read_receipt
 from dreambooth_core.jobs.checkpoints import saved_steps
-from dreambooth_core.memory.estimate import GIB
+from dreambooth_core.memory import measure
+from dreambooth_core.memory.advice import cheaper, is_out_of_memory, next_measure
 from dreambooth_core.memory.measure import Peak, Room
-from dreambooth_core.trainer import watch
-from dreambooth_core.trainer.advice import cheaper, is_out_of_memory, next_measure
-from dreambooth_core.trainer.config import TrainConfig
-from dreambooth_core.trainer.needs import Planner
+from dreambooth_core.memory.needs import Planner
+from dreambooth_core.options import TrainConfig
+from dreambooth_core.options.memory import GIB
 from dreambooth_core.trainer.step import StepComputer
 from dreambooth_core.worker import supervise
 
@@ -114,11 +114,11 @@ def test_class_images_in_fp32_need_whole_weights(pictures: Path, tmp_path: Path)
     assert more == pytest.approx(2 * 983e6, rel=0.01)
 
 
-def watching(*, free: float, windows: bool, monkeypatch: pytest.MonkeyPatch) -> watch.MemoryWatch:
+def watching(*, free: float, windows: bool, monkeypatch: pytest.MonkeyPatch) -> measure.MemoryWatch:
     """On a GPU of 8 GiB, of which a share is free."""
     room = Room(free=int(8 * GIB * free), total=8 * GIB)
-    monkeypatch.setattr(watch, "room", lambda device: room)
-    return watch.MemoryWatch(torch.device("cuda"), lambda: "Take less.", windows=windows)
+    monkeypatch.setattr(measure, "room", lambda device: room)
+    return measure.MemoryWatch(torch.device("cuda"), lambda: "Take less.", windows=windows)
 
 
 @pytest.mark.parametrize("windows", [True, False])
@@ -136,7 +136,7 @@ def test_a_full_gpu_is_told_once(monkeypatch: pytest.MonkeyPatch, windows: bool)
 def test_a_step_that_begins_to_spill_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
     alarmed = watching(free=0.5, windows=True, monkeypatch=monkeypatch)
     assert [alarmed.alarm(1.0) for _ in range(6)] == [None] * 6
-    monkeypatch.setattr(watch, "room", lambda device: Room(free=GIB // 100, total=8 * GIB))
+    monkeypatch.setattr(measure, "room", lambda device: Room(free=GIB // 100, total=8 * GIB))
     said = alarmed.alarm(20.0)
     assert said is not None and "20 times longer" in said
     assert alarmed.alarm(30.0) is None

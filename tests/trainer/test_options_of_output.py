@@ -17,6 +17,7 @@ from helpers.observed import Observed, observe
 from helpers.runs import config_for
 from PIL import Image
 
+from dreambooth_core.devices import make_precision
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.families.options import BaseOptions
@@ -26,7 +27,6 @@ from dreambooth_core.jobs import RunFolder
 from dreambooth_core.jobs.checkpoints import saved_steps
 from dreambooth_core.randomness import generator
 from dreambooth_core.trainer.arrangements import _numbered
-from dreambooth_core.trainer.precision import make_precision
 
 Once = Callable[..., Observed]
 

@@ -17,6 +17,7 @@ from dreambooth_core.commands.launch import Options, joined, launcher
 from dreambooth_core.commands.main import _parser
 from dreambooth_core.commands.options import from_arguments
 from dreambooth_core.config.loading import dump, load
+from dreambooth_core.devices import choose_device
 from dreambooth_core.errors import TrainingFailed, UserError
 from dreambooth_core.formats.adapters.read import read_adapter
 from dreambooth_core.formats.detect import identify
@@ -24,8 +25,7 @@ from dreambooth_core.formats.storage import read_tensors
 from dreambooth_core.jobs import Proposal, RunFolder, read_receipt, status
 from dreambooth_core.jobs.checkpoints import saved_steps
 from dreambooth_core.methods.table import METHODS
-from dreambooth_core.trainer.config import TrainConfig
-from dreambooth_core.trainer.processes import choose_device
+from dreambooth_core.options import TrainConfig
 from dreambooth_core.trainer.run import run
 from dreambooth_core.trainer.sharding import as_launched
 

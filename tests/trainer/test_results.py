@@ -21,8 +21,8 @@ from dreambooth_core.formats.storage import read_metadata, read_tensors
 from dreambooth_core.jobs import RunFolder, read_receipt
 from dreambooth_core.jobs.checkpoints import saved_steps
 from dreambooth_core.methods.table import METHODS
+from dreambooth_core.options import TrainConfig
 from dreambooth_core.trainer import results
-from dreambooth_core.trainer.config import TrainConfig
 from dreambooth_core.trainer.state import load_state
 
 SETTINGS = SamplingSettings(steps=2, guidance=2.0, width=64, height=64)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from dreambooth_core.config.marking import mark
-from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.options import TrainConfig
 from extension.service.types import Events, Problem, Report, Status
 from extension.tab import check, history, html, live
 from extension.tab.curve import loss_curve, smoothed, thinned

@@ -13,7 +13,7 @@ import pytest
 from dreambooth_core.config import catalogue
 from dreambooth_core.config.describe import describe
 from dreambooth_core.jobs.stages import STAGES
-from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.options import TrainConfig
 
 ROOT = Path(__file__).parents[3]
 TAB = ROOT / "extension" / "tab"

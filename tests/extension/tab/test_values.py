@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dreambooth_core.config.describe import describe
-from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.options import TrainConfig
 from extension.tab import values
 
 

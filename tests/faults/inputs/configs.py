@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from dreambooth_core.config.shapes import Member, members
-from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.options import TrainConfig
 from tests.faults.case import Case, Expected
 from tests.faults.inputs._images import draw
 

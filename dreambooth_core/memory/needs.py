@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,10 +13,11 @@ import torch
 from torch import nn
 
 from dreambooth_core.bases.locate import locate
+from dreambooth_core.devices import DTYPES, STORED, choose_device
+from dreambooth_core.errors import FAILURES
 from dreambooth_core.families.base import Components, Configs, Family
 from dreambooth_core.families.loading import read_configs, recommended
 from dreambooth_core.families.registry import family_of
-from dreambooth_core.memory.budget import parse_stream
 from dreambooth_core.memory.estimate import (
     CUDA_CONTEXT,
     Estimate,
@@ -29,10 +31,10 @@ from dreambooth_core.memory.estimate import (
 from dreambooth_core.memory.measure import Room, room
 from dreambooth_core.memory.models import encoding_peak
 from dreambooth_core.methods.base import method_for
+from dreambooth_core.options import TrainConfig, with_resolution
 from dreambooth_core.quiet import quieten
-from dreambooth_core.trainer.config import TrainConfig, with_resolution
-from dreambooth_core.trainer.precision import DTYPES, STORED
-from dreambooth_core.trainer.processes import choose_device
+
+log = logging.getLogger(__name__)
 
 PROGRAM = 3 * 1024**3
 """RAM of the program with torch, CUDA and the libraries of models. A rule of thumb."""
@@ -207,7 +209,7 @@ class Planner:
             processes=self.processes,
             ema="no" if not ema.enabled else "cpu" if ema.on_cpu else "device",
             quantized=config.memory.quantize,
-            stream=parse_stream(config.memory.stream),
+            stream=config.memory.share,
             device=self.device,
         )
 
@@ -276,6 +278,15 @@ class Planner:
             fingerprint="",
             companions={name: models[name] for name in family.companions},
         )
+
+
+def estimate_of(config: TrainConfig, configs: Configs, device: torch.device) -> Needs | None:
+    """What the run is estimated to need; None where that fails: no reason not to train."""
+    try:
+        return Planner(config, configs, device=device.type).needs()
+    except FAILURES:
+        log.exception("the memory could not be estimated")
+        return None
 
 
 def _traced(config: TrainConfig) -> str:

@@ -1,4 +1,4 @@
-"""Mixed precision: what runs in half precision, and the scaler that fp16 needs."""
+"""Where tensors are computed and in which precision: the device, autocast, the scaler of fp16."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dreambooth_core.errors import UserError
 
@@ -69,3 +70,48 @@ def make_precision(
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     trained = dtype if name == "full_bf16" else torch.float32
     return Precision(device, dtype, scaler, trained)
+
+
+def choose_device(wanted: str, local_rank: int = 0) -> torch.device:
+    """The device to train on.
+
+    Raises:
+        UserError: it is not there; names those that are.
+    """
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "xpu": hasattr(torch, "xpu") and torch.xpu.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if wanted == "auto":
+        kind = next(name for name, there in available.items() if there)
+        return torch.device(kind, local_rank) if kind in ("cuda", "xpu") else torch.device(kind)
+    kind = wanted.split(":")[0]
+    if not available.get(kind, False):
+        there = ", ".join(name for name, ok in available.items() if ok)
+        raise UserError(
+            f"no device {wanted!r} here",
+            where="run.device",
+            do=f'Use "auto" or one of: {there}. `dreambooth doctor` says more.',
+        )
+    if wanted in ("cuda", "xpu"):
+        return torch.device(wanted, local_rank)
+    _, colon, number = wanted.partition(":")
+    many = getattr(torch, kind).device_count() if kind in ("cuda", "xpu") else 1
+    if colon and not (number.isascii() and number.isdecimal() and int(number) < many):
+        raise UserError(
+            f"no device {wanted!r} here",
+            where="run.device",
+            do=f"They are numbered from 0 to {many - 1}." if many > 1 else f"Say {kind}.",
+        )
+    return torch.device(wanted)
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """``tensor`` on ``device``; a CUDA device goes on with its work meanwhile.
+
+    What lies in ordinary memory is copied aside before the call returns, so the tensor may be
+    changed at once. Other devices do not promise that, and are waited for.
+    """
+    return tensor.to(device, non_blocking=device.type == "cuda")

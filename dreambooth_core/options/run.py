@@ -9,7 +9,6 @@ from dreambooth_core.methods.table import ARRANGEMENTS, LAYOUTS
 
 PRECISIONS = ("no", "fp16", "bf16", "full_bf16")
 SHARDINGS = ("no", "full", "offload")
-QUANTIZED = ("no", "int8", "nf4")
 
 
 @dataclass
@@ -323,59 +322,4 @@ class PublishOptions:
         "",
         label="Consent",
         help="Who agreed that the subject is trained and published; goes into the model card.",
-    )
-
-
-@dataclass
-class MemoryOptions:
-    """What saves memory, and what it costs."""
-
-    budget: str = option(
-        "auto",
-        label="Memory budget",
-        help="""Memory that the run may take: auto (what the GPU has free; on a CPU nothing is
-        changed) or a size such as 8GB. The run is fitted into it by the settings that cost least;
-        what you set yourself stays.""",
-    )
-    gradient_checkpointing: bool = option(
-        False,
-        label="Gradient checkpointing",
-        help="Recomputes activations in the backward pass: much less memory, a third slower.",
-    )
-    attention: str = option(
-        "auto",
-        label="Attention",
-        help="""The attention implementation. auto takes the first that works here: xformers,
-        PyTorch's own (sdpa), or the chunked one that needs little memory anywhere.""",
-        choices=("auto", "xformers", "sdpa", "chunked"),
-        advanced=True,
-    )
-    tf32: bool = option(
-        False,
-        label="TF32",
-        help="Faster matrix products on NVIDIA GPUs since Ampere, slightly less exact.",
-        advanced=True,
-    )
-    quantize: str = option(
-        "no",
-        label="Quantise the base",
-        help="""Keep the linear layers of the frozen base in 8 bits (int8) or 4 bits (nf4): a half
-        or a quarter of fp16's memory, slightly less exact. For adapters and embeddings only.""",
-        choices=QUANTIZED,
-        advanced=True,
-    )
-    stream: str = option(
-        "auto",
-        label="Stream from RAM",
-        help="""The share of the denoiser's blocks that lies in RAM and comes to the GPU ahead of
-        its use: off, a number from 0 to 1, or auto (as much as the memory budget needs). Slower
-        steps; what is learned is the same. Full fine-tuning needs the fused backward pass.""",
-        advanced=True,
-    )
-    compile: bool = option(
-        False,
-        label="Compile",
-        help="""Compile the denoiser's repeated blocks with torch.compile: a minute or more at the
-        start, faster steps on a GPU; needs Triton there, and on a CPU a C++ compiler.""",
-        advanced=True,
     )

@@ -1,6 +1,7 @@
-"""The whole configuration of a training run.
+"""What can be asked of a training run: its whole configuration. Standard library only.
 
-Each section is defined beside the code that reads it; here they are only put together.
+Sections are defined beside the code that reads them, those of the run as a whole in ``run``; what
+cannot be combined stands in ``combinations``.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from dreambooth_core.families.options import BaseOptions
 from dreambooth_core.methods.options import MethodOptions
 from dreambooth_core.objective.options import ObjectiveOptions
 from dreambooth_core.optim.options import OptimOptions
-from dreambooth_core.trainer.options import (
+from dreambooth_core.options.memory import MemoryOptions
+from dreambooth_core.options.run import (
     LogOptions,
-    MemoryOptions,
     PublishOptions,
     RunOptions,
     SaveOptions,

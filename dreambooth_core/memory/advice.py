@@ -10,26 +10,24 @@ from typing import Any
 
 import torch
 
-from dreambooth_core.errors import TrainingFailed, UserError
+from dreambooth_core.devices import processor_computes_bf16
+from dreambooth_core.errors import FAILURES, TrainingFailed, UserError
 from dreambooth_core.families.base import Configs
 from dreambooth_core.memory.budget import (
-    AUTO,
     DROPS,
     MEASURES,
     SMALLER,
     USABLE,
     Taken,
     changed_config,
-    parse_budget,
-    parse_stream,
     reduced,
 )
 from dreambooth_core.memory.measure import amount, room
+from dreambooth_core.memory.needs import Needs, Planner, device_kind, device_room
 from dreambooth_core.optim.table import OPTIMIZERS
-from dreambooth_core.trainer.combinations import Asked, refuse, refuse_settings
-from dreambooth_core.trainer.config import TrainConfig
-from dreambooth_core.trainer.needs import Needs, Planner, device_kind, device_room
-from dreambooth_core.trainer.precision import processor_computes_bf16
+from dreambooth_core.options import TrainConfig
+from dreambooth_core.options.combinations import Asked, refuse, refuse_settings
+from dreambooth_core.options.memory import AUTO
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +97,7 @@ def fit(
     refuse_settings(config)
     if config.memory.stream.strip().lower() == AUTO:
         by_hand = set(by_hand) - {"memory.stream"}
-    budget = parse_budget(config.memory.budget)
+    budget = config.memory.limit
     device = device_kind(config.run.device)
     if device == "cpu" and (not elsewhere or config.run.device == "cpu"):
         config = _for_processor(config, by_hand)
@@ -151,7 +149,7 @@ def _fitted(
 
 def can_run(config: TrainConfig, device: str) -> bool:
     """Whether settings go together, with the packages and the device that are here."""
-    if device == "cpu" and parse_stream(config.memory.stream) > 0:
+    if device == "cpu" and config.memory.share > 0:
         return False  # it is all one memory
     optimizer = OPTIMIZERS[config.optim.optimizer]
     wanted = optimizer.package == "bitsandbytes" or config.memory.quantize == "nf4"
@@ -211,7 +209,7 @@ def next_measure(config: TrainConfig, device: torch.device, configs: Configs | N
     try:
         now = Planner(config, configs, device=device.type).needs().peak
         ways = cheaper(config, int(LESS * now), configs=configs, device=device.type)
-    except Exception:
+    except FAILURES:
         log.exception("no advice could be worked out")
         return ""
     if not ways:
@@ -252,7 +250,7 @@ def out_of_memory(
         limit = min(usable(total), int(needs.peak * WRONG))
         ways = cheaper(config, limit, configs=configs, device=device.type)
         estimated = f", and the run needs about {amount(needs.peak)}"
-    except Exception:
+    except FAILURES:
         log.exception("no advice could be worked out")
         ways, estimated = [], ""
     steps = "; ".join(f"{way.words} ({amount(way.needs.peak)})" for way in ways)

@@ -1,7 +1,7 @@
 """What cannot be combined, and why. Standard library only.
 
 The table is the one source: ``refuse`` checks it before a run, and ``docs/combinations.md`` is
-written from it (``python -m dreambooth_core.trainer.combinations docs/combinations.md``).
+written from it (``python -m dreambooth_core.options.combinations docs/combinations.md``).
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.memory.budget import parse_budget, parse_stream
 from dreambooth_core.methods.table import METHODS, MethodSpec
 from dreambooth_core.objective.timesteps import timestep_range
 from dreambooth_core.optim.options import OptimOptions
 from dreambooth_core.optim.rates import rates
 from dreambooth_core.optim.schedules import make_schedule
 from dreambooth_core.optim.table import OPTIMIZERS, OptimizerSpec
-from dreambooth_core.trainer.config import TrainConfig
+from dreambooth_core.options import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class Asked:
     @property
     def streams(self) -> bool:
         """Whether blocks of the denoiser lie in RAM."""
-        return parse_stream(self.config.memory.stream) > 0
+        return self.config.memory.share > 0
 
     @property
     def trains_weights(self) -> bool:
@@ -489,7 +488,7 @@ def refuse_settings(config: TrainConfig, *, device: str = "", processes: int = 1
     """
     for error in refuse(Asked(config, device, processes)):
         raise error
-    parse_budget(config.memory.budget)
+    _ = config.memory.limit
     make_schedule(config.optim, total_steps=1)
     timestep_range(config.objective, steps=1000)
     wanted = config.run.resume
@@ -512,7 +511,7 @@ def as_markdown() -> str:
         "| --- | --- | --- | --- |",
         *(f"| {r.first} | {r.second} | {r.reason} | {r.do} |" for r in RULES),
         "",
-        "<!-- Written by python -m dreambooth_core.trainer.combinations docs/combinations.md -->",
+        "<!-- Written by python -m dreambooth_core.options.combinations docs/combinations.md -->",
     ]
     return "\n".join(lines) + "\n"
 
