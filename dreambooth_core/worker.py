@@ -2,7 +2,7 @@
 
 It holds the run's lock while it lives, turns signals into requests and every ending, good or
 bad, into an event and an exit code: 0 done, 1 failed, 2 bad input, 130 stopped. The first signal
-asks to save and stop, a second one ends at once.
+asks to save and stop, a second one ends at once. After a run it may wait for another one.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
@@ -30,11 +31,12 @@ from dreambooth_core.errors import (
     TrainingFailed,
     UserError,
 )
+from dreambooth_core.jobs import spare
 from dreambooth_core.jobs.checkpoints import saved_steps
 from dreambooth_core.jobs.control import Control
 from dreambooth_core.jobs.events import ENDINGS, Event
 from dreambooth_core.jobs.folder import RunFolder
-from dreambooth_core.jobs.launch import NOTED, PROPOSAL, QUEUED
+from dreambooth_core.jobs.launch import NOTED, PROPOSAL, QUEUED, SPARE, START
 from dreambooth_core.jobs.proposal import Proposal
 from dreambooth_core.jobs.queue import STAGE, Turn
 
@@ -368,15 +370,35 @@ def _watch_launcher(control: Control) -> None:
 
 
 def main(argv: Sequence[str] | None = None, *, runner: Runner | None = None) -> int:
-    """The worker's command line."""
+    """The worker's command line. With ``--spare`` it goes on with other runs, which clients give
+    it by :mod:`dreambooth_core.jobs.spare`, until none comes any more."""
     parser = argparse.ArgumentParser(prog="python -m dreambooth_core.worker")
     parser.add_argument("folder", help="the run's folder")
     parser.add_argument(NOTED, action="store_true", help=argparse.SUPPRESS)
     parser.add_argument(QUEUED, action="store_true", help="wait for the runs that came before")
     parser.add_argument(PROPOSAL, metavar="FOLDER", help="the settings to resume with")
+    parser.add_argument(SPARE, metavar="KIND", help=argparse.SUPPRESS)
+    parser.add_argument(START, metavar="NAME", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if argv is None:
         defer()  # this process is ours alone
+    code = _work(args, runner)
+    while args.spare and code in (0, Stopped.exit_code):
+        given = _spare(RunFolder(args.folder).path.parent, args.spare)
+        if given is None:
+            break
+        args = parser.parse_args(given)
+        folder = RunFolder(args.folder)
+        _print_to(folder.worker_log)
+        code = _work(args, runner)
+        if args.start:
+            with contextlib.suppress(UserError):  # the folder was deleted meanwhile
+                folder.control.mark_exited(args.start, code)
+    return code
+
+
+def _work(args: argparse.Namespace, runner: Runner | None) -> int:
+    """One run; the exit code."""
     try:
         folder = RunFolder(args.folder)
         proposal = Proposal(args.proposal) if args.proposal else None
@@ -386,6 +408,25 @@ def main(argv: Sequence[str] | None = None, *, runner: Runner | None = None) -> 
     except DreamBoothError as error:
         sys.stderr.write(f"worker: {error.line}\n")
         return error.exit_code
+
+
+def _spare(runs: Path, kind: str) -> list[str] | None:
+    """Waits for another run below ``runs``; its command line, or None to leave."""
+    _print_to(Path(os.devnull))  # the log of the last run belongs to its folder, which may go
+    from dreambooth_core.memory.wanted import MemoryWanted
+
+    with contextlib.suppress(KeyboardInterrupt):
+        return spare.wait(runs, kind, spare.minutes(os.environ) * 60, wanted=MemoryWanted())
+    return None
+
+
+def _print_to(path: Path) -> None:
+    """What this process and its libraries print goes to the end of a file from here on."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with contextlib.suppress(OSError), path.open("ab") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
 
 
 if __name__ == "__main__":

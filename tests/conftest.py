@@ -15,6 +15,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# No worker of a test waits for another run, but in the tests of that.
+os.environ["DREAMBOOTH_SPARE_MINUTES"] = "0"
 
 # A shell starts what it runs in the background (``pytest &``, nohup) with these ignored, and every
 # child inherits that: programs that tests stop with a signal would not hear it.

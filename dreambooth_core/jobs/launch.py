@@ -1,4 +1,5 @@
-"""Starts a worker that outlives whoever started it."""
+"""Starts a worker that outlives whoever started it, or gives the run to one that has just ended
+another and waits."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth_core.errors import UserError
+from dreambooth_core.jobs import spare
 from dreambooth_core.jobs.environment import clone, engine_command, worker_environment
 from dreambooth_core.jobs.folder import RunFolder
 from dreambooth_core.jobs.proposal import Proposal
@@ -27,6 +29,12 @@ PROPOSAL = "--proposal"
 
 QUEUED = "--queued"
 """Tells the worker to wait until the runs that came before have ended."""
+
+SPARE = "--spare"
+"""Names the kind of a worker that waits for another run after its own."""
+
+START = "--start"
+"""Names the start in ``control.jsonl`` of a run that a spare worker takes up."""
 
 CREATE_NEW_PROCESS_GROUP = 0x00000200
 CREATE_NO_WINDOW = 0x08000000
@@ -87,12 +95,20 @@ def _start(
         interpreter = [str(python)]
     else:
         interpreter = list(python)
+    variables = worker_environment(env)
     name = run.control.mark_start(run.events.size())
-    arguments = [*interpreter, "-m", WORKER, str(run.path), NOTED, *[QUEUED] * queued]
+    arguments = [str(run.path), NOTED, *[QUEUED] * queued]
     if proposal is not None:
         arguments += [PROPOSAL, str(proposal.path)]
+    command = [*interpreter, "-m", WORKER]
+    if spare.minutes(variables):
+        kind = spare.kind_of(command, variables, clone() / "dreambooth_core")
+        arguments += [SPARE, kind]
+        if spare.hand_over(run.path.parent, kind, [*arguments, START, name]):
+            logger.info("%s: the spare worker took it", run.name)
+            return
     try:
-        process = _detached(arguments, run.worker_log, clone(), worker_environment(env))
+        process = _detached([*command, *arguments], run.worker_log, clone(), variables)
     except OSError as error:
         run.control.mark_exited(name, -1)
         raise UserError(

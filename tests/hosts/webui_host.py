@@ -35,7 +35,7 @@ FLAGS = {
     "FORGE": "--always-cpu",
 }
 COMMON = "--skip-prepare-environment --no-download-sd-model --do-not-download-clip --api"
-PATIENCE = 120.0
+PATIENCE = 400.0
 """Seconds that a host may take to stand."""
 
 
