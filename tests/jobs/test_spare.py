@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.jobs import RunFolder, attach, spare, start, status
+from dreambooth_core.jobs import FileLock, RunFolder, attach, spare, start, status
 from dreambooth_core.memory.wanted import GROWN, MemoryWanted
 from tests.helpers import waiting
 
@@ -61,7 +61,7 @@ def test_a_request_that_nobody_takes_is_taken_back(tmp_path: Path) -> None:
     folder = tmp_path / spare.FOLDER
     folder.mkdir()
     (folder / "kind").write_text("k")
-    with spare.FileLock(folder / "lock"):  # it hangs
+    with FileLock(folder / "lock"):  # it hangs
         assert not spare.hand_over(tmp_path, "k", RUN, patience=0.1)
     assert not list(folder.glob("*.request"))
     assert not spare.hand_over(tmp_path, "k", RUN)  # it died
@@ -125,8 +125,8 @@ def lasting(monkeypatch: pytest.MonkeyPatch, run: RunFolder) -> Iterator[None]:
     """Workers wait for another run; none is left."""
     monkeypatch.setenv(spare.MINUTES, "5")
     yield
-    pid = spare.FileLock(run.path.parent / spare.FOLDER / "lock").holder().get("pid")
-    if pid and spare.FileLock(run.path.parent / spare.FOLDER / "lock").is_held():
+    pid = FileLock(run.path.parent / spare.FOLDER / "lock").holder().get("pid")
+    if pid and FileLock(run.path.parent / spare.FOLDER / "lock").is_held():
         os.kill(pid, signal.SIGTERM)
 
 
@@ -135,7 +135,7 @@ def done_by(run: RunFolder, engine: Path) -> int:
     start(run, python=engine)
     kinds = [event["kind"] for event in attach(run, timeout=waiting.PATIENCE)]
     assert kinds == ["started", "progress", "progress", "progress", "finished"]
-    lock = spare.FileLock(run.path.parent / spare.FOLDER / "lock")
+    lock = FileLock(run.path.parent / spare.FOLDER / "lock")
     waiting.until(lambda: lock.is_held() or not spare.minutes(os.environ), lambda: "none waits")
     return int(run.lock.holder()["pid"])
 
