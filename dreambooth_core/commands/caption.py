@@ -77,13 +77,13 @@ def run(args: Options) -> int:
 
 def _captions(args: Options, wanted: list[Any]) -> Iterator[dict[str, str]]:
     """Each image's caption, written as soon as it is known."""
-    from dreambooth_core.captioning.models import load_captioner
-    from dreambooth_core.captioning.wording import Wording
     from dreambooth_core.data.images import load_rgb
     from dreambooth_core.deferral import load_libraries
     from dreambooth_core.devices import choose_device
     from dreambooth_core.disk import write_text
     from dreambooth_core.memory.advice import is_out_of_memory
+    from dreambooth_core.vision.captions import load_captioner
+    from dreambooth_core.vision.wording import Wording
 
     load_libraries()
     device = choose_device(args.device)

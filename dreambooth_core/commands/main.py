@@ -30,6 +30,7 @@ COMMANDS: dict[str, str] = {
     "launch": "train with several processes, by accelerate's launcher",
     "sample": "make images with a base, and adapters at given weights",
     "caption": "write a caption beside each image, by a model that looks at it",
+    "mask": "write a mask of what a word means beside each image",
     "evaluate": "judge what runs have learned, with numbers and a page of images",
     "inspect": "say what a model file or adapter is",
     "convert": "turn a checkpoint or adapter into another format",

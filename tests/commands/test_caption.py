@@ -11,8 +11,8 @@ import torch
 from helpers.tiny import draw_pictures
 from PIL import Image
 
-from dreambooth_core.captioning import models
 from dreambooth_core.commands.main import main
+from dreambooth_core.vision import captions
 
 
 class Known:
@@ -35,7 +35,7 @@ def caption(folder: Path, *more: str) -> int:
 def test_captions_are_written_and_those_there_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(models, "load_captioner", lambda *given, **more: Known())
+    monkeypatch.setattr(captions, "load_captioner", lambda *given, **more: Known())
     folder = draw_pictures(tmp_path / "pictures", 3)
     (folder / "ball-1.txt").write_text("my own words")
     words = ["--trigger", "sks ball", "--never", "a ball"]
@@ -50,14 +50,14 @@ def test_captions_are_written_and_those_there_stay(
     assert caption(folder, "--overwrite") == 0
     assert (folder / "ball-1.txt").read_text() == "a ball, 80 wide\n"
     # Nothing is left to do, so no model is loaded.
-    monkeypatch.setattr(models, "load_captioner", None)
+    monkeypatch.setattr(captions, "load_captioner", None)
     assert caption(folder) == 0
 
 
 def test_what_was_written_stays_when_memory_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(models, "load_captioner", lambda *given, **more: Known(1))
+    monkeypatch.setattr(captions, "load_captioner", lambda *given, **more: Known(1))
     folder = draw_pictures(tmp_path / "pictures", 3)
     assert caption(folder, "--batch-size", "1") == 2
     assert "does not fit into memory" in capsys.readouterr().err

@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from PIL import Image
 
-from dreambooth_core.errors import UserError
+from dreambooth_core.vision.pretrained import Pretrained, load_pretrained
 
 QUESTION = "Describe this image in one sentence for someone who cannot see it."
 FLORENCE_TASK = "<MORE_DETAILED_CAPTION>"
 
 
-@dataclass(frozen=True)
-class CaptionModel:
-    """A model by a short name."""
-
-    source: str
-    """Its name on the hub."""
-    size: str
-    """What is downloaded."""
-
-
 MODELS = {
-    "blip": CaptionModel("Salesforce/blip-image-captioning-base", "990 MB"),
-    "blip-large": CaptionModel("Salesforce/blip-image-captioning-large", "1.9 GB"),
-    "florence-2": CaptionModel("florence-community/Florence-2-base", "about 0.5 GB"),
-    "florence-2-large": CaptionModel("florence-community/Florence-2-large", "about 1.6 GB"),
+    "blip": Pretrained("Salesforce/blip-image-captioning-base", "990 MB"),
+    "blip-large": Pretrained("Salesforce/blip-image-captioning-large", "1.9 GB"),
+    "florence-2": Pretrained("florence-community/Florence-2-base", "about 0.5 GB"),
+    "florence-2-large": Pretrained("florence-community/Florence-2-large", "about 1.6 GB"),
 }
 
 
@@ -99,11 +88,6 @@ class Describer:
         return texts
 
 
-def first_line(error: Exception) -> str:
-    """What a library says of an error, without its advice."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
 def load_captioner(
     name: str, device: torch.device, *, longest: int, download: bool = False
 ) -> Captioner:
@@ -116,28 +100,12 @@ def load_captioner(
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     known = MODELS.get(name)
-    source = known.source if known else name
-    dtype = torch.float16 if device.type == "cuda" else torch.float32
-    for here in (True, False):
-        try:
-            processor = AutoProcessor.from_pretrained(source, local_files_only=here)
-            model = AutoModelForImageTextToText.from_pretrained(
-                source, local_files_only=here, dtype=dtype
-            )
-        except ImportError as error:
-            raise UserError(
-                f"{source} needs a package that is not installed: {first_line(error)}",
-                do="Choose blip or florence-2.",
-            ) from error
-        except (OSError, ValueError) as error:
-            if here and download:
-                continue
-            if not here:
-                raise UserError(f"{source} cannot be fetched: {first_line(error)}") from error
-            size = f" ({known.size})" if known else ""
-            raise UserError(
-                f"the caption model {source} is not on this machine",
-                do=f"Let it be fetched from the hub{size} with --download, or name a folder.",
-            ) from error
-        return Describer(model, processor, device, longest)
-    raise AssertionError("unreachable")
+    processor, model = load_pretrained(
+        known or Pretrained(name),
+        (AutoProcessor, AutoModelForImageTextToText),
+        device,
+        what="caption model",
+        instead="blip or florence-2",
+        download=download,
+    )
+    return Describer(model, processor, device, longest)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from dreambooth_core.captioning.models import FLORENCE_TASK, Describer, load_captioner
-from dreambooth_core.captioning.wording import Wording
 from dreambooth_core.errors import UserError
+from dreambooth_core.vision.captions import FLORENCE_TASK, Describer, load_captioner
+from dreambooth_core.vision.wording import Wording
 
 CPU = torch.device("cpu")
 IMAGE = Image.new("RGB", (20, 10), "red")

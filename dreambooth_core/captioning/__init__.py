@@ -1,1 +1,0 @@
-"""Captions by a model that looks at images, worded for training."""

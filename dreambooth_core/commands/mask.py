@@ -1,0 +1,162 @@
+"""``dreambooth mask FOLDER --word WORD``: masks of what a word means, for a folder."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreambooth_core.commands.options import Reporting, argument
+from dreambooth_core.errors import UserError, escaped
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from dreambooth_core.data.inventory import Picture
+
+EXAMPLES = """\
+A mask is a grey image in the folder's masks/, white where the loss counts; training takes it with
+data.masks=auto. What it leaves out weighs data.unmasked_weight. Masks that are there stay, so that
+a command that was stopped goes on where it ended.
+
+examples:
+  dreambooth mask dog --word "a dog" --preview seen.png --download
+  dreambooth mask dog --word "a hand" --word "a leash" --invert    all but these counts
+"""
+
+
+COLUMNS = 4
+"""Images in a row of the preview."""
+
+
+@dataclass(kw_only=True)
+class Options(Reporting):
+    """What the command takes."""
+
+    folder: Path = argument(
+        kind="run folder", positional=True, metavar="FOLDER", help="a folder of images"
+    )
+    word: list[str] = argument(
+        factory=list, repeated=True, metavar="WORDS", help="what counts; again for more"
+    )
+    model: str = argument("clipseg", help="clipseg, or a hub id or folder of such a model")
+    threshold: float = argument(
+        0.4, minimum=0.0, maximum=1.0, help="how likely a place must be to count"
+    )
+    grow: float = argument(
+        2.0, minimum=0.0, maximum=20.0, help="make it wider, in percent of the shorter side"
+    )
+    feather: float = argument(
+        1.0, minimum=0.0, maximum=20.0, help="fade it out, in percent of the shorter side"
+    )
+    invert: bool = argument(False, help="what was found is left out, the rest counts")
+    overwrite: bool = argument(False, help="replace masks that are there")
+    dry_run: bool = argument(False, flags=["--dry-run"], help="write no masks")
+    preview: Path | None = argument(
+        None,
+        kind="result",
+        metavar="FILE",
+        help="an image of all of them with their masks, to look at",
+    )
+    download: bool = argument(False, help="let a model that is not on this machine be fetched")
+    device: str = argument("auto", help="auto, cuda, mps, xpu or cpu")
+
+
+def run(args: Options) -> int:
+    """Writes the masks; returns the exit code."""
+    from dreambooth_core.data.inventory import take_stock
+    from dreambooth_core.evaluation.grid import Row, sheet
+
+    words = [word.strip() for word in args.word if word.strip()]
+    if not words:
+        raise UserError("nothing says what counts", where="--word", do='Give --word "a dog".')
+    images = take_stock(args.folder).taken
+    wanted = [one for one in images if args.overwrite or one.mask is None]
+    report: dict[str, Any] = {
+        "model": args.model,
+        "words": words,
+        "kept": len(images) - len(wanted),
+        "masks": [],
+    }
+    previews: list[Image.Image] = []
+    for told in _masks(args, words, wanted, previews) if wanted else ():
+        report["masks"].append(told)
+        if not args.json:
+            share = told["share"]
+            said = "nothing found, no mask" if share is None else f"{share:.0%} of it counts"
+            print(escaped(f"{told['image']}: {said}"))
+    if args.preview is not None and previews:
+        rows = [Row("", previews[at : at + COLUMNS]) for at in range(0, len(previews), COLUMNS)]
+        _write(args.preview, sheet(rows))
+        report["preview"] = str(args.preview)
+    if args.json:
+        json.dump(report, sys.stdout, indent=2, ensure_ascii=False)
+        sys.stdout.write("\n")
+    elif report["kept"]:
+        print(f"{report['kept']} masks that were there stay; --overwrite replaces them")
+    return 0
+
+
+def _masks(
+    args: Options, words: list[str], wanted: list[Picture], previews: list[Image.Image]
+) -> Iterator[dict[str, Any]]:
+    """What became of each image, its mask written already."""
+    from PIL import ImageStat
+
+    from dreambooth_core.data.images import load_rgb
+    from dreambooth_core.deferral import load_libraries
+    from dreambooth_core.devices import choose_device
+    from dreambooth_core.memory.advice import is_out_of_memory
+    from dreambooth_core.vision.masks import Shape, load_segmenter, shown
+
+    load_libraries()
+    model = load_segmenter(args.model, choose_device(args.device), download=args.download)
+    shape = Shape(args.threshold, args.grow, args.feather, args.invert)
+    for picture in wanted:
+        image = load_rgb(picture)
+        try:
+            likely = model.find(image, words)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UserError(
+                "the mask model does not fit into memory; masks made so far stay",
+                do="Give --device cpu.",
+            ) from error
+        mask = shape.mask(likely, image.size)
+        told: dict[str, Any] = {"image": picture.name, "file": None, "share": None}
+        if mask is not None:
+            told["share"] = round(ImageStat.Stat(mask).mean[0] / 255, 3)
+            told["file"] = str(_file(picture))
+            if not args.dry_run:
+                _write(_file(picture), mask)
+            if args.preview is not None:
+                previews.append(shown(image, mask))
+        yield told
+
+
+def _file(picture: Picture) -> Path:
+    """Where an image's mask lies: where it is already, or by the image's whole name, which no two
+    of a folder share, in ``masks``."""
+    return picture.mask or picture.path.parent / "masks" / f"{picture.path.name}.png"
+
+
+def _write(path: Path, image: Image.Image) -> None:
+    """In the format of the name's end, whole or not at all."""
+    import io
+
+    from PIL import Image
+
+    from dreambooth_core.disk import write_bytes
+
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind is None:
+        raise UserError(
+            f"no image format has {path.suffix or 'no end'}", where=path, do="End it with .png."
+        )
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    write_bytes(path, buffer.getvalue())
