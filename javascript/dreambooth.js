@@ -65,7 +65,7 @@ const dreambooth = (() => {
         const main = find("#dreambooth_main"); // not to be seen before the engine is set up
         if (main && main.offsetParent !== null && opened !== main) {
             opened = main;
-            press("dreambooth_open");
+            restore();
         }
         const heard = box("dreambooth_beat")?.value ?? "";
         if (heard !== beat) {
@@ -92,6 +92,36 @@ const dreambooth = (() => {
         } finally {
             checking = false;
         }
+    }
+
+    // ---- loading the page again ---------------------------------------------------------------
+
+    const KEPT = "dreambooth.form";
+    const CALM = 800; // milliseconds without a change, after which what is in the form is kept
+    let restored = false;
+    let keeping = null;
+    let kept = "";
+
+    // What was in the form comes back, and with it whatever follows from opening the page.
+    function restore() {
+        const before = restored ? "" : sessionStorage.getItem(KEPT) ?? "";
+        restored = true;
+        write("dreambooth_kept", before);
+        setTimeout(() => press("dreambooth_open"), 100);
+    }
+
+    function changed(event) {
+        const target = event.target;
+        if (!(target instanceof Element) || !target.closest("#dreambooth_left, #dreambooth_run_name")) return;
+        clearTimeout(keeping);
+        keeping = setTimeout(() => press("dreambooth_keep"), CALM);
+    }
+
+    function keep() {
+        const now = box("dreambooth_kept")?.value ?? "";
+        if (!now || now === kept) return;
+        kept = now;
+        sessionStorage.setItem(KEPT, now);
     }
 
     // ---- wrong values, at their fields --------------------------------------------------------
@@ -158,7 +188,13 @@ const dreambooth = (() => {
         document.addEventListener("keydown", (event) => {
             if (event.key === "Escape") document.getElementById("dreambooth_enlarged")?.remove();
         });
-        setInterval(look, 250);
+        for (const kind of ["input", "change", "click", "focusout"]) {
+            document.addEventListener(kind, changed);
+        }
+        setInterval(() => {
+            look();
+            keep();
+        }, 250);
         onUiUpdate(() => requestAnimationFrame(mark));
     }
 

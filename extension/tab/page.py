@@ -18,6 +18,7 @@ from .compat import Component, make, on, open_page, update
 from .form import Form
 from .generate import GenerateArea
 from .html import note
+from .keeping import Keeping
 from .live import Watcher
 from .method import APART, Layer, MethodArea
 from .runs import RunsPage
@@ -55,6 +56,7 @@ class Page:
             self.tick = hidden_button("dreambooth_tick")
             self.beat = hidden_text("dreambooth_beat")
             self.cancelled = hidden_text("dreambooth_cancel")
+            self.keeping = self._keeping()
         self.seen: Component = gr.State({})
         self._wire()
 
@@ -69,6 +71,18 @@ class Page:
                 labels |= self.subjects.labels
                 self.train = TrainArea(self.studio, Watcher(self.studio), labels)
                 self.generate = GenerateArea(self.studio, self.train.run)
+
+    def _keeping(self) -> Keeping:
+        """What loading the page again must not lose."""
+        kept = {
+            "layer": self.method.layer,
+            "preset": self.method.recipe,
+            "kind": self.subjects.kind,
+            "name": self.train.name,
+            **self.subjects.controls(),
+            **self.form.controls,
+        }
+        return Keeping(kept, {"base": self.base.choice, "subjects": self.subjects.count})
 
     def _wire(self) -> None:
         self.method.wire()
@@ -113,8 +127,12 @@ class Page:
             follow(event)
         named = on(kind.input, method.names, naming, lists, quiet=True)
         follow(named.then)
-        # The page opens: the list of bases; the choice then changes, and what follows from it.
-        on(self.open.click, base.names, [base.choice], [base.choice], quiet=True)
+        # The page opens: what was in it before, and the list of bases; the choice then changes, and
+        # what follows from it.
+        shown = [base.choice, *self.subjects.shown(), *self.keeping.controls.values()]
+        written = [base.choice, self.keeping.text]
+        opened = on(self.open.click, self._opened, written, shown, quiet=True)
+        self.subjects.look_after(opened)
         told_base = [base.about, base.family]
         known = on(base.choice.change, base.describe, [base.choice], told_base, quiet=True)
         follow(on(known.then, method.names, naming, lists, quiet=True).then)
@@ -127,7 +145,16 @@ class Page:
         shown = [self.train.run, self.train.pinned]
         on(runs.show.click, lambda name: [name, name], [runs.chosen], shown, js=to_train)
         filled = [*subjects, self.base.choice, *self.form.inputs(), runs.said]
-        on(runs.settings.click, self._fill, [runs.chosen], filled)
+        self.keeping.after(on(runs.settings.click, self._fill, [runs.chosen], filled).then)
+
+    def _opened(self, chosen: str | None, written: str) -> list[Any]:
+        """The page as it was before it was loaded again, and the list of bases."""
+        before = self.keeping.read(written)
+        return [
+            self.base.names(before.get("base") or chosen),
+            *self.subjects.show(before.get("subjects", 1)),
+            *self.keeping.updates(before),
+        ]
 
     def _fill(self, run: str) -> list[Any]:
         """The form as it was for a run."""

@@ -161,9 +161,8 @@ class Subjects:
             form.section("prior")
             form.section("data")
         self.count: Component = gr.State(1)
-        boxes = [each.box for each in self.all]
-        on(self.add.click, lambda n: self._show(n + 1), [self.count], [self.count, *boxes])
-        on(self.drop.click, lambda n: self._show(n - 1), [self.count], [self.count, *boxes])
+        on(self.add.click, lambda n: self.show(n + 1), [self.count], self.shown())
+        on(self.drop.click, lambda n: self.show(n - 1), [self.count], self.shown())
         on(
             self.kind.change,
             lambda k: div("db-help", HINTS[k]),
@@ -181,13 +180,32 @@ class Subjects:
             for name, spec in self.specs.items()
         }
 
-    def _show(self, count: int) -> list[Any]:
+    def show(self, count: int) -> list[Any]:
+        """Updates for :meth:`shown`: so many subjects."""
         count = min(max(int(count), 1), MOST)
         return [count, *(update(visible=number < count) for number in range(MOST))]
 
+    def shown(self) -> list[Component]:
+        """The number of subjects, and their boxes."""
+        return [self.count, *(each.box for each in self.all)]
+
+    def controls(self) -> dict[str, Component]:
+        """All controls by key."""
+        return {
+            f"concepts[{number}].{name}": control
+            for number, each in enumerate(self.all)
+            for name, control in each.controls.items()
+        }
+
+    def look_after(self, event: Any) -> None:
+        """Looks at the folders that an event may have filled in."""
+        for each in self.all:
+            folder, seen = each.controls["images"], [each.gallery, each.captions]
+            on(event.then, each.look, [folder], seen, quiet=True)
+
     def inputs(self) -> list[Component]:
         """All controls; :meth:`read` takes their values, the number of subjects first."""
-        return [self.count, *(c for each in self.all for c in each.controls.values())]
+        return [self.count, *self.controls().values()]
 
     def read(self, given: Sequence[Any]) -> tuple[dict[str, Any], list[Wrong]]:
         """The values by key, and what is wrong."""

@@ -35,7 +35,7 @@ FLAGS = {
     "FORGE": "--always-cpu",
 }
 COMMON = "--skip-prepare-environment --no-download-sd-model --do-not-download-clip --api"
-PATIENCE = 400.0
+PATIENCE = 240.0
 """Seconds that a host may take to stand."""
 
 
@@ -84,6 +84,7 @@ class WebUI:
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": "1",
             "CUDA_VISIBLE_DEVICES": "",
+            "PYTHONUNBUFFERED": "1",  # or what it says of itself stays in its buffer
             "DREAMBOOTH_ENV": str(this_python(data / "engine")),
         }
         self.log = data / "host.log"

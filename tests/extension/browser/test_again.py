@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from .driving import Browser
 
 
+KEPT = "return sessionStorage.getItem('dreambooth.form')"
+
+
 def train_a_little(browser: Browser) -> int:
     """A run that is stopped after some steps; returns how many."""
     describe_subject(browser)
@@ -29,7 +32,16 @@ def train_a_little(browser: Browser) -> int:
 
 
 def resume(browser: Browser, done: int) -> None:
-    """A reloaded page has an empty form: the run's settings fill it, and the run resumes."""
+    """A page that is loaded again has what was in it, one that is opened anew an empty form: the
+    run's settings fill it, and the run resumes."""
+    browser.set("run.steps", "4321")
+    browser.until(lambda: "4321" in str(browser.script(KEPT)), "the form to be kept")
+    browser.refresh()
+    browser.until(lambda: browser.value("#dreambooth_field_run_steps") == "4321", "the steps")
+    browser.until(lambda: browser.value("#dreambooth_run_name") == "star", "the name")
+    assert browser.value("#dreambooth_field_concepts_0_instance_prompt") == "a photo of a sks star"
+    browser.reads("#dreambooth_pictures_0", "5")
+    browser.script("sessionStorage.clear()")
     browser.refresh()
     browser.until(lambda: browser.value("#dreambooth_field_run_steps") == "500", "the preset")
     browser.script("dreambooth.page(3)")
