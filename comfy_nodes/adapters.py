@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth_core.disk import copy_file
 from dreambooth_core.errors import UserError
+from dreambooth_core.formats.reading import MAX_JSON, open_regular, parse_json
 
 from . import engine, host
 from .description import ADAPTER, PREFIX, Input, Node, Output, Result
@@ -64,11 +64,11 @@ def header_of(path: Path) -> list[str]:
     if path.suffix != ".safetensors":
         return []
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= min(path.stat().st_size, 100_000_000):
+            if not 2 <= length <= min(path.stat().st_size, MAX_JSON):
                 return []
-            found = json.loads(file.read(length))
+            found = parse_json(file.read(length))
     except (OSError, ValueError) as error:
         raise UserError(f"cannot be read: {error}", where=path) from error
     return [name for name in found if name != "__metadata__"]

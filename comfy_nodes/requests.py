@@ -13,6 +13,8 @@ from typing import Any
 from dreambooth_core.bases.embedded import EMBEDDED
 from dreambooth_core.config.describe import nest
 from dreambooth_core.disk import write_text
+from dreambooth_core.errors import UserError
+from dreambooth_core.formats.reading import read_json
 from dreambooth_core.jobs import Proposal, RunFolder, list_runs, saved_steps
 from dreambooth_core.jobs.files import to_json
 
@@ -179,10 +181,9 @@ def saved_checkpoints(folder: RunFolder) -> list[int]:
 
 def _asked(folder: RunFolder) -> dict[str, Any]:
     try:
-        found = json.loads((folder.path / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(folder.path / FILE)
+    except UserError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def prepare(request: Request, found: Found | None) -> tuple[RunFolder, Proposal | None]:

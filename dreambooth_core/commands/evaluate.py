@@ -81,9 +81,8 @@ def run(args: Options) -> int:
 
     if not args.runs:
         raise UserError("no run is named", do="dreambooth evaluate runs/NAME")
-    contest = evaluate(args, tell=None if args.json else _tell)
     folder = args.out or Path(args.runs[0])
-    folder.mkdir(parents=True, exist_ok=True)
+    contest = evaluate(args, folder, tell=None if args.json else _tell)
     files = {"html": str(folder / "evaluation.html"), "json": str(folder / "evaluation.json")}
     report = {**contest.as_dict(), "files": files}
     write_text(folder / "evaluation.html", contest.page())

@@ -17,6 +17,7 @@ from dreambooth_core.config.loading import load
 from dreambooth_core.data.concepts import Concept, gather
 from dreambooth_core.data.images import load_rgb
 from dreambooth_core.devices import choose_device
+from dreambooth_core.disk.system import make_folder, save_failed
 from dreambooth_core.errors import UserError
 from dreambooth_core.evaluation.encoders import load_encoders, own_folder
 from dreambooth_core.evaluation.measures import measure
@@ -30,7 +31,7 @@ from dreambooth_core.families.tokens import add_token
 from dreambooth_core.formats.adapters.apply import AdapterStack
 from dreambooth_core.formats.adapters.read import read_adapter
 from dreambooth_core.formats.embeddings import read_embedding
-from dreambooth_core.jobs import RunFolder, read_receipt
+from dreambooth_core.jobs import RunFolder, read_made
 from dreambooth_core.methods.table import METHODS
 from dreambooth_core.options import TrainConfig
 from dreambooth_core.trainer.best import Record
@@ -94,13 +95,10 @@ class JudgedRun:
     def __init__(self, path: Path, *, saves: bool) -> None:
         self.folder = RunFolder.open(path)
         self.config = load(TrainConfig, files=[self.folder.config])
-        self.receipt = read_receipt(self.folder)
-        self.made: dict[str, Any] = self.receipt.get("result", {})
-        if not self.made.get("file"):
-            raise UserError("this run has no result yet", where=path, do="Let it finish.")
-        name, last = self.folder.name, int(self.made.get("steps", 0))
-        self.entrants = [Entrant(name, last, self.folder.path / self.made["file"])]
-        if saves and not self.made.get("embedding"):
+        self.made = read_made(self.folder)
+        name, last = self.folder.name, self.made.steps
+        self.entrants = [Entrant(name, last, self.made.file)]
+        if saves and self.made.embedding is None:
             self.entrants = [*self._saved(last), *self.entrants]
         self.record = Record.of(list(self.folder.events), last)
 
@@ -118,7 +116,7 @@ class JudgedRun:
     @property
     def base(self) -> BaseOptions:
         """The base, of the commit that the run read."""
-        commit = self.receipt.get("base", {}).get("commit")
+        commit = self.made.commit
         return pinned(self.config.base, commit if is_commit(commit) else None)
 
     @property
@@ -142,11 +140,10 @@ class JudgedRun:
             yield _on(whole, next(parts.denoiser.parameters()).device)
             return
         stack = AdapterStack(parts.models)
-        embedding = self.made.get("embedding")
-        if embedding:
-            rows = read_embedding(str(self.folder.path / embedding)).rows
-            add_token(parts, self.made["token"], rows)
-        if embedding != self.made["file"]:
+        embedding = self.made.embedding
+        if embedding is not None:
+            add_token(parts, self.made.token, read_embedding(str(embedding)).rows)
+        if embedding != self.made.file:
             stack.load(entrant.label, read_adapter(entrant.file))
         try:
             yield parts
@@ -154,15 +151,17 @@ class JudgedRun:
             stack.clear()
 
 
-def evaluate(args: Options, tell: Callable[[str], None] | None = None) -> Contest:
+def evaluate(args: Options, folder: Path, tell: Callable[[str], None] | None = None) -> Contest:
     """Draws and judges what the runs have learned, and their base.
 
     Args:
         args: what the command takes. Prompts, real images and base are the first run's.
+        folder: where the report will lie; it is made before anything is drawn.
         tell: is told what is being done.
 
     Raises:
         UserError: a run has no result, or there is nothing to compare.
+        SaveFailed: the folder cannot be made.
     """
     started = time.monotonic()
     tell = tell or (lambda what: None)
@@ -185,10 +184,23 @@ def evaluate(args: Options, tell: Callable[[str], None] | None = None) -> Contes
         read_prompts(args.prompts) if args.prompts else prompts_for(args.kind, own_folder(place))
     )
     wanted = tasks(prompts, about.instance_prompt, about.class_prompt, args.images, args.seed)
+    contest = Contest({}, real, wanted)
+    encoders = None
+    try:  # before any image is drawn; on the device after all are
+        encoders = load_encoders(
+            place, choose_device("cpu"), clip=args.clip, dino=args.dino, download=args.download
+        )
+    except UserError as error:
+        if args.clip or args.dino:
+            raise
+        contest.notes.append(f"{error.line} Only the held-out loss is told.")
     parts = _on(load_base(first.base), device)
     settings = _settings(args, first.config, parts)
-    contest = Contest({}, real, wanted)
     drawn: list[tuple[str, JudgedRun | None, Entrant | None, list[Image.Image]]] = []
+    try:
+        make_folder(folder)
+    except OSError as error:
+        raise save_failed(folder, error) from error
     tell(f"drawing {len(wanted)} images with the base")
     drawn.append(("base", None, None, _draw(parts, wanted, settings)))
     for one in runs:
@@ -197,13 +209,8 @@ def evaluate(args: Options, tell: Callable[[str], None] | None = None) -> Contes
             with one.applied(parts, entrant) as trained:
                 drawn.append((entrant.label, one, entrant, _draw(trained, wanted, settings)))
     _on(parts, choose_device("cpu"))
-    encoders = None
-    try:
-        encoders = load_encoders(
-            place, device, clip=args.clip, dino=args.dino, download=args.download
-        )
-    except UserError as error:
-        contest.notes.append(f"{error.line} Only the held-out loss is told.")
+    if encoders is not None:
+        encoders.to(device)
     if not about.class_prompt:
         contest.notes.append(
             "The run has no class prompt: preservation and diversity are left out."

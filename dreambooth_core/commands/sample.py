@@ -25,7 +25,7 @@ from dreambooth_core.formats.adapters.apply import AdapterStack
 from dreambooth_core.formats.adapters.read import read_adapter
 from dreambooth_core.formats.embeddings import read_embedding
 from dreambooth_core.formats.storage import sha256, write_bytes
-from dreambooth_core.jobs import RunFolder, read_receipt
+from dreambooth_core.jobs import RunFolder, read_made
 from dreambooth_core.options import TrainConfig
 
 
@@ -142,22 +142,12 @@ def sources(args: Options) -> tuple[BaseOptions, list[str], dict[str, str]]:
         return options, args.adapter, tokens
     folder = RunFolder.open(args.run)
     config = load(TrainConfig, files=[folder.config])
-    receipt = read_receipt(folder)
-    made = receipt.get("result", {})
+    made = read_made(folder)
     if args.base is None:
-        commit = receipt.get("base", {}).get("commit")
-        options = pinned(config.base, commit if is_commit(commit) else None)
-    result = made.get("file")
-    if not result:
-        raise UserError(
-            "this run has no result yet",
-            where=folder.path,
-            do="Let it finish, or name one of its files with --adapter.",
-        )
-    embedding = made.get("embedding")
-    if embedding:
-        tokens = {made["token"]: str(folder.path / embedding), **tokens}
-    adapters = [] if result == embedding else [str(folder.path / result)]
+        options = pinned(config.base, made.commit if is_commit(made.commit) else None)
+    if made.embedding is not None:
+        tokens = {made.token: str(made.embedding), **tokens}
+    adapters = [] if made.file == made.embedding else [str(made.file)]
     return options, [*adapters, *args.adapter], tokens
 
 

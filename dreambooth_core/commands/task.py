@@ -21,6 +21,7 @@ from typing import Any
 
 from dreambooth_core.commands.options import Reporting, argument, from_request
 from dreambooth_core.errors import UserError
+from dreambooth_core.formats.reading import read_bytes
 from dreambooth_core.jobs.strict import parse_json
 
 TASKS = ("inspect", "merge", "bake", "extract", "convert", "resize", "check", "train")
@@ -55,12 +56,7 @@ def read_request(path: Path) -> tuple[str, Any]:
     Raises:
         UserError: the file is no request, or something in it is wrong.
     """
-    try:
-        with path.open("rb") as file:
-            found = parse_json(file.read(LARGEST + 1), largest=LARGEST)
-    except OSError as error:
-        raise UserError(f"cannot be read: {error.strerror or error}", where=path) from error
-    return typed(found)
+    return typed(parse_json(read_bytes(path, LARGEST), largest=LARGEST))
 
 
 def typed(request: Any) -> tuple[str, Any]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +14,8 @@ from dreambooth_core.data.captions import FILEWORDS, read_caption
 from dreambooth_core.data.inventory import Inventory, Picture, take_stock
 from dreambooth_core.data.options import ConceptOptions, DataOptions, PriorOptions
 from dreambooth_core.errors import UserError
+from dreambooth_core.formats.reading import read_bytes
+from dreambooth_core.jobs.strict import parse_json
 from dreambooth_core.randomness import permutation
 
 ENOUGH = 8
@@ -163,6 +165,10 @@ def _held_out(data: DataOptions, images: int, seeks_best: bool) -> int:
     return data.held_out
 
 
+LARGEST_LIST = 8_000_000
+"""Bytes of a list of concepts."""
+
+
 def read_concepts_list(path: Path | str) -> list[ConceptOptions]:
     """A ``concepts_list.json`` as ShivamShrirao's train_dreambooth takes it.
 
@@ -175,11 +181,10 @@ def read_concepts_list(path: Path | str) -> list[ConceptOptions]:
     """
     path = Path(os.path.expanduser(path))
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UserError(f"the list cannot be read ({error.strerror})", where=path) from error
-    except ValueError as error:
-        raise UserError(f"this is not JSON ({error})", where=path) from error
+        data = read_bytes(path, LARGEST_LIST).removeprefix(codecs.BOM_UTF8)
+        content = parse_json(data, largest=LARGEST_LIST)
+    except UserError as error:
+        raise UserError(f"the list cannot be read: {error.what}", where=path) from error
     if not isinstance(content, list) or not content:
         raise UserError("this is not a list of concepts", where=path, do='Start it with "[".')
     return [_from_json(item, index, path) for index, item in enumerate(content)]

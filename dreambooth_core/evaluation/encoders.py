@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from dreambooth_core.errors import UserError
 from dreambooth_core.evaluation.scores import FOLDER, load_scorer
+from dreambooth_core.vision.pretrained import load_from_hub
 
 CLIP = "openai/clip-vit-base-patch32"
 DINO = "facebook/dinov2-small"
@@ -34,6 +34,9 @@ class Encoders(Protocol):
     def captions(self, texts: Sequence[str]) -> Tensor:
         """``[texts, projection]``."""
 
+    def to(self, device: torch.device) -> None:
+        """Moves them to where they compute; small ones stay where they are."""
+
 
 class HubEncoders:
     """CLIP for images and texts, DINO for individuals, by transformers.
@@ -50,12 +53,16 @@ class HubEncoders:
     def __init__(self, clip: str, dino: str, device: torch.device, *, download: bool) -> None:
         from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, CLIPModel
 
-        self.device = device
-        self.clip: Any = _load(CLIPModel, clip, download).to(device).eval()
+        self.clip: Any = _load(CLIPModel, clip, download).eval()
         self.tokenizer: Any = _load(AutoTokenizer, clip, download)
         self.clip_images: Any = _load(AutoImageProcessor, clip, download)
-        self.dino: Any = _load(AutoModel, dino, download).to(device).eval()
+        self.dino: Any = _load(AutoModel, dino, download).eval()
         self.dino_images: Any = _load(AutoImageProcessor, dino, download)
+        self.to(device)
+
+    def to(self, device: torch.device) -> None:
+        """Moves both to a device."""
+        self.clip, self.dino, self.device = self.clip.to(device), self.dino.to(device), device
 
     @torch.no_grad()
     def identities(self, pictures: Sequence[Image.Image]) -> Tensor:
@@ -113,20 +120,10 @@ def load_encoders(
 
 
 def _load(kind: Any, name: str, download: bool) -> Any:
-    try:
-        return kind.from_pretrained(name, local_files_only=True)
-    except (OSError, ValueError) as error:
-        if not download:
-            size = f" ({SIZES[name]})" if name in SIZES else ""
-            raise UserError(
-                f"the encoder {name} is not on this machine",
-                do=f"Let it be fetched from the hub{size} with --download, or name a folder.",
-            ) from error
-    try:
-        return kind.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"the encoder {name} cannot be fetched: {reason}") from error
+    def load(**more: Any) -> Any:
+        return kind.from_pretrained(name, **more)
+
+    return load_from_hub(name, "encoder", load, size=SIZES.get(name, ""), download=download)
 
 
 def _vector(output: Any) -> Tensor:

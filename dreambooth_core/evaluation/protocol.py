@@ -7,11 +7,15 @@ modifications. ``{}`` stands for the prompt of the subject, or for that of its c
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from dreambooth_core.errors import UserError
+from dreambooth_core.formats.reading import read_bytes
+from dreambooth_core.jobs.strict import parse_json
+
+LARGEST, MOST, LONGEST = 1_000_000, 10_000, 10_000
+"""Bytes of a list of prompts, how many there are, and characters of one."""
 
 PLACES = (
     "{} at the edge of a frozen lake",
@@ -100,9 +104,10 @@ def read_prompts(file: Path) -> tuple[str, ...]:
         UserError: it is none.
     """
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"the prompts cannot be read ({error})", where=file) from error
+        data = read_bytes(file, LARGEST)
+        found = parse_json(data, largest=LARGEST, most=MOST, longest=LONGEST)
+    except UserError as error:
+        raise UserError(f"the prompts cannot be read: {error.what}", where=file) from error
     good = isinstance(found, list) and all(isinstance(p, str) and "{}" in p for p in found)
     if not good or not found:
         raise UserError(

@@ -7,8 +7,8 @@ CLIP's. The embedding for likeness must tell individuals of one class apart, as 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,10 @@ from torch.nn import functional as F
 
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.text import encode_chunks, tokenise
+from dreambooth_core.formats.reading import read_json
 from dreambooth_core.formats.storage import read_tensors
 from dreambooth_core.formats.tokenizers import load_tokenizers
+from dreambooth_core.vision.pretrained import load_from_hub
 
 FOLDER = "clip"
 """Where a base keeps the vision tower that belongs to its text encoder."""
@@ -57,6 +59,9 @@ class Scorer:
         self.text, self.tokenizer = text.eval(), tokenizer
         self.mean = torch.tensor(mean).view(3, 1, 1)
         self.deviation = torch.tensor(deviation).view(3, 1, 1)
+
+    def to(self, device: torch.device) -> None:
+        """Stays: it is as small as the bases that bring one."""
 
     @torch.no_grad()
     def identities(self, pictures: Sequence[Image.Image]) -> Tensor:
@@ -100,9 +105,9 @@ def load_scorer(base: Path) -> Scorer:
     folder = base / FOLDER
     if not (folder / "config.json").is_file():
         raise UserError("this base comes with no vision tower to score images", where=base)
-    vision = CLIPVisionModelWithProjection.from_pretrained(str(folder), local_files_only=True)
     home = folder if (folder / "text_encoder").is_dir() else base
-    text = CLIPTextModel.from_pretrained(str(home / "text_encoder"), local_files_only=True)
+    vision = _encoder(CLIPVisionModelWithProjection, folder)
+    text = _encoder(CLIPTextModel, home / "text_encoder")
     [tokenizer] = load_tokenizers("sd1", home)
     extra = read_tensors(folder / "text_projection.safetensors", copy=True)
     mean, deviation = _statistics(folder / "preprocessor_config.json")
@@ -110,11 +115,23 @@ def load_scorer(base: Path) -> Scorer:
     return Scorer(vision.float(), projection, text.float(), tokenizer, mean, deviation)
 
 
+def _encoder(kind: Any, folder: Path) -> Any:
+    return load_from_hub(str(folder), "encoder", partial(kind.from_pretrained, str(folder)))
+
+
 def _statistics(file: Path) -> tuple[Sequence[float], Sequence[float]]:
     if not file.is_file():
         return MEAN, DEVIATION
-    found = json.loads(file.read_text(encoding="utf-8"))
-    return found.get("image_mean", MEAN), found.get("image_std", DEVIATION)
+    found = read_json(file)
+    return _colour(found, "image_mean", MEAN), _colour(found, "image_std", DEVIATION)
+
+
+def _colour(found: dict[str, Any], name: str, default: Sequence[float]) -> Sequence[float]:
+    value = found.get(name, default)
+    several = isinstance(value, list | tuple) and len(value) == 3
+    if not several or not all(isinstance(each, int | float) for each in value):
+        raise UserError(f"{name} is no colour: three numbers")
+    return value
 
 
 def similarity(first: Tensor, second: Tensor) -> float:

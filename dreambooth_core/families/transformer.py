@@ -25,7 +25,7 @@ from dreambooth_core.families.text import Conditioning
 from dreambooth_core.formats.checkpoints.build import UNRUN, without_initial_values
 from dreambooth_core.formats.checkpoints.folder_layout import read_weights
 from dreambooth_core.formats.checkpoints.parts import ModelParts
-from dreambooth_core.formats.folders import index_of
+from dreambooth_core.formats.folders import index_of, read_scheduler
 from dreambooth_core.formats.privacy import cleaned
 from dreambooth_core.formats.reading import read_json
 from dreambooth_core.formats.storage import write_json, write_tensors
@@ -96,7 +96,7 @@ class TransformerFamily(Family):
             for key, value in index.items()
             if not key.startswith("_") and key not in (*models, *self.tokenizers, *NO_SETTINGS)
         }
-        return Loaded(models, read_json(scheduler, infinite=True), "flow", settings)
+        return Loaded(models, read_scheduler(scheduler), "flow", settings)
 
     def _load_split(self, stored: SplitParts, weights: bool) -> Loaded:
         models: dict[str, nn.Module] = {}

@@ -7,9 +7,10 @@ import os
 import stat
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.formats.reading import read_bytes, regular, unreadable
+from dreambooth_core.formats.reading import read_bytes, read_json, regular, unreadable
 
 LONGEST_TEXT = 16_000_000
 """Bytes of a tokenizer's merges or of a yaml, at most: real ones have one million."""
@@ -53,6 +54,16 @@ def is_file(path: Path) -> bool:
         return False
     regular(path)
     return True
+
+
+def read_scheduler(path: Path) -> dict[str, Any]:
+    """A scheduler's configuration. Of DPM-Solver diffusers writes a default that is minus infinity,
+    for which JSON has no word: it is left out.
+
+    Raises:
+        UserError: as ``read_json``.
+    """
+    return read_json(path, infinite=("lambda_min_clipped",))
 
 
 def read_text(path: Path, limit: int = LONGEST_TEXT) -> str:

@@ -11,6 +11,8 @@ import math
 import os
 import stat
 from collections import Counter
+from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -73,13 +75,13 @@ def read_bytes(path: str | Path, limit: int) -> bytes:
 
 
 def read_json(
-    path: str | Path, what: str = "not valid JSON", *, infinite: bool = False
+    path: str | Path, what: str = "not valid JSON", *, infinite: Collection[str] = ()
 ) -> dict[str, Any]:
     """The object that a JSON file holds.
 
     Args:
-        infinite: leaves out keys whose value is an infinity, as diffusers writes the defaults of
-            some of its schedulers, instead of refusing them.
+        infinite: keys that may be infinite, as diffusers writes the defaults of some of its
+            schedulers: they are left out then.
 
     Raises:
         UserError: no such file, or what :func:`parse_json` refuses; begins with ``what``.
@@ -92,7 +94,7 @@ def read_json(
 
 
 def parse_json(
-    data: bytes | str, *, limit: int = MAX_JSON, infinite: bool = False
+    data: bytes | str, *, limit: int = MAX_JSON, infinite: Collection[str] = ()
 ) -> dict[str, Any]:
     """The object in a JSON text. A key that occurs twice, a NaN and a lone surrogate are errors:
     readers disagree on what they mean. ``infinite`` as :func:`read_json` has it.
@@ -108,7 +110,7 @@ def parse_json(
             raise ValueError("it has too many lists and objects")
         found = json.loads(
             text.removeprefix("\ufeff"),
-            object_pairs_hook=_once,
+            object_pairs_hook=partial(_once, infinite=infinite),
             parse_float=_finite,
             parse_constant=_unless_infinite if infinite else _no_number,
         )
@@ -118,6 +120,8 @@ def parse_json(
         raise ValueError("it is nested too deeply") from error
     if not isinstance(found, dict):
         raise ValueError("it holds no object")
+    if infinite and "Infinity" in text:
+        json.dumps(found, default=_left_over)
     if "\\u" in text and "\\ud" in text.lower():
         _refuse_surrogates(found)
     return found
@@ -147,15 +151,22 @@ def _refuse_strange(path: Path, mode: int) -> None:
     raise UserError(f"this is {kind}, not a file", where=path)
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _once(pairs: list[tuple[str, Any]], infinite: Collection[str] = ()) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"the key {twice!r} occurs twice")
+    for key, value in found.items():
+        if value is _INFINITE and key not in infinite:
+            raise ValueError(f"{key} is infinite")
     return {key: value for key, value in found.items() if value is not _INFINITE}
 
 
 _INFINITE = object()
+
+
+def _left_over(_: object) -> NoReturn:
+    raise ValueError("an infinity is in a list")
 
 
 def _unless_infinite(text: str) -> object:

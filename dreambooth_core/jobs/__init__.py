@@ -20,7 +20,7 @@ from dreambooth_core.jobs.lock import FileLock
 from dreambooth_core.jobs.names import sanitise
 from dreambooth_core.jobs.proposal import Proposal
 from dreambooth_core.jobs.queue import Turn
-from dreambooth_core.jobs.receipt import read_receipt, write_receipt
+from dreambooth_core.jobs.receipt import read_made, read_receipt, write_receipt
 from dreambooth_core.jobs.status import STATES, RunSummary, find_run, list_runs, status
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "find_run",
     "list_runs",
     "read_events",
+    "read_made",
     "read_receipt",
     "sanitise",
     "saved_steps",

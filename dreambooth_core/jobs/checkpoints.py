@@ -5,13 +5,14 @@ Standard library only; what is inside them is the trainer's (:mod:`dreambooth_co
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from dreambooth_core.disk import remove
+from dreambooth_core.errors import UserError
+from dreambooth_core.formats.reading import read_json
 
 MANIFEST = "state.json"
 ROLLING = "rolling"
@@ -49,10 +50,9 @@ def saved_steps(root: str | os.PathLike[str]) -> dict[int, Path]:
 def is_rolling(path: Path) -> bool:
     """Whether the next checkpoint replaces this one."""
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(path / MANIFEST).get(ROLLING) is True
+    except UserError:
         return False
-    return isinstance(manifest, dict) and manifest.get(ROLLING) is True
 
 
 def prune(root: Path, keep: int | None) -> None:

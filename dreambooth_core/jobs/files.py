@@ -65,9 +65,11 @@ def read_lines(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
     """The complete JSON lines from byte ``offset`` on, and the offset to go on from.
 
     A last line without its end is left for the next call; a line that is not a JSON object is
-    skipped with a warning. A file that is not there yet has no lines; one that is shorter than
-    ``offset`` was replaced and is read from its beginning.
+    skipped with a warning. A file that is not there yet has no lines, nor has what is no file; one
+    that is shorter than ``offset`` was replaced and is read from its beginning.
     """
+    if not os.path.isfile(path):  # a pipe would be waited for, a device never ends
+        return [], 0
     try:
         with path.open("rb") as file:
             if offset > os.fstat(file.fileno()).st_size:

@@ -85,7 +85,8 @@ class FileLock:
         if self._handle is not None:
             return True
         try:
-            handle = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            waiting = getattr(os, "O_NONBLOCK", 0)  # a pipe is waited for, without it
+            handle = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | waiting)
         except OSError:
             return False
         try:

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import logging
+import os
 import platform
 import sys
 import time
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from dreambooth_core import __version__
 from dreambooth_core.disk import write_text
 from dreambooth_core.errors import UserError
+from dreambooth_core.formats.reading import parse_json, read_bytes
 from dreambooth_core.jobs.files import to_json
 from dreambooth_core.jobs.folder import RunFolder
 
 logger = logging.getLogger(__name__)
+
+LARGEST = 256_000_000
+"""Bytes of a receipt: it tells of every image."""
 
 DAMAGED = "receipt.damaged.json"
 """Where a receipt that cannot be read is kept."""
@@ -61,17 +67,68 @@ def read_receipt(folder: RunFolder) -> dict[str, Any]:
     """The receipt so far; empty if there is none.
 
     Raises:
-        UserError: it is not a JSON object.
+        UserError: it is no file that can be read, or not a JSON object.
     """
-    try:
-        receipt = json.loads(folder.receipt.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not os.path.lexists(folder.receipt):
         return {}
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(f"cannot be read: {reason}", where=folder.receipt) from error
-    except (ValueError, RecursionError) as error:
+    try:
+        return parse_json(read_bytes(folder.receipt, LARGEST), limit=LARGEST)
+    except ValueError as error:
         raise UserError(f"not valid JSON: {error}", where=folder.receipt) from error
-    if not isinstance(receipt, dict):
-        raise UserError("not a JSON object", where=folder.receipt)
-    return receipt
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a run has made, and of what, by its receipt."""
+
+    file: Path
+    """Of the result, or its folder."""
+    steps: int
+    embedding: Path | None
+    """The file of the learned token, where there is one."""
+    token: str
+    """Its word."""
+    commit: str | None
+    """Of the base, as the receipt has it."""
+
+
+def read_made(folder: RunFolder) -> Made:
+    """What a run has made: of a file that anybody may have written, so every value is looked at.
+
+    Raises:
+        UserError: it has no result yet, or its receipt is damaged or names files of elsewhere.
+    """
+    receipt = read_receipt(folder)
+    found, base = receipt.get("result", {}), receipt.get("base", {})
+    if found == {}:
+        raise UserError("this run has no result yet", where=folder.path, do="Let it finish.")
+    if not isinstance(found, dict) or not isinstance(base, dict):
+        raise _damaged(folder, "result and base are no tables")
+    steps, token, commit = found.get("steps", 0), found.get("token", ""), base.get("commit")
+    if not isinstance(steps, int) or isinstance(steps, bool):
+        raise _damaged(folder, "its steps are no whole number")
+    if not isinstance(token, str) or not isinstance(commit, str | None):
+        raise _damaged(folder, "token and commit are no texts")
+    file, embedding = _inside(folder, found.get("file")), found.get("embedding")
+    if embedding and not token:
+        raise _damaged(folder, "an embedding has no token")
+    learned = _inside(folder, embedding) if embedding else None
+    return Made(file, steps, learned, token, commit)
+
+
+def _inside(folder: RunFolder, name: Any) -> Path:
+    """A file of the run, or beside it, where one layout has its results."""
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise _damaged(folder, "a file has no name")
+    path = Path(os.path.normpath(folder.path / name))
+    if folder.path.parent not in path.parents:
+        raise _damaged(folder, "it names a file of elsewhere")
+    return path
+
+
+def _damaged(folder: RunFolder, what: str) -> UserError:
+    return UserError(
+        f"the receipt of this run is damaged: {what}",
+        where=folder.receipt,
+        do="Name the run's files themselves.",
+    )

@@ -68,7 +68,7 @@ class _Digest:
     """What the events say so far. Grows with the file, so that polling stays cheap."""
 
     offset: int = 0
-    identity: tuple[int, int] = (0, 0)
+    identity: tuple[int, bytes] = (0, b"")
     stage: str = ""
     stage_step: int = 0
     stage_steps: int = 0
@@ -231,10 +231,11 @@ def _digest(run: RunFolder) -> _Digest:
     with _digesting:
         try:
             facts = path.stat()
+            # The first event tells when: another run's file may get the number of a deleted one.
+            identity = (facts.st_ino, _head(path))
         except OSError:
             _digests.pop(path, None)
             return _Digest()
-        identity = (facts.st_dev, facts.st_ino)
         digest = _digests.get(path)
         if digest is None or digest.identity != identity or facts.st_size < digest.offset:
             digest = _digests[path] = _Digest(identity=identity)
@@ -242,6 +243,14 @@ def _digest(run: RunFolder) -> _Digest:
         for event in events:
             digest.add(event)
         return replace(digest, results=[*digest.results], samples=[*digest.samples])
+
+
+def _head(path: Path) -> bytes:
+    """How a file begins; of what is no file, nothing."""
+    if not path.is_file():
+        return b""
+    with path.open("rb") as file:
+        return file.read(64)
 
 
 def _state(run: RunFolder, held: bool, digest: _Digest) -> tuple[str, str]:

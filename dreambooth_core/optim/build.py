@@ -228,7 +228,7 @@ def _value(text: str) -> Any:
         return words[text.strip().lower()]
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         try:
             return float(text)
         except ValueError:

@@ -7,6 +7,7 @@ timesteps, keyed by image and place alone, so that steps and runs can be compare
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -41,11 +42,9 @@ class Record:
     @classmethod
     def of(cls, events: Sequence[Event], last: int) -> Record:
         """What an interrupted run had measured up to the step ``last``."""
-        told = [e for e in events if e["kind"] == MEASURED and e["step"] <= last]
-        return cls(
-            {int(e["step"]): float(e["held_out_loss"]) for e in told if "held_out_loss" in e},
-            {int(e["step"]): float(e["score"]) for e in told if "score" in e},
-        )
+        told = [e for e in events if e["kind"] == MEASURED and type(e.get("step")) is int]
+        told = [e for e in told if e["step"] <= last]
+        return cls(_numbers(told, "held_out_loss"), _numbers(told, "score"))
 
     @property
     def _costs(self) -> dict[int, float]:
@@ -61,6 +60,12 @@ class Record:
         """How many measurements in a row, the last one included, were no better than the best."""
         best = self.best
         return 0 if best is None else sum(step > best for step in self._costs)
+
+
+def _numbers(events: Sequence[Event], name: str) -> dict[int, float]:
+    """A measure by step; what a damaged file has in its place is left out."""
+    found = {e["step"]: e[name] for e in events if isinstance(e.get(name), int | float)}
+    return {step: float(value) for step, value in found.items() if math.isfinite(value)}
 
 
 class HeldOut:

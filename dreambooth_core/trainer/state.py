@@ -24,6 +24,7 @@ from torch import Tensor
 from dreambooth_core.bases.locate import is_commit
 from dreambooth_core.disk import replacing, replacing_folder, sha256, tidy, write_json
 from dreambooth_core.errors import UserError
+from dreambooth_core.formats.reading import parse_json
 from dreambooth_core.formats.storage import read_metadata, read_tensors, write_tensors
 from dreambooth_core.jobs.checkpoints import MANIFEST, ROLLING, name_of, saved_steps
 from dreambooth_core.methods.table import METHODS
@@ -144,9 +145,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         UserError: a version that is not known.
         ValueError: it is damaged.
     """
-    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    if not isinstance(manifest, dict):
-        raise ValueError(f"{MANIFEST} is not an object")
+    manifest = parse_json((folder / MANIFEST).read_bytes())
     version = manifest.get("version")
     if version not in (1, VERSION) or isinstance(version, (bool, float)):
         raise UserError(

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
+from safetensors import SafetensorError
 
 from dreambooth_core.errors import UserError
+from dreambooth_core.formats.reading import read_json
+from dreambooth_core.formats.storage import read_header
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -40,34 +48,117 @@ def load_pretrained(
         download: whether it may be fetched where it is not on this machine.
 
     Raises:
-        UserError: it is not on this machine and may not be fetched, cannot be fetched, or is no
-            such model.
+        UserError: as :func:`load_from_hub`.
     """
-    source = wanted.source
     dtype = torch.float16 if device.type == "cuda" else torch.float32
-    for here in (True, False):
-        try:
-            processor = classes[0].from_pretrained(source, local_files_only=here)
-            model = classes[1].from_pretrained(source, local_files_only=here, dtype=dtype)
-        except ImportError as error:
-            raise UserError(
-                f"{source} needs a package that is not installed: {first_line(error)}",
-                do=f"Choose {instead}.",
-            ) from error
-        except (OSError, ValueError) as error:
-            if here and download:
-                continue
-            if not here:
-                raise UserError(f"{source} cannot be fetched: {first_line(error)}") from error
-            size = f" ({wanted.size})" if wanted.size else ""
-            raise UserError(
-                f"the {what} {source} is not on this machine",
-                do=f"Let it be fetched from the hub{size} with --download, or name a folder.",
-            ) from error
-        return processor, model
-    raise AssertionError("unreachable")
+
+    def load(**more: Any) -> tuple[Any, Any]:
+        processor = classes[0].from_pretrained(wanted.source, **more)
+        return processor, classes[1].from_pretrained(wanted.source, dtype=dtype, **more)
+
+    return load_from_hub(
+        wanted.source, what, load, size=wanted.size, instead=instead, download=download
+    )
 
 
-def first_line(error: Exception) -> str:
+LARGEST = 100_000_000
+"""Of any number in a configuration, and :data:`MOST_LAYERS` of those that count layers or heads:
+what these ask for is made before the weights are looked at."""
+MOST_LAYERS = 1_000
+
+TROUBLE = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    RuntimeError,
+    ArithmeticError,
+    MemoryError,
+    SafetensorError,
+)
+"""What transformers raises for a model that is damaged or of another kind."""
+
+
+def load_from_hub(
+    name: str,
+    what: str,
+    load: Callable[..., T],
+    *,
+    size: str = "",
+    instead: str = "another",
+    download: bool = False,
+) -> T:
+    """A model by a hub id or a folder, from this machine if it is here.
+
+    Nothing that comes with a model is run: code of its own is refused.
+
+    Args:
+        name: the hub id or folder.
+        what: what it is, for people.
+        load: called with arguments for ``from_pretrained``.
+        size: of the download, for people.
+        instead: what else there is, where it needs a package that is not installed.
+        download: whether it may be fetched.
+
+    Raises:
+        UserError: it is not on this machine and may not be fetched, cannot be fetched, or is
+            damaged or of another kind.
+    """
+    here = os.path.isdir(name)
+    if here:
+        _refuse_damaged(Path(name), what)
+    try:
+        return load(local_files_only=True, trust_remote_code=False)
+    except ImportError as error:
+        raise _lacking(name, instead, error) from error
+    except TROUBLE as error:
+        if here or not isinstance(error, OSError | ValueError):
+            raise UserError(f"this is no {what}: {first_line(error)}", where=name) from error
+        if not download:
+            raise UserError(
+                f"the {what} {name} is not on this machine",
+                do=f"Let it be fetched from the hub{f' ({size})' if size else ''} with "
+                "--download, or name a folder.",
+            ) from error
+    try:
+        return load(trust_remote_code=False)
+    except ImportError as error:
+        raise _lacking(name, instead, error) from error
+    except TROUBLE as error:
+        raise UserError(f"the {what} {name} cannot be fetched: {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
     """What a library says of an error, without its advice."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return line if len(line) <= 200 else f"{line[:200]}…"
+
+
+def _lacking(name: str, instead: str, error: ImportError) -> UserError:
+    return UserError(
+        f"{name} needs a package that is not installed: {first_line(error)}",
+        do=f"Choose {instead}.",
+    )
+
+
+def _refuse_damaged(folder: Path, what: str) -> None:
+    """Looks at what can be looked at before anything is made of it."""
+    config = read_json(folder / "config.json", f"this is no {what}")
+    for key, number in _numbers(config):
+        most = MOST_LAYERS if "layers" in key or "heads" in key else LARGEST
+        if not -most <= number <= most:
+            raise UserError(f"{key[:60]} is {number:g}", where=folder / "config.json")
+    for file in sorted(folder.glob("*.safetensors")):
+        read_header(file)
+
+
+def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
+    if isinstance(value, dict):
+        for name, each in value.items():
+            yield from _numbers(each, name)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _numbers(each, key)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield key, value

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-LARGEST = 100_000_000
-"""Bytes of a header, as the format's own library allows."""
-
+from dreambooth_core.errors import UserError
+from dreambooth_core.formats.reading import MAX_JSON, open_regular, parse_json
 
 EMBEDDINGS = ({"emb_params"}, {"clip_l", "clip_g"}, {"clip_l"})
 """The tensors of a learned token, for one text encoder or two."""
@@ -32,12 +30,11 @@ def is_embedding(path: Path) -> bool:
 
 def _header(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length)) if length <= LARGEST else {}
-    except (OSError, ValueError):
+            return parse_json(file.read(length)) if length <= MAX_JSON else {}
+    except (OSError, ValueError, UserError):
         return {}
-    return header if isinstance(header, dict) else {}
 
 
 def version_of(path: Path) -> str:

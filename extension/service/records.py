@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from dreambooth_core.errors import UserError
+from dreambooth_core.formats import reading
 from dreambooth_core.jobs import RunFolder, read_receipt
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; empty where there is none that can be read."""
     try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return reading.read_json(path)
+    except UserError:
         return {}
-    return loaded if isinstance(loaded, dict) else {}
 
 
 def receipt_of(run: RunFolder) -> dict[str, Any]:

@@ -13,7 +13,9 @@ from helpers.runs import config_for, train
 from helpers.tiny import draw_pictures, tiny_sd1
 
 from dreambooth_core.bases.embedded import embedded_folder
+from dreambooth_core.commands import judging
 from dreambooth_core.commands.main import main
+from dreambooth_core.evaluation import encoders as judge_encoders
 from dreambooth_core.jobs import RunFolder
 
 
@@ -103,12 +105,15 @@ def test_every_save_is_judged_beside_the_base(
 
 
 def test_without_encoders_the_held_out_loss_is_told(
-    run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: RunFolder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    missing = str(tmp_path / "none")
+    monkeypatch.setattr(judge_encoders, "CLIP", str(tmp_path / "none"))
     shutil.copytree(run.path, tmp_path / "run")
     copy = RunFolder(tmp_path / "run")
-    found = evaluate(copy, copy.path, capsys, "--clip", missing)  # into the run's own folder
+    found = evaluate(copy, copy.path, capsys)  # into the run's own folder
     assert "is not on this machine" in found["notes"][0]
     base, last = found["models"]
     assert not base["measures"] and not last["measures"]
@@ -122,3 +127,26 @@ def test_a_run_without_a_result_is_refused(
     (tmp_path / "empty" / "receipt.json").unlink()
     assert main(["evaluate", str(tmp_path / "empty")]) == 2
     assert "has no result yet" in capsys.readouterr().err
+
+
+def test_what_cannot_work_is_said_before_anything_is_drawn(
+    run: RunFolder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(judging, "_draw", None)
+    monkeypatch.setattr(judging, "load_base", lambda *_: None)
+    monkeypatch.setattr(judging, "_on", lambda *_: None)
+    monkeypatch.setattr(judging, "_settings", lambda *_: None)
+    file, model = tmp_path / "file", tmp_path / "model"
+    file.write_text("a file")
+    model.mkdir()
+    (model / "config.json").write_text('{"model_type": "clip", "projection_dim": 1e12}')
+    for more, said in {
+        ("--out", str(file)): "could not save",
+        ("--clip", str(model)): "projection_dim is 1e+12",
+        ("--dino", str(tmp_path / "gone")): "is not on this machine",
+    }.items():
+        assert main(["evaluate", str(run.path), *more]) != 0
+        assert said in capsys.readouterr().err

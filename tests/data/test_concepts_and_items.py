@@ -267,7 +267,8 @@ def test_a_concepts_list(tmp_path):
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        ("{", "not JSON"),
+        ("{", "no JSON"),
+        ("[" * 100_000, "too deeply"),
         ({}, "not a list"),
         ([], "not a list"),
         (["x"], "an object"),

@@ -21,6 +21,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from tests.faults.case import Case
 
 CPU_SECONDS = 10
@@ -49,11 +51,14 @@ PRELOADED = (
         f"dreambooth_core.commands.{name}"
         for name in (
             "bake",
+            "caption",
             "check",
             "convert",
             "estimate",
+            "evaluate",
             "extract",
             "inspect",
+            "mask",
             "merge",
             "presets",
             "resize",
@@ -106,7 +111,9 @@ class _Running:
 
 
 def preload() -> None:
-    """Imports what the commands import when they are called."""
+    """Imports what the commands import when they are called, and takes care that what is forked
+    from here can compute: a pool of threads does not outlive a fork, and who waits for it hangs."""
+    torch.set_num_threads(1)
     for name in PRELOADED:
         importlib.import_module(name)
     importlib.import_module("dreambooth_core.deferral").load_libraries()
@@ -158,7 +165,6 @@ def _child(case: Case, folder: Path, output: Path) -> int:
     sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     os.chdir(folder)
-    os.environ["DREAMBOOTH_CACHE"] = str(folder.parent / "cache")
     try:
         arguments = [str(a) for a in case.make(folder)]
     except BaseException:  # noqa: BLE001  every one is counted

@@ -13,6 +13,7 @@ from dreambooth_core.errors import UserError
 from dreambooth_core.formats import pickles, storage
 from dreambooth_core.formats.detect import identify
 from dreambooth_core.formats.embeddings import read_embedding
+from dreambooth_core.formats.folders import read_scheduler
 from dreambooth_core.formats.reading import MAX_JSON, parse_json, read_json
 from tests.helpers.mutations import mutated
 
@@ -66,13 +67,20 @@ def test_json_of_any_sensible_kind_is_read(tmp_path: Path):
     assert read_json(tmp_path / "a.json") == {"a": [1, 2.5, None, "ä😀"]}
 
 
-def test_infinities_are_left_out_of_schedulers(tmp_path: Path):
-    """DPM-Solver's default, as diffusers writes it in every folder with that sampler."""
-    (tmp_path / "a.json").write_text('{"lambda_min_clipped": -Infinity, "shift": 3.0}')
-    assert read_json(tmp_path / "a.json", infinite=True) == {"shift": 3.0}
-    (tmp_path / "a.json").write_text('{"shift": NaN}')
-    with pytest.raises(UserError, match="NaN is not a number"):
-        read_json(tmp_path / "a.json", infinite=True)
+def test_infinity_is_left_out_where_it_is_a_default(tmp_path: Path):
+    """DPM-Solver's, as diffusers writes it in every folder with that sampler; no other."""
+    file = tmp_path / "a.json"
+    file.write_text('{"lambda_min_clipped": -Infinity, "shift": 3.0}')
+    assert read_scheduler(file) == {"shift": 3.0}
+    for text, said in {
+        '{"shift": NaN}': "NaN is not a number",
+        '{"beta_end": Infinity}': "beta_end is infinite",
+        '{"lambda_min_clipped": 1, "inner": {"beta_end": -Infinity}}': "beta_end is infinite",
+        '{"betas": [Infinity]}': "an infinity is in a list",
+    }.items():
+        file.write_text(text)
+        with pytest.raises(UserError, match=said):
+            read_scheduler(file)
 
 
 def test_a_huge_json_is_not_read(tmp_path: Path):

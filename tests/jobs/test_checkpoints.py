@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from dreambooth_core.jobs.checkpoints import (
+    is_rolling,
     name_of,
     prune,
     removable,
@@ -52,3 +53,9 @@ def test_the_newest_of_each_run_is_not_offered_for_deletion(tmp_path: Path) -> N
         "dog/checkpoints/step-000010",
     ]
     assert found[0].size >= 9000
+
+
+def test_a_manifest_of_brackets_is_none(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path, 10)
+    (path / "state.json").write_text("[" * 100_000)
+    assert not is_rolling(path)

@@ -121,6 +121,11 @@ def test_a_run_of_the_same_name_starts_from_nothing(run: RunFolder) -> None:
     assert status(run).steps == 5
     run.events_file.write_text('{"kind": "started"}\n')  # the same file, cut short
     assert status(run).steps == 0
+    finish(run)
+    assert status(run).results
+    longer = [{"time": 9.0, "kind": "started", "steps": n} for n in range(100)]  # or longer
+    run.events_file.write_text("".join(json.dumps(event) + "\n" for event in longer))
+    assert (status(run).results, status(run).steps) == ([], 99)
 
 
 def test_odd_events_do_no_harm(run: RunFolder) -> None:

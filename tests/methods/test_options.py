@@ -86,7 +86,16 @@ def test_the_text_encoder_keeps_its_attention_layers_where_the_denoisers_are_nam
 
 @pytest.mark.parametrize(
     ("wanted", "said"),
-    [("atention", "Did you mean attention"), ("(to_q", "no regular expression")],
+    [
+        ("atention", "Did you mean attention"),
+        ("(to_q", "no regular expression"),
+        ("a{99999999999}", "no regular expression"),
+        ("(([a-z0-9._])+)+!", "too complicated"),
+        (".*" * 30 + "!", "too complicated"),
+        ("([a-z.]|.)" * 70, "too complicated"),
+        ("[a-z.]?" * 70, "too complicated"),
+        (r"(?!.*none).*blocks.*\.\d+\.(attn1|attn2)\.(q|k|v|out)", "no layer"),
+    ],
 )
 def test_target_modules_that_name_nothing(parts: Components, wanted: str, said: str) -> None:
     with pytest.raises(UserError) as refused:

@@ -6,6 +6,7 @@ Every layout ends in the same :class:`Adapter`; no key of the file is dropped in
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -80,7 +81,8 @@ def read_adapter(path: str | Path, *, strict: bool = True) -> Adapter:
     """
     path = Path(path)
     settle(path)
-    sources = _folder(path) if path.is_dir() else [_beside(path)]
+    # Path.is_dir raises where a name is too long.
+    sources = _folder(path) if os.path.isdir(path) else [_beside(path)]
     modules: dict[str, Weights] = {}
     metadata: dict[str, str] = {}
     extras: dict[str, Tensor] = {}

@@ -242,7 +242,7 @@ def _todays_names(name: str, tensors: dict[str, torch.Tensor]) -> dict[str, torc
 def _scheduler(path: Path, family: str, asked: str | None) -> dict[str, Any]:
     file = path / "scheduler" / "scheduler_config.json"
     if folders.is_file(file):
-        config = reading.read_json(file, infinite=True)
+        config = folders.read_scheduler(file)
     else:
         config = default_scheduler(family, spelled(asked or "epsilon"))
     if asked:
