@@ -16,6 +16,7 @@ from dreambooth_core.config.fields import MAX_SEED
 from dreambooth_core.config.loading import load
 from dreambooth_core.devices import choose_device
 from dreambooth_core.errors import UserError
+from dreambooth_core.families.host_sampling import HOSTS, SCHEDULES, Like
 from dreambooth_core.families.loading import load_base, pinned
 from dreambooth_core.families.options import BaseOptions
 from dreambooth_core.families.sampling import SamplingSettings, generate
@@ -60,6 +61,17 @@ class Options(Reporting):
     steps: int | None = argument(None, minimum=1, maximum=1000, help="denoising steps")
     guidance: float | None = argument(None, minimum=0, maximum=100, help="guidance scale")
     scheduler: str = argument("ddim", choices=tuple(SCHEDULERS), help="sampler")
+    like: str = argument(
+        "", choices=("", *HOSTS), help="make the very image that this host makes of a seed"
+    )
+    schedule: str = argument(
+        "",
+        choices=("", *dict.fromkeys(name for names in SCHEDULES.values() for name in names)),
+        help="with --like: the host's schedule; empty: the one that it begins with",
+    )
+    cpu_noise: bool = argument(
+        False, flags=["--cpu-noise"], help="with --like a1111: its noise is drawn on the CPU"
+    )
     width: int | None = argument(None, minimum=8, maximum=16384, help="in pixels, a multiple of 8")
     height: int | None = argument(None, minimum=8, maximum=16384, help="in pixels, a multiple of 8")
     batch_size: int = argument(
@@ -71,6 +83,7 @@ class Options(Reporting):
 def run(args: Options) -> int:
     """Makes the images; returns the exit code."""
     check_numbers(args)
+    _like(args)
     options, adapters, tokens = sources(args)
     # Before the base, which takes far longer: what is damaged is said at once.
     rows = {word: read_embedding(place).rows for word, place in tokens.items()}
@@ -98,6 +111,7 @@ def run(args: Options) -> int:
         height=args.height,
         negative_prompt=args.negative,
         batch_size=args.batch_size,
+        like=_like(args),
     )
     images = generate(parts, prompts, seeds, settings)
     made = []
@@ -117,6 +131,16 @@ def run(args: Options) -> int:
     else:
         sys.stdout.writelines(f"{one['file']}\n" for one in made)
     return 0
+
+
+def _like(args: Options) -> Like | None:
+    """The host whose images are wanted, if any is."""
+    if args.like:
+        return Like(args.like, args.scheduler, args.schedule, args.cpu_noise)
+    for given, flag in ((args.schedule, "--schedule"), (args.cpu_noise, "--cpu-noise")):
+        if given:
+            raise UserError("this is only for images like a host's", where=flag, do="Add --like.")
+    return None
 
 
 def check_numbers(args: Options) -> None:

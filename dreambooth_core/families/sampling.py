@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dreambooth_core.errors import Stopped, UserError
 from dreambooth_core.families.base import Components
+from dreambooth_core.families.host_sampling import Like
 from dreambooth_core.memory.streaming import Streaming
 from dreambooth_core.optim.pieces import is_sharded
 from dreambooth_core.randomness import generator
@@ -34,6 +35,8 @@ class SamplingSettings:
     height: int | None = None
     negative_prompt: str = ""
     batch_size: int = 4
+    like: Like | None = None
+    """A host whose images are made, in place of the pipeline's."""
 
 
 def generate(
@@ -59,8 +62,12 @@ def generate(
     Raises:
         Stopped: ``should_stop`` said so.
     """
-    pipeline = build_pipeline(parts, settings.scheduler)
-    if device is not None:
+    pipeline = None
+    if settings.like is not None:
+        settings.like.check(parts)
+    else:
+        pipeline = build_pipeline(parts, settings.scheduler)
+    if device is not None and pipeline is not None:
         # Else it takes the place of its first network for that of all.
         kind = type(pipeline)
         pipeline.__class__ = type(kind.__name__, (kind,), {"_execution_device": device})
@@ -77,7 +84,7 @@ def generate(
                     pipeline, parts, prompts[chunk], seeds[chunk], settings, should_stop, device
                 )
                 with visiting(parts, [parts.vae], device):
-                    images += decode(parts, latents)
+                    images += decode(parts, latents, cut=settings.like is not None)
             if on_image:
                 on_image(len(images), len(prompts))
     finally:
@@ -141,6 +148,18 @@ def _denoise(
 
     width = settings.width or parts.native_size
     height = settings.height or parts.native_size
+    if settings.like is not None:
+        with visiting(parts, parts.text_encoders, device):
+            return settings.like.denoise(
+                parts,
+                prompts,
+                seeds,
+                negative=settings.negative_prompt,
+                guidance=settings.guidance,
+                steps=settings.steps,
+                size=(height, width),
+                should_stop=should_stop,
+            )
     with visiting(parts, parts.text_encoders, device):
         texts = parts.family.sampling_arguments(
             parts, prompts, settings.negative_prompt, settings.guidance
@@ -187,8 +206,13 @@ def _decoded(parts: Components, latents: Tensor) -> Tensor:
         parts.vae.disable_tiling()
 
 
-def decode(parts: Components, latents: Tensor) -> list[Image.Image]:
+def decode(parts: Components, latents: Tensor, *, cut: bool = False) -> list[Image.Image]:
     """Images of scaled latents ``[batch, *latent_shape]``, in the autoencoder's precision.
+
+    Args:
+        parts: the base.
+        latents: the latents.
+        cut: whether fractions of a byte are cut off, as the hosts do, and not rounded.
 
     Raises:
         UserError: an image holds NaN or infinity; as an image it would be black.
@@ -204,6 +228,7 @@ def decode(parts: Components, latents: Tensor) -> list[Image.Image]:
             where=parts.source,
             do="Try another precision, or less weight for adapters; the model may be damaged.",
         )
-    pixels = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+    pixels = (pixels / 2 + 0.5).clamp(0, 1) * 255
+    pixels = (pixels if cut else pixels.round()).to(torch.uint8)
     arrays = pixels.permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(array) for array in arrays]

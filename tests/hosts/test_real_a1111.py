@@ -16,6 +16,12 @@ import pytest
 from hosts.webui_host import Refused, WebUI, pocket_file
 from PIL import Image, ImageChops, ImageStat
 
+from dreambooth_core.families.base import Components
+from dreambooth_core.families.host_sampling import Like
+from dreambooth_core.families.loading import load_base
+from dreambooth_core.families.options import BaseOptions
+from dreambooth_core.families.sampling import SamplingSettings, generate
+
 pytestmark = [pytest.mark.host, pytest.mark.slow]
 
 WORD = "a zwx star"
@@ -53,6 +59,12 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
 
 
 @pytest.fixture(scope="module")
+def pocket() -> Components:
+    """The same base, in this process."""
+    return load_base(BaseOptions(model="pocket"))
+
+
+@pytest.fixture(scope="module")
 def base(host: WebUI) -> Image.Image:
     """What the untrained base draws."""
     host.ours("/select", {"name": "pocket.safetensors"})
@@ -78,6 +90,33 @@ def test_pocket_loads_in_every_form(host: WebUI, base: Image.Image) -> None:
     info = host.ours("/base?name=pocket.safetensors")
     assert (info["family"], info["prediction_type"]) == ("sd1", "epsilon")
     assert [one["name"] for one in host.ours("/bases")["bases"]][-2:] == ["pocket", "pocket-flow"]
+
+
+@pytest.mark.parametrize(
+    ("name", "ours", "schedule"),
+    [
+        ("DDIM", "ddim", "Automatic"),
+        ("Euler", "euler", "Automatic"),
+        ("Euler", "euler", "sgm_uniform"),
+        ("DPM++ 2M", "dpm++", "Automatic"),
+        ("DPM++ 2M", "dpm++", "exponential"),
+    ],
+)
+@pytest.mark.parametrize("skip", [1, 2])
+def test_images_like_the_hosts_are_the_hosts(
+    host: WebUI, pocket: Components, name: str, ours: str, schedule: str, skip: int
+) -> None:
+    # Written small, as its API lists it, "automatic" is uniform for every sampler.
+    asked = {"sampler_name": name, "scheduler": schedule}
+    settings = {"override_settings": {"CLIP_stop_at_last_layers": skip}}
+    theirs = host.draw(WORD, 7, **asked, **settings)
+    like = Like("a1111", ours, schedule.lower())
+    wanted = SamplingSettings(steps=12, guidance=3.0, width=64, height=64, like=like)
+    pocket.clip_skip = skip
+    (made,) = generate(pocket, [WORD], [7], wanted)
+    apart = distance(theirs, made) / 3  # of three channels
+    print(f"{name} {schedule}, clip skip {skip}: {apart:.3f} of 255")
+    assert apart < 1
 
 
 def test_a_wrong_value_is_marked_before_anything_starts(host: WebUI) -> None:

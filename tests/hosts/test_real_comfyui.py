@@ -19,6 +19,10 @@ import numpy
 import pytest
 import torch
 
+from dreambooth_core.families.host_sampling import SCHEDULES, Like
+from dreambooth_core.families.loading import load_base
+from dreambooth_core.families.options import BaseOptions
+from dreambooth_core.families.sampling import SamplingSettings, generate
 from dreambooth_core.formats.adapters.model import Adapter
 from dreambooth_core.formats.adapters.write import write_adapter
 from dreambooth_core.jobs import RunFolder, status
@@ -131,6 +135,25 @@ def test_without_the_engine_the_command_is_named(name: str, tmp_path: Path) -> N
         assert done.error.startswith("the training engine is not installed yet")
         after = bare.run({**loader(), **drawing("bare", *BASE)})
         assert not after.error
+
+
+# --- sampling -----------------------------------------------------------------------------------
+@pytest.mark.parametrize("sampler", ["ddim", "euler", "dpm++"])
+@pytest.mark.parametrize("schedule", SCHEDULES["comfyui"])
+def test_images_like_the_hosts_are_the_hosts(server: Server, sampler: str, schedule: str) -> None:
+    prompt = {**loader(), **drawing("like", *BASE)}
+    name = "dpmpp_2m" if sampler == "dpm++" else sampler
+    prompt["likek"]["inputs"] |= {"sampler_name": name, "scheduler": schedule}
+    done = server.run(prompt)
+    (saved,) = done.outputs["likeimage"]["images"]
+    theirs = pixels(server.folder / "output" / saved["subfolder"] / saved["filename"])
+    like = Like("comfyui", sampler, schedule)
+    wanted = SamplingSettings(steps=8, guidance=3.0, width=64, height=64, like=like)
+    parts = load_base(BaseOptions(model="pocket"))
+    (made,) = generate(parts, ["a photo of sks star"], [5], wanted)
+    apart = float(abs(theirs - numpy.asarray(made).astype(int)).mean())
+    print(f"{sampler} {schedule}: {apart:.3f} of 255")
+    assert apart < 1
 
 
 # --- training -----------------------------------------------------------------------------------
