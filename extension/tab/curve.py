@@ -1,15 +1,27 @@
-"""The loss as a drawing: what each step said, and what it amounts to."""
+"""The loss, and what the saved steps were found to be, as drawings."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from .html import Html, text
 
 WIDTH, HEIGHT = 640, 190
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 26
 MOST_POINTS = 320
+
+LABELS = {
+    "held_out_loss": "Held-out loss",
+    "score": "Score",
+    "likeness": "Likeness",
+    "prompt": "Prompt",
+    "drift": "Drift",
+}
+"""What is measured, by its name in events, as the page calls it."""
+
+DRAWINGS = (("held_out_loss",), ("score", "likeness", "prompt", "drift"))
+"""What has one scale."""
 
 Point = tuple[float, float]
 
@@ -29,11 +41,50 @@ def loss_curve(points: Sequence[tuple[int, float]], steps: int) -> Html:
     raw = thinned(real, MOST_POINTS)
     calm = thinned([(step, value) for (step, _), value in zip(real, smooth, strict=True)], 200)
     parts = [*frame.grid(), frame.line(raw, "db-raw"), frame.line(calm, "db-calm")]
-    x, y = frame.at(real[-1][0], smooth[-1])
-    parts.append(f'<circle class="db-now" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>')
+    parts.append(frame.dot(real[-1][0], smooth[-1], "db-now"))
+    return _drawing("loss", parts)
+
+
+def measured_curves(
+    measured: Mapping[int, Mapping[str, float]], steps: int, best: int | None
+) -> list[tuple[Html, list[tuple[str, str]]]]:
+    """What the saved steps were found to be: an SVG for the held-out loss and one for what the
+    images show, as far as there is one, each with its lines' classes and names. The best step has
+    a line of its own.
+
+    Args:
+        measured: by step and name, as the events tell it.
+        steps: of the whole run.
+        best: the best of them, if that is known.
+    """
+    drawn = []
+    for names in DRAWINGS:
+        lines = {
+            name: [(step, row[name]) for step, row in sorted(measured.items()) if name in row]
+            for name in names
+        }
+        lines = {name: points for name, points in lines.items() if points}
+        if not lines:
+            continue
+        values = [value for points in lines.values() for _, value in points]
+        frame = _Frame(max(steps, *measured, 1), min(0.0, *values), max(0.01, *values))
+        parts = frame.grid()
+        if best is not None:
+            parts.append(frame.mark(best))
+        legend = []
+        for number, (name, points) in enumerate(lines.items()):
+            cls = f"db-line-{number}"
+            parts.append(frame.line(points, cls))
+            parts += [frame.dot(*point, cls) for point in points]
+            legend.append((cls, LABELS[name]))
+        drawn.append((_drawing(" ".join(lines), parts), legend))
+    return drawn
+
+
+def _drawing(label: str, parts: Sequence[str]) -> Html:
     return Html(
         f'<svg class="db-curve" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="loss">{"".join(parts)}</svg>'
+        f'aria-label="{label}">{"".join(parts)}</svg>'
     )
 
 
@@ -91,6 +142,17 @@ class _Frame:
     def line(self, points: Sequence[Point], cls: str) -> str:
         where = " ".join("{:.1f},{:.1f}".format(*self.at(*point)) for point in points)
         return f'<polyline class="{cls}" points="{where}"/>'
+
+    def dot(self, step: float, value: float, cls: str) -> str:
+        x, y = self.at(step, value)
+        return f'<circle class="{cls}" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>'
+
+    def mark(self, step: float) -> str:
+        """A line from top to bottom."""
+        x = self.at(step, 0)[0]
+        return (
+            f'<line class="db-best" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
+        )
 
     def grid(self) -> list[str]:
         parts = []

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from dreambooth_core.jobs.stages import stage_words
 
-from .curve import loss_curve
+from .curve import LABELS, loss_curve, measured_curves
 from .html import Html, bar, chip, div, duration, join, note, picture, size, span, tag, tiles
 
 STATES = {
@@ -42,6 +42,8 @@ class Watched:
     steps: int = 0
     points: list[tuple[int, float]] = field(default_factory=list)
     """(step, loss); a resumed run takes back the steps after its checkpoint."""
+    measured: dict[int, dict[str, float]] = field(default_factory=dict)
+    """What saved steps were found to be, by step and name."""
     lr: float | None = None
     memory: float | None = None
     warnings: list[str] = field(default_factory=list)
@@ -58,6 +60,13 @@ class Watched:
                 self.points.append((int(event["step"]), float(loss)))
             self.steps = int(event.get("steps") or self.steps)
             self.lr = event.get("lr", self.lr)
+        elif kind == "measured":
+            numbers = {name: event.get(name) for name in LABELS}
+            self.measured[int(event["step"])] = {
+                name: float(value)
+                for name, value in numbers.items()
+                if isinstance(value, (int, float)) and math.isfinite(value)
+            }
         elif kind == "warning":
             message = str(event.get("message", ""))
             if message and message not in self.warnings:
@@ -66,6 +75,8 @@ class Watched:
     def _rewind(self, step: int) -> None:
         while self.points and self.points[-1][0] > step:
             self.points.pop()
+        for later in [measured for measured in self.measured if measured > step]:
+            del self.measured[later]
 
 
 class Watcher:
@@ -112,6 +123,7 @@ def panel(status: Any, run: Watched, now: float | None = None) -> Html:
         _progress(status),
         _numbers(status, run, time.time() if now is None else now),
         loss_curve(run.points, run.steps or status.steps) if len(run.points) > 1 else "",
+        *_measured(status, run),
         _host(status),
         _message(status),
         _warnings(run.warnings),
@@ -180,6 +192,15 @@ def _numbers(status: Any, run: Watched, now: float) -> Html:
         end = now if status.live else (status.ended or status.updated or now)
         rows.append(("Time", duration(end - status.started), ""))
     return tiles(rows) if rows else Html("")
+
+
+def _measured(status: Any, run: Watched) -> list[Html]:
+    """What the saved steps were found to be, the best of them marked."""
+    drawn = measured_curves(run.measured, run.steps or status.steps, status.best_step)
+    return [
+        join([curve, div("db-legend", *(span(f"db-of {cls}", name) for cls, name in legend))])
+        for curve, legend in drawn
+    ]
 
 
 def _host(status: Any) -> Html | str:

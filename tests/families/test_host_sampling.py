@@ -105,9 +105,14 @@ def test_guidance_is_between_both_answers(parts: Components) -> None:
 
 def test_it_stops_within_a_step(parts: Components) -> None:
     asked: list[int] = []
+
+    def stop() -> bool:
+        asked.append(1)
+        return True
+
     settings = SamplingSettings(steps=50, width=64, height=64, like=Like("a1111", "euler"))
     with pytest.raises(Stopped):
-        generate(parts, ["a"], [0], settings, should_stop=lambda: bool(asked.append(1)) or True)
+        generate(parts, ["a"], [0], settings, should_stop=stop)
     assert len(asked) == 1
 
 

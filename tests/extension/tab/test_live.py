@@ -229,3 +229,37 @@ def test_what_is_wrong_is_told_by_labels() -> None:
 def test_absurd_steps_are_not_in_order() -> None:
     (line,) = mark(TrainConfig, {"run.steps": 99999999999999}).values()
     assert "too large" in line
+
+
+def measured(step: int, **numbers: float) -> dict[str, Any]:
+    return {"kind": "measured", "step": step, "best": 100, **numbers}
+
+
+def test_what_was_measured_is_drawn_with_the_best_step_marked() -> None:
+    runs = Runs(
+        measured(100, held_out_loss=0.2, likeness=0.5, score=0.4, prompt=float("nan")),
+        measured(200, held_out_loss=0.3, likeness=0.6, score=0.3),
+    )
+    page = live.panel(*live.Watcher(runs).look("dog"), now=0.0)
+    loss, images = re.findall(r"<svg.*?</svg>", page)
+    assert 'aria-label="held_out_loss"' in loss and 'aria-label="score likeness"' in images
+    across = 52 + (640 - 52 - 12) * 100 / 400
+    assert loss.count(f'class="db-best" x1="{across:.1f}"') == 1
+    assert images.count("<polyline") == 2 and images.count("<circle") == 4
+    assert re.findall(r'"db-of db-line-(\d)">([\w -]+)<', page) == [
+        ("0", "Held-out loss"),
+        ("0", "Score"),
+        ("1", "Likeness"),
+    ]
+
+
+def test_a_resumed_run_takes_back_what_was_measured_later() -> None:
+    runs = Runs(
+        measured(100, score=0.4), measured(200, score=0.3), {"kind": "started", "step": 150}
+    )
+    _, run = live.Watcher(runs).look("dog")
+    assert set(run.measured) == {100}
+
+
+def test_nothing_measured_is_nothing_drawn() -> None:
+    assert "<svg" not in live.panel(*live.Watcher(Runs(measured(100))).look("dog"), now=0.0)
