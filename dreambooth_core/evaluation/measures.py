@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dreambooth_core.errors import UserError
 from dreambooth_core.evaluation.encoders import Encoders
 from dreambooth_core.evaluation.protocol import Task
 from dreambooth_core.randomness import generator
@@ -56,16 +57,25 @@ def measure(
         tasks: what each of ``images`` was to show.
         images: the generated ones.
         real: the subject, best of all images that were not trained on.
+
+    Raises:
+        UserError: an encoder is damaged.
     """
     own = [i for i, task in enumerate(tasks) if not task.of_class]
     others = [i for i, task in enumerate(tasks) if task.of_class]
     identities = encoders.identities(images)
     pictures = encoders.pictures([images[i] for i in own])
     truth = encoders.identities(real)
+    shown = encoders.pictures(real)
     texts = encoders.captions([tasks[i].described for i in own])
+    if not all(bool(each.isfinite().all()) for each in (identities, pictures, truth, shown, texts)):
+        raise UserError(
+            "what looks at the images answers with no numbers: an encoder is damaged",
+            do="Name others with --clip and --dino.",
+        )
     found = {
         "subject": interval((identities[own] @ truth.T).mean(1), _mean),
-        "clip_i": interval((pictures @ encoders.pictures(real).T).mean(1), _mean),
+        "clip_i": interval((pictures @ shown.T).mean(1), _mean),
         "clip_t": interval((pictures * texts).sum(1), _mean),
     }
     if others:

@@ -37,6 +37,15 @@ def drawn(colour: str) -> Image.Image:
     return Image.new("RGB", (8, 8), colour)
 
 
+@pytest.mark.parametrize("damaged", ["identities", "pictures", "captions"])
+def test_what_is_no_number_is_no_judgement(damaged: str) -> None:
+    encoders = Colours()
+    setattr(encoders, damaged, lambda given: torch.full((len(given), 3), torch.nan))
+    wanted = tasks(("{}, red",), "sks ball", "", 1, 0)
+    with pytest.raises(UserError, match="an encoder is damaged"):
+        measure(encoders, wanted, [drawn("red")], [drawn("red")])
+
+
 def test_each_measure_says_what_it_means() -> None:
     wanted = tasks(("{}, red", "{}, blue"), "sks ball", "a ball", 2, 0)
     own = ["red", "red", "blue", "red"]
