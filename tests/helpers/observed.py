@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
 
-from helpers.runs import folder_for, undecorated
+from helpers.runs import bare, folder_for, undecorated
 from torch import Tensor
 
 from dreambooth_core.families.text import Conditioning
@@ -77,11 +77,11 @@ class Observed:
         return [event for event in self.folder.events if event["kind"] == "sample"]
 
 
-def observe(config: TrainConfig) -> Observed:
+def observe(config: TrainConfig, *, proven: bool = False) -> Observed:
     """Does a whole run in this process and keeps what went through it.
 
-    Without the estimate of its memory and the picture of its losses, which take most of the time
-    of a run as short as this.
+    Without the estimate of its memory, the picture of its losses and, unless asked for, the proof
+    of its result, which take most of the time of a run as short as this.
     """
     folder = folder_for(config)
     sessions: list[Session] = []
@@ -114,7 +114,7 @@ def observe(config: TrainConfig) -> Observed:
         return found
 
     with (
-        undecorated(),
+        undecorated() if proven else bare(),
         mock.patch.object(loop, "train", train_),
         mock.patch.object(Objective, "draw", draw_),
         mock.patch.object(Objective, "losses", losses_),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -75,12 +75,18 @@ def session_of(config: TrainConfig, folder: RunFolder) -> Session:
     return Builder(decide(config), folder, reporter, join("cpu"), asked, saver).build()
 
 
-def train(config: TrainConfig, *, decorated: bool = False) -> RunFolder:
-    """Does a whole run in this process, undecorated unless asked otherwise."""
+def train(config: TrainConfig, *, decorated: bool = False, proven: bool = False) -> RunFolder:
+    """Does a whole run in this process, bare unless asked otherwise."""
     folder = folder_for(config)
-    with nullcontext() if decorated else undecorated():
+    with _as_far_as(decorated, proven):
         run(folder)
     return folder
+
+
+def _as_far_as(decorated: bool, proven: bool) -> AbstractContextManager[None]:
+    if decorated:
+        return nullcontext()
+    return undecorated() if proven else bare()
 
 
 @contextmanager
@@ -97,7 +103,7 @@ def undecorated() -> Iterator[None]:
 @contextmanager
 def bare() -> Iterator[None]:
     """Runs without what takes most of the time of a short one: undecorated, and without the proof
-    of their result."""
+    of their result, which every method and every layout has tests of its own for."""
     with undecorated(), mock.patch.object(runs, "prove", lambda *_, **__: {}):
         yield
 
@@ -107,6 +113,7 @@ def go_on(
     on_event: Callable[[Event], None] | None = None,
     *,
     decorated: bool = False,
+    proven: bool = False,
     **changes: Any,
 ) -> RunFolder:
     """Resumes a run, from its latest checkpoint unless told otherwise; see :func:`train`."""
@@ -115,7 +122,7 @@ def go_on(
     config = load(TrainConfig, files=[folder.config], overrides=overrides)
     folder.config.write_text(dump(config), encoding="utf-8")
     folder.control.mark_start(folder.events.size())
-    with nullcontext() if decorated else undecorated():
+    with _as_far_as(decorated, proven):
         run(folder, on_event=on_event)
     return folder
 

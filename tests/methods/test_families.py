@@ -59,7 +59,7 @@ def test_trains_what_it_should_and_nothing_else(
     base_of: BaseOf, pictures: Path, tmp_path: Path, watched: dict[str, Any], kind: str, method: str
 ) -> None:
     changes = {"method__kind": method, "method__train_text_encoder": "true", "run__steps": 2}
-    folder = train(config_for(base_of(kind), pictures, tmp_path, **changes))
+    folder = train(config_for(base_of(kind), pictures, tmp_path, **changes), proven=True)
     session: Session = watched["session"]
     trained = {id(p) for p in session.parameters}
     models = {**session.parts.models, "vae": session.parts.vae}

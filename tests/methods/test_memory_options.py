@@ -77,7 +77,7 @@ def test_adapters_train_on_a_4_bit_base(
     base: Path, pictures: Path, tmp_path: Path, session_of: dict[str, Any], method: str
 ) -> None:
     changes = {"method__kind": method, "memory__quantize": "nf4", "run__steps": 2}
-    folder = train(config_for(base, pictures, tmp_path, **changes))
+    folder = train(config_for(base, pictures, tmp_path, **changes), proven=True)
     parts = session_of["session"].parts
     kept = [m for m in parts.denoiser.modules() if isinstance(m, QuantizedLinear)]
     assert len(kept) > 10
@@ -175,7 +175,7 @@ def test_full_bf16_keeps_trained_weights_in_bf16(
         "optim__stochastic_rounding": "true",
         "run__steps": 2,
     }
-    folder = train(config_for(base, pictures, tmp_path, **changes))
+    folder = train(config_for(base, pictures, tmp_path, **changes), proven=True)
     assert session_of["dtypes"] == {torch.bfloat16}
     assert read_receipt(folder)["proof"]["passed"]
 
@@ -262,7 +262,8 @@ def test_streaming_changes_where_weights_lie_not_losses(
 def test_a_streamed_run_ends_in_a_proven_result(
     base: Path, pictures: Path, tmp_path: Path, session_of: dict[str, Any]
 ) -> None:
-    folder = train(config_for(base, pictures, tmp_path, memory__stream=1, run__steps=1))
+    config = config_for(base, pictures, tmp_path, memory__stream=1, run__steps=1)
+    folder = train(config, proven=True)
     assert session_of["session"].parts.streaming is not None
     assert read_receipt(folder)["proof"]["passed"]
 

@@ -99,7 +99,7 @@ def test_options_work_together(
     }
     for name in sorted(groups):
         changes |= GROUPS[name]
-    seen = observe(config_for(base_of(kind), wide, tmp_path, **changes))
+    seen = observe(config_for(base_of(kind), wide, tmp_path, **changes), proven=True)
     assert seen.receipt["proof"]["passed"]
     for name in GROUPS:
         CHECKS[name](seen, name in groups)

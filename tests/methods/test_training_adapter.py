@@ -82,7 +82,8 @@ def test_it_is_there_while_training_and_in_no_result(
 ) -> None:
     """The proof, which asks the base with the result alone, would fail if it stayed on."""
     plain = train(config_for(base, pictures, tmp_path / "plain"))
-    helped = train(config_for(base, pictures, tmp_path / "helped", method__training_adapter=file))
+    config = config_for(base, pictures, tmp_path / "helped", method__training_adapter=file)
+    helped = train(config, proven=True)
     assert losses(helped) != losses(plain)
     results = [read_adapter(next(run.path.glob("*.safetensors"))) for run in (plain, helped)]
     assert results[0].modules.keys() == results[1].modules.keys()

@@ -116,7 +116,7 @@ def trained(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         validation__prompts="[a photo of sks ball]",
         validation__num_inference_steps=2,
     )
-    folder = train(config)
+    folder = train(config, proven=True)
     receipt = json.loads((folder.path / "receipt.json").read_text())
     assert receipt["base"]["family"] == "toy"
     assert receipt["proof"]["passed"]

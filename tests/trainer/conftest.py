@@ -31,8 +31,9 @@ Once = Callable[..., Observed]
 def once(base: Path, pictures: Path, tmp_path: Path) -> Once:
     """One observed step, or as many as are asked for; ``section__field=value`` changes a field."""
 
-    def run(**changes: Any) -> Observed:
-        return observe(config_for(base, pictures, tmp_path, **{"run__steps": 1, **changes}))
+    def run(*, proven: bool = False, **changes: Any) -> Observed:
+        config = config_for(base, pictures, tmp_path, **{"run__steps": 1, **changes})
+        return observe(config, proven=proven)
 
     return run
 

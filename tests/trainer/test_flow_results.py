@@ -53,7 +53,7 @@ def test_a_result_is_proved_and_hosts_are_told(
         save__layout=layout,
     )
     with mock.patch.object(runs, "estimate_of", lambda *_: None):
-        folder = train(config)
+        folder = train(config, proven=True)
     (file,) = folder.path.glob("*.safetensors")
     assert key in read_header(file).tensors
     assert read_adapter(file).family == family

@@ -76,13 +76,13 @@ def test_checkpoints_by_epochs_from_a_step_on(once: Once) -> None:
     ],
 )
 def test_layouts(layout: str, name: str, key: str, once: Once) -> None:
-    seen = once(save__layout=layout)
+    seen = once(save__layout=layout, proven=True)
     assert any(each.startswith(key) for each in read_tensors(seen.folder.path / name))
 
 
 @pytest.mark.parametrize("also", [True, False])
 def test_the_arrangement_of_diffusers_with_a_kohya_file(also: bool, once: Once) -> None:
-    seen = once(save__arrangement="diffusers", save__also_kohya=str(also).lower())
+    seen = once(save__arrangement="diffusers", save__also_kohya=str(also).lower(), proven=True)
     files = {path.name for path in seen.folder.path.glob("*.safetensors")}
     kohya = {"pytorch_lora_weights_kohya.safetensors"} if also else set()
     assert files == {"pytorch_lora_weights.safetensors", *kohya}
@@ -94,7 +94,7 @@ def test_the_precision_of_results(name: str, once: Once, plain: Observed) -> Non
         return {t.dtype for key, t in run.result.items() if key.endswith(".weight")}
 
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[name]
-    assert stored(once(save__precision=name)) == {dtype}
+    assert stored(once(save__precision=name, proven=True)) == {dtype}
     assert stored(plain) == {torch.float32}
 
 

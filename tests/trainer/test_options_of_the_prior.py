@@ -127,7 +127,7 @@ def test_the_bases_own_answers_can_be_preserved(
         "method__train_text_encoder": text,
         "run__steps": 3,
     }
-    seen = observe(config_for(base, pictures, tmp_path / "runs", **changes))
+    seen = observe(config_for(base, pictures, tmp_path / "runs", **changes), proven=True)
     assert not seen.progress("class_images") and not made(tmp_path / "runs")
     assert seen.captions[-4:] == ["a photo of sks ball"] * 2 + ["a photo of a ball"] * 2
     # The first step's adapter does nothing yet, and then it strays.

@@ -138,7 +138,7 @@ def test_the_file_says_what_it_is(base: Path, pictures: Path, tmp_path: Path) ->
 
 
 def test_the_receipt_says_what_ran(base: Path, pictures: Path, tmp_path: Path) -> None:
-    folder = train(config_for(base, pictures, tmp_path, **PRIOR))
+    folder = train(config_for(base, pictures, tmp_path, **PRIOR), proven=True)
     receipt = read_receipt(folder)
     caption = receipt["first_captions"]["instance"]
     assert caption["text"] == "a photo of sks ball"
@@ -226,7 +226,7 @@ def test_the_folder_holds_the_effective_configuration(
 @pytest.mark.parametrize("kind", METHODS)
 def test_every_result_is_proved(base: Path, pictures: Path, tmp_path: Path, kind: str) -> None:
     changes = {"method__kind": kind, "save__precision": "fp16", "optim__learning_rate": 1e-2}
-    folder = train(config_for(base, pictures, tmp_path, **changes))
+    folder = train(config_for(base, pictures, tmp_path, **changes), proven=True)
     assert read_receipt(folder)["proof"]["passed"]
 
 
@@ -250,4 +250,4 @@ def test_a_wrong_file_fails_the_run(
     monkeypatch.setattr(results, "write_adapter", wrong)
     # NaN does not even reach the file.
     with pytest.raises((TrainingFailed, UserError), match=r"not what was trained|not saved: .*NaN"):
-        train(config_for(base, pictures, tmp_path, optim__learning_rate=1e-2))
+        train(config_for(base, pictures, tmp_path, optim__learning_rate=1e-2), proven=True)
