@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ from dreambooth_core.trainer.run import run
 from dreambooth_core.trainer.state import TrainState, load_state, save_state
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "plain": {},
     "prior": PRIOR,
     "buckets": {"data__crop": "bucket", "data__bucket_reso_steps": 32},
     "accumulation": {"run__gradient_accumulation_steps": 2, "run__batch_size": 1},
@@ -57,18 +57,24 @@ def assert_same(first: Any, second: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", METHODS)
-@pytest.mark.parametrize("option", ["plain", "prior"])
 def test_every_method_resumes_exactly(
-    base: Path, pictures: Path, tmp_path: Path, kind: str, option: str
+    base: Path, pictures: Path, tmp_path: Path, kind: str
 ) -> None:
-    check(base, pictures, tmp_path, {"method__kind": kind, **OPTIONS[option]})
+    check(base, pictures, tmp_path, {"method__kind": kind})
 
 
-@pytest.mark.parametrize("option", sorted(set(OPTIONS) - {"plain", "prior"}))
+@pytest.mark.parametrize("option", sorted(OPTIONS))
 def test_every_option_resumes_exactly(
     base: Path, pictures: Path, tmp_path: Path, option: str
 ) -> None:
-    check(base, pictures, tmp_path, OPTIONS[option])
+    interrupted = option == "prior"
+    check(base, pictures, tmp_path, OPTIONS[option], interrupted=interrupted)
+
+
+def test_a_whole_model_with_class_images_resumes_exactly(
+    base: Path, pictures: Path, tmp_path: Path
+) -> None:
+    check(base, pictures, tmp_path, {"method__kind": "full", **PRIOR}, interrupted=True)
 
 
 def test_a_trained_text_encoder_resumes_exactly(base: Path, pictures: Path, tmp_path: Path) -> None:
@@ -97,19 +103,34 @@ def test_a_rectified_flow_model_resumes_exactly(
     kind, option = FLOWS[family]
     changes = {"method__kind": kind, "method__train_text_encoder": "false", **OPTIONS[option]}
     base = flow_bases.WRITERS[family](tmp_path / "base")
-    check(base, pictures, tmp_path / "runs", changes, steps=5)
+    check(base, pictures, tmp_path / "runs", changes)
 
 
 def check(
-    base: Path, pictures: Path, tmp_path: Path, changes: dict[str, Any], *, steps: int = 6
+    base: Path,
+    pictures: Path,
+    tmp_path: Path,
+    changes: dict[str, Any],
+    *,
+    steps: int = 5,
+    interrupted: bool = False,
 ) -> None:
+    """A run, and one that resumes from its step 2: a copy of it, or one that was interrupted."""
     config = config_for(base, pictures, tmp_path, save__every_steps=2, run__steps=steps, **changes)
     whole = train(config)
-    # The schedule needs the whole length from the start: the first part is stopped, not short.
-    config.run.name = "parts"
-    parts = interrupted_after(config, 2)
-    assert max(saved_steps(parts.checkpoints)) == 2
-    go_on(parts, run__resume="latest")
+    if interrupted:
+        # The schedule needs the whole length from the start: the first part is stopped, not short.
+        config.run.name = "parts"
+        parts = interrupted_after(config, 2)
+        assert max(saved_steps(parts.checkpoints)) == 2
+        go_on(parts, run__resume="latest")
+    else:
+        parts = RunFolder(shutil.copytree(whole.path, tmp_path / "parts"))
+        shutil.rmtree(saved_steps(parts.checkpoints)[4])
+        place = parts.path / read_receipt(parts)["result"]["file"]
+        place.unlink() if place.is_file() else shutil.rmtree(place)
+        go_on(parts, run__resume="latest")
+    assert read_receipt(parts)["resumed_at"] == 2
     assert losses(whole) == losses(parts)
     assert len(set(losses(whole).values())) == steps
     assert_equal_state(whole, parts, 4)
