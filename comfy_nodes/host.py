@@ -6,7 +6,7 @@ Everything of the host is imported where it is used: descriptions and tests need
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -248,6 +248,10 @@ def interrupted() -> bool:
     return False
 
 
+CURVES = "dreambooth.curves"
+"""The message to the page that has a run's curves; ``web/results.js`` hears it."""
+
+
 # --- what a node shows --------------------------------------------------------------------------
 class Progress:
     """A node's bar, image and line of text."""
@@ -275,6 +279,18 @@ class Progress:
             PromptServer.instance.send_progress_text(line, self._node_id)
         except (ImportError, AttributeError):
             log.debug("this host shows no text on nodes")
+
+    def draw(self, curves: Mapping[str, Any]) -> None:
+        """Shows curves on the node: this pack's own script in the page draws them."""
+        if self._node_id is None:
+            return
+        try:
+            from server import PromptServer
+
+            server = PromptServer.instance
+            server.send_sync(CURVES, {"node": self._node_id, **curves}, server.client_id)
+        except (ImportError, AttributeError):
+            log.debug("this host sends nothing to its page")
 
 
 def load_images(paths: Sequence[Path]) -> Tensor:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth_core.errors import DreamBoothError, TrainingFailed, UserError
+from dreambooth_core.hosting.curves import MEASURES, Curves, smoothed, thinned
 from dreambooth_core.jobs import (
     Event,
     Proposal,
@@ -25,6 +26,10 @@ from .words import in_words
 log = logging.getLogger("dreambooth")
 
 POLL = 0.2
+DRAWN = 1.0
+"""Seconds between two drawings of the curves."""
+
+MOST_POINTS = 120
 STOPPING = (
     "stopping: the step is finished and saved; cancel again to stop without saving",
     "stopping without saving; cancel again to end the process at once",
@@ -110,6 +115,7 @@ def _follow(folder: RunFolder, screen: _Screen, offset: int) -> None:
         for event in events:
             screen.show(event)
         if state.state in ENDED and not events:
+            screen.draw()
             break
         host.stop_if_interrupted()
         if not events:
@@ -140,11 +146,16 @@ class _Screen:
         self._progress = progress
         self._at = (0, 1)
         self._trains = False
+        self._curves = Curves()
+        self._drawn = 0.0
         progress.say(stage_words("starting"))
 
     def show(self, event: Event) -> None:
         """Shows one event. Raises the host's exception if it was interrupted."""
+        self._curves.add(event)
         kind = event["kind"]
+        if kind == "measured" or time.monotonic() - self._drawn > DRAWN:
+            self.draw()
         if kind in ("started", "progress"):
             self._progress.say(line_of(event))
             self._advance(kind == "started" or event.get("stage", "train") == "train", event)
@@ -156,6 +167,26 @@ class _Screen:
             log.warning("dreambooth: %s", event["message"])
         elif kind == "error":
             self.failure = event
+
+    def draw(self) -> None:
+        """Draws the curves as they are now."""
+        self._drawn = time.monotonic()
+        curves = self._curves
+        if curves.points:
+            losses = smoothed([loss for _, loss in curves.points])
+            steps = [step for step, _ in curves.points]
+            self._progress.draw(
+                {
+                    "steps": max(curves.steps, steps[-1]),
+                    "loss": thinned(list(zip(steps, losses, strict=True)), MOST_POINTS),
+                    "measured": {
+                        name: [(step, row[name]) for step, row in each if name in row]
+                        for each in [sorted(curves.measured.items())]
+                        for name in MEASURES
+                    },
+                    "best": curves.best,
+                }
+            )
 
     def _advance(self, training: bool, event: Event) -> None:
         """Moves the bar; once training has begun, with its steps alone."""

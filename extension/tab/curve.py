@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from dreambooth_core.hosting.curves import Point, smoothed, thinned
+
 from .html import Html, text
 
 WIDTH, HEIGHT = 640, 190
@@ -22,8 +24,6 @@ LABELS = {
 
 DRAWINGS = (("held_out_loss",), ("score", "likeness", "prompt", "drift"))
 """What has one scale."""
-
-Point = tuple[float, float]
 
 
 def loss_curve(points: Sequence[tuple[int, float]], steps: int) -> Html:
@@ -86,36 +86,6 @@ def _drawing(label: str, parts: Sequence[str]) -> Html:
         f'<svg class="db-curve" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'aria-label="{label}">{"".join(parts)}</svg>'
     )
-
-
-def smoothed(values: Sequence[float], memory: float = 0.95) -> list[float]:
-    """A running average with the bias of its start removed (Adam's correction).
-
-    ``memory`` is the share that each step keeps; short runs forget sooner.
-    """
-    keep = min(memory, 1 - 1 / max(2.0, len(values) / 6))
-    total, weight, result = 0.0, 0.0, []
-    for value in values:
-        total = keep * total + (1 - keep) * value
-        weight = keep * weight + (1 - keep)
-        result.append(total / weight)
-    return result
-
-
-def thinned(points: Sequence[tuple[float, float]], most: int) -> list[Point]:
-    """At most ``most`` points: means of equal groups."""
-    if len(points) <= most:
-        return list(points)
-    result = []
-    for number in range(most):
-        group = points[number * len(points) // most : (number + 1) * len(points) // most]
-        result.append(
-            (
-                sum(point[0] for point in group) / len(group),
-                sum(point[1] for point in group) / len(group),
-            )
-        )
-    return result
 
 
 def _bounds(values: Sequence[float]) -> tuple[float, float]:

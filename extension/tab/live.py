@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from dreambooth_core.hosting.curves import Curves
 from dreambooth_core.jobs.stages import stage_words
 
-from .curve import LABELS, loss_curve, measured_curves
+from .curve import loss_curve, measured_curves
 from .html import Html, bar, chip, div, duration, join, note, picture, size, span, tag, tiles
 
 STATES = {
@@ -35,48 +35,23 @@ class Source(Protocol):
 
 
 @dataclass
-class Watched:
+class Watched(Curves):
     """A run as its events tell it so far."""
 
     offset: int = 0
-    steps: int = 0
-    points: list[tuple[int, float]] = field(default_factory=list)
-    """(step, loss); a resumed run takes back the steps after its checkpoint."""
-    measured: dict[int, dict[str, float]] = field(default_factory=dict)
-    """What saved steps were found to be, by step and name."""
     lr: float | None = None
-    memory: float | None = None
     warnings: list[str] = field(default_factory=list)
 
-    def add(self, event: dict[str, Any]) -> None:
+    def add(self, event: Mapping[str, Any]) -> None:
         """Takes one event into account."""
+        super().add(event)
         kind = event.get("kind")
-        if kind == "started":
-            self._rewind(int(event.get("step") or 0))
-        elif kind == "progress" and event.get("stage", "train") == "train":
-            loss = event.get("loss")
-            if isinstance(loss, (int, float)) and math.isfinite(loss):
-                self._rewind(int(event["step"]) - 1)
-                self.points.append((int(event["step"]), float(loss)))
-            self.steps = int(event.get("steps") or self.steps)
+        if kind == "progress" and event.get("stage", "train") == "train":
             self.lr = event.get("lr", self.lr)
-        elif kind == "measured":
-            numbers = {name: event.get(name) for name in LABELS}
-            self.measured[int(event["step"])] = {
-                name: float(value)
-                for name, value in numbers.items()
-                if isinstance(value, (int, float)) and math.isfinite(value)
-            }
         elif kind == "warning":
             message = str(event.get("message", ""))
             if message and message not in self.warnings:
                 self.warnings.append(message)
-
-    def _rewind(self, step: int) -> None:
-        while self.points and self.points[-1][0] > step:
-            self.points.pop()
-        for later in [measured for measured in self.measured if measured > step]:
-            del self.measured[later]
 
 
 class Watcher:

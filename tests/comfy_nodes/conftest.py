@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -26,6 +27,8 @@ class Host:
     """The progress at which somebody presses the button."""
     shown: list[tuple[float, float, Any]] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
+    sent: list[tuple[str, Any]] = field(default_factory=list)
+    """Messages to the page."""
     freed: int = 0
 
     @property
@@ -147,7 +150,10 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     def say(text: str, node: str) -> None:
         made.said.append(text)
 
-    instance = types.SimpleNamespace(send_progress_text=say)
+    def send(event: str, data: Any, client: str | None) -> None:
+        made.sent.append((event, json.loads(json.dumps(data))))
+
+    instance = types.SimpleNamespace(send_progress_text=say, send_sync=send, client_id="page")
     server.PromptServer = types.SimpleNamespace(instance=instance)  # type: ignore[attr-defined]
     modules = {"folder_paths": _folder_paths(made), "server": server, **_comfy(made)}
     for name, module in modules.items():

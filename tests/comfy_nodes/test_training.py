@@ -71,6 +71,9 @@ def test_train_use_again_and_go_on(graph: Any, run: Any, host: Any) -> None:
     assert run.lines == ["ball: trained now"]
     assert any("step 4/4, loss " in line for line in host.said)
     assert sum(1 for _, _, preview in host.shown if preview is not None) == 3
+    event, drawn = host.sent[-1]
+    assert event == "dreambooth.curves" and drawn["steps"] == 4
+    assert [step for step, _ in drawn["loss"]] == [1, 2, 3, 4]
 
     graph(sample_every=2)
     assert run.lines == ["ball: trained before with the same inputs"]

@@ -481,6 +481,12 @@ def test_what_nodes_say_is_read_on_them(server: Server, name: str) -> None:
         texts = {kind: values for kind, values in shown if values}
         assert texts["DreamBoothTrainLora"] == [f"{name}: trained now"]
         assert "5 images taken" in texts["DreamBoothImages"][0]
+        curves = driver.execute_script(
+            "return app.graph._nodes.flatMap(n => (n.widgets || []).filter("
+            "w => w.name === 'dreambooth_curves').map(w => [n.type, w.value]))"
+        )
+        assert [kind for kind, _ in curves] == ["DreamBoothTrainLora"]
+        assert [step for step, _ in curves[0][1]["loss"]] == [1, 2]
         preview = driver.execute_script(
             "return app.graph._nodes.find(n => n.type === 'PreviewAny').widgets.map(w => w.value)"
         )
@@ -495,7 +501,7 @@ def test_what_nodes_say_is_read_on_them(server: Server, name: str) -> None:
         asked = driver.execute_async_script(
             "app.graphToPrompt().then(p => arguments[0](JSON.stringify(p.output)))"
         )
-        assert "dreambooth_result" not in asked
+        assert "dreambooth_result" not in asked and "dreambooth_curves" not in asked
 
 
 def test_a_workflow_in_the_page(server: Server, name: str, tmp_path: Path) -> None:

@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 
 from dreambooth_core.config.marking import mark
+from dreambooth_core.hosting.curves import smoothed, thinned
 from dreambooth_core.options import TrainConfig
 from extension.service.types import Events, Problem, Report, Status
 from extension.tab import check, history, html, live
-from extension.tab.curve import loss_curve, smoothed, thinned
+from extension.tab.curve import loss_curve
 
 RUNNING = Status(
     name="my dog",

@@ -1,0 +1,84 @@
+"""What a run's events tell of its loss and of its saved steps, for whoever draws it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+MEASURES = ("held_out_loss", "score", "likeness", "prompt", "drift")
+"""What is measured at a save, by its name in events."""
+
+Point = tuple[float, float]
+
+
+@dataclass
+class Curves:
+    """Grows with the events. A resumed run takes back the steps after its checkpoint."""
+
+    steps: int = 0
+    """Of the whole run; 0 before that is known."""
+    points: list[tuple[int, float]] = field(default_factory=list)
+    """(step, loss)."""
+    measured: dict[int, dict[str, float]] = field(default_factory=dict)
+    """What saved steps were found to be, by step and name."""
+    best: int | None = None
+    """The best of them so far."""
+
+    def add(self, event: Mapping[str, Any]) -> None:
+        """Takes one event into account."""
+        kind = event.get("kind")
+        if kind == "started":
+            self._rewind(int(event.get("step") or 0))
+        elif kind == "progress" and event.get("stage", "train") == "train":
+            loss = event.get("loss")
+            if isinstance(loss, (int, float)) and math.isfinite(loss):
+                self._rewind(int(event["step"]) - 1)
+                self.points.append((int(event["step"]), float(loss)))
+            self.steps = int(event.get("steps") or self.steps)
+        elif kind == "measured":
+            numbers = {name: event.get(name) for name in MEASURES}
+            self.measured[int(event["step"])] = {
+                name: float(value)
+                for name, value in numbers.items()
+                if isinstance(value, (int, float)) and math.isfinite(value)
+            }
+            best = event.get("best")
+            self.best = best if isinstance(best, int) else None
+
+    def _rewind(self, step: int) -> None:
+        while self.points and self.points[-1][0] > step:
+            self.points.pop()
+        for later in [measured for measured in self.measured if measured > step]:
+            del self.measured[later]
+
+
+def smoothed(values: Sequence[float], memory: float = 0.95) -> list[float]:
+    """A running average with the bias of its start removed (Adam's correction).
+
+    ``memory`` is the share that each step keeps; short runs forget sooner.
+    """
+    keep = min(memory, 1 - 1 / max(2.0, len(values) / 6))
+    total, weight, result = 0.0, 0.0, []
+    for value in values:
+        total = keep * total + (1 - keep) * value
+        weight = keep * weight + (1 - keep)
+        result.append(total / weight)
+    return result
+
+
+def thinned(points: Sequence[tuple[float, float]], most: int) -> list[Point]:
+    """At most ``most`` points: means of equal groups."""
+    if len(points) <= most:
+        return list(points)
+    result = []
+    for number in range(most):
+        group = points[number * len(points) // most : (number + 1) * len(points) // most]
+        result.append(
+            (
+                sum(point[0] for point in group) / len(group),
+                sum(point[1] for point in group) / len(group),
+            )
+        )
+    return result
