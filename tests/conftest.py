@@ -5,8 +5,13 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 import threading
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -26,14 +31,48 @@ if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGHUP, lambda *_: None)  # deaf itself, but not its children
 
 
+@pytest.fixture(scope="session")
+def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """New folders, one after the other. ``mktemp`` looks through all there are for the next number,
+    which are thousands in the end."""
+    folder = tmp_path_factory.mktemp("caches")
+    return (folder / str(number) for number in count())
+
+
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_cache(caches: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache folder for this test alone: nothing of the person who runs it is read or written."""
-    cache = tmp_path_factory.mktemp("cache")
+    cache = next(caches)
+    cache.mkdir()
     monkeypatch.setenv("HF_HOME", str(cache / "huggingface"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     monkeypatch.setenv("DREAMBOOTH_CACHE", str(cache / "dreambooth"))
     return cache
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_vocabulary() -> Iterator[None]:
+    """CLIP's word pieces are sorted out once: that takes as long as three steps of a tiny model,
+    and every base that is loaded would do it. What is shared never changes; what a tokenizer
+    learns lies beside it."""
+    if "dreambooth_core.formats.tokenizers" not in sys.modules:
+        yield
+        return
+    from transformers.models.clip import tokenization_clip
+
+    make = tokenization_clip.BPE
+    made: dict[tuple[bytes, bytes, str], Any] = {}
+
+    def pieces(*, vocab: Any, merges: Any, **options: Any) -> Any:
+        if not (isinstance(vocab, str) and isinstance(merges, str)):
+            return make(vocab=vocab, merges=merges, **options)
+        key = Path(vocab).read_bytes(), Path(merges).read_bytes(), repr(options)
+        if key not in made:
+            made[key] = make(vocab=vocab, merges=merges, **options)
+        return made[key]
+
+    with mock.patch.object(tokenization_clip, "BPE", pieces):
+        yield
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -47,6 +86,10 @@ def only_what_is_new_is_searched() -> None:
 def pytest_sessionfinish() -> None:
     """Hypothesis, imported now at the latest, looks for what holds its random numbers."""
     gc.unfreeze()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="also tests that take a minute each")
 
 
 LONGEST = (
@@ -65,11 +108,14 @@ LONGEST = (
 for another."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sorts; the order within a file stays."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what was not asked for, and sorts; the order within a file stays."""
+    for item in items:
+        if item.get_closest_marker("long") and not config.getoption("--long"):
+            item.add_marker(pytest.mark.skip(reason="only with --long"))
 
     def turn(item: pytest.Item) -> int:
-        name = item.path.relative_to(Path(__file__).parent).as_posix()
+        name = Path(os.path.relpath(item.path, Path(__file__).parent)).as_posix()
         found = (n for n, long in enumerate(LONGEST) if name == long or name.startswith(f"{long}/"))
         return next(found, len(LONGEST))
 
