@@ -35,6 +35,7 @@ def test_batches_of_unequal_prompts(bench: proofs.Modular) -> None:
     assert proofs.batch_parity(bench) < 1e-5
 
 
+@pytest.mark.long
 def test_overfit(bench: proofs.Modular) -> None:
     assert proofs.overfit(bench, size=48, rate=4e-3, steps=260) < 0.15
 

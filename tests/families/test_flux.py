@@ -33,7 +33,7 @@ def test_the_denoiser_gets_what_the_pipeline_gives_it(benches: dict[str, Bench],
     assert batch_parity(benches[kind]) < 1e-5
 
 
-@pytest.mark.parametrize("kind", ["dev", "chroma"])
+@pytest.mark.parametrize("kind", ["dev", pytest.param("chroma", marks=pytest.mark.long)])
 def test_a_latent_that_was_trained_is_sampled_by_diffusers(
     benches: dict[str, Bench], kind: str
 ) -> None:

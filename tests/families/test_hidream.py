@@ -114,5 +114,6 @@ def test_a_folder_that_is_written_is_whole(bench: proofs.Bench, tmp_path: Path) 
     assert all(torch.equal(theirs[n], t) for n, t in parts.denoiser.state_dict().items())
 
 
+@pytest.mark.long
 def test_overfit(bench: proofs.Bench) -> None:
     assert proofs.overfit(bench, steps=150) < 0.15

@@ -46,6 +46,7 @@ def test_what_the_pipeline_masks_changes_nothing(bench: Bench) -> None:
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_a_latent_that_was_trained_is_sampled_by_diffusers(bench: Bench) -> None:
     assert overfit(bench) < 0.15
 

@@ -27,6 +27,7 @@ def test_batches_of_unequal_prompts(bench: proofs.Bench) -> None:
     assert proofs.batch_parity(bench) < 1e-5
 
 
+@pytest.mark.long
 def test_overfit(bench: proofs.Bench) -> None:
     assert proofs.overfit(bench, steps=150) < 0.15
 

@@ -28,6 +28,7 @@ def test_the_denoiser_gets_what_the_pipeline_gives_it(benches: dict[str, Bench],
     assert batch_parity(benches[kind]) < 1e-5
 
 
+@pytest.mark.long
 def test_a_latent_that_was_trained_is_sampled_by_diffusers(benches: dict[str, Bench]) -> None:
     assert overfit(benches["3"], steps=600) < 0.15
 
