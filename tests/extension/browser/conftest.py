@@ -39,6 +39,8 @@ class Server:
             **os.environ,
             "STAND_IN_DATA": str(self.data),
             "DREAMBOOTH_ENV": str(this_python(self.engine) if engine else self.engine),
+            "DREAMBOOTH_CACHE": str(folder / "cache"),
+            "DREAMBOOTH_SPARE_MINUTES": "0.3",  # the second run of a story begins at once
             "GRADIO_ANALYTICS_ENABLED": "False",
             "GRADIO_TEMP_DIR": str(folder / "gradio"),
         }
@@ -82,18 +84,17 @@ def require_browser() -> None:
         pytest.skip("no chromium and chromedriver on the path (Debian: chromium chromium-driver)")
 
 
-@pytest.fixture(params=HOSTS)
+@pytest.fixture(scope="module", params=HOSTS)
 def python(request: pytest.FixtureRequest) -> Path:
     """The Python of a host: gradio 3.41 or 4.40."""
-    require_browser()
     host: str = request.param
     return python_of(host)
 
 
-@pytest.fixture
-def server(python: Path, tmp_path: Path) -> Iterator[Server]:
+@pytest.fixture(scope="module")
+def server(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A host with the tab."""
-    made = Server(python, tmp_path)
+    made = Server(python, tmp_path_factory.mktemp("host"))
     try:
         made.wait()
         yield made
@@ -104,6 +105,7 @@ def server(python: Path, tmp_path: Path) -> Iterator[Server]:
 @pytest.fixture
 def browser(server: Server) -> Iterator[Browser]:
     """The tab's page, opened."""
+    require_browser()
     made = Browser(server.address)
     try:
         made.open()
