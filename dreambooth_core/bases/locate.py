@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -9,7 +10,6 @@ from pathlib import Path
 from dreambooth_core.bases.embedded import EMBEDDED, whole_folder
 from dreambooth_core.disk import settle
 from dreambooth_core.errors import UserError
-from dreambooth_core.formats.reading import read_json
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}$", re.ASCII)
 
@@ -69,8 +69,9 @@ def hub_id(model: str) -> str | None:
         if part.startswith("models--") and part.count("--") == 2:
             return part.removeprefix("models--").replace("--", "/")
     try:
-        named = str(read_json(path / "model_index.json").get("_name_or_path", ""))
-    except UserError:
+        index = json.loads((path / "model_index.json").read_text(encoding="utf-8"))
+        named = str(index.get("_name_or_path", ""))
+    except (OSError, ValueError, AttributeError, RecursionError):
         return None
     return named if _HUB_ID.match(named) and not os.path.exists(named) else None
 
