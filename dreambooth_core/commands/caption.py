@@ -104,5 +104,5 @@ def _captions(args: Options, wanted: list[Any]) -> Iterator[dict[str, str]]:
             caption = wording.caption(text)
             file = picture.caption or picture.path.with_suffix(".txt")
             if not args.dry_run:
-                write_text(file, caption + "\n")
+                write_text(file, caption + "\n", follow=False)
             yield {"image": picture.name, "file": str(file), "said": text, "caption": caption}

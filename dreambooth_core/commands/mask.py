@@ -132,7 +132,7 @@ def _masks(
             told["share"] = round(ImageStat.Stat(mask).mean[0] / 255, 3)
             told["file"] = str(_file(picture))
             if not args.dry_run:
-                _write(_file(picture), mask)
+                _write(_file(picture), mask, follow=False)
             if args.preview is not None:
                 previews.append(shown(image, mask))
         yield told
@@ -144,8 +144,8 @@ def _file(picture: Picture) -> Path:
     return picture.mask or picture.path.parent / "masks" / f"{picture.path.name}.png"
 
 
-def _write(path: Path, image: Image.Image) -> None:
-    """In the format of the name's end, whole or not at all."""
+def _write(path: Path, image: Image.Image, *, follow: bool = True) -> None:
+    """In the format of the name's end, whole or not at all; links as in ``replacing``."""
     import io
 
     from PIL import Image
@@ -159,4 +159,4 @@ def _write(path: Path, image: Image.Image) -> None:
         )
     buffer = io.BytesIO()
     image.save(buffer, kind)
-    write_bytes(path, buffer.getvalue())
+    write_bytes(path, buffer.getvalue(), follow=follow)

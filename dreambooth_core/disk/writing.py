@@ -23,12 +23,13 @@ _staged: set[Path] = set()
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def replacing(path: str | os.PathLike[str], *, follow: bool = True) -> Iterator[BinaryIO]:
     """A file open for writing that takes ``path``'s place when the block ends without an error.
 
     A reader sees the old file or the new one, also after a power cut. Its mode is 0666 less the
     umask: other programs read what is written here. Missing folders are made. Where ``path`` is a
-    link, what it names is replaced and the link stays. Only regular files are replaced.
+    link, what it names is replaced and the link stays; without ``follow`` the link gives way, so
+    that what lies in a folder of others leads nowhere. Only regular files are replaced.
 
     Raises:
         SaveFailed: the disk is full, the folder may not be written, something else than a file
@@ -43,8 +44,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
                 yield file
                 _sync(file)
             return
-        refuse_other_kinds(path)
-        path = _behind_links(path)
+        if follow or not path.is_symlink():
+            refuse_other_kinds(path)
+            path = _behind_links(path)
         make_folder(path.parent)
         with Claim(path.parent, path.name) as claim:
             with os.fdopen(os.open(claim.part, NEW, 0o666), "w+b") as file:
@@ -157,15 +159,15 @@ def settle(path: str | os.PathLike[str]) -> None:
         tidy(path)
 
 
-def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Writes a file whole or not at all. Raises ``SaveFailed``."""
-    with replacing(path) as file:
+def write_bytes(path: str | os.PathLike[str], data: bytes, *, follow: bool = True) -> None:
+    """Writes a file whole or not at all; links as in :func:`replacing`. Raises ``SaveFailed``."""
+    with replacing(path, follow=follow) as file:
         file.write(data)
 
 
-def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Writes UTF-8 text with ``\\n`` line ends, whole or not at all. Raises ``SaveFailed``."""
-    write_bytes(path, text.encode("utf-8"))
+def write_text(path: str | os.PathLike[str], text: str, *, follow: bool = True) -> None:
+    """Writes UTF-8 text with ``\\n`` line ends, as :func:`write_bytes`. Raises ``SaveFailed``."""
+    write_bytes(path, text.encode("utf-8"), follow=follow)
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

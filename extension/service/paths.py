@@ -117,6 +117,11 @@ class Paths:
             text = str(Path(text).expanduser())
         return self._confined(text, kind, what)
 
+    def may_read(self, file: Path) -> bool:
+        """Whether a file in a folder of images, which may be a link, lies where images are."""
+        real_roots = [os.path.realpath(root) for root in self.roots("images")]
+        return self.anywhere or _is_below(os.path.realpath(file), real_roots)
+
     def image(self, path: str | os.PathLike[str]) -> Path:
         """An image by its path: real is the folder, for the caption lies beside the name.
 

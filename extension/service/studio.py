@@ -91,7 +91,7 @@ class Studio:
     def pictures(self, folder: str) -> types.Pictures:
         """A folder's images: what is taken, what is skipped and why, captions, thumbnails."""
         place = self.paths.read(folder, "images", "the image folder")
-        found = self._subjects.pictures(place)
+        found = self._subjects.pictures(place, self.paths.may_read)
         if self.paths.anywhere and found.taken:
             self._open(place)
         return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dreambooth_core.data.captions import read_caption
@@ -31,13 +31,22 @@ class Subjects:
     def __init__(self, host: Host) -> None:
         self.host = host
 
-    def pictures(self, folder: Path) -> Pictures:
-        """Everything in a folder, accounted for. Raises ``UserError`` as ``take_stock`` does."""
+    def pictures(self, folder: Path, may_read: Callable[[Path], bool]) -> Pictures:
+        """Everything in a folder, accounted for.
+
+        Args:
+            folder: it has been looked at whether it may be read.
+            may_read: whether a file in it may be, which may be a link to elsewhere.
+
+        Raises:
+            UserError: as ``take_stock`` does.
+        """
         stock: Inventory = take_stock(folder)
         thumbnails = self.host.folders().thumbnails
+        allowed = [found for found in stock.taken if may_read(found.path)]
         return Pictures(
             folder=str(folder),
-            taken=[self._picture(found, thumbnails) for found in stock.taken],
+            taken=[self._picture(found, thumbnails, may_read) for found in allowed],
             skipped=[one.as_dict() for one in stock.skipped],
             warnings=list(stock.warnings),
         )
@@ -77,20 +86,21 @@ class Subjects:
         file = next((path for path in there if path.is_file()), there[0])
         try:
             if text.strip():
-                write_text(file, text.strip() + "\n")
+                write_text(file, text.strip() + "\n", follow=False)
             else:
                 file.unlink(missing_ok=True)
         except (OSError, SaveFailed) as error:
             raise UserError(f"the caption could not be written: {error}", where=file) from error
 
-    def _picture(self, found: Found, thumbnails: Path) -> Picture:
+    def _picture(self, found: Found, thumbnails: Path, may_read: Callable[[Path], bool]) -> Picture:
+        readable = found.caption is not None and may_read(found.caption)
         return Picture(
             name=found.name,
             path=str(found.path),
             thumbnail=_thumbnail(found, thumbnails),
             width=found.width,
             height=found.height,
-            caption=read_caption(found.caption) if found.caption else "",
+            caption=read_caption(found.caption) if found.caption and readable else "",
             notes=list(found.notes),
             repeats=found.repeats,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -62,3 +63,18 @@ def test_what_was_written_stays_when_memory_ends(
     assert caption(folder, "--batch-size", "1") == 2
     assert "does not fit into memory" in capsys.readouterr().err
     assert (folder / "ball-0.txt").exists() and not (folder / "ball-1.txt").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_a_link_in_a_folder_of_others_leads_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(captions, "load_captioner", lambda *given, **more: Known())
+    folder = draw_pictures(tmp_path / "pictures", 2)
+    other, absent = tmp_path / "other.txt", tmp_path / "absent.txt"
+    other.write_text("somebody's")
+    (folder / "ball-0.txt").symlink_to(other)
+    (folder / "ball-1.txt").symlink_to(absent)
+    assert caption(folder, "--overwrite") == 0
+    assert other.read_text() == "somebody's" and not absent.exists()
+    assert (folder / "ball-1.txt").read_text() == "a ball, 80 wide\n"

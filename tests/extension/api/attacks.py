@@ -92,8 +92,11 @@ class Engine:
     def run(self, helper: Any, *argv: Any, **_: Any) -> dict[str, Any]:
         words = [os.fspath(each) for each in argv]
         if words[0] == "task":
-            self.asked.append(json.loads(Path(words[1]).read_text(encoding="utf-8")))
-            self.asked.append(words[2:])
+            request = json.loads(Path(words[1]).read_text(encoding="utf-8"))
+            if config := request["options"].pop("config", None):
+                found = json.loads(Path(config).read_text(encoding="utf-8"))
+                self.asked.append({"options": without_words(found)})
+            self.asked += [request, words[2:]]
         else:
             self.asked.append(words)
         run = DATA / "outputs" / "dreambooth" / "runs" / "attack"
@@ -121,6 +124,22 @@ class Engine:
 
 SAID = ("title", "metadata", "prediction_type", "scheduler_type", "variant", "block", "preset")
 """Options that are words and never looked up on the disk."""
+
+
+WORDS = (
+    *("instance_prompt", "class_prompt", "negative_prompt", "prompts", "templates"),
+    *("placeholder_token", "initializer_token", "step_rules", "optimizer_args", "target_modules"),
+    *("scheduler", "budget", "stream", "device"),
+    *("project", "repository", "licence", "consent", "name", "presets", "revision", "variant"),
+)
+"""Options of a run that are words; every other text may be a path, that of a new option too."""
+
+
+def without_words(config: Any) -> Any:
+    """A run's configuration, less what is never looked up on the disk."""
+    if isinstance(config, dict):
+        return {k: without_words(v) for k, v in config.items() if k not in WORDS}
+    return [without_words(each) for each in config] if isinstance(config, list) else config
 
 
 def named_paths(request: Any) -> Iterator[str]:
@@ -178,6 +197,7 @@ def make_tree() -> None:
     if os.name != "nt":
         (DATA / "models" / "Lora" / "link").symlink_to(OUTSIDE)
         (DATA / "outputs" / "pictures" / "link").symlink_to(OUTSIDE / "there")
+        (DATA / "outputs" / "pictures" / "a.txt").symlink_to(OUTSIDE / "secret.txt")
 
 
 def snapshot() -> dict[str, Any]:
@@ -350,8 +370,10 @@ class Suite:
                 path = option.type in ("file", "output", "weighted")
                 self.field(right, ("values", option.name), few=not path)
         else:
-            for name in payloads.config_keys(self.studio.schema(), few=tool != "check"):
-                self.field(right, ("values", name), few=name != "concepts[0].images")
+            keys = payloads.config_keys(self.studio.schema(), few=tool != "check")
+            for name, kind in keys.items():
+                few = name != "concepts[0].images"
+                self.field(right, ("values", name), few=few, listed=kind == "list")
         for kind, value in payloads.TYPES:
             self.try_one(kind, replaced(right, body=right.body | {"values": value}))
         for kind, value in payloads.texts(OUTSIDE, DATA, few=True):
@@ -359,10 +381,12 @@ class Suite:
             request = replaced(right, body=right.body | {"values": values})
             self.try_one(kind, request, name="a key", value=value)
 
-    def field(self, right: Request, at: tuple[str, ...], *, few: bool = False) -> None:
+    def field(
+        self, right: Request, at: tuple[str, ...], *, few: bool = False, listed: bool = False
+    ) -> None:
         attacks = [*payloads.texts(OUTSIDE, DATA, few=few), *payloads.TYPES[:: 5 if few else 1]]
         for kind, value in attacks:
-            shapes = [value]
+            shapes = [value, [value]] if listed else [value]
             if kind in ("there", "flags", "null") and isinstance(value, str):
                 shapes += [[value], ["1", value], [{"file": value, "weight": 1}]]
             for each in shapes:

@@ -259,9 +259,9 @@ def twin(text: str) -> str:
     return text
 
 
-def config_keys(schema: dict[str, Any], *, few: bool) -> list[str]:
-    """Keys of a configuration: all, or those that hold paths."""
-    found: list[str] = []
+def config_keys(schema: dict[str, Any], *, few: bool) -> dict[str, str]:
+    """Keys of a configuration and their types: all, or those that may hold paths: every text."""
+    found: dict[str, str] = {}
     waiting = [schema]
     while waiting:
         node = waiting.pop()
@@ -269,7 +269,7 @@ def config_keys(schema: dict[str, Any], *, few: bool) -> list[str]:
             waiting.append(child)
             key = child.get("key", "").replace("[]", "[0]")
             if key and "children" not in child:
-                path = child.get("path") or key in ("base.model", "base.vae", "log.folder")
-                if path or not few:
-                    found.append(key)
-    return sorted(set(found))
+                text = child["type"] in ("str", "list") and not child.get("choices")
+                if text or not few:
+                    found[key] = child["type"]
+    return dict(sorted(found.items()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,12 @@ from helpers.fake_host import FakeHost
 from PIL import Image
 
 from dreambooth_core.errors import UserError
+from extension.service.paths import Paths
 from extension.service.subjects import EDGE, Subjects
+
+
+def anything(_: Path) -> bool:
+    return True
 
 
 @pytest.fixture
@@ -24,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_everything_is_accounted_for(host: FakeHost, folder: Path) -> None:
-    found = Subjects(host).pictures(folder)
+    found = Subjects(host).pictures(folder, anything)
     assert [(one.name, one.caption) for one in found.taken] == [
         ("a.png", "a red dog"),
         ("deep.png", ""),
@@ -34,14 +40,36 @@ def test_everything_is_accounted_for(host: FakeHost, folder: Path) -> None:
         with Image.open(one.thumbnail) as small:
             assert small.format == "JPEG" and max(small.size) <= EDGE
         assert host.folders().home in Path(one.thumbnail).parents
-    assert Subjects(host).pictures(folder) == found  # the thumbnails are used again
+    assert Subjects(host).pictures(folder, anything) == found  # the thumbnails are used again
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_what_lies_in_a_folder_leads_nowhere(host: FakeHost, folder: Path, tmp_path: Path) -> None:
+    """A folder of images may come from anybody, with captions that are links."""
+    secret, absent = tmp_path / "secret.txt", tmp_path / "absent.txt"
+    secret.write_text("a secret")
+    (folder / "a.txt").unlink()
+    (folder / "a.txt").symlink_to(secret)
+    (folder / "deep.txt").symlink_to(absent)
+    subjects = Subjects(host)
+    confined = Paths(host.folders, anywhere=False, opened=[folder])
+    for may_read, seen in ((anything, ["a secret", ""]), (confined.may_read, ["", ""])):
+        assert [one.caption for one in subjects.pictures(folder, may_read).taken] == seen
+    for name in ("a", "deep"):
+        subjects.set_caption(folder / f"{name}.png", "a dog")
+        assert (folder / f"{name}.txt").read_text() == "a dog\n"
+        assert not (folder / f"{name}.txt").is_symlink()
+    assert secret.read_text() == "a secret" and not absent.exists()
 
 
 def test_captions_are_written_and_removed(host: FakeHost, folder: Path) -> None:
     subjects = Subjects(host)
     subjects.set_caption(folder / "a.png", " a blue dog \n")
     subjects.set_caption(folder / "deep.png", "something")
-    assert [one.caption for one in subjects.pictures(folder).taken] == ["a blue dog", "something"]
+    assert [one.caption for one in subjects.pictures(folder, anything).taken] == [
+        "a blue dog",
+        "something",
+    ]
     subjects.set_caption(folder / "a.png", "")
     assert not (folder / "a.txt").exists()
 
