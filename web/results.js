@@ -16,7 +16,7 @@ function field(node) {
   const { widget } = ComfyWidgets.STRING(node, NAME, ["STRING", { multiline: true }], app);
   const element = widget.inputEl ?? widget.element;
   if (element) element.readOnly = true;
-  return unsaved(widget);
+  return above(node, unsaved(widget));
 }
 
 // It is no setting: neither the saved graph nor the prompt has it.
@@ -30,6 +30,16 @@ function unsaved(widget) {
 function show(node, lines) {
   field(node).value = lines.join("\n");
   fit(node);
+}
+
+// The image that the page shows on a node takes all that is below it: whatever else is shown stands
+// above. The page's own widgets are those whose names begin so.
+function above(node, widget) {
+  const widgets = node.widgets;
+  const image = widgets.findIndex((each) => each.name.startsWith("$$"));
+  const now = widgets.indexOf(widget);
+  if (image >= 0 && image < now) widgets.splice(image, 0, ...widgets.splice(now, 1));
+  return widget;
 }
 
 function fit(node) {
@@ -53,9 +63,9 @@ function curves(node) {
       if (this.value) paint(context, this.value, 12, top + 6, width - 24, TALL - 12);
     },
   };
-  node.addCustomWidget(unsaved(widget));
+  const added = node.addCustomWidget(unsaved(widget));
   fit(node);
-  return widget;
+  return above(node, added);
 }
 
 // Loss and held-out loss have one scale, the score its own; the best step is a dashed line.

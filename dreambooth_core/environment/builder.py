@@ -20,6 +20,7 @@ from dreambooth_core.environment.lock import held
 from dreambooth_core.environment.machine import Machine, detect
 from dreambooth_core.environment.pins import Pin, hashes_of_torch
 from dreambooth_core.environment.pip import Pip, Progress
+from dreambooth_core.environment.plan import UNPACKED
 from dreambooth_core.environment.processes import run_logged, started
 from dreambooth_core.environment.progress import Reporter
 from dreambooth_core.environment.sources import (
@@ -38,9 +39,6 @@ from dreambooth_core.environment.torch_builds import (
 )
 from dreambooth_core.environment.transaction import recover, replacing
 from dreambooth_core.errors import DreamBoothError, UserError
-
-UNPACKED = 4
-"""Disk space that an installation needs, in times of its download."""
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from dreambooth_core.environment import marker as markers
 from dreambooth_core.environment.layout import Layout
@@ -14,6 +16,9 @@ from dreambooth_core.environment.recipe import recipe_for
 from dreambooth_core.environment.sources import package_place
 from dreambooth_core.environment.torch_builds import TORCH_VERSION, choose
 
+UNPACKED = 4
+"""Disk space that an installation needs, in times of its download."""
+
 CHECKED = "every file against its hash"
 UNCHECKED = (
     "every file against its hash, but not torch and what comes with it: no hash of this build is "
@@ -22,7 +27,7 @@ UNCHECKED = (
 
 
 def plan(layout: Layout, environ: Mapping[str, str] | None = None) -> dict[str, object]:
-    """The build of torch, why, about how many megabytes, and from where.
+    """The build of torch, why, about how many megabytes, from where, and the room on the disk.
 
     pip's own configuration is not asked (that takes a while and needs pip): a mirror or a local
     folder of wheels that it names is used all the same.
@@ -45,16 +50,23 @@ def plan(layout: Layout, environ: Mapping[str, str] | None = None) -> dict[str, 
         machine.system,
         machine.architecture,
     )
-    packages = recipe.download_bytes() // 1_000_000
+    megabytes = choice.build.megabytes[machine.system] + recipe.download_bytes() // 1_000_000
     general = package_place(variables, {})
     return {
         "torch": f"{TORCH_VERSION} ({choice.build.label})",
         "because": choice.reason,
         "warning": choice.warning or "",
         "checked": CHECKED if hashes and needs else UNCHECKED,
-        "download_megabytes": choice.build.megabytes[machine.system] + packages,
+        "download_megabytes": megabytes,
+        "disk_megabytes": megabytes * UNPACKED,
+        "free_megabytes": shutil.disk_usage(_there(layout.home)).free // 1_000_000,
         "from": sorted({place or general, general}),
     }
+
+
+def _there(folder: Path) -> Path:
+    """The nearest folder above that exists: on its disk the other will lie."""
+    return next(each for each in (folder, *folder.parents) if each.is_dir())
 
 
 def advice(layout: Layout) -> str | None:

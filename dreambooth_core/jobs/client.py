@@ -102,7 +102,7 @@ def terminate(
         raise UserError("the worker's process number is not known", where=run.path)
     if holder.get("machine") not in (None, platform.node()):
         raise UserError(f"the worker is on {holder['machine']}: end it there", where=run.path)
-    end = kill or _kill
+    end = kill or end_process
     end(pid, False)
     if _wait_until_free(run, grace):
         return "terminated"
@@ -122,8 +122,9 @@ def _wait_until_free(run: RunFolder, seconds: float) -> bool:
     return True
 
 
-def _kill(pid: int, merciless: bool, *, windows: bool = os.name == "nt") -> None:
-    """Ends a process with its children. Only for a process that holds a run's lock."""
+def end_process(pid: int, merciless: bool, *, windows: bool = os.name == "nt") -> None:
+    """Ends a process with its children. Only for one that holds a lock: its number is then still
+    its own."""
     if windows:
         # Windows has no signal that a hidden process could handle; /T takes the children along.
         subprocess.run(

@@ -109,6 +109,12 @@ def _engine(router: APIRouter, studio: Studio) -> None:
         studio.build()
         return {}
 
+    @router.post("/environment/cancel")
+    def cancel_build(body: bodies.Nothing) -> Any:
+        """Ends setting up the engine."""
+        studio.cancel_build()
+        return {}
+
     @router.get("/environment/log", response_model=types.BuildLog)
     def build_log(offset: int = OFFSET) -> Any:
         """What the installation said since an offset."""

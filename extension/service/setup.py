@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ from typing import Any
 from dreambooth_core.environment import clean_environment, locate, status
 from dreambooth_core.environment.plan import plan
 from dreambooth_core.errors import DreamBoothError, UserError
+from dreambooth_core.jobs.client import end_process
 from dreambooth_core.jobs.files import read_lines
 from dreambooth_core.jobs.launch import detachment
 from dreambooth_core.jobs.lock import FileLock
@@ -73,6 +75,17 @@ class Setup:
                     where=error.filename or self.root,
                 ) from error
 
+    def cancel(self) -> None:
+        """Ends the installation; it leaves nothing behind, or what was there before. Nothing where
+        none goes on."""
+        process, lock = self._process, FileLock(locate(self.root).lock)
+        if process is not None and process.poll() is None:
+            end_process(process.pid, False)
+        elif lock.is_held():  # begun by an earlier life of the host
+            pid = lock.holder().get("pid")
+            if isinstance(pid, int) and pid > 0 and pid != os.getpid():
+                end_process(pid, False)
+
     def log(self, offset: int) -> BuildLog:
         """What the installer said since ``offset``."""
         running = self._building()
@@ -110,6 +123,8 @@ class Setup:
                 because=told["because"],
                 warning=told["warning"],
                 megabytes=told["download_megabytes"],
+                disk_megabytes=told["disk_megabytes"],
+                free_megabytes=told["free_megabytes"],
                 sources=told["from"],
             )
         return self._plan

@@ -82,6 +82,10 @@ class Studio:
         """Starts setting up the engine, as a process that outlives the page and the host."""
         self._setup.build()
 
+    def cancel_build(self) -> None:
+        """Ends setting up the engine; nothing of it is left."""
+        self._setup.cancel()
+
     def build_log(self, offset: int = 0) -> types.BuildLog:
         """What the installation said since ``offset``."""
         return self._setup.log(offset)

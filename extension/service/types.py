@@ -20,6 +20,9 @@ class Plan:
     because: str = ""
     warning: str = ""
     megabytes: int = 0
+    disk_megabytes: int = 0
+    """What it needs on the disk, and how much is free there."""
+    free_megabytes: int = 0
     sources: list[str] = field(default_factory=list)
     """Where it comes from."""
     problem: str = ""

@@ -181,6 +181,7 @@ class Page:
             fresh.visible("main", environment.ready),
             fresh.value("setup state", "" if environment.ready else self.setup.told()),
             fresh.visible("setup begin", not environment.building),
+            fresh.visible("setup cancel", environment.building),
         ]
         train = self.train.look(run, pinned, fresh)
         results = self.generate.look(train[0], fresh)
@@ -198,6 +199,7 @@ class Page:
             self.main,
             self.setup.state,
             self.setup.begin,
+            self.setup.cancel,
             *self.train.outputs(),
             *self.generate.outputs(),
             *self.runs.outputs(),

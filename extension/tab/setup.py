@@ -10,7 +10,7 @@ from dreambooth_core.errors import DreamBoothError
 
 from .common import button, card, failure, heading, html
 from .compat import Component, on
-from .html import Html, bar, div, facts, join, note, tag
+from .html import Html, bar, div, facts, join, note, span, tag
 
 KEPT_LINES = 200
 
@@ -33,12 +33,23 @@ class Setup:
                 self.begin = button(
                     "Download and set up", elem_id="dreambooth_setup_begin", kind="primary"
                 )
+                self.cancel = button(
+                    "Cancel", elem_id="dreambooth_setup_cancel", kind="stop", visible=False
+                )
         on(self.begin.click, self._begin, [], [self.state])
+        on(self.cancel.click, self._cancel, [], [self.state])
 
     def _begin(self) -> Html:
         try:
             self._lines, self._offset = [], 0
             self.studio.build()
+        except DreamBoothError as error:
+            return join([self.told(), failure(error)])
+        return self.told()
+
+    def _cancel(self) -> Html:
+        try:
+            self.studio.cancel_build()
         except DreamBoothError as error:
             return join([self.told(), failure(error)])
         return self.told()
@@ -66,6 +77,7 @@ class Setup:
             return note("wrong", plan.problem)
         rows: list[tuple[str, object]] = [
             ("Download", f"{plan.megabytes / 1000:.1f} GB"),
+            ("Room on the disk", _room(plan)),
             ("From", join([div("", source) for source in plan.sources])),
             ("Into", environment.home),
             ("PyTorch", plan.torch),
@@ -87,3 +99,14 @@ class Setup:
             ended,
             data_live="1" if building else "0",
         )
+
+
+def _room(plan: Any) -> Html:
+    """What is needed beside what is there; marked where that is too little."""
+    little = plan.free_megabytes < plan.disk_megabytes
+    return div(
+        "db-short" if little else "",
+        f"{plan.disk_megabytes / 1000:.1f} GB",
+        " ",
+        span("db-muted", f"({plan.free_megabytes / 1000:.1f} GB free)"),
+    )

@@ -180,7 +180,7 @@ def test_terminate_never_hits_a_stranger(run: RunFolder) -> None:
 def test_windows_ends_the_whole_tree(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[list[str]] = []
     monkeypatch.setattr(client.subprocess, "run", lambda line, **_: ran.append(line))
-    client._kill(7, False, windows=True)
+    client.end_process(7, False, windows=True)
     assert ran == [["taskkill", "/PID", "7", "/T", "/F"]]
 
 

@@ -45,6 +45,8 @@ Link = tuple["Placed", int]
 COLUMN, WIDTH, GAP = 430, 370, 70
 TALK = 110
 """Pixels: between columns, of nodes, between nodes, and of the text that some end with."""
+TRAINING = 360
+"""Pixels of what a node shows while it trains: its line, the latest image, and the curves."""
 COLOURS = {"DreamBooth": ("#223a5e", "#1b2a40"), "Note": ("#4a4326", "#332f1d")}
 """Title and body, by how a kind begins."""
 
@@ -105,7 +107,8 @@ class Placed:
     def room(self) -> int:
         """What it takes of its column, its title and the text at its end included."""
         talks = self.kind in OURS and OURS[self.kind].is_output
-        return self.tall + GAP + (TALK if talks else 0)
+        trains = self.kind.startswith("DreamBoothTrain")
+        return self.tall + GAP + (TALK if talks else 0) + (TRAINING if trains else 0)
 
 
 class Graph:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 import pytest
 
+from dreambooth_core.environment import locate
+from dreambooth_core.jobs import FileLock
 from extension.service.setup import Setup
 from extension.service.types import BuildLog
 from tests.helpers.waiting import until
@@ -49,6 +53,7 @@ def test_what_would_be_downloaded(clone: Path) -> None:
     assert (state.ready, state.building, state.reason) == (False, False, "there is none yet")
     assert state.home == str(clone / "far" / "env")
     assert state.plan and not state.plan.problem
+    assert state.plan.disk_megabytes > state.plan.megabytes and state.plan.free_megabytes > 0
     assert state.plan.megabytes > 100 and state.plan.sources and "2." in state.plan.torch
 
 
@@ -68,3 +73,40 @@ def test_an_installer_that_dies_at_once(clone: Path) -> None:
     setup.build()
     log = finished(setup)
     assert (log.ok, log.lines) == (False, ["this disk is full"])
+
+
+WAITING = """\
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
+open(sys.argv[sys.argv.index("--log") + 1], "w").close()
+time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_it_can_be_cancelled(clone: Path) -> None:
+    (clone / "install.py").write_text(WAITING)
+    setup = Setup(clone)
+    setup.cancel()  # nothing goes on
+    setup.build()
+    until((clone / "far" / "env.log").exists)
+    assert setup.state().building
+    setup.cancel()
+    assert finished(setup).ok is False
+    assert setup._process is not None and setup._process.wait() == 130
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_one_that_an_earlier_host_began_can_be_cancelled_too(clone: Path) -> None:
+    (clone / "install.py").write_text(WAITING)
+    first = Setup(clone)
+    first.build()
+    until((clone / "far" / "env.log").exists)
+    assert first._process is not None
+    lock = locate(clone).lock
+    lock.write_text(" " + json.dumps({"pid": first._process.pid}))
+    later = Setup(clone)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FileLock, "is_held", lambda self: True)
+        later.cancel()
+    assert first._process.wait() == 130
