@@ -116,8 +116,8 @@ class Draft:
 
 
 def _forced(values: dict[str, Any]) -> list[str]:
-    """What no override of a person may change: the node is about it."""
-    return [f"{key}={values[key]}" for key in ("method.kind",) if key in values]
+    """What no override in the settings may change: the node itself says it."""
+    return [f"{key}={values[key]}" for key in ("method.kind", "method.rank") if key in values]
 
 
 def whole(config: dict[str, Any], presets: Sequence[str], texts: Sequence[str]) -> dict[str, Any]:

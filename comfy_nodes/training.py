@@ -38,12 +38,14 @@ def train_adapter(
     method: str,
     sample_prompts: str,
     sample_every: int,
+    rank: int = 0,
     settings: Settings | None = None,
     base: SplitBase | None = None,
     node_id: str | None = None,
 ) -> Result:
     """Runs Train LoRA."""
     values = {"method.kind": method, "save.at_end": True}
+    values |= {"method.rank": rank} if rank else {}
     values |= _samples(concept, sample_prompts, sample_every)
     request = Draft(name, base or checkpoint, concept, settings, values).request()
     folder, step, lines = fulfil(request, host.Progress(node_id))
@@ -290,6 +292,16 @@ TRAIN_LORA = Node(
         ),
         _PROMPTS,
         _EVERY,
+        Input(
+            "rank",
+            "INT",
+            "Rank",
+            "How much the adapter can hold, and how large its file is: 4 to 128 for lora and dora. "
+            "0: as the settings say.",
+            0,
+            0,
+            1024,
+        ),
         _SETTINGS,
         BASE_INPUT,
     ),

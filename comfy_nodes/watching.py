@@ -115,7 +115,7 @@ def _follow(folder: RunFolder, screen: _Screen, offset: int) -> None:
         for event in events:
             screen.show(event)
         if state.state in ENDED and not events:
-            screen.draw()
+            screen.end(state.state)
             break
         host.stop_if_interrupted()
         if not events:
@@ -187,6 +187,11 @@ class _Screen:
                     "best": curves.best,
                 }
             )
+
+    def end(self, state: str) -> None:
+        """The last that is shown of a run."""
+        self.draw()
+        self._progress.say(state)
 
     def _advance(self, training: bool, event: Event) -> None:
         """Moves the bar; once training has begun, with its steps alone."""

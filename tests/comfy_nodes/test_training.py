@@ -60,6 +60,20 @@ def test_the_models_that_come_with_the_engine_are_asked_for_by_name(
     assert training.look_at_base("pocket-flow") == "pocket-flow"
 
 
+def test_the_rank_goes_over_the_settings(graph: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Asked(Exception):
+        pass
+
+    def ask(request: Request, progress: Any) -> Any:
+        raise Asked(request.config["method.rank"])
+
+    monkeypatch.setattr(training, "fulfil", ask)
+    for rank, wanted in ((7, 7), (0, 2)):
+        with pytest.raises(Asked) as asked:
+            graph(rank=rank)
+        assert asked.value.args == (wanted,)
+
+
 def test_train_use_again_and_go_on(graph: Any, run: Any, host: Any) -> None:
     model, clip, vae, adapter, samples, loss = graph(sample_every=2)
     assert (model.name, clip.name, vae) == ("base.safetensors",) * 2 + ("vae of base.safetensors",)

@@ -45,7 +45,7 @@ Link = tuple["Placed", int]
 COLUMN, WIDTH, GAP = 430, 370, 70
 TALK = 110
 """Pixels: between columns, of nodes, between nodes, and of the text that some end with."""
-TRAINING = 360
+TRAINING = 200
 """Pixels of what a node shows while it trains: its line, the latest image, and the curves."""
 COLOURS = {"DreamBooth": ("#223a5e", "#1b2a40"), "Note": ("#4a4326", "#332f1d")}
 """Title and body, by how a kind begins."""
