@@ -357,6 +357,21 @@ def validation_guidance(draft: Draft, value: float) -> None:
     draft.set("validation.guidance_scale", value + 1.0)
 
 
+def embedded_guidance(draft: Draft, value: float) -> None:
+    """The scripts ask the denoiser; of a hub id that is not here yet the name tells."""
+    model = draft.config.base.model
+    config = Path(model).expanduser() / "transformer" / "config.json"
+    if config.is_file():
+        told = bool(read_json(config).get("guidance_embeds"))
+    else:
+        name = model.lower()
+        told = "flux" in name and not any(other in name for other in ("schnell", "klein"))
+    if told:
+        draft.set("base.guidance", value)
+    else:
+        draft.note("guidance_scale", "nothing: this base is not told its guidance, as there")
+
+
 def sample_prompt(draft: Draft, value: str) -> None:
     draft.config.validation.prompts = [value]
     draft.set("validation.every_steps", draft.config.save.every_steps)

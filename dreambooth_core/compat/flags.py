@@ -196,7 +196,9 @@ FLAGS: tuple[Flag, ...] = (
     Flag(
         "guidance_scale",
         "float",
-        how="a base with embedded guidance is trained at 1, where its answer is that of plain flow",
+        "base.guidance",
+        "nothing with a base that is not told its guidance, as there",
+        actions.embedded_guidance,
     ),
     Flag(
         "snr_gamma",

@@ -51,6 +51,8 @@ class Components:
     commit: str | None = None
     """The hub's commit that it came from."""
     clip_skip: int = 1
+    guidance: float = 1.0
+    """What a denoiser that is told its guidance is told in training."""
     max_prompt_chunks: int = 3
     expansions: dict[int, list[int]] = field(default_factory=dict)
     """Learned tokens: the tokenizers' id and the (negative) ids that it stands for."""
@@ -95,6 +97,11 @@ class Components:
     def native_size(self) -> int:
         """The side in pixels that the denoiser was made for."""
         return int(self.recommended.get("resolution") or self.family.native_size(self.configs))
+
+    @property
+    def is_told_guidance(self) -> bool:
+        """Whether the denoiser has an embedding of the guidance, as distilled bases have."""
+        return bool(config_of(self.denoiser).get("guidance_embeds"))
 
     @property
     def is_inpainting(self) -> bool:
@@ -167,8 +174,6 @@ class Family(ABC):
     """Whether its text encoders can be trained."""
     size_step: ClassVar[int] = 8
     """Sides of images are multiples of it, in pixels."""
-    question_time: ClassVar[float]
-    """A timestep in the middle, for the proof on save."""
     targets: ClassVar[Mapping[str, str]]
     """Which of the denoiser's layers an adapter changes, as a regular expression on their names,
     by the choices of ``method.target_modules``."""
@@ -338,6 +343,10 @@ class Family(ABC):
             timesteps: ``[batch]``, as the family's objective draws them.
             inpainting: ``[batch, 5, height, width]`` (mask, masked latents), where that is asked.
         """
+
+    @abstractmethod
+    def middle_time(self, parts: Components) -> float:
+        """A timestep half way, as :meth:`predict` takes them: for the proof on save."""
 
     # Sampling
 

@@ -134,9 +134,6 @@ class Flux(TransformerFamily):
     files: ClassVar[HostFiles | None] = FLUX_FILES
     # diffusers' scripts train uniformly: their scheduler shifts by size, and only when sampling.
     flow: ClassVar[FlowDefaults] = FlowDefaults(resolution_mu=linear_mu())
-    guidance: ClassVar[float] = 1.0
-    """What dev is told in training. Its answer is then that of plain flow, which the images are
-    examples of; diffusers' and kohya's instructions train with 1 too."""
     # A quarter of its weights modulate: 3.2 of 11.9 billion, a layer for each block and stream,
     # where later models share one. They are quantised, as in the 4-bit files that people run.
     whole_layers: ClassVar[str] = (
@@ -150,7 +147,7 @@ class Flux(TransformerFamily):
     }
 
     def warnings(self, parts: Components) -> list[str]:
-        if parts.denoiser.config.guidance_embeds:
+        if parts.is_told_guidance:
             return []
         return [
             "this is Flux.1 schnell, distilled to few steps: the longer it is trained the more of "
@@ -191,8 +188,8 @@ class Flux(TransformerFamily):
     ) -> dict[str, Any]:
         """What the denoiser takes besides."""
         found: dict[str, Any] = {"pooled_projections": conditioning.pooled}
-        if parts.denoiser.config.guidance_embeds:
-            found["guidance"] = torch.full((len(noisy),), self.guidance, device=noisy.device)
+        if parts.is_told_guidance:
+            found["guidance"] = torch.full((len(noisy),), parts.guidance, device=noisy.device)
         return found
 
     def sampling_arguments(

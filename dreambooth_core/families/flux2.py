@@ -85,8 +85,6 @@ class Flux2(FoldedLatents):
     """What Klein and dev share: all but who reads the prompt and how guidance is had."""
 
     names: ClassVar[str] = "flux2"
-    guidance: ClassVar[float] = 1.0
-    """What dev is told in training: its answer is then that of plain flow, as with Flux.1."""
     targets: ClassVar[Mapping[str, str]] = {
         "query_value": r"\.attn\.(to_q|to_v|to_qkv_mlp_proj)$",
         "attention": r"\.attn\.(to_q|to_k|to_v|to_out\.0|to_qkv_mlp_proj|to_out)$",
@@ -130,9 +128,9 @@ class Flux2(FoldedLatents):
         return cells(answer[:, : height * width], height, width)
 
     def _told(self, parts: Components, noisy: Tensor) -> Tensor | None:
-        if not parts.denoiser.config.guidance_embeds:
+        if not parts.is_told_guidance:
             return None
-        return torch.full((len(noisy),), self.guidance, device=noisy.device)
+        return torch.full((len(noisy),), parts.guidance, device=noisy.device)
 
     def sampling_arguments(
         self, parts: Components, prompts: Sequence[str], negative: str, guidance: float

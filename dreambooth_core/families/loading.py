@@ -41,7 +41,7 @@ def load_base(
 
     Raises:
         UserError: nothing there, not a model (says what was found instead), a damaged file, a
-            prediction type that nothing tells.
+            prediction type that nothing tells, a guidance for a base that is told none.
     """
     quieten_loading()
     path = locate(options.model, revision=options.revision, variant=options.variant)
@@ -52,7 +52,7 @@ def load_base(
         model.eval().requires_grad_(False)
     encoders = [models[name] for name in family.text_encoders]
     denoiser, vae = models[family.denoiser], models["vae"]
-    return Components(
+    parts = Components(
         family=family,
         denoiser=denoiser,
         vae=vae,
@@ -64,11 +64,20 @@ def load_base(
         commit=commit_of(path),
         fingerprint=fingerprint(denoiser, vae, *encoders) if weights else "",
         clip_skip=options.clip_skip,
+        guidance=options.guidance,
         max_prompt_chunks=options.max_prompt_chunks,
         settings=loaded.settings,
         recommended=recommended(path),
         companions={name: models[name] for name in family.companions},
     )
+    if options.guidance != 1.0 and not parts.is_told_guidance:
+        raise UserError(
+            f"this {family.label} base is not told its guidance: {options.guidance:g} would do "
+            "nothing in training",
+            where="base.guidance",
+            do="Leave it at 1; validation.guidance_scale is that of validation images.",
+        )
+    return parts
 
 
 def _tokenizers(

@@ -53,8 +53,9 @@ class BaseOptions:
         "auto",
         label="Prediction type",
         help="""What the UNet predicts. "auto" reads it from the model; a single file of
-        Stable Diffusion 2 may not say and must then be told here.""",
-        choices=("auto", "epsilon", "v_prediction", "sample"),
+        Stable Diffusion 2 may not say and must then be told here. "flow" trains and samples by
+        rectified flow, as some models of SDXL do; "auto" knows them by "rectified" in the name.""",
+        choices=("auto", "epsilon", "v_prediction", "sample", "flow"),
         advanced=True,
     )
     clip_skip: int = option(
@@ -64,6 +65,16 @@ class BaseOptions:
         does: 1 is the last layer, 2 the one before it.""",
         minimum=1,
         maximum=12,
+        advanced=True,
+    )
+    guidance: float = option(
+        1.0,
+        label="Guidance in training",
+        help="""What a base distilled to guidance (Flux.1 dev, Flux.2 dev) is told in training. At
+        1 its answer is that of plain flow, which images are examples of. Validation images have
+        their own guidance.""",
+        minimum=0.0,
+        maximum=100.0,
         advanced=True,
     )
     max_prompt_chunks: int = option(

@@ -14,15 +14,17 @@ from dreambooth_core.families.base import Components, Configs, Family, Loaded, S
 from dreambooth_core.families.text import Conditioning, encode_chunks, tokenise
 from dreambooth_core.formats.checkpoints.build import build, component_of, empty
 from dreambooth_core.formats.checkpoints.folder import write_folder
-from dreambooth_core.formats.checkpoints.parts import ModelParts
-from dreambooth_core.formats.checkpoints.scheduler import with_scheduler
+from dreambooth_core.formats.checkpoints.parts import FLOW, ModelParts
+from dreambooth_core.formats.checkpoints.scheduler import FLOW_SIGMAS, with_scheduler
 from dreambooth_core.formats.checkpoints.single_write import write_single_file
 from dreambooth_core.formats.tokenizers import load_tokenizers
 from dreambooth_core.memory.models import training_step
 from dreambooth_core.objective.diffusion import Diffusion
+from dreambooth_core.objective.flow import STEPS, Flow
 from dreambooth_core.objective.objective import Objective
 from dreambooth_core.objective.options import ObjectiveOptions
 from dreambooth_core.objective.schedule import alphas_of
+from dreambooth_core.objective.shift import FlowDefaults
 
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddim": ("DDIMScheduler", {"clip_sample": False}),
@@ -32,6 +34,13 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "unipc": ("UniPCMultistepScheduler", {}),
     "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
 }
+FLOW_SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "euler": ("DPMSolverMultistepScheduler", {"solver_order": 1}),
+    "dpm++": ("DPMSolverMultistepScheduler", {"solver_order": 2}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+}
+"""For a UNet of rectified flow, where DPM-Solver++ of the first order is Euler's method; the others
+have no such form. diffusers' pipelines of Stable Diffusion do not take its FlowMatchEuler."""
 
 
 class UNetFamily(Family):
@@ -39,7 +48,6 @@ class UNetFamily(Family):
 
     denoiser: ClassVar[str] = "unet"
     size_step: ClassVar[int] = 1  # of latent cells
-    question_time: ClassVar[float] = 500
     schedulers = SCHEDULERS
     reads_in_fp32: ClassVar[bool] = True
     # diffusers says the transformer blocks alone; most of SD 1's weights are in these.
@@ -66,7 +74,8 @@ class UNetFamily(Family):
                 do="It can only be converted.",
             )
         models = build(stored, dtype=torch.float32 if weights else None)
-        return Loaded(models, stored.scheduler, stored.prediction_type)
+        kind = "flow" if stored.prediction_type == FLOW else stored.prediction_type
+        return Loaded(models, stored.scheduler, kind)
 
     def load_tokenizers(self, path: Path, configs: Configs) -> list[Any]:
         texts = [dict(configs[name]) for name in self.text_encoders]
@@ -128,7 +137,12 @@ class UNetFamily(Family):
         return Conditioning.joined(items)
 
     def objective(self, options: ObjectiveOptions, parts: Components) -> Objective:
+        if parts.prediction_type == "flow":
+            return Flow(options, _flow_defaults(parts.scheduler_config))
         return Diffusion(options, alphas_of(parts.scheduler_config), parts.prediction_type)
+
+    def middle_time(self, parts: Components) -> float:
+        return 0.5 if parts.prediction_type == "flow" else 500
 
     def added_conditions(
         self, parts: Components, conditioning: Conditioning, sizes: Sequence[SizeInfo]
@@ -147,6 +161,8 @@ class UNetFamily(Family):
     ) -> Tensor:
         if inpainting is not None:
             noisy = torch.cat([noisy, inpainting.to(noisy)], dim=1)
+        if parts.prediction_type == "flow":
+            timesteps = timesteps * STEPS
         output: Tensor = parts.denoiser(
             noisy,
             timesteps,
@@ -157,6 +173,10 @@ class UNetFamily(Family):
         return output
 
     def scheduler(self, parts: Components, name: str) -> tuple[str, dict[str, Any]]:
+        if parts.prediction_type == "flow":
+            own = {k: v for k, v in parts.scheduler_config.items() if not k.startswith("_")}
+            kind, changes = FLOW_SCHEDULERS.get(name, FLOW_SCHEDULERS["euler"])
+            return kind, {**own, **changes, **FLOW_SIGMAS}
         kind, config = super().scheduler(parts, name)
         return kind, {**config, "prediction_type": parts.prediction_type}
 
@@ -255,6 +275,11 @@ class StableDiffusion2(SingleEncoder):
 
     def matches(self, configs: Configs) -> bool:
         return _texts(configs) == 1 and is_openclip(configs["text_encoder"])
+
+
+def _flow_defaults(scheduler: Mapping[str, Any]) -> FlowDefaults:
+    """The static shift of a base's scheduler acts on training too, as in the other families."""
+    return FlowDefaults(shift="static", factor=float(scheduler.get("flow_shift") or 1.0), patch=1)
 
 
 def _texts(configs: Configs) -> int:

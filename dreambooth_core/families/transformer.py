@@ -63,7 +63,6 @@ class TransformerFamily(Family):
     """What ``auto`` means in the ``objective`` section."""
     trains_text: ClassVar[bool] = False
     size_step: ClassVar[int] = 16
-    question_time: ClassVar[float] = 0.5
     native: ClassVar[int] = 1024
     """The side in pixels that its makers trained on last."""
     most_tokens: ClassVar[int] = 512
@@ -263,6 +262,9 @@ class TransformerFamily(Family):
         if not own.get("use_dynamic_shifting") and own.get("shift", 1.0) != 1.0:
             defaults = replace(defaults, shift="static", factor=float(own["shift"]))
         return Flow(options, defaults)
+
+    def middle_time(self, parts: Components) -> float:
+        return 0.5
 
     def own_scheduler(self, parts: Components) -> tuple[str, Mapping[str, Any]]:
         return str(parts.scheduler_config["_class_name"]), {}

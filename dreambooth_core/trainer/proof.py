@@ -57,7 +57,7 @@ def answer(parts: Components, caption: str) -> Tensor:
             output = parts.family.predict(
                 parts,
                 noisy.to(parameter),
-                torch.tensor([parts.family.question_time], device=parameter.device),
+                torch.tensor([parts.family.middle_time(parts)], device=parameter.device),
                 conditioning.to(device=parameter.device, dtype=parameter.dtype),
                 [SizeInfo((edge, edge), (0, 0), (edge, edge))],
                 inpainting,

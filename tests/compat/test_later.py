@@ -92,6 +92,21 @@ def test_the_weighting_schemes() -> None:
     assert any("not together with cosmap" in warning for warning in cosmap.warnings)
 
 
+def test_guidance_is_told_to_bases_that_take_it(tmp_path: Path) -> None:
+    """Whatever the flag says or defaults to, as in the scripts, which ask the denoiser."""
+    for told in (True, False):
+        config = tmp_path / str(told) / "transformer" / "config.json"
+        config.parent.mkdir(parents=True)
+        config.write_text(json.dumps({"guidance_embeds": told}), encoding="utf-8")
+
+    def said(model: object, **given: Any) -> float:
+        return meant("lora_flux", pretrained_model_name_or_path=model, **given).config.base.guidance
+
+    assert said(tmp_path / "True") == said("black-forest-labs/FLUX.1-dev") == 3.5
+    assert said(tmp_path / "True", guidance_scale=1) == 1.0
+    assert said(tmp_path / "False") == said("black-forest-labs/FLUX.1-schnell") == 1.0
+
+
 def test_layers_and_blocks() -> None:
     def targets(script: str, **given: Any) -> str:
         return meant(script, **given).config.method.target_modules

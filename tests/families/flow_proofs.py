@@ -47,6 +47,7 @@ class Bench:
         inner: what the pipeline's scheduler sees, as the family's latents; None where it is what
             the pipeline returns as latents too.
         ready: makes the pipeline draw this height and width.
+        told: the guidance that the denoiser is told in training.
     """
 
     folder: Path
@@ -54,10 +55,11 @@ class Bench:
     tokens: int | None = None
     inner: Callable[[Components, Tensor, int, int], Tensor] | None = None
     ready: Callable[[Any, int, int], None] | None = None
+    told: float = 1.0
 
     def parts(self) -> Components:
         """The base as our trainer loads it."""
-        parts = load_base(BaseOptions(model=str(self.folder)))
+        parts = load_base(BaseOptions(model=str(self.folder), guidance=self.told))
         if self.tokens is not None:
             parts.family = copy.copy(parts.family)
             parts.family.most_tokens = self.tokens  # type: ignore[attr-defined]
@@ -203,7 +205,7 @@ def overfit(
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
-    pipeline.transformer.load_state_dict(parts.denoiser.state_dict())
+    getattr(pipeline, family.denoiser).load_state_dict(parts.denoiser.state_dict())
     made = bench.sample(pipeline, size, size, inference_steps)
     found = family.latents_of(parts, made, size, size)
     return float((found - clean).norm() / clean.norm())

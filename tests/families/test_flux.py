@@ -11,6 +11,10 @@ from families.flow_proofs import PROMPT, Bench, batch_parity, call_parity, overf
 from helpers import flow_bases
 from torch import nn
 
+from dreambooth_core.errors import UserError
+from dreambooth_core.families.loading import load_base
+from dreambooth_core.families.options import BaseOptions
+
 TOKENS = 24
 KINDS = ("dev", "schnell", "chroma")
 
@@ -24,13 +28,25 @@ def benches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bench]:
         "schnell": flow_bases.flux(root / "schnell", guidance=False),
         "chroma": flow_bases.chroma(root / "chroma"),
     }
-    return {name: Bench(folder, call, TOKENS) for name, folder in folders.items()}
+    made = {name: Bench(folder, call, TOKENS) for name, folder in folders.items()}
+    told = {**call, "guidance_scale": 3.5}
+    return {**made, "dev told 3.5": Bench(folders["dev"], told, TOKENS, told=3.5)}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_denoiser_gets_what_the_pipeline_gives_it(benches: dict[str, Bench], kind: str) -> None:
     assert call_parity(benches[kind]) < 1e-5
     assert batch_parity(benches[kind]) < 1e-5
+
+
+def test_a_guidance_in_training_is_for_bases_that_are_told_one(benches: dict[str, Bench]) -> None:
+    """Told apart from that of images, and refused before any weight is read."""
+    assert call_parity(benches["dev told 3.5"]) < 1e-5
+    for kind in ("schnell", "chroma"):
+        options = BaseOptions(model=str(benches[kind].folder), guidance=3.5)
+        with pytest.raises(UserError, match="is not told its guidance") as caught:
+            load_base(options, weights=False)
+        assert caught.value.where == "base.guidance"
 
 
 @pytest.mark.parametrize("kind", ["dev", pytest.param("chroma", marks=pytest.mark.long)])

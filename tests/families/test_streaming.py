@@ -35,7 +35,7 @@ def answer(parts: Components) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         encoded = family.encode(parts, ["a photo of sks dog"])
     conditioning = encoded.to(device=torch.device("cpu"), dtype=dtype)
-    times = torch.tensor([family.question_time])
+    times = torch.tensor([family.middle_time(parts)])
     sizes = [SizeInfo((SIDE, SIDE), (0, 0), (SIDE, SIDE))]
     found = family.predict(parts, noisy, times, conditioning, sizes)
     found.float().square().mean().backward()

@@ -24,6 +24,10 @@ SHOWN: dict[str, tuple[str, str]] = {
     "base.tokenizer": (SPLIT, "test_what_is_missing_is_named_with_its_folder"),
     "base.prediction_type": (DATA, "test_the_prediction_type_can_be_told"),
     "base.clip_skip": (DATA, "test_clip_skip_and_prompt_chunks_reach_the_unet"),
+    "base.guidance": (
+        "families/test_flux.py",
+        "test_a_guidance_in_training_is_for_bases_that_are_told_one",
+    ),
     "base.max_prompt_chunks": (
         "families/test_text.py",
         "test_prompts_beyond_the_last_chunk_are_cut",

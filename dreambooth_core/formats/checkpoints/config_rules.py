@@ -152,6 +152,7 @@ SCHEDULER: dict[str, Rule] = {
     "use_exponential_sigmas": FLAG | NOTHING,
     "use_beta_sigmas": FLAG | NOTHING,
     "use_flow_sigmas": FLAG | NOTHING,
+    "flow_shift": NOTHING | number(0.01, 100.0),
     "sigma_min": NOTHING | number(0, 1e6),
     "sigma_max": NOTHING | number(0, 1e6),
     "solver_order": whole(1, 3),

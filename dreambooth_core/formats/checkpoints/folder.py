@@ -17,6 +17,7 @@ from dreambooth_core.formats.checkpoints import vae
 from dreambooth_core.formats.checkpoints.config_rules import check_config
 from dreambooth_core.formats.checkpoints.extras import kept
 from dreambooth_core.formats.checkpoints.parts import (
+    FLOW,
     TEXT_ENCODERS,
     Component,
     ModelParts,
@@ -245,6 +246,10 @@ def _scheduler(path: Path, family: str, asked: str | None) -> dict[str, Any]:
         config = folders.read_scheduler(file)
     else:
         config = default_scheduler(family, spelled(asked or "epsilon"))
-    if asked:
-        config = {**config, "prediction_type": spelled(asked)}
-    return config
+    if config.get("_class_name") == "FlowMatchEulerDiscreteScheduler":
+        shift = config.get("shift", 1.0)
+        config = {**default_scheduler(family, FLOW), "flow_shift": shift}
+    kind = spelled(asked) if asked else config.get("prediction_type")
+    if FLOW in (kind, config.get("prediction_type")) and kind != config.get("prediction_type"):
+        return default_scheduler(family, str(kind))  # no schedule of the one does for the other
+    return {**config, "prediction_type": kind} if asked else config

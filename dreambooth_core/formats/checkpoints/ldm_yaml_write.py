@@ -7,7 +7,7 @@ from typing import Any
 
 from dreambooth_core.errors import Unsupported
 from dreambooth_core.formats.checkpoints import unet, unet_config, vae
-from dreambooth_core.formats.checkpoints.parts import ModelParts
+from dreambooth_core.formats.checkpoints.parts import FLOW, ModelParts
 from dreambooth_core.formats.checkpoints.stock import is_stock
 
 UNET = "ldm.modules.diffusionmodules.openaimodel.UNetModel"
@@ -18,6 +18,8 @@ without that the host says that there is no module of this name."""
 
 def needs_yaml(parts: ModelParts) -> bool:
     """Whether A1111 cannot tell what this model is from its weights."""
+    if parts.prediction_type == FLOW:  # which it cannot run at all
+        return False
     if parts.family == "sd2" or parts.prediction_type != "epsilon":
         return True
     return not is_stock(parts)
@@ -32,8 +34,10 @@ def yaml_text(parts: ModelParts, text_folders: dict[str, str]) -> str:
             ``config.json`` and tokenizer, by component name.
 
     Raises:
-        Unsupported: the sizes cannot be said in this form.
+        Unsupported: the sizes cannot be said in this form, or it is of rectified flow.
     """
+    if parts.prediction_type == FLOW:
+        raise Unsupported("rectified flow")
     from omegaconf import OmegaConf
 
     xl = parts.family.startswith("sdxl")

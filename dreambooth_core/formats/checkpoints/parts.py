@@ -14,7 +14,10 @@ from dreambooth_core.formats.storage import Lazy, TensorLike
 
 FAMILIES = ("sd1", "sd2", "sdxl", "sdxl_refiner")
 
-PREDICTIONS = ("epsilon", "v_prediction", "sample")
+FLOW = "flow_prediction"
+"""diffusers' word for what a UNet answers that was trained by rectified flow."""
+
+PREDICTIONS = ("epsilon", "v_prediction", "sample", FLOW)
 
 TEXT_ENCODERS: dict[str, tuple[str, ...]] = {
     "sd1": ("text_encoder",),
@@ -57,7 +60,7 @@ class ModelParts:
 
     @property
     def prediction_type(self) -> str:
-        """``epsilon``, ``v_prediction`` or ``sample``: what the UNet was trained to answer."""
+        """What the UNet was trained to answer, one of :data:`PREDICTIONS`."""
         return str(self.scheduler.get("prediction_type", "epsilon"))
 
     @property

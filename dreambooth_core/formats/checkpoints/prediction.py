@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.formats.checkpoints.parts import PREDICTIONS
+from dreambooth_core.formats.checkpoints.parts import FLOW, PREDICTIONS
 
 _SPELLINGS = {
     "epsilon": "epsilon",
@@ -25,7 +25,14 @@ _SPELLINGS = {
     "velocity": "v_prediction",
     "sample": "sample",
     "x0": "sample",
+    "flow": FLOW,
+    FLOW: FLOW,
+    "rectified_flow": FLOW,
 }
+
+FLOW_NAME = "rectified"
+"""Forge Neo takes an SDXL for one of rectified flow where its path has this word; no host looks
+into the file for it."""
 
 # Training steps that Stability's own SD2 files carry: 2.0-base, and 2.1 at 768 pixels.
 _KNOWN_STEPS = {875000: "epsilon", 110000: "v_prediction"}
@@ -65,11 +72,13 @@ def find(
     yaml: str | None = None,
     metadata: Mapping[str, str] | None = None,
     global_step: int | None = None,
+    name: str = "",
 ) -> str:
     """The prediction type of a single file.
 
-    In order: what the person said, the yaml, marker keys, metadata, the training steps of
-    Stability's own files, the family where it leaves no choice.
+    In order: what the person said, the yaml, marker keys, metadata, the file's name (rectified
+    flow, as Forge Neo), the training steps of Stability's own files, the family where it leaves no
+    choice.
 
     Raises:
         UserError: an SD2 file says nothing, and nobody said it.
@@ -83,6 +92,8 @@ def find(
     said = from_metadata(metadata or {})
     if said:
         return said
+    if family == "sdxl" and FLOW_NAME in name.lower():
+        return FLOW
     if family != "sd2":
         return "epsilon"
     if global_step in _KNOWN_STEPS:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dreambooth_core.errors import UserError
+from dreambooth_core.formats.checkpoints.parts import FLOW
 
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddim": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False}),
@@ -35,17 +36,33 @@ BETAS: dict[str, Any] = {
 }
 """The noise schedule of every Stable Diffusion 1, 2 and XL."""
 
-_CARRIED = (*BETAS, "prediction_type", "rescale_betas_zero_snr", "timestep_spacing", "steps_offset")
+_CARRIED = (
+    *BETAS,
+    "prediction_type",
+    "rescale_betas_zero_snr",
+    "timestep_spacing",
+    "steps_offset",
+    "use_flow_sigmas",
+    "flow_shift",
+)
+
+FLOW_SIGMAS: dict[str, Any] = {"prediction_type": FLOW, "use_flow_sigmas": True}
+FLOW_SHIFT = 3.0
+"""Of a UNet of rectified flow that says nothing: SD3's, and what those who train SDXL so advise
+(3 to 8)."""
 
 
 def default_scheduler(
     family: str, prediction_type: str, *, zero_terminal_snr: bool = False
 ) -> dict[str, Any]:
     """The scheduler that a family's folders come with: PNDM, DDIM for v-prediction, Euler for XL.
+    Of rectified flow DPM-Solver++, for which Stable Diffusion's pipelines need no change.
 
     With a zero terminal SNR the last timestep must be sampled, hence ``trailing`` (Lin et al.,
     arXiv 2305.08891, section 3.3).
     """
+    if prediction_type == FLOW:
+        return with_scheduler({**FLOW_SIGMAS, "flow_shift": FLOW_SHIFT}, "dpm")
     base = {**BETAS, "prediction_type": prediction_type, "steps_offset": 1}
     base["timestep_spacing"] = "leading"
     if zero_terminal_snr:
@@ -77,6 +94,10 @@ def with_scheduler(config: Mapping[str, Any], name: str) -> dict[str, Any]:
         )
     known = inspect.signature(cls.__init__).parameters
     carried = {key: config[key] for key in _CARRIED if key in config}
+    if carried.get("use_flow_sigmas") and "use_flow_sigmas" not in known:
+        raise UserError(
+            f"{name} cannot sample a model of rectified flow", do="Choose one of dpm, deis, unipc"
+        )
     if carried.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" not in known:
         able = [
             short

@@ -80,6 +80,7 @@ def read_single_file(
         yaml=yaml.prediction_type if yaml else None,
         metadata=_with_own_prediction(metadata, own),
         global_step=steps,
+        name=path.name,
     )
     parts = ModelParts(
         family=family,

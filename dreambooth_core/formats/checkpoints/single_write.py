@@ -25,7 +25,7 @@ from dreambooth_core.formats.checkpoints import (
 )
 from dreambooth_core.formats.checkpoints.extras import kept
 from dreambooth_core.formats.checkpoints.pairs import Pair, to_single
-from dreambooth_core.formats.checkpoints.parts import ModelParts, cast, check_complete
+from dreambooth_core.formats.checkpoints.parts import FLOW, ModelParts, cast, check_complete
 from dreambooth_core.formats.checkpoints.single_read import OWN_KEY
 from dreambooth_core.formats.checkpoints.stock import is_stock_text
 from dreambooth_core.formats.storage import Lazy, TensorLike, write_tensors
@@ -44,6 +44,7 @@ _ARCHITECTURES = {
     ("sdxl", "v_prediction"): "stable-diffusion-xl-v1-base",
     ("sdxl_refiner", "epsilon"): "stable-diffusion-xl-v1-refiner",
 }
+_SPELLED = {"v_prediction": "v", FLOW: "flow"}
 _STALE = ("modelspec.hash_sha256", "sshs_model_hash", "sshs_legacy_hash", "format")
 # Values of a configuration that the single-file loaders take for granted.
 _GRANTED: dict[str, dict[str, Any]] = {
@@ -152,7 +153,8 @@ def metadata_of(parts: ModelParts, title: str, more: Mapping[str, str]) -> dict[
     The model spec is https://github.com/Stability-AI/ModelSpec, version 1.0.0.
     """
     kept = {k: v for k, v in parts.metadata.items() if k not in _STALE}
-    architecture = _ARCHITECTURES.get((parts.family, parts.prediction_type), parts.family)
+    kind = "epsilon" if parts.prediction_type == FLOW else parts.prediction_type
+    architecture = _ARCHITECTURES.get((parts.family, kind), parts.family)
     if parts.inpainting:
         architecture += "/inpainting"
     edge = parts.resolution
@@ -162,7 +164,7 @@ def metadata_of(parts: ModelParts, title: str, more: Mapping[str, str]) -> dict[
         "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
         "modelspec.title": kept.get("modelspec.title", title),
         "modelspec.resolution": kept.get("modelspec.resolution", f"{edge}x{edge}"),
-        "modelspec.prediction_type": "v" if parts.prediction_type == "v_prediction" else "epsilon",
+        "modelspec.prediction_type": _SPELLED.get(parts.prediction_type, "epsilon"),
     }
     own = {name: component.config for name, component in parts.components.items()}
     packed = json.dumps({**own, "scheduler": parts.scheduler}, separators=(",", ":"))
@@ -252,6 +254,12 @@ def _text_folders(parts: ModelParts, path: Path) -> dict[str, Path]:
 
 def _loader_warnings(parts: ModelParts) -> list[str]:
     found = []
+    if parts.prediction_type == FLOW:
+        found.append(
+            f"this is a model of rectified flow: Forge Neo knows it by {prediction.FLOW_NAME!r} in "
+            "the name of its file or folder, ComfyUI needs the node ModelSamplingSD3 behind its "
+            "loader, A1111 and Forge cannot run it"
+        )
     for name, granted in _GRANTED.items():
         config = parts.components[name].config
         for key, value in granted.items():

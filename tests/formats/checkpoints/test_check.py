@@ -164,7 +164,7 @@ def test_numbers_too_large_for_the_precision_asked_for(whole):
         ("beta_end", 2.0),
         ("beta_start", 0.5),
         ("num_train_timesteps", 10**9),
-        ("prediction_type", "flow_prediction"),
+        ("prediction_type", "x0_prediction"),
         ("trained_betas", [0.1]),
         ("_class_name", None),
     ],
