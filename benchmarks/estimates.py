@@ -105,6 +105,24 @@ CLIP_BIG_G: dict[str, Any] = {
     "num_attention_heads": 20,
     "projection_dim": 1280,
 }
+QWEN3_06B: dict[str, Any] = {
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 151936,
+}
+GEMMA2_2B: dict[str, Any] = {
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "vocab_size": 256000,
+}
 LLAMA3_8B: dict[str, Any] = {
     "hidden_size": 4096,
     "intermediate_size": 14336,

@@ -246,7 +246,8 @@ class Family(ABC):
     def write_file(
         self, parts: Components, file: Path, dtype: torch.dtype, metadata: Mapping[str, str]
     ) -> Path | None:
-        """Writes the base as the one file that hosts load; None where there is no such form."""
+        """Writes the file that hosts load, where there is such a form; returns it where it is the
+        whole base."""
         return None
 
     # Sizes

@@ -41,6 +41,7 @@ NORMS = {
     for host in ("query", "key")
 }
 """The hosts' norms of queries and keys in diffusers' names; Flux.2 and Chroma have the same."""
+SCALES = ("query_norm", "key_norm")
 
 
 def blocks_of(tensors: Tensors) -> dict[str, Any]:
@@ -97,6 +98,7 @@ FLUX_FILES = HostFiles(
     config=_flux_config,
     scheduler=_flux_scheduler,
     norms=NORMS,
+    scales=SCALES,
     texts={"text_encoder": "CLIP-L", "text_encoder_2": "T5-XXL"},
     text_widths={
         "text_encoder": ("pooled_projection_dim", 1),
@@ -111,6 +113,7 @@ CHROMA_FILES = HostFiles(
     config=_chroma_config,
     scheduler=lambda file, config: flow_scheduler(**SHIFT_BY_SIZE),
     norms={**NORMS, "distilled_guidance_layer.norms.#": "distilled_guidance_layer.norms.#"},
+    scales=(*SCALES, "distilled_guidance_layer.norms.#"),
     texts={"text_encoder": "T5-XXL"},
     text_widths={"text_encoder": ("joint_attention_dim", 1)},
     latents=LATENTS,

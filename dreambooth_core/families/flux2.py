@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dreambooth_core.families.base import Components, Configs, SizeInfo
-from dreambooth_core.families.flux import NORMS, SHIFT_BY_SIZE, blocks_of
+from dreambooth_core.families.flux import NORMS, SCALES, SHIFT_BY_SIZE, blocks_of
 from dreambooth_core.families.hosts import HostFiles, Tensors, axes, flow_scheduler
 from dreambooth_core.families.names.flux2 import NAMES
 from dreambooth_core.families.text import Conditioning
@@ -46,6 +46,7 @@ FILES = HostFiles(
     config=_config,
     scheduler=lambda file, config: flow_scheduler(**SHIFT_BY_SIZE),
     norms=NORMS,
+    scales=SCALES,
     texts={"text_encoder": "Qwen3 (4B of Klein 4B, 8B of Klein 9B)"},
     text_widths={"text_encoder": ("joint_attention_dim", 3)},
     settings=_settings,

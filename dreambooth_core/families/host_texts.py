@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Tensors = Mapping[str, Tensor]
 
+WITHIN = "llm_adapter."
+"""Before the names of a text encoder that stands in the denoiser's file."""
 CLIP_L_LAYERS = 12
 """CLIP-G has more, by which ComfyUI tells it too."""
 _CLIP = "text_model.encoder.layers.{}.self_attn.q_proj.weight"

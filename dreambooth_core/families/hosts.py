@@ -46,8 +46,12 @@ class HostFiles:
     """Rows of what hosts keep in one row, by diffusers' name with ``#``."""
     turned_last: str = ""
     """diffusers' layer whose halves stand the other way round in the last block alone."""
+    scales: tuple[str, ...] = ()
+    """Ends of the hosts' names of norms (with ``#``) whose weight they call a scale."""
     unused: tuple[str, ...] = ()
     """Ends of the names of what hosts' files have and diffusers has not."""
+    ones: Mapping[str, str] = field(default_factory=dict)
+    """What hosts expect besides and use for nothing: ones, as many as this one of diffusers'."""
     latents: Mapping[str, Any] = field(default_factory=dict)
     """Of the autoencoder's configuration, what its file does not tell."""
     patch: int = 4
@@ -83,6 +87,44 @@ class HostFiles:
                 value = torch.cat(tensor.chunk(2)[::-1]) if turned else tensor
                 found[f"{layer.path}.{kind}"] = value
         return found
+
+    def to_hosts(self, tensors: Tensors) -> dict[str, Tensor]:
+        """A denoiser's weights in the hosts' names, from diffusers'; the reverse of
+        :meth:`to_diffusers`. What is joined or swapped is copied."""
+        back = {ours: theirs for theirs, ours in self.norms.items()}
+        last = self._last(tensors)
+        found: dict[str, Tensor] = {}
+        for name, tensor in tensors.items():
+            stem, _, kind = name.rpartition(".")
+            layer = self.names.find(stem) if kind in ("weight", "bias") else None
+            if layer is None:
+                theirs, flat = self._host_norm(name, back)
+                found[theirs] = tensor.flatten() if flat else tensor
+                continue
+            fused = self.names.fused_of(layer.template)
+            if fused is None:
+                turned = layer.template in self.names.swapped or layer.path == last
+                value = torch.cat(tensor.chunk(2)[::-1]) if turned else tensor
+                found[f"{self.names.native(layer)}.{kind}"] = value
+            elif layer.template == fused.parts[0]:
+                block = str(layer.block)
+                parts = [tensors[f"{part.replace('#', block)}.{kind}"] for part in fused.parts]
+                found[f"{fused.native.replace('#', block)}.{kind}"] = torch.cat(parts)
+        for name, like in self.ones.items():
+            found[name] = torch.ones_like(tensors[like])
+        return found
+
+    def _host_norm(self, name: str, back: Mapping[str, str]) -> tuple[str, bool]:
+        """What is no layer, in the hosts' names, and whether it is one row there."""
+        stem, _, kind = name.rpartition(".")
+        if kind not in ("weight", "bias"):
+            stem, kind = name, ""
+        block = _BLOCK.search(stem)
+        template = stem if block is None else f"{stem[: block.start()]}#{stem[block.end() :]}"
+        theirs = back.get(stem) or back.get(template, template)
+        kind = "scale" if kind == "weight" and theirs.endswith(self.scales) else kind
+        theirs = theirs.replace("#", block[0] if block else "#")
+        return f"{theirs}.{kind}" if kind else theirs, template in self.tables
 
     def _last(self, tensors: Iterable[str]) -> str | None:
         """The path of the layer that is turned in the last block."""

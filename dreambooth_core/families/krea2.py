@@ -82,6 +82,7 @@ FILES = HostFiles(
         "last.modulation.lin": "final_layer.scale_shift_table",
         "blocks.#.mod.lin": "transformer_blocks.#.scale_shift_table",
     },
+    scales=("qnorm", "knorm", "prenorm", "postnorm", "last.norm", "txtmlp.0"),
     tables={"transformer_blocks.#.scale_shift_table": 6},
     texts={"text_encoder": "Qwen3-VL 4B"},
     text_widths={"text_encoder": ("text_hidden_dim", 1)},

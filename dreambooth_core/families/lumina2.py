@@ -66,6 +66,7 @@ FILES = HostFiles(
         **{f"{block}.attention_norm2": f"{block}.norm2" for block in _BLOCKS},
     },
     unused=("norm_final.weight",),
+    ones={"norm_final.weight": "layers.0.norm2.weight"},
     texts={"text_encoder": "Gemma 2 2B"},
     text_widths={"text_encoder": ("cap_feat_dim", 1)},
     latents=LATENTS,

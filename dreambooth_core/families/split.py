@@ -19,10 +19,11 @@ from dreambooth_core.families.host_texts import TextKind, canonical, kind_of, te
 from dreambooth_core.families.host_vaes import vae_kind, vae_kind_of_class
 from dreambooth_core.families.hosts import HostFiles
 from dreambooth_core.families.options import BaseOptions
+from dreambooth_core.formats import gguf
 from dreambooth_core.formats.checkpoints.build import names_of
 from dreambooth_core.formats.checkpoints.folder_layout import read_config, read_weights
 from dreambooth_core.formats.checkpoints.parts import Component, ModelParts
-from dreambooth_core.formats.checkpoints.pieces import Piece, pieces_of
+from dreambooth_core.formats.checkpoints.pieces import Piece, gguf_pieces, pieces_of
 from dreambooth_core.formats.detect import describe
 from dreambooth_core.formats.folders import is_folder
 from dreambooth_core.formats.reading import open_regular
@@ -46,7 +47,7 @@ class SplitParts(ModelParts):
 
 
 def pieces_in(path: Path) -> list[Piece]:
-    """The networks in a file; none where it is no safetensors file.
+    """The networks in a file; none where it is no safetensors and no GGUF file.
 
     Raises:
         UserError: the system does not let it be read; else as
@@ -56,11 +57,13 @@ def pieces_in(path: Path) -> list[Piece]:
         return []
     try:
         with open_regular(path) as file:
-            begins_as_json = file.read(9)[8:] == b"{"
+            begin = file.read(9)
     except OSError as error:
         what = f"this file cannot be read: {error.strerror or error}"
         raise UserError(what, where=path) from error
-    return pieces_of(path) if begins_as_json else []
+    if begin.startswith(gguf.MAGIC):
+        return gguf_pieces(path)
+    return pieces_of(path) if begin[8:] == b"{" else []
 
 
 def read_split(
@@ -107,6 +110,7 @@ def _add_texts(
             raise UserError(
                 f"{describe(path)}; no text encoder that is known is in it",
                 where=f"base.text_encoders: {text}",
+                do=f"Name a .safetensors file; hosts keep it in {TEXT_FOLDERS}.",
             )
         named += known
     config = stored.components[family.denoiser].config

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from dreambooth_core.disk import replacing_folder
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Components, Configs, Family, Loaded, config_of
+from dreambooth_core.families.host_texts import WITHIN, kind_of
 from dreambooth_core.families.split import SplitParts, fill
 from dreambooth_core.families.text import Conditioning
 from dreambooth_core.formats.checkpoints.build import UNRUN, without_initial_values
@@ -218,6 +219,27 @@ class TransformerFamily(Family):
                 index[name] = ["transformers", type(tokenizer).__name__]
             write_json(part / "scheduler" / "scheduler_config.json", cleaned(own))
             write_json(part / "model_index.json", index)
+
+    def write_file(
+        self, parts: Components, file: Path, dtype: torch.dtype, metadata: Mapping[str, str]
+    ) -> Path | None:
+        """Writes the denoiser alone, as hosts keep it in ``diffusion_models`` or ``unet``; their
+        text encoders and autoencoder are the base's. So it is not the whole base: None."""
+        if self.files is None:
+            return None
+        found = self.files.to_hosts(parts.denoiser.state_dict())
+        for name, model in parts.text_models.items():
+            if kind_of(self, name).within:
+                state = model.state_dict()
+                found |= {f"{WITHIN}{key}": tensor for key, tensor in state.items()}
+        tensors = {
+            key: tensor.to(dtype) if tensor.is_floating_point() else tensor
+            for key, tensor in found.items()
+        }
+        architecture = self.files.names.architecture.removesuffix("/lora")
+        own = {"modelspec.architecture": architecture} if architecture else {}
+        write_tensors(file, tensors, {"format": "pt", **own, **metadata})
+        return None
 
     # Sizes
 

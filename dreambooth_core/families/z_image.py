@@ -57,6 +57,7 @@ FILES = HostFiles(
         for letter in "qk"
     },
     unused=("norm_final.weight",),
+    ones={"norm_final.weight": "layers.0.ffn_norm1.weight"},
     texts={"text_encoder": "Qwen3 4B"},
     text_widths={"text_encoder": ("cap_feat_dim", 1)},
     latents=LATENTS,

@@ -145,7 +145,11 @@ MAGIC: tuple[tuple[bytes, str, str], ...] = (
         "a git-lfs pointer, not the file it points to",
         "Fetch the file itself with `git lfs pull`, or download it from the model's page",
     ),
-    (b"GGUF", "a GGUF file", "Get the model as .safetensors"),
+    (
+        b"GGUF",
+        "a GGUF file, of which the denoiser of a rectified-flow family can be a base",
+        "Get any other model as .safetensors",
+    ),
     (b"\x89HDF", "an HDF5 file (Keras, TensorFlow)", "Get the model as .safetensors"),
     (b"\x89PNG", "a PNG image", "Give a model file"),
     (b"\xff\xd8\xff", "a JPEG image", "Give a model file"),

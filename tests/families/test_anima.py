@@ -84,7 +84,7 @@ def files(bench: proofs.Modular, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(host_language.QWEN3_FACTS, "rope_theta", 10000.0)
     folder, family = bench.folder, FAMILIES["anima"]
     assert family.files is not None
-    denoiser = host_files.native(family.files, read_weights(folder / "transformer"))
+    denoiser = family.files.to_hosts(read_weights(folder / "transformer"))
     conditioner = read_weights(folder / "text_conditioner")
     tensors = {
         "denoiser": {
@@ -118,6 +118,13 @@ def test_the_hosts_files_are_the_folder(
     # No file tells to how many tokens prompts are filled up with zeros.
     ours.text_encoders[1].register_to_config(min_sequence_length=flow_bases.ANIMA_TOKENS)
     torch.testing.assert_close(proofs.predict(ours), proofs.predict(theirs), rtol=0, atol=1e-5)
+
+
+def test_a_full_result_is_the_hosts_file(bench: proofs.Modular, files: BaseOptions) -> None:
+    """With the conditioner in it, which stands in the denoiser's file."""
+    theirs, result = bench.parts(), Path(files.model).with_name("result.safetensors")
+    assert theirs.family.write_file(theirs, result, torch.float32, {}) is None
+    assert load_base(replace(files, model=str(result))).fingerprint == theirs.fingerprint
 
 
 @pytest.mark.parametrize("named", [".", "qwen25_tokenizer"])

@@ -30,7 +30,7 @@ from dreambooth_core.families.options import BaseOptions
 from dreambooth_core.families.registry import FAMILIES
 from dreambooth_core.families.split_find import find_parts
 from dreambooth_core.formats.checkpoints import text
-from dreambooth_core.formats.storage import write_tensors
+from dreambooth_core.formats.storage import read_metadata, write_tensors
 
 WRITERS = {
     "z_image": flow_bases.z_image,
@@ -130,6 +130,19 @@ def test_files_are_the_folder_to_the_bit(bases: Bases, name: str) -> None:
     ours = load_base(options(files))
     same(ours, theirs)
     assert ours.settings.get("is_distilled") == theirs.settings.get("is_distilled")
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_full_result_is_the_hosts_file(bases: Bases, name: str, tmp_path: Path) -> None:
+    """The denoiser in the hosts' names beside the folder; as a base it is the same to the bit."""
+    folder, files = bases.of(name)
+    theirs = load_base(BaseOptions(model=str(folder)))
+    dtype, result = next(theirs.denoiser.parameters()).dtype, tmp_path / "result.safetensors"
+    said = {"modelspec.title": "mine"}
+    # Nothing could be generated from it alone: what counts is the folder.
+    assert theirs.family.write_file(theirs, result, dtype, said) is None
+    assert read_metadata(result)["modelspec.title"] == "mine"
+    same(load_base(replace(options(files), model=str(result))), theirs)
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -364,13 +377,34 @@ def test_quantised_files_are_named(bases: Bases, tmp_path: Path, name: str, kind
     assert "bf16" in said
 
 
-def test_gguf_is_named(bases: Bases, tmp_path: Path) -> None:
+def test_a_gguf_file_is_a_base(bases: Bases, tmp_path: Path) -> None:
+    """Its denoiser is made bf16 as it is read, each weight within half a step of its 8 bits."""
+    folder, files = bases.of("z_image")
+    tensors = files.tensors["transformer"]
+    eight = [name for name, t in tensors.items() if t.dim() == 2 and t.shape[1] % 32 == 0]
+    host_files.write_gguf(tmp_path / "model.gguf", tensors, eight)
+    ours = load_base(replace(options(files), model=str(tmp_path / "model.gguf")))
+    theirs = load_base(BaseOptions(model=str(folder)))
+    assert len(eight) > 20 and next(ours.denoiser.parameters()).dtype == torch.bfloat16
+    for name, weight in theirs.denoiser.state_dict().items():
+        step = float(weight.abs().max()) / 100
+        found = ours.denoiser.state_dict()[name].float()
+        torch.testing.assert_close(found, weight, rtol=0, atol=step, msg=name)
+
+
+def test_other_gguf_files_are_named(bases: Bases, tmp_path: Path) -> None:
+    """llama.cpp's names of a text encoder, another model, a damaged file: one line each."""
     _, files = bases.of("z_image")
     path = tmp_path / "model.gguf"
+    host_files.write_gguf(path, {"blk.0.attn_q.weight": torch.ones(2, 32)})
+    for asked in (
+        replace(options(files), text_encoders=[str(path)]),
+        replace(options(files), model=str(path), text_encoders=[], tokenizer=None),
+    ):
+        said = refused(asked)
+        assert "GGUF" in said and ".safetensors" in said
     path.write_bytes(b"GGUF" + bytes(100))
-    said = refused(replace(options(files), model=str(path), text_encoders=[], tokenizer=None))
-    assert "GGUF" in said
-    assert ".safetensors" in said
+    assert "version 0" in refused(replace(options(files), model=str(path)))
 
 
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="Linux alone has it")

@@ -56,7 +56,7 @@ def test_the_real_size_is_told_by_shapes(name: str) -> None:
     assert family.files is not None
     with torch.device("meta"):
         model = getattr(diffusers, family.classes["transformer"].rpartition(".")[2])(**REAL[name])
-    stored = host_files.native(family.files, model.state_dict())
+    stored = family.files.to_hosts(model.state_dict())
     assert family.files.fits(stored)
     found = family.files.config(family.files.to_diffusers(stored))
     assert found.pop("_class_name") == type(model).__name__
@@ -81,7 +81,7 @@ def test_names_are_those_of_diffusers_conversion(name: str) -> None:
         state[key] = torch.arange(numbers, numbers + rows, dtype=torch.float64)
         state[key] = state[key].reshape(rows, *[1] * (tensor.dim() - 1))
         numbers += rows
-    stored = host_files.native(family.files, state)
+    stored = family.files.to_hosts(state)
     theirs = getattr(single_file_utils, CONVERSIONS[name])(dict(stored))
     ours = family.files.to_diffusers(stored)
     assert ours.keys() == theirs.keys() == state.keys()

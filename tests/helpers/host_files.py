@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import struct
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ import torch
 from torch import Tensor
 
 from dreambooth_core.families.base import Family
-from dreambooth_core.families.hosts import HostFiles
 from dreambooth_core.formats.checkpoints import vae
 from dreambooth_core.formats.checkpoints.folder_layout import read_config, read_weights
 from dreambooth_core.formats.checkpoints.pairs import to_single
@@ -39,7 +39,7 @@ def write_split(
     """Writes the networks of a diffusers folder as files of the hosts."""
     assert family.files is not None
     tensors = {
-        family.denoiser: native(family.files, read_weights(source / family.denoiser)),
+        family.denoiser: family.files.to_hosts(read_weights(source / family.denoiser)),
         "vae": ldm(source / "vae"),
         **{name: text(family, name, source / name) for name in family.text_encoders},
     }
@@ -53,49 +53,6 @@ def write_split(
         write_tensors(path, tensors[name])
     texts = [paths[name] for name in family.text_encoders]
     return Split(paths[family.denoiser], paths["vae"], texts, source, tensors)
-
-
-def native(files: HostFiles, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A denoiser's weights in the hosts' names, from diffusers'."""
-    back = {new: old for old, new in files.norms.items()}
-    found: dict[str, Tensor] = {}
-    blocks = {int(name.split(".")[1]) for name in tensors if name.startswith("transformer_blocks.")}
-    last = files.turned_last.replace("#", str(max(blocks, default=0)))
-    for name, tensor in tensors.items():
-        stem, _, kind = name.rpartition(".")
-        layer = files.names.find(stem)
-        if layer is None:
-            if kind not in ("weight", "bias"):
-                stem, kind = name, ""
-            number = next((part for part in stem.split(".") if part.isdigit()), "#")
-            template = stem.replace(f".{number}", ".#", 1)
-            flat = tensor.flatten() if template in files.tables else tensor
-            found[back_name(back, template if stem not in back else stem, kind, number)] = flat
-            continue
-        fused = files.names.fused_of(layer.template)
-        if fused is None:
-            value = tensor
-            if layer.template in files.names.swapped or layer.path == last:
-                value = torch.cat(tensor.chunk(2)[::-1])
-            found[f"{files.names.native(layer)}.{kind}"] = value
-        elif layer.template == fused.parts[0]:
-            parts = [f"{part.replace('#', str(layer.block))}.{kind}" for part in fused.parts]
-            joined = torch.cat([tensors[part] for part in parts])
-            found[f"{fused.native.replace('#', str(layer.block))}.{kind}"] = joined
-    return found
-
-
-SCALES = (
-    *("query_norm", "key_norm", "qnorm", "knorm"),
-    *("prenorm", "postnorm", "last.norm", "txtmlp.0"),
-)
-"""Ends of the norms whose weight the hosts call a scale."""
-
-
-def back_name(back: Mapping[str, str], template: str, kind: str, number: str) -> str:
-    stem = back.get(template, template).replace("#", number)
-    scale = stem.endswith(SCALES) or ".norms." in stem
-    return f"{stem}.{'scale' if scale else kind}" if kind else stem
 
 
 def ldm(folder: Path) -> dict[str, Tensor]:
@@ -171,6 +128,29 @@ def as_fp8(tensors: Mapping[str, Tensor], scaled: str | None = None) -> dict[str
             found[name] = (tensor.float() / scale).to(FP8)
             found[f"{name.removesuffix('.weight')}.{scaled}"] = scale.reshape(())
     return found
+
+
+def write_gguf(path: Path, tensors: Mapping[str, Tensor], quantised: Collection[str] = ()) -> None:
+    """A GGUF file: some tensors as Q8_0, the others in fp32."""
+
+    def text(value: str) -> bytes:
+        return struct.pack("<Q", len(value)) + value.encode()
+
+    head, body = b"", b""
+    for name, tensor in tensors.items():
+        data, kind = tensor.float().contiguous().numpy().tobytes(), 0
+        if name in quantised:
+            rows = tensor.float().reshape(-1, 32)
+            scale = (rows.abs().amax(1, keepdim=True) / 127).half()
+            whole = (rows / scale.float().clamp(min=1e-9)).round().to(torch.int8)
+            data, kind = torch.cat([scale.view(torch.int8), whole], dim=1).numpy().tobytes(), 8
+        shape = struct.pack(f"<{tensor.dim()}Q", *reversed(tensor.shape))
+        place = struct.pack("<IQ", kind, len(body))
+        head += text(name) + struct.pack("<I", tensor.dim()) + shape + place
+        body += data + bytes(-len(data) % 32)
+    fact = text("general.architecture") + struct.pack("<I", 8) + text("test")
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), 1) + fact + head
+    path.write_bytes(head + bytes(-len(head) % 32) + body)
 
 
 def edit_config(file: Path, **values: Any) -> None:

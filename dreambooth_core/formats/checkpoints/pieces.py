@@ -10,13 +10,15 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from dreambooth_core.errors import Unsupported
+from dreambooth_core.formats import gguf
+from dreambooth_core.formats.reading import open_regular
 from dreambooth_core.formats.storage import DTYPES, Stored, read_header, read_tensors
 from dreambooth_core.formats.transformer_files import ADVICE, quantised_by
 
@@ -88,6 +90,21 @@ class Piece:
         return result
 
 
+@dataclass(frozen=True)
+class QuantisedPiece(Piece):
+    """The denoiser of a GGUF file, read as bf16."""
+
+    index: Mapping[str, gguf.Entry] = field(default_factory=dict)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Copies in bf16, made tensor by tensor."""
+        with open_regular(self.path) as file:
+            return {
+                name: gguf.read_tensor(file, entry).to(torch.bfloat16)
+                for name, entry in self.index.items()
+            }
+
+
 def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:
     return value.to(dtype) if value.is_floating_point() else value
 
@@ -122,6 +139,17 @@ def pieces_of(path: Path) -> list[Piece]:
         Piece(path, prefix, entries, dict(_scales(prefix, entries, header.tensors)))
         for prefix, entries in groups.items()
     ]
+
+
+def gguf_pieces(path: Path) -> list[Piece]:
+    """The network in a GGUF file: such files hold one.
+
+    Raises:
+        UserError: as :func:`~dreambooth_core.formats.gguf.read_index`.
+    """
+    index = gguf.read_index(path)
+    entries = {name: Stored("BF16", entry.shape, 0, 0) for name, entry in index.items()}
+    return [QuantisedPiece(path, "", entries, {}, index)]
 
 
 def _scales(
