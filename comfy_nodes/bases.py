@@ -52,13 +52,14 @@ def gather(
     text_encoder_2: str,
     vae: str,
     tokenizer: str,
+    text_encoder_3: str = NONE,
     node_id: str | None = None,
 ) -> Result:
     """Runs Split Files. Raises ``UserError`` for a file that is gone, or is something else."""
     model = host.model_path("diffusion_models", diffusion_model)
     texts = tuple(
         host.model_path("text_encoders", name)
-        for name in (text_encoder_1, text_encoder_2)
+        for name in (text_encoder_1, text_encoder_2, text_encoder_3)
         if name not in (NONE, WHOLE)
     )
     lines = []
@@ -106,6 +107,7 @@ KINDS = {
     "diffusion_models": "diffusion_model",
     "text_encoders:1": "text_encoder_1",
     "text_encoders:2": "text_encoder_2",
+    "text_encoders:3": "text_encoder_3",
     "vae": "vae",
 }
 """The host's kind of folder, with a number where two files are of one kind, and the input."""
@@ -148,7 +150,7 @@ SPLIT_FILES = Node(
             "text_encoder_2",
             "COMBO",
             "Second text encoder",
-            "Flux.1 has two: CLIP-L and T5. Other models have one.",
+            "Flux.1 has two: CLIP-L and T5. Stable Diffusion 3 has three. Other models have one.",
             NONE,
             choices=lambda: [NONE, *host.model_names("text_encoders")],
         ),
@@ -167,6 +169,14 @@ SPLIT_FILES = Node(
             "No model file holds one. auto: ComfyUI's own for this text encoder.",
             AUTO,
             choices=lambda: [AUTO, *host.tokenizers()],
+        ),
+        Input(
+            "text_encoder_3",
+            "COMBO",
+            "Third text encoder",
+            "Stable Diffusion 3 and 3.5 have three: CLIP-L, CLIP-G and T5.",
+            NONE,
+            choices=lambda: [NONE, *host.model_names("text_encoders")],
         ),
     ),
     (Output(BASE, "BASE", "For Train LoRA."),),

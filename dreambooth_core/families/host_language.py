@@ -150,7 +150,7 @@ _PLACES = {
 }
 """By class: what stands before the names of text, and of what sees images."""
 _HEAD = "lm_head.weight"
-_BESIDE = "spiece_model"
+WORDS = "spiece_model"
 """A tokenizer that ComfyUI stores with some weights."""
 
 
@@ -161,7 +161,7 @@ def language_names(kind: str, tensors: Tensors) -> dict[str, Tensor]:
     found = {
         f"{images if name.startswith('visual.') else words}{name}": value
         for name, value in tensors.items()
-        if name not in (_HEAD, _BESIDE)
+        if name not in (_HEAD, WORDS)
     }
     if kind.endswith(("ForCausalLM", "ForConditionalGeneration")):
         found[_HEAD] = tensors.get(_HEAD, tensors["embed_tokens.weight"])

@@ -88,7 +88,7 @@ def _tokenizers(
     stored: ModelParts | None,
 ) -> list[Any]:
     if isinstance(stored, SplitParts):
-        return split_tokenizers(family, options.tokenizer, configs)
+        return split_tokenizers(family, options.tokenizer, configs, stored.words)
     return family.load_tokenizers(path, configs)
 
 

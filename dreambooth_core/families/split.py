@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Family
+from dreambooth_core.families.host_language import WORDS
 from dreambooth_core.families.host_texts import TextKind, canonical, kind_of, text_kind, text_values
 from dreambooth_core.families.host_vaes import vae_kind, vae_kind_of_class
 from dreambooth_core.families.hosts import HostFiles
@@ -44,6 +45,8 @@ class SplitParts(ModelParts):
     """What ``model_index.json`` would say beside the parts."""
     readers: dict[str, Callable[[], dict[str, Tensor]]] = field(default_factory=dict)
     """What reads each network's weights, in diffusers' names."""
+    words: dict[str, Callable[[], bytes]] = field(default_factory=dict)
+    """What reads the tokenizer that stands in a text encoder's file, where one does."""
 
 
 def pieces_in(path: Path) -> list[Piece]:
@@ -166,6 +169,8 @@ def _add_text(stored: SplitParts, family: Family, name: str, kind: TextKind, pie
         return kind.rename(as_class, canonical(tensors))
 
     _add(stored, family, name, piece, config, rename, own=True)
+    if WORDS in piece.entries:
+        stored.words[name] = lambda: piece.one(WORDS).numpy().tobytes()
 
 
 def _add_vae(

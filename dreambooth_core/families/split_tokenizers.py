@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,23 @@ from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Configs, Family
 from dreambooth_core.families.host_texts import TEXT_KINDS, TextKind, kind_of, text_values
 from dreambooth_core.families.transformer import readable
+from dreambooth_core.formats.sentencepiece import pieces
 from dreambooth_core.formats.tokenizers import load_tokenizers
 
 
-def split_tokenizers(family: Family, where: str | None, configs: Configs) -> list[Any]:
+def split_tokenizers(
+    family: Family,
+    where: str | None,
+    configs: Configs,
+    words: Mapping[str, Callable[[], bytes]] | None = None,
+) -> list[Any]:
     """The tokenizers of a base in the hosts' files, one a text encoder.
 
     Args:
         where: ``base.tokenizer``: a folder or a hub id of one tokenizer, or of a whole model with
             folders for each. CLIP's comes with this program, unless such a folder has its own.
+        words: what reads the tokenizer in a text encoder's file, by text encoder; a folder goes
+            first.
 
     Raises:
         UserError: none is named, or it cannot be read; says where hosts keep it.
@@ -31,7 +39,7 @@ def split_tokenizers(family: Family, where: str | None, configs: Configs) -> lis
     }
     folder = None if where is None else _folder(where)
     return [
-        _tokenizer(family, name, kind, folder, configs[text])
+        _tokenizer(family, name, kind, folder, configs[text], (words or {}).get(text))
         for (name, kind), text in zip(kinds.items(), family.text_encoders, strict=True)
     ]
 
@@ -42,12 +50,15 @@ def _tokenizer(
     kind: TextKind,
     folder: Path | None,
     config: Mapping[str, Any],
+    words: Callable[[], bytes] | None,
 ) -> Any:
     from transformers import AutoTokenizer
 
     place = None if folder is None else _place(folder, name, kind)
     if kind.own and place in (None, folder):
         return load_tokenizers(kind.own, None, [config])[0]
+    if place is None and words is not None:
+        return _gemma(words())
     if place is None:
         own = kind.tokenizer
         comfyui = f"ComfyUI has {own} in its own folder, " if own else ""
@@ -77,6 +88,21 @@ def _tokenizer(
             )
     if kind.chat:
         made.chat_template = kind.chat
+    return made
+
+
+def _gemma(data: bytes) -> Any:
+    """Gemma's tokenizer of a SentencePiece model: a begin stands before every text."""
+    from transformers import AddedToken, GemmaTokenizer
+    from transformers.convert_slow_tokenizer import generate_merges
+
+    found = pieces(data)
+    ids = {piece.text: i for i, piece in enumerate(found)}
+    merges = generate_merges(ids, {piece.text: piece.score for piece in found})
+    made = GemmaTokenizer(ids, merges, padding_side="right")
+    made.add_bos_token = True
+    made.update_post_processor()
+    made.add_tokens([AddedToken(piece.text, normalized=False) for piece in found if piece.whole])
     return made
 
 

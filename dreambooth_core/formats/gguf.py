@@ -1,8 +1,8 @@
 """GGUF files: their header, and their weights as plain numbers.
 
-The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Weights lie in blocks of 32 or
-256 numbers, each with factors of its own (``ggml-common.h`` and ``ggml-quants.c`` there). Names and
-shapes are those of the hosts' own files, as ComfyUI-GGUF writes them.
+The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Weights lie in blocks of 32
+or 256 numbers, each with factors of its own (``ggml-common.h`` and ``ggml-quants.c`` there). Names
+and shapes are those of the hosts' own files, as ComfyUI-GGUF writes them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,19 @@ _LONGEST = 64_000_000
 _MOST_DIMENSIONS = 8
 _ORIGINAL = "comfy.gguf.orig_shape."
 """Before the name of a tensor that was stored in another shape."""
-_SIMPLE = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_SIMPLE = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
 _TEXT, _LIST = 8, 9
 
 
@@ -78,8 +90,8 @@ def _plain(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
 
 
 def _small(*, high: bool, least: bool) -> Callable[[Tensor], Tensor]:
-    """Blocks of 32 with 4 bits each, or 5 with ``high`` ones apart; they begin at a ``least`` number
-    of the block's own, or lie about zero."""
+    """Blocks of 32 with 4 bits each, or 5 with ``high`` ones apart; they begin at a ``least``
+    number of the block's own, or lie about zero."""
 
     def read(blocks: Tensor) -> Tensor:
         factor, rest = _half(blocks[:, :2]), blocks[:, 2:]

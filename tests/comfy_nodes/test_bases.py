@@ -60,6 +60,15 @@ def test_one_file_may_hold_all(files: Path, run: Any) -> None:
     assert set(base.values) == {"base.model"}
 
 
+def test_stable_diffusion_3_has_three_text_encoders(files: Path, run: Any) -> None:
+    names = [f"{name}.safetensors" for name in ("clip_l", "clip_g", "t5")]
+    for name in names:
+        (files / "text_encoders" / name).write_bytes(b"")
+    three = {f"text_encoder_{i}": name for i, name in enumerate(names, 1)}
+    (base,) = run("DreamBoothBaseFiles", diffusion_model="z.safetensors", **three)
+    assert [Path(path).name for path in base.values["base.text_encoders"]] == names
+
+
 def test_what_is_not_there_is_named(files: Path, host: Any, run: Any) -> None:
     with pytest.raises(UserError, match="no such file among the vae"):
         run("DreamBoothBaseFiles", vae="gone.safetensors", **NAMED)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,6 +34,8 @@ from dreambooth_core.families.split_find import find_parts
 from dreambooth_core.formats.checkpoints import text
 from dreambooth_core.formats.storage import read_metadata, write_tensors
 
+SENTENCEPIECE = Path(__file__).with_name("sentencepiece.json")
+"""A small model that the sentencepiece package (0.2.3) made, and the ids that it gives."""
 WRITERS = {
     "z_image": flow_bases.z_image,
     "flux2": flow_bases.flux2_klein,
@@ -375,6 +379,26 @@ def test_quantised_files_are_named(bases: Bases, tmp_path: Path, name: str, kind
     said = refused(options(replace(files, denoiser=path)))
     assert kind in said
     assert "bf16" in said
+
+
+def test_gemmas_tokenizer_stands_in_its_file(bases: Bases, tmp_path: Path) -> None:
+    """As ComfyUI stores it; its ids are those of the sentencepiece package."""
+    _, files = bases.of("lumina2")
+    known = json.loads(SENTENCEPIECE.read_text(encoding="utf-8"))
+    text = dict(files.tensors["text_encoder"])
+
+    def load(model: bytes) -> list[Any]:
+        text["spiece_model"] = torch.frombuffer(bytearray(model), dtype=torch.uint8)
+        write_tensors(tmp_path / "gemma.safetensors", text)
+        named = [str(tmp_path / "gemma.safetensors")]
+        asked = replace(options(files), text_encoders=named, tokenizer=None)
+        return load_base(asked, weights=False).tokenizers
+
+    tokenizer = load(base64.b64decode(known["model"]))[0]
+    assert {line: tokenizer(line).input_ids for line in known["ids"]} == known["ids"]
+    for broken in (b"\x0a\xff", bytes(range(256))):
+        with pytest.raises(UserError, match="stored in this file is"):
+            load(broken)
 
 
 def test_a_gguf_file_is_a_base(bases: Bases, tmp_path: Path) -> None:

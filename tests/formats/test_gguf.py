@@ -35,7 +35,11 @@ def test_shapes_and_places(tmp_path: Path) -> None:
     tensors = {"a": torch.arange(64.0).reshape(2, 32), "b": torch.arange(6.0).reshape(1, 2, 3)}
     write_gguf(path, tensors, quantised=("a",))
     index = read_index(path)
-    assert (index["a"].kind.name, index["a"].shape, index["b"].shape) == ("Q8_0", (2, 32), (1, 2, 3))
+    assert (index["a"].kind.name, index["a"].shape, index["b"].shape) == (
+        "Q8_0",
+        (2, 32),
+        (1, 2, 3),
+    )
     with path.open("rb") as file:
         torch.testing.assert_close(read_tensor(file, index["a"]), tensors["a"], rtol=0, atol=0.3)
         assert torch.equal(read_tensor(file, index["b"]), tensors["b"])

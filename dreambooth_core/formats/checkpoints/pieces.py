@@ -63,6 +63,10 @@ class Piece:
             for name, entry in self.entries.items()
         }
 
+    def one(self, name: str) -> Tensor:
+        """A single tensor as it is stored."""
+        return read_tensors(self.path, [self.prefix + name])[self.prefix + name]
+
     def tensors(self) -> dict[str, Tensor]:
         """The weights, all in :attr:`dtype`."""
         if any(DTYPES[entry.dtype] in _FP8 for entry in self.entries.values()):
