@@ -71,11 +71,11 @@ def _tokenizer(
         )
     with readable(place):
         made = AutoTokenizer.from_pretrained(place, local_files_only=True)
-    words = int(text_values(config)["vocab_size"])
-    if len(made) > words:
+    most = int(text_values(config)["vocab_size"])
+    if len(made) > most:
         raise UserError(
             f"this tokenizer has {len(made):,} words, and the {kind.label} only "
-            f"{words:,}: it belongs to another model",
+            f"{most:,}: it belongs to another model",
             where=f"base.tokenizer: {place}",
         )
     for mark in family.marks:
