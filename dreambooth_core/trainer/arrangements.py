@@ -26,6 +26,7 @@ from dreambooth_core.disk import (
     write_bytes,
     write_json,
 )
+from dreambooth_core.families.base import config_of
 from dreambooth_core.formats.adapters.write import write_adapter
 from dreambooth_core.formats.checkpoints.build import component_of
 from dreambooth_core.formats.checkpoints.folder import NAMES
@@ -130,7 +131,7 @@ def _write_trained(session: Session, folder: Path, metadata: dict[str, str]) -> 
                     for key, tensor in component.tensors.items()
                 }
                 write_tensors(part / name / f"{stem}.safetensors", tensors, {"format": "pt"})
-                write_json(part / name / "config.json", stored_config(name, component.config))
+                write_json(part / name / "config.json", stored_config(name, config_of(model)))
         return folder
     adapter.metadata.update(metadata)
     if session.config.save.arrangement == "peft":

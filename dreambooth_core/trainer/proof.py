@@ -151,7 +151,7 @@ def prove(
     elif whole:
         plain = answer(as_stored(parts, stored), caption)
         proof = _verify_model(
-            file, folder, plain, caption, expected, sums or {}, parts.family.denoiser
+            file, folder, plain, caption, expected, sums or {}, parts.family.denoiser, base.guidance
         )
     else:
         proof = verify_adapter(file, parts.models, lambda _: answer(parts, caption), expected)
@@ -203,6 +203,7 @@ def _verify_model(
     expected: Tensor,
     sums: dict[str, int],
     denoiser: str,
+    guidance: float,
 ) -> Proof:
     """Reads a whole model through diffusers' own loader: every tensor must be what was trained,
     to the bit, and so must the answer be, but for the order of additions."""
@@ -213,7 +214,7 @@ def _verify_model(
         for name, tensor in tensors.items()
         if tensor.is_floating_point() and not bool(tensor.isfinite().all())
     ]
-    read = _through_diffusers(file, folder)
+    read = _through_diffusers(file, folder, guidance)
     actual = answer(read, caption)
     size = float(expected.norm())
     difference = float((actual - expected).norm()) / size
@@ -238,9 +239,9 @@ def _verify_model(
     )
 
 
-def _through_diffusers(file: Path, folder: Path) -> Components:
+def _through_diffusers(file: Path, folder: Path, guidance: float) -> Components:
     """The model in ``file`` as diffusers reads it; ``folder`` only tells the configuration."""
-    parts = load_base(BaseOptions(model=str(folder)))
+    parts = load_base(BaseOptions(model=str(folder), guidance=guidance))
     kind = parts.family.pipeline_class(parts)
     common: dict[str, Any] = {"local_files_only": True, "torch_dtype": torch.float32}
     if file.is_file():

@@ -69,7 +69,14 @@ def test_an_adapter_lies_and_loads_as_the_scripts_do(name: str, typed: Any, tmp_
 @pytest.mark.parametrize("name", ["flux", "sd3"])
 def test_a_full_fine_tune_is_a_pipeline(name: str, typed: Any, tmp_path: Path) -> None:
     base = WRITERS[name](tmp_path / "base")
-    out = typed(f"train_dreambooth_{name}", pretrained_model_name_or_path=base, max_train_steps=1)
+    """With the denoiser alone at each checkpoint."""
+    out = typed(
+        f"train_dreambooth_{name}",
+        pretrained_model_name_or_path=base,
+        max_train_steps=2,
+        checkpointing_steps=1,
+    )
+    assert (out / "checkpoint-1" / "transformer" / "config.json").is_file()
     pipeline = DiffusionPipeline.from_pretrained(out)
     assert type(pipeline) is type(DiffusionPipeline.from_pretrained(base))
 

@@ -9,6 +9,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from families.flow_proofs import PROMPT, Bench, calls, difference, overfit, trained_loss
 from helpers.reduced_models import reduced_parts
+from helpers.runs import config_for, train
+from helpers.tiny import draw_pictures
 
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import SizeInfo
@@ -20,6 +22,7 @@ from dreambooth_core.formats.checkpoints.prediction import find
 from dreambooth_core.formats.checkpoints.scheduler import default_scheduler
 from dreambooth_core.formats.checkpoints.single_write import write_single_file
 from dreambooth_core.formats.storage import read_metadata
+from dreambooth_core.jobs import read_receipt
 from dreambooth_core.objective.options import ObjectiveOptions
 
 SIDE = 64
@@ -114,6 +117,19 @@ def test_how_a_model_of_rectified_flow_is_known(tmp_path: Path) -> None:
     assert parts.prediction_type == "flow"
     objective = parts.family.objective(ObjectiveOptions(), parts)
     assert objective.options.shift_factor == 2.5
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_run_is_proved(folder: Path, tmp_path: Path, method: str) -> None:
+    """And what a full fine-tune writes is a base of rectified flow again."""
+    pictures = draw_pictures(tmp_path / "pictures")
+    config = config_for(folder, pictures, tmp_path / "run", method__kind=method, run__steps=1)
+    made = train(config, proven=True)
+    receipt = read_receipt(made)
+    assert receipt["proof"]["passed"]
+    if method == "full":
+        options = BaseOptions(model=str(made.path / receipt["result"]["file"]))
+        assert load_base(options, weights=False).prediction_type == "flow"
 
 
 def test_options_of_diffusion_are_refused(bench: Bench) -> None:

@@ -156,9 +156,8 @@ def _unchanged(tensor: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
 
 def component_of(name: str, model: nn.Module) -> Component:
     """A network's configuration and weights, in the parts' names. Shares the weights."""
-    config: dict[str, Any] = (
-        dict(model.config) if name in ("unet", "vae") else model.config.to_dict()  # type: ignore[arg-type, union-attr, operator]
-    )
+    own: Any = model.config  # transformers' has a method, diffusers' is a dictionary
+    config: dict[str, Any] = own.to_dict() if hasattr(own, "to_dict") else dict(own)
     tensors = {}
     for key, tensor in model.state_dict().items():
         if key.endswith("position_ids"):
