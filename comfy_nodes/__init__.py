@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib.util
 from typing import Any
 
-from . import adapters, bases, concepts, history, settings, tools, training
+from . import adapters, bases, concepts, history, looking, settings, tools, training
 from .description import Node
 
 NODES: tuple[Node, ...] = (
     *concepts.NODES,
+    *looking.NODES,
     *bases.NODES,
     *settings.NODES,
     *training.NODES,

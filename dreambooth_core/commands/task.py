@@ -24,7 +24,18 @@ from dreambooth_core.errors import UserError
 from dreambooth_core.formats.reading import read_bytes
 from dreambooth_core.jobs.strict import parse_json
 
-TASKS = ("inspect", "merge", "bake", "extract", "convert", "resize", "check", "train")
+TASKS = (
+    "inspect",
+    "merge",
+    "bake",
+    "extract",
+    "convert",
+    "resize",
+    "check",
+    "train",
+    "caption",
+    "mask",
+)
 
 LARGEST = 16_000_000
 """Bytes of a request: a configuration with many captions' worth of text, and no more."""
