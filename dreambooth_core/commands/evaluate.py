@@ -15,11 +15,12 @@ from dreambooth_core.errors import UserError, escaped
 if TYPE_CHECKING:
     from dreambooth_core.commands.judging import Contest
 
-KINDS = ("thing", "living")
+KINDS = ("thing", "living", "style")
 
 EXAMPLES = """\
 measures:
   subject, clip_i   likeness of generated images to real ones, by DINO and by CLIP
+  style             for --kind style: likeness of other contents to the real images, by CLIP
   clip_t            how far images show what their prompts say, by CLIP
   preservation      likeness of the class prompt's images to the subject: should not rise
   diversity         how unlike each other the class prompt's images are: should not fall
@@ -42,7 +43,7 @@ class Options(Reporting):
     kind: str = argument(
         "thing",
         choices=KINDS,
-        help="which 25 prompts: of things, or of people and animals",
+        help="which 25 prompts: of things, of people and animals, or other contents for a style",
     )
     prompts: Path | None = argument(
         None,

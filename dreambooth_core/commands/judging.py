@@ -216,7 +216,9 @@ def evaluate(args: Options, folder: Path, tell: Callable[[str], None] | None = N
             "The run has no class prompt: preservation and diversity are left out."
         )
     for label, run, result, images in drawn:
-        measures = measure(encoders, wanted, images, real) if encoders else {}
+        measures = (
+            measure(encoders, wanted, images, real, style=args.kind == "style") if encoders else {}
+        )
         step = result.step if result else -1
         record = run.record if run else Record()
         loss = record.losses.get(step)

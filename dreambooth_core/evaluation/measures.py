@@ -3,6 +3,7 @@
 ============  ==================================================================================
 subject       subject fidelity by what tells individuals apart (DINO): generated against real
 clip_i        the same by CLIP's image embedding
+style         the same again, of a style: what CLIP sees in images of other contents
 clip_t        prompt fidelity: generated against what the prompt describes, by CLIP
 preservation  the class prompt's images against the real subject (PRES): should not rise
 diversity     how unlike each other the class prompt's images are (DIV): should not fall
@@ -50,6 +51,8 @@ def measure(
     tasks: Sequence[Task],
     images: Sequence[Image.Image],
     real: Sequence[Image.Image],
+    *,
+    style: bool = False,
 ) -> dict[str, Measure]:
     """All measures of one model's images.
 
@@ -57,6 +60,7 @@ def measure(
         tasks: what each of ``images`` was to show.
         images: the generated ones.
         real: the subject, best of all images that were not trained on.
+        style: whether a style was learned: then no individual is looked for.
 
     Raises:
         UserError: an encoder is damaged.
@@ -73,11 +77,15 @@ def measure(
             "what looks at the images answers with no numbers: an encoder is damaged",
             do="Name others with --clip and --dino.",
         )
-    found = {
-        "subject": interval((identities[own] @ truth.T).mean(1), _mean),
-        "clip_i": interval((pictures @ shown.T).mean(1), _mean),
-        "clip_t": interval((pictures * texts).sum(1), _mean),
-    }
+    like = interval((pictures @ shown.T).mean(1), _mean)
+    if style:
+        found = {"style": like}
+    else:
+        found = {
+            "subject": interval((identities[own] @ truth.T).mean(1), _mean),
+            "clip_i": like,
+        }
+    found["clip_t"] = interval((pictures * texts).sum(1), _mean)
     if others:
         classes = identities[others]
         found["preservation"] = interval((classes @ truth.T).mean(1), _mean)

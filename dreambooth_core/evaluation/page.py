@@ -18,6 +18,7 @@ SIDE = 192
 WORDS = {
     "subject": ("Subject", "likeness to the real images, by what tells individuals apart; higher"),
     "clip_i": ("Subject, CLIP", "the same by CLIP; higher"),
+    "style": ("Style", "likeness to the real images, whose contents are others, by CLIP; higher"),
     "clip_t": ("Prompt", "how far an image shows what its prompt says, by CLIP; higher"),
     "preservation": (
         "Class is the subject",

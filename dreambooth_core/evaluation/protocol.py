@@ -2,7 +2,8 @@
 
 Ruiz et al. 2022, section 4.1: 25 prompts each. Things: 20 recontextualisations and 5 property
 modifications. Living subjects: 10 recontextualisations, 10 accessorisations and 5 property
-modifications. ``{}`` stands for the prompt of the subject, or for that of its class.
+modifications. ``{}`` stands for the prompt of the subject, or for that of its class. A style is
+judged by what it was not learned from: 25 contents, with ``{}`` for the style's prompt.
 """
 
 from __future__ import annotations
@@ -60,9 +61,37 @@ CHANGED = (
     "{} carved out of wood",
     "{} in the shape of a cube",
 )
+CONTENTS = (
+    "a cat asleep on a chair, {}",
+    "a sailing boat in a storm, {}",
+    "a bowl of oranges, {}",
+    "an old man with a pipe, {}",
+    "a mountain village in winter, {}",
+    "a steam locomotive, {}",
+    "a girl reading under a tree, {}",
+    "a castle on a cliff, {}",
+    "a bicycle against a wall, {}",
+    "two horses in a meadow, {}",
+    "a busy street after rain, {}",
+    "a vase of tulips, {}",
+    "a robot watering plants, {}",
+    "a lighthouse at night, {}",
+    "a plate of spaghetti, {}",
+    "a fox in the snow, {}",
+    "a woman playing the violin, {}",
+    "a hot-air balloon, {}",
+    "a cottage by a lake, {}",
+    "an owl on a branch, {}",
+    "a desk with books and a lamp, {}",
+    "a dragon above a valley, {}",
+    "a crowded market, {}",
+    "a whale under water, {}",
+    "a bridge in fog, {}",
+)
 PROTOCOLS: dict[str, tuple[str, ...]] = {
     "thing": (*PLACES, *MORE_PLACES, *CHANGED),
     "living": (*PLACES, *WORN, *CHANGED),
+    "style": CONTENTS,
 }
 FILE = "prompts.json"
 """Beside the encoders that come with a base: the prompts that such a base can draw."""
@@ -85,7 +114,7 @@ def prompts_for(kind: str, beside: Path | None = None) -> tuple[str, ...]:
     """The prompts of a protocol, or those that a base brings for itself.
 
     Args:
-        kind: ``thing`` or ``living``.
+        kind: a name of :data:`PROTOCOLS`.
         beside: the folder of the base's own encoders.
 
     Raises:

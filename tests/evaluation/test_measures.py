@@ -63,6 +63,8 @@ def test_each_measure_says_what_it_means() -> None:
     assert found["subject"].low < 0.75 < found["subject"].high
     plain = measure(Colours(), wanted[:4], images[:4], [drawn("red")])
     assert set(plain) == {"subject", "clip_i", "clip_t"}
+    style = measure(Colours(), wanted[:4], images[:4], [drawn("red")], style=True)
+    assert style == {"style": plain["clip_i"], "clip_t": plain["clip_t"]}
 
 
 def test_an_interval_is_that_of_the_mean() -> None:
