@@ -8,6 +8,7 @@ cost one run, and the part of a run that follows upon each fault.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -124,12 +125,16 @@ class _Handle:
     flags: int
     at: int
     inode: int
+    locked: bool
+    """By this process: the copy is another file, which nobody has locked."""
 
     def lead_to(self, place: Path) -> None:
         """The same handle, of the copy."""
         new = os.open(place / self.name, self.flags & ~(os.O_CREAT | os.O_TRUNC | os.O_EXCL))
         if self.at:
             os.lseek(new, self.at, os.SEEK_SET)
+        if self.locked:
+            fcntl.flock(new, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.dup2(new, self.number, inheritable=False)
         os.close(new)
 
@@ -144,13 +149,14 @@ def _handles(place: Path) -> list[_Handle]:
         if not Path(path).is_relative_to(place) or not os.path.exists(path):
             continue
         facts = dict(
-            line.split(":\t")
+            line.split(":\t", 1)
             for line in Path(f"/proc/self/fdinfo/{name}").read_text().splitlines()
             if ":\t" in line
         )
         inside = os.path.relpath(path, place)
+        flags, at = int(facts["flags"], 8), int(facts["pos"])
         inode = os.stat(path).st_ino
-        found.append(_Handle(int(name), inside, int(facts["flags"], 8), int(facts["pos"]), inode))
+        found.append(_Handle(int(name), inside, flags, at, inode, locked="lock" in facts))
     return found
 
 

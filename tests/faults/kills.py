@@ -6,7 +6,7 @@ that was promised to be kept is trained again. Every life of a run is a process 
 from one that has everything imported; a run in two processes is two of them in one gloo group.
 
 python -m tests.faults.kills                  all; a table of counts, exit code 1 if one is lost
-python -m tests.faults.kills --every 7        only every 7th
+python -m tests.faults.kills --every 7        only every 7th, from the first or from --first N
 python -m tests.faults.kills --json FILE      write every trial there
 """
 
@@ -272,6 +272,7 @@ def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults.kills")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="only every Nth trial")
+    parser.add_argument("--first", type=int, default=0, metavar="N", help="begin with the Nth")
     parser.add_argument("--processes", type=int, choices=(1, 2), help="only runs in so many")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every trial there")
     args = parser.parse_args()
@@ -288,7 +289,7 @@ def main() -> int:
             if any(codes) or not wanted[processes]:
                 sys.stderr.write(folder.path.with_suffix(".log").read_text())
                 raise SystemExit(f"the undisturbed run failed: {status(folder).message}")
-        done = list(trials(told))[:: args.every]
+        done = list(trials(told))[args.first :: args.every]
         for number, trial in enumerate(done, 1):
             judge(scene, trial, wanted[trial.processes])
             for problem in trial.problems:
