@@ -66,8 +66,7 @@ def work() -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
     from dreambooth_core.methods.base import Trainable
-    from dreambooth_core.trainer.processes import join
-    from dreambooth_core.trainer.sharding import replicated, shard
+    from dreambooth_core.trainer.distributed import join, replicated, shard
 
     processes = join("cpu")
     for method in ("lora", "full"):
@@ -83,7 +82,7 @@ def work() -> None:
                 trained = sum(p.numel() for p in own.values())
                 forward: Any = model
                 if engine == "DDP":
-                    forward = replicated(model, processes)
+                    forward = replicated(model, [model], processes)
                 else:
                     family = SimpleNamespace(denoiser="denoiser")
                     parts = cast("Any", SimpleNamespace(denoiser=model, family=family))

@@ -1,4 +1,7 @@
-"""Where tensors are computed and in which precision: the device, autocast, the scaler of fp16."""
+"""Where tensors are and in which precision: devices, autocast, the scaler of fp16, pieces of FSDP2.
+
+Of a tensor in pieces (``DTensor``) each process has its own part.
+"""
 
 from __future__ import annotations
 
@@ -115,3 +118,23 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     changed at once. Other devices do not promise that, and are waited for.
     """
     return tensor.to(device, non_blocking=device.type == "cuda")
+
+
+def is_sharded(value: Any) -> bool:
+    """Whether a value is this process's piece of a tensor."""
+    return isinstance(value, Tensor) and hasattr(value, "device_mesh")
+
+
+def uncut(value: Any) -> Any:
+    """A tensor made whole if it is in pieces; every process must come here."""
+    return value.full_tensor() if is_sharded(value) else value
+
+
+def cut_like(whole: Any, live: Any) -> Any:
+    """A whole tensor, which every process has, cut as ``live`` is, if that is cut and as large."""
+    if not is_sharded(live) or not isinstance(whole, Tensor) or whole.shape != live.shape:
+        return whole
+    from torch.distributed.tensor import distribute_tensor
+
+    there = whole.to(live.device)
+    return distribute_tensor(there, live.device_mesh, live.placements, src_data_rank=None)

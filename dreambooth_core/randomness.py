@@ -38,6 +38,19 @@ def generator(*key: Key, device: str = "cpu") -> torch.Generator:
     return torch.Generator(device=device).manual_seed(seed_of(*key))
 
 
+def seed_globally(*key: Key, device: str = "cpu") -> None:
+    """Seeds torch's global generators by ``key``, for what draws from no other, as dropout does. On
+    the CPU its own alone: ``torch.manual_seed`` also notes a call for each other kind of device
+    that is not in use, with the stack that led to it."""
+    import torch
+
+    seed = seed_of(*key)
+    if device == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
+
+
 def uniform(*key: Key) -> float:
     """A number in [0, 1) that depends on ``key`` alone."""
     return (seed_of(*key) >> 10) / float(1 << 53)

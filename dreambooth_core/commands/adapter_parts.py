@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth_core.commands.options import Reporting, argument
-from dreambooth_core.commands.weighted import WeightedFile
 from dreambooth_core.errors import UserError, escaped
+from dreambooth_core.jobs.weighted import WeightedFile
 
 if TYPE_CHECKING:
     import torch

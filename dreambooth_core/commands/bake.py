@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from dreambooth_core.commands import adapter_parts
 from dreambooth_core.commands.options import Reporting, argument
-from dreambooth_core.commands.weighted import WeightedFile
 from dreambooth_core.errors import UserError
+from dreambooth_core.jobs.weighted import WeightedFile
 
 if TYPE_CHECKING:
     import torch

@@ -48,7 +48,7 @@ def run(args: Options) -> int:
     limit = usable(total) if total else None
     ways = []
     if limit is not None and needs.peak > limit:
-        ways = cheaper(config, limit, configs=planner.configs, device=planner.device)
+        ways = cheaper(planner, limit)
     report: dict[str, Any] = {
         **needs.as_dict(),
         "device": planner.device,

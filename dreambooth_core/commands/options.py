@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dreambooth_core.commands.weighted import WeightedFile, parse_weighted
 from dreambooth_core.config.fields import FieldInfo
 from dreambooth_core.config.loading import check_value
 from dreambooth_core.config.shapes import Member, Shape, members
 from dreambooth_core.config.suggest import advice
 from dreambooth_core.errors import UserError
+from dreambooth_core.jobs.weighted import WeightedFile, parse_weighted
 
 READ = ("model", "adapter", "any", "yaml")
 """Kinds of paths that are read: a base or checkpoint, an adapter, either, a model's YAML."""

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from dreambooth_core.bases.locate import is_commit
 from dreambooth_core.commands.options import Reporting, argument
-from dreambooth_core.commands.weighted import parse_weighted
 from dreambooth_core.config.fields import MAX_SEED
 from dreambooth_core.config.loading import load
 from dreambooth_core.devices import choose_device
@@ -27,6 +26,7 @@ from dreambooth_core.formats.adapters.read import read_adapter
 from dreambooth_core.formats.embeddings import read_embedding
 from dreambooth_core.formats.storage import sha256, write_bytes
 from dreambooth_core.jobs import RunFolder, read_made
+from dreambooth_core.jobs.weighted import parse_weighted
 from dreambooth_core.options import TrainConfig
 
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 from dreambooth_core.data.options import LATENT_FACTOR, DataOptions
-from dreambooth_core.data.views import Size
+from dreambooth_core.data.plan import Size
 from dreambooth_core.errors import UserError
 
 

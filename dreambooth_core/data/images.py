@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dreambooth_core.data.decode import Undecodable, decode, decode_grey
 from dreambooth_core.data.inventory import Picture, hash_bytes
-from dreambooth_core.data.views import Size, View, scaled
+from dreambooth_core.data.plan import Size, View, scaled
 from dreambooth_core.errors import UserError
 
 

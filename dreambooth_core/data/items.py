@@ -16,8 +16,19 @@ from dreambooth_core.data.captions import FILEWORDS, Captioner, caption_of, word
 from dreambooth_core.data.concepts import Concept
 from dreambooth_core.data.inventory import Picture
 from dreambooth_core.data.options import DataOptions
-from dreambooth_core.data.plan import CLASS, INSTANCE, BatchPlan, Entry, Slot
-from dreambooth_core.data.views import Size, View, crop_top_left, cut_share, enlargement, scaled
+from dreambooth_core.data.plan import (
+    CLASS,
+    INSTANCE,
+    BatchPlan,
+    Entry,
+    Size,
+    Slot,
+    View,
+    crop_top_left,
+    cut_share,
+    enlargement,
+    scaled,
+)
 
 _KEPT_PICTURES = 32
 _KEPT_MASKS = 64

@@ -1,4 +1,4 @@
-"""Which image is in which batch: a pure function of the seed and the step.
+"""Which image is in which batch, and how it is cut: a pure function of the seed and the step.
 
 Nothing is drawn in sequence, so a run that resumes needs to know its step and nothing else, and a
 plan for two processes is the plan for one, shared out.
@@ -6,7 +6,8 @@ plan for two processes is the plan for one, shared out.
 Words: a *step* is one step of the optimizer; it has ``accumulation`` *micro batches* of
 ``batch_size × processes`` *slots* each. An *epoch* shows every instance image as often as it
 repeats. Batches that are not full are kept and are smaller, so the last of a bucket or of an epoch
-can be; nothing is dropped and nothing is shown twice. An epoch ends with a step of its own.
+can be; nothing is dropped and nothing is shown twice. An epoch ends with a step of its own. A
+*view* is the geometry of scaling and cutting, without pixels. Standard library only.
 """
 
 from __future__ import annotations
@@ -16,12 +17,42 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from dreambooth_core.data.views import Size, View, place
 from dreambooth_core.errors import UserError
 from dreambooth_core.randomness import permutation, uniform
 
+Size = tuple[int, int]
+"""(height, width) in pixels."""
 INSTANCE = "instance"
 CLASS = "class"
+
+
+@dataclass(frozen=True)
+class View:
+    """One way of looking at an image: scaled to cover ``size``, cut there, perhaps mirrored.
+
+    ``top`` and ``left`` are pixels in the scaled image, before mirroring.
+    """
+
+    height: int
+    width: int
+    top: int = 0
+    left: int = 0
+    flip: bool = False
+
+    @property
+    def size(self) -> Size:
+        """(height, width) of the result."""
+        return self.height, self.width
+
+    @property
+    def crop(self) -> tuple[int, int]:
+        """(top, left) in the scaled image."""
+        return self.top, self.left
+
+    @property
+    def key(self) -> str:
+        """Text that tells views apart, for caches."""
+        return f"{self.height}x{self.width}+{self.top}+{self.left}{'f' if self.flip else ''}"
 
 
 @dataclass(frozen=True)
@@ -191,6 +222,23 @@ class BatchPlan:
         part = [slot for slot in batch if slot.number - slot.number % 2 in mine]
         return part or [replace(own[0], counts=False)]
 
+    def passes(self, step: int, rank: int = 0) -> tuple[list[list[Slot]], tuple[int, int]]:
+        """What one process passes through the models in a step: slots in groups of one size; and
+        how many instance and class slots the whole step has.
+
+        Every process has as many groups of a micro batch as any: none may pass through the models
+        alone, since all bring their pieces of the weights.
+        """
+        batches = self.micro_batches(step)
+        found = []
+        for batch in batches:
+            shares = [groups(self.share(batch, each)) for each in range(self.processes)]
+            own = shares[rank]
+            filler = [replace(own[0][0], counts=False)]
+            found += own + [filler] * (max(map(len, shares)) - len(own))
+        kinds = Counter(slot.kind for batch in batches for slot in batch)
+        return found, (kinds[INSTANCE], kinds[CLASS])
+
     def views(self) -> list[tuple[str, int, View]]:
         """Every (kind, image, view) that the plan can ask for, to encode them beforehand.
 
@@ -321,3 +369,47 @@ def groups(batch: Sequence[Slot]) -> list[list[Slot]]:
     for slot in batch:
         parts.setdefault(slot.size, []).append(slot)
     return list(parts.values())
+
+
+def scaled(original: Size, target: Size) -> Size:
+    """The smallest (height, width) of the original's shape that covers the target.
+
+    One side is the target's exactly, the other is rounded and at least the target's.
+    """
+    height, width = original
+    # Integers decide which side is the tight one, so that rounding never leaves a gap.
+    if target[0] * width >= target[1] * height:
+        return target[0], max(target[1], round(width * target[0] / height))
+    return max(target[0], round(height * target[1] / width)), target[1]
+
+
+def place(
+    original: Size, target: Size, at: tuple[float, float] = (0.5, 0.5), *, flip: bool = False
+) -> View:
+    """The view of ``target`` size at a relative place: (0, 0) is top left, (1, 1) bottom right."""
+    height, width = scaled(original, target)
+    top = round((height - target[0]) * at[0])
+    left = round((width - target[1]) * at[1])
+    return View(target[0], target[1], top, left, flip)
+
+
+def crop_top_left(original: Size, view: View) -> tuple[int, int]:
+    """What SDXL is told of the crop: (top, left) in the scaled image as the net sees it.
+
+    In a mirrored image the left edge is the right edge of the original.
+    """
+    if not view.flip:
+        return view.crop
+    width = scaled(original, view.size)[1]
+    return view.top, width - view.width - view.left
+
+
+def enlargement(original: Size, target: Size) -> float:
+    """By how much the image is scaled; above 1 it is blown up."""
+    return max(target[0] / original[0], target[1] / original[1])
+
+
+def cut_share(original: Size, target: Size) -> float:
+    """The share of the image's area that is cut away."""
+    height, width = scaled(original, target)
+    return 1.0 - (target[0] * target[1]) / (height * width)

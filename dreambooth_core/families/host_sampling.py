@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dreambooth_core.errors import Stopped, UserError
 from dreambooth_core.families.base import Components, SizeInfo
-from dreambooth_core.objective.schedule import alphas_of
+from dreambooth_core.objective.diffusion import alphas_of
 
 HOSTS = ("a1111", "comfyui")
 SAMPLERS = ("ddim", "euler", "dpm++")

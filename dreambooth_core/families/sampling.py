@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from dreambooth_core.devices import is_sharded
 from dreambooth_core.errors import Stopped, UserError
 from dreambooth_core.families.base import Components
 from dreambooth_core.families.host_sampling import Like
 from dreambooth_core.memory.streaming import Streaming
-from dreambooth_core.optim.pieces import is_sharded
 from dreambooth_core.randomness import generator
 
 log = logging.getLogger(__name__)

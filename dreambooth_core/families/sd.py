@@ -19,11 +19,10 @@ from dreambooth_core.formats.checkpoints.scheduler import FLOW_SIGMAS, with_sche
 from dreambooth_core.formats.checkpoints.single_write import write_single_file
 from dreambooth_core.formats.tokenizers import load_tokenizers
 from dreambooth_core.memory.models import training_step
-from dreambooth_core.objective.diffusion import Diffusion
+from dreambooth_core.objective.diffusion import Diffusion, alphas_of
 from dreambooth_core.objective.flow import STEPS, Flow
 from dreambooth_core.objective.objective import Objective
 from dreambooth_core.objective.options import ObjectiveOptions
-from dreambooth_core.objective.schedule import alphas_of
 from dreambooth_core.objective.shift import FlowDefaults
 
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {

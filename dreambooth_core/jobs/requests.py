@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dreambooth_core.commands.weighted import WeightedFile
 from dreambooth_core.jobs.files import to_json
+from dreambooth_core.jobs.weighted import WeightedFile
 
 
 def as_request(task: str, options: Mapping[str, Any]) -> dict[str, Any]:

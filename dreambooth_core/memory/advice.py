@@ -163,60 +163,46 @@ def can_run(config: TrainConfig, device: str) -> bool:
 
 def _too_large(found: Fit, configs: Configs | None) -> UserError:
     assert found.budget is not None and found.needs is not None
-    ways = cheaper(found.config, usable(found.budget), configs=configs, device=found.device)
-    words = "; ".join(f"{way.words} ({amount(way.needs.peak)})" for way in ways)
+    planner = Planner(found.config, configs, device=found.device)
     return UserError(
         f"the run does not fit into {amount(found.budget)}: it needs about "
         f"{amount(found.needs.peak)} and a margin",
         where="memory.budget",
-        do=f"Cheaper settings, each on top of those before: {words}." if words else None,
+        do=_in_words(cheaper(planner, usable(found.budget))),
     )
 
 
-def cheaper(
-    config: TrainConfig,
-    limit: int,
-    *,
-    configs: Configs | None = None,
-    device: str | None = None,
-) -> list[Taken]:
-    """What to change so that the run fits into ``limit`` bytes, what costs least first.
+def cheaper(planner: Planner, limit: int) -> list[Taken]:
+    """What to change so that a run fits into ``limit`` bytes, what costs least first.
 
     Changes that would not help are left out. The last one fits, if any does; none is made where
     the run fits as it is.
-
-    Args:
-        config: the run.
-        limit: bytes.
-        configs: of the base's networks; read from the base if None.
-        device: see :class:`Planner`.
-
-    Raises:
-        UserError: the base cannot be read.
     """
-    planner = Planner(config, configs, device=device)
+    measures = (*MEASURES, *DROPS, *SMALLER)
     return reduced(
-        planner,
-        limit,
-        (*MEASURES, *DROPS, *SMALLER),
-        allowed=lambda changed: can_run(changed, planner.device),
+        planner, limit, measures, allowed=lambda changed: can_run(changed, planner.device)
     )
+
+
+def _in_words(ways: list[Taken]) -> str | None:
+    steps = "; ".join(f"{way.words} ({amount(way.needs.peak)})" for way in ways)
+    return f"Cheaper settings, each on top of those before: {steps}." if steps else None
 
 
 def next_measure(config: TrainConfig, device: torch.device, configs: Configs | None = None) -> str:
     """A sentence that names the cheapest setting with which a run would need less memory; empty
     where there is none, or where that could not be worked out."""
     try:
-        now = Planner(config, configs, device=device.type).needs().peak
-        ways = cheaper(config, int(LESS * now), configs=configs, device=device.type)
+        planner = Planner(config, configs, device=device.type)
+        now = planner.needs().peak
+        ways = cheaper(planner, int(LESS * now))
     except FAILURES:
         log.exception("no advice could be worked out")
         return ""
     if not ways:
         return ""
-    first = ways[0]
-    saved = amount(now - first.needs.peak)
-    return f"A run with {first.words} would need {saved} less ({first.measure.cost})."
+    saved = amount(now - ways[0].needs.peak)
+    return f"A run with {ways[0].words} would need {saved} less ({ways[0].measure.cost})."
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -245,16 +231,14 @@ def out_of_memory(
     saved = "nothing was saved yet" if last_saved is None else f"step {last_saved} is saved"
     total = room(device).total
     try:
-        needs = Planner(config, configs, device=device.type).needs()
+        planner = Planner(config, configs, device=device.type)
+        peak = planner.needs().peak
         # Where the estimate says that it fits, it is wrong, or others use the device.
-        limit = min(usable(total), int(needs.peak * WRONG))
-        ways = cheaper(config, limit, configs=configs, device=device.type)
-        estimated = f", and the run needs about {amount(needs.peak)}"
+        advice = _in_words(cheaper(planner, min(usable(total), int(peak * WRONG))))
+        estimated = f", and the run needs about {amount(peak)}"
     except FAILURES:
         log.exception("no advice could be worked out")
-        ways, estimated = [], ""
-    steps = "; ".join(f"{way.words} ({amount(way.needs.peak)})" for way in ways)
-    advice = f"Cheaper settings, each on top of those before: {steps}." if steps else ""
+        advice, estimated = None, ""
     resume = " Then resume with run.resume=latest." if last_saved is not None else ""
     return TrainingFailed(
         f"out of memory: {where} has {amount(total)}{estimated}; {saved}",

@@ -1,19 +1,39 @@
-"""Diffusion: noise by the schedule of a base that predicts epsilon, v or the clean latents."""
+"""Diffusion: noise by the schedule of a base that predicts epsilon, v or the clean latents.
+
+Notation of Ho et al. 2020 (arXiv:2006.11239): a noisy latent is
+``sqrt(alpha_bar) * x0 + sqrt(1 - alpha_bar) * noise``. Salimans & Ho 2022 (arXiv:2202.00512) define
+``v = sqrt(alpha_bar) * noise - sqrt(1 - alpha_bar) * x0``. What follows the class are the functions
+that it is made of: schedule, targets and weights. Shapes are ``[B, ...]``, ``alphas_bar`` ``[B]``.
+
+An error in the predicted image x0 shows up in the three targets as
+
+    |d_eps|² = SNR * |d_x0|²        |d_v|² = (SNR + 1) * |d_x0|²
+
+so a weighting that is stated for one prediction type is right for all of them once it is divided by
+that factor. Weights take and return ``[B]``, fp32.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dreambooth_core.devices import send
 from dreambooth_core.errors import UserError
-from dreambooth_core.objective import losses, schedule, targets
-from dreambooth_core.objective.objective import NoisySample, Objective
-from dreambooth_core.objective.options import ObjectiveOptions
-from dreambooth_core.objective.timesteps import timestep, timestep_range
-from dreambooth_core.objective.weights import weights
+from dreambooth_core.objective.objective import (
+    NoisySample,
+    Objective,
+    huber_threshold,
+    per_sample,
+    position,
+    unknown_weighting,
+)
+from dreambooth_core.objective.options import DIFFUSION_WEIGHTINGS, ObjectiveOptions
+
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 
 class Diffusion(Objective):
@@ -33,9 +53,9 @@ class Diffusion(Objective):
         self, options: ObjectiveOptions, alphas_cumprod: Tensor, prediction_type: str
     ) -> None:
         super().__init__(options)
-        self.prediction_type = targets.check(prediction_type)
+        self.prediction_type = check(prediction_type)
         self.alphas_cumprod = alphas_cumprod.detach().float().cpu()
-        timestep_range(options, self.steps)
+        self.range = options.timestep_range(self.steps)
         if options.shift not in ("auto", "none"):
             raise UserError(
                 "a timestep shift is for rectified-flow bases, and this is a diffusion base",
@@ -50,17 +70,18 @@ class Diffusion(Objective):
                     where="objective.zero_terminal_snr",
                     do="Switch it off, or take a base with v-prediction.",
                 )
-            self.alphas_cumprod = schedule.rescale_to_zero_terminal_snr(self.alphas_cumprod)
-        self.snr = schedule.snr(self.alphas_cumprod)
+            self.alphas_cumprod = rescale_to_zero_terminal_snr(self.alphas_cumprod)
+        self.snr = snr_of(self.alphas_cumprod)
         self._weights(self.snr[:1])
 
     @property
     def steps(self) -> int:
-        """Number of timesteps of the schedule."""
+        """Number of timesteps of the"""
         return int(self.alphas_cumprod.shape[0])
 
     def timesteps(self, positions: Sequence[float], shape: torch.Size) -> Tensor:
-        drawn = [timestep(position, self.options, self.steps) for position in positions]
+        low, high = self.range
+        drawn = [low + int(position(p, self.options) * (high - low + 1)) for p in positions]
         return torch.tensor(drawn, dtype=torch.int64)
 
     def sample(
@@ -71,13 +92,13 @@ class Diffusion(Objective):
         kept_there = send(kept, on)
         clean = latents.float()
         return NoisySample(
-            noisy=schedule.add_noise(clean, shown, kept_there).to(latents.dtype),
-            target=targets.target(self.prediction_type, clean, asked, kept_there),
+            noisy=add_noise(clean, shown, kept_there).to(latents.dtype),
+            target=target(self.prediction_type, clean, asked, kept_there),
             timesteps=send(timesteps, on),
             noise=asked,
             weights=send(self._weights(self.snr[timesteps]), on),
             thresholds=send(
-                losses.huber_threshold(
+                huber_threshold(
                     options.huber_schedule, options.huber_c, timesteps, kept, self.steps
                 ),
                 on,
@@ -93,3 +114,136 @@ class Diffusion(Objective):
             options.min_snr_gamma,
             options.max_weight,
         )
+
+
+def alphas_cumprod(
+    steps: int = 1000,
+    beta_start: float = 0.00085,
+    beta_end: float = 0.012,
+    beta_schedule: str = "scaled_linear",
+) -> Tensor:
+    """``alpha_bar`` of each timestep, shape ``[steps]``, fp32, from a scheduler's config.
+
+    The defaults are Stable Diffusion's. ``scaled_linear`` is linear in the square root of beta.
+
+    Raises:
+        UserError: ``beta_schedule`` is neither ``linear`` nor ``scaled_linear``.
+    """
+    if beta_schedule == "scaled_linear":
+        betas = torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float32) ** 2
+    elif beta_schedule == "linear":
+        betas = torch.linspace(beta_start, beta_end, steps, dtype=torch.float32)
+    else:
+        raise UserError(
+            f"the base's beta schedule {beta_schedule!r} is not known",
+            do="Known are scaled_linear and linear.",
+        )
+    return torch.cumprod(1.0 - betas, dim=0)
+
+
+def alphas_of(scheduler: Mapping[str, Any]) -> Tensor:
+    """``alpha_bar`` of a base, from its scheduler's configuration; what that leaves out is Stable
+    Diffusion's. Raises ``UserError`` as :func:`alphas_cumprod`."""
+    return alphas_cumprod(
+        int(scheduler.get("num_train_timesteps", 1000)),
+        float(scheduler.get("beta_start", 0.00085)),
+        float(scheduler.get("beta_end", 0.012)),
+        str(scheduler.get("beta_schedule", "scaled_linear")),
+    )
+
+
+def rescale_to_zero_terminal_snr(alphas_bar: Tensor) -> Tensor:
+    """The schedule with its last step made pure noise and its first kept. Shape ``[T]``.
+
+    Lin et al. 2023, "Common Diffusion Noise Schedules and Sample Steps Are Flawed"
+    (arXiv:2305.08891), algorithm 1: shift and stretch ``sqrt(alpha_bar)``.
+    """
+    root = alphas_bar.double().sqrt()
+    first, last = root[0], root[-1]
+    return (((root - last) * (first / (first - last))) ** 2).to(alphas_bar.dtype)
+
+
+def snr_of(alphas_bar: Tensor) -> Tensor:
+    """Signal-to-noise ratio ``alpha_bar / (1 - alpha_bar)``, same shape, fp32."""
+    kept = alphas_bar.float()
+    return kept / (1.0 - kept)
+
+
+def add_noise(latents: Tensor, noise: Tensor, alphas_bar: Tensor) -> Tensor:
+    """Noisy latents. ``latents`` and ``noise`` ``[B, ...]``, ``alphas_bar`` ``[B]``."""
+    kept = per_sample(alphas_bar, latents)
+    return kept.sqrt() * latents + (1.0 - kept).sqrt() * noise
+
+
+def check(prediction_type: str) -> str:
+    """Returns a known prediction type. Raises ``UserError`` for any other."""
+    if prediction_type not in PREDICTION_TYPES:
+        raise UserError(
+            f"the prediction type {prediction_type!r} is not known",
+            do=f"Known are {', '.join(PREDICTION_TYPES)}.",
+        )
+    return prediction_type
+
+
+def target(prediction_type: str, latents: Tensor, noise: Tensor, alphas_bar: Tensor) -> Tensor:
+    """The target for clean ``latents`` and the ``noise`` that was added to them."""
+    if prediction_type == "epsilon":
+        return noise
+    if prediction_type == "sample":
+        return latents
+    check(prediction_type)
+    kept = per_sample(alphas_bar, latents)
+    return kept.sqrt() * noise - (1.0 - kept).sqrt() * latents
+
+
+def min_snr(snr: Tensor, prediction_type: str, gamma: float = 5.0) -> Tensor:
+    """Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting Strategy"
+    (arXiv:2303.09556): ``min(SNR, gamma)`` on x0.
+
+    Epsilon: ``min(SNR, gamma) / SNR``, which is 1 at zero SNR; v: ``min(SNR, gamma) /
+    (SNR + 1)``; sample: ``min(SNR, gamma)``.
+    """
+    if check(prediction_type) == "epsilon":
+        return (gamma / snr).clamp(max=1.0)
+    if prediction_type == "v_prediction":
+        return snr.clamp(max=gamma) / (snr + 1.0)
+    return snr.clamp(max=gamma)
+
+
+def debiased(snr: Tensor, prediction_type: str, cap: float = 20.0) -> Tensor:
+    """Yu et al. 2024, "Debias the Training of Diffusion Models" (arXiv:2310.08442):
+    ``1 / sqrt(SNR)`` on epsilon, at most ``cap``; the same weight on x0 for the others.
+
+    Epsilon: ``1 / sqrt(SNR)``; v: ``sqrt(SNR) / (SNR + 1)``; sample: ``sqrt(SNR)``.
+    """
+    on_epsilon = snr.rsqrt().clamp(max=cap)
+    if check(prediction_type) == "epsilon":
+        return on_epsilon
+    on_sample = snr * on_epsilon
+    return on_sample / (snr + 1.0) if prediction_type == "v_prediction" else on_sample
+
+
+def v_equivalent(snr: Tensor, prediction_type: str, cap: float = 20.0) -> Tensor:
+    """The weight that v-prediction has by itself (Salimans & Ho 2022, section 4).
+
+    Epsilon: ``(SNR + 1) / SNR``, at most ``cap``; v: 1; sample: ``SNR + 1``, at most ``cap``.
+    Epsilon's own loss hardly counts errors of the image where noise prevails, and there its
+    colours and composition are decided.
+    """
+    if check(prediction_type) == "v_prediction":
+        return torch.ones_like(snr)
+    natural = (snr + 1.0) / snr if prediction_type == "epsilon" else snr + 1.0
+    return natural.clamp(max=cap)
+
+
+def weights(snr: Tensor, prediction_type: str, weighting: str, gamma: float, cap: float) -> Tensor:
+    """The weights that ``objective.weighting`` names."""
+    if weighting == "none":
+        return torch.ones_like(snr)
+    if weighting == "min_snr":
+        return min_snr(snr, prediction_type, gamma)
+    if weighting == "debiased_estimation":
+        return debiased(snr, prediction_type, cap)
+    if weighting == "v_equivalent":
+        return v_equivalent(snr, prediction_type, cap)
+    raise unknown_weighting(weighting, "diffusion", DIFFUSION_WEIGHTINGS)

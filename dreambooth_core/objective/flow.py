@@ -16,13 +16,16 @@ from torch import Tensor
 
 from dreambooth_core.devices import send
 from dreambooth_core.errors import UserError
-from dreambooth_core.objective import losses
-from dreambooth_core.objective.objective import NoisySample, Objective
-from dreambooth_core.objective.options import ObjectiveOptions
-from dreambooth_core.objective.schedule import per_sample
+from dreambooth_core.objective.objective import (
+    NoisySample,
+    Objective,
+    huber_threshold,
+    per_sample,
+    position,
+    unknown_weighting,
+)
+from dreambooth_core.objective.options import FLOW_WEIGHTINGS, ObjectiveOptions
 from dreambooth_core.objective.shift import FlowDefaults, shifted
-from dreambooth_core.objective.timesteps import position, timestep_range
-from dreambooth_core.objective.weights import flow as weights
 
 STEPS = 1000
 """``min_timestep`` and ``max_timestep`` count thousandths of noise."""
@@ -45,7 +48,7 @@ class Flow(Objective):
     def __init__(self, options: ObjectiveOptions, defaults: FlowDefaults | None = None) -> None:
         self.defaults = defaults or FlowDefaults()
         super().__init__(self.defaults.resolved(options))
-        low, high = timestep_range(options, STEPS)
+        low, high = options.timestep_range(STEPS)
         self.range = low / STEPS, (high + 1) / STEPS
         if options.zero_terminal_snr:
             raise UserError(
@@ -83,7 +86,7 @@ class Flow(Objective):
     def _thresholds(self, share: Tensor) -> Tensor:
         options = self.options
         kept = (1.0 - share).square() / ((1.0 - share).square() + share.square())
-        return losses.huber_threshold(options.huber_schedule, options.huber_c, share, kept, 1)
+        return huber_threshold(options.huber_schedule, options.huber_c, share, kept, 1)
 
     def _factor(self, shape: torch.Size) -> float:
         """The factor of the shift for latents of ``shape`` ``[..., height, width]``."""
@@ -93,3 +96,26 @@ class Flow(Objective):
         if options.shift == "resolution" and rule is not None:
             return math.exp(rule(self.defaults.tokens(int(shape[-2]), int(shape[-1]))))
         return 1.0
+
+
+def weights(noise_share: Tensor, weighting: str, cap: float) -> Tensor:
+    """The weights of rectified flow's loss on v, by the share of noise s.
+
+    As in diffusers' scripts for SD3 (Esser et al. 2024, arXiv:2403.03206): ``sigma_sqrt``:
+    ``1 / s²``, here at most ``cap``; ``cosmap``: ``2 / (pi * (1 - 2s + 2s²))``.
+    ``sigma_squared``: ``s²``, which compares the clean latents instead of v
+    (``--precondition_outputs``).
+
+    Raises:
+        UserError: another weighting.
+    """
+    s = noise_share
+    if weighting == "none":
+        return torch.ones_like(s)
+    if weighting == "sigma_sqrt":
+        return s.pow(-2.0).clamp(max=cap)
+    if weighting == "sigma_squared":
+        return s.square()
+    if weighting == "cosmap":
+        return 2.0 / (math.pi * (1.0 - 2.0 * s + 2.0 * s.square()))
+    raise unknown_weighting(weighting, "rectified-flow", FLOW_WEIGHTINGS)

@@ -1,22 +1,32 @@
 """``Objective``: everything between clean latents and a loss, but the model.
 
-It owns what the model is asked to predict, so the training loop never asks for it.
+It owns what the model is asked to predict, so the training loop never asks for it. What follows
+the class are the functions that it is made of: noise, timesteps and losses.
+
+Noise is drawn for one sample by its own generator, ``[C, H, W]``, fp32, on the CPU: the numbers of
+a CPU and a GPU generator differ, and a result should depend on neither the device nor the batch
+that a sample is in.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Generator, Tensor
 
 from dreambooth_core.devices import send
-from dreambooth_core.objective import losses as loss_functions
-from dreambooth_core.objective import noise as noise_functions
+from dreambooth_core.errors import UserError
 from dreambooth_core.objective.options import ObjectiveOptions
 from dreambooth_core.randomness import Key, generator, uniform
+
+_NORMAL = NormalDist()
+_BELOW_ONE = math.nextafter(1.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -86,24 +96,22 @@ class Objective(ABC):
         [0, 1] of the image's or the latents' size.
         """
         options = self.options
-        each = loss_functions.elementwise(
-            options.loss, prediction, sample.target, sample.thresholds
-        )
-        means = loss_functions.mean_per_sample(each, mask)
+        each = elementwise(options.loss, prediction, sample.target, sample.thresholds)
+        means = mean_per_sample(each, mask)
         return means * sample.weights
 
     def _noise(self, shape: torch.Size, key: tuple[Key, ...]) -> Tensor:
         options = self.options
-        noise = noise_functions.gaussian(shape, generator(*key, "noise"))
+        noise = gaussian(shape, generator(*key, "noise"))
         if options.multires_noise_discount > 0:
-            noise = noise_functions.pyramid(
+            noise = pyramid(
                 noise,
                 options.multires_noise_discount,
                 options.multires_noise_iterations,
                 generator(*key, "pyramid"),
             )
         if options.noise_offset > 0:
-            noise = noise_functions.offset(noise, options.noise_offset, generator(*key, "offset"))
+            noise = offset(noise, options.noise_offset, generator(*key, "offset"))
         return noise
 
     def _shown(self, asked: Tensor, keys: Sequence[tuple[Key, ...]]) -> Tensor | None:
@@ -113,8 +121,210 @@ class Objective(ABC):
             return None
         pairs = zip(asked, keys, strict=True)
         return torch.stack(
-            [
-                noise_functions.perturbed(n, strength, generator(*k, "perturbation"))
-                for n, k in pairs
-            ]
+            [perturbed(n, strength, generator(*k, "perturbation")) for n, k in pairs]
         )
+
+
+def gaussian(shape: torch.Size | tuple[int, ...], generator: Generator) -> Tensor:
+    """Unit Gaussian noise of ``shape``."""
+    return torch.randn(tuple(shape), generator=generator, dtype=torch.float32)
+
+
+def offset(noise: Tensor, strength: float, generator: Generator) -> Tensor:
+    """``noise`` plus one Gaussian number per channel, times ``strength``.
+
+    Guttenberg 2023, "Diffusion with Offset Noise": with independent noise alone a model never
+    learns to change an image's mean.
+    """
+    shift = gaussian((*noise.shape[:-2], 1, 1), generator)
+    return noise + strength * shift
+
+
+def pyramid(noise: Tensor, discount: float, levels: int, generator: Generator) -> Tensor:
+    """``noise`` plus ever coarser noise, brought back to unit variance.
+
+    Whitaker 2023, "Multi-Resolution Noise for Diffusion Model Training": level ``i`` has the
+    size divided by ``r**i`` with ``r`` drawn from [2, 4), is stretched to the full size, and
+    counts ``discount**i``. Ends where a side has shrunk to one.
+    """
+    height, width = noise.shape[-2:]
+    total = noise.clone()
+    for level in range(1, levels + 1):
+        factor = float(torch.rand((), generator=generator)) * 2.0 + 2.0
+        size = (max(1, int(height / factor**level)), max(1, int(width / factor**level)))
+        coarse = gaussian((*noise.shape[:-2], *size), generator)
+        stretched = F.interpolate(
+            coarse[None], size=(height, width), mode="bilinear", align_corners=False
+        )[0]
+        total += stretched * discount**level
+        if min(size) == 1:
+            break
+    return total / total.std()
+
+
+def perturbed(noise: Tensor, strength: float, generator: Generator) -> Tensor:
+    """The noise that the model is shown, where ``noise`` is what it is asked for.
+
+    Ning et al. 2023, "Input Perturbation Reduces Exposure Bias in Diffusion Models"
+    (arXiv:2301.11706).
+    """
+    return noise + strength * gaussian(noise.shape, generator)
+
+
+def position(uniform: float, options: ObjectiveOptions) -> float:
+    """Where in the range of timesteps a sample falls, in [0, 1).
+
+    Each bias is a quantile function: it turns a uniform number into a position, so one keyed
+    uniform number per sample is all the randomness there is.
+
+    - ``earlier`` / ``later``: one end of the range, ``timestep_bias_portion`` wide, is drawn
+      ``timestep_bias_multiplier`` times as often as the rest (as in diffusers' SDXL script).
+    - ``cubic``: ``1 - u**3``, strongly towards noise.
+    - ``logit_normal``, ``mode``, ``cosmap``: Esser et al. 2024 (arXiv:2403.03206), section 3.1.
+      ``sigmoid`` is ``logit_normal`` with mean 0 and the width ``sigmoid_scale``.
+    """
+    bias = options.timestep_bias
+    if bias in ("auto", "none"):
+        return uniform
+    if bias == "cubic":
+        return min(1.0 - uniform**3, _BELOW_ONE)
+    if bias == "logit_normal":
+        return _logit_normal(uniform, options.logit_mean, options.logit_std)
+    if bias == "sigmoid":
+        return _logit_normal(uniform, 0.0, options.sigmoid_scale)
+    if bias == "mode":
+        bend = math.cos(math.pi / 2 * uniform) ** 2 - 1.0 + uniform
+        return min(max(1.0 - uniform - options.mode_scale * bend, 0.0), _BELOW_ONE)
+    if bias == "cosmap":
+        return min(1.0 - 1.0 / (math.tan(math.pi / 2 * uniform) + 1.0), _BELOW_ONE)
+    portion, multiplier = options.timestep_bias_portion, options.timestep_bias_multiplier
+    if bias == "earlier":
+        return _two_parts(uniform, portion, multiplier, 1.0)
+    if bias == "later":
+        return _two_parts(uniform, 1.0 - portion, 1.0, multiplier)
+    raise UserError(f"timestep bias {bias!r} is not known", where="objective.timestep_bias")
+
+
+def _logit_normal(uniform: float, mean: float, std: float) -> float:
+    """Quantile of the sigmoid of a Gaussian."""
+    inside = min(max(uniform, 1e-12), _BELOW_ONE)
+    gauss = mean + std * _NORMAL.inv_cdf(inside)
+    return min(1.0 / (1.0 + math.exp(-gauss)), _BELOW_ONE)
+
+
+def _two_parts(uniform: float, border: float, left: float, right: float) -> float:
+    """Quantile of a density that is ``left`` below ``border`` and ``right`` above it."""
+    total = left * border + right * (1.0 - border)
+    mass = uniform * total
+    if mass < left * border or right == 0.0:
+        return min(mass / left, _BELOW_ONE)
+    return min(border + (mass - left * border) / right, _BELOW_ONE)
+
+
+def elementwise(kind: str, prediction: Tensor, target: Tensor, threshold: Tensor) -> Tensor:
+    """The loss of each element, fp32. ``prediction`` and ``target`` ``[B, ...]``.
+
+    ``threshold`` ``[B]`` is used by ``huber``, the pseudo-Huber loss
+    ``2c * (sqrt(d² + c²) - c)`` of Khrapov et al. 2024 (arXiv:2403.16728), which is d² for
+    small and 2c|d| for large errors, and by ``smooth_l1``, ``d² / 2c`` below c and
+    ``|d| - c/2`` above.
+    """
+    difference = prediction.float() - target.float()
+    if kind == "l2":
+        return difference.square()
+    if kind == "l1":
+        return difference.abs()
+    c = per_sample(threshold, difference)
+    if kind == "huber":
+        # The same as in the paper, without the difference of two nearly equal numbers.
+        square = difference.square()
+        return 2.0 * c * square / ((square + c.square()).sqrt() + c)
+    if kind == "smooth_l1":
+        size = difference.abs()
+        return torch.where(size < c, difference.square() / (2.0 * c), size - c / 2.0)
+    raise UserError(f"loss {kind!r} is not known", where="objective.loss")
+
+
+def huber_threshold(
+    schedule: str, c: float, timesteps: Tensor, alphas_bar: Tensor, steps: int
+) -> Tensor:
+    """The threshold of each sample, ``[B]``, fp32. Khrapov et al. 2024.
+
+    ``exponential``: ``c ** (t / steps)``; ``snr``: ``(1 - c) / (1 + sigma)² + c`` with
+    ``sigma² = 1 / SNR``. Both are 1 without noise and tend to ``c``.
+    """
+    if schedule == "constant":
+        return torch.full_like(alphas_bar, c, dtype=torch.float32)
+    if schedule == "exponential":
+        return torch.exp(timesteps.float() * (math.log(c) / steps))
+    if schedule == "snr":
+        sigma = ((1.0 - alphas_bar.float()) / alphas_bar.float()).sqrt()
+        return (1.0 - c) / (1.0 + sigma).square() + c
+    raise UserError(f"Huber schedule {schedule!r} is not known", where="objective.huber_schedule")
+
+
+def mean_per_sample(losses: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean over all but the first dimension, ``[B, C, H, W]`` to ``[B]``.
+
+    ``mask`` ``[B, 1, h, w]`` in [0, 1], of the picture's or the latents' size, is averaged down
+    to the latents' size and weights the mean, so that a small subject counts as much as a large
+    one. A sample whose weights are all 0 has loss 0.
+    """
+    if mask is None:
+        return losses.flatten(1).mean(dim=1)
+    weights = mask.to(device=losses.device, dtype=losses.dtype)
+    if weights.shape[-2:] != losses.shape[-2:]:
+        size = (int(losses.shape[-2]), int(losses.shape[-1]))
+        weights = F.adaptive_avg_pool2d(weights, size)
+    weights = weights.expand_as(losses).flatten(1)
+    total = weights.sum(dim=1)
+    weighted = (losses.flatten(1) * weights).sum(dim=1)
+    return torch.where(total > 0, weighted / total.clamp(min=1e-12), torch.zeros_like(total))
+
+
+def combine(
+    losses: Tensor,
+    is_class: Tensor,
+    prior_weight: float,
+    counts: tuple[int, int] | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """DreamBooth's loss in two parts, the subject, and its class so that it survives (Ruiz et al.
+    2022, arXiv:2208.12242, equation 2): the mean over instance pictures plus ``prior_weight`` times
+    the mean over class pictures.
+
+    ``losses`` ``[B]``, ``is_class`` ``[B]`` bool. Each kind has a mean of its own, so the order
+    of the batch and the share of each kind do not matter.
+
+    ``counts``, the number of instance and class pictures of the *whole* batch, is for a part of
+    it (one accumulation step, one process): the totals of all parts then add up to the total of
+    the whole batch, however the kinds are spread.
+
+    Returns:
+        The total, and without gradient the mean of the instance and of the class pictures, before
+        ``prior_weight``; 0 where there were none. Scalars on the losses' device.
+    """
+    of_class = is_class.to(device=losses.device, dtype=losses.dtype)
+    of_instance = 1.0 - of_class
+    instances: Tensor | float
+    classes: Tensor | float
+    if counts is None:
+        instances, classes = of_instance.sum().clamp(min=1.0), of_class.sum().clamp(min=1.0)
+    else:
+        instances, classes = max(counts[0], 1.0), max(counts[1], 1.0)
+    instance = (losses * of_instance).sum() / instances
+    prior = (losses * of_class).sum() / classes
+    return instance + prior_weight * prior, instance.detach(), prior.detach()
+
+
+def per_sample(values: Tensor, like: Tensor) -> Tensor:
+    """``values`` ``[B]`` with as many trailing dimensions of size 1 as ``like`` has."""
+    return values.reshape(-1, *[1] * (like.dim() - 1))
+
+
+def unknown_weighting(weighting: str, kind: str, known: tuple[str, ...]) -> UserError:
+    """The refusal of a weighting that bases of a kind do not have."""
+    return UserError(
+        f"weighting {weighting!r} is not known for {kind} bases",
+        where="objective.weighting",
+        do=f"Known are {', '.join(known)}.",
+    )

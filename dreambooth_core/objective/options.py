@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dreambooth_core.config.fields import option
+from dreambooth_core.errors import UserError
 
 LOSSES = ("l2", "l1", "huber", "smooth_l1")
 HUBER_SCHEDULES = ("constant", "snr", "exponential")
@@ -210,3 +211,18 @@ class ObjectiveOptions:
         maximum=100.0,
         advanced=True,
     )
+
+    def timestep_range(self, steps: int) -> tuple[int, int]:
+        """First and last timestep that are drawn of ``steps``, inclusive.
+
+        Raises:
+            UserError: ``min_timestep`` is above ``max_timestep``.
+        """
+        low, high = self.min_timestep, min(self.max_timestep, steps - 1)
+        if low > high:
+            raise UserError(
+                f"the first timestep {low} is above the last, {high}",
+                where="objective.min_timestep",
+                do="Give a range such as 0 to 999.",
+            )
+        return low, high

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from dreambooth_core.devices import cut_like, is_sharded
 from dreambooth_core.errors import UserError
-from dreambooth_core.optim.pieces import cut_like, is_sharded
 
 # What the configuration says holds, not what a checkpoint says: it may have been changed.
 _CONFIGURED = (

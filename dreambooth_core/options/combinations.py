@@ -13,7 +13,6 @@ from pathlib import Path
 
 from dreambooth_core.errors import UserError
 from dreambooth_core.methods.table import METHODS, MethodSpec
-from dreambooth_core.objective.timesteps import timestep_range
 from dreambooth_core.optim.options import OptimOptions
 from dreambooth_core.optim.rates import rates
 from dreambooth_core.optim.schedules import make_schedule
@@ -490,7 +489,7 @@ def refuse_settings(config: TrainConfig, *, device: str = "", processes: int = 1
         raise error
     _ = config.memory.limit
     make_schedule(config.optim, total_steps=1)
-    timestep_range(config.objective, steps=1000)
+    config.objective.timestep_range(steps=1000)
     wanted = config.run.resume
     if wanted not in ("", "latest") and not wanted.removeprefix("step-").isdecimal():
         raise UserError(

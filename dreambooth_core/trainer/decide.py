@@ -20,9 +20,8 @@ import torch
 from dreambooth_core.attention.processors import apply_attention
 from dreambooth_core.data.concepts import Concept, gather
 from dreambooth_core.data.items import Items
-from dreambooth_core.data.plan import BatchPlan
+from dreambooth_core.data.plan import BatchPlan, Size
 from dreambooth_core.data.prior import ClassImages
-from dreambooth_core.data.views import Size
 from dreambooth_core.devices import choose_device, make_precision
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Components, Family
@@ -35,8 +34,8 @@ from dreambooth_core.optim.rates import Rates, rates
 from dreambooth_core.options import TrainConfig, with_resolution
 from dreambooth_core.options.combinations import refuse_settings
 from dreambooth_core.trainer import publish
-from dreambooth_core.trainer.priors import class_images, image_precision
-from dreambooth_core.trainer.processes import Processes
+from dreambooth_core.trainer.distributed import Processes
+from dreambooth_core.trainer.prepare import class_images, image_precision
 from dreambooth_core.trainer.validation import sampling_settings
 
 TRACKERS = {"log.tensorboard": "tensorboard", "log.wandb": "wandb"}

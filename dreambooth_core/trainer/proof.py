@@ -6,7 +6,8 @@ It runs after the trainer has freed its memory, is part of the result, and stand
 from __future__ import annotations
 
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dreambooth_core.attention.processors import apply_attention
+from dreambooth_core.devices import STORED
 from dreambooth_core.errors import TrainingFailed
 from dreambooth_core.families.base import Components, SizeInfo
 from dreambooth_core.families.loading import load_base
@@ -24,7 +26,9 @@ from dreambooth_core.formats.embeddings import read_embedding
 from dreambooth_core.formats.folders import index_of
 from dreambooth_core.formats.storage import read_tensors, sha256
 from dreambooth_core.methods.quantized import dequantize, quantize
+from dreambooth_core.options import TrainConfig
 from dreambooth_core.randomness import generator
+from dreambooth_core.trainer.train import Training
 
 SIDE = 16
 """Largest side of the question's latents: any size shows a difference."""
@@ -94,37 +98,58 @@ def sums_of(parts: Components) -> dict[str, int]:
     }
 
 
-def prove(
-    base: BaseOptions,
-    file: Path,
-    caption: str,
-    expected: Tensor,
-    dtype: torch.dtype,
-    *,
-    token: tuple[str, Path] | None = None,
-    quantized: str = "no",
-    tokenizers: list[Any] | None = None,
-    stored: torch.dtype = torch.float32,
-    sums: dict[str, int] | None = None,
-    checkpoint: int | None = None,
-    masters: Collection[str] = (),
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Question:
+    """What a result is asked, and what the models answered as they were trained: all that the proof
+    needs of a run whose models have left the memory."""
+
+    file: Path
+    """An adapter's file or folder, or a whole model's single file or folder."""
+    caption: str
+    """What :func:`answer` was asked."""
+    expected: Tensor
+    """The answer; of a whole model, as it is stored (:func:`as_stored`)."""
+    dtype: torch.dtype
+    """The precision that the models computed in."""
+    token: tuple[str, Path] | None = None
+    """A learned token and the file with its vectors."""
+    sums: Mapping[str, int] = field(default_factory=dict)
+    """Of a whole model, what :func:`sums_of` gave for it as it is stored."""
+    masters: Collection[str] = ()
+    """Networks that were trained whole from unrounded weights."""
+    tokenizers: list[Any] | None = None
+    """The base's, where training added nothing to them; None reads them again."""
+
+
+def ask(training: Training, file: Path, token: tuple[str, Path] | None) -> Question:
+    """The question to a result, answered by the trained models. Training cannot go on then."""
+    parts, method, precision = training.parts, training.method, training.precision
+    caption = method.caption_for_proof(list(training.items.first_captions().values()))
+    sums: dict[str, int] = {}
+    with training.trained.as_result(whole=True):
+        if method.adapter() is None and token is None:  # a whole model
+            sums = sums_of(as_stored(parts, STORED[training.config.save.precision]))
+        expected = answer(parts, caption)
+    masters = bool(sums) and precision.trained != precision.dtype
+    return Question(
+        file,
+        caption,
+        expected,
+        precision.dtype,
+        token,
+        sums,
+        tuple(method.trained_models) if masters else (),
+        parts.tokenizers if token is None else None,
+    )
+
+
+def prove(question: Question, config: TrainConfig, checkpoint: int | None = None) -> dict[str, Any]:
     """Reads a result back and compares its answer with the trainer's own.
 
     Args:
-        base: the base that training started from.
-        file: the result: an adapter's file or folder, or a whole model's single file or folder.
-        caption: what :func:`answer` was asked.
-        expected: the answer of the models as they were trained; of a whole model's as they are
-            stored (:func:`as_stored`).
-        dtype: the precision that the models computed in.
-        token: a learned token and the file with its vectors.
-        quantized: how the base was rounded while it was trained on.
-        tokenizers: the base's, where training added nothing to them; None reads them again.
-        stored: the precision of a whole model's file.
-        sums: of a whole model, what :func:`sums_of` gave for it as it is stored.
+        question: what it is asked, and the answer.
+        config: the run's.
         checkpoint: the step of the latest checkpoint, if there is one.
-        masters: networks that were trained whole from unrounded weights.
 
     Returns:
         The proof, for the receipt.
@@ -132,11 +157,13 @@ def prove(
     Raises:
         TrainingFailed: the file does not do what was trained, equals the base, or holds NaN.
     """
+    file, caption, expected = question.file, question.caption, question.expected
+    dtype, token, quantized = question.dtype, question.token, config.memory.quantize
     folder = file if file.is_dir() else file.with_suffix("")
     whole = index_of(folder).is_file()
-    parts = load_base(base, tokenizers=tokenizers)
+    parts = load_base(config.base, tokenizers=question.tokenizers)
     for name, model in parts.models.items():
-        if name not in masters:
+        if name not in question.masters:
             model.to(dtype)
         if quantized != "no":
             # The rounded base as ordinary layers, which any loader can put an adapter on.
@@ -149,9 +176,16 @@ def prove(
     if token is not None and token[1] == file:
         proof = _verify_token(file, plain, answer(parts, caption), expected, dtype)
     elif whole:
-        plain = answer(as_stored(parts, stored), caption)
+        plain = answer(as_stored(parts, STORED[config.save.precision]), caption)
         proof = _verify_model(
-            file, folder, plain, caption, expected, sums or {}, parts.family.denoiser, base.guidance
+            file,
+            folder,
+            plain,
+            caption,
+            expected,
+            question.sums,
+            parts.family.denoiser,
+            config.base.guidance,
         )
     else:
         proof = verify_adapter(file, parts.models, lambda _: answer(parts, caption), expected)
@@ -201,7 +235,7 @@ def _verify_model(
     plain: Tensor,
     caption: str,
     expected: Tensor,
-    sums: dict[str, int],
+    sums: Mapping[str, int],
     denoiser: str,
     guidance: float,
 ) -> Proof:

@@ -1,124 +1,342 @@
-"""Writing what was learned: an adapter in the layout asked for, or the whole model."""
+"""Results: what was learned, as files that hosts and scripts load, and what they say of it.
+
+``save.arrangement`` says where they lie, for those who have code that expects them as other scripts
+leave them:
+
+``run``
+    One file, or of a fine-tuned model one file and under the same name a diffusers folder.
+``diffusers``
+    A whole pipeline in the run's folder and the trained networks in ``checkpoint-100/unet`` and
+    ``/text_encoder``; of an adapter ``pytorch_lora_weights.safetensors`` in both places.
+``peft``
+    ``unet/adapter_config.json`` and ``text_encoder/…`` in the same places.
+``shivam``
+    A whole pipeline with its samples in ``100/``, ``200/`` … in the run's folder, where no other
+    run writes. Of a run named ``0``, which is what its command line makes, *beside* that folder:
+    its notebook takes every folder there but ``0`` for a number of steps.
+"""
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
+from dreambooth_core import __version__
+from dreambooth_core.bases.locate import hub_id
+from dreambooth_core.data.items import Items
+from dreambooth_core.data.plan import BatchPlan
 from dreambooth_core.devices import STORED
-from dreambooth_core.disk import remove
+from dreambooth_core.disk import (
+    copy_file,
+    exchanging,
+    remove,
+    replacing_folder,
+    write_bytes,
+    write_json,
+)
+from dreambooth_core.families.base import Components, config_of
+from dreambooth_core.formats.adapters.model import Adapter
 from dreambooth_core.formats.adapters.write import write_adapter
+from dreambooth_core.formats.checkpoints.build import component_of
+from dreambooth_core.formats.checkpoints.folder import NAMES
+from dreambooth_core.formats.checkpoints.folder_layout import stored_config
 from dreambooth_core.formats.embeddings import write_embedding
-from dreambooth_core.trainer.best import keep
-from dreambooth_core.trainer.metadata import result_metadata
+from dreambooth_core.formats.privacy import cleaned
+from dreambooth_core.formats.storage import write_tensors
+from dreambooth_core.jobs import RunFolder
+from dreambooth_core.methods.base import Method
+from dreambooth_core.options import TrainConfig
 
-if TYPE_CHECKING:
-    from dreambooth_core.trainer.session import Session
-
+ALONE = "0"
+"""The run that has its folder of runs for itself."""
+LORA_FILE = "pytorch_lora_weights.safetensors"
+"""The name that ``load_lora_weights`` looks for."""
+KOHYA_FILE = "pytorch_lora_weights_kohya.safetensors"
+ARGUMENTS = "args.json"
 PLAIN = re.compile(r"[^\w.-]+")
 """What a file name had better not have."""
+PREDICTION = {"epsilon": "epsilon", "v_prediction": "v", "sample": "sample"}
+"""Prediction types as the model spec spells them; it has none for rectified flow."""
 
 
-def write_result(session: Session, name: str) -> Path:
-    """Writes the present state of what is trained into the run's folder.
+class Results:
+    """Writes what was learned into a run's folder.
 
-    Returns:
-        The file, or for peft's layout the folder. A fine-tuned model is written as one file and,
-        under the same name without an ending, as a diffusers folder.
-
-    Raises:
-        SaveFailed: it could not be written.
+    Args:
+        parts: the models.
+        method: knows what of them is trained.
+        items: the images trained on.
+        plan: their batches.
     """
-    config = session.config
-    dtype = STORED[config.save.precision]
-    metadata = result_metadata(
-        config,
-        session.parts,
-        name=name,
-        step=session.step,
-        epoch=session.plan.epoch_of(max(session.step - 1, 0)) + 1,
-        captions=captions_by_concept(session),
-        size=session.items.entries[0].size,
-    )
-    adapter = session.method.adapter()
-    embedding = session.method.embedding()
-    if embedding is not None:
-        written = write_embedding(embedding_path(session, name), embedding, metadata)
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        folder: RunFolder,
+        parts: Components,
+        method: Method,
+        items: Items,
+        plan: BatchPlan,
+    ) -> None:
+        self.config, self.folder, self.parts, self.method = config, folder, parts, method
+        self.items, self.plan = items, plan
+        self.dtype = STORED[config.save.precision]
+        self.written: list[str] = []
+        """What is a result, relative to the run's folder."""
+
+    def write(self, name: str, step: int) -> Path:
+        """Writes the present state of what is trained, after ``step`` steps.
+
+        Returns:
+            The file that counts, or a folder where that is the result.
+
+        Raises:
+            SaveFailed: it could not be written.
+        """
+        metadata = result_metadata(
+            self.config,
+            self.parts,
+            name=name,
+            step=step,
+            epoch=self.plan.epoch_of(max(step - 1, 0)) + 1,
+            captions=self._captions(),
+            size=self.items.entries[0].size,
+        )
+        path = self._write(name, step, metadata)
+        self.written.append(self.folder.relative(path))
+        return path
+
+    def _write(self, name: str, step: int, metadata: dict[str, str]) -> Path:
+        embedding, adapter = self.method.embedding(), self.method.adapter()
+        if embedding is not None:
+            token = write_embedding(self.token_path(name), embedding, metadata)
+            if adapter is None:
+                return token
+        if adapter is not None:
+            adapter.metadata.update(metadata)
+        arrangement, target = self.config.save.arrangement, self.folder.path / name
+        if arrangement == "shivam":
+            return self._write_numbered(step, adapter, metadata)
+        if arrangement != "run":
+            final = name == self.folder.name
+            return self._write_for_scripts(step, adapter, metadata, final=final)
+        if adapter is not None:
+            ending = "" if self.config.save.layout == "peft" else ".safetensors"
+            path = target.with_name(f"{name}{ending}")
+            return write_adapter(adapter, path, self.config.save.layout, dtype=self.dtype)
+        family, single = self.parts.family, target.with_name(f"{name}.safetensors")
+        family.write_folder(self.parts, target, self.dtype, metadata)
+        return family.write_file(self.parts, single, self.dtype, metadata) or target
+
+    def token_path(self, name: str) -> Path:
+        """Where the learned token of the result ``name`` lies: hosts know it by its file's name."""
+        ending = name.removeprefix(self.folder.name)
+        return self.folder.path / f"{self._word}{ending}.safetensors"
+
+    def token(self, name: str) -> tuple[str, Path] | None:
+        """The learned token of the result ``name``, and the file with its vectors."""
+        if self.method.embedding() is None:
+            return None
+        return self.config.method.placeholder_token, self.token_path(name)
+
+    @property
+    def _word(self) -> str:
+        word = self.config.method.placeholder_token.lower()
+        word = PLAIN.sub("-", word).strip("-.") or "token"
+        return f"{word}-token" if word == self.folder.name else word
+
+    def keep_best(self, name: str, result: Path) -> Path:
+        """Keeps the result ``name``, that was just written, as ``<run>-best`` too, and a learned
+        token as ``<token>-best``; returns the file that counts.
+
+        Raises:
+            SaveFailed: it could not be written.
+        """
+        best = f"{self.folder.name}-best"
+        if self.method.embedding() is not None:
+            token = self.token_path(name)
+            kept = _copied(token, self.token_path(best).stem)
+            if result == token:
+                return kept
+        return _copied(result, best)
+
+    def prune(self) -> None:
+        """Deletes the results of the oldest steps beyond ``save.keep``; without it keeps all.
+
+        A fine-tuned model is gigabytes a step: whoever limits the checkpoints means these too. The
+        final result has no step in its name and stays.
+        """
+        here, names = self.folder.path, "|".join(map(re.escape, (self.folder.name, self._word)))
+        self._prune(rf"(?:{names})-(\d{{6,}})(?:\.\w+)?")
+        self.written[:] = [name for name in self.written if (here / name).exists()]
+
+    def _prune(self, stepped: str) -> None:
+        """Deletes what has the number of an old step in its name."""
+        if self.config.save.keep is None:
+            return
+        found: dict[int, list[Path]] = {}
+        for path in self.folder.path.iterdir():
+            if match := re.fullmatch(stepped, path.name):
+                found.setdefault(int(match[1]), []).append(path)
+        for step in sorted(found)[: -self.config.save.keep]:
+            for path in found[step]:
+                remove(path)
+
+    def _captions(self) -> dict[str, list[str]]:
+        """The captions of each concept's images."""
+        found: dict[str, list[str]] = {}
+        for entry, text in zip(self.items.entries, self.items.captioner.texts, strict=True):
+            found.setdefault(self.items.concepts[entry.concept].name, []).append(text)
+        return found
+
+    # --- as other scripts leave them ------------------------------------------------------------
+    def _write_for_scripts(
+        self, step: int, adapter: Adapter | None, metadata: dict[str, str], *, final: bool
+    ) -> Path:
+        root, every = self.folder.path, self.config.save.every_steps
+        if not final or (every and step % every == 0):
+            written = self._write_trained(root / f"checkpoint-{step}", adapter)
+            self._prune(r"checkpoint-(\d+)")
+            if not final:
+                return written
         if adapter is None:
-            return written
-    if config.save.arrangement != "run":
-        from dreambooth_core.trainer.arrangements import write_arranged
+            self._write_pipeline(root, metadata)
+            return root
+        return self._write_trained(root, adapter)
 
-        return write_arranged(session, metadata, final=name == session.folder.name)
-    target = session.folder.path / name
-    if adapter is None:
-        return write_model(session, target, metadata)
-    adapter.metadata.update(metadata)
-    ending = "" if config.save.layout == "peft" else ".safetensors"
-    path = target.with_name(f"{name}{ending}")
-    return write_adapter(adapter, path, config.save.layout, dtype=dtype)
+    def _write_trained(self, folder: Path, adapter: Adapter | None) -> Path:
+        """What is trained and nothing else: networks in folders of their own, or the adapter."""
+        if adapter is None:
+            with replacing_folder(folder, NAMES) as part:
+                for name, model in self.method.trained_models.items():
+                    component = component_of(name, model)
+                    denoises = name == self.parts.family.denoiser
+                    stem = "diffusion_pytorch_model" if denoises else "model"
+                    tensors = {
+                        key: tensor.to(self.dtype) if tensor.is_floating_point() else tensor
+                        for key, tensor in component.tensors.items()
+                    }
+                    write_tensors(part / name / f"{stem}.safetensors", tensors, {"format": "pt"})
+                    write_json(part / name / "config.json", stored_config(name, config_of(model)))
+            return folder
+        if self.config.save.arrangement == "peft":
+            return write_adapter(adapter, folder, "peft", dtype=self.dtype)
+        with exchanging(folder, [LORA_FILE, KOHYA_FILE]) as part:
+            if self.config.save.also_kohya:
+                write_adapter(adapter, part / KOHYA_FILE, "kohya", dtype=self.dtype)
+            write_adapter(adapter, part / LORA_FILE, "diffusers", dtype=self.dtype)
+        return folder / LORA_FILE
+
+    def _write_pipeline(
+        self, folder: Path, metadata: dict[str, str], scheduler: str | None = None
+    ) -> None:
+        """A whole diffusers folder, with the base's sampler or another."""
+        self.parts.family.write_folder(
+            self.parts, folder, self.dtype, metadata, scheduler=scheduler, extras="none"
+        )
+
+    def _write_numbered(self, step: int, adapter: Adapter | None, metadata: dict[str, str]) -> Path:
+        folder = self.numbered(step)
+        with replacing_folder(folder, [*NAMES, LORA_FILE, ARGUMENTS]) as part:
+            if adapter is None:
+                self._write_pipeline(part, metadata, scheduler="ddim")
+            else:
+                write_adapter(adapter, part / LORA_FILE, "diffusers", dtype=self.dtype)
+            write_json(part / ARGUMENTS, cleaned(asdict(self.config)))
+        return folder
+
+    def numbered(self, step: int) -> Path:
+        """The folder of a step in Shivam's arrangement."""
+        beside = self.folder.path.with_name(str(step))
+        if self.folder.name == ALONE and not RunFolder(beside).exists():
+            return beside
+        return self.folder.path / str(step)
+
+    def arrange_samples(self, step: int) -> None:
+        """Puts a step's validation images beside the numbered pipeline that they show."""
+        if self.config.save.arrangement != "shivam" or step == 0:
+            return
+        images = sorted(self.folder.samples.glob(f"step-{step:06d}-*.png"))
+        for index, image in enumerate(images):
+            write_bytes(self.numbered(step) / "samples" / f"{index}.png", image.read_bytes())
 
 
-def embedding_path(session: Session, name: str) -> Path:
-    """Where the learned token of the result ``name`` lies: hosts know it by its file's name."""
-    folder = session.folder
-    return folder.path / f"{_word(session)}{name.removeprefix(folder.name)}.safetensors"
-
-
-def keep_best(session: Session, name: str, result: Path) -> Path:
-    """Keeps the result ``name``, that was just written, as ``<run>-best`` too, and a learned token
-    as ``<token>-best``; returns the file that counts.
+def _copied(result: Path, stem: str) -> Path:
+    """Copies a result to ``stem`` beside it, whole or not at all.
 
     Raises:
         SaveFailed: it could not be written.
     """
-    best = f"{session.folder.name}-best"
-    if session.method.embedding() is not None:
-        token = embedding_path(session, name)
-        kept = keep(token, embedding_path(session, best).stem)
-        if result == token:
-            return kept
-    return keep(result, best)
+    target = result.with_name(f"{stem}{'' if result.is_dir() else result.suffix}")
+    if result.is_dir():
+        with replacing_folder(target) as part:
+            shutil.copytree(result, part, dirs_exist_ok=True)
+    else:
+        copy_file(result, target, link=True)
+    return target
 
 
-def _word(session: Session) -> str:
-    word = PLAIN.sub("-", session.config.method.placeholder_token.lower()).strip("-.") or "token"
-    return f"{word}-token" if word == session.folder.name else word
+def result_metadata(
+    config: TrainConfig,
+    parts: Components,
+    *,
+    name: str,
+    step: int,
+    epoch: int,
+    captions: Mapping[str, Sequence[str]],
+    size: tuple[int, int],
+) -> dict[str, str]:
+    """Metadata for a file that holds this run's result: kohya's ``ss_*`` keys and the SAI model
+    spec (1.0.0).
 
-
-def prune_results(session: Session, keep: int | None) -> None:
-    """Deletes the results of the oldest steps beyond ``keep``; None keeps all.
-
-    A fine-tuned model is gigabytes a step: whoever limits the checkpoints means these too. The
-    final result has no step in its name and stays.
+    Args:
+        name: name of the result, without an ending.
+        captions: the captions trained on, by concept, for ``ss_tag_frequency``.
+        size: (height, width) in pixels.
     """
-    if keep is None:
-        return
-    names = "|".join(map(re.escape, (session.folder.name, _word(session))))
-    stepped = re.compile(rf"(?:{names})-(\d{{6,}})(?:\.\w+)?")
-    found: dict[int, list[Path]] = {}
-    for path in session.folder.path.iterdir():
-        if match := stepped.fullmatch(path.name):
-            found.setdefault(int(match[1]), []).append(path)
-    for step in sorted(found)[:-keep]:
-        for path in found[step]:
-            remove(path)
-    here = session.folder.path
-    session.results[:] = [name for name in session.results if (here / name).exists()]
+    words = ", ".join(c.instance_prompt for c in config.concepts if c.instance_prompt)
+    facts: dict[str, Any] = {
+        "ss_output_name": name,
+        "ss_sd_model_name": hub_id(parts.source) or Path(parts.source).name,
+        "base_model_name_or_path": hub_id(parts.source),
+        "ss_sd_model_hash": parts.fingerprint,
+        "ss_v2": str(parts.family.name == "sd2"),
+        "ss_steps": step,
+        "ss_epoch": epoch,
+        "ss_seed": config.run.seed,
+        "ss_learning_rate": config.optim.learning_rate,
+        "ss_optimizer": config.optim.optimizer,
+        "ss_lr_scheduler": config.optim.lr_scheduler,
+        "ss_batch_size_per_device": config.run.batch_size,
+        "ss_gradient_accumulation_steps": config.run.gradient_accumulation_steps,
+        "ss_mixed_precision": config.run.mixed_precision,
+        "ss_clip_skip": parts.clip_skip,
+        "ss_resolution": f"({size[1]}, {size[0]})",
+        "ss_prior_loss_weight": config.prior.loss_weight if config.prior.enabled else 0,
+        "ss_num_train_images": sum(len(texts) for texts in captions.values()),
+        "ss_training_finished_at": round(time.time(), 1),
+        "ss_tag_frequency": json.dumps(_tags(captions), ensure_ascii=False),
+        "modelspec.title": name,
+        "modelspec.author": "",
+        "modelspec.date": time.strftime("%Y-%m-%dT%H:%M:%S"),
+        "modelspec.resolution": f"{size[1]}x{size[0]}",
+        "modelspec.prediction_type": PREDICTION.get(parts.prediction_type),
+        "modelspec.trigger_phrase": words,
+        "modelspec.description": f"Made with dreambooth {__version__}.",
+    }
+    return {key: str(value) for key, value in facts.items() if value not in (None, "")}
 
 
-def write_model(session: Session, target: Path, metadata: dict[str, str]) -> Path:
-    """Writes the whole model as ``<target>/`` (diffusers) and ``<target>.safetensors``."""
-    parts, dtype = session.parts, STORED[session.config.save.precision]
-    parts.family.write_folder(parts, target, dtype, metadata)
-    single = target.with_name(f"{target.name}.safetensors")
-    return parts.family.write_file(parts, single, dtype, metadata) or target
-
-
-def captions_by_concept(session: Session) -> dict[str, list[str]]:
-    """The captions of each concept's images."""
-    found: dict[str, list[str]] = {}
-    for entry, text in zip(session.items.entries, session.items.captioner.texts, strict=True):
-        found.setdefault(session.items.concepts[entry.concept].name, []).append(text)
-    return found
+def _tags(captions: Mapping[str, Sequence[str]]) -> dict[str, dict[str, int]]:
+    """Tags (parts between commas) and how often each occurs, by concept."""
+    return {
+        concept: dict(Counter(tag.strip() for text in texts for tag in text.split(",")))
+        for concept, texts in captions.items()
+    }

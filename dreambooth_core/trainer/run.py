@@ -7,16 +7,14 @@ import importlib.metadata
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from dreambooth_core.config.loading import load
 from dreambooth_core.deferral import load_libraries
-from dreambooth_core.devices import STORED
 from dreambooth_core.errors import RunGone, Stopped
 from dreambooth_core.evaluation.curves import loss_picture
 from dreambooth_core.families.loading import pinned
@@ -29,17 +27,12 @@ from dreambooth_core.memory.needs import estimate_of
 from dreambooth_core.methods.table import METHODS
 from dreambooth_core.options import TrainConfig
 from dreambooth_core.quiet import quieten
-from dreambooth_core.trainer import loop, publish
-from dreambooth_core.trainer.asked import Asked
-from dreambooth_core.trainer.build import Builder
+from dreambooth_core.trainer import publish
 from dreambooth_core.trainer.decide import Decision, decide, told_captions
-from dreambooth_core.trainer.processes import Processes, join
-from dreambooth_core.trainer.proof import answer, as_stored, prove, sums_of
-from dreambooth_core.trainer.report import Reporter
-from dreambooth_core.trainer.results import embedding_path
-from dreambooth_core.trainer.saving import Saver
-from dreambooth_core.trainer.session import Session
-from dreambooth_core.trainer.sharding import as_launched
+from dreambooth_core.trainer.distributed import Processes, as_launched, join
+from dreambooth_core.trainer.proof import Question, ask, prove
+from dreambooth_core.trainer.reports import Reporter
+from dreambooth_core.trainer.saving import Asked, Saver
 from dreambooth_core.trainer.state import (
     check_resume,
     choose,
@@ -47,6 +40,7 @@ from dreambooth_core.trainer.state import (
     load_state,
     refuse_changes,
 )
+from dreambooth_core.trainer.train import Training
 
 log = logging.getLogger(__name__)
 
@@ -105,31 +99,6 @@ def run(
         processes.close()
 
 
-@dataclass(frozen=True)
-class _Trained:
-    """What remains of a run once its models have left the memory."""
-
-    folder: RunFolder
-    file: Path
-    caption: str
-    answer: Tensor
-    """What the trained models answer to the proof's question."""
-    sums: dict[str, int]
-    """Checksums of a whole model's tensors."""
-    dtype: torch.dtype
-    steps: int
-    results: list[str]
-    family: str
-    adapter: bool
-    """Whether the file holds an adapter."""
-    token: tuple[str, Path] | None
-    """A learned token, and the file with its vectors."""
-    masters: tuple[str, ...]
-    """Networks that were trained whole from unrounded weights."""
-    tokenizers: list[Any] | None
-    """The base's; None where a token was added to them."""
-
-
 def _run(
     decision: Decision,
     folder: RunFolder,
@@ -141,54 +110,38 @@ def _run(
     config, started = decision.config, time.time()
     asked = Asked(folder)
     saver = Saver(folder.path, Path(config.run.output), asked, reporter)
-    session = _prepared(decision, folder, processes, reporter, asked, saver, proposal)
-    done = _train(session)
-    del session
+    training = _prepared(decision, folder, processes, reporter, asked, saver, proposal)
+    question = _train(training)
+    family, steps, results = training.parts.family.name, training.step, training.results.written
+    del training
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    if done is None:
+    if question is None:
         return
     reporter.emit("progress", stage="proof")
-    proof = prove(
-        config.base,
-        done.file,
-        done.caption,
-        done.answer,
-        done.dtype,
-        token=done.token,
-        quantized=config.memory.quantize,
-        tokenizers=done.tokenizers,
-        stored=STORED[config.save.precision],
-        sums=done.sums,
-        checkpoint=max(saved_steps(folder.checkpoints), default=None),
-        masters=done.masters,
-    )
+    proof = prove(question, config, max(saved_steps(folder.checkpoints), default=None))
     seconds = {"total_seconds": round(time.time() - started, 3)}
-    hosts = host_table(done.file, done.family) if done.adapter else []
+    is_adapter = METHODS[config.method.kind].is_adapter
+    hosts = host_table(question.file, family) if is_adapter else []
     saver("the receipt", lambda: write_receipt(folder, result=seconds, proof=proof, hosts=hosts))
     warning = unheard(hosts) if config.save.layout == "host" else None
     if warning:
         reporter.warn(warning)
     remove_rolling(folder.checkpoints)
     with reporter.decorative("drawing the curve"):
-        _write_curve(folder, done.steps)
+        _write_curve(folder, steps)
     if config.publish.repository:
+        files = [folder.path / results[-1]]
+        whole = files[0].with_suffix("")  # of a fine-tuned model
+        files += [whole] if whole.is_dir() else []
+        files += [question.token[1]] if question.token else []
+        images = sorted(folder.samples.glob(f"step-{steps:06d}-*.png"))
+        facts = publish.Facts(family, steps, files, images)
         with reporter.decorative("publishing"):
-            write_receipt(folder, published=publish.publish(config, folder.path, _published(done)))
+            write_receipt(folder, published=publish.publish(config, folder.path, facts))
     reporter.close()  # before the ending: it may have something to warn of
-    reporter.emit("finished", outcome="done", results=done.results)
-
-
-def _published(done: _Trained) -> publish.Facts:
-    """What of a run goes to the hub."""
-    here = done.folder
-    files = [here.path / name for name in done.results[-1:]]
-    whole = files[0].with_suffix("")
-    files += [whole] if whole.is_dir() else []
-    files += [done.token[1]] if done.token else []
-    images = sorted(here.samples.glob(f"step-{done.steps:06d}-*.png"))
-    return publish.Facts(done.family, done.steps, files, images)
+    reporter.emit("finished", outcome="done", results=results)
 
 
 def _prepared(
@@ -199,42 +152,43 @@ def _prepared(
     asked: Asked,
     saver: Saver,
     proposal: Proposal | None,
-) -> Session:
-    """The session at the step where it begins. Nothing of the run has changed until all that can
+) -> Training:
+    """The training at the step where it begins. Nothing of the run has changed until all that can
     be refused has been."""
     config = decision.config
     point = _resume_point(config, folder, reporter)
     try:
-        session = Builder(decision, folder, reporter, processes, asked, saver).build()
+        training = Training(decision, folder, reporter, processes, asked, saver)
     except Stopped as stop:
         raise Stopped(f"{stop.what}; what was made so far is kept", where=stop.where) from None
     if point is not None:
         state = load_state(point)
-        refuse_changes(state.identity, session.identity)
-        session.restore(state)
+        refuse_changes(state.identity, training.trained.identity)
+        training.restore(state)
         log.info("resumed from %s", point)
+    facts = _facts(training)
     if processes.is_main:
         asked.look()
         if proposal is not None:
             proposal.accept(folder)
         reporter.begin()
-        saver("the receipt", lambda: write_receipt(folder, **_facts(session)))
+        saver("the receipt", lambda: write_receipt(folder, **facts))
     needs = None
     with reporter.decorative("estimating the memory"):
-        needs = estimate_of(config, session.parts.configs, processes.device)
+        needs = estimate_of(config, training.parts.configs, processes.device)
     if needs and processes.is_main:
         estimated = {"budget": config.memory.budget, "estimated_bytes": needs.peak}
         saver("the receipt", lambda: write_receipt(folder, memory=estimated))
     reporter.emit(
         "started",
         estimated_bytes=needs.peak if needs else None,
-        step=session.step,
-        steps=session.total_steps,
-        trainable=sum(group.count for group in session.trainables),
-        device=str(processes.device),
-        family=session.parts.family.name,
+        step=training.step,
+        steps=training.total_steps,
+        trainable=sum(facts["trainable_parameters"].values()),
+        device=facts["device"],
+        family=training.parts.family.name,
     )
-    return session
+    return training
 
 
 def _resume_point(config: TrainConfig, folder: RunFolder, reporter: Reporter) -> Path | None:
@@ -253,94 +207,48 @@ def _resume_point(config: TrainConfig, folder: RunFolder, reporter: Reporter) ->
     return path
 
 
-def _train(session: Session) -> _Trained | None:
-    """Trains, and writes the result; None in all processes but the first."""
-    folder, reporter = session.folder, session.reporter
+def _train(training: Training) -> Question | None:
+    """Trains, and writes the result; what it is asked by the proof, None in all processes but the
+    first."""
+    folder, reporter = training.folder, training.reporter
     begun = time.time()
     try:
-        loop.train(session)
+        training.train()
     except Exception:
         with reporter.decorative("drawing the curve"):
-            session.asked.look()
-            if session.processes.is_main:
-                _write_curve(folder, session.step)
+            training.asked.look()
+            if training.processes.is_main:
+                _write_curve(folder, training.step)
         raise
     seconds = time.time() - begun
     reporter.emit("progress", stage="saving")
-    file = _saved_result(session)
-    if file is None:
-        _followed(session)
-        return None
-    session.keep_best(folder.name, file)
-    token, learned = None, {}
-    if session.method.embedding() is not None:
-        token = (session.config.method.placeholder_token, embedding_path(session, folder.name))
-        learned = {"token": token[0], "embedding": folder.relative(token[1])}
-    result = {
-        "file": folder.relative(file),
-        **learned,
-        **_measured(session),
-        "steps": session.step,
-        "train_seconds": round(seconds, 3),
-    }
-    session.saver("the receipt", lambda: write_receipt(folder, result=result))
-    # Before the proof, which takes a whole model off the device.
-    session.sample()
-    caption = session.method.caption_for_proof(list(session.items.first_captions().values()))
-    sums: dict[str, int] = {}
-    with session.result_weights(), session.whole():
-        parts = session.parts
-        if session.method.adapter() is None and token is None:  # a whole model
-            stored = STORED[session.config.save.precision]
-            parts = as_stored(parts, stored)
-            sums = sums_of(parts)
-        trained = answer(parts, caption)
-    masters = bool(sums) and session.precision.trained != session.precision.dtype
-    return _Trained(
-        folder=folder,
-        file=file,
-        caption=caption,
-        answer=trained,
-        sums=sums,
-        dtype=session.precision.dtype,
-        steps=session.step,
-        results=session.results,
-        family=session.parts.family.name,
-        adapter=METHODS[session.config.method.kind].is_adapter,
-        token=token,
-        masters=tuple(session.method.trained_models) if masters else (),
-        tokenizers=session.parts.tokenizers if token is None else None,
-    )
-
-
-def _measured(session: Session) -> dict[str, Any]:
-    """Which step was best, for the receipt; empty where nothing was measured."""
-    best = session.record.best
-    if best is None:
-        return {}
-    record = session.record
-    numbers = {"best_loss": record.losses.get(best), "best_score": record.scores.get(best)}
-    return {"best_step": best, **{k: v for k, v in numbers.items() if v is not None}}
-
-
-def _followed(session: Session) -> None:
-    """What the other processes still do: bring their pieces to what the main one does."""
-    if session.shards:
-        session.sample()
-        with session.result_weights(), session.whole():
-            pass
-
-
-def _saved_result(session: Session) -> Path | None:
-    """Writes the result; where that fails, what was learned is saved to be resumed from."""
     try:
-        return session.save_result(session.folder.name)
+        file = training.save_result(folder.name)
     except (Stopped, RunGone):
         raise
     except Exception:
-        if not session.shards:  # the others, with their pieces, are elsewhere
-            session.save_rolling()
+        if not training.trained.shards:  # the others, with their pieces, are elsewhere
+            training.checkpoints.save_rolling(training.step)  # what was learned can be resumed
         raise
+    if file is None:  # the other processes bring their pieces to what the main one does
+        if training.trained.shards:
+            training.sample()
+            with training.trained.as_result(whole=True):
+                pass
+        return None
+    token = training.results.token(folder.name)
+    learned = {"token": token[0], "embedding": folder.relative(token[1])} if token else {}
+    result = {
+        "file": folder.relative(file),
+        **learned,
+        **training.best.as_dict(),
+        "steps": training.step,
+        "train_seconds": round(seconds, 3),
+    }
+    training.saver("the receipt", lambda: write_receipt(folder, result=result))
+    # Before the proof, which takes a whole model off the device.
+    training.sample()
+    return ask(training, file, token)
 
 
 def _commit(config: TrainConfig, folder: RunFolder) -> str | None:
@@ -351,9 +259,9 @@ def _commit(config: TrainConfig, folder: RunFolder) -> str | None:
     return commit_in(path) if path else None
 
 
-def _facts(session: Session) -> dict[str, Any]:
+def _facts(training: Training) -> dict[str, Any]:
     """What the receipt says before training starts."""
-    parts = session.parts
+    parts, config = training.parts, training.config
     return {
         "libraries": _versions(),
         "base": {
@@ -363,15 +271,15 @@ def _facts(session: Session) -> dict[str, Any]:
             "family": parts.family.name,
             "prediction_type": parts.prediction_type,
         },
-        "data": session.items.as_dict(),
-        "first_captions": told_captions(parts, session.items),
-        "trainable_parameters": {g.component: g.count for g in session.trainables},
-        "resumed_at": session.step,
-        "total_steps": session.total_steps,
-        "steps_per_epoch": session.plan.steps_per_epoch,
-        "device": str(session.processes.device),
-        "precision": session.config.run.mixed_precision,
-        "presets": dict(session.config.run.presets),
+        "data": training.items.as_dict(),
+        "first_captions": told_captions(parts, training.items),
+        "trainable_parameters": {g.component: g.count for g in training.trained.trainables},
+        "resumed_at": training.step,
+        "total_steps": training.total_steps,
+        "steps_per_epoch": training.plan.steps_per_epoch,
+        "device": str(training.processes.device),
+        "precision": config.run.mixed_precision,
+        "presets": dict(config.run.presets),
     }
 
 

@@ -1,4 +1,4 @@
-"""What a step asks of the data: latents, conditioning, sizes and masks of a group of slots."""
+"""What a step asks of the images: latents, conditioning, sizes and masks of a group of slots."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dreambooth_core.data.cache import LatentCache, TextCache
 from dreambooth_core.data.images import latent_mask
 from dreambooth_core.data.items import Items
-from dreambooth_core.data.latents import LatentCache
 from dreambooth_core.data.plan import Slot
-from dreambooth_core.devices import send
+from dreambooth_core.devices import Precision, send
 from dreambooth_core.families.base import Components, SizeInfo
 from dreambooth_core.families.inpainting import conditions, random_mask
 from dreambooth_core.families.text import Conditioning
 from dreambooth_core.randomness import generator
-from dreambooth_core.trainer.texts import TextSource
 
 
 class Samples:
@@ -24,6 +23,11 @@ class Samples:
 
     Latents are drawn anew each time from the autoencoder's distribution, keyed by
     (seed, step, slot).
+
+    Args:
+        items: what the slots name.
+        latents: their distributions.
+        texts: conditioning that was encoded once; None while text encoders are trained.
     """
 
     def __init__(
@@ -31,24 +35,22 @@ class Samples:
         parts: Components,
         items: Items,
         latents: LatentCache,
-        texts: TextSource,
+        texts: TextCache | None,
         *,
         seed: int,
-        device: torch.device,
-        dtype: torch.dtype,
+        precision: Precision,
     ) -> None:
         self.parts = parts
         self.items = items
         self._latents = latents
         self._texts = texts
         self.seed = seed
-        self.device = device
-        self.dtype = dtype
+        self.precision = precision
 
     @property
-    def has_class_images(self) -> bool:
-        """Whether prior preservation is on."""
-        return bool(self.items.class_pictures)
+    def device(self) -> torch.device:
+        """Where they are wanted."""
+        return self.precision.device
 
     def latents(self, group: Sequence[Slot], step: int) -> Tensor:
         """Scaled latents ``[batch, channels, height, width]``."""
@@ -59,9 +61,15 @@ class Samples:
         return send(self.parts.family.scaled(self.parts, torch.stack(drawn)), self.device)
 
     def conditioning(self, group: Sequence[Slot], step: int) -> Conditioning:
-        """Text conditioning of the group's captions."""
-        found = self._texts.conditioning([self.items.caption(slot) for slot in group])
-        return found.to(device=self.device, dtype=self.dtype)
+        """Text conditioning of the group's captions, differentiable if the encoders are trained."""
+        captions = [self.items.caption(slot) for slot in group]
+        family, cache = self.parts.family, self._texts
+        if cache is None:
+            found = family.encode(self.parts, captions)
+        else:
+            kept = [Conditioning(**cache.embedding(caption)) for caption in captions]
+            found = family.stack(kept, lambda: Conditioning(**cache.embedding("")))
+        return found.to(device=self.device, dtype=self.precision.dtype)
 
     def inpainting(self, group: Sequence[Slot], step: int) -> Tensor | None:
         """Mask and masked latents ``[batch, 5, height, width]`` for an inpainting UNet, or None.
@@ -94,3 +102,23 @@ class Samples:
         whole = torch.ones(1, height, width)
         masks = torch.stack([whole if mask is None else mask for mask in found])
         return send(latent_mask(masks, self.parts.latent_scale), self.device)
+
+    def predict(
+        self,
+        noisy: Tensor,
+        timesteps: Tensor,
+        group: Sequence[Slot],
+        step: int,
+        *,
+        inpainting: Tensor | None,
+    ) -> Tensor:
+        """What the denoiser answers to ``noisy`` ``[B, C, H, W]``, of the same shape."""
+        with self.precision.autocast():
+            return self.parts.family.predict(
+                self.parts,
+                noisy,
+                timesteps,
+                self.conditioning(group, step),
+                self.sizes(group),
+                inpainting,
+            )

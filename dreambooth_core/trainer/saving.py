@@ -1,4 +1,7 @@
-"""Writes that wait for room: a full disk, for a second or for hours, ends no run."""
+"""What a run hears while it works, and writes that wait for room.
+
+Requests wait until the run can answer them; a full disk, for a second or for hours, ends no run.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from dreambooth_core.errors import DreamBoothError, SaveFailed, Stopped
+from dreambooth_core.errors import DreamBoothError, RunGone, SaveFailed, Stopped
+from dreambooth_core.jobs import STOPS, RunFolder
 from dreambooth_core.jobs.checkpoints import Removable, removable
 from dreambooth_core.memory.measure import amount
-from dreambooth_core.trainer.asked import Asked
-from dreambooth_core.trainer.report import Reporter
+from dreambooth_core.trainer.reports import Reporter
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +51,45 @@ def disk_full(error: BaseException | None) -> OSError | None:
                 return error
         error = error.__cause__ or error.__context__
     return None
+
+
+class Asked:
+    """Requests that wait until the run can answer them. Every process of a run has one."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self._control = folder.control
+        self._home = folder.identity()
+        self._verbs: list[str] = []
+
+    def stops(self) -> bool:
+        """Whether the run shall end in the midst of what it does; the request stays for
+        :meth:`take`.
+
+        Raises:
+            RunGone: the run's folder is not there any more.
+        """
+        self.look()
+        self._verbs += self._control.poll()
+        return not STOPS.isdisjoint(self._verbs)
+
+    def take(self) -> list[str]:
+        """What was asked since the last call.
+
+        Raises:
+            RunGone: the run's folder is not there any more.
+        """
+        self.stops()
+        verbs, self._verbs = self._verbs, []
+        return verbs
+
+    def look(self) -> None:
+        """Raises ``RunGone`` if the folder was deleted, or another is in its place."""
+        if self._folder.identity() != self._home:
+            raise RunGone(
+                "the run's folder was deleted while it was at work; it stops",
+                where=self._folder.path,
+            )
 
 
 class Saver:
@@ -163,3 +205,26 @@ def _named(one: Removable, runs: Path) -> str:
     except ValueError:
         name = str(one.path)
     return f"{name} ({amount(one.size)})"
+
+
+SAVING_SHARE = 0.05
+"""The most of the run's time that rolling checkpoints may take."""
+
+
+class Clock:
+    """Says when a rolling checkpoint is due: by time, since steps take from milliseconds to
+    minutes, and less often where saving takes long. Never, if ``minutes`` is None."""
+
+    def __init__(self, minutes: float | None) -> None:
+        self._interval = None if minutes is None else minutes * 60
+        self._since = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether it is time."""
+        return self._interval is not None and time.monotonic() - self._since >= self._interval
+
+    def saved(self, began: float) -> None:
+        """A checkpoint, begun at that time, is written."""
+        self._since = time.monotonic()
+        if self._interval is not None:
+            self._interval = max(self._interval, (self._since - began) / SAVING_SHARE)

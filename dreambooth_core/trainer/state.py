@@ -13,7 +13,8 @@ import hashlib
 import json
 import logging
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,26 @@ from torch import Tensor
 from dreambooth_core.bases.locate import is_commit
 from dreambooth_core.disk import replacing, replacing_folder, sha256, tidy, write_json
 from dreambooth_core.errors import UserError
+from dreambooth_core.families.base import Components
 from dreambooth_core.formats.reading import parse_json
 from dreambooth_core.formats.storage import read_metadata, read_tensors, write_tensors
-from dreambooth_core.jobs.checkpoints import MANIFEST, ROLLING, name_of, saved_steps
+from dreambooth_core.jobs import RunFolder
+from dreambooth_core.jobs.checkpoints import (
+    MANIFEST,
+    ROLLING,
+    is_rolling,
+    name_of,
+    prune,
+    saved_steps,
+)
+from dreambooth_core.methods.base import Method, Trainable
 from dreambooth_core.methods.table import METHODS
+from dreambooth_core.optim.ema import Ema
+from dreambooth_core.optim.stepper import Stepper
 from dreambooth_core.options import TrainConfig
+from dreambooth_core.trainer.distributed import Processes, Shards, scattered
+from dreambooth_core.trainer.reports import Reporter
+from dreambooth_core.trainer.saving import Asked, Saver
 
 log = logging.getLogger(__name__)
 
@@ -233,3 +249,130 @@ def refuse_changes(saved: dict[str, Any], current: dict[str, Any]) -> None:
             where="run.resume",
             do="Set them back, or start a new run.",
         )
+
+
+@dataclass
+class Trained:
+    """What is trained, with all that a checkpoint holds of it."""
+
+    config: TrainConfig
+    parts: Components
+    method: Method
+    trainables: list[Trainable]
+    stepper: Stepper
+    ema: Ema | None
+    scaler: Any
+    """``torch.amp.GradScaler``."""
+    shards: Shards | None
+    """Where the denoiser is in pieces over the processes."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What cannot change when a run is resumed."""
+        return {
+            **settings_identity(self.config),
+            "base": self.parts.fingerprint,
+            "commit": self.parts.commit,
+            "family": self.parts.family.name,
+            "trained": [group.component for group in self.trainables],
+            "parameters": sum(group.count for group in self.trainables),
+        }
+
+    def settle(self) -> None:
+        """Streamed weights are in RAM from here on, to be read and written, until the next step."""
+        if self.parts.streaming:
+            self.parts.streaming.settle()
+
+    @contextmanager
+    def as_result(self, *, whole: bool = False) -> Iterator[None]:
+        """Inside, the models hold the weights to sample with and to save as the result.
+
+        With ``whole``, those of the main process are not in pieces; all processes must come here.
+        """
+        self.settle()
+        with (
+            self.ema.applied() if self.ema else self.stepper.evaluation(),
+            self.method.as_result(),
+            self.shards.whole() if whole and self.shards else nullcontext(),
+        ):
+            try:
+                yield
+            finally:
+                self.settle()
+
+    def at(self, step: int) -> TrainState:
+        """The state after ``step`` steps; its tensors are the live ones. In pieces all processes
+        must ask for it, and the main one alone gets it."""
+        self.settle()
+        states: dict[str, Any] = {"optimizer": self.stepper.state_dict()}
+        if self.ema:
+            states["ema"] = self.ema.state_dict()
+        if self.scaler.is_enabled():
+            states["scaler"] = self.scaler.state_dict()
+        weights = self.method.tensors()
+        if self.shards:
+            weights, states = self.shards.gathered(weights), self.shards.gathered(states)
+        return TrainState(step, weights, states, self.identity)
+
+    def restore(self, state: TrainState) -> None:
+        """Goes back to a saved state."""
+        self.settle()
+        self.method.restore(scattered(state.weights, self.method.tensors()))
+        self.stepper.load_state_dict(state.states["optimizer"])
+        if self.ema:
+            self.ema.load_state_dict(scattered(state.states["ema"], self.ema.averages))
+        if "scaler" in state.states:
+            self.scaler.load_state_dict(state.states["scaler"])
+
+
+@dataclass
+class Checkpoints:
+    """Writes the state of what is trained into a run's folder."""
+
+    trained: Trained
+    folder: RunFolder
+    processes: Processes
+    reporter: Reporter
+    asked: Asked
+    saver: Saver
+
+    @property
+    def takes_part(self) -> bool:
+        """Whether this process has a part in it: the main one, or in pieces all."""
+        return self.processes.is_main or self.trained.shards is not None
+
+    def are_kept(self, step: int) -> bool:
+        """Whether there is a checkpoint of this step that stays: nothing else may replace it.
+        In pieces all processes must ask, and hear what the main one sees."""
+        path = saved_steps(self.folder.checkpoints).get(step)
+        kept = ["kept"] if path is not None and not is_rolling(path) else []
+        return bool(self.processes.agree(kept) if self.trained.shards else kept)
+
+    def latest(self) -> str:
+        """What the run resumes from, in words."""
+        last = max(saved_steps(self.folder.checkpoints), default=None)
+        if last is None:
+            return "nothing is saved, it resumes from its beginning"
+        return f"it resumes from step {last} (checkpoints/{name_of(last)})"
+
+    def save(self, step: int) -> None:
+        """Writes a checkpoint to resume from; on a full disk, once there is room."""
+        if self.takes_part:
+            state, what = self.trained.at(step), f"the checkpoint of step {step}"
+            if self.processes.is_main:
+                root = self.folder.checkpoints
+                self._tell(self.saver(what, lambda: save_state(root, state)), step)
+
+    def save_rolling(self, step: int) -> None:
+        """Writes a checkpoint that the next one replaces. It is worth no waiting: where it cannot
+        be written, that is a warning."""
+        if self.takes_part and not self.are_kept(step):
+            with self.reporter.decorative(f"saving the resume state of step {step}"):
+                state = self.trained.at(step)
+                if self.processes.is_main:
+                    self.asked.look()
+                    self._tell(save_state(self.folder.checkpoints, state, rolling=True), step)
+
+    def _tell(self, path: Path, step: int) -> None:
+        self.reporter.saved(path, step)
+        prune(self.folder.checkpoints, self.trained.config.save.keep)

@@ -10,12 +10,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dreambooth_core.data.cache import (
+    DiskStore,
+    LatentCache,
+    MemoryStore,
+    NoStore,
+    TextCache,
+    make_store,
+    pack,
+    unpack,
+)
 from dreambooth_core.data.images import pixels
 from dreambooth_core.data.inventory import look_at
-from dreambooth_core.data.latents import LatentCache
-from dreambooth_core.data.store import DiskStore, MemoryStore, NoStore, make_store, pack, unpack
-from dreambooth_core.data.texts import TextCache
-from dreambooth_core.data.views import View, place
+from dreambooth_core.data.plan import View, place
 from dreambooth_core.errors import SaveFailed, Stopped, TrainingFailed
 from dreambooth_core.formats.fingerprint import fingerprint
 
@@ -150,7 +157,7 @@ def test_a_damaged_file_is_made_anew_with_a_warning(tmp_path, pictures, caplog, 
     one, two = _wanted(pictures)[:2]
     good = cache.distribution(*one)
     cache.distribution(*two)
-    path, other = (store._path(cache.key(*which)) for which in (one, two))
+    path, other = (store._path(cache.key(which)) for which in (one, two))
     content = bytearray(path.read_bytes())
     if damage == "flip":
         content[-3] ^= 1
@@ -177,7 +184,7 @@ def test_a_full_disk_does_not_end_the_run(tmp_path, pictures, monkeypatch, caplo
     def full(path, content):
         raise SaveFailed("could not save: the disk is full", where=path)
 
-    monkeypatch.setattr("dreambooth_core.data.store.write_bytes", full)
+    monkeypatch.setattr("dreambooth_core.data.cache.write_bytes", full)
     encoder = Encoder()
     cache = encoder.cache(DiskStore(tmp_path / "c"))
     with caplog.at_level(logging.WARNING):
@@ -205,7 +212,7 @@ def test_latents_that_are_not_numbers_end_the_run(pictures):
     with pytest.raises(TrainingFailed, match="NaN") as caught:
         cache.distribution(*_wanted(pictures)[0])
     assert caught.value.where == str(pictures[0].path)
-    assert not cache.store.has(cache.key(*_wanted(pictures)[0]))
+    assert not cache.store.has(cache.key(_wanted(pictures)[0]))
 
 
 def test_rows_of_a_batch_do_not_keep_the_batch(pictures):
@@ -338,7 +345,7 @@ def test_captions_are_encoded_once(store):
     assert len(encoder.batches) == 5
     cache.encode = None
     assert torch.equal(cache.embedding("a")["embeds"], torch.ones(2, 3))
-    with pytest.raises(RuntimeError, match="have left"):
+    with pytest.raises(RuntimeError, match="has left"):
         cache.embedding("never seen")
 
 

@@ -39,7 +39,7 @@ def test_no_choice_is_a_word_that_yaml_reads_as_something_else():
 
 
 def test_a_bare_python_can_import_them():
-    code = "import dreambooth_core.data.options, dreambooth_core.data.views"
+    code = "import dreambooth_core.data.options, dreambooth_core.data.plan"
     subprocess.run(
         [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, '.'); {code}"],
         check=True,

@@ -9,7 +9,7 @@ from PIL import Image
 
 from dreambooth_core.data import images
 from dreambooth_core.data.inventory import look_at
-from dreambooth_core.data.views import View, place, scaled
+from dreambooth_core.data.plan import View, place, scaled
 from dreambooth_core.errors import UserError
 
 

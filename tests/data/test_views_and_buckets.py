@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dreambooth_core.data.buckets import Sizer, bucket_sizes, choose
 from dreambooth_core.data.options import DataOptions
-from dreambooth_core.data.views import View, crop_top_left, cut_share, enlargement, place, scaled
+from dreambooth_core.data.plan import View, crop_top_left, cut_share, enlargement, place, scaled
 from dreambooth_core.errors import UserError
 
 SIDES = st.integers(1, 5000)

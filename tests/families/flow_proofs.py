@@ -28,7 +28,7 @@ from dreambooth_core.families.loading import load_base
 from dreambooth_core.families.options import BaseOptions
 from dreambooth_core.families.text import Conditioning
 from dreambooth_core.objective.options import ObjectiveOptions
-from dreambooth_core.trainer.texts import encode_each
+from dreambooth_core.trainer.prepare import encode_each
 
 PROMPT = "a photo of sks dog on the beach"
 OTHER = "sks"

@@ -17,7 +17,7 @@ from dreambooth_core.families.host_sampling import SCHEDULES, Levels, Like
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.families.options import BaseOptions
 from dreambooth_core.families.sampling import SamplingSettings, generate
-from dreambooth_core.objective.schedule import alphas_of
+from dreambooth_core.objective.diffusion import alphas_of
 
 ALPHAS = alphas_of({})
 SIGMAS = ((1 - ALPHAS) / ALPHAS).sqrt()

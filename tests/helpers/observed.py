@@ -1,4 +1,4 @@
-"""A run with what went through it: captions, noise, predictions, masks, losses, the session."""
+"""A run with what went through it: captions, noise, predictions, masks, losses, the run itself."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from unittest import mock
 from helpers.runs import bare, folder_for, undecorated
 from torch import Tensor
 
+from dreambooth_core.data.plan import Slot
 from dreambooth_core.families.text import Conditioning
 from dreambooth_core.formats.storage import read_tensors
 from dreambooth_core.jobs import Event, RunFolder, read_receipt
 from dreambooth_core.objective.objective import NoisySample, Objective
 from dreambooth_core.options import TrainConfig
-from dreambooth_core.trainer import loop
 from dreambooth_core.trainer import run as runs
-from dreambooth_core.trainer.session import Session
-from dreambooth_core.trainer.texts import TextSource
+from dreambooth_core.trainer.samples import Samples
+from dreambooth_core.trainer.train import Training
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Observed:
     """A run that is over."""
 
     folder: RunFolder
-    session: Session
+    training: Training
     passes: list[Pass] = field(default_factory=list)
     processors: list[Any] = field(default_factory=list)
     """The UNet's attention processors while it was trained; the proof changes them."""
@@ -84,26 +84,26 @@ def observe(config: TrainConfig, *, proven: bool = False) -> Observed:
     of its result, which take most of the time of a run as short as this.
     """
     folder = folder_for(config)
-    sessions: list[Session] = []
+    trainings: list[Training] = []
     processors: list[Any] = []
     texts: list[list[str]] = []
     drawn: list[Tensor] = []
     passes: list[Pass] = []
-    train, losses = loop.train, Objective.losses
-    draw, conditioning = Objective.draw, TextSource.conditioning
+    train, losses = Training.train, Objective.losses
+    draw, conditioning = Objective.draw, Samples.conditioning
 
-    def train_(session: Session) -> None:
-        sessions.append(session)
-        processors.extend(session.parts.denoiser.attn_processors.values())
-        train(session)
+    def train_(training: Training) -> None:
+        trainings.append(training)
+        processors.extend(training.parts.denoiser.attn_processors.values())
+        train(training)
 
     def draw_(self: Objective, latents: Tensor, *args: Any, **more: Any) -> NoisySample:
         drawn.append(latents.detach().clone())
         return draw(self, latents, *args, **more)
 
-    def conditioning_(self: TextSource, captions: Sequence[str]) -> Conditioning:
-        texts.append(list(captions))
-        return conditioning(self, captions)
+    def conditioning_(self: Samples, group: Sequence[Slot], step: int) -> Conditioning:
+        texts.append([self.items.caption(slot) for slot in group])
+        return conditioning(self, group, step)
 
     def losses_(
         self: Objective, prediction: Tensor, sample: NoisySample, mask: Tensor | None = None
@@ -115,10 +115,10 @@ def observe(config: TrainConfig, *, proven: bool = False) -> Observed:
 
     with (
         undecorated() if proven else bare(),
-        mock.patch.object(loop, "train", train_),
+        mock.patch.object(Training, "train", train_),
         mock.patch.object(Objective, "draw", draw_),
         mock.patch.object(Objective, "losses", losses_),
-        mock.patch.object(TextSource, "conditioning", conditioning_),
+        mock.patch.object(Samples, "conditioning", conditioning_),
     ):
         runs.run(folder)
-    return Observed(folder, sessions[0], passes, processors)
+    return Observed(folder, trainings[0], passes, processors)

@@ -18,13 +18,13 @@ import os, sys
 from pathlib import Path
 from unittest import mock
 from dreambooth_core.jobs import RunFolder
-from dreambooth_core.optim.pieces import is_sharded
-from dreambooth_core.trainer import build
-from dreambooth_core.trainer.step import StepComputer
+from dreambooth_core.devices import is_sharded
+from dreambooth_core.trainer import train
+from dreambooth_core.trainer.train import Training
 from dreambooth_core.worker import supervise
 from tests.helpers.runs import bare
 
-codes, shard = [], build.shard
+codes, shard = [], train.shard
 
 def noting(parts, *rest, **options):
     shards = shard(parts, *rest, **options)
@@ -34,15 +34,15 @@ def noting(parts, *rest, **options):
     Path(folder, "held-" + os.environ["RANK"]).write_text(str(share))
     return shards
 
-backward = StepComputer.backward
+backward = Training.backward
 
 def dying(self, step):
     if step == 1 and os.environ["RANK"] == "1" and Path(folder, "dies").exists():
         os._exit(9)
     return backward(self, step)
 
-noted = mock.patch.object(build, "shard", noting)
-with bare(), noted, mock.patch.object(StepComputer, "backward", dying):
+noted = mock.patch.object(train, "shard", noting)
+with bare(), noted, mock.patch.object(Training, "backward", dying):
     for place in sys.argv[1:]:
         os.environ["MASTER_PORT"], _, folder = place.partition(":")
         codes.append(supervise(RunFolder(Path(folder))))

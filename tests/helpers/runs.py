@@ -12,14 +12,12 @@ from dreambooth_core.config.loading import dump, load
 from dreambooth_core.jobs import Event, RunFolder
 from dreambooth_core.options import TrainConfig
 from dreambooth_core.trainer import run as runs
-from dreambooth_core.trainer.asked import Asked
-from dreambooth_core.trainer.build import Builder
 from dreambooth_core.trainer.decide import decide
-from dreambooth_core.trainer.processes import join
-from dreambooth_core.trainer.report import Reporter
+from dreambooth_core.trainer.distributed import join
+from dreambooth_core.trainer.reports import Reporter
 from dreambooth_core.trainer.run import run
-from dreambooth_core.trainer.saving import Saver
-from dreambooth_core.trainer.session import Session
+from dreambooth_core.trainer.saving import Asked, Saver
+from dreambooth_core.trainer.train import Training
 
 Changes = dict[str, Any]
 
@@ -68,11 +66,11 @@ def folder_for(config: TrainConfig) -> RunFolder:
     return folder
 
 
-def session_of(config: TrainConfig, folder: RunFolder) -> Session:
-    """The session of a run that is not trained."""
+def training_of(config: TrainConfig, folder: RunFolder) -> Training:
+    """A run that is not trained yet."""
     reporter, asked = Reporter(folder, tensorboard=False), Asked(folder)
     saver = Saver(folder.path, folder.path.parent, asked, reporter)
-    return Builder(decide(config), folder, reporter, join("cpu"), asked, saver).build()
+    return Training(decide(config), folder, reporter, join("cpu"), asked, saver)
 
 
 def train(config: TrainConfig, *, decorated: bool = False, proven: bool = False) -> RunFolder:

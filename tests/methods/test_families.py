@@ -15,29 +15,28 @@ from torch import Tensor
 from dreambooth_core.formats.storage import read_tensors
 from dreambooth_core.jobs import read_receipt
 from dreambooth_core.methods.table import METHODS
-from dreambooth_core.trainer import run as runs
-from dreambooth_core.trainer.session import Session
+from dreambooth_core.trainer.train import Training
 
 BaseOf = Callable[[str], Path]
 
 
 @pytest.fixture
 def watched(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The session of the run, and all its weights before the first step."""
+    """The training of the run, and all its weights before the first step."""
     seen: dict[str, Any] = {}
-    original = runs.loop.train
+    original = Training.train
 
-    def watch(session: Session) -> None:
-        seen["session"] = session
-        seen["before"] = weights(session)
-        original(session)
+    def watch(training: Training) -> None:
+        seen["training"] = training
+        seen["before"] = weights(training)
+        original(training)
 
-    monkeypatch.setattr(runs.loop, "train", watch)
+    monkeypatch.setattr(Training, "train", watch)
     return seen
 
 
-def weights(session: Session) -> dict[str, Tensor]:
-    models = {**session.parts.models, "vae": session.parts.vae}
+def weights(training: Training) -> dict[str, Tensor]:
+    models = {**training.parts.models, "vae": training.parts.vae}
     return {
         f"{component}.{name}": tensor.detach().clone()
         for component, model in models.items()
@@ -60,30 +59,30 @@ def test_trains_what_it_should_and_nothing_else(
 ) -> None:
     changes = {"method__kind": method, "method__train_text_encoder": "true", "run__steps": 2}
     folder = train(config_for(base_of(kind), pictures, tmp_path, **changes), proven=True)
-    session: Session = watched["session"]
-    trained = {id(p) for p in session.parameters}
-    models = {**session.parts.models, "vae": session.parts.vae}
+    training: Training = watched["training"]
+    trained = {id(p) for p in training.stepper.parameters}
+    models = {**training.parts.models, "vae": training.parts.vae}
     names = {
         id(p): f"{component}.{name}"
         for component, model in models.items()
         for name, p in model.named_parameters()
     }
     moved = {names[each] for each in trained if each in names}
-    after = weights(session)
+    after = weights(training)
     for name, tensor in watched["before"].items():
         if name not in moved:
             assert torch.equal(tensor, after[name]), name
-    for group in session.trainables:
+    for group in training.trained.trainables:
         theirs = [names[id(p)] for p in group.parameters.values() if id(p) in names]
         assert any(not torch.equal(after[name], watched["before"][name]) for name in theirs), (
             group.component
         )
     assert read_receipt(folder)["proof"]["passed"]
-    texts = len(session.parts.text_encoders)
+    texts = len(training.parts.text_encoders)
     expected = {
         "textual_inversion": texts,
         "pivotal": 1 + 2 * texts,
     }.get(method, 1 + texts)
-    assert len(session.trainables) == expected
+    assert len(training.trained.trainables) == expected
     file = folder.path / read_receipt(folder)["result"]["file"]
     assert all(t.isfinite().all() for t in read_tensors(file).values() if t.is_floating_point())

@@ -17,24 +17,23 @@ from dreambooth_core.errors import UserError
 from dreambooth_core.jobs import read_receipt
 from dreambooth_core.methods.quantized import QuantizedLinear, dequantize, quantize
 from dreambooth_core.options import TrainConfig
-from dreambooth_core.trainer import run as runs
 from dreambooth_core.trainer.proof import as_stored, sums_of
-from dreambooth_core.trainer.session import Session
+from dreambooth_core.trainer.train import Training
 
 
 @pytest.fixture
-def session_of(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The session of the run that comes next, and the precisions in which its weights were
+def training_of(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The training of the run that comes next, and the precisions in which its weights were
     trained: the proof brings those of a whole model into that of its file."""
     seen: dict[str, Any] = {}
-    original = runs.loop.train
+    original = Training.train
 
-    def watch(session: Session) -> None:
-        seen["session"] = session
-        original(session)
-        seen["dtypes"] = {parameter.dtype for parameter in session.parameters}
+    def watch(training: Training) -> None:
+        seen["training"] = training
+        original(training)
+        seen["dtypes"] = {parameter.dtype for parameter in training.stepper.parameters}
 
-    monkeypatch.setattr(runs.loop, "train", watch)
+    monkeypatch.setattr(Training, "train", watch)
     return seen
 
 
@@ -74,11 +73,11 @@ def test_a_quantised_layer_saves_no_weight_for_backward() -> None:
 
 @pytest.mark.parametrize("method", ["lora", "dora", "loha", "lokr", "oft", "textual_inversion"])
 def test_adapters_train_on_a_4_bit_base(
-    base: Path, pictures: Path, tmp_path: Path, session_of: dict[str, Any], method: str
+    base: Path, pictures: Path, tmp_path: Path, training_of: dict[str, Any], method: str
 ) -> None:
     changes = {"method__kind": method, "memory__quantize": "nf4", "run__steps": 2}
     folder = train(config_for(base, pictures, tmp_path, **changes), proven=True)
-    parts = session_of["session"].parts
+    parts = training_of["training"].parts
     kept = [m for m in parts.denoiser.modules() if isinstance(m, QuantizedLinear)]
     assert len(kept) > 10
     assert read_receipt(folder)["proof"]["passed"]
@@ -101,12 +100,12 @@ def test_a_quantised_base_is_not_fine_tuned(base: Path, pictures: Path, tmp_path
 
 
 def test_the_attention_asked_for_is_used(
-    base: Path, pictures: Path, tmp_path: Path, session_of: dict[str, Any]
+    base: Path, pictures: Path, tmp_path: Path, training_of: dict[str, Any]
 ) -> None:
     plain = losses(train(config_for(base, pictures, tmp_path, run__steps=2)))
     changes = {"run__name": "chunked", "memory__attention": "chunked", "run__steps": 2}
     chunked = losses(train(config_for(base, pictures, tmp_path, **changes)))
-    processors = session_of["session"].parts.denoiser.attn_processors.values()
+    processors = training_of["training"].parts.denoiser.attn_processors.values()
     assert all(isinstance(p, KernelProcessor) and p.name == "chunked" for p in processors)
     assert chunked == pytest.approx(plain, rel=1e-4)
 
@@ -120,14 +119,14 @@ def test_an_attention_that_cannot_run_is_refused(
 
 @pytest.mark.parametrize("method", ["lora", "textual_inversion", "full"])
 def test_gradient_checkpointing_changes_memory_not_losses(
-    base: Path, pictures: Path, tmp_path: Path, session_of: dict[str, Any], method: str
+    base: Path, pictures: Path, tmp_path: Path, training_of: dict[str, Any], method: str
 ) -> None:
     changes: dict[str, Any] = {"method__kind": method, "run__steps": 2}
     plain = losses(train(config_for(base, pictures, tmp_path, **changes)))
     changes |= {"memory__gradient_checkpointing": "true", "run__name": "checkpointed"}
     again = losses(train(config_for(base, pictures, tmp_path, **changes)))
     assert again == pytest.approx(plain, rel=1e-4)
-    parts = session_of["session"].parts
+    parts = training_of["training"].parts
     assert parts.denoiser.is_gradient_checkpointing
     assert parts.text_encoders[0].is_gradient_checkpointing == (method == "textual_inversion")
 
@@ -136,7 +135,7 @@ def test_repeated_blocks_are_compiled_when_asked(
     base: Path,
     pictures: Path,
     tmp_path: Path,
-    session_of: dict[str, Any],
+    training_of: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     compiled: list[object] = []
@@ -148,26 +147,26 @@ def test_repeated_blocks_are_compiled_when_asked(
     monkeypatch.setattr(torch, "compile", compile_)
     train(config_for(base, pictures, tmp_path, memory__compile="true", run__steps=1))
     blocks = [c.__self__ for c in compiled]
-    found = session_of["session"].parts.denoiser.modules()
+    found = training_of["training"].parts.denoiser.modules()
     assert blocks == [m for m in found if type(m).__name__ == "BasicTransformerBlock"]
     assert len(blocks) > 1
 
 
 def test_fused_backward_steps_and_leaves_no_gradients(
-    base: Path, pictures: Path, tmp_path: Path, session_of: dict[str, Any]
+    base: Path, pictures: Path, tmp_path: Path, training_of: dict[str, Any]
 ) -> None:
     changes: dict[str, Any] = {"optim__max_grad_norm": 0, "run__steps": 3}
     plain = losses(train(config_for(base, pictures, tmp_path, **changes)))
     changes |= {"optim__fused_backward_pass": "true", "run__name": "fused"}
     fused = losses(train(config_for(base, pictures, tmp_path, **changes)))
     assert fused == pytest.approx(plain, rel=1e-6)
-    assert session_of["session"].stepper._fused is not None
-    assert all(p.grad is None for p in session_of["session"].parameters)
+    assert training_of["training"].stepper._fused is not None
+    assert all(p.grad is None for p in training_of["training"].stepper.parameters)
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_full_bf16_keeps_trained_weights_in_bf16(
-    base: Path, pictures: Path, tmp_path: Path, session_of: dict[str, Any], method: str
+    base: Path, pictures: Path, tmp_path: Path, training_of: dict[str, Any], method: str
 ) -> None:
     changes = {
         "method__kind": method,
@@ -176,18 +175,18 @@ def test_full_bf16_keeps_trained_weights_in_bf16(
         "run__steps": 2,
     }
     folder = train(config_for(base, pictures, tmp_path, **changes), proven=True)
-    assert session_of["dtypes"] == {torch.bfloat16}
+    assert training_of["dtypes"] == {torch.bfloat16}
     assert read_receipt(folder)["proof"]["passed"]
 
 
 def test_mixed_bf16_keeps_trained_weights_in_fp32(
-    base: Path, pictures: Path, tmp_path: Path, session_of: dict[str, Any]
+    base: Path, pictures: Path, tmp_path: Path, training_of: dict[str, Any]
 ) -> None:
     train(config_for(base, pictures, tmp_path, run__mixed_precision="bf16", run__steps=1))
-    session = session_of["session"]
-    assert {p.dtype for p in session.parameters} == {torch.float32}
-    assert session.parts.denoiser.conv_in.weight.dtype == torch.bfloat16
-    assert next(session.parts.vae.parameters()).dtype == torch.float32
+    training = training_of["training"]
+    assert {p.dtype for p in training.stepper.parameters} == {torch.float32}
+    assert training.parts.denoiser.conv_in.weight.dtype == torch.bfloat16
+    assert next(training.parts.vae.parameters()).dtype == torch.float32
 
 
 STREAMED: dict[str, dict[str, Any]] = {
@@ -214,18 +213,18 @@ STREAMED: dict[str, dict[str, Any]] = {
 }
 
 
-def learned(config: TrainConfig) -> tuple[Session, list[float]]:
-    """A session after two steps, and their losses."""
-    session = sessions.session_of(config, folder_for(config))
+def learned(config: TrainConfig) -> tuple[Training, list[float]]:
+    """A run after two steps, and their losses."""
+    training = sessions.training_of(config, folder_for(config))
     found = []
     for step in range(2):
-        session.stepper.begin(step)
-        found += session.computer.backward(step)[:, 0].tolist()
-        session.stepper.finish(session.precision.scaler)
-        if session.ema:
-            session.settle()
-            session.ema.update(step + 1)
-    return session, found
+        training.stepper.begin(step)
+        found += training.backward(step)[:, 0].tolist()
+        training.stepper.finish(training.precision.scaler)
+        if training.ema:
+            training.trained.settle()
+            training.ema.update(step + 1)
+    return training, found
 
 
 @pytest.mark.parametrize("case", STREAMED)
@@ -247,24 +246,26 @@ def test_streaming_changes_where_weights_lie_not_losses(
     assert plain.parts.streaming is None
     assert found == wanted
     images = []
-    for session in (streamed, plain):
-        session.sample()
-        images += [file.read_bytes() for file in session.folder.samples.glob("*.png")]
+    for training in (streamed, plain):
+        training.sample()
+        images += [file.read_bytes() for file in training.folder.samples.glob("*.png")]
     assert len(images) == 2 and images[0] == images[1]
-    state, same = (tree_leaves([s.state().weights, s.state().states]) for s in (streamed, plain))
+    state, same = (
+        tree_leaves([s.trained.at(2).weights, s.trained.at(2).states]) for s in (streamed, plain)
+    )
     tensors = [(a, b) for a, b in zip(state, same, strict=True) if isinstance(a, torch.Tensor)]
     assert len(tensors) > 3
     assert all(torch.equal(a, b) for a, b in tensors)
-    sums = [sums_of(as_stored(session.parts, torch.float16)) for session in (streamed, plain)]
+    sums = [sums_of(as_stored(training.parts, torch.float16)) for training in (streamed, plain)]
     assert sums[0] == sums[1]
 
 
 def test_a_streamed_run_ends_in_a_proven_result(
-    base: Path, pictures: Path, tmp_path: Path, session_of: dict[str, Any]
+    base: Path, pictures: Path, tmp_path: Path, training_of: dict[str, Any]
 ) -> None:
     config = config_for(base, pictures, tmp_path, memory__stream=1, run__steps=1)
     folder = train(config, proven=True)
-    assert session_of["session"].parts.streaming is not None
+    assert training_of["training"].parts.streaming is not None
     assert read_receipt(folder)["proof"]["passed"]
 
 

@@ -123,7 +123,7 @@ def check_masks(seen: Observed, wanted: bool) -> None:
 
 
 def check_objective(seen: Observed, wanted: bool) -> None:
-    objective = seen.session.computer.objective
+    objective = seen.training.objective
     for one in seen.passes:
         ratio = objective.snr[one.sample.timesteps]
         below = ratio + 1 if objective.prediction_type == "v_prediction" else ratio
@@ -132,17 +132,17 @@ def check_objective(seen: Observed, wanted: bool) -> None:
 
 
 def check_average(seen: Observed, wanted: bool) -> None:
-    session = seen.session
-    assert (session.ema is not None) == wanted
-    assert session.plan.accumulation == (2 if wanted else 1)
+    training = seen.training
+    assert (training.ema is not None) == wanted
+    assert training.plan.accumulation == (2 if wanted else 1)
     assert (seen.told("lr")[0] != seen.told("lr")[1]) == wanted
-    if session.ema is not None:
-        averages = zip(session.ema.averages.values(), session.parameters, strict=True)
+    if training.ema is not None:
+        averages = zip(training.ema.averages.values(), training.stepper.parameters, strict=True)
         assert any(not torch.equal(average, p) for average, p in averages)
 
 
 def check_memory(seen: Observed, wanted: bool) -> None:
-    unet = seen.session.parts.denoiser
+    unet = seen.training.parts.denoiser
     assert unet.is_gradient_checkpointing == wanted
     kernels = [p for p in seen.processors if isinstance(p, KernelProcessor)]
     assert bool(kernels) == wanted
@@ -151,7 +151,7 @@ def check_memory(seen: Observed, wanted: bool) -> None:
 def check_disk(seen: Observed, wanted: bool) -> None:
     kept = list((seen.folder.path.parent / ".cache").rglob("*.cache"))
     assert bool(kept) == wanted
-    pictures = len(seen.session.items.pictures) + len(seen.session.items.class_pictures)
+    pictures = len(seen.training.items.pictures) + len(seen.training.items.class_pictures)
     assert seen.progress("latents")[-1]["steps"] == pictures * (2 if wanted else 1)
 
 
@@ -160,7 +160,7 @@ def check_fused(seen: Observed, wanted: bool) -> None:
         ("gradient_norm" in e and e["gradient_norm"] is None) == wanted
         for e in seen.progress("train")
     )
-    assert all(p.grad is None for p in seen.session.parameters)
+    assert all(p.grad is None for p in seen.training.stepper.parameters)
 
 
 CHECKS = {

@@ -9,13 +9,11 @@ import pytest
 import torch
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.objective import weights
-from dreambooth_core.objective.diffusion import Diffusion
-from dreambooth_core.objective.flow import MARGIN, Flow
+from dreambooth_core.objective.diffusion import Diffusion, alphas_cumprod
+from dreambooth_core.objective.flow import MARGIN, Flow, weights
+from dreambooth_core.objective.objective import position
 from dreambooth_core.objective.options import FLOW_WEIGHTINGS, TIMESTEP_BIASES, ObjectiveOptions
-from dreambooth_core.objective.schedule import alphas_cumprod
 from dreambooth_core.objective.shift import FlowDefaults, linear_mu, root_mu, shifted
-from dreambooth_core.objective.timesteps import position
 from dreambooth_core.randomness import generator, uniform
 
 SHAPE = torch.Size((2, 16, 8, 8))
@@ -106,14 +104,14 @@ def test_weights_equal_diffusers():
 
     share = torch.tensor([0.05, 0.3, 0.5, 0.99])
     for name in ("none", "sigma_sqrt", "cosmap"):
-        assert torch.allclose(weights.flow(share, name, 1e6), theirs(name, sigmas=share)), name
-    assert weights.flow(share, "sigma_sqrt", 20.0).tolist() == pytest.approx(
+        assert torch.allclose(weights(share, name, 1e6), theirs(name, sigmas=share)), name
+    assert weights(share, "sigma_sqrt", 20.0).tolist() == pytest.approx(
         [20.0, 1 / 0.09, 4.0, 1 / 0.99**2]
     )
     # A comparison of clean latents, which is what SD3's script does by default.
     error = torch.randn(4, 3)
     clean = (share.view(4, 1) * error).square().mean(1)
-    on_v = error.square().mean(1) * weights.flow(share, "sigma_squared", 1.0)
+    on_v = error.square().mean(1) * weights(share, "sigma_squared", 1.0)
     assert torch.allclose(clean, on_v)
 
 

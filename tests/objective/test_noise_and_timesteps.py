@@ -8,10 +8,13 @@ import pytest
 import torch
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.objective import noise
+from dreambooth_core.objective import objective as noise
+from dreambooth_core.objective.diffusion import Diffusion, alphas_cumprod
+from dreambooth_core.objective.objective import position
 from dreambooth_core.objective.options import TIMESTEP_BIASES, ObjectiveOptions
-from dreambooth_core.objective.timesteps import position, timestep
 from dreambooth_core.randomness import generator
+
+SHAPE = torch.Size((4, 8, 8))
 
 
 def test_offset_shifts_each_channel_by_one_number():
@@ -61,11 +64,19 @@ def test_pyramid_of_the_smallest_picture():
     assert made.isfinite().all()
 
 
+def timesteps(positions: list[float], options: ObjectiveOptions) -> list[int]:
+    """Of a diffusion base with a thousand of them."""
+    found: list[int] = (
+        Diffusion(options, alphas_cumprod(), "epsilon").timesteps(positions, SHAPE).tolist()
+    )
+    return found
+
+
 @pytest.mark.parametrize("bias", TIMESTEP_BIASES)
 def test_every_bias_stays_inside_the_range_and_grows_or_falls(bias):
     options = ObjectiveOptions(timestep_bias=bias, min_timestep=100, max_timestep=199)
-    drawn = [timestep(u / 5000, options, 1000) for u in range(5000)]
-    drawn += [timestep(math.nextafter(1.0, 0.0), options, 1000), timestep(0.0, options, 1000)]
+    inside = [u / 5000 for u in range(5000)]
+    drawn = timesteps([*inside, math.nextafter(1.0, 0.0), 0.0], options)
     assert min(drawn) >= 100
     assert max(drawn) <= 199
     inner = drawn[:5000]
@@ -74,10 +85,8 @@ def test_every_bias_stays_inside_the_range_and_grows_or_falls(bias):
 
 def test_uniform_covers_both_ends():
     options = ObjectiveOptions(min_timestep=3, max_timestep=5)
-    counts = [0, 0, 0]
-    for i in range(300):
-        counts[timestep(i / 300, options, 1000) - 3] += 1
-    assert counts == [100, 100, 100]
+    drawn = timesteps([i / 300 for i in range(300)], options)
+    assert [drawn.count(step) for step in (3, 4, 5)] == [100, 100, 100]
 
 
 def test_earlier_and_later_favour_their_part():
@@ -85,7 +94,7 @@ def test_earlier_and_later_favour_their_part():
         options = ObjectiveOptions(
             timestep_bias=bias, timestep_bias_multiplier=3.0, timestep_bias_portion=0.25
         )
-        drawn = [timestep(u / 9000, options, 1000) for u in range(9000)]
+        drawn = timesteps([u / 9000 for u in range(9000)], options)
         inside = sum(low <= t < high for t in drawn) / 9000
         assert inside == pytest.approx(3 * 0.25 / (3 * 0.25 + 0.75), abs=2e-3)
 
@@ -107,4 +116,4 @@ def test_cubic_and_logit_normal_by_hand():
 
 def test_an_empty_range_is_named():
     with pytest.raises(UserError, match="600 is above the last, 400"):
-        timestep(0.5, ObjectiveOptions(min_timestep=600, max_timestep=400), 1000)
+        timesteps([0.5], ObjectiveOptions(min_timestep=600, max_timestep=400))

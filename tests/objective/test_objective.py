@@ -8,12 +8,16 @@ import pytest
 import torch
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.objective import losses, schedule
-from dreambooth_core.objective.diffusion import Diffusion
-from dreambooth_core.objective.dreambooth import combine
+from dreambooth_core.objective.diffusion import Diffusion, alphas_cumprod
+from dreambooth_core.objective.objective import (
+    combine,
+    elementwise,
+    huber_threshold,
+    mean_per_sample,
+)
 from dreambooth_core.objective.options import ObjectiveOptions
 
-SCHEDULE = schedule.alphas_cumprod()
+SCHEDULE = alphas_cumprod()
 
 
 def make(prediction_type: str = "epsilon", **options: object) -> Diffusion:
@@ -27,74 +31,71 @@ def keys(n: int, start: int = 0) -> list[tuple[str | int, ...]]:
 def test_elementwise_losses_by_hand():
     d = torch.tensor([[0.05, -3.0]])
     zero, c = torch.zeros(1, 2), torch.tensor([0.1])
-    assert losses.elementwise("l2", d, zero, c).tolist()[0] == pytest.approx([0.0025, 9.0])
-    assert losses.elementwise("l1", d, zero, c).tolist()[0] == pytest.approx([0.05, 3.0])
+    assert elementwise("l2", d, zero, c).tolist()[0] == pytest.approx([0.0025, 9.0])
+    assert elementwise("l1", d, zero, c).tolist()[0] == pytest.approx([0.05, 3.0])
     huber = [2 * 0.1 * (math.sqrt(x * x + 0.01) - 0.1) for x in (0.05, 3.0)]
-    assert losses.elementwise("huber", d, zero, c).tolist()[0] == pytest.approx(huber, rel=1e-5)
+    assert elementwise("huber", d, zero, c).tolist()[0] == pytest.approx(huber, rel=1e-5)
     smooth = torch.nn.functional.smooth_l1_loss(d, zero, beta=0.1, reduction="none")
-    assert torch.allclose(losses.elementwise("smooth_l1", d, zero, c), smooth)
+    assert torch.allclose(elementwise("smooth_l1", d, zero, c), smooth)
 
 
 def test_huber_is_squared_for_small_errors_and_linear_for_large():
     c = torch.tensor([1.0])
-    small = losses.elementwise("huber", torch.tensor([[1e-2]]), torch.zeros(1, 1), c)
+    small = elementwise("huber", torch.tensor([[1e-2]]), torch.zeros(1, 1), c)
     assert small.item() == pytest.approx(1e-4, rel=1e-3)
-    large = losses.elementwise("huber", torch.tensor([[1e3]]), torch.zeros(1, 1), c)
+    large = elementwise("huber", torch.tensor([[1e3]]), torch.zeros(1, 1), c)
     assert large.item() == pytest.approx(2e3, rel=2e-3)
 
 
 def test_huber_thresholds_by_hand():
     t, kept = torch.tensor([0, 500]), torch.tensor([1.0, 0.2])
-    assert losses.huber_threshold("constant", 0.1, t, kept, 1000).tolist() == pytest.approx(
-        [0.1] * 2
-    )
-    exponential = losses.huber_threshold("exponential", 0.1, t, kept, 1000)
+    assert huber_threshold("constant", 0.1, t, kept, 1000).tolist() == pytest.approx([0.1] * 2)
+    exponential = huber_threshold("exponential", 0.1, t, kept, 1000)
     assert exponential.tolist() == pytest.approx([1.0, 0.1**0.5])
-    by_snr = losses.huber_threshold("snr", 0.1, t, kept, 1000)
+    by_snr = huber_threshold("snr", 0.1, t, kept, 1000)
     assert by_snr.tolist() == pytest.approx([1.0, 0.9 / (1 + 2.0) ** 2 + 0.1])
 
 
 def test_masked_mean_by_hand():
     each = torch.arange(8.0).reshape(1, 2, 2, 2)
     mask = torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]])
-    assert losses.mean_per_sample(each).item() == 3.5
-    assert losses.mean_per_sample(each, mask).item() == (0 + 4) / 2
-    soft = losses.mean_per_sample(each, 0.5 + 0.5 * mask).item()
+    assert mean_per_sample(each).item() == 3.5
+    assert mean_per_sample(each, mask).item() == (0 + 4) / 2
+    soft = mean_per_sample(each, 0.5 + 0.5 * mask).item()
     assert soft == pytest.approx((0 + 4 + 0.5 * (1 + 2 + 3 + 5 + 6 + 7)) / (2 + 3))
-    assert losses.mean_per_sample(each, torch.zeros_like(mask)).item() == 0.0
+    assert mean_per_sample(each, torch.zeros_like(mask)).item() == 0.0
 
 
 def test_a_mask_of_the_pictures_size_is_averaged_down():
     each = torch.randn(1, 4, 2, 2)
     big = torch.zeros(1, 1, 16, 16)
     big[..., :8, :4] = 1.0
-    expected = losses.mean_per_sample(each, torch.tensor([[[[0.5, 0.0], [0.0, 0.0]]]]))
-    assert torch.allclose(losses.mean_per_sample(each, big), expected)
+    expected = mean_per_sample(each, torch.tensor([[[[0.5, 0.0], [0.0, 0.0]]]]))
+    assert torch.allclose(mean_per_sample(each, big), expected)
 
 
 def test_the_two_part_loss_by_hand():
     values = torch.tensor([1.0, 4.0, 3.0, 8.0, 5.0], requires_grad=True)
     is_class = torch.tensor([False, True, False, True, False])
-    total, parts = combine(values, is_class, prior_weight=0.5)
+    total, instance, prior = combine(values, is_class, prior_weight=0.5)
     assert total.item() == pytest.approx(3.0 + 0.5 * 6.0)
-    assert parts.instance.item() == pytest.approx(3.0)
-    assert parts.prior.item() == pytest.approx(6.0)
-    assert parts.prior_share.item() == pytest.approx(0.5)
+    assert instance.item() == pytest.approx(3.0)
+    assert prior.item() == pytest.approx(6.0)
     total.backward()
     assert values.grad is not None
     assert values.grad.tolist() == pytest.approx([1 / 3, 0.25, 1 / 3, 0.25, 1 / 3])
 
 
 def test_one_kind_alone_gives_no_nan():
-    total, parts = combine(torch.tensor([2.0, 4.0]), torch.tensor([False, False]), 1.0)
-    assert (total.item(), parts.prior.item(), parts.prior_share.item()) == (3.0, 0.0, 0.0)
-    total, _ = combine(torch.tensor([2.0, 4.0]), torch.tensor([True, True]), 2.0)
+    total, _, prior = combine(torch.tensor([2.0, 4.0]), torch.tensor([False, False]), 1.0)
+    assert (total.item(), prior.item()) == (3.0, 0.0)
+    total, *_ = combine(torch.tensor([2.0, 4.0]), torch.tensor([True, True]), 2.0)
     assert total.item() == 6.0
 
 
 def test_parts_of_a_batch_add_up_to_the_whole():
     values, is_class = torch.rand(7), torch.tensor([0, 1, 1, 0, 0, 0, 1]).bool()
-    whole, _ = combine(values, is_class, 0.7)
+    whole, *_ = combine(values, is_class, 0.7)
     pieces = [
         combine(values[s], is_class[s], 0.7, counts=(4, 3))[0]
         for s in (slice(0, 1), slice(1, 3), slice(3, 7))

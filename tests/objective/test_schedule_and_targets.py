@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.objective import schedule, targets, weights
+from dreambooth_core.objective import diffusion
 
 
 def test_stable_diffusions_schedule_equals_diffusers():
@@ -16,14 +16,14 @@ def test_stable_diffusions_schedule_equals_diffusers():
 
     for name in ("scaled_linear", "linear"):
         theirs = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule=name)
-        assert torch.equal(schedule.alphas_cumprod(beta_schedule=name), theirs.alphas_cumprod)
+        assert torch.equal(diffusion.alphas_cumprod(beta_schedule=name), theirs.alphas_cumprod)
     with pytest.raises(UserError, match="quadratic"):
-        schedule.alphas_cumprod(beta_schedule="quadratic")
+        diffusion.alphas_cumprod(beta_schedule="quadratic")
 
 
 def test_zero_terminal_snr_ends_in_pure_noise_and_keeps_the_start():
-    before = schedule.alphas_cumprod()
-    after = schedule.rescale_to_zero_terminal_snr(before)
+    before = diffusion.alphas_cumprod()
+    after = diffusion.rescale_to_zero_terminal_snr(before)
     assert after[-1] == 0.0
     assert after[0].item() == pytest.approx(before[0].item(), rel=1e-6)
     assert (after[1:] < after[:-1]).all()
@@ -31,7 +31,7 @@ def test_zero_terminal_snr_ends_in_pure_noise_and_keeps_the_start():
     root = [math.sqrt(float(before[i])) for i in (0, 500, 999)]
     middle = ((root[1] - root[2]) * root[0] / (root[0] - root[2])) ** 2
     assert float(after[500]) == pytest.approx(middle, rel=1e-5)
-    assert schedule.snr(after)[-1] == 0.0
+    assert diffusion.snr_of(after)[-1] == 0.0
 
 
 def test_zero_terminal_snr_equals_diffusers():
@@ -43,21 +43,21 @@ def test_zero_terminal_snr_equals_diffusers():
         beta_schedule="scaled_linear",
         rescale_betas_zero_snr=True,
     ).alphas_cumprod
-    ours = schedule.rescale_to_zero_terminal_snr(schedule.alphas_cumprod())
+    ours = diffusion.rescale_to_zero_terminal_snr(diffusion.alphas_cumprod())
     assert torch.allclose(ours, theirs, atol=2e-6)
 
 
 def test_noise_and_targets_by_hand():
     clean, noise = torch.tensor([[[[2.0]]]]), torch.tensor([[[[0.5]]]])
     kept = torch.tensor([0.36])
-    noisy = schedule.add_noise(clean, noise, kept)
+    noisy = diffusion.add_noise(clean, noise, kept)
     assert noisy.item() == pytest.approx(0.6 * 2.0 + 0.8 * 0.5)
-    assert targets.target("epsilon", clean, noise, kept).item() == 0.5
-    assert targets.target("sample", clean, noise, kept).item() == 2.0
-    v = targets.target("v_prediction", clean, noise, kept)
+    assert diffusion.target("epsilon", clean, noise, kept).item() == 0.5
+    assert diffusion.target("sample", clean, noise, kept).item() == 2.0
+    v = diffusion.target("v_prediction", clean, noise, kept)
     assert v.item() == pytest.approx(0.6 * 0.5 - 0.8 * 2.0)
     with pytest.raises(UserError, match="flow"):
-        targets.target("flow", clean, noise, kept)
+        diffusion.target("flow", clean, noise, kept)
 
 
 def test_targets_equal_diffusers():
@@ -66,12 +66,12 @@ def test_targets_equal_diffusers():
     theirs = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     clean, noise = torch.randn(4, 4, 3, 3), torch.randn(4, 4, 3, 3)
     steps = torch.tensor([0, 10, 500, 999])
-    kept = schedule.alphas_cumprod()[steps]
+    kept = diffusion.alphas_cumprod()[steps]
     assert torch.allclose(
-        schedule.add_noise(clean, noise, kept), theirs.add_noise(clean, noise, steps), atol=1e-6
+        diffusion.add_noise(clean, noise, kept), theirs.add_noise(clean, noise, steps), atol=1e-6
     )
     assert torch.allclose(
-        targets.target("v_prediction", clean, noise, kept),
+        diffusion.target("v_prediction", clean, noise, kept),
         theirs.get_velocity(clean, noise, steps),
         atol=1e-6,
     )
@@ -80,49 +80,49 @@ def test_targets_equal_diffusers():
 @pytest.mark.parametrize("weighting", ["min_snr", "debiased_estimation"])
 def test_a_weighting_is_the_same_for_all_prediction_types(weighting):
     """One error of the picture, seen as epsilon, v and sample, costs the same in all three."""
-    kept = schedule.alphas_cumprod()[torch.tensor([20, 300, 700])].double()
+    kept = diffusion.alphas_cumprod()[torch.tensor([20, 300, 700])].double()
     ratio = kept / (1 - kept)
     clean, noise = torch.randn(3, 4, 2, 2).double(), torch.randn(3, 4, 2, 2).double()
-    noisy = schedule.add_noise(clean, noise, kept)
+    noisy = diffusion.add_noise(clean, noise, kept)
     wrong = clean + 0.1 * torch.randn(3, 4, 2, 2).double()
     costs = []
-    for kind in targets.PREDICTION_TYPES:
+    for kind in diffusion.PREDICTION_TYPES:
         wrong_noise = (noisy - kept.sqrt().view(-1, 1, 1, 1) * wrong) / (1 - kept).sqrt().view(
             -1, 1, 1, 1
         )
-        prediction = targets.target(kind, wrong, wrong_noise, kept)
-        aim = targets.target(kind, clean, noise, kept)
+        prediction = diffusion.target(kind, wrong, wrong_noise, kept)
+        aim = diffusion.target(kind, clean, noise, kept)
         error = (prediction - aim).square().flatten(1).mean(1)
-        costs.append(error * weights.weights(ratio, kind, weighting, gamma=5.0, cap=1e9))
+        costs.append(error * diffusion.weights(ratio, kind, weighting, gamma=5.0, cap=1e9))
     assert torch.allclose(costs[0], costs[1], rtol=1e-6)
     assert torch.allclose(costs[0], costs[2], rtol=1e-6)
 
 
 def test_min_snr_by_hand():
     ratio = torch.tensor([0.0, 0.5, 5.0, 20.0])
-    assert weights.min_snr(ratio, "epsilon").tolist() == [1.0, 1.0, 1.0, 0.25]
+    assert diffusion.min_snr(ratio, "epsilon").tolist() == [1.0, 1.0, 1.0, 0.25]
     expected = [0.0, 0.5 / 1.5, 5 / 6, 5 / 21]
-    assert weights.min_snr(ratio, "v_prediction").tolist() == pytest.approx(expected)
-    assert weights.min_snr(ratio, "sample").tolist() == [0.0, 0.5, 5.0, 5.0]
-    assert weights.min_snr(ratio, "epsilon", gamma=1.0)[2] == pytest.approx(0.2)
+    assert diffusion.min_snr(ratio, "v_prediction").tolist() == pytest.approx(expected)
+    assert diffusion.min_snr(ratio, "sample").tolist() == [0.0, 0.5, 5.0, 5.0]
+    assert diffusion.min_snr(ratio, "epsilon", gamma=1.0)[2] == pytest.approx(0.2)
 
 
 def test_debiased_and_v_equivalent_by_hand():
     ratio = torch.tensor([0.0, 0.04, 4.0])
-    assert weights.debiased(ratio, "epsilon", cap=3.0).tolist() == pytest.approx([3.0, 3.0, 0.5])
-    assert weights.debiased(ratio, "v_prediction", cap=9.0)[2] == pytest.approx(2.0 / 5.0)
-    assert weights.debiased(ratio, "v_prediction").isfinite().all()
-    assert weights.v_equivalent(ratio, "epsilon", cap=20.0).tolist() == pytest.approx(
+    assert diffusion.debiased(ratio, "epsilon", cap=3.0).tolist() == pytest.approx([3.0, 3.0, 0.5])
+    assert diffusion.debiased(ratio, "v_prediction", cap=9.0)[2] == pytest.approx(2.0 / 5.0)
+    assert diffusion.debiased(ratio, "v_prediction").isfinite().all()
+    assert diffusion.v_equivalent(ratio, "epsilon", cap=20.0).tolist() == pytest.approx(
         [20.0, 20.0, 1.25]
     )
-    assert weights.v_equivalent(ratio, "v_prediction").tolist() == [1.0, 1.0, 1.0]
-    assert weights.v_equivalent(ratio, "sample", cap=3.0).tolist() == pytest.approx([1, 1.04, 3])
+    assert diffusion.v_equivalent(ratio, "v_prediction").tolist() == [1.0, 1.0, 1.0]
+    assert diffusion.v_equivalent(ratio, "sample", cap=3.0).tolist() == pytest.approx([1, 1.04, 3])
 
 
 def test_weightings_are_finite_everywhere_on_a_zero_terminal_schedule():
-    ratio = schedule.snr(schedule.rescale_to_zero_terminal_snr(schedule.alphas_cumprod()))
-    for kind in targets.PREDICTION_TYPES:
+    ratio = diffusion.snr_of(diffusion.rescale_to_zero_terminal_snr(diffusion.alphas_cumprod()))
+    for kind in diffusion.PREDICTION_TYPES:
         for name in ("none", "min_snr", "debiased_estimation", "v_equivalent"):
-            assert weights.weights(ratio, kind, name, 5.0, 20.0).isfinite().all(), (kind, name)
+            assert diffusion.weights(ratio, kind, name, 5.0, 20.0).isfinite().all(), (kind, name)
     with pytest.raises(UserError, match="min_snt"):
-        weights.weights(ratio, "epsilon", "min_snt", 5.0, 20.0)
+        diffusion.weights(ratio, "epsilon", "min_snt", 5.0, 20.0)

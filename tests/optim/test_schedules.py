@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.optim.clipping import clip_gradients
 from dreambooth_core.optim.options import SCHEDULES, OptimOptions
 from dreambooth_core.optim.rates import rates
 from dreambooth_core.optim.schedules import make_schedule, parse_rules
+from dreambooth_core.optim.stepper import clip_gradients
 
 TOTAL, RATE = 50, 3e-4
 

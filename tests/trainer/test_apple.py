@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.runs import config_for, folder_for, session_of
+from helpers.runs import config_for, folder_for, training_of
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -46,12 +46,12 @@ def test_a_step_needs_no_float64(
     base: Path, pictures: Path, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     config = config_for(base, pictures, tmp_path, **changes)
-    session = session_of(config, folder_for(config))
+    training = training_of(config, folder_for(config))
     for step in range(2):
         with Apple():
-            session.stepper.begin(step)
-            losses = session.computer.backward(step)
-            session.stepper.finish(session.precision.scaler)
-            if session.ema:
-                session.ema.update(step + 1)
+            training.stepper.begin(step)
+            losses = training.backward(step)
+            training.stepper.finish(training.precision.scaler)
+            if training.ema:
+                training.ema.update(step + 1)
         assert losses.isfinite().all()

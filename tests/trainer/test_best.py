@@ -10,15 +10,15 @@ from unittest import mock
 import pytest
 import torch
 from helpers.observed import observe
-from helpers.runs import config_for, folder_for, session_of, train
+from helpers.runs import config_for, folder_for, train, training_of
 from helpers.tiny import draw_pictures
 
 from dreambooth_core.config.loading import dump
 from dreambooth_core.errors import UserError
 from dreambooth_core.jobs import read_receipt, status
-from dreambooth_core.trainer.best import HeldOut, Record
 from dreambooth_core.trainer.decide import decide
 from dreambooth_core.trainer.run import run
+from dreambooth_core.trainer.validation import HeldOut, Record
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +44,8 @@ def test_the_best_step_is_measured_told_and_kept(base: Path, many: Path, tmp_pat
     assert saved[-1]["step"] == best and saved[-1]["result"]
     held = seen.receipt["data"]["concepts"][0]["held_out"]
     assert len(held) == 2
-    assert not set(held) & {picture.name for picture in seen.session.items.pictures}
-    assert len(seen.session.items.pictures) == 8
+    assert not set(held) & {picture.name for picture in seen.training.items.pictures}
+    assert len(seen.training.items.pictures) == 8
     # What is measured disturbs nothing: the same steps without it are the same to the bit.
     plain = {"data__held_out": 2, "run__steps": 6, "run__name": "plain"}
     assert observe(config_for(base, many, tmp_path, **plain)).told("loss") == seen.told("loss")
@@ -58,11 +58,11 @@ def test_the_same_noise_whatever_the_seed_and_the_batch(
     for seed, batch in ((1, 2), (2, 16)):
         changes = {"save__best": "true", "run__seed": seed, "run__batch_size": batch}
         config = config_for(base, many, tmp_path, **changes, run__name=f"run{seed}")
-        session = session_of(config, folder_for(config))
-        assert session.held_out is not None
-        found.append(session.held_out.loss())
-        torch.nn.init.normal_(session.parameters[1], std=0.5)
-        assert session.held_out.loss() != found[-1]
+        training = training_of(config, folder_for(config))
+        assert training.best.held_out is not None
+        found.append(training.best.held_out.loss())
+        torch.nn.init.normal_(training.stepper.parameters[1], std=0.5)
+        assert training.best.held_out.loss() != found[-1]
     assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.runs import config_for, folder_for, session_of
+from helpers.runs import config_for, folder_for, training_of
 
 from dreambooth_core.commands.main import main
 from dreambooth_core.config.loading import dump, load
@@ -234,9 +234,9 @@ def test_tokenizers_are_read_once_unless_a_token_was_added(
 
     monkeypatch.setattr(loading, "_tokenizers", counted)
     config = make(method__kind=kind)
-    session = session_of(config, folder_for(config))
+    training = training_of(config, folder_for(config))
     assert len(read) == times
-    added = len(session.parts.tokenizers[0]) - len(loading.load_base(config.base).tokenizers[0])
+    added = len(training.parts.tokenizers[0]) - len(loading.load_base(config.base).tokenizers[0])
     assert (added > 0) == (kind != "lora")
 
 

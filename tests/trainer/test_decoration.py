@@ -22,27 +22,27 @@ DECORATIVE = {
     "error": (
         f"{TRAINER}.run.loss_picture",
         f"{TRAINER}.validation.generate",
-        f"{TRAINER}.report._Board.add",
-        f"{TRAINER}.report._Wandb.add",
+        f"{TRAINER}.reports._Board.add",
+        f"{TRAINER}.reports._Wandb.add",
         f"{TRAINER}.publish.model_card",
     ),
     "memory": (
         f"{TRAINER}.run.estimate_of",
-        f"{TRAINER}.report._Board.__init__",
-        f"{TRAINER}.report._Wandb.__init__",
-        f"{TRAINER}.session.arrange_samples",
+        f"{TRAINER}.reports._Board.__init__",
+        f"{TRAINER}.reports._Wandb.__init__",
+        f"{TRAINER}.results.Results.arrange_samples",
         f"{TRAINER}.publish._upload",
     ),
     "disk": (
         f"{TRAINER}.run.write_bytes",
-        f"{TRAINER}.report._Board.picture",
-        f"{TRAINER}.report._Wandb.picture",
+        f"{TRAINER}.reports._Board.picture",
+        f"{TRAINER}.reports._Wandb.picture",
         f"{TRAINER}.publish.write_text",
     ),
     "closing": (
         f"{TRAINER}.validation.write_bytes",
-        f"{TRAINER}.report._Board.close",
-        f"{TRAINER}.report._Wandb.close",
+        f"{TRAINER}.reports._Board.close",
+        f"{TRAINER}.reports._Wandb.close",
         f"{TRAINER}.run.publish.publish",
     ),
 }
@@ -103,7 +103,7 @@ def test_a_result_that_cannot_be_written_leaves_what_was_learned(
     base: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = folder_for(config_for(base, pictures, tmp_path, run__steps=2))
-    _raising(monkeypatch, "dreambooth_core.trainer.session.write_result", ERRORS["error"])
+    _raising(monkeypatch, "dreambooth_core.trainer.results.Results.write", ERRORS["error"])
     with pytest.raises(RuntimeError):
         run(folder)
     monkeypatch.undo()

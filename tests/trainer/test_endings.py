@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ from helpers.runs import PRIOR, config_for, folder_for, go_on, losses, train
 from dreambooth_core.errors import SaveFailed, Stopped, TrainingFailed, UserError
 from dreambooth_core.jobs import RunFolder, saved_steps, status
 from dreambooth_core.options import TrainConfig
-from dreambooth_core.trainer import loop, saving
-from dreambooth_core.trainer.asked import Asked
+from dreambooth_core.trainer import saving
 from dreambooth_core.trainer.run import run
-from dreambooth_core.trainer.session import Session
+from dreambooth_core.trainer.saving import Asked
+from dreambooth_core.trainer.train import Training
 from dreambooth_core.worker import supervise
 
 
@@ -89,8 +90,8 @@ def test_a_stop_while_images_are_made_saves(
         return stops(self)
 
     stops = Asked.stops
-    monkeypatch.setattr("dreambooth_core.trainer.session.Asked.stops", polls)
-    monkeypatch.setattr(Session, "sample", _only_after_start(Session.sample))
+    monkeypatch.setattr("dreambooth_core.trainer.saving.Asked.stops", polls)
+    monkeypatch.setattr(Training, "sample", _only_after_start(Training.sample))
     assert supervise(folder) == 130
     assert list(saved_steps(folder.checkpoints)) == [2]
     assert not [event for event in folder.events if event["kind"] == "sample"]
@@ -104,7 +105,7 @@ def test_the_resume_state_is_saved_by_time(
     assert TrainConfig().save.every_minutes == 5.0
     folder = folder_for(config)
     seconds = iter(range(0, 10_000, 1))
-    monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(seconds)))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(seconds)))
     seen = []
 
     def listen(event: dict[str, Any]) -> None:
@@ -123,8 +124,8 @@ def test_a_resume_state_that_cannot_be_saved_is_a_warning(
     def full(*_: Any, **__: Any) -> None:
         raise SaveFailed("the disk is full")
 
-    monkeypatch.setattr("dreambooth_core.trainer.session.save_state", full)
-    monkeypatch.setattr(loop._Clock, "due", lambda _: True)
+    monkeypatch.setattr("dreambooth_core.trainer.state.save_state", full)
+    monkeypatch.setattr(saving.Clock, "due", lambda _: True)
     folder = train(config_for(base, pictures, tmp_path, run__steps=2))
     assert status(folder).state == "finished"
     assert "saving the resume state of step 1 failed" in warnings_of(folder)[0]
@@ -205,9 +206,9 @@ def warnings_of(folder: RunFolder) -> list[str]:
 def _only_after_start(sample: Any) -> Any:
     """Validation images, but not those of step 0."""
 
-    def wrapped(session: Session, **options: Any) -> None:
-        if session.step:
-            sample(session, **options)
+    def wrapped(training: Training, **options: Any) -> None:
+        if training.step:
+            sample(training, **options)
 
     return wrapped
 

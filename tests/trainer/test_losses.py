@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from helpers.runs import PRIOR, config_for, folder_for, losses, session_of
+from helpers.runs import PRIOR, config_for, folder_for, losses, training_of
 from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextModel
@@ -68,16 +68,16 @@ def test_the_losses_equal_a_direct_computation(
     # With a learning rate of 0 every step meets the base; the proof rightly refuses the result.
     with pytest.raises(TrainingFailed, match="equals its base"):
         run(folder)
-    session = session_of(config, folder)
+    training = training_of(config, folder)
     direct = Direct(base)
 
     def loss_of(slot: Slot, step: int) -> Tensor:
-        path = session.items.picture(slot).path
+        path = training.items.picture(slot).path
         return direct.loss(path, PROMPTS[slot.kind], 7, step, slot.number)
 
     found = losses(folder)
     for step in range(3):
-        slots = session.plan.slots(step)
+        slots = training.plan.slots(step)
         own = torch.stack([loss_of(s, step) for s in slots if s.kind != CLASS]).mean()
         expected = own
         if prior:

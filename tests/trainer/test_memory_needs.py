@@ -21,7 +21,7 @@ from dreambooth_core.memory.measure import Peak, Room
 from dreambooth_core.memory.needs import Planner
 from dreambooth_core.options import TrainConfig
 from dreambooth_core.options.memory import GIB
-from dreambooth_core.trainer.step import StepComputer
+from dreambooth_core.trainer.train import Training
 from dreambooth_core.worker import supervise
 
 
@@ -61,14 +61,14 @@ def test_out_of_memory_ends_cleanly_and_says_what_would_fit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = folder_for(config_for(base, pictures, tmp_path, save__every_steps=1, run__steps=3))
-    backward = StepComputer.backward
+    backward = Training.backward
 
-    def fails(self: StepComputer, step: int) -> Any:
+    def fails(self: Training, step: int) -> Any:
         if step == 2:
             raise error
         return backward(self, step)
 
-    monkeypatch.setattr(StepComputer, "backward", fails)
+    monkeypatch.setattr(Training, "backward", fails)
     assert supervise(folder) == 1
     last = list(folder.events)[-1]
     assert last["kind"] == "error"
@@ -90,13 +90,14 @@ def test_advice_is_in_order_and_ends_where_it_fits(pictures: Path, tmp_path: Pat
     changes = {"data__resolution": 512, "method__kind": "full", "run__device": "cuda"}
     config = config_for(tmp_path, pictures, tmp_path, run__mixed_precision="bf16", **changes)
     configs = stock_configs("sd1")
-    assert cheaper(config, 40 * GIB, configs=configs) == []
-    ways = cheaper(config, 9 * GIB, configs=configs)
+    planner = Planner(config, configs)
+    assert cheaper(planner, 40 * GIB) == []
+    ways = cheaper(planner, 9 * GIB)
     assert [way.words for way in ways][:2] == [
         "optim.optimizer=adamw8bit",
         "memory.gradient_checkpointing=true",
     ]
-    peaks = [Planner(config, configs).needs().peak, *(way.needs.peak for way in ways)]
+    peaks = [planner.needs().peak, *(way.needs.peak for way in ways)]
     assert peaks == sorted(peaks, reverse=True)
     assert peaks[-1] <= 9 * GIB < peaks[-2]
 

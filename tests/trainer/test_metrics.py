@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers.runs import PRIOR, config_for, folder_for, session_of
+from helpers.runs import PRIOR, config_for, folder_for, training_of
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dreambooth_core.errors import TrainingFailed
 from dreambooth_core.memory.measure import Peak
-from dreambooth_core.trainer import loop
-from dreambooth_core.trainer.metrics import MOST_WAITING, Window
-from dreambooth_core.trainer.processes import Processes, backend_for
-from dreambooth_core.trainer.session import Session
+from dreambooth_core.trainer.distributed import Processes, backend_for
+from dreambooth_core.trainer.reports import MOST_WAITING, Window
+from dreambooth_core.trainer.train import Training
 
 NOWHERE = torch.device("meta")
 """A device without data: whoever reads a number of it fails."""
@@ -34,8 +34,8 @@ class NoDoubles(TorchDispatchMode):
 
 
 @pytest.fixture(scope="module")
-def built(base: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Session:
-    """A session whose trained models, and all that is computed with them, hold no data."""
+def built(base: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Training:
+    """A training whose trained models, and all that is computed with them, hold no data."""
     config = config_for(
         base,
         pictures,
@@ -46,32 +46,30 @@ def built(base: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) 
         **PRIOR,
     )
     folder = folder_for(config)
-    session = session_of(config, folder)
-    session.parts.denoiser.to(NOWHERE)
-    session.processes = session.computer.processes = Processes(0, 1, NOWHERE)
-    session.precision.device = session.samples.device = NOWHERE
-    trained = [p for p in session.parts.denoiser.parameters() if p.requires_grad]
-    (group,) = session.stepper.optimizer.param_groups
+    training = training_of(config, folder)
+    training.parts.denoiser.to(NOWHERE)
+    training.processes = training.window.processes = Processes(0, 1, NOWHERE)
+    training.precision.device = NOWHERE
+    training.watch.peak = Peak(0, "nowhere")
+    trained = [p for p in training.parts.denoiser.parameters() if p.requires_grad]
+    (group,) = training.stepper.optimizer.param_groups
     group.update(params=trained, fused=False)
-    return session
+    return training
 
 
 @pytest.fixture
-def nowhere(built: Session) -> Session:
+def nowhere(built: Training) -> Training:
     """The same at its first step."""
     built.step, built.total_steps = 0, 10_000
+    built.window = replace(window(), processes=built.processes)
     return built
 
 
-def test_no_step_waits_for_the_device_or_wants_float64_of_it(nowhere: Session) -> None:
-    run = loop._Loop(nowhere)
-    run.watch.peak = Peak(0, "nowhere")
-    with NoDoubles():
-        for _ in range(3):
-            run.step()
-    assert run.window.waiting == 3
-    with pytest.raises(NotImplementedError):
-        run.window.settle()
+def test_no_step_waits_for_the_device_or_wants_float64_of_it(nowhere: Training) -> None:
+    nowhere.total_steps = 3
+    with NoDoubles(), pytest.raises(NotImplementedError):
+        nowhere.train()  # what the last step reports cannot be read
+    assert nowhere.step == 3
 
 
 def numbers(*values: float) -> Tensor:
@@ -121,26 +119,26 @@ def test_the_step_that_went_wrong_is_named() -> None:
     own.settle()
 
 
-def test_nothing_that_diverged_is_saved(nowhere: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = loop._Loop(nowhere)
+def test_nothing_that_diverged_is_saved(nowhere: Training, monkeypatch: pytest.MonkeyPatch) -> None:
     saved: list[int] = []
-    monkeypatch.setattr(Session, "save_checkpoint", lambda self: saved.append(self.step))
-    run.window.add(1, numbers(float("nan"), 1, 0), None)
+    monkeypatch.setattr(nowhere.checkpoints, "save", saved.append)
+    nowhere.window.add(1, numbers(float("nan"), 1, 0), None)
     nowhere.step = 1
     with pytest.raises(TrainingFailed):
-        run.save()
+        nowhere.save()
     assert not saved
 
 
 def test_a_run_that_diverged_ends_though_nothing_is_reported(
-    nowhere: Session, monkeypatch: pytest.MonkeyPatch
+    nowhere: Training, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = loop._Loop(nowhere)
-    run.watch.peak = Peak(0, "nowhere")
-    monkeypatch.setattr(run, "_learn", lambda: (numbers(float("nan"), 1, 0), None))
+    def diverged() -> tuple[Tensor, None]:
+        nowhere.step += 1
+        return numbers(float("nan"), 1, 0), None
+
+    monkeypatch.setattr(nowhere, "train_step", diverged)
     with pytest.raises(TrainingFailed, match="loss of step 1 "):
-        for _ in range(MOST_WAITING):
-            run.step()
+        nowhere.train()
     assert nowhere.step == MOST_WAITING
 
 

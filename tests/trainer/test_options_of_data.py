@@ -56,7 +56,7 @@ def test_revision_and_variant_choose_the_hubs_files(
 def test_another_vae_encodes_the_pictures(other_base: Path, once: Once, plain: Observed) -> None:
     seen = once(base__vae=other_base / "vae")
     own = load_base(BaseOptions(model=str(other_base))).vae
-    assert fingerprint(seen.session.parts.vae) == fingerprint(own)
+    assert fingerprint(seen.training.parts.vae) == fingerprint(own)
     assert torch.equal(seen.passes[0].sample.noise, plain.passes[0].sample.noise)
     assert not torch.allclose(seen.passes[0].clean, plain.passes[0].clean, atol=1e-2)
 
@@ -75,7 +75,7 @@ def test_clip_skip_and_prompt_chunks_reach_the_unet(once: Once, plain: Observed)
     seen = once(base__clip_skip=2, base__max_prompt_chunks=1)
     assert torch.equal(seen.passes[0].sample.noisy, plain.passes[0].sample.noisy)
     assert not torch.equal(seen.passes[0].prediction, plain.passes[0].prediction)
-    assert (seen.session.parts.clip_skip, seen.session.parts.max_prompt_chunks) == (2, 1)
+    assert (seen.training.parts.clip_skip, seen.training.parts.max_prompt_chunks) == (2, 1)
 
 
 def test_a_concept_has_prompts_class_pictures_repeats_and_a_name(
@@ -174,7 +174,7 @@ def test_transparent_pictures_are_laid_on_the_background(base: Path, tmp_path: P
     Image.new("RGBA", (64, 64), (9, 9, 9, 0)).save(tmp_path / "clear" / "one.png")
     changes = {"data__background": "black", "run__steps": 1}
     seen = observe(config_for(base, tmp_path / "clear", tmp_path / "runs", **changes))
-    items, slot = seen.session.items, seen.session.plan.slots(0)[0]
+    items, slot = seen.training.items, seen.training.plan.slots(0)[0]
     pixels = items.pixels(items.picture(slot), slot.view)
     assert torch.equal(pixels, torch.full((3, 64, 64), -1.0))
 

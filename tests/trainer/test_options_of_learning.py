@@ -16,7 +16,7 @@ from helpers.runs import config_for
 from torch import Tensor
 
 from dreambooth_core.jobs.checkpoints import saved_steps
-from dreambooth_core.objective.noise import pyramid
+from dreambooth_core.objective.objective import pyramid
 from dreambooth_core.randomness import generator, uniform
 from dreambooth_core.trainer.state import load_state
 
@@ -208,7 +208,7 @@ def test_learning_rates(options: dict[str, Any], factors: list[float], once: Onc
 def test_text_encoders_have_a_rate_of_their_own(once: Once) -> None:
     changes = {"method__train_text_encoder": "true", "optim__text_encoder_lr": 0}
     seen = once(**changes)
-    assert seen.session.stepper.learning_rates == {"unet": 1e-3, "text_encoder": 0.0}
+    assert seen.training.stepper.learning_rates == {"unet": 1e-3, "text_encoder": 0.0}
     ups = {name: t for name, t in seen.result.items() if name.endswith("lora_up.weight")}
     moved = {name.split("_")[1] for name, tensor in ups.items() if tensor.any()}
     assert moved == {"unet"} and any(name.startswith("lora_te_") for name in ups)
@@ -229,14 +229,14 @@ def test_weight_decay_of_each_part(once: Once) -> None:
 def test_the_optimizer_gets_its_numbers(once: Once) -> None:
     options = {"beta1": 0.5, "beta2": 0.6, "epsilon": 1e-3, "optimizer_args": "{amsgrad: 'true'}"}
     seen = once(**{f"optim__{name}": value for name, value in options.items()})
-    (group,) = seen.session.stepper.optimizer.param_groups
+    (group,) = seen.training.stepper.optimizer.param_groups
     assert (group["betas"], group["eps"], group["amsgrad"]) == ((0.5, 0.6), 1e-3, True)
 
 
 def test_sgd_goes_as_far_as_the_clipped_gradient(once: Once) -> None:
     changes = {"optimizer": "sgd", "learning_rate": 1, "weight_decay": 0, "max_grad_norm": 0.01}
     seen = once(**{f"optim__{name}": value for name, value in changes.items()})
-    assert type(seen.session.stepper.optimizer) is torch.optim.SGD
+    assert type(seen.training.stepper.optimizer) is torch.optim.SGD
     assert seen.told("gradient_norm")[0] > 0.01
     ups = [t for name, t in seen.result.items() if name.endswith("lora_up.weight")]
     assert float(torch.cat([t.flatten() for t in ups]).norm()) == pytest.approx(0.01, rel=1e-4)

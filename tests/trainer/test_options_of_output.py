@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import huggingface_hub
 import pytest
@@ -26,7 +26,7 @@ from dreambooth_core.formats.storage import read_tensors
 from dreambooth_core.jobs import RunFolder
 from dreambooth_core.jobs.checkpoints import saved_steps
 from dreambooth_core.randomness import generator
-from dreambooth_core.trainer.arrangements import _numbered
+from dreambooth_core.trainer.results import Results
 
 Once = Callable[..., Observed]
 
@@ -224,7 +224,7 @@ def test_tf32_reaches_it(
         seen.append(tf32)
         return make_precision(name, device)
 
-    monkeypatch.setattr("dreambooth_core.trainer.build.make_precision", make)
+    monkeypatch.setattr("dreambooth_core.trainer.train.make_precision", make)
     changes = {"memory__tf32": "true", "run__steps": 1}
     observe(config_for(base, pictures, tmp_path, **changes))
     assert seen == [True]
@@ -234,8 +234,8 @@ def test_tf32_reaches_it(
 def test_no_two_runs_share_a_numbered_folder(tmp_path: Path, name: str) -> None:
     """Only the run that is alone in its folder, as the script's, writes beside it."""
     run = RunFolder.create(tmp_path, name)
-    session = SimpleNamespace(folder=run, step=800)
+    results = cast("Results", SimpleNamespace(folder=run))
     beside = tmp_path / "800"
-    assert _numbered(session) == (beside if name == "0" else run.path / "800")  # type: ignore[arg-type]
+    assert Results.numbered(results, 800) == (beside if name == "0" else run.path / "800")
     RunFolder(beside).make().config.touch()  # a run of that name is no result
-    assert _numbered(session) == run.path / "800"  # type: ignore[arg-type]
+    assert Results.numbered(results, 800) == run.path / "800"

@@ -107,7 +107,7 @@ def test_class_images_have_a_precision_of_their_own(
         rough = directly(base, SETTINGS)
     assert whole != rough
     assert sorted(made(tmp_path / "runs")) == sorted(rough if half else whole)
-    trained_on = seen.session.parts.denoiser.conv_in.weight.dtype
+    trained_on = seen.training.parts.denoiser.conv_in.weight.dtype
     assert trained_on == (torch.bfloat16 if mixed == "bf16" else torch.float32)
 
 

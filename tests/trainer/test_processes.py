@@ -26,8 +26,8 @@ from dreambooth_core.jobs import Proposal, RunFolder, read_receipt, status
 from dreambooth_core.jobs.checkpoints import saved_steps
 from dreambooth_core.methods.table import METHODS
 from dreambooth_core.options import TrainConfig
+from dreambooth_core.trainer.distributed import as_launched
 from dreambooth_core.trainer.run import run
-from dreambooth_core.trainer.sharding import as_launched
 
 Runs = dict[tuple[str, str], RunFolder]
 

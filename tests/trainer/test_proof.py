@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from helpers.runs import config_for, folder_for
 
 from dreambooth_core.errors import TrainingFailed
 from dreambooth_core.formats.storage import read_tensors, write_tensors
+from dreambooth_core.options import TrainConfig
 from dreambooth_core.trainer import run as runs
-from dreambooth_core.trainer.proof import prove
+from dreambooth_core.trainer.proof import Question, prove
 
-Given = tuple[tuple[Any, ...], dict[str, Any]]
+Given = tuple[Question, TrainConfig, int | None]
 RATE = 1e-5
 """So low that fp16 keeps little of a step, and bf16 next to nothing."""
 
@@ -29,8 +31,8 @@ def asked(
     def train(**changes: Any) -> Given:
         given: list[Given] = []
 
-        def record(*args: Any, **kwargs: Any) -> dict[str, Any]:
-            given.append((args, kwargs))
+        def record(*args: Any) -> dict[str, Any]:
+            given.append(args)
             return {}
 
         root = tmp_path_factory.mktemp("runs")
@@ -57,8 +59,8 @@ def asked(
 )
 def test_rounding_is_no_fault(asked: Callable[..., Given], computed: str, stored: str) -> None:
     rounding = {"optim__stochastic_rounding": "true"} if computed == "full_bf16" else {}
-    args, kwargs = asked(run__mixed_precision=computed, save__precision=stored, **rounding)
-    proof = prove(*args, **kwargs)
+    given = asked(run__mixed_precision=computed, save__precision=stored, **rounding)
+    proof = prove(*given)
     assert proof["difference"] <= proof["tolerance"] == 2e-5
 
 
@@ -78,31 +80,31 @@ def right(asked: Callable[..., Given]) -> Given:
     ],
 )
 def test_one_corrupted_tensor_is_found(right: Given, damaged: str) -> None:
-    args, kwargs = right
-    file: Path = args[1]
+    question, config, _ = right
+    file = question.file
     tensors = read_tensors(file, copy=True)
     whole = tensors[damaged].clone()
     tensors[damaged] += 0.01 * whole.abs().max() + (0.001 if not whole.any() else 0)
     write_tensors(file, tensors)
     with pytest.raises(TrainingFailed, match="not what was trained"):
-        prove(*args, **kwargs)
+        prove(question, config)
     tensors[damaged] = whole
     write_tensors(file, tensors)
 
 
 def test_the_advice_names_a_checkpoint_where_there_is_one(right: Given) -> None:
-    args, kwargs = right
-    wrong = (*args[:3], args[3] + 1.0, *args[4:])
+    question, config, _ = right
+    wrong = replace(question, expected=question.expected + 1.0)
     with pytest.raises(TrainingFailed) as alone:
-        prove(*wrong, **{**kwargs, "checkpoint": None})
+        prove(wrong, config)
     assert "There is no checkpoint" in alone.value.line
     with pytest.raises(TrainingFailed) as kept:
-        prove(*wrong, **{**kwargs, "checkpoint": 40})
+        prove(wrong, config, 40)
     assert "run.resume=40" in kept.value.line
 
 
 def test_a_model_that_did_not_learn_is_its_base(asked: Callable[..., Given]) -> None:
-    args, kwargs = asked(optim__learning_rate=0, run__mixed_precision="bf16")
+    given = asked(optim__learning_rate=0, run__mixed_precision="bf16")
     with pytest.raises(TrainingFailed, match="equals its base"):
-        prove(*args, **kwargs)
-    assert torch.isfinite(args[3]).all()
+        prove(*given)
+    assert torch.isfinite(given[0].expected).all()

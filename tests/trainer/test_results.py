@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.runs import PRIOR, config_for, folder_for, go_on, session_of, train
+from helpers.runs import PRIOR, config_for, folder_for, go_on, train, training_of
 
 from dreambooth_core.errors import TrainingFailed, UserError
 from dreambooth_core.families.base import Components
@@ -41,9 +41,9 @@ def predict(parts: Components) -> torch.Tensor:
 
 def trained_parts(folder: RunFolder, config: TrainConfig) -> Components:
     """The models as the trainer had them at the last checkpoint, in memory."""
-    session = session_of(config, folder)
-    session.restore(load_state(list(saved_steps(folder.checkpoints).values())[-1]))
-    return session.parts
+    training = training_of(config, folder)
+    training.restore(load_state(list(saved_steps(folder.checkpoints).values())[-1]))
+    return training.parts
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora", "loha", "lokr", "oft"])

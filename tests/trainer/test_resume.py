@@ -18,7 +18,7 @@ from dreambooth_core.formats.storage import read_tensors
 from dreambooth_core.jobs import RunFolder, read_receipt, status
 from dreambooth_core.jobs.checkpoints import saved_steps
 from dreambooth_core.methods.table import METHODS
-from dreambooth_core.trainer import session
+from dreambooth_core.trainer.results import Results
 from dreambooth_core.trainer.run import run
 from dreambooth_core.trainer.state import TrainState, load_state, save_state
 
@@ -221,7 +221,7 @@ def test_a_last_checkpoint_outlives_a_result_that_failed(
     config = config_for(base, pictures, tmp_path, run__steps=2, save__at_end=at_end)
     folder = folder_for(config)
     with monkeypatch.context() as patch:
-        patch.setattr(session, "write_result", raiser(OSError(5, "a bad sector")))
+        patch.setattr(Results, "write", raiser(OSError(5, "a bad sector")))
         with pytest.raises(OSError, match="a bad sector"):
             run(folder)
     assert list(saved_steps(folder.checkpoints)) == [2]

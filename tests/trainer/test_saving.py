@@ -12,9 +12,8 @@ import torch
 from dreambooth_core.errors import RunGone, SaveFailed, Stopped
 from dreambooth_core.formats.storage import write_bytes
 from dreambooth_core.jobs import RunFolder, status
-from dreambooth_core.trainer.asked import Asked
-from dreambooth_core.trainer.report import Reporter
-from dreambooth_core.trainer.saving import Saver, disk_full
+from dreambooth_core.trainer.reports import Reporter
+from dreambooth_core.trainer.saving import Asked, Saver, disk_full
 
 
 class Disk:

@@ -11,11 +11,10 @@ import torch
 from helpers.tiny import tiny_unet
 from torch import Tensor, nn
 
+from dreambooth_core.devices import is_sharded
 from dreambooth_core.methods.base import Trainable
-from dreambooth_core.optim.clipping import clip_gradients
-from dreambooth_core.optim.pieces import is_sharded
-from dreambooth_core.trainer.processes import Processes, backend_for
-from dreambooth_core.trainer.sharding import replicated, shard
+from dreambooth_core.optim.stepper import clip_gradients
+from dreambooth_core.trainer.distributed import Processes, backend_for, replicated, shard
 
 NVIDIA = [
     pytest.mark.gpu,
@@ -70,7 +69,7 @@ def test_pieces_step_as_the_whole_does(alone: Processes, offload: bool) -> None:
 def test_whole_models_average_by_ddp(alone: Processes) -> None:
     plain, copied = tiny_unet().to(alone.device), tiny_unet().to(alone.device)
     copied.load_state_dict(plain.state_dict())
-    ddp = replicated(copied, Processes(rank=0, count=2, device=alone.device))
+    ddp = replicated(copied, [copied], Processes(rank=0, count=2, device=alone.device))
     assert ddp is not None
     first, second = step(plain, plain, alone.device), step(copied, ddp, alone.device)
     assert torch.allclose(first, second)

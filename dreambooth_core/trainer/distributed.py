@@ -1,8 +1,9 @@
-"""Several processes by torch's own engines: DDP copies what is trained, FSDP2 cuts it into pieces.
+"""One process or several: who am I, how processes agree, and torch's engines for their gradients.
 
-Sharded is the denoiser alone, block by block; text encoders, small or out of the memory by then,
-stay whole. Only what steps, saves or loads meets the pieces (``DTensor``); a forward pass sees
-whole weights, a block at a time.
+Launchers (``accelerate launch``, ``torchrun``) tell each process its place by environment
+variables. DDP copies what is trained, FSDP2 cuts the denoiser into pieces, block by block; text
+encoders, small or out of the memory by then, stay whole. Only what steps, saves or loads meets the
+pieces (``DTensor``); a forward pass sees whole weights, a block at a time.
 """
 
 from __future__ import annotations
@@ -10,21 +11,119 @@ from __future__ import annotations
 import copy
 import inspect
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dreambooth_core.attention.processors import apply_attention
-from dreambooth_core.errors import UserError
+from dreambooth_core.devices import choose_device, cut_like, is_sharded, uncut
+from dreambooth_core.errors import Stopped, UserError
 from dreambooth_core.families.base import Components
 from dreambooth_core.methods.base import Trainable
-from dreambooth_core.optim.pieces import cut_like, is_sharded, uncut
 from dreambooth_core.options import TrainConfig
-from dreambooth_core.trainer.processes import Processes
+
+PATIENCE = timedelta(days=2)
+"""How long processes wait for each other: the first may be waiting for room on the disk. Whoever
+started them ends the others when one dies."""
+
+
+BACKENDS = {"cuda": "nccl", "xpu": "xccl"}
+"""Who carries tensors between the devices of a kind; gloo does where it is not there."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those of the run."""
+
+    rank: int
+    count: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Only the main process writes files and events."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum of a tensor over all processes, where the tensor is.
+
+        It travels over the processes' devices, which alone NCCL knows; as fp32 where it is of
+        double precision, which some of them do not have.
+        """
+        if self.count == 1:
+            return values
+        narrow = values.dtype == torch.float64 and self.device.type != "cpu"
+        there = values.to(self.device, torch.float32 if narrow else values.dtype, copy=True)
+        torch.distributed.all_reduce(there)
+        return there.to(values)
+
+    def agree(self, words: list[str]) -> list[str]:
+        """What the main process has heard, in every process: all must stop at one step."""
+        if self.count == 1:
+            return words
+        said = [words]
+        torch.distributed.broadcast_object_list(said)
+        return said[0]
+
+    def wait(self) -> None:
+        """Returns when every process has come here."""
+        if self.count > 1:
+            torch.distributed.barrier()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Ends when every process has come here. A stop in one is a stop in all: none is left
+        waiting for another that has gone.
+
+        Raises:
+            Stopped: one of them stopped inside.
+        """
+        if self.count == 1:
+            yield
+            return
+        stop: Stopped | None = None
+        try:
+            yield
+        except Stopped as error:
+            stop = error
+        stopped = self.sum(torch.tensor([int(stop is not None)], device=self.device))
+        if stopped.item():
+            raise stop or Stopped("stopped")
+
+    def close(self) -> None:
+        """Leaves the group."""
+        if self.count > 1:
+            torch.distributed.destroy_process_group()
+
+
+def join(device: str) -> Processes:
+    """Finds this process's place and device, and joins the group if there are several.
+
+    Raises:
+        UserError: the device that the user asked for is not there.
+    """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    rank = int(os.environ.get("RANK", "0"))
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    chosen = choose_device(device, local)
+    if count > 1:
+        if chosen.type == "cuda":
+            torch.cuda.set_device(chosen)
+        torch.distributed.init_process_group(backend_for(chosen), timeout=PATIENCE)
+    return Processes(rank=rank, count=count, device=chosen)
+
+
+def backend_for(device: torch.device) -> str:
+    """What the group is made of: words travel over the CPU, so that no device is waited for."""
+    name = BACKENDS.get(device.type, "gloo")
+    if name == "gloo" or not torch.distributed.is_backend_available(name):
+        return "gloo"
+    return f"cpu:gloo,{device.type}:{name}"
 
 
 def as_launched(config: TrainConfig) -> TrainConfig:
@@ -150,21 +249,35 @@ def without_weights(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
+class _Pass(nn.Module):
+    """A computation as a module over what is trained: DDP's hooks begin at its forward pass."""
+
+    def __init__(self, compute: Callable[..., Any], models: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.models = nn.ModuleList(models)
+        self.compute = compute
+
+    def forward(self, *given: Any, **named: Any) -> Any:
+        """What the computation gives."""
+        return self.compute(*given, **named)
+
+
 def replicated(
-    losses: nn.Module, processes: Processes
+    compute: Callable[..., Any], models: Sequence[nn.Module], processes: Processes
 ) -> nn.parallel.DistributedDataParallel | None:
-    """The module that computes losses by DDP, where several processes train something whole.
+    """What computes with the models by DDP, where several processes train something whole.
 
     Every process loads the same base and draws the same first weights, so nothing is sent before
     the first gradients. What gets none (the last layers under ``clip_skip``) is found at each step.
     """
-    if processes.count == 1 or not any(p.requires_grad for p in losses.parameters()):
+    module = _Pass(compute, models)
+    if processes.count == 1 or not any(p.requires_grad for p in module.parameters()):
         return None
     engine = nn.parallel.DistributedDataParallel
     newer = "forward_sync_buffers" in inspect.signature(engine).parameters
     unsent: dict[str, Any] = {"forward_sync_buffers" if newer else "broadcast_buffers": False}
     return engine(
-        losses,
+        module,
         **unsent,
         init_sync=False,
         find_unused_parameters=True,

@@ -1,0 +1,375 @@
+"""What is made before the first step: class images, encoded images and texts, and who is where.
+
+One network after another comes to the device, and what is cached leaves: they need not fit there
+side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from dreambooth_core.attention.processors import apply_attention
+from dreambooth_core.data.cache import LatentCache, NoStore, Store, TextCache, make_store
+from dreambooth_core.data.concepts import Concept
+from dreambooth_core.data.items import Items
+from dreambooth_core.data.plan import BatchPlan
+from dreambooth_core.data.prior import (
+    ClassImages,
+    batches_of,
+    find_class_images,
+    make_missing,
+    recipe_of,
+)
+from dreambooth_core.devices import Precision, make_precision
+from dreambooth_core.errors import Stopped, UserError
+from dreambooth_core.families.base import Components
+from dreambooth_core.families.sampling import SamplingSettings, generate
+from dreambooth_core.families.sd import SCHEDULERS
+from dreambooth_core.formats.fingerprint import fingerprint
+from dreambooth_core.memory.streaming import Streaming
+from dreambooth_core.methods.quantized import quantize
+from dreambooth_core.options import TrainConfig
+from dreambooth_core.trainer.distributed import Processes
+from dreambooth_core.trainer.reports import Reporter
+from dreambooth_core.trainer.saving import Asked, Saver
+from dreambooth_core.trainer.validation import Judge
+
+CACHE_FOLDER = ".cache"
+"""Where the disk cache lies beside the runs."""
+CLASS_FOLDER = ".class_images"
+"""Where class images are kept beside the runs: a dot, so that it is not taken for a run."""
+TEXT_CACHE_LIMIT = 256 * 1024 * 1024
+"""Bytes of kept embeddings in memory; with shuffled tags there is no end of captions."""
+
+
+def class_images(config: TrainConfig, concept: Concept, base_fingerprint: str) -> ClassImages:
+    """Which of a concept's class images are there and which are missing.
+
+    Raises:
+        UserError: they cannot be made as asked, or the folder cannot be used.
+    """
+    prior = config.prior
+    if prior.scheduler and prior.scheduler not in SCHEDULERS:
+        raise UserError(
+            f"there is no scheduler {prior.scheduler!r}",
+            where="prior.scheduler",
+            do=f"Choose from {', '.join(SCHEDULERS)}, or leave it empty for the base's own.",
+        )
+    recipe = recipe_of(concept, prior, config.data, base_fingerprint)
+    kept_in = Path(prior.folder) if prior.folder else Path(config.run.output) / CLASS_FOLDER
+    return find_class_images(
+        recipe,
+        concept.class_images_wanted,
+        kept_in=kept_in,
+        own_folder=concept.options.class_images or None,
+    )
+
+
+def image_precision(config: TrainConfig, run: Precision) -> Precision:
+    """The precision in which class images are made; the run's where it is the same.
+
+    Raises:
+        UserError: the device cannot compute in it.
+    """
+    prior = config.prior
+    if not prior.makes_images or prior.precision == "auto":
+        return run
+    name = "no" if prior.precision == "fp32" else prior.precision
+    made = make_precision(
+        name, run.device, tf32=config.memory.tf32, where=f"prior.precision: {prior.precision}"
+    )
+    return run if made.dtype == run.dtype else made
+
+
+class Preparation:
+    """Makes what a run needs before its first step.
+
+    Args:
+        parts: the base, as it was read.
+        precision: the run's.
+        processes: those that share the work.
+        reporter: is told how far it is.
+        asked: tells whether the user wants to stop.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        parts: Components,
+        precision: Precision,
+        processes: Processes,
+        reporter: Reporter,
+        asked: Asked,
+    ) -> None:
+        self.config, self.parts, self.precision = config, parts, precision
+        self.processes, self.reporter, self.asked = processes, reporter, asked
+
+    def stop_here(self) -> None:
+        """Raises ``Stopped``, in all processes, if the user asked for it while models loaded."""
+        with self.processes.together():
+            if self.asked.stops():
+                raise Stopped("stopped before training began")
+
+    def warn_of(self, items: Items) -> None:
+        """Warns of what is unusual about the images, their captions and the base."""
+        for concept in items.concepts:
+            for skipped in concept.inventory.skipped:
+                self.reporter.warn(f"{skipped.name} is skipped: {skipped.reason}")
+            for warning in concept.inventory.warnings:
+                self.reporter.warn(warning)
+        for warning in (*items.warnings(), *self.parts.family.warnings(self.parts)):
+            self.reporter.warn(warning)
+
+    # --- who is where ---------------------------------------------------------------------------
+    def round(self, *, masters: Sequence[str] = ()) -> None:
+        """Rounds the frozen weights to the run's precision; not those that are trained whole, which
+        become fp32 masters and would lose their last bits."""
+        for name, model in self.parts.models.items():
+            if name not in masters:
+                model.to(self.precision.dtype)
+        for model in self.parts.companions.values():
+            model.to("cpu", self.precision.dtype)
+
+    def bring(self, name: str, *, streams: bool = False) -> None:
+        """Brings one of the networks to the device, quantised if that is asked. One that will be
+        streamed stays in RAM."""
+        model, kind = self.parts.models[name], self.config.memory.quantize
+        device = self.precision.device
+        home = torch.device("cpu") if streams and self.config.memory.share > 0 else device
+        if kind != "no":
+            quantize(model, kind, self.parts.family.whole_in(name), device, home)
+        model.to(home)
+
+    def streaming(self, name: str, *, trained: bool = False) -> Streaming | None:
+        """Begins to stream a network, with all that is trained in it, if that is asked."""
+        share, model = self.config.memory.share, self.parts.models[name]
+        if share == 0:
+            return None
+        blocks = self.parts.family.blocks(model)
+        return Streaming(model, blocks, self.precision.device, share=share, trained=trained)
+
+    def passes(self, models: Sequence[nn.Module]) -> None:
+        """Gradient checkpointing of the models that gradients pass, and a compiled denoiser, if
+        that is asked. diffusers and transformers name checkpointing differently."""
+        for model in models if self.config.memory.gradient_checkpointing else ():
+            enable = getattr(model, "enable_gradient_checkpointing", None) or getattr(
+                model, "gradient_checkpointing_enable", None
+            )
+            if enable is not None:
+                enable()
+        if self.config.memory.compile:
+            compile_blocks(self.parts)
+
+    def _end_streaming(self) -> None:
+        if self.parts.streaming:
+            self.parts.streaming.close()
+            self.parts.streaming = None
+
+    def _attend(self, model: nn.Module, dtype: torch.dtype) -> None:
+        apply_attention(model, self.config.memory.attention, self.precision.device, dtype)
+
+    # --- what is made ---------------------------------------------------------------------------
+    def class_images(self, concepts: list[Concept], saver: Saver) -> list[Concept]:
+        """The concepts with all their class images, the missing ones made by the base, before any
+        weight is rounded for the run where they are to be made in another precision.
+
+        Raises:
+            UserError: as :func:`class_images`.
+            Stopped: the user asked; what was made stays and is not made again.
+        """
+        config, parts = self.config, self.parts
+        if not config.prior.makes_images:
+            return concepts
+        images = image_precision(config, self.precision)
+        self._place(images, images.dtype if images is self.precision else torch.float32)
+        states = [class_images(config, concept, parts.fingerprint) for concept in concepts]
+        # All must have looked before one makes any, or each would share out another list.
+        self.processes.wait()
+        size, share = config.prior.batch_size, (self.processes.rank, self.processes.count)
+        total = sum(
+            len(set(state.missing).intersection(batch))
+            for state in states
+            for batch in batches_of(state, size, *share)
+        )
+        done = 0
+        with self.processes.together():
+            for state in states:
+                done += make_missing(
+                    state,
+                    self._maker(state, images),
+                    batch_size=size,
+                    rank=share[0],
+                    processes=share[1],
+                    progress=self._progress("class_images", before=done, total=total),
+                    stop=self.asked.stops,
+                    save=lambda write: saver("a class image", write),
+                )
+        self._end_streaming()
+        found = []
+        for concept in concepts:
+            state = class_images(config, concept, parts.fingerprint)
+            for warning in state.inventory.warnings:
+                self.reporter.warn(warning)
+            found.append(concept.with_class_pictures(state.inventory))
+        return found
+
+    def _place(self, precision: Precision, weights: torch.dtype) -> None:
+        """All models on the device, with attention for the computing precision, to make images.
+        Frozen weights in ``weights``; the autoencoder stays in fp32."""
+        parts = self.parts
+        for name, model in (*parts.models.items(), *parts.companions.items()):
+            if name == parts.family.denoiser and self.config.memory.share > 0:
+                model.to(weights)
+                parts.streaming = self.streaming(name)
+            else:
+                model.to(precision.device, weights)
+        parts.vae.to(precision.device)
+        self._attend(parts.denoiser, precision.dtype)
+        self._attend(parts.vae, torch.float32)
+
+    def _maker(
+        self, state: ClassImages, precision: Precision
+    ) -> Callable[[list[str], list[int]], list[Image.Image]]:
+        recipe = state.recipe
+        settings = SamplingSettings(
+            steps=recipe.steps,
+            guidance=recipe.guidance,
+            scheduler=recipe.scheduler,
+            width=recipe.width,
+            height=recipe.height,
+            negative_prompt=recipe.negative_prompt,
+            batch_size=self.config.prior.batch_size,
+        )
+
+        def make(prompts: list[str], seeds: list[int]) -> list[Image.Image]:
+            with precision.autocast():
+                return generate(self.parts, prompts, seeds, settings, should_stop=self.asked.stops)
+
+        return make
+
+    def latents(self, items: Items, plan: BatchPlan, held_out: Items | None) -> LatentCache:
+        """The images as latents, all of them where that has an end; the autoencoder leaves then.
+
+        Raises:
+            Stopped: the user asked for it.
+        """
+        parts, processes, data = self.parts, self.processes, self.config.data
+
+        def encode(pixels: Tensor) -> tuple[Tensor, Tensor]:
+            parameter = next(parts.vae.parameters())
+            pixels = pixels.to(parameter.device, parameter.dtype)
+            return parts.family.encode_pixels(parts, pixels)
+
+        parts.vae.to(self.precision.device)
+        self._attend(parts.vae, torch.float32)
+        cache = LatentCache(
+            encode,
+            fingerprint(parts.vae),
+            self._store() if plan.is_finite else NoStore(),
+            pixels=items.pixels,
+            recipe=items.recipe,
+            batch_size=data.cache_batch_size,
+        )
+        if plan.is_finite and data.cache != "none":
+            views = items.views(plan)
+            if held_out is not None:
+                views += held_out.views(held_out.plan(batch_size=1))
+            # A cache on disk is filled by all processes, one in memory by each for itself.
+            sharers = processes.count if data.cache == "disk" else 1
+            wanted = views[processes.rank % sharers :: sharers]
+            with processes.together():
+                cache.fill(wanted, progress=self._progress("latents"), stop=self.asked.stops)
+            if not parts.is_inpainting:
+                parts.vae.to("cpu")
+        return cache
+
+    def texts(self, images: Sequence[Items | None], *, trained: bool) -> TextCache | None:
+        """The captions as conditioning, and the text encoders leave; None where they stay, because
+        they are trained or nothing is cached.
+
+        Raises:
+            Stopped: the user asked for it.
+        """
+        parts = self.parts
+        stay = trained or self.config.data.cache == "none"
+        for name in parts.text_models:
+            self.bring(name, streams=not stay)
+        if stay:
+            return None
+        streams = [self.streaming(name) for name in parts.text_models]
+        settings = (str(parts.clip_skip), str(parts.max_prompt_chunks))
+        cache = TextCache(
+            lambda captions: encode_each(parts, captions),
+            fingerprint(*parts.text_encoders, also=settings),
+            self._store(TEXT_CACHE_LIMIT),
+        )
+        captions = [items.all_captions() for items in images if items is not None]
+        if None not in captions:
+            known = [text for some in captions for text in some or ()]
+            with self.processes.together():
+                cache.fill(known, progress=self._progress("texts"), stop=self.asked.stops)
+        for stream in streams:
+            if stream is not None:
+                stream.close()
+        for encoder in parts.text_encoders:
+            encoder.to("cpu")
+        return cache
+
+    def judge(self, items: Items) -> Judge | None:
+        """What compares images at each save, while the models are still the base; None where
+        that is not asked for, or there are no encoders."""
+        config = self.config
+        wanted = config.seeks_best and config.save.best_by == "images"
+        if not (wanted and self.processes.is_main):
+            return None
+        self.parts.streaming = self.streaming(self.parts.family.denoiser)
+        try:
+            return Judge(config, self.parts, self.precision, items)
+        except UserError as error:
+            self.reporter.warn(f"images are not judged: {error.line}")
+            return None
+        finally:
+            self._end_streaming()
+
+    def _store(self, limit: int | None = None) -> Store:
+        data = self.config.data
+        folder = Path(data.cache_folder or Path(self.config.run.output) / CACHE_FOLDER)
+        return make_store(data.cache, folder, limit)
+
+    def _progress(
+        self, stage: str, *, before: int = 0, total: int | None = None
+    ) -> Callable[[int, int], None]:
+        def tell(done: int, own: int) -> None:
+            steps = own if total is None else total
+            self.reporter.emit("progress", stage=stage, step=before + done, steps=steps)
+
+        return tell
+
+
+def encode_each(parts: Components, captions: Sequence[str]) -> list[dict[str, Tensor]]:
+    """Conditioning of each caption ``[1, tokens, width]`` as plain tensors, for the cache."""
+    found = []
+    for caption in captions:
+        conditioning = parts.family.encode(parts, [caption]).as_dict()
+        found.append({name: _kept(tensor) for name, tensor in conditioning.items()})
+    return found
+
+
+def _kept(tensor: Tensor) -> Tensor:
+    """In fp32; a mask stays what it is, since some denoisers add one of numbers to the scores."""
+    return (tensor.float() if tensor.is_floating_point() else tensor).cpu()
+
+
+def compile_blocks(parts: Components) -> None:
+    """Compiles the denoiser's repeated blocks: what is made for one serves all that are like it, so
+    it takes no longer for a deep model."""
+    if getattr(parts.denoiser, "_repeated_blocks", None):
+        parts.denoiser.compile_repeated_blocks()
+        return
+    for block in parts.family.blocks(parts.denoiser):
+        block.compile()
