@@ -24,8 +24,12 @@ QUICK = (
 
 
 @pytest.fixture
-def graph(host: Any, run: Any, pictures: Path) -> Any:
-    """Images → Settings → a training node; keywords are the settings' or the training node's."""
+def graph(host: Any, run: Any, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Images → Settings → a training node; keywords are the settings' or the training node's.
+
+    As for people, a worker takes up the next run of its folder.
+    """
+    monkeypatch.setenv("DREAMBOOTH_SPARE_MINUTES", "0.2")
     write_single_file(reduced_parts("sd1"), host.checkpoints() / "base.safetensors")
     (concept,) = run("DreamBoothImages", folder="ball", **PROMPTS)
 
