@@ -44,12 +44,15 @@ def weights(training: Training) -> dict[str, Tensor]:
     }
 
 
+TOLD_BY_OTHERS = ("sd2-v", "sd2-inpainting", "sdxl-inpainting")
+"""What is particular to these is told by SD2, SDXL and SD1's inpainting model: here they are tried
+with two methods, with more in test_pairs, with all by ``--long``."""
+
 PAIRS = [
-    (kind, method)
+    pytest.param(kind, method, marks=[pytest.mark.long] if told else [])
     for kind in KINDS
     for method in METHODS
-    # What is particular to it is told by SDXL and by the other inpainting models.
-    if kind != "sdxl-inpainting" or method in ("lora", "full")
+    for told in [kind in TOLD_BY_OTHERS and method not in ("lora", "full")]
 ]
 
 
