@@ -175,6 +175,9 @@ def _finish(draft: Draft, dialect: Dialect) -> Path:
     _schedule(draft)
     _prodigy(draft)
     _length(draft)
+    every = values.get("checkpointing_steps")
+    if every and config.run.steps is not None and config.run.steps % every == 0:
+        config.save.at_end = True  # there the last step is one like the others
     if not config.validation.prompts:
         config.validation.every_steps = None
     folder = Path(values["output_dir"]).expanduser().absolute() / dialect.run_folder

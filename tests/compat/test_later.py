@@ -114,6 +114,16 @@ def test_guidance_is_told_to_bases_that_take_it(tmp_path: Path) -> None:
     assert said(tmp_path / "False") == said("black-forest-labs/FLUX.1-schnell") == 1.0
 
 
+def test_the_last_step_has_a_checkpoint_where_it_is_due() -> None:
+    """So that a finished run can be gone on with from there, as their own tests do."""
+
+    def kept(**given: Any) -> bool:
+        return meant("lora_flux", max_train_steps=4, **given).config.save.at_end
+
+    assert kept(checkpointing_steps=2)
+    assert not kept(checkpointing_steps=3) and not kept()
+
+
 def test_layers_and_blocks() -> None:
     def targets(script: str, **given: Any) -> str:
         return meant(script, **given).config.method.target_modules
