@@ -210,9 +210,7 @@ def _require(draft: Draft) -> None:
         wanted += ["instance_data_dir", "instance_prompt"]
         if draft.values["with_prior_preservation"]:
             wanted.append("class_prompt")
-    # A prompt may be empty, as there.
-    empty = (None,) if "instance_prompt" in draft.given else (None, "")
-    missing = [f"--{name}" for name in wanted if draft.values[name] in empty]
+    missing = [f"--{name}" for name in wanted if not draft.values[name]]
     if missing:
         raise UserError(f"{', '.join(missing)} must be given")
 
