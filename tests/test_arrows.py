@@ -88,6 +88,8 @@ def circle(graph: Graph) -> list[str]:
 def upwards(graph: Graph) -> set[tuple[str, str]]:
     """Imports of a higher level, but for the exceptions."""
     levels = {room: height for height, rooms in enumerate(reversed(LEVELS)) for room in rooms}
+    homeless = {name.partition(".")[0] for name in graph} - levels.keys() - {""}
+    assert not homeless, f"on which level are {homeless}?"
     found = set()
     for name, others in graph.items():
         for other in others:
