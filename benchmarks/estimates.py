@@ -40,6 +40,12 @@ FLUX2_LEVELS: dict[str, Any] = {
     "block_out_channels": [128, 256, 512, 512],
     "latent_channels": 32,
 }
+QWEN_VAE: dict[str, Any] = {
+    "_class_name": "AutoencoderKLQwenImage",
+    "base_dim": 96,
+    "z_dim": 16,
+    "temperal_downsample": [False, True, True],
+}
 QWEN3_4B: dict[str, Any] = {
     "hidden_size": 2560,
     "intermediate_size": 9728,
@@ -178,6 +184,41 @@ MODELS: dict[str, dict[str, dict[str, Any]]] = {
         "text_encoder_3": T5_XXL,
         "text_encoder_4": LLAMA3_8B,
     },
+    "Lumina 2": {
+        "transformer": {
+            "_class_name": "Lumina2Transformer2DModel",
+            "axes_dim_rope": [32, 32, 32],
+            "axes_lens": [300, 512, 512],
+            "cap_feat_dim": 2304,
+        },
+        "vae": LEVELS,
+        "text_encoder": GEMMA2_2B,
+    },
+    "Sana": {
+        "transformer": {"_class_name": "SanaTransformer2DModel", "sample_size": 32},
+        "vae": {
+            "_class_name": "AutoencoderDC",
+            "encoder_block_out_channels": [128, 256, 512, 512, 1024, 1024],
+            "decoder_block_out_channels": [128, 256, 512, 512, 1024, 1024],
+            "latent_channels": 32,
+        },
+        "text_encoder": GEMMA2_2B,
+    },
+    "Anima": {
+        "transformer": {
+            "_class_name": "CosmosTransformer3DModel",
+            "in_channels": 16,
+            "num_attention_heads": 16,
+            "num_layers": 28,
+            "text_embed_dim": 1024,
+            "adaln_lora_dim": 256,
+            "rope_scale": [1.0, 4.0, 4.0],
+            "extra_pos_embed_type": None,
+        },
+        "vae": QWEN_VAE,
+        "text_encoder": QWEN3_06B,
+        "text_conditioner": {"_class_name": "AnimaTextConditioner"},
+    },
     "Flux.1 dev": {
         "transformer": {"_class_name": "FluxTransformer2DModel", "guidance_embeds": True},
         "vae": LEVELS,
@@ -191,11 +232,10 @@ MODELS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "Qwen-Image": {
         "transformer": {"_class_name": "QwenImageTransformer2DModel"},
-        "vae": {"_class_name": "AutoencoderKLQwenImage", "base_dim": 96, "z_dim": 16,
-                "temperal_downsample": [False, True, True]},
+        "vae": QWEN_VAE,
         "text_encoder": QWEN25_VL_7B,
     },
-}  # fmt: skip
+}
 
 
 AIMS: tuple[tuple[str, str, int, int], ...] = (
