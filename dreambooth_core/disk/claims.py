@@ -29,19 +29,15 @@ import os
 import re
 import secrets
 import stat
-import sys
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TypedDict
 
+from dreambooth_core.disk.locks import take
 from dreambooth_core.disk.system import NEW, discard, rename, sync_folder, sync_tree
 from dreambooth_core.errors import SaveFailed
-
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +47,7 @@ _LONGEST = 100
 _LOCKED_BYTE = 1 << 30
 """Which one Windows locks: far behind the plan, so that this can be read."""
 
+_take = partial(take, byte=_LOCKED_BYTE)
 _tidied: set[Path] = set()
 """Folders in which this process has cleared up."""
 
@@ -255,17 +252,3 @@ def _go_back(folder: Path, part: Path, old: Path, plan: Plan) -> None:
     for name in plan["out"]:
         if os.path.lexists(old / name):
             rename(old / name, folder / name)
-
-
-def _take(handle: int) -> bool | None:
-    """Locks an open file; False if another holds it, None if this file system cannot lock."""
-    try:
-        if sys.platform == "win32":
-            os.lseek(handle, _LOCKED_BYTE, os.SEEK_SET)
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-        else:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        busy = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, getattr(errno, "EDEADLOCK", 0))
-        return False if error.errno in busy else None
-    return True

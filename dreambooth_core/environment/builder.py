@@ -16,10 +16,9 @@ from typing import IO
 from dreambooth_core.environment import makers, recipe
 from dreambooth_core.environment import marker as markers
 from dreambooth_core.environment.layout import Layout
-from dreambooth_core.environment.lock import held
 from dreambooth_core.environment.machine import Machine, detect
 from dreambooth_core.environment.pins import Pin, hashes_of_torch
-from dreambooth_core.environment.pip import Pip, Progress
+from dreambooth_core.environment.pip import Pip
 from dreambooth_core.environment.plan import UNPACKED
 from dreambooth_core.environment.processes import run_logged, started
 from dreambooth_core.environment.progress import Reporter
@@ -37,7 +36,7 @@ from dreambooth_core.environment.torch_builds import (
     Choice,
     choose,
 )
-from dreambooth_core.environment.transaction import recover, replacing
+from dreambooth_core.environment.transaction import held, recover, replacing
 from dreambooth_core.errors import DreamBoothError, UserError
 
 
@@ -146,7 +145,9 @@ class Builder:
             known.kind = "target" if makers.is_target(self.layout) else "venv"
             source = self._announce(pip, choice, machine, wish)
             self.reporter.step(2, total, f"{self.recipe.count()} packages")
-            pip.install_pins(self._pins_for(known), step="the packages", progress=self.progress)
+            pip.install_pins(
+                self._pins_for(known), step="the packages", progress=self.reporter.progress
+            )
             self.reporter.step(3, total, f"torch {TORCH_VERSION}" if source else "no torch")
             if source:
                 self._install_torch(pip, source, machine, known)
@@ -195,11 +196,6 @@ class Builder:
             )
         return source
 
-    @property
-    def progress(self) -> Progress:
-        """Where an installation's progress goes."""
-        return self.reporter.progress
-
     def _pins_for(self, known: markers.Marker) -> list[Pin]:
         """The lock; without pip where pip would replace itself while it runs."""
         return [pin for pin in self.recipe.pins() if known.kind == "venv" or pin.name != "pip"]
@@ -225,11 +221,11 @@ class Builder:
         needs: list[Pin] = []
         if hashes:
             pin = Pin(source.requirement, hashes=hashes)
-            alone.install_pins([pin], step="torch", progress=self.progress)
+            alone.install_pins([pin], step="torch", progress=self.reporter.progress)
             known.torch = self._installed_build(machine) or known.torch
             needs = self.recipe.beside(f"torch-{known.torch}")
         if needs:
-            pip.install_pins(needs, step="what torch needs", progress=self.progress)
+            pip.install_pins(needs, step="what torch needs", progress=self.reporter.progress)
         elif not hashes or known.torch != "cpu":
             index = source.index if source.official else f"{PYTORCH_INDEX}/{known.torch}"
             known.unverified += alone.install_unverified(
@@ -237,7 +233,7 @@ class Builder:
                 index,
                 self.recipe.pins(),
                 step="torch" if not hashes else "what torch needs",
-                progress=self.progress,
+                progress=self.reporter.progress,
             )
             known.torch = self._installed_build(machine) or known.torch
 
@@ -309,7 +305,9 @@ class Builder:
         number, total = (int(part) for part in numbers.split("/"))
         count = self.recipe.count(test=True)
         self.reporter.step(number, total, f"{count} packages for the test suite")
-        pip.install_pins(self.recipe.pins(test=True), step="the test tools", progress=self.progress)
+        pip.install_pins(
+            self.recipe.pins(test=True), step="the test tools", progress=self.reporter.progress
+        )
         known.added["test"] = recipe.test_fingerprint(self.recipe)
         markers.write(self.layout.marker, known)
 
@@ -318,7 +316,12 @@ class Builder:
         index = f"{PYTORCH_INDEX}/{known.torch}"
         self.reporter.step(1, 1, f"xformers {version} from {index} (no hash of it is known)")
         files = pip.install_unverified(
-            f"xformers=={version}", index, [], "--no-deps", step="xformers", progress=self.progress
+            f"xformers=={version}",
+            index,
+            [],
+            "--no-deps",
+            step="xformers",
+            progress=self.reporter.progress,
         )
         known.unverified = sorted({*known.unverified, *files})
         known.added["xformers"] = version

@@ -96,11 +96,10 @@ def _build(layout: Layout, args: argparse.Namespace) -> int:
     if _nothing_to_do(layout, args, test):
         return 0
     from dreambooth_core.environment.builder import Builder, Wish
-    from dreambooth_core.environment.progress import Both, Console, ProgressFile, Reporter
+    from dreambooth_core.environment.progress import Console, ProgressFile, Reporter
 
-    reporter: Reporter = Console()
-    if args.progress_file:
-        reporter = Both(reporter, ProgressFile(args.progress_file))
+    files = [ProgressFile(args.progress_file)] if args.progress_file else []
+    reporter = Reporter(Console(), *files)
     log = args.log or layout.home.with_name(layout.home.name + ".log")
     try:
         with stoppable():

@@ -122,7 +122,7 @@ def started(
     program. On Windows the console tells both, and a wait for output ends with the program.
     Either way its exit code says nothing where a stop was asked for.
 
-    The lock's handle is inherited (see lock.py), therefore close_fds is off: where the installer
+    The lock's handle is inherited (transaction.py), therefore close_fds is off: where the installer
     is killed, nobody builds in the same folder before this child has ended.
 
     Raises:

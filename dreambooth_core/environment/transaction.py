@@ -15,9 +15,36 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dreambooth_core.disk import discard
+from dreambooth_core.disk.locks import FileLock
 from dreambooth_core.environment import marker as markers
 from dreambooth_core.environment.layout import Layout
 from dreambooth_core.errors import DreamBoothError, UserError
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Holds ``path`` locked against every other installation of the same environment.
+
+    A pip that outlives a killed installer keeps the lock to its end.
+
+    Raises:
+        DreamBoothError: another installation holds it, or it cannot be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path, inherited=True)
+    try:
+        taken = lock.acquire()
+    except UserError as error:
+        do = "Make it writable, or set DREAMBOOTH_ENV to a folder of yours"
+        raise DreamBoothError(error.what, where=path, do=do) from error
+    if not taken:
+        raise DreamBoothError(
+            "another installation of this environment is running",
+            where=path,
+            do="Wait until it ends, then run this again",
+        )
+    with lock:
+        yield
 
 
 @contextmanager

@@ -9,6 +9,7 @@ Standard library only: hosts import it in their own Python. ::
         ...
 """
 
+from dreambooth_core.disk.locks import FileLock
 from dreambooth_core.jobs.checkpoints import saved_steps
 from dreambooth_core.jobs.client import attach, command, terminate
 from dreambooth_core.jobs.control import STOPS, VERBS, Control
@@ -16,7 +17,6 @@ from dreambooth_core.jobs.environment import engine_command, worker_environment
 from dreambooth_core.jobs.events import ENDINGS, KINDS, Event, EventLog, read_events
 from dreambooth_core.jobs.folder import RunFolder
 from dreambooth_core.jobs.launch import start
-from dreambooth_core.jobs.lock import FileLock
 from dreambooth_core.jobs.names import sanitise
 from dreambooth_core.jobs.proposal import Proposal
 from dreambooth_core.jobs.queue import Turn

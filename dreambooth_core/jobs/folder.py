@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from dreambooth_core.disk.locks import FileLock
 from dreambooth_core.errors import UserError
 from dreambooth_core.jobs.control import Control
 from dreambooth_core.jobs.events import EventLog
-from dreambooth_core.jobs.lock import FileLock
 from dreambooth_core.jobs.names import sanitise
 
 MOST_NAMES = 10_000

@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from dreambooth_core.disk.locks import FileLock
 from dreambooth_core.errors import UserError
-from dreambooth_core.jobs.lock import FileLock
 
 FOLDER = ".queue"
 STAGE = "queue"

@@ -9,13 +9,13 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from dreambooth_core.disk.locks import FileLock
 from dreambooth_core.environment import clean_environment, locate, status
 from dreambooth_core.environment.plan import plan
 from dreambooth_core.errors import DreamBoothError, UserError
 from dreambooth_core.jobs.client import end_process
 from dreambooth_core.jobs.files import read_lines
 from dreambooth_core.jobs.launch import detachment
-from dreambooth_core.jobs.lock import FileLock
 
 from .types import BuildLog, Environment, Plan
 

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from dreambooth_core.environment import clean_environment, locate, recipe, status
-from dreambooth_core.environment import lock as locks
 from dreambooth_core.environment import marker as markers
 from dreambooth_core.environment.layout import Layout
-from dreambooth_core.environment.transaction import recover, replacing
+from dreambooth_core.environment.transaction import held, recover, replacing
 from dreambooth_core.errors import DreamBoothError, UserError
 
 
@@ -169,12 +168,12 @@ def test_folders_of_others_stay(layout: Layout) -> None:
 def test_one_holder_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "new folder" / "x.lock"
     with (
-        locks.held(path),
+        held(path),
         pytest.raises(DreamBoothError, match="another installation"),
-        locks.held(path),
+        held(path),
     ):
         pass
-    with locks.held(path):
+    with held(path):
         pass
 
 

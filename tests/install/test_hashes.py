@@ -17,7 +17,7 @@ from dreambooth_core.environment.builder import Builder
 from dreambooth_core.environment.machine import detect
 from dreambooth_core.environment.pins import Pin, hashes_of_torch, read_pins, without_hashes
 from dreambooth_core.environment.pip import explain
-from dreambooth_core.environment.progress import Console
+from dreambooth_core.environment.progress import Console, Reporter
 from dreambooth_core.environment.sources import Source
 from dreambooth_core.environment.torch_builds import BUILDS
 from dreambooth_core.errors import UserError
@@ -75,7 +75,7 @@ def test_an_altered_torch_is_refused(own: Clone) -> None:
 
 def test_without_a_hash_a_mirror_is_refused(clone: Clone, tmp_path: Path) -> None:
     (clone.root / "locks" / "torch.sha256").write_text("", encoding="utf-8")
-    builder = Builder(locate(clone.root, clone.environ), Console(), tmp_path / "log")
+    builder = Builder(locate(clone.root, clone.environ), Reporter(Console()), tmp_path / "log")
     mirror = Source("torch==2.13.0", (), "https://mirror.example", 1, ("2.13.0+cpu",))
     with pytest.raises(UserError, match=r"https://mirror\.example: no hash of torch 2\.13\.0\+cpu"):
         builder._say_unverified(mirror, detect())

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from dreambooth_core.disk.locks import FileLock
 from dreambooth_core.environment import locate, status
 from dreambooth_core.environment import marker as markers
 from dreambooth_core.environment.cli import SIDE_BY_SIDE
-from dreambooth_core.jobs.lock import FileLock
 from tests.helpers.waiting import until
 from tests.install.conftest import Clone, cpu_seconds, make_clone
 from tests.install.wheelhouse import tiny_wheel

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from dreambooth_core.disk import locks as lock_module
+from dreambooth_core.disk.locks import FileLock
 from dreambooth_core.errors import UserError
-from dreambooth_core.jobs import FileLock
-from dreambooth_core.jobs import lock as lock_module
 from tests.helpers.waiting import PATIENCE, until
 
 HOLD = """
 import sys, time
-from dreambooth_core.jobs import FileLock
+from dreambooth_core.disk.locks import FileLock
 lock = FileLock(sys.argv[1])
 print(lock.acquire(), flush=True)
 time.sleep(60)
