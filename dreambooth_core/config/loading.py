@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from dreambooth_core.config.catalogue import budget_of
+from dreambooth_core.config.catalogue import budget_of, entry, names
 from dreambooth_core.config.describe import joined, split_key
 from dreambooth_core.config.fields import FieldInfo
 from dreambooth_core.config.reading import (
@@ -28,6 +28,7 @@ from dreambooth_core.config.reading import (
     read_file,
     read_node,
     read_text,
+    read_yaml,
     unknown_key,
 )
 from dreambooth_core.config.shapes import Shape, find, members, present, tell_renamed
@@ -36,21 +37,16 @@ from dreambooth_core.config.writing import dump
 from dreambooth_core.errors import UserError
 
 __all__ = [
-    "PRESETS",
     "below",
     "check_value",
     "dump",
     "load",
-    "preset_file",
-    "preset_names",
+    "preset_text",
     "validate",
 ]
 
 T = TypeVar("T")
 Preset = str | os.PathLike[str]
-
-PRESETS = Path(__file__).parent / "presets"
-"""The presets that come with the engine: ``<name>.yaml``."""
 
 
 def load(
@@ -65,7 +61,7 @@ def load(
 
     Args:
         schema: the root dataclass.
-        preset: a name out of :func:`preset_names`, or a YAML file; or several, each over those
+        preset: a name out of :func:`catalogue.names`, or a YAML file; or several, each over those
             before.
         files: YAML or JSON files.
         overrides: ``key=value``; keys are dotted, with ``[n]`` for the items of a list (the
@@ -81,15 +77,21 @@ def load(
     from omegaconf.errors import OmegaConfBaseException
 
     origins: dict[str, str] = {}
-    recipes, budget = _layers(preset)
+    presets, budget = _layers(preset)
     shipped: dict[str, str] = {}
     try:
         config: Any = _blank(schema)
-        for path in recipes:
+        for each in presets:
             here: dict[str, str] = {}
-            config.merge_with(read_file(path, schema, here))
+            if isinstance(each, Path):
+                values = read_file(each, schema, here)
+            else:
+                values = read_yaml(
+                    preset_text(each), Source(each, Path.cwd(), schema, origins=here)
+                )
+                shipped |= here
+            config.merge_with(values)
             origins |= here
-            shipped |= here if path.parent == PRESETS else {}
         if budget:
             config.merge_with({"memory": {"budget": budget}})
         for file in files:
@@ -129,35 +131,27 @@ def _settle(config: Any) -> None:
             setattr(config, member.name, os.path.abspath(os.path.expanduser(value)))
 
 
-def preset_names() -> list[str]:
-    """The presets that come with the engine: what is learned, by which method, on which family."""
-    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
-
-
-def _layers(preset: Preset | Sequence[Preset] | None) -> tuple[list[Path], str]:
-    """The files of presets, and the memory budget that one of them stands for."""
+def _layers(preset: Preset | Sequence[Preset] | None) -> tuple[list[Path | str], str]:
+    """Files of presets and names of the engine's own, and the memory budget that one of them
+    stands for."""
     given = [preset] if isinstance(preset, (str, os.PathLike)) else list(preset or ())
-    files, budget = list[Path](), ""
+    found, budget = list[Path | str](), ""
     for each in given:
         size = budget_of(str(each))
+        path = Path(os.path.expanduser(each))
         if size:
             tell_renamed(f"the preset {each}", f"memory.budget={size}")
         else:
-            files.append(preset_file(each))
+            found.append(path if path.suffix in SUFFIXES else str(each))
         budget = size or budget
-    return files, budget
+    return found, budget
 
 
-def preset_file(preset: Preset) -> Path:
-    """Where a preset lies, by its whole name or a path. Raises ``UserError`` for no such name."""
-    path = Path(os.path.expanduser(preset))
-    if path.suffix in SUFFIXES:
-        return path
-    shipped = PRESETS / f"{path.name}.yaml"
-    if path.name != str(preset) or not os.path.isfile(shipped):
-        do = advice(str(preset), preset_names()) or None
-        raise UserError(f"unknown preset {str(preset)!r}", do=do)
-    return shipped
+def preset_text(name: str) -> str:
+    """The YAML of one of the engine's own presets. Raises ``UserError`` for no such name."""
+    if name not in names():
+        raise UserError(f"unknown preset {name!r}", do=advice(name, names()) or None)
+    return entry(name).text
 
 
 def _override(config: Any, override: str, source: Source) -> None:
@@ -293,7 +287,7 @@ def check_value(value: Any, key: str, info: FieldInfo, origins: dict[str, str]) 
             raise UserError(what, where=_origin(key, origins), do=do)
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         if not math.isfinite(value):
-            raise UserError(f"{key}: {value} is no finite number", where=_origin(key, origins))
+            raise UserError(f"{key}: {value} is not a finite number", where=_origin(key, origins))
         low = info.minimum is not None and value < info.minimum
         high = info.maximum is not None and value > info.maximum
         if low or high:

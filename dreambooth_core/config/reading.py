@@ -4,6 +4,9 @@ YAML is read by the type of the field it is for, not by the look of the value: `
 the word *off* where a choice is expected, ``007`` stays a text, ``1e-4`` is a number. Anchors and
 aliases work; merge keys (``<<``), tags and interpolations (``${…}``) are refused: a
 configuration from elsewhere must not be able to read the environment.
+
+OmegaConf then merges what was read and checks it against the dataclasses (:mod:`loading`). Its own
+reader takes values by their look, forgets lines, knows no former names and no limits.
 """
 
 from __future__ import annotations
@@ -11,13 +14,13 @@ from __future__ import annotations
 import math
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unicodedata import category
 
 from dreambooth_core.config.fields import FieldInfo
-from dreambooth_core.config.shapes import Shape, find, members, moved, paths, tell_renamed
+from dreambooth_core.config.shapes import Shape, find, members, paths, present, tell_renamed
 from dreambooth_core.config.suggest import advice, nearest
 from dreambooth_core.errors import UserError
 from dreambooth_core.formats.reading import read_bytes
@@ -64,6 +67,8 @@ class Source:
     lines: bool = True
     origins: dict[str, str] = field(default_factory=dict)
     """Key → where it was set; shared by all sources of one configuration."""
+    moved: dict[str, tuple[Any, str]] = field(default_factory=dict)
+    """Values, and where they stand, of keys that are in another section since."""
 
     def at(self, node: yaml.Node | None) -> str:
         if node is None or not self.lines:
@@ -77,72 +82,42 @@ def read_file(path: Path, schema: type, origins: dict[str, str]) -> dict[str, An
     Raises:
         UserError: the file is missing, is not YAML, or has a wrong key or value; with the line.
     """
-    source = Source(str(path), path.absolute().parent, schema, origins=origins)
-    node = compose(_text(path), source)
+    return read_yaml(
+        _text(path), Source(str(path), path.absolute().parent, schema, origins=origins)
+    )
+
+
+def read_yaml(text: str, source: Source) -> dict[str, Any]:
+    """What :func:`read_file` gives, of a text."""
+    node = compose(text, source)
     if node is None:
         return {}
-    _move(node, source)
-    value = read_node(node, Shape("section", schema=schema), "", None, source)
+    value = read_node(node, Shape("section", schema=source.schema), "", None, source)
     assert isinstance(value, dict)
+    for key, (found, where) in source.moved.items():
+        _put(value, key, found, where, source)
     return value
 
 
-def _move(root: yaml.Node, source: Source) -> None:
-    """Puts values under keys of earlier versions where their fields are now, in place.
+def _put(values: dict[str, Any], key: str, value: Any, where: str, source: Source) -> None:
+    """Puts the value of a key of an earlier version where its field is now.
 
     Configurations that runs wrote name both: one that stands at its default then says nothing.
 
     Raises:
         UserError: both say something.
     """
-    import yaml
-
-    for old, new in moved(source.schema).items():
-        place, name = _entry(root, old)
-        if place is None or name is None:
-            continue
-        tell_renamed(old, new)
-        section, _, last = new.partition(".")
-        schema = members(source.schema)[section].shape.schema
-        assert schema is not None
-        nothing = str(members(schema)[last].field.default)
-        said = place.value.pop(name)[1]
-        there, at = _entry(root, new)
-        if isinstance(said, yaml.ScalarNode) and _same_number(said.value, nothing):
-            continue
-        if there is not None and at is not None:
-            other = there.value[at][1]
-            if not (isinstance(other, yaml.ScalarNode) and _same_number(other.value, nothing)):
-                raise UserError(f"{new} is set twice, once as {old}", where=source.at(said))
-            there.value.pop(at)
-        if there is None:
-            there = yaml.MappingNode("tag:yaml.org,2002:map", [], said.start_mark)
-            root.value.append((_name(section, said), there))
-        there.value.append((_name(last, said), said))
-
-
-def _name(text: str, beside: yaml.Node) -> yaml.Node:
-    """A key that says to stand where a value does."""
-    import yaml
-
-    return yaml.ScalarNode("tag:yaml.org,2002:str", text, beside.start_mark)
-
-
-def _entry(root: yaml.Node, key: str) -> tuple[yaml.MappingNode | None, int | None]:
-    """The node of a key's section, and the key's place in it; None for what is not there."""
-    import yaml
-
-    section, _, last = key.partition(".")
-    for name, inner in root.value if isinstance(root, yaml.MappingNode) else ():
-        if name.value == section and isinstance(inner, yaml.MappingNode):
-            places = [i for i, (each, _) in enumerate(inner.value) if each.value == last]
-            return inner, places[0] if places else None
-    return None, None
-
-
-def _same_number(text: str, other: str) -> bool:
-    one, two = _number(text.strip().lower()), _number(other)
-    return one is not None and one == two
+    section, _, name = key.partition(".")
+    place = values.setdefault(section, {})
+    schema = members(source.schema)[section].shape.schema
+    assert schema is not None
+    default = members(schema)[name].field.default
+    if value == default:
+        return
+    if place.get(name, default) != default:
+        raise UserError(f"{key} is set twice", where=where)
+    place[name] = value
+    source.origins[key] = where
 
 
 def _text(path: Path) -> str:
@@ -336,6 +311,15 @@ def _section(node: yaml.Node, shape: Shape, key: str, source: Source) -> dict[st
     for name_node, value_node in node.value:
         name = _key_text(name_node, key, source)
         member = find(shape.schema, name)
+        full = f"{key}.{name}" if key else name
+        now = present(source.schema, full)
+        if now != full:
+            home, _, last = now.partition(".")
+            member = members(members(source.schema)[home].shape.schema)[last]
+            apart = replace(source, origins={})
+            read = read_node(value_node, member.shape, now, member.info, apart)
+            source.moved[now] = read, source.at(value_node)
+            continue
         if member is None:
             raise unknown_key(name, key, shape.schema, source, source.at(name_node))
         full = f"{key}.{member.name}" if key else member.name

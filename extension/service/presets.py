@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from dreambooth_core.config.catalogue import SHIPPED, budget_of, entries, recipe
+from dreambooth_core.config.catalogue import budget_of, entries, entry, names, recipe
 from dreambooth_core.config.describe import flatten, nest, renamed
 from dreambooth_core.config.marking import mark
-from dreambooth_core.config.reading import read_file
+from dreambooth_core.config.reading import Source, read_file, read_yaml
 from dreambooth_core.disk import write_text
 from dreambooth_core.errors import SaveFailed, UserError
 from dreambooth_core.jobs import sanitise
@@ -36,22 +36,23 @@ class Presets:
         return [*shipped, *(Preset(path.stem, "own") for path in own)]
 
     def file(self, name: str) -> Path:
-        """Where a preset lies, by its name alone: no path is followed.
+        """Where a preset of the user's lies, by its name alone: no path is followed.
 
         Raises:
             UserError: there is none of that name.
         """
-        for path in (
-            self.host.folders().presets / f"{name}{ENDING}",
-            SHIPPED / f"{name}.yaml",
-        ):
-            if path.stem == name and sanitise(name) == name and path.is_file():
-                return path
-        raise UserError(f"there is no preset named {name!r}")
+        path = self.host.folders().presets / f"{name}{ENDING}"
+        if path.stem != name or sanitise(name) != name or not path.is_file():
+            raise UserError(f"there is no preset named {name!r}")
+        return path
 
     def is_own(self, name: str) -> bool:
-        """Whether a preset is the user's."""
-        return bool(name) and not budget_of(name) and self.file(name).suffix == ENDING
+        """Whether a preset is the user's.
+
+        Raises:
+            UserError: there is none of that name.
+        """
+        return bool(name) and not budget_of(name) and name not in names() and bool(self.file(name))
 
     def shipped(self, names: Sequence[str]) -> list[str]:
         """Those of the engine's own, in their order."""
@@ -61,7 +62,11 @@ class Presets:
         """What a preset sets, by dotted keys."""
         if size := budget_of(name):  # what was a memory preset
             return {"memory.budget": size}
-        values = flatten(read_file(self.file(name), TrainConfig, {}))
+        if name in names():
+            found = read_yaml(entry(name).text, Source(name, Path.cwd(), TrainConfig))
+        else:
+            found = read_file(self.file(name), TrainConfig, {})
+        values = flatten(found)
         return {key: v for key, v in values.items() if not key.startswith("run.presets")}
 
     def save(self, name: str, values: Values) -> Preset:
@@ -89,10 +94,9 @@ class Presets:
 
     def delete(self, name: str) -> None:
         """Removes a preset of the user's."""
-        path = self.file(name)
-        if path.suffix != ENDING:
+        if name in names():
             raise UserError(f"{name!r} is a preset of the engine and stays")
-        path.unlink()
+        self.file(name).unlink()
 
     def recipe(self, kind: str, method: str, family: str) -> str:
         """``object-lora-sd1``; empty where there is no such recipe."""

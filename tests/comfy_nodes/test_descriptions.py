@@ -14,7 +14,7 @@ import comfy_nodes
 from comfy_nodes import settings, training
 from comfy_nodes.description import ADAPTER, BASE, CONCEPT, SETTINGS, STACK, WIDGETS, Node
 from comfy_nodes.words import in_words
-from dreambooth_core.config.catalogue import SHIPPED
+from dreambooth_core.config.catalogue import entries
 from dreambooth_core.config.describe import describe, flatten
 from dreambooth_core.errors import UserError
 from dreambooth_core.methods.table import METHODS
@@ -139,8 +139,8 @@ def test_no_widget_is_about_what_no_node_trains() -> None:
 def test_no_number_is_rounded_by_its_widget() -> None:
     """Defaults, limits, and every number of every preset come back as they were."""
     set_by_presets: dict[str, set[Any]] = {}
-    for path in SHIPPED.glob("*.yaml"):
-        for key, value in flatten(yaml.safe_load(path.read_text(encoding="utf-8"))).items():
+    for preset in entries():
+        for key, value in flatten(yaml.safe_load(preset.text)).items():
             set_by_presets.setdefault(key, set()).add(value)
     assert len(NUMBERS) > 60 and len(set_by_presets) > 15
     for said, section in NUMBERS:
@@ -161,11 +161,11 @@ def test_no_number_is_rounded_by_its_widget() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("nan", "nan is no number to train with"),
-        ("inf", "inf is no number to train with"),
-        ("much", "'much' is no number"),
+        ("nan", "nan is not a number to train with"),
+        ("inf", "inf is not a number to train with"),
+        ("much", "'much' is not a number"),
         ("-1", "-1 is too small"),
-        ("none", "'none' is no number"),
+        ("none", "'none' is not a number"),
     ],
 )
 def test_a_wrong_number_names_node_and_widget(run: Any, text: str, message: str) -> None:
@@ -173,7 +173,7 @@ def test_a_wrong_number_names_node_and_widget(run: Any, text: str, message: str)
         run("DreamBoothSettingsOptim", weight_decay=text)
     assert caught.value.where == "Settings: Optimizer (DreamBooth), Weight decay"
     assert caught.value.do == "Write a number from 0 to 10, or 'as the preset'."
-    with pytest.raises(UserError, match="is no whole number"):
+    with pytest.raises(UserError, match="is not a whole number"):
         run("DreamBoothSettingsMethod", rank="1.5")
 
 

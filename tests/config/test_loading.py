@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dreambooth_core.config import loading
 from dreambooth_core.config.fields import option, section
 from dreambooth_core.config.loading import dump, load, validate
 from dreambooth_core.config.shapes import Member, members
@@ -283,12 +282,10 @@ def test_missing_files_name_the_nearest(tmp_path: Path) -> None:
         load(Root, files=[tmp_path / "16.yaml"])
 
 
-def test_presets_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "PRESETS", tmp_path)
-    write(tmp_path, "flip: true", "person.yaml")
-    assert load(Root, preset="person").flip
-    with pytest.raises(UserError, match=r"unknown preset 'persn'\. Did you mean person\?"):
-        load(Root, preset="persn")
+def test_presets_are_found_by_name() -> None:
+    assert load(TrainConfig, preset="person-lora-sd1").run.steps == 800
+    with pytest.raises(UserError, match=r"unknown preset 'persn.*Did you mean person-lora-sd1\?"):
+        load(TrainConfig, preset="persn-lora-sd1")
 
 
 def test_a_configuration_made_in_code_is_validated_too() -> None:
@@ -406,5 +403,5 @@ def test_every_number_of_a_run_has_bounds() -> None:
 
 def test_no_number_is_infinite_or_none() -> None:
     for value in (float("nan"), float("inf")):
-        with pytest.raises(UserError, match="no finite number"):
+        with pytest.raises(UserError, match="not a finite number"):
             validate(Root(speed=Speed(rate=value)))

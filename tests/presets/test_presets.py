@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from dreambooth_core.commands.main import main
-from dreambooth_core.config.catalogue import FAMILIES, METHODS, SUBJECTS, entries, recipe
-from dreambooth_core.config.loading import load, preset_names
+from dreambooth_core.config.catalogue import FAMILIES, METHODS, SUBJECTS, entries, names, recipe
+from dreambooth_core.config.loading import load
 from dreambooth_core.options import TrainConfig
 
 RECIPES = [f"{s}-{m}-{f}" for s in SUBJECTS for m in METHODS for f in FAMILIES]
@@ -17,7 +17,7 @@ RECIPES += [f"{subject}-lora-flow" for subject in SUBJECTS]
 
 
 def test_there_is_a_recipe_for_each_subject_method_and_family() -> None:
-    assert preset_names() == sorted(RECIPES)
+    assert names() == sorted(RECIPES)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -45,10 +45,18 @@ def test_the_recipe_of_a_family() -> None:
 
 def test_every_preset_gives_its_reasons() -> None:
     for entry in entries():
-        text = entry.path.read_text(encoding="utf-8")
         assert entry.version == "1"
-        assert entry.about
-        assert text.count("#") >= 4, entry.name
+        assert entry.about and "{" not in entry.about
+        assert entry.text.count("#") >= 4, entry.name
+
+
+def test_what_differs_for_a_family_goes_over_the_rest() -> None:
+    text = {entry.name: entry.text for entry in entries()}
+    assert "# Faces gain most" in text["person-lora-sd1"]
+    assert "# Faces gain most" not in text["person-lora-sdxl"]
+    assert "# Two text encoders are large" in text["person-lora-sdxl"]
+    steps = [load(TrainConfig, preset=f"{one}-lora-flow").run.steps for one in SUBJECTS]
+    assert steps == [1000, 1500, 2000]
 
 
 def test_what_was_a_memory_preset_sets_the_budget() -> None:
