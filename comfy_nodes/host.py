@@ -93,7 +93,8 @@ def target_path(kind: str, name: str, ending: str = ".safetensors") -> Path:
     wanted = name.strip().removesuffix(ending)
     path = (root / f"{wanted}{ending}").resolve()
     if not wanted or not path.is_relative_to(root) or path == root:
-        raise UserError(f"{name!r} is no file name inside {root}", do="Name it like pets/my-dog.")
+        what = f"{name!r} is not a file name inside {root}"
+        raise UserError(what, do="Name it like pets/my-dog.")
     path.parent.mkdir(parents=True, exist_ok=True)
     return free(path)
 

@@ -169,12 +169,12 @@ def number_of(said: dict[str, Any], text: str, where: str) -> int | float | None
     try:
         value = float(text)
     except ValueError:
-        raise UserError(f"{text!r} is no number", where=where, do=do) from None
+        raise UserError(f"{text!r} is not a number", where=where, do=do) from None
     if not math.isfinite(value):
-        raise UserError(f"{text} is no number to train with", where=where, do=do)
+        raise UserError(f"{text} is not a number to train with", where=where, do=do)
     if said["type"] == "int":
         if not value.is_integer():
-            raise UserError(f"{text} is no whole number", where=where, do=do)
+            raise UserError(f"{text} is not a whole number", where=where, do=do)
         value = int(text) if text.isdigit() else int(value)
     if not low <= value <= high:
         raise UserError(f"{text} is too {'small' if value < low else 'large'}", where=where, do=do)

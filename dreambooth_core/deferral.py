@@ -15,101 +15,50 @@ import importlib
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 VARIABLE = "DREAMBOOTH_DEFER"
 
-_ASKED = ("__class__", "__dict__", "__path__")
-"""What the import system asks for; the last is there for packages alone."""
+PACKAGE = "bitsandbytes"
 
-_unread: dict[str, ModuleType] = {}
+ANSWERS: Mapping[str, Any] = {"nn": SimpleNamespace(Linear4bit=None)}
+"""What can be asked of it unread: at import peft asks whether there are 4-bit layers."""
+
 _lock = threading.RLock()
 
 
-class Name:
-    """Stands for a function or class of an unread module; whatever is done with it reads that.
-
-    Args:
-        module: where it is.
-        path: its dotted name there.
-        inside: names in it that can be asked for without reading the module.
-    """
-
-    def __init__(self, module: str, path: str, inside: Sequence[str] = ()) -> None:
-        self._module, self._path, self._inside = module, path, tuple(inside)
-
-    def _real(self) -> Any:
-        found: Any = read(self._module)
-        for part in self._path.split("."):
-            found = getattr(found, part)
-        return found
+class _Unread(ModuleType):
+    """The package, its code not run yet. What an import asks for is there already."""
 
     def __getattr__(self, name: str) -> Any:
-        if name in self._inside and self._module in _unread:
-            return Name(self._module, f"{self._path}.{name}")
-        return getattr(self._real(), name)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._real()(*args, **kwargs)
-
-    def __instancecheck__(self, instance: Any) -> bool:
-        # Of a class that is not there yet there are no instances.
-        return self._module not in _unread and isinstance(instance, self._real())
-
-    def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (self._real(),)
-
-
-DEFERRED: Mapping[str, Mapping[str, Any]] = {
-    # peft asks whether there are 4-bit layers.
-    "bitsandbytes": {"nn": Name("bitsandbytes", "nn", ["Linear4bit"])},
-}
-"""Modules, and what stands for names in them until they are read."""
-
-
-class _Unread(ModuleType):
-    """A module whose code has not run yet."""
-
-    def __getattribute__(self, name: str) -> Any:
-        own = object.__getattribute__(self, "__dict__")
-        if name in _ASKED or (name.startswith("__") and name in own):
-            return object.__getattribute__(self, name)
-        module = own["__name__"]
         with _lock:
-            if module in _unread and name in DEFERRED[module]:
-                return DEFERRED[module][name]
-            return getattr(read(module), name)
+            if name in ANSWERS and type(self) is _Unread:
+                return ANSWERS[name]
+            return getattr(_read(self), name)
 
 
-def read(name: str) -> ModuleType:
-    """Runs the code of a module that was put off, if it was; returns the module.
+def _read(module: Any) -> Any:
+    """Runs the package's code, if it was put off; returns the package.
 
     Raises:
         ImportError: and whatever else a module raises when it is imported.
     """
     with _lock:
-        parent = name.rpartition(".")[0]
-        if parent in _unread:
-            read(parent)
-        module = _unread.pop(name, None)
-        if module is None:
-            return importlib.import_module(name)
-        loader = module.__loader__
-        assert isinstance(loader, _Deferring)
-        module.__class__ = ModuleType
-        spec = module.__spec__
-        assert spec is not None
-        spec.loader = module.__loader__ = loader.real
-        try:
-            loader.real.exec_module(module)
-        except BaseException:
-            sys.modules.pop(name, None)
-            raise
+        if type(module) is _Unread:
+            unread: Any = module
+            real = unread.__loader__.real
+            unread.__class__ = ModuleType
+            unread.__spec__.loader = unread.__loader__ = real
+            try:
+                real.exec_module(unread)
+            except BaseException:
+                sys.modules.pop(unread.__name__, None)
+                raise
         return module
 
 
@@ -123,7 +72,6 @@ class _Deferring(Loader):
         return self.real.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        _unread[module.__name__] = module
         module.__class__ = _Unread
 
 
@@ -142,46 +90,31 @@ class _Present(Loader):
 
 
 class _Finder(MetaPathFinder):
-    """Finds what is to be put off, and reads a package before any other module of it."""
+    """Finds what is to be put off, and reads it before any other module of it."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if name in DEFERRED:
-            spec = _found_by_others(self, name, path, target)
-            if spec is None or spec.loader is None:
-                return spec
-            spec.loader = _Deferring(spec.loader)
+        if name == PACKAGE:
+            found = (o.find_spec(name, path, target) for o in sys.meta_path if o is not self)
+            spec = next((each for each in found if each is not None), None)
+            if spec is not None and spec.loader is not None:
+                spec.loader = _Deferring(spec.loader)
             return spec
-        for package in [package for package in _unread if name.startswith(f"{package}.")]:
-            read(package)
+        if not name.startswith(f"{PACKAGE}."):
+            return None
+        _read(sys.modules[PACKAGE])
         present = sys.modules.get(name)
         return None if present is None else ModuleSpec(name, _Present(present))
-
-
-def _found_by_others(
-    finder: MetaPathFinder, name: str, path: Sequence[str] | None, target: ModuleType | None
-) -> ModuleSpec | None:
-    others: list[Callable[..., ModuleSpec | None]] = [
-        other.find_spec for other in sys.meta_path if other is not finder
-    ]
-    specs = (find(name, path, target) for find in others)
-    return next((spec for spec in specs if spec is not None), None)
 
 
 _FINDER = _Finder()
 
 
 def defer() -> None:
-    """From now on, :data:`DEFERRED` modules that are not imported yet wait until they are used."""
+    """From now on :data:`PACKAGE`, if it is not imported yet, waits until it is used."""
     if os.environ.get(VARIABLE) != "0" and _FINDER not in sys.meta_path:
         sys.meta_path.insert(0, _FINDER)
-
-
-def undo() -> None:
-    """Imports are what they were; what was put off is still read when it is used."""
-    if _FINDER in sys.meta_path:
-        sys.meta_path.remove(_FINDER)
 
 
 @contextmanager

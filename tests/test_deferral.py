@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from dreambooth_core import deferral
-from dreambooth_core.deferral import Name
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -36,31 +35,25 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             heavyp_log.read.append(__name__)
             value = 5
         """,
-        "heavyp_user.py": "from heavyp import Kind, double\n",
         "heavyp_broken.py": "raise RuntimeError('no driver')\n",
     }
     for name, text in files.items():
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(textwrap.dedent(text), encoding="utf-8")
-    stand_ins = {
-        "heavyp": {
-            "Kind": Name("heavyp", "Kind"),
-            "double": Name("heavyp", "double"),
-        },
-        "heavyp_broken": {},
-        "heavyp_absent": {},
-    }
-    monkeypatch.setattr(deferral, "DEFERRED", stand_ins)
+    monkeypatch.setattr(deferral, "ANSWERS", {"Kind": "a class"})
     monkeypatch.syspath_prepend(str(tmp_path))
-    was_on = deferral._FINDER in sys.meta_path
-    deferral.defer()
+    monkeypatch.setattr(sys, "meta_path", [deferral._FINDER, *sys.meta_path])
     yield tmp_path
-    if not was_on:
-        deferral.undo()
     for name in [name for name in sys.modules if name.startswith("heavyp")]:
         del sys.modules[name]
-        deferral._unread.pop(name, None)
+
+
+@pytest.fixture
+def heavy(package: Path, monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """The package, imported and unread."""
+    monkeypatch.setattr(deferral, "PACKAGE", "heavyp")
+    return importlib.import_module("heavyp")
 
 
 def _log() -> list[str]:
@@ -68,8 +61,9 @@ def _log() -> list[str]:
     return read
 
 
-def test_a_module_is_read_when_something_is_asked_of_it(package: Path) -> None:
-    heavy = importlib.import_module("heavyp")
+def test_a_module_is_read_when_something_is_asked_of_it(
+    package: Path, heavy: types.ModuleType
+) -> None:
     assert _log() == []
     assert heavy.__file__ == str(package / "heavyp" / "__init__.py")
     assert _log() == []
@@ -79,33 +73,31 @@ def test_a_module_is_read_when_something_is_asked_of_it(package: Path) -> None:
     assert heavy.part.value == 5
 
 
-def test_names_taken_from_it_stand_in_until_they_are_used(package: Path) -> None:
-    user = importlib.import_module("heavyp_user")
-    kind = user.Kind
-    assert not isinstance(3, kind)
+def test_what_is_answered_does_not_read_it(heavy: types.ModuleType) -> None:
+    assert heavy.Kind == "a class"
     assert _log() == []
-    assert user.double(4) == 8
-    assert _log() == ["heavyp", "heavyp.part"]
-    heavy = importlib.import_module("heavyp")
-    assert isinstance(heavy.Kind(), kind)
-    assert issubclass(types.new_class("Below", (kind,)), heavy.Kind)
+    assert heavy.double(4) == 8
+    assert isinstance(heavy.Kind(), heavy.Kind)
 
 
-def test_a_submodule_reads_its_package_and_is_read_once(package: Path) -> None:
-    importlib.import_module("heavyp")
+def test_a_submodule_reads_its_package_and_is_read_once(heavy: types.ModuleType) -> None:
     part = importlib.import_module("heavyp.part")
     assert _log() == ["heavyp", "heavyp.part"]
     assert part.value == 5
     assert part is sys.modules["heavyp"].part
 
 
-def test_a_broken_module_fails_when_it_is_used_and_again_when_imported(package: Path) -> None:
+def test_a_broken_module_fails_when_it_is_used_and_again_when_imported(
+    package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deferral, "PACKAGE", "heavyp_broken")
     broken = importlib.import_module("heavyp_broken")
     with pytest.raises(RuntimeError, match="no driver"):
         _ = broken.anything
     assert "heavyp_broken" not in sys.modules
     with pytest.raises(RuntimeError, match="no driver"):
         _ = importlib.import_module("heavyp_broken").anything
+    monkeypatch.setattr(deferral, "PACKAGE", "heavyp_absent")
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("heavyp_absent")
 

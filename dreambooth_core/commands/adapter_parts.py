@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreambooth_core.commands.options import Reporting, argument
+from dreambooth_core.commands.options import Reporting, argument, print_json
 from dreambooth_core.errors import UserError, escaped
 from dreambooth_core.jobs.weighted import WeightedFile
 
@@ -166,7 +165,7 @@ def tell(
         warning = unheard(hosts)
         lines = [*lines, *([f"warning: {warning}"] if warning else [])]
     if args.json:
-        print(json.dumps(report, indent=2, ensure_ascii=False))
+        print_json(report)
         return
     for line in lines:
         print(escaped(line))

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from dreambooth_core.formats.adapters.bake import Baked
 
-HELP = "write adapters into a checkpoint"
-
 
 @dataclass(kw_only=True)
 class Options(adapter_parts.Weighted, Reporting):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dreambooth_core.commands.options import Reporting, argument
+from dreambooth_core.commands.options import Reporting, argument, print_json
 from dreambooth_core.errors import UserError, escaped
 
 EXAMPLES = """\
@@ -68,8 +66,7 @@ def run(args: Options) -> int:
         if not args.json:
             print(escaped(f"{told['image']}: {told['caption']}"))
     if args.json:
-        json.dump(report, sys.stdout, indent=2, ensure_ascii=False)
-        sys.stdout.write("\n")
+        print_json(report)
     elif report["kept"]:
         print(f"{report['kept']} captions that were there stay; --overwrite replaces them")
     return 0

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dreambooth_core.commands.options import argument
+from dreambooth_core.commands.options import argument, print_json
 from dreambooth_core.commands.train import Configured, read_by_hand
 from dreambooth_core.config.describe import flatten
 from dreambooth_core.deferral import load_libraries
@@ -41,16 +40,14 @@ def run(args: Options) -> int:
             config = fit(config, by_hand, elsewhere=True).config
         values = flatten(config)
         if args.json:
-            json.dump({"config": values}, sys.stdout, indent=2, ensure_ascii=False)
-            sys.stdout.write("\n")
+            print_json({"config": values})
         else:
             sys.stdout.writelines(f"{key} = {value}\n" for key, value in values.items())
         return 0
     load_libraries()
     found = forecast(config, by_hand)
     if args.json:
-        json.dump(found, sys.stdout, indent=2, ensure_ascii=False)
-        sys.stdout.write("\n")
+        print_json(found)
     else:
         from dreambooth_core.commands.console import terminal
 

@@ -2,37 +2,38 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dreambooth_core.commands.options import argument
 from dreambooth_core.compat.dialects import CONVERSIONS, NAMES, script_of
 from dreambooth_core.errors import UserError
 
 if TYPE_CHECKING:
     from dreambooth_core.families.options import BaseOptions
 
-HELP = "take the flags of a training or conversion script that tutorials name"
+EXAMPLES = """\
+Of this program's own flags, --debug, --json and --dry-run (says what would be done) may stand
+among the script's. Several processes: accelerate launch -m dreambooth_core.compat NAME …
+"""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments; the flags are read by the script's own table."""
-    parser.add_argument("name", metavar="NAME", help=f"the script: {', '.join(NAMES)}")
-    parser.add_argument("flags", nargs=argparse.REMAINDER, help="its flags; docs/compat.md")
-    parser.epilog = (
-        "Of this program's own flags, --debug, --json and --dry-run (says what would be done) may "
-        "stand among the script's. Several processes: accelerate launch -m dreambooth_core.compat "
-        "NAME …"
+@dataclass(kw_only=True)
+class Options:
+    """What the command takes; the flags are read by the script's own table."""
+
+    name: str = argument(positional=True, metavar="NAME", help=f"the script: {', '.join(NAMES)}")
+    flags: list[str] = argument(
+        factory=list, positional=True, rest=True, help="its flags; docs/compat.md"
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Options) -> int:
     """Does what the script would; returns the exit code."""
-    argv = list(args.flags)
-    args.debug |= _take(argv, "--debug")
-    args.json = _take(argv, "--json")
-    dry = _take(argv, "--dry-run")
+    own = ("--debug", "--json", "--dry-run")
+    argv = [flag for flag in args.flags if flag not in own]
     script = script_of(args.name)
     if "--help" in argv or "-h" in argv:
         from dreambooth_core.compat.table import usage
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         for warning in done.warnings:
             _say(f"warning: {warning}")
         return 0
-    return _train(script, argv, as_json=args.json, dry=dry)
+    return _train(script, argv, as_json="--json" in args.flags, dry="--dry-run" in args.flags)
 
 
 def _train(script: str, argv: list[str], *, as_json: bool, dry: bool) -> int:
@@ -88,14 +89,6 @@ def refuse_base(script: str, base: BaseOptions) -> None:
             where=f"--pretrained_model_name_or_path {base.model}",
             do=f"Use {script.removesuffix('_sdxl')}, or take an SDXL base.",
         )
-
-
-def _take(argv: list[str], flag: str) -> bool:
-    """Whether one of this program's own flags is there; takes it out."""
-    found = flag in argv
-    while flag in argv:
-        argv.remove(flag)
-    return found
 
 
 def _say(line: str) -> None:

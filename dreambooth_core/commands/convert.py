@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dreambooth_core.commands import adapter_parts
 from dreambooth_core.commands.adapter_parts import LAYOUTS
-from dreambooth_core.commands.options import Reporting, argument
+from dreambooth_core.commands.options import Reporting, argument, print_json
 from dreambooth_core.errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
     from dreambooth_core.formats.checkpoints.convert import Report
-
-HELP = "turn a checkpoint or adapter into another format"
 
 EXAMPLES = """\
 examples:
@@ -204,7 +201,7 @@ def _metadata(args: Options) -> dict[str, str]:
 
 def _say(args: Options, report: Report) -> None:
     if args.json:
-        _print_json({"kind": "checkpoint", **report.as_dict()})
+        print_json({"kind": "checkpoint", **report.as_dict()})
         return
     size = sum(report.parameters.values()) / 1e6
     kind = " inpainting" if report.inpainting else ""
@@ -216,7 +213,3 @@ def _say(args: Options, report: Report) -> None:
             print(f"also written: {file.name}")
     for warning in report.warnings:
         print(f"warning: {warning}")
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +17,7 @@ from dreambooth_core.commands.demonstration import (
     save_picture,
     save_report,
 )
-from dreambooth_core.commands.options import Reporting, argument
+from dreambooth_core.commands.options import Reporting, argument, print_json
 from dreambooth_core.commands.train import train_here
 from dreambooth_core.config.loading import dump, load
 from dreambooth_core.disk import remove, write_text
@@ -93,8 +91,7 @@ def run(args: Options) -> int:
     }
     save_report(values, folder.path / "report.json")
     if args.json:
-        json.dump(values, sys.stdout, indent=2)
-        sys.stdout.write("\n")
+        print_json(values)
     else:
         show(values, folder.path, console)
     return 0

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dreambooth_core.commands.options import Reporting, argument
+from dreambooth_core.commands.options import Reporting, argument, print_json
 from dreambooth_core.diagnosis import Facts, Problem, gather, judge
 from dreambooth_core.diagnosis.facts import BROKEN, NOTE, WARNING, Kernel
 from dreambooth_core.diagnosis.judge import size
@@ -38,8 +37,7 @@ def run(args: Options) -> int:
             "problems": [vars(problem) for problem in problems],
             **facts.as_dict(),
         }
-        json.dump(report, sys.stdout, indent=2, ensure_ascii=False)
-        sys.stdout.write("\n")
+        print_json(report)
     else:
         _show(facts, problems)
     return 1 if broken else 0

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dreambooth_core.commands.options import argument
+from dreambooth_core.commands.options import argument, print_json
 from dreambooth_core.commands.train import Configured, read_by_hand
 from dreambooth_core.deferral import load_libraries
 from dreambooth_core.options.combinations import refuse_settings
@@ -59,8 +57,7 @@ def run(args: Options) -> int:
         "cheaper": [{"settings": way.words, "peak": way.needs.peak} for way in ways],
     }
     if args.json:
-        json.dump(report, sys.stdout, indent=2)
-        sys.stdout.write("\n")
+        print_json(report)
     else:
         from dreambooth_core.commands.console import terminal
 

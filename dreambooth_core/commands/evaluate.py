@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreambooth_core.commands.options import Reporting, argument
+from dreambooth_core.commands.options import Reporting, argument, print_json
 from dreambooth_core.config.fields import MAX_SEED
 from dreambooth_core.errors import UserError, escaped
 
@@ -78,7 +77,7 @@ def run(args: Options) -> int:
 
     load_libraries()
     from dreambooth_core.commands.judging import evaluate
-    from dreambooth_core.disk import write_text
+    from dreambooth_core.disk import write_json, write_text
 
     if not args.runs:
         raise UserError("no run is named", do="dreambooth evaluate runs/NAME")
@@ -87,10 +86,9 @@ def run(args: Options) -> int:
     files = {"html": str(folder / "evaluation.html"), "json": str(folder / "evaluation.json")}
     report = {**contest.as_dict(), "files": files}
     write_text(folder / "evaluation.html", contest.page())
-    write_text(folder / "evaluation.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    write_json(folder / "evaluation.json", report)
     if args.json:
-        json.dump(report, sys.stdout, indent=2, ensure_ascii=False)
-        sys.stdout.write("\n")
+        print_json(report)
     else:
         show(contest, files)
     return 0

@@ -14,8 +14,6 @@ from dreambooth_core.errors import UserError
 if TYPE_CHECKING:
     from dreambooth_core.formats.adapters.extract import Extraction
 
-HELP = "get an adapter out of two checkpoints"
-
 
 @dataclass(kw_only=True)
 class Options(adapter_parts.Writing):

@@ -11,8 +11,6 @@ from dreambooth_core.commands.options import Reporting, argument
 from dreambooth_core.deferral import importing
 from dreambooth_core.errors import UserError, escaped
 
-HELP = "say what a model file or adapter is"
-
 MOST_FILES = 1000
 LONGEST_TEXT = 1 << 20
 WORDS = ("vocab.json", "tokenizer.json")

@@ -1,9 +1,8 @@
 """``dreambooth COMMAND``: finds the command, runs it, turns errors into one line.
 
-A command is a module with a dataclass ``Options`` (see ``options.py``) and ``run(options) -> int``;
-those with actions or dialects of their own have ``add_arguments(parser)`` in its place. It is
-imported only when it is called, so that ``dreambooth check``
-does not wait for what ``dreambooth train`` needs.
+A command is a module with a dataclass ``Options`` (see ``options.py``) and ``run(options) -> int``.
+It is imported only when it is called, so that ``dreambooth check`` does not wait for what
+``dreambooth train`` needs.
 """
 
 from __future__ import annotations
@@ -62,12 +61,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser(name if name in COMMANDS else None)
     args = _parse(parser, arguments)
     try:
-        schema = getattr(load(args.command), "Options", None)
-        return int(args.action(from_arguments(schema, args) if schema else args))
+        module = load(args.command)
+        return int(module.run(from_arguments(module.Options, args)))
     except DreamBoothError as error:
-        if args.debug:
+        if "--debug" in arguments:
             traceback.print_exc()
-        if getattr(args, "json", False):
+        if "--json" in arguments:
             json.dump({"error": error.as_dict()}, sys.stdout)
             sys.stdout.write("\n")
         else:
@@ -79,8 +78,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
-    """The arguments; ``key=value`` may stand anywhere, also behind flags."""
+    """The arguments; ``key=value`` and a run's name may stand anywhere, also behind flags."""
     args, rest = parser.parse_known_args(arguments)
+    if len(rest) == 1 and not rest[0].startswith("-") and getattr(args, "name", "") is None:
+        args.name = rest.pop()
     stray = [a for a in rest if a.startswith("-") or "=" not in a]
     if stray or (rest and not hasattr(args, "overrides")):
         parser.error(f"unrecognized arguments: {' '.join(stray or rest)}")
@@ -100,11 +101,7 @@ def _parser(name: str | None) -> argparse.ArgumentParser:
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
         if command == name:
             module = load(command)
-            sub.set_defaults(action=module.run)
-            if hasattr(module, "Options"):
-                add_options(sub, module.Options)
-            else:
-                module.add_arguments(sub)
+            add_options(sub, module.Options)
             if hasattr(module, "EXAMPLES"):
                 sub.formatter_class = argparse.RawDescriptionHelpFormatter
                 sub.epilog = module.EXAMPLES

@@ -10,8 +10,6 @@ from dreambooth_core.commands.options import argument
 from dreambooth_core.config.fields import MAX_SEED
 from dreambooth_core.jobs.weighted import WeightedFile
 
-HELP = "add up adapters with weights"
-
 METHODS = (
     "cat",
     "svd",

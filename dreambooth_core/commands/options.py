@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
+import json
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +49,8 @@ class Words:
     repeated: bool
     """Of a list: the flag is given again for each; else the values follow one flag."""
     hidden: bool
+    rest: bool
+    """Of a positional list: it takes all that follows, flags too."""
 
 
 def argument(
@@ -65,6 +69,7 @@ def argument(
     group: str = "",
     repeated: bool = False,
     hidden: bool = False,
+    rest: bool = False,
 ) -> Any:
     """A field of a command's options.
 
@@ -76,7 +81,8 @@ def argument(
     """
     named = tuple(choices) if choices else None
     info = FieldInfo(label, help, minimum, maximum, choices=named, path=kind)
-    words = Words(() if positional else tuple(flags) or ("--",), metavar, group, repeated, hidden)
+    spelled = () if positional else tuple(flags) or ("--",)
+    words = Words(spelled, metavar, group, repeated, hidden, rest)
     metadata = {"info": info, "words": words}
     if factory is not None:
         return dataclasses.field(default_factory=factory, metadata=metadata)
@@ -161,7 +167,9 @@ def add_options(parser: argparse.ArgumentParser, schema: type) -> None:
         if each.choices:
             given["choices"] = each.choices
         if each.type in ("list", "weighted"):
-            if each.words.repeated:
+            if each.words.rest:
+                given["nargs"] = argparse.REMAINDER
+            elif each.words.repeated:
                 given["action"] = "append"
                 given["default"] = list(each.default)
             else:
@@ -184,7 +192,7 @@ def _group(parser: argparse.ArgumentParser, groups: dict[str, Any], name: str) -
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is no finite number")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
     return value
 
 
@@ -231,18 +239,6 @@ def _within_bounds(schema: type[T], values: dict[str, Any]) -> T:
     return schema(**values)
 
 
-def bounded(kind: type[int] | type[float], minimum: float, maximum: float) -> Callable[[str], Any]:
-    """What ``argparse`` reads a number with that has bounds."""
-
-    def number(text: str) -> Any:
-        value = kind(text)
-        if not minimum <= value <= maximum:
-            raise argparse.ArgumentTypeError(f"{text!r} is not between {minimum:g} and {maximum:g}")
-        return value
-
-    return number
-
-
 def _read(each: Argument, shape: Shape, value: Any) -> Any:
     """A value of a shape. Numbers may be whole where fractions are meant, nothing else differs."""
     if value is None and shape.optional:
@@ -256,7 +252,7 @@ def _read(each: Argument, shape: Shape, value: Any) -> Any:
     }
     right = isinstance(value, wanted.get(shape.kind, str))
     if not right or (isinstance(value, bool) and shape.kind != "bool"):
-        raise UserError(f"{each.name}: {_shown(value)} is no {KINDS.get(shape.kind, 'text')}")
+        raise UserError(f"{each.name}: {_shown(value)} is not {KINDS.get(shape.kind, 'a text')}")
     if shape.kind == "float":
         return _number(each.name, value)
     if shape.kind == "path":
@@ -271,22 +267,13 @@ def _read(each: Argument, shape: Shape, value: Any) -> Any:
     return value
 
 
-TYPES: dict[str, Any] = {
-    "int": int,
-    "float": (int, float),
-    "bool": bool,
-    "list": list,
-    "section": dict,
-}
-"""What JSON has for each shape; a text for the others."""
-
 KINDS = {
-    "int": "whole number",
-    "float": "number",
+    "int": "a whole number",
+    "float": "a number",
     "bool": "true or false",
-    "list": "list",
-    "section": "adapter with a weight",
-    "path": "path",
+    "list": "a list",
+    "section": "an adapter with a weight",
+    "path": "a path",
 }
 
 
@@ -295,7 +282,7 @@ def _weighted(name: str, value: dict[str, Any]) -> WeightedFile:
         raise UserError(f'{name}: each is an object {{"file": …, "weight": …}}')
     weight = value.get("weight", 1.0)
     if isinstance(weight, bool) or not isinstance(weight, (int, float)):
-        raise UserError(f"{name}: the weight {_shown(weight)} is no number")
+        raise UserError(f"{name}: the weight {_shown(weight)} is not a number")
     return WeightedFile(_path(name, value["file"]), _number(name, weight))
 
 
@@ -305,13 +292,13 @@ def _number(name: str, value: float) -> float:
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise UserError(f"{name}: {_shown(value)} is no finite number")
+        raise UserError(f"{name}: {_shown(value)} is not a finite number")
     return number
 
 
 def _path(name: str, text: str) -> Path:
     if not text or "\0" in text:
-        raise UserError(f"{name}: {_shown(text)} is no path")
+        raise UserError(f"{name}: {_shown(text)} is not a path")
     return Path(text)
 
 
@@ -326,3 +313,9 @@ class Reporting:
     """A command that reports."""
 
     json: bool = argument(False, help="report as JSON")
+
+
+def print_json(value: Any) -> None:
+    """Prints a report for programs."""
+    json.dump(value, sys.stdout, indent=2, ensure_ascii=False)
+    sys.stdout.write("\n")

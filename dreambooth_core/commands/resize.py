@@ -10,8 +10,6 @@ from dreambooth_core.commands import adapter_parts
 from dreambooth_core.commands.options import argument
 from dreambooth_core.errors import UserError
 
-HELP = "change an adapter's rank"
-
 
 @dataclass(kw_only=True)
 class Options(adapter_parts.Writing):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dreambooth_core.commands.options import bounded
+from dreambooth_core.commands.options import Reporting, argument, print_json
+from dreambooth_core.errors import UserError
 from dreambooth_core.jobs import (
     VERBS,
     RunFolder,
@@ -34,50 +35,53 @@ _FOLLOW_CODES = {"finished": 0, "stopped": 130}
 """Exit codes of ``follow`` by how the run ended; 1 for anything else."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
-    parser.add_argument("--runs", default="runs", metavar="FOLDER", help="where runs are")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    # The same after the action; left out there, what came before it stays.
-    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
-    common.add_argument("--runs", metavar="FOLDER", help="where runs are")
-    common.add_argument("--json", action="store_true", help="print JSON")
-    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    actions = parser.add_subparsers(dest="what", metavar="ACTION")
-    actions.add_parser("list", parents=[common], help="list the runs (also without an action)")
-    named = {
-        "show": "everything about one run",
-        "follow": "watch a run until it ends; Ctrl+C leaves it running",
-        **{verb.replace("_", "-"): text for verb, text in VERBS.items()},
-        "kill": "ask a run to stop, and end its worker if it does not",
-    }
-    for name, text in named.items():
-        action = actions.add_parser(name, parents=[common], help=text, description=text)
-        action.add_argument("name", help="the run's name, or its folder")
-        if name == "kill":
-            action.add_argument(
-                "--patience",
-                type=bounded(float, 0, 86_400),
-                default=30.0,
-                help="seconds to wait for it (30)",
-            )
+ACTIONS = {
+    "list": "list the runs (also without an action)",
+    "show": "everything about one run",
+    "follow": "watch a run until it ends; Ctrl+C leaves it running",
+    **{verb.replace("_", "-"): text for verb, text in VERBS.items()},
+    "kill": "ask a run to stop, and end its worker if it does not",
+}
+EXAMPLES = "actions:\n" + "\n".join(f"  {name:<20} {text}" for name, text in ACTIONS.items())
 
 
-def run(args: argparse.Namespace) -> int:
+@dataclass(kw_only=True)
+class Options(Reporting):
+    """What the command takes."""
+
+    action: str = argument(
+        "list", positional=True, choices=tuple(ACTIONS), metavar="ACTION", help="one of those below"
+    )
+    name: str | None = argument(
+        None,
+        kind="run folder",
+        positional=True,
+        metavar="NAME",
+        help="the run's name, or its folder",
+    )
+    runs: str = argument("runs", kind="run folder", metavar="FOLDER", help="where runs are")
+    patience: float = argument(
+        30.0, minimum=0, maximum=86_400, metavar="SECONDS", help="how long kill waits (30)"
+    )
+
+
+def run(args: Options) -> int:
     """Does what was asked; returns the exit code."""
     root = Path(args.runs)
-    if args.what in (None, "list"):
+    if args.action == "list":
         return _list(root, as_json=args.json)
+    if args.name is None:
+        raise UserError("no run is named", do=f"dreambooth runs {args.action} NAME")
     folder = find_run(root, args.name)
-    if args.what == "show":
+    if args.action == "show":
         return _show(folder, as_json=args.json)
-    if args.what == "follow":
+    if args.action == "follow":
         return _follow(folder, as_json=args.json)
-    if args.what == "kill":
+    if args.action == "kill":
         outcome = terminate(folder, patience=args.patience)
         _say(args.json, f"{folder.name}: {outcome}", run=folder.name, outcome=outcome)
         return 0
-    verb = args.what.replace("-", "_")
+    verb = args.action.replace("-", "_")
     command(folder, verb)
     _say(args.json, f"{folder.name}: asked to {VERBS[verb]}", run=folder.name, verb=verb)
     return 0
@@ -90,7 +94,7 @@ def _list(root: Path, *, as_json: bool) -> int:
 
     runs = list_runs(root)
     if as_json:
-        _print_json([run.as_dict() for run in runs])
+        print_json([run.as_dict() for run in runs])
         return 0
     console = terminal()
     if not runs:
@@ -119,7 +123,7 @@ def _show(folder: RunFolder, *, as_json: bool) -> int:
 
     summary = status(folder)
     if as_json:
-        _print_json({**summary.as_dict(), "receipt": read_receipt(folder)})
+        print_json({**summary.as_dict(), "receipt": read_receipt(folder)})
         return 0
     terminal().print(facts(_lines(summary)))
     return 0
@@ -184,11 +188,6 @@ def _when(moment: float | None) -> str:
 
 def _say(as_json: bool, line: str, **facts: Any) -> None:
     if as_json:
-        _print_json(facts)
+        print_json(facts)
     else:
         sys.stdout.write(line + "\n")
-
-
-def _print_json(value: Any) -> None:
-    json.dump(value, sys.stdout, indent=2, ensure_ascii=False)
-    sys.stdout.write("\n")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from dreambooth_core.bases.locate import is_commit
-from dreambooth_core.commands.options import Reporting, argument
+from dreambooth_core.commands.options import Reporting, argument, print_json
 from dreambooth_core.config.fields import MAX_SEED
 from dreambooth_core.config.loading import load
 from dreambooth_core.devices import choose_device
@@ -122,12 +121,7 @@ def run(args: Options) -> int:
         write_bytes(path, buffer.getvalue())
         made.append({"file": str(path), "prompt": prompt, "seed": seed, "sha256": sha256(path)})
     if args.json:
-        json.dump(
-            {"base": options.model, "adapters": adapters, "tokens": tokens, "images": made},
-            sys.stdout,
-            indent=2,
-        )
-        sys.stdout.write("\n")
+        print_json({"base": options.model, "adapters": adapters, "tokens": tokens, "images": made})
     else:
         sys.stdout.writelines(f"{one['file']}\n" for one in made)
     return 0

@@ -76,11 +76,6 @@ def run(args: Options) -> int:
     return train_here(folder, decision, as_json=args.json, proposal=proposal)
 
 
-def read_config(args: Configured) -> TrainConfig:
-    """The effective configuration of the command line."""
-    return read_by_hand(args)[0]
-
-
 def read_by_hand(args: Configured) -> tuple[TrainConfig, set[str]]:
     """The effective configuration, and the keys that a person set."""
     files, overrides = split_arguments(args)

@@ -140,7 +140,7 @@ def read_prompts(file: Path) -> tuple[str, ...]:
     good = isinstance(found, list) and all(isinstance(p, str) and "{}" in p for p in found)
     if not good or not found:
         raise UserError(
-            "this is no list of prompts", where=file, do='Each is a text with "{}" in it.'
+            "this is not a list of prompts", where=file, do='Each is a text with "{}" in it.'
         )
     return tuple(found)
 

@@ -258,8 +258,8 @@ def _add(
         found = config(shapes if own or name == "vae" else renamed)
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(
-            f"this is no whole {what} of {family.label} ({' '.join(str(error).split())[:100]} is "
-            "missing or of another shape)",
+            f"this is not a whole {what} of {family.label} ({' '.join(str(error).split())[:100]} "
+            "is missing or of another shape)",
             where=piece.path,
             do="Download or copy it again.",
         ) from error
@@ -280,7 +280,7 @@ def _check(model: nn.Module, tensors: Tensors, what: str, where: Path) -> None:
             line = f"{name} has the shape {list(there[name].shape)}, not {list(tensor.shape)}"
         else:
             continue
-        raise UserError(f"this is no whole {what}: {line}", where=where)
+        raise UserError(f"this is not a whole {what}: {line}", where=where)
     strange = next(
         (name for name in there if name not in own and not name.endswith(OPTIONAL)), None
     )

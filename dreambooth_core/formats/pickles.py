@@ -142,7 +142,7 @@ def _check_archive(path: Path) -> None:
         if len(entries) > MAX_ENTRIES or len(sizes) < len(entries):
             raise Damaged("its table of contents repeats itself or is too long")
         if len(pickled) != 1:
-            raise Damaged("it is no archive of PyTorch's: there is no data.pkl")
+            raise Damaged("it is not an archive of PyTorch's: there is no data.pkl")
         packed = any(e.compress_type != zipfile.ZIP_STORED or e.flag_bits & 1 for e in entries)
         if packed or sum(sizes.values()) > size:
             raise Damaged("it is compressed, which PyTorch's archives are not")
@@ -224,7 +224,7 @@ def _tensors(loaded: Mapping[Any, Any], path: Path) -> Iterator[tuple[str, torch
         if not isinstance(value, torch.Tensor):
             continue
         if not isinstance(name, str):
-            raise UserError(f"a tensor's name is no text but {type(name).__name__}", where=path)
+            raise UserError(f"a tensor's name is not a text but {type(name).__name__}", where=path)
         strange = value.layout != torch.strided or value.device.type != "cpu"
         if strange or value.is_quantized or value.dtype not in DTYPES.values():
             raise Unsupported(f"tensor {name!r} is of a kind that is not handled", where=path)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import threading
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -67,22 +68,10 @@ class RunSummary:
 class _Digest:
     """What the events say so far. Grows with the file, so that polling stays cheap."""
 
+    told: RunSummary
+    """Without a state: that depends on more than the events."""
     offset: int = 0
     identity: tuple[int, bytes] = (0, b"")
-    stage: str = ""
-    stage_step: int = 0
-    stage_steps: int = 0
-    step: int = 0
-    steps: int = 0
-    loss: float | None = None
-    best_step: int | None = None
-    created: float | None = None
-    started: float | None = None
-    updated: float | None = None
-    message: str = ""
-    warnings: int = 0
-    results: list[str] = field(default_factory=list)
-    samples: list[str] = field(default_factory=list)
     trains: bool = False
     """Whether all before training is done."""
     last: Event | None = None
@@ -91,45 +80,46 @@ class _Digest:
     """The ending of the latest start that was accepted."""
 
     def add(self, event: Event) -> None:
-        kind = event["kind"]
+        kind, told = event["kind"], self.told
         when = event.get("time")
-        self.updated = when if isinstance(when, (int, float)) else self.updated
-        self.created = self.created if self.created is not None else self.updated
+        told.updated = when if isinstance(when, (int, float)) else told.updated
+        told.created = told.created if told.created is not None else told.updated
         self.last = event
         if kind == "started":
-            self.started, self.message, self.settled = self.updated, "", None
+            told.started, told.message, self.settled = told.updated, "", None
         self.trains = kind == "started" or (self.trains and kind not in ENDINGS)
         if kind in ("started", "progress"):
             self._advance(event)
         elif kind == "sample":
-            _append(self.samples, event.get("path"))
+            _append(told.samples, event.get("path"))
         elif kind == "saved" and event.get("result", False):
-            _append(self.results, event.get("path"))
+            _append(told.results, event.get("path"))
         elif kind == "measured":
-            self.best_step = _count(event.get("best"))
+            told.best_step = _count(event.get("best"))
         elif kind == "warning":
-            self.warnings += 1
+            told.warnings += 1
         elif kind in ENDINGS:
-            self.message = str(event.get("message") or "")
+            told.message = str(event.get("message") or "")
             results = event.get("results")
             for path in results if isinstance(results, list) else []:
-                _append(self.results, path)
+                _append(told.results, path)
             if event.get("refused") and self.settled is not None:
                 self.last = self.settled  # it changed nothing: the run is what it was
             self.settled = self.last
 
     def _advance(self, event: Event) -> None:
+        told = self.told
         step, steps = _count(event.get("step")), _count(event.get("steps"))
-        self.stage = str(event.get("stage") or TRAINING)
-        self.stage_step, self.stage_steps = step, steps
-        if self.stage != TRAINING:
+        told.stage = str(event.get("stage") or TRAINING)
+        told.stage_step, told.stage_steps = step, steps
+        if told.stage != TRAINING:
             if self.trains and steps and step >= steps:
-                self.stage = TRAINING  # what training was interrupted for is done
+                told.stage = TRAINING  # what training was interrupted for is done
             return
-        self.step, self.steps = step, steps or self.steps
+        told.step, told.steps = step, steps or told.steps
         loss = event.get("loss")
         if isinstance(loss, (int, float)):
-            self.loss = float(loss)
+            told.loss = float(loss)
 
 
 def _count(value: Any) -> int:
@@ -162,32 +152,17 @@ def status(folder: RunFolder | str | os.PathLike[str]) -> RunSummary:
     state, message = _state(run, held, digest)
     if state == "lost" and run.lock.is_held():  # it came up between the two looks
         state, message = "running", ""
-    if state == "running" and digest.stage == STAGE:
-        state, message = "waiting", f"in the queue, {digest.stage_steps} before it"
+    told = digest.told
+    if state == "running" and told.stage == STAGE:
+        state, message = "waiting", f"in the queue, {told.stage_steps} before it"
     if state in ("waiting", "running") and not _begun(run, digest):
-        digest.stage, digest.stage_step, digest.stage_steps = STARTING, 0, 0
-    ended = digest.updated if state in ("finished", "stopped", "failed", "lost") else None
-    return RunSummary(
-        name=run.name,
-        path=str(run.path),
-        state=state,
-        stage=digest.stage,
-        stage_step=digest.stage_step,
-        stage_steps=digest.stage_steps,
-        step=digest.step,
-        steps=digest.steps,
-        loss=digest.loss,
-        best_step=digest.best_step,
-        created=digest.created if digest.created is not None else _birth(run),
-        started=digest.started,
-        updated=digest.updated,
-        ended=ended,
-        message=message,
-        warnings=digest.warnings,
-        # Those of old steps may have been deleted since.
-        results=[path for path in digest.results if (run.path / path).exists()],
-        samples=list(digest.samples),
-    )
+        told.stage, told.stage_step, told.stage_steps = STARTING, 0, 0
+    told.state, told.message = state, message
+    told.created = told.created if told.created is not None else _birth(run)
+    told.ended = told.updated if state in ("finished", "stopped", "failed", "lost") else None
+    # Those of old steps may have been deleted since.
+    told.results = [path for path in told.results if (run.path / path).exists()]
+    return told
 
 
 def list_runs(root: str | os.PathLike[str]) -> list[RunSummary]:
@@ -229,20 +204,21 @@ def find_run(root: str | os.PathLike[str], name: str) -> RunFolder:
 def _digest(run: RunFolder) -> _Digest:
     path = run.events_file
     with _digesting:
+        nothing = _Digest(RunSummary(run.name, str(run.path), ""))
         try:
             facts = path.stat()
             # The first event tells when: another run's file may get the number of a deleted one.
-            identity = (facts.st_ino, _head(path))
+            nothing.identity = (facts.st_ino, _head(path))
         except OSError:
             _digests.pop(path, None)
-            return _Digest()
+            return nothing
         digest = _digests.get(path)
-        if digest is None or digest.identity != identity or facts.st_size < digest.offset:
-            digest = _digests[path] = _Digest(identity=identity)
+        if digest is None or digest.identity != nothing.identity or facts.st_size < digest.offset:
+            digest = _digests[path] = nothing
         events, digest.offset = run.events.read(digest.offset)
         for event in events:
             digest.add(event)
-        return replace(digest, results=[*digest.results], samples=[*digest.samples])
+        return copy.deepcopy(digest)
 
 
 def _head(path: Path) -> bytes:
@@ -269,9 +245,9 @@ def _state(run: RunFolder, held: bool, digest: _Digest) -> tuple[str, str]:
     if last is None:
         return "waiting", ""
     if last["kind"] == "error":
-        return "failed", digest.message
+        return "failed", digest.told.message
     if last["kind"] == "finished":
-        return ("stopped" if last.get("outcome") == "stopped" else "finished"), digest.message
+        return ("stopped" if last.get("outcome") == "stopped" else "finished"), digest.told.message
     return "lost", "the worker died: no memory left, a power cut, or it was killed"
 
 

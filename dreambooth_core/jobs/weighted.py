@@ -34,7 +34,7 @@ def parse_weighted(text: str) -> WeightedFile:
     weight = _number(tail) if colon and head else None
     path, value = (text, 1.0) if weight is None else (head, weight)
     if not math.isfinite(value) or (colon and head and not tail.strip()):
-        raise UserError(f"{tail!r} is no usable weight", where=text, do="Write FILE:0.8.")
+        raise UserError(f"{tail!r} is not a usable weight", where=text, do="Write FILE:0.8.")
     if not path.strip():
         raise UserError("no file is named", where=text or "''", do="Write FILE or FILE:WEIGHT.")
     return WeightedFile(Path(os.path.expanduser(path)), value)

@@ -88,7 +88,8 @@ def require_layers(
         layer = model.get_submodule(name)
         if not isinstance(layer, nn.Linear | nn.Conv2d):
             raise UserError(
-                f"the adapter changes {component}.{name}, which is no linear layer or convolution",
+                f"the adapter changes {component}.{name}, which is not a linear layer or a "
+                "convolution",
                 where=where,
                 do="Use another adapter, or bake this one into the base first.",
             )

@@ -36,7 +36,7 @@ def pattern_of(wanted: str, presets: Mapping[str, str]) -> str:
             modules; or a regular expression for whole names, as peft's text is one.
 
     Raises:
-        UserError: it is no regular expression, or one that might take for ever.
+        UserError: it is not a regular expression, or one that might take for ever.
     """
     if wanted in presets:
         return presets[wanted]
@@ -47,7 +47,7 @@ def pattern_of(wanted: str, presets: Mapping[str, str]) -> str:
         re.compile(wanted)
     except (re.error, OverflowError, RecursionError) as error:
         raise UserError(
-            f"{_shown(wanted)} is no regular expression ({error})",
+            f"{_shown(wanted)} is not a regular expression ({error})",
             where="method.target_modules",
             do=f"Correct it, or choose from {', '.join(presets)}.",
         ) from error

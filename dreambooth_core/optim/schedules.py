@@ -120,7 +120,7 @@ def make_schedule(options: OptimOptions, total_steps: int) -> Schedule:
 def _factor(text: str) -> float:
     value = float(text)
     if not 0 <= value <= MOST:
-        raise ValueError(f"{text} is no factor")
+        raise ValueError(f"{text} is not a factor")
     return value
 
 

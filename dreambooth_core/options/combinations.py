@@ -493,7 +493,7 @@ def refuse_settings(config: TrainConfig, *, device: str = "", processes: int = 1
     wanted = config.run.resume
     if wanted not in ("", "latest") and not wanted.removeprefix("step-").isdecimal():
         raise UserError(
-            f"{wanted!r} is no saved step",
+            f"{wanted!r} is not a saved step",
             where="run.resume",
             do='Give the number of a step, "latest", or nothing.',
         )

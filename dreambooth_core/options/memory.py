@@ -83,7 +83,7 @@ class MemoryOptions:
         size = int(float(match[1]) * (GIB if match[2][0] in "gG" else 1024**2)) if match else 0
         if not 1024**2 <= size <= 100_000 * GIB:
             raise UserError(
-                f"{self.budget!r} is no amount of memory",
+                f"{self.budget!r} is not an amount of memory",
                 where="memory.budget",
                 do="Write auto, or a size such as 8GB.",
             )
@@ -106,7 +106,7 @@ class MemoryOptions:
             share = -1.0
         if not 0 <= share <= 1:
             raise UserError(
-                f"{self.stream!r} is no share of the blocks",
+                f"{self.stream!r} is not a share of the blocks",
                 where="memory.stream",
                 do="Write off, auto, or a number from 0 to 1.",
             )

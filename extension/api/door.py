@@ -68,8 +68,6 @@ class Door:
             found = parse_json(body, largest=LARGEST)
         except UserError as error:
             raise Refused(400, error.what, where="the body", do=error.do) from None
-        if not isinstance(found, dict):  # pydantic 1 takes an empty list for an object
-            raise Refused(422, "the body is no object")
         request._json, request._body = found, body
 
     def _check_token(self, request: Request) -> None:
@@ -133,7 +131,7 @@ def _check_sizes(request: Request) -> None:
         raise Refused(414, "the address is too long")
     told = request.headers.get("content-length", "0")
     if not (told.isascii() and told.isdigit() and len(told) < 20):
-        raise Refused(400, "Content-Length is no number")
+        raise Refused(400, "Content-Length is not a number")
     if int(told) > LARGEST:
         raise _too_large()
 

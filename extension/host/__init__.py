@@ -28,7 +28,7 @@ def find() -> Any:
     try:
         from modules import script_callbacks, sd_models, shared
     except ImportError as error:
-        raise UnknownHost(f"this is no WebUI that is known here ({error})") from error
+        raise UnknownHost(f"this WebUI is not known here ({error})") from error
     lacks = [
         f"{module.__name__.removeprefix('modules.')}.{name}"
         for module, names in (

@@ -182,9 +182,9 @@ def _number(spec: Spec, shown: Any) -> int | float | None:
     try:
         value = float(words.replace(",", ".") if words.count(",") == 1 else words)
     except ValueError:
-        raise ValueError(f"is {words!r}, which is no number") from None
+        raise ValueError(f"is {words!r}, which is not a number") from None
     if not math.isfinite(value):
-        raise ValueError(f"is {words!r}, which is no number")
+        raise ValueError(f"is {words!r}, which is not a number")
     if spec["type"] == "int":
         if value != int(value):
             raise ValueError("must be a whole number")

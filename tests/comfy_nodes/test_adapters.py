@@ -117,7 +117,7 @@ def test_save(run: Any, host: Any, two: Any) -> None:
 
 @pytest.mark.parametrize("name", ["../out", "/tmp/out", "a/../../out"])
 def test_nothing_is_written_elsewhere(run: Any, two: Any, name: str) -> None:
-    with pytest.raises(UserError, match="no file name inside"):
+    with pytest.raises(UserError, match="not a file name inside"):
         run("DreamBoothSaveAdapter", adapter=two[0], name=name)
 
 

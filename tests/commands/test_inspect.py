@@ -11,7 +11,7 @@ import torch
 from dreambooth_core.commands.main import main
 from dreambooth_core.formats import storage
 from dreambooth_core.formats.adapters.model import Adapter, LoraWeights
-from dreambooth_core.formats.adapters.write import kohya_tensors, write_adapter
+from dreambooth_core.formats.adapters.write import host_tensors, write_adapter
 from tests.helpers.adapters import weights_for
 
 KEYS = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
@@ -47,7 +47,7 @@ def test_damage_and_unknown_keys_are_shown(tmp_path: Path, capsys: pytest.Captur
     weights = weights_for(torch.ones(16, 768), "lora")
     assert isinstance(weights, LoraWeights)
     weights.up[0] = float("inf")
-    tensors = kohya_tensors(Adapter({KEYS: weights}, family="sd1"))
+    tensors = host_tensors(Adapter({KEYS: weights}, family="sd1"), "kohya")
     storage.write_tensors(path, {**tensors, "odd.th\x1bing": torch.ones(1)})
     assert main(["inspect", str(path)]) == 2
     told = capsys.readouterr()

@@ -209,7 +209,7 @@ def test_reload_ui_registers_again_and_once(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.usefixtures("fresh_modules")
 def test_an_unknown_host_gets_a_line(caplog: pytest.LogCaptureFixture) -> None:
     run_door(ROOT / "scripts" / "dreambooth.py", "dreambooth.py")
-    assert "no WebUI that is known" in caplog.text
+    assert "WebUI is not known here" in caplog.text
 
 
 @pytest.mark.usefixtures("fresh_modules")

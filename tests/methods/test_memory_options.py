@@ -275,5 +275,5 @@ def test_streaming_a_full_fine_tune_needs_the_fused_backward_pass(
     changes = {"method__kind": "full", "memory__stream": 1}
     with pytest.raises(UserError, match="all gradients would be on the device at once"):
         train(config_for(base, pictures, tmp_path, **changes))
-    with pytest.raises(UserError, match="'most' is no share of the blocks"):
+    with pytest.raises(UserError, match="'most' is not a share of the blocks"):
         train(config_for(base, pictures, tmp_path, memory__stream="most"))

@@ -9,13 +9,13 @@ import pytest
 import torch
 from helpers.adapters import adapter_for
 from helpers.runs import config_for, losses, train
-from torch import Tensor
+from torch import Tensor, nn
 
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Components
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.families.options import BaseOptions
-from dreambooth_core.formats.adapters.apply import AdapterStack, weights_of
+from dreambooth_core.formats.adapters.apply import AdapterStack
 from dreambooth_core.formats.adapters.model import Adapter
 from dreambooth_core.formats.adapters.read import read_adapter
 from dreambooth_core.formats.adapters.write import write_adapter
@@ -35,9 +35,9 @@ def parts(base: Path) -> Components:
 def helper(parts: Components, kind: str = "lora") -> Adapter:
     """A random adapter on linear layers of the denoiser."""
     found = {
-        name: weight
-        for name, weight in weights_of({"unet": parts.denoiser}).items()
-        if weight.ndim == 2 and "attn" in name
+        f"unet.{name}": module.weight.detach()
+        for name, module in parts.denoiser.named_modules()
+        if isinstance(module, nn.Linear) and "attn" in name
     }
     return adapter_for("sd1", kind, rank=4, every=3, base=found)
 

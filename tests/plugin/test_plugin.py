@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,6 @@ from helpers.tiny import draw_pictures
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from dreambooth_core.commands.main import main
-from dreambooth_core.config.describe import describe
 from dreambooth_core.config.loading import dump
 from dreambooth_core.families.base import Components
 from dreambooth_core.families.names import NAMES
@@ -25,9 +25,9 @@ from dreambooth_core.families.registry import FAMILIES
 from dreambooth_core.formats.adapters.read import read_adapter
 from dreambooth_core.methods.table import METHODS
 from dreambooth_core.optim.table import OPTIMIZERS
-from dreambooth_core.options import TrainConfig
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 MOST_LINES = 150
 ENTRIES = """
 [dreambooth.families]
@@ -167,7 +167,23 @@ def test_sampled(base: Path, trained: Path, tmp_path: Path) -> None:
     assert first.read_bytes() != second.read_bytes()
 
 
+OFFERED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from comfy_nodes import settings, training
+from dreambooth_core.config.describe import describe
+from dreambooth_core.options import TrainConfig
+from extension.tab import values
+said = {each["key"]: each for each in settings.leaves(describe(TrainConfig))}
+optimizer, method = said["optim.optimizer"], said["method.kind"]
+assert "sign" in settings.widget(optimizer, "Optimizer").choices
+assert "rslora" in training.KINDS
+assert values.kind_of(optimizer) == "dropdown" and "sign" in optimizer["choices"]
+assert "rslora" in method["choices"] and values.from_control(method, "rslora") == "rslora"
+assert not {"torch", "toy_plugin"} & set(sys.modules)
+"""
+
+
 def test_offered_by_the_hosts(installed: None) -> None:
-    offered = json.dumps(describe(TrainConfig))
-    assert '"rslora"' in offered
-    assert '"sign"' in offered
+    """By the nodes' and the tab's choices, in a process that imports neither torch nor it."""
+    subprocess.run([sys.executable, "-c", OFFERED, sys.path[0]], cwd=ROOT, check=True)

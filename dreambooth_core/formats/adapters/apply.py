@@ -127,20 +127,6 @@ class AdapterStack:
                 _put(spot.module, "bias", bias)
 
 
-def weights_of(models: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """The base's weights by canonical module name, those under peft's layers included.
-
-    What :func:`resize.resize` and :func:`resize.in_full` want as ``base``.
-    """
-    found: dict[str, Tensor] = {}
-    for component, model in models.items():
-        for path, module in _by_path(model).items():
-            weight = getattr(module, "weight", None)
-            if isinstance(weight, Tensor):
-                found[f"{component}.{path}"] = weight.detach()
-    return found
-
-
 def changed(
     weight: Tensor, bias: Tensor | None, active: list[tuple[Weights, float]]
 ) -> tuple[Tensor, Tensor | None]:

@@ -39,19 +39,6 @@ def outputs_of(weights: Weights) -> int | None:
     return None
 
 
-def inputs_of(weights: Weights) -> int | None:
-    """Inputs of the layer, where the weights tell."""
-    if isinstance(weights, LoraWeights):
-        return int(weights.down.shape[1])
-    if isinstance(weights, LohaWeights):
-        return int(weights.w1_b.shape[1])
-    if isinstance(weights, LokrWeights):
-        return int(weights.first().shape[1] * weights.second().shape[1])
-    if isinstance(weights, DiffWeights) and weights.weight is not None and weights.weight.ndim > 1:
-        return int(weights.weight.shape[1])
-    return None
-
-
 def is_zero(weights: Weights) -> bool:
     """Whether it is a LoRA that changes nothing: the part of a fused layer that was left alone."""
     if not isinstance(weights, LoraWeights) or weights.dora_scale is not None:
@@ -175,7 +162,7 @@ def _product(part: Weights) -> tuple[Tensor, Tensor]:
         factors = part.factors()
         if factors is None:
             raise Unsupported(
-                f"a {part.method} of this form is no product of thin matrices",
+                f"a {part.method} of this form is not a product of thin matrices",
                 do="Make it plain LoRA first: dreambooth resize with --base.",
             )
         up, down, shape = factors
@@ -232,7 +219,7 @@ def _join_oft(parts: Sequence[Weights | None]) -> OftWeights:
         if all(scale is None for scale in scales):
             return replace(first, blocks=torch.cat([oft.blocks for oft in ofts]))
     raise Unsupported(
-        "rotations (OFT) of separate layers are no rotation of the fused one",
+        "rotations (OFT) of separate layers are not a rotation of the fused one",
         do="Write the diffusers layout, or make it plain LoRA: dreambooth resize with --base.",
     )
 

@@ -192,7 +192,7 @@ class OftWeights(Weights):
             raise UserError(f"oft_blocks has shape {list(shape)}, and holds no square blocks")
         check_size(self.rank, *shape)
         if self.rescale is not None and self.rescale.numel() != max(self.rescale.shape, default=0):
-            raise UserError(f"rescale has shape {list(self.rescale.shape)}, and is no vector")
+            raise UserError(f"rescale has shape {list(self.rescale.shape)}, and is not a vector")
 
     def rotation(self, outputs: int) -> Tensor:
         """R, of the shape of ``blocks``, in fp32."""

@@ -80,24 +80,6 @@ def resize(
     return smaller, Resized(ranks, math.sqrt(lost / total) if total else 0.0, errors)
 
 
-def in_full(adapter: Adapter, base: Mapping[str, Tensor]) -> Adapter:
-    """The same change without any method, exact and ready for every host: ΔW in full.
-
-    For what a layout cannot say, such as peft's OFT in kohya's. The file is as large as the
-    changed part of the model; :func:`resize` makes a small approximation instead.
-    """
-    modules: dict[str, Weights] = {}
-    for name, weights in adapter.modules.items():
-        if isinstance(weights, DiffWeights):
-            modules[name] = weights
-            continue
-        delta = weights.delta(base.get(name))
-        modules[name] = DiffWeights(delta.to(weights.dtype), weights.bias_delta())
-    full = adapter.with_modules(modules)
-    full.metadata = without_network(adapter.metadata)
-    return full
-
-
 def _stays(weights: Weights) -> bool:
     if not isinstance(weights, DiffWeights):
         return False

@@ -111,7 +111,7 @@ class Piece:
         for tail, tensor in self.tails.items():
             if tail != "alpha" and (0 in tensor.shape or not tensor.is_floating_point()):
                 kind = str(tensor.dtype).removeprefix("torch.")
-                raise UserError(f"{tail} of shape {list(tensor.shape)}, {kind}, is no weight")
+                raise UserError(f"{tail} of shape {list(tensor.shape)}, {kind}, is not a weight")
         for sign, (build, takes) in _BUILDERS.items():
             if sign in self.tails:
                 strange = [t for t in self.tails if t not in takes and t != "alpha"]
@@ -137,7 +137,7 @@ def _number(name: str, tensor: Tensor) -> float:
     """The one number in a tensor. Raises ``UserError``."""
     if tensor.numel() != 1 or tensor.dtype == torch.bool or tensor.is_complex():
         kind = str(tensor.dtype).removeprefix("torch.")
-        raise UserError(f"{name} of shape {list(tensor.shape)}, {kind}, is no number")
+        raise UserError(f"{name} of shape {list(tensor.shape)}, {kind}, is not a number")
     value = float(tensor.reshape(()))
     if abs(value) > MAX_ALPHA and math.isfinite(value):
         raise UserError(f"{name} is {value:g}, more than any adapter has")

@@ -128,11 +128,6 @@ def _require_finite(adapter: Adapter, path: Path) -> None:
             ) from error
 
 
-def kohya_tensors(adapter: Adapter) -> dict[str, Tensor]:
-    """The adapter under kohya's keys. Raises ``Unsupported``."""
-    return host_tensors(adapter, "kohya")
-
-
 def host_tensors(adapter: Adapter, layout: str) -> dict[str, Tensor]:
     """The adapter under kohya's keys, or with dots behind ``diffusion_model.`` (``comfyui``) or
     ``transformer.`` (``diffusers``), with the tensors that hosts read.

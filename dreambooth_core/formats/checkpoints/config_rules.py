@@ -202,7 +202,7 @@ def check_scheduler(config: Mapping[str, Any], where: str | Path | None) -> None
     kind = config.get("_class_name")
     if not isinstance(kind, str) or not kind.endswith("Scheduler") or kind.startswith("Flow"):
         raise UserError(
-            f"_class_name is {kind!r}, which is no scheduler of Stable Diffusion", where=where
+            f"_class_name is {kind!r}, which is not a scheduler of Stable Diffusion", where=where
         )
     start, end = config.get("beta_start", 0.0), config.get("beta_end", 1.0)
     if start > end:

@@ -168,6 +168,6 @@ def apply(parts: ModelParts, request: Request) -> None:
         factor = 2 ** (len(parts.components["vae"].config["block_out_channels"]) - 1)
         if request.resolution % factor or not factor <= request.resolution <= LARGEST:
             raise UserError(
-                f"the resolution {request.resolution} is no multiple of {factor} up to {LARGEST}"
+                f"the resolution {request.resolution} is not a multiple of {factor} up to {LARGEST}"
             )
         parts.components["unet"].config["sample_size"] = request.resolution // factor

@@ -105,7 +105,9 @@ def read_weights(folder: Path, variant: str | None = None) -> dict[str, torch.Te
         UserError: there are none, or a file is damaged.
     """
     if variant and not _VARIANT.fullmatch(variant):
-        raise UserError(f"{variant[:40]!r} is no name of a variant", do="One is fp16, for example")
+        raise UserError(
+            f"{variant[:40]!r} is not the name of a variant", do="One is fp16, for example"
+        )
     tails = [f".{variant}", ""] if variant else ["", ".fp16"]
     for ending, read in ((".safetensors", storage.read_tensors), (".bin", _read_bin)):
         for tail in tails:
@@ -158,7 +160,7 @@ def _weight_map(index: Path) -> dict[str, str]:
         raise UserError(f"a list of {len(shards):,} shards; no model has as many", where=index)
     strange = next((name for name in sorted(shards) if not _SHARD.fullmatch(name)), None)
     if strange is not None:
-        raise UserError(f"{strange[:80]!r} is no name of a shard", where=index)
+        raise UserError(f"{strange[:80]!r} is not the name of a shard", where=index)
     # Shards that belong to the same set by their names and are in no list: two models mixed.
     sets = {_NUMBER.sub("-*-of-", name) for name in shards}
     for path in folders.entries(index.parent):

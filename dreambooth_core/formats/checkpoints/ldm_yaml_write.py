@@ -251,5 +251,5 @@ def _first_stage(parts: ModelParts, target: str) -> dict[str, Any]:
 
 def _multiples(channels: Sequence[int], *, whole: bool = True) -> list[int | float]:
     if whole and any(c % channels[0] for c in channels):
-        raise Unsupported(f"channels {list(channels)} that are no multiples of the first")
+        raise Unsupported(f"channels {list(channels)} that are not multiples of the first")
     return [c / channels[0] if c % channels[0] else c // channels[0] for c in channels]

@@ -76,11 +76,11 @@ def _split(
         return
     if pair.kind == "conv" and tensor.ndim > 2:
         if shape[2:] != (1, 1):
-            raise _misshapen(pair, shape, "is no 1x1 convolution", where)
+            raise _misshapen(pair, shape, "is not a 1x1 convolution", where)
         tensor = tensor.reshape(tensor.shape[:2])
     elif pair.kind == "transposed":
         if tensor.ndim != 2:
-            raise _misshapen(pair, shape, "is no matrix", where)
+            raise _misshapen(pair, shape, "is not a matrix", where)
         tensor = tensor.T
     yield pair.diffusers[0], tensor
 

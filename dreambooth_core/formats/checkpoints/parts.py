@@ -12,8 +12,6 @@ import torch
 from dreambooth_core.errors import UserError
 from dreambooth_core.formats.storage import Lazy, TensorLike
 
-FAMILIES = ("sd1", "sd2", "sdxl", "sdxl_refiner")
-
 FLOW = "flow_prediction"
 """diffusers' word for what a UNet answers that was trained by rectified flow."""
 

@@ -116,7 +116,7 @@ def _own(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
     strange = next((name for name, config in own.items() if not isinstance(config, dict)), None)
     if strange is not None:
         raise UserError(
-            f"the configuration {strange[:40]!r} in the metadata is no object", where=path
+            f"the configuration {strange[:40]!r} in the metadata is not an object", where=path
         )
     return own
 

@@ -33,8 +33,6 @@ from dreambooth_core.formats.tokenizers import PADDING, tokenizer_files
 
 log = logging.getLogger(__name__)
 
-YAML = ("auto", "always", "never")
-
 _ARCHITECTURES = {
     ("sd1", "epsilon"): "stable-diffusion-v1",
     ("sd1", "v_prediction"): "stable-diffusion-v1",

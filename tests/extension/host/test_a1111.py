@@ -271,4 +271,4 @@ def test_a_host_that_lacks_something_gets_a_line(
 
 def test_no_host_at_all_gets_a_line(caplog: pytest.LogCaptureFixture) -> None:
     extension.register(Path("nowhere"))
-    assert "no WebUI that is known" in caplog.text
+    assert "WebUI is not known here" in caplog.text

@@ -74,8 +74,8 @@ def test_what_is_typed_is_understood(key: str, shown: Any, value: Any) -> None:
     [
         ("run.batch_size", 1.5, "must be a whole number"),
         ("run.batch_size", None, "needs a number"),
-        ("optim.learning_rate", "fast", "is 'fast', which is no number"),
-        ("optim.learning_rate", "inf", "is 'inf', which is no number"),
+        ("optim.learning_rate", "fast", "is 'fast', which is not a number"),
+        ("optim.learning_rate", "inf", "is 'inf', which is not a number"),
         ("optim.optimizer_args", "d_coef 2", 'takes lines such as "name: value"'),
     ],
 )

@@ -18,12 +18,10 @@ from peft import (
 from torch import Tensor, nn
 
 from dreambooth_core.errors import Unsupported
-from dreambooth_core.formats.adapters.apply import AdapterStack, weights_of
+from dreambooth_core.formats.adapters.apply import AdapterStack
 from dreambooth_core.formats.adapters.model import Adapter, Weights
 from dreambooth_core.formats.adapters.peft_state import from_peft
 from dreambooth_core.formats.adapters.read import is_adapter_folder, read_adapter
-from dreambooth_core.formats.adapters.resize import in_full
-from dreambooth_core.formats.adapters.write import write_adapter
 from dreambooth_core.formats.detect import identify
 from tests.helpers.adapters import models_of
 
@@ -151,15 +149,3 @@ def test_folders_that_peft_saves_load(tmp_path: Path) -> None:
         assert set(adapter.modules) == set(expected)
         for module, weights in adapter.modules.items():
             assert torch.equal(weights.delta(), expected[module].delta())
-
-
-def test_peft_oft_reaches_the_hosts_in_full(tmp_path: Path) -> None:
-    """kohya's layout has no OFT that turns inputs: the change itself is written instead."""
-    unet = models_of("sd1")["unet"]
-    inject_adapter_in_model(CONFIGS["oft exact"], unet)
-    adapter = Adapter(from_peft("unet", unet), family="sd1")
-    base = weights_of({"unet": unet})
-    again = read_adapter(write_adapter(in_full(adapter, base), tmp_path / "a.safetensors"))
-    assert again.method == "diff"
-    for name, weights in adapter.modules.items():
-        assert torch.equal(again.modules[name].delta(), weights.delta(base[name]))

@@ -197,7 +197,7 @@ def test_shards_are_what_their_list_says(tmp_path):
     first, second = index["weight_map"].values()
     for changed, words in (
         ({}, "must name a shard"),
-        ({"a": first, "b": "../b.safetensors"}, "is no name of a shard"),
+        ({"a": first, "b": "../b.safetensors"}, "is not the name of a shard"),
         ({"a": first}, "does not name"),
         ({"a": second, "b": second}, "does not place|does not name"),
         ({"a": first, "b": second, "c": second}, "'c' is not in its shard"),
