@@ -274,7 +274,7 @@ def preset_lines(preset: str) -> list[str]:
     with contextlib.suppress(ImportError):  # the host's own
         import yaml
 
-        told = flatten(yaml.safe_load(entry.path.read_text(encoding="utf-8")))
+        told = flatten(yaml.safe_load(entry.text))
         lines += [f"{key} = {value}" for key, value in told.items() if key not in SAID_ELSEWHERE]
     return lines
 

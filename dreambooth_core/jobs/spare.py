@@ -16,9 +16,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from dreambooth_core.jobs.lock import FileLock
-
 from dreambooth_core.disk import write_text
+from dreambooth_core.disk.locks import FileLock
 from dreambooth_core.errors import SaveFailed, UserError
 
 FOLDER = ".spare"

@@ -15,8 +15,8 @@ def test_ordinary_json() -> None:
 
 
 WRONG = {
-    "cut": (b'{"a": ', "no JSON"),
-    "empty": (b"", "no JSON"),
+    "cut": (b'{"a": ', "not JSON"),
+    "empty": (b"", "not JSON"),
     "encoding": (b'{"a": "\xff"}', "not UTF-8"),
     "utf-16": ('"a"'.encode("utf-16"), "not UTF-8"),
     "no object": (b"[1]", "no object"),

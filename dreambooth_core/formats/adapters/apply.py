@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -128,7 +128,7 @@ class AdapterStack:
 
 
 def changed(
-    weight: Tensor, bias: Tensor | None, active: list[tuple[Weights, float]]
+    weight: Tensor, bias: Tensor | None, active: Sequence[tuple[Weights, float]]
 ) -> tuple[Tensor, Tensor | None]:
     """A weight and its bias with the changes added in fp32 and rounded once to the base's type.
 
@@ -137,8 +137,15 @@ def changed(
     """
     if not active:
         return weight, bias
-    total = weight.float() if weight.dtype != torch.float64 else weight
-    total = total.clone()
+    exact, offset = summed(weight, bias, active)
+    return rounded(exact, weight.dtype), None if bias is None else rounded(offset, bias.dtype)
+
+
+def summed(
+    weight: Tensor, bias: Tensor | None, active: Sequence[tuple[Weights, float]]
+) -> tuple[Tensor, Tensor | None]:
+    """A weight and its bias with the changes added, in fp32. Raises ``UserError``."""
+    total = weight.to(torch.promote_types(weight.dtype, torch.float32), copy=True)
     offset = None if bias is None else bias.float().clone()
     for weights, strength in active:
         here = weights.to(device=weight.device)
@@ -146,14 +153,20 @@ def changed(
         shift = here.bias_delta()
         if shift is not None:
             offset = add_bias(offset, shift, strength)
-    new_weight = total.to(weight.dtype)
-    new_bias = offset.to(bias.dtype) if bias is not None and offset is not None else None
-    if not all(bool(t.isfinite().all()) for t in (new_weight, new_bias) if t is not None):
+    return total, offset
+
+
+def rounded(exact: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """A sum in the type that is stored. Raises ``UserError`` where that holds no numbers."""
+    assert exact is not None
+    stored = exact.to(dtype)
+    if not bool(stored.isfinite().all()):
         raise UserError(
-            "with the adapters this weight has NaN or infinity",
+            f"with the adapters this weight has NaN or infinity in "
+            f"{str(dtype).removeprefix('torch.')}",
             do="The base or an adapter is damaged, or their numbers are too large.",
         )
-    return new_weight, new_bias
+    return stored
 
 
 def _kept(path: str, module: nn.Module) -> _Spot:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from dreambooth_core.errors import UserError
+from dreambooth_core.formats.adapters.apply import rounded, summed
 from dreambooth_core.formats.adapters.merge import Part
 from dreambooth_core.formats.adapters.model import component_of
 from dreambooth_core.formats.adapters.naming import unfused
-from dreambooth_core.formats.adapters.weights import add_bias
 
 
 @dataclass(frozen=True)
@@ -81,39 +81,21 @@ def _add(
     dtype: torch.dtype | None,
     sums: _Sums,
 ) -> None:
-    before = tensors[f"{path}.weight"]
-    offset = tensors.get(f"{path}.bias")
-    exact, shifted = before.float().clone(), None
-    for part in parts:
-        weights = part.adapter.modules.get(name)
-        strength = part.weight_of(name)
-        if weights is None or not strength:
-            continue
-        try:
-            exact += weights.delta(before) * strength
-            shift = weights.bias_delta()
-            if shift is not None:
-                shifted = add_bias(offset if shifted is None else shifted, shift, strength)
-        except UserError as error:
-            raise UserError(error.what, where=name, do=error.do) from error
-    stored = _stored(f"{name}.weight", exact, dtype or before.dtype)
+    before, bias = tensors[f"{path}.weight"], tensors.get(f"{path}.bias")
+    active = [
+        (part.adapter.modules[name], part.weight_of(name))
+        for part in parts
+        if name in part.adapter.modules and part.weight_of(name)
+    ]
+    try:
+        exact, offset = summed(before, bias, active)
+        stored = rounded(exact, dtype or before.dtype)
+        if bias is not None and any(w.bias_delta() is not None for w, _ in active):
+            tensors[f"{path}.bias"] = rounded(offset, dtype or bias.dtype)
+    except UserError as error:
+        raise UserError(error.what, where=name, do=error.do) from error
     sums.add(before, exact, stored)
     tensors[f"{path}.weight"] = stored
-    if shifted is not None and offset is not None:
-        tensors[f"{path}.bias"] = _stored(f"{name}.bias", shifted, dtype or offset.dtype)
-
-
-def _stored(name: str, exact: Tensor, dtype: torch.dtype) -> Tensor:
-    """A result in the type that is stored. Raises ``UserError`` where it holds no numbers."""
-    stored = exact.to(dtype)
-    if not bool(stored.isfinite().all()):
-        kind = str(dtype).removeprefix("torch.")
-        raise UserError(
-            f"with the adapter this weight has NaN or infinity in {kind}",
-            where=name,
-            do="The base or the adapter is damaged, or their numbers are too large.",
-        )
-    return stored
 
 
 def base_weights(states: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:

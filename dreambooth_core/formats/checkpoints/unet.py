@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from dreambooth_core.errors import Unsupported, UserError
+from dreambooth_core.formats.checkpoints.config_rules import UNET
 from dreambooth_core.formats.checkpoints.pairs import Pair, module
+from dreambooth_core.formats.checkpoints.rules import NOTHING, shown
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -256,33 +258,9 @@ def _depths(value: Any, blocks: int) -> tuple[int, ...]:
     return tuple(value) if isinstance(value, (list, tuple)) else (int(value),) * blocks
 
 
-_PLAIN: dict[str, tuple[Any, ...]] = {
-    "only_cross_attention": (False, None),
-    "dual_cross_attention": (False, None),
-    "mid_block_only_cross_attention": (False, None),
-    "class_embed_type": (None,),
-    "num_class_embeds": (None,),
-    "encoder_hid_dim": (None,),
-    "encoder_hid_dim_type": (None,),
-    "addition_embed_type": (None, "text_time"),
-    "time_embedding_type": ("positional", None),
-    "time_embedding_dim": (None,),
-    "time_cond_proj_dim": (None,),
-    "resnet_time_scale_shift": ("default", None),
-    "conv_in_kernel": (3, None),
-    "conv_out_kernel": (3, None),
-    "attention_type": ("default", None),
-    "cross_attention_norm": (None,),
-    "mid_block_type": ("UNetMidBlock2DCrossAttn", None),
-}
-_BLOCKS = {"CrossAttnDownBlock2D", "DownBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"}
-
-
 def _refuse_foreign(config: Mapping[str, Any]) -> None:
-    for name, plain in _PLAIN.items():
-        if name in config and config[name] not in plain:
-            raise Unsupported(f"a UNet with {name} = {config[name]} has no single-file layout")
-    blocks = [*config["down_block_types"], *config["up_block_types"]]
-    foreign = [block for block in blocks if block not in _BLOCKS]
-    if foreign:
-        raise Unsupported(f"a UNet with {foreign[0]} has no single-file layout")
+    for name, rule in {**UNET, "time_cond_proj_dim": NOTHING}.items():
+        if name in config and not rule.holds(config[name]):
+            raise Unsupported(
+                f"a UNet with {name} = {shown(config[name])} has no single-file layout"
+            )

@@ -8,7 +8,7 @@ diffusers counts the decoder's blocks from the coarsest. The attention in the mi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -74,16 +74,21 @@ def plan_from_shapes(shapes: Shapes) -> VAEPlan:
             "the autoencoder is a tiny one (TAESD), made for previews; training needs a whole VAE",
             do="Choose the model with its own VAE, or a VAE in a file of its own beside it.",
         )
-    # The decoder has one block more at each level: the encoder of a small one may have none.
-    channels: list[int] = []
-    while (name := f"decoder.up.{len(channels)}.block.0.conv1.weight") in shapes:
-        channels.append(dimension(shapes, name, 0))
-    dimension(shapes, "decoder.up.0.block.0.conv1.weight", 0)
-    blocks = 0
-    while f"decoder.up.0.block.{blocks + 1}.conv1.weight" in shapes:
-        blocks += 1
     if any(".attn." in name and ".down." in name for name in shapes):
         raise Unsupported("an autoencoder with attention outside its middle")
+    return _plan(shapes, "decoder.up.{}.block.{}.conv1.weight")
+
+
+def _plan(shapes: Shapes, block: str) -> VAEPlan:
+    """``block``: the name of a resblock's weight, by level and number."""
+    # The decoder has one block more at each level: the encoder of a small one may have none.
+    channels: list[int] = []
+    while (name := block.format(len(channels), 0)) in shapes:
+        channels.append(dimension(shapes, name, 0))
+    dimension(shapes, block.format(0, 0), 0)
+    blocks = 0
+    while block.format(0, blocks + 1) in shapes:
+        blocks += 1
     return VAEPlan(
         channels=tuple(channels),
         blocks=blocks,
@@ -154,21 +159,8 @@ def plan_from_diffusers_shapes(shapes: Shapes) -> VAEPlan:
     Raises:
         UserError: the names are not those of a KL autoencoder.
     """
-    channels: list[int] = []
-    while (name := f"decoder.up_blocks.{len(channels)}.resnets.0.conv1.weight") in shapes:
-        channels.insert(0, dimension(shapes, name, 0))
-    dimension(shapes, "decoder.up_blocks.0.resnets.0.conv1.weight", 0)
-    blocks = 0
-    while f"decoder.up_blocks.0.resnets.{blocks + 1}.conv1.weight" in shapes:
-        blocks += 1
-    return VAEPlan(
-        channels=tuple(channels),
-        blocks=blocks,
-        latent=dimension(shapes, "decoder.conv_in.weight", 1),
-        in_channels=dimension(shapes, "encoder.conv_in.weight", 1),
-        out_channels=dimension(shapes, "decoder.conv_out.weight", 0),
-        quant="quant_conv.weight" in shapes,
-    )
+    plan = _plan(shapes, "decoder.up_blocks.{}.resnets.{}.conv1.weight")
+    return replace(plan, channels=plan.channels[::-1])  # the coarsest level comes first there
 
 
 def _encoder(plan: VAEPlan) -> list[Pair]:
