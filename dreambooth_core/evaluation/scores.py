@@ -130,7 +130,7 @@ def _colour(found: dict[str, Any], name: str, default: Sequence[float]) -> Seque
     value = found.get(name, default)
     several = isinstance(value, list | tuple) and len(value) == 3
     if not several or not all(isinstance(each, int | float) for each in value):
-        raise UserError(f"{name} is no colour: three numbers")
+        raise UserError(f"{name} is not a colour: three numbers")
     return value
 
 

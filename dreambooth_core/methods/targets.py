@@ -97,7 +97,7 @@ def target_layers(model: nn.Module, wanted: str, presets: Mapping[str, str]) -> 
     order.
 
     Raises:
-        UserError: there is none, or ``wanted`` is no regular expression.
+        UserError: there is none, or ``wanted`` is not a regular expression.
     """
     pattern = re.compile(pattern_of(wanted, presets))
     found = [
