@@ -267,7 +267,7 @@ def test_a_concepts_list(tmp_path):
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        ("{", "no JSON"),
+        ("{", "not JSON"),
         ("[" * 100_000, "too deeply"),
         ({}, "not a list"),
         ([], "not a list"),

@@ -276,7 +276,7 @@ def test_unusual_groups_are_warned_about(tmp_path):
     ("arguments", "words"),
     [
         (["SELF"], "the target is the source"),
-        (["out.txt.safetensors", "--image_size", "63"], "no multiple of 8"),
+        (["out.txt.safetensors", "--image_size", "63"], "not a multiple of 8"),
         (["out.safetensors", "--metadata", "x"], "KEY=VALUE"),
         (["out.safetensors", "--layout", "kohya"], "--layout is for adapters"),
         (["out.safetensors", "--original_config_file", "none.yaml"], "none.yaml: no such file"),
