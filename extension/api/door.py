@@ -68,6 +68,8 @@ class Door:
             found = parse_json(body, largest=LARGEST)
         except UserError as error:
             raise Refused(400, error.what, where="the body", do=error.do) from None
+        if not isinstance(found, dict):  # pydantic 1 takes an empty list for an object
+            raise Refused(422, "the body is not an object")
         request._json, request._body = found, body
 
     def _check_token(self, request: Request) -> None:
