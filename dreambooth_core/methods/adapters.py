@@ -162,6 +162,20 @@ class AdapterMethod(Method):
             for layer in layers:
                 layer._disable_adapters = False
 
+    def detach(self) -> bool:
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        if self._training is not None or self.embedding() is not None:
+            return False
+        for model in self.adapted_models.values():
+            for name, layer in list(model.named_modules()):
+                if isinstance(layer, BaseTunerLayer):
+                    parent, _, last = name.rpartition(".")
+                    setattr(model.get_submodule(parent), last, layer.get_base_layer())
+            for attribute in ("peft_config", "_hf_peft_config_loaded"):
+                vars(model).pop(attribute, None)
+        return True
+
     def adapter(self) -> Adapter:
         modules = {}
         for component, model in self.adapted_models.items():

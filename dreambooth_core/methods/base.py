@@ -112,6 +112,11 @@ class Method(ABC):
         make of the base."""
         return nullcontext()
 
+    def detach(self) -> bool:
+        """Takes what was trained off, if that leaves the base as it was, to the bit, in the memory;
+        training is over then. False where it does not, and nothing has changed."""
+        return False
+
     def freeze(self) -> None:
         """Makes the whole base take no gradient."""
         for model in [*self.parts.models.values(), self.parts.vae]:

@@ -135,6 +135,14 @@ class Preparation:
         for model in self.parts.companions.values():
             model.to("cpu", self.precision.dtype)
 
+    def mark(self) -> str:
+        """By what the frozen base is known again after training; empty where it will not be as it
+        is now: quantised, streamed, in pieces or compiled."""
+        memory, sharding = self.config.memory, self.config.run.sharding
+        if memory.quantize != "no" or memory.share > 0 or memory.compile or sharding != "no":
+            return ""
+        return fingerprint(*self.parts.models.values())
+
     def bring(self, name: str, *, streams: bool = False) -> None:
         """Brings one of the networks to the device, quantised if that is asked. One that will be
         streamed stays in RAM."""

@@ -23,6 +23,7 @@ from dreambooth_core.families.options import BaseOptions
 from dreambooth_core.families.tokens import add_token
 from dreambooth_core.formats.adapters.verify import Proof, verify_adapter
 from dreambooth_core.formats.embeddings import read_embedding
+from dreambooth_core.formats.fingerprint import fingerprint
 from dreambooth_core.formats.folders import index_of
 from dreambooth_core.formats.storage import read_tensors, sha256
 from dreambooth_core.methods.quantized import dequantize, quantize
@@ -119,6 +120,9 @@ class Question:
     """Networks that were trained whole from unrounded weights."""
     tokenizers: list[Any] | None = None
     """The base's, where training added nothing to them; None reads them again."""
+    base: Components | None = None
+    """The base as it was trained on, where it is still in the memory, to the bit; else it is read
+    again, which takes most of a proof's time."""
 
 
 def ask(training: Training, file: Path, token: tuple[str, Path] | None) -> Question:
@@ -131,6 +135,9 @@ def ask(training: Training, file: Path, token: tuple[str, Path] | None) -> Quest
             sums = sums_of(as_stored(parts, STORED[training.config.save.precision]))
         expected = answer(parts, caption)
     masters = bool(sums) and precision.trained != precision.dtype
+    base = parts if training.untouched and method.detach() else None
+    if base and fingerprint(*base.models.values()) != training.untouched:
+        base = None
     return Question(
         file,
         caption,
@@ -140,6 +147,7 @@ def ask(training: Training, file: Path, token: tuple[str, Path] | None) -> Quest
         sums,
         tuple(method.trained_models) if masters else (),
         parts.tokenizers if token is None else None,
+        base,
     )
 
 
@@ -161,8 +169,8 @@ def prove(question: Question, config: TrainConfig, checkpoint: int | None = None
     dtype, token, quantized = question.dtype, question.token, config.memory.quantize
     folder = file if file.is_dir() else file.with_suffix("")
     whole = index_of(folder).is_file()
-    parts = load_base(config.base, tokenizers=question.tokenizers)
-    for name, model in parts.models.items():
+    parts = question.base or load_base(config.base, tokenizers=question.tokenizers)
+    for name, model in parts.models.items() if question.base is None else ():
         if name not in question.masters:
             model.to(dtype)
         if quantized != "no":

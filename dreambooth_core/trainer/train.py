@@ -98,6 +98,7 @@ class Training:
         method = self.method = method_for(config.method, parts)
         masters = method.trained_models if kind.trains_base else {}
         prepare.round(masters=list(masters))
+        self.untouched = "" if masters else prepare.mark()
         latents = prepare.latents(items, self.plan, held_out)
         texts = prepare.texts([items, held_out], trained=method.trains_text)
 

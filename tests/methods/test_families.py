@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ BaseOf = Callable[[str], Path]
 
 @pytest.fixture
 def watched(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The training of the run, and all its weights before the first step."""
+    """The training of the run, and all its weights before the first step and after the last, with
+    what their parameters are called: afterwards adapters come off."""
     seen: dict[str, Any] = {}
     original = Training.train
 
@@ -30,18 +31,21 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         seen["training"] = training
         seen["before"] = weights(training)
         original(training)
+        seen["after"] = weights(training)
+        seen["names"] = {id(p): name for name, p in parameters(training)}
 
     monkeypatch.setattr(Training, "train", watch)
     return seen
 
 
+def parameters(training: Training) -> Iterator[tuple[str, Tensor]]:
+    for component, model in {**training.parts.models, "vae": training.parts.vae}.items():
+        for name, parameter in model.named_parameters():
+            yield f"{component}.{name}", parameter
+
+
 def weights(training: Training) -> dict[str, Tensor]:
-    models = {**training.parts.models, "vae": training.parts.vae}
-    return {
-        f"{component}.{name}": tensor.detach().clone()
-        for component, model in models.items()
-        for name, tensor in model.named_parameters()
-    }
+    return {name: parameter.detach().clone() for name, parameter in parameters(training)}
 
 
 TOLD_BY_OTHERS = ("sd2-v", "sd2-inpainting", "sdxl-inpainting")
@@ -64,14 +68,8 @@ def test_trains_what_it_should_and_nothing_else(
     folder = train(config_for(base_of(kind), pictures, tmp_path, **changes), proven=True)
     training: Training = watched["training"]
     trained = {id(p) for p in training.stepper.parameters}
-    models = {**training.parts.models, "vae": training.parts.vae}
-    names = {
-        id(p): f"{component}.{name}"
-        for component, model in models.items()
-        for name, p in model.named_parameters()
-    }
+    names, after = watched["names"], watched["after"]
     moved = {names[each] for each in trained if each in names}
-    after = weights(training)
     for name, tensor in watched["before"].items():
         if name not in moved:
             assert torch.equal(tensor, after[name]), name

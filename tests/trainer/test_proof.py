@@ -13,6 +13,7 @@ from helpers.runs import config_for, folder_for
 
 from dreambooth_core.errors import TrainingFailed
 from dreambooth_core.formats.storage import read_tensors, write_tensors
+from dreambooth_core.methods.adapters import Lora
 from dreambooth_core.options import TrainConfig
 from dreambooth_core.trainer import run as runs
 from dreambooth_core.trainer.proof import Question, prove
@@ -108,3 +109,40 @@ def test_a_model_that_did_not_learn_is_its_base(asked: Callable[..., Given]) -> 
     with pytest.raises(TrainingFailed, match="equals its base"):
         prove(*given)
     assert torch.isfinite(given[0].expected).all()
+
+
+ADAPTER = {"method__kind": "lora", "method__rank": 4, "optim__learning_rate": 1e-2}
+
+
+def test_an_adapter_is_proved_on_the_base_that_is_in_the_memory(
+    asked: Callable[..., Given], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    question, config, checkpoint = asked(**ADAPTER)
+    again = prove(replace(question, base=None), config, checkpoint)
+    monkeypatch.setattr("dreambooth_core.trainer.proof.load_base", None)
+    proof = prove(question, config, checkpoint)
+    assert proof == again and proof["passed"] and proof["effect"] > 0
+
+
+def test_a_base_that_training_has_changed_is_read_again(
+    asked: Callable[..., Given], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Lora.detach
+
+    def damaged(self: Lora) -> bool:
+        found = original(self)
+        with torch.no_grad():
+            next(self.parts.denoiser.parameters()).view(-1)[0] += 1
+        return found
+
+    monkeypatch.setattr(Lora, "detach", damaged)
+    question, *_ = asked(**ADAPTER)
+    assert question.base is None
+
+
+@pytest.mark.parametrize("changes", [{"method__kind": "full"}, {"memory__stream": "1.0"}])
+def test_a_base_that_is_not_as_it_was_is_read_again(
+    asked: Callable[..., Given], changes: dict[str, str]
+) -> None:
+    question, *_ = asked(**{**ADAPTER, **changes})
+    assert question.base is None
