@@ -351,7 +351,7 @@ def test_a_file_that_is_cut_or_not_whole_is_refused(bases: Bases, tmp_path: Path
     tensors = files.tensors["transformer"]
     for left in ("layers.1.attention.out.weight", "layers.0.attention.q_norm.weight"):
         write_tensors(path, host_files.without(tensors, [left]))
-        assert "no whole transformer" in refused(options(replace(files, denoiser=path)))
+        assert "not a whole transformer" in refused(options(replace(files, denoiser=path)))
     write_tensors(path, {**tensors, "extra.weight": torch.zeros(2)})
     assert "extra.weight has no place" in refused(options(replace(files, denoiser=path)))
 

@@ -12,7 +12,7 @@ from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Components
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.families.options import BaseOptions
-from dreambooth_core.formats.adapters.apply import AdapterStack, weights_of
+from dreambooth_core.formats.adapters.apply import AdapterStack
 from dreambooth_core.formats.adapters.model import Adapter, LokrWeights, Weights
 from dreambooth_core.formats.adapters.write import write_adapter
 from dreambooth_core.methods.base import method_for
@@ -38,9 +38,12 @@ def linear(parts: Components, kind: str, *, rank: int = 4, text: bool = False) -
     """A random adapter of a kind on some layers of a base, its convolutions among them."""
     models = {k: m for k, m in parts.models.items() if text or k == "unet"}
     found = {
-        name: weight
-        for name, weight in weights_of(models).items()
-        if weight.ndim in (2, 4) and not any(word in name for word in ("emb", "conv_"))
+        f"{part}.{path}": weight.detach()
+        for part, model in models.items()
+        for path, module in model.named_modules()
+        if isinstance(weight := getattr(module, "weight", None), torch.Tensor)
+        and weight.ndim in (2, 4)
+        and not any(word in path for word in ("emb", "conv_"))
     }
     if kind == "lokr":
         # Factored as LyCORIS and peft do by themselves: a quarter of each side on the left.

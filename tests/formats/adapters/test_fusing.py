@@ -101,7 +101,7 @@ def test_rotations() -> None:
     assert relative(torch.cat(deltas), inputs.delta(weight)) < 1e-5
     with pytest.raises(Unsupported, match="mixes the outputs"):
         split(OftWeights(torch.randn(2, 10, 10)), SIZES)
-    with pytest.raises(Unsupported, match="no rotation of the fused one"):
+    with pytest.raises(Unsupported, match="not a rotation of the fused one"):
         join([fused, None, None], SIZES)
 
 
