@@ -21,7 +21,6 @@ from PIL import Image
 from torch import Tensor
 
 from dreambooth_core.errors import (
-    FAILURES,
     DreamBoothError,
     RunGone,
     SaveFailed,
@@ -93,7 +92,7 @@ class Reporter:
         for name, start in self._wanted.items():
             try:
                 self._trackers[name] = start()
-            except FAILURES as error:
+            except Exception as error:  # wandb's derive from nothing else
                 log.exception("%s does not start", name)
                 self.warn(f"{name} does not start, the run continues without: {_reason(error)}")
         if self.enabled:
@@ -112,7 +111,7 @@ class Reporter:
         if self._on_event:
             try:
                 self._on_event(event)
-            except FAILURES:
+            except Exception:  # whatever a listener raises
                 log.exception("whoever listened to the events fails; they go into the file alone")
                 self._on_event = None
 
@@ -137,7 +136,7 @@ class Reporter:
             yield
         except (Stopped, RunGone):
             raise
-        except FAILURES as error:
+        except Exception as error:  # whatever a library raises
             if isinstance(error, torch.cuda.OutOfMemoryError):
                 torch.cuda.empty_cache()
             log.exception("%s failed", what)
@@ -175,7 +174,7 @@ class Reporter:
         for name, tracker in list(self._trackers.items()):
             try:
                 tell(tracker)
-            except FAILURES as error:
+            except Exception as error:  # as in begin
                 del self._trackers[name]
                 log.exception("%s failed", name)
                 self.warn(f"{name} failed, the run continues without: {_reason(error)}")

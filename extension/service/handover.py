@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dreambooth_core.errors import FAILURES, DreamBoothError
+from dreambooth_core.errors import DreamBoothError
 from dreambooth_core.jobs import RunFolder, status
 
 from ..host.base import Host
@@ -117,7 +117,7 @@ class Handover:
                 self._runs.remove(run)
             try:
                 self.ended(run)
-            except FAILURES as error:
+            except Exception as error:  # whatever the host's own code raises
                 # The page shows the run's warnings.
                 said = f"the result could not be listed by the host: {error}"
                 log.exception("%s: %s", run.name, said)
@@ -146,24 +146,24 @@ class Handover:
         self.words = "its model leaves the GPU when the image in the making is done"
         try:
             self.words = self.host.release(chosen.release)
-        except FAILURES:
+        except Exception:  # whatever the host's own code raises
             self.words = "its model could not be taken off the GPU"
             log.exception("%s; training goes on", self.words)
 
     def _guard(self) -> None:
         try:
             self.host.guard(self._gate)
-        except FAILURES:
+        except Exception:  # whatever the host's own code raises
             log.exception("generating cannot be refused on this host; training goes on")
 
     def _restore(self) -> None:
         try:
             self.host.guard(None)
-        except FAILURES:
+        except Exception:  # whatever the host's own code raises
             log.exception("the host still asks before it generates; restart it")
         try:
             self.host.restore()
-        except FAILURES:
+        except Exception:  # whatever the host's own code raises
             self.trouble = "its model could not be brought back: select it anew"
             log.exception("the host: %s", self.trouble)
         finally:

@@ -84,4 +84,8 @@ class FakeHost:
     def _note(self, what: str) -> None:
         self.log.append(what)
         if what.partition(" ")[0] in self.fails:
-            raise RuntimeError(f"{what} failed")
+            raise _Strange(f"{what} failed")
+
+
+class _Strange(Exception):
+    """An error of the host's own, which derives from nothing else."""

@@ -49,11 +49,16 @@ DECORATIVE = {
 """Every function whose work is only shown or passed on, in groups of which none keeps another from
 being called."""
 
+
+class Strange(Exception):
+    """An error that derives from nothing else, as some libraries' and hosts' do."""
+
+
 ERRORS: dict[str, Callable[[], BaseException]] = {
     "error": lambda: RuntimeError("two\nlines"),
     "memory": lambda: torch.cuda.OutOfMemoryError("CUDA out of memory"),
     "disk": lambda: OSError(28, "No space left on device"),
-    "closing": lambda: KeyError("x"),
+    "closing": lambda: Strange("x"),
 }
 
 OPTIONS: dict[str, Any] = {
