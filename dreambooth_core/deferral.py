@@ -19,17 +19,29 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 VARIABLE = "DREAMBOOTH_DEFER"
 
 PACKAGE = "bitsandbytes"
 
-ANSWERS: Mapping[str, Any] = {"nn": SimpleNamespace(Linear4bit=None)}
-"""What can be asked of it unread: at import peft asks whether there are 4-bit layers."""
-
 _lock = threading.RLock()
+
+
+class _Layers:
+    """``bitsandbytes.nn``, unread. At import peft asks whether there are 4-bit layers; whatever
+    else is asked of it, such as 8-bit ones, reads the package."""
+
+    class Linear4bit:
+        """Of a class that is not there yet there are no instances."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(_read(sys.modules[PACKAGE]).nn, name)
+
+
+ANSWERS: Mapping[str, Any] = {"nn": _Layers()}
+"""What can be asked of it unread."""
 
 
 class _Unread(ModuleType):

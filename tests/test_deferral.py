@@ -117,8 +117,17 @@ REAL = """
     assert is_bnb_4bit_available()
     assert "bitsandbytes.nn" not in sys.modules
 
-    import bitsandbytes.optim
     import bitsandbytes as bnb
+    from peft import OFTConfig, inject_adapter_in_model
+
+    assert not isinstance(torch.nn.Linear(2, 2), bnb.nn.Linear4bit)
+    assert "bitsandbytes.nn" not in sys.modules
+    # It asks whether each layer is an 8-bit one.
+    config = OFTConfig(r=0, oft_block_size=2, target_modules=["0"])
+    inject_adapter_in_model(config, torch.nn.Sequential(torch.nn.Linear(4, 4)))
+    assert issubclass(bnb.nn.Linear8bitLt, torch.nn.Linear)
+
+    import bitsandbytes.optim
 
     assert isinstance(bnb.nn.Linear4bit(2, 2), torch.nn.Module)
     assert bnb.optim.AdamW8bit is bitsandbytes.optim.AdamW8bit
