@@ -76,7 +76,7 @@ def read_images(
         "repeats": repeats,
     }
     concept = Concept(options, captions, fingerprint_of(found))
-    return Result(((concept,),), _shown(found))
+    return Result(((concept,),), shortened(found.lines()))
 
 
 def _place(folder: str, path: str, images: Tensor | None) -> Path:
@@ -119,8 +119,8 @@ def fingerprint_of(found: Inventory) -> str:
     return digest.hexdigest()
 
 
-def _shown(found: Inventory) -> list[str]:
-    lines = found.lines()
+def shortened(lines: list[str]) -> list[str]:
+    """As many lines as a node has room for."""
     hidden = len(lines) - MOST_SHOWN
     return lines if hidden <= 0 else [*lines[:MOST_SHOWN], f"… and {hidden} more lines"]
 

@@ -11,11 +11,10 @@ from dreambooth_core.data.inventory import take_stock
 from dreambooth_core.errors import UserError
 
 from . import engine, host
-from .concepts import STAR, Concept, fingerprint_of
+from .concepts import STAR, Concept, fingerprint_of, shortened
 from .description import CONCEPT, PREFIX, TOLD, Input, Node, Output, Result
 
 CAPTION_MODELS = ("blip", "blip-large", "florence-2", "florence-2-large")
-MOST_SHOWN = 12
 
 
 def caption(
@@ -42,7 +41,7 @@ def caption(
         if report["kept"]:
             lines.append(f"{report['kept']} captions that were there stay")
 
-    return Result((_looked_at(concept, ask, captions="auto"),), _shown(lines))
+    return Result((_looked_at(concept, ask, captions="auto"),), shortened(lines))
 
 
 def mask(
@@ -73,7 +72,7 @@ def mask(
         if report["kept"]:
             lines.append(f"{report['kept']} masks that were there stay")
 
-    return Result((_looked_at(concept, ask),), _shown(lines))
+    return Result((_looked_at(concept, ask),), shortened(lines))
 
 
 def _looked_at(concepts: Sequence[Concept], ask: Any, **changes: Any) -> tuple[Concept, ...]:
@@ -97,11 +96,6 @@ def _task(name: str, folder: Path, asked: Mapping[str, Any], node_id: str | None
 
 def _lines(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
-
-
-def _shown(lines: list[str]) -> list[str]:
-    hidden = len(lines) - MOST_SHOWN
-    return lines if hidden <= 0 else [*lines[:MOST_SHOWN], f"… and {hidden} more lines"]
 
 
 _CONCEPT = Input("concept", CONCEPT, "Concept", "The images, from Images or Concepts.")
