@@ -3,8 +3,9 @@
 Five subjects that are in no base and in no example (two creatures, a vehicle, two letters), each
 learned by pocket with three seeds, far too long. At every save the run itself judges few images
 (``save.best_by: images``). Afterwards every save is judged anew and densely: all prompts that
-pocket knows, more images of the class, other seeds. Printed for each run: the step that it chose, where
-``run.stop_when: 3`` would have ended it, and the dense score of the chosen step beside the best.
+pocket knows, more images of the class, other seeds. Printed for each run: the step that it chose,
+where ``run.stop_when: 3`` would have ended it, and the dense score of the chosen step beside the
+best.
 
 What is done is kept in ``--out``, so the command may be stopped and given again.
 """
@@ -33,7 +34,7 @@ from tools.pocket.painting import INK, SUPERSAMPLING, Pose
 from tools.pocket.world import RGB, Scene, Thing
 
 SEEDS = (1, 2, 3)
-STEPS, EVERY, PATIENCE = 320, 40, 3
+STEPS, EVERY, PATIENCE = 200, 25, 3
 BACKGROUNDS = ("grass", "sky", "brick", "white", "sand", "gray", "night", "sunset")
 DENSE_SEED = 500_000
 """Far from the seeds that a run judges itself with."""
@@ -176,11 +177,11 @@ def config_for(subject: Subject, seed: int, folder: Path) -> TrainConfig:
             "name": f"{subject.name.replace(' ', '-')}-{seed}",
             "output": str(folder / "runs"),
             "steps": STEPS,
-            "batch_size": 2,
+            "batch_size": 1,
             "seed": seed,
         },
         "save": {"every_steps": EVERY, "best": True, "best_by": "images", "every_minutes": None},
-        "validation": {"num_inference_steps": 12, "guidance_scale": 3.0},
+        "validation": {"num_inference_steps": 8, "guidance_scale": 3.0},
     }
     file = folder / "configs" / f"{values['run']['name']}.json"
     file.parent.mkdir(exist_ok=True)
@@ -237,8 +238,8 @@ def one(subject: Subject, seed: int, folder: Path) -> Row:
     if not run.receipt.exists() and dreambooth(["train", str(file)]):
         raise SystemExit(f"{run.path}: the training failed")
     trained = time.process_time()
-    arguments = ["--saves", "--images", "3", "--seed", str(DENSE_SEED), "--batch-size", "9"]
-    arguments += ["--steps", "12", "--guidance", "3"]
+    arguments = ["--saves", "--images", "2", "--seed", str(DENSE_SEED), "--batch-size", "9"]
+    arguments += ["--steps", "8", "--guidance", "3"]
     if dreambooth(["evaluate", str(run.path), *arguments]):
         raise SystemExit(f"{run.path}: the evaluation failed")
     judged = time.process_time()

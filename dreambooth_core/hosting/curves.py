@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-MEASURES = ("held_out_loss", "score", "likeness", "prompt", "drift")
+MEASURES = ("held_out_loss", "score", "likeness", "prompt", "drift", "diversity")
 """What is measured at a save, by its name in events."""
 
 Point = tuple[float, float]

@@ -6,8 +6,8 @@ Every event has ``time`` (seconds since 1970) and ``kind``. What the kinds carry
 started   ``steps`` (in all), ``step`` (where it begins; above 0 when resumed), anything else
 progress  ``stage`` (``train`` if absent, else a preparation), ``step``, ``steps``, ``loss`` …
 sample    ``path``, ``step``, ``prompt``
-measured  ``step``, ``held_out_loss``, of images ``likeness``, ``prompt``, ``drift``, ``score``;
-          ``best`` (the best step so far)
+measured  ``step``, ``held_out_loss``, of images ``likeness``, ``prompt``, ``drift``,
+          ``diversity``, ``score``; ``best`` (the best step so far)
 saved     ``path``, ``step``, ``result`` (true for what the run is for: an adapter, a model)
 warning   ``message``
 error     ``message`` (one line), ``what``, ``where``, ``do``, ``type``, ``details``; an ending

@@ -16,6 +16,8 @@ SCHEDULES = (
     "polynomial",
     "piecewise_constant",
 )
+ENDLESS = ("constant", "constant_with_warmup", "piecewise_constant")
+"""Those that need not know when the run ends."""
 
 
 @dataclass

@@ -16,6 +16,8 @@ from dreambooth_core.objective.options import ObjectiveOptions
 from dreambooth_core.optim.options import OptimOptions
 from dreambooth_core.options.memory import MemoryOptions
 from dreambooth_core.options.run import (
+    EPOCHS,
+    MOST_STEPS,
     LogOptions,
     PublishOptions,
     RunOptions,
@@ -73,6 +75,19 @@ class TrainConfig:
     def seeks_best(self) -> bool:
         """Whether what was learned is measured on images that are held out."""
         return self.save.best or self.run.stop_when is not None
+
+    @property
+    def is_open_ended(self) -> bool:
+        """Whether nothing but ``run.stop_when`` says how long the run is."""
+        return not (self.run.steps or self.run.epochs) and self.run.stop_when is not None
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Optimizer steps of the whole run; the most that there can be where it is open-ended."""
+        if self.run.steps:
+            return self.run.steps
+        if self.is_open_ended:
+            return MOST_STEPS
+        return (self.run.epochs or EPOCHS) * steps_per_epoch
 
     @property
     def needs_held_out(self) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dreambooth_core.errors import UserError
 from dreambooth_core.methods.table import METHODS, MethodSpec
-from dreambooth_core.optim.options import OptimOptions
+from dreambooth_core.optim.options import ENDLESS, OptimOptions
 from dreambooth_core.optim.rates import rates
 from dreambooth_core.optim.schedules import make_schedule
 from dreambooth_core.optim.table import OPTIMIZERS, OptimizerSpec
@@ -380,6 +380,14 @@ RULES: tuple[Rule, ...] = (
             s.config.run.stop_when is not None
             and not (s.config.save.every_steps or s.config.save.every_epochs)
         ),
+    ),
+    Rule(
+        "run.steps and run.epochs empty",
+        "schedules that end with the run",
+        "the run ends when it gets no better, and nobody knows when that is",
+        "Set optim.lr_scheduler to constant or constant_with_warmup, or give run.steps.",
+        "optim.lr_scheduler",
+        lambda s: s.config.is_open_ended and s.optim.lr_scheduler not in ENDLESS,
     ),
     Rule(
         "method.training_adapter",

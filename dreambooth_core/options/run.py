@@ -9,6 +9,10 @@ from dreambooth_core.methods.table import ARRANGEMENTS, LAYOUTS
 
 PRECISIONS = ("no", "fp16", "bf16", "full_bf16")
 SHARDINGS = ("no", "full", "offload")
+EPOCHS = 100
+"""Of a run whose length nothing else says."""
+MOST_STEPS = 10_000
+"""Of a run that ends when it gets no better."""
 
 
 @dataclass
@@ -36,14 +40,16 @@ class RunOptions:
     steps: int | None = option(
         None,
         label="Steps",
-        help="Optimizer steps. If empty, the number of epochs decides.",
+        help="Optimizer steps. If empty, the number of epochs decides; if that is empty too, the "
+        "run ends when it gets no better (Stop when no better).",
         minimum=1,
         maximum=MAX_STEPS,
     )
-    epochs: int = option(
-        100,
+    epochs: int | None = option(
+        None,
         label="Epochs",
-        help="Passes over all images, where no number of steps is given.",
+        help="Passes over all images, where no number of steps is given. Empty: 100, or as many as "
+        "make it better, where Stop when no better is set.",
         minimum=1,
         maximum=1_000_000,
     )

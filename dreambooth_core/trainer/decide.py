@@ -132,7 +132,7 @@ def decide(
         parts=parts,
         trainable={group.component: group.count for group in trainables},
         class_images=states,
-        steps=config.run.steps or config.run.epochs * plan.steps_per_epoch,
+        steps=config.total_steps(plan.steps_per_epoch),
     )
 
 

@@ -41,6 +41,7 @@ CURVES = {
     "likeness": "images/likeness",
     "prompt": "images/prompt",
     "drift": "images/drift of the class",
+    "diversity": "images/diversity of the class",
     "score": "images/score",
     "lr": "learning rate",
     "gradient_norm": "gradient norm",

@@ -92,7 +92,7 @@ class Training:
             accumulation=config.run.gradient_accumulation_steps,
             processes=processes.count,
         )
-        self.total_steps = config.run.steps or config.run.epochs * self.plan.steps_per_epoch
+        self.total_steps = config.total_steps(self.plan.steps_per_epoch)
 
         # Frozen weights are rounded; images and texts encoded, and what is cached leaves.
         method = self.method = method_for(config.method, parts)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from math import isfinite
 
 import torch
@@ -25,7 +25,7 @@ from dreambooth_core.devices import Precision
 from dreambooth_core.errors import Stopped, UserError
 from dreambooth_core.evaluation.encoders import load_encoders, own_folder
 from dreambooth_core.evaluation.protocol import prompts_for, tasks
-from dreambooth_core.evaluation.scores import similarity
+from dreambooth_core.evaluation.scores import diversity, similarity
 from dreambooth_core.families.base import Components
 from dreambooth_core.families.sampling import SamplingSettings, generate
 from dreambooth_core.formats.storage import write_bytes
@@ -247,7 +247,7 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Look:
-    """What the images of one step show, each a mean cosine.
+    """What the images of one step show, each a mean cosine, or a distance by it.
 
     The subject counts as long as prompt and class stay near the base's: a step's score is its
     likeness to the real subject, less what its images follow their prompts worse than the base's
@@ -260,6 +260,9 @@ class Look:
     """Of the subject's images to what their prompts say."""
     drift: float
     """Of the class prompt's images to the real subject; 0 without a class prompt."""
+    diversity: float = 0.0
+    """How unlike each other the class prompt's images are, a mean cosine distance; told beside the
+    score, which it is no part of."""
 
     def score(self, base: Look) -> float:
         """The rule; higher is better."""
@@ -269,7 +272,7 @@ class Look:
 
     def numbers(self) -> dict[str, float]:
         """For events."""
-        return {"likeness": self.likeness, "prompt": self.prompt, "drift": self.drift}
+        return asdict(self)
 
 
 class Judge:
@@ -313,10 +316,12 @@ class Judge:
         own = [i for i, t in zip(images, self.tasks, strict=True) if not t.of_class]
         others = [i for i, t in zip(images, self.tasks, strict=True) if t.of_class]
         encoders = self.encoders
+        of_class = encoders.identities(others) if others else None
         return Look(
             round(similarity(encoders.identities(own), self._real), 5),
             round(float((encoders.pictures(own) * self._texts).sum(1).mean()), 5),
-            round(similarity(encoders.identities(others), self._real), 5) if others else 0.0,
+            0.0 if of_class is None else round(similarity(of_class, self._real), 5),
+            0.0 if of_class is None else round(diversity(of_class), 5),
         )
 
 

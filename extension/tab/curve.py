@@ -19,10 +19,11 @@ LABELS = {
     "likeness": "Likeness",
     "prompt": "Prompt",
     "drift": "Drift",
+    "diversity": "Diversity",
 }
 """What is measured, by its name in events, as the page calls it."""
 
-DRAWINGS = (("held_out_loss",), ("score", "likeness", "prompt", "drift"))
+DRAWINGS = (("held_out_loss",), ("score", "likeness", "prompt", "drift", "diversity"))
 """What has one scale."""
 
 

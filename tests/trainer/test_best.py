@@ -88,6 +88,17 @@ def test_a_run_that_gets_no_better_ends(
     assert told == [0.1]
 
 
+def test_without_a_length_a_run_ends_when_it_gets_no_better(
+    base: Path, many: Path, tmp_path: Path, told: list[float]
+) -> None:
+    told += [0.5, 0.4, 0.3, 0.2, 0.1, 0.2, 0.3]
+    changes = {"run__stop_when": 1, "save__every_steps": 2, "run__steps": "null"}
+    folder = train(config_for(base, many, tmp_path, **changes))
+    started = next(e for e in folder.events if e["kind"] == "started")
+    result = read_receipt(folder)["result"]
+    assert (started["steps"], result["steps"], result["best_step"]) == (10_000, 12, 10)
+
+
 def test_a_measurement_that_fails_ends_no_run(base: Path, many: Path, tmp_path: Path) -> None:
     said = iter([float("nan"), torch.OutOfMemoryError("no more")])
 

@@ -89,6 +89,12 @@ BROKEN: dict[tuple[str, str], Given] = {
         "method.init_from": "it.safetensors",
     },
     ("run.stop_when", "no saves on the way"): {"run.stop_when": 2},
+    ("run.steps and run.epochs empty", "schedules that end with the run"): {
+        "run.stop_when": 2,
+        "save.every_steps": 5,
+        "run.steps": "null",
+        "optim.lr_scheduler": "cosine",
+    },
     ("method.training_adapter", "methods that train no adapter"): {
         **FULL,
         "method.training_adapter": "it.safetensors",

@@ -65,6 +65,7 @@ def test_images_are_judged_at_each_save(
     assert [e["step"] for e in measured] == [2, 4]
     one, other = measured
     assert one["likeness"] != other["likeness"] and "held_out_loss" not in one
+    assert 0 < one["diversity"] != other["diversity"]
     best = max(measured, key=lambda e: (e["score"], -e["step"]))
     result = seen.receipt["result"]
     assert (result["best_step"], result["best_score"]) == (best["step"], best["score"])
