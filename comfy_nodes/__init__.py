@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from typing import Any
 
-from . import adapters, bases, concepts, history, looking, settings, tools, training
+from . import adapters, bases, concepts, evaluating, history, looking, settings, tools, training
 from .description import Node
 
 NODES: tuple[Node, ...] = (
@@ -17,6 +17,7 @@ NODES: tuple[Node, ...] = (
     *adapters.NODES,
     *tools.NODES,
     *history.NODES,
+    *evaluating.NODES,
 )
 """Every node, described once."""
 

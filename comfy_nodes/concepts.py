@@ -36,6 +36,8 @@ class Concept:
     captions: str
     fingerprint: str
     """Changes with any image, caption or mask of it."""
+    masks: str = ""
+    """Where its masks are, where the graph brought some."""
 
 
 def _said(schema: type, name: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from dreambooth_core.environment import locate, status
 from dreambooth_core.errors import DreamBoothError, UserError
-from dreambooth_core.hosting.warm import shared
+from dreambooth_core.hosting.warm import Helper, shared
 
 from . import host
 from .words import in_words
@@ -37,7 +37,11 @@ def require() -> None:
 
 
 def task(
-    name: str, options: Mapping[str, Any], progress: host.Progress | None = None
+    name: str,
+    options: Mapping[str, Any],
+    progress: host.Progress | None = None,
+    *,
+    gpu: bool = False,
 ) -> dict[str, Any]:
     """A command of the engine in the warm helper; the queue's cancel button ends it.
 
@@ -45,6 +49,7 @@ def task(
         name: the command.
         options: fields of its ``Options``.
         progress: shows what it says meanwhile.
+        gpu: whether it works on the GPU: then in a process of its own, which leaves afterwards.
     """
     require()
 
@@ -52,7 +57,11 @@ def task(
         if progress is not None:
             progress.say(str(report.get("message", "")))
 
+    helper = Helper(ROOT, gpu=True) if gpu else shared(ROOT)
     try:
-        return shared(ROOT).task(name, options, progress=tell, cancelled=host.interrupted)
+        return helper.task(name, options, progress=tell, cancelled=host.interrupted)
     except DreamBoothError as error:
         raise in_words(error) from error
+    finally:
+        if gpu:
+            helper.close()

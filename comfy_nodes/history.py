@@ -9,37 +9,39 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth_core.errors import UserError
 from dreambooth_core.evaluation.grid import Row, sheet
-from dreambooth_core.jobs import RunFolder, list_runs, read_receipt, status
+from dreambooth_core.jobs import RunFolder, list_runs, status
 
 from . import host
-from .adapters import ADAPTER_OUTPUT, Adapter, strength
+from .adapters import ADAPTER_OUTPUT, strength
 from .description import PREFIX, TOLD, Input, Node, Output, Result
+from .learned import Learned, best_of, results_of
 from .watching import samples_of
 
 if TYPE_CHECKING:
     from PIL import Image
 
 NO_RUNS = "(no runs yet)"
-LAST = -1
-_STEP = re.compile(r"-(\d{6,})$")
+LAST, BEST = -1, -2
 
 
 def pick(run: str, step: int, node_id: str | None = None) -> Result:
     """Runs Runs."""
     folder = open_run(run)
     files = results_of(folder)
-    file, at = _chosen(folder, files, step)
+    chosen = _chosen(folder, files, step)
     curve = folder.path / "loss.png"
     state = status(folder)
     lines = [
         f"{run}: {state.state}, {state.step} of {state.steps} steps",
         f"saved steps: {', '.join(map(str, files)) or 'none'}",
         *([f"loss {state.loss:.4f}"] if state.loss is not None else []),
+        *([f"best step: {best.step}"] if (best := best_of(folder)) else []),
+        *chosen.lines,
     ]
     return Result(
         (
-            Adapter(file, folder.name, at),
-            host.load_images(samples_of(folder, at)),
+            chosen.adapter,
+            host.load_images(samples_of(folder, chosen.step)),
             host.load_images([curve] if curve.is_file() else []),
         ),
         lines,
@@ -54,29 +56,24 @@ def open_run(name: str) -> RunFolder:
     return RunFolder(path)
 
 
-def results_of(folder: RunFolder) -> dict[int, Path]:
-    """The saved results of a run by step, the last one included."""
-    found = {}
-    for path in folder.path.glob(f"{folder.name}-*.safetensors"):
-        match = _STEP.search(path.stem)
-        if match:
-            found[int(match.group(1))] = path
-    receipt = read_receipt(folder).get("result", {})
-    last = folder.path / str(receipt.get("file"))
-    if last.is_file():
-        found[int(receipt["steps"])] = last
-    return dict(sorted(found.items()))
-
-
-def _chosen(folder: RunFolder, files: dict[int, Path], step: int) -> tuple[Path, int]:
+def _chosen(folder: RunFolder, files: dict[int, Learned], step: int) -> Learned:
     if not files:
         raise UserError("this run has saved nothing yet", where=folder.name)
     if step == LAST:
         step = max(files)
+    if step == BEST:
+        best = best_of(folder)
+        if best is None:
+            raise UserError(
+                "this run measured no step, or kept none that it measured",
+                where=folder.name,
+                do="Train with “Mark the best step” on, or judge its steps with Evaluate.",
+            )
+        return best
     if step not in files:
         there = ", ".join(map(str, files))
         raise UserError(f"step {step} was not saved", where=folder.name, do=f"Saved: {there}.")
-    return files[step], step
+    return files[step]
 
 
 def look_at_run(run: str = "", **_: Any) -> str:
@@ -85,7 +82,12 @@ def look_at_run(run: str = "", **_: Any) -> str:
         files = results_of(open_run(run))
     except UserError:
         return ""
-    return " ".join(f"{step}:{path.stat().st_mtime_ns}" for step, path in files.items())
+    return " ".join(
+        f"{step}:{path.stat().st_mtime_ns}"
+        for step, found in files.items()
+        for path in (found.file, found.embedding)
+        if path is not None
+    )
 
 
 def compare(
@@ -114,10 +116,10 @@ def compare(
     progress = host.Progress(node_id)
     total, done = (len(files) + 1) * len(lines), 0
     columns: list[list[Image.Image]] = []
-    for path in [None, *files.values()]:
+    for learned in [None, *files.values()]:
         changed = (model, clip)
-        if path is not None:
-            changed = host.patch(model, clip, path, strength_model, strength_clip)
+        if learned is not None:
+            changed = learned.put_on(model, clip, strength_model, strength_clip)
         column = []
         for line in lines:
             column.append(
@@ -140,19 +142,20 @@ def compare(
     return Result((host.from_pictures([page]), host.from_pictures(every)))
 
 
-def wanted_steps(folder: RunFolder, text: str) -> dict[int, Path]:
+def wanted_steps(folder: RunFolder, text: str) -> dict[int, Learned]:
     """The saved results that a list of steps names; all for an empty one."""
     files = results_of(folder)
     if not files:
         raise UserError("this run has saved nothing yet", where=folder.name)
     named = [part for part in re.split(r"[\s,;]+", text) if part]
-    if not named:
-        return files
+    known = {str(step): found for step, found in files.items()}
+    if "best" in named and (best := best_of(folder)) is not None:
+        known["best"] = best
     for part in named:
-        if not part.isdigit() or int(part) not in files:
+        if part not in known:
             there = ", ".join(map(str, files))
             raise UserError(f"step {part} was not saved", where=folder.name, do=f"Saved: {there}.")
-    return {int(part): files[int(part)] for part in named}
+    return {known[part].step: known[part] for part in named} or files
 
 
 def _wrapped(text: str, width: int = 22) -> str:
@@ -168,7 +171,7 @@ def _runs() -> Sequence[str]:
     return [run.name for run in list_runs(host.runs_folder())] or [NO_RUNS]
 
 
-_RUN = Input(
+RUN = Input(
     "run", "COMBO", "Run", "A training in output/dreambooth, the latest first.", choices=_runs
 )
 _PICTURES = Output("IMAGE", "IMAGES", "The images one by one.")
@@ -178,8 +181,16 @@ RUNS = Node(
     "Runs (DreamBooth)",
     "Picks a past training and one of its saved steps.",
     (
-        _RUN,
-        Input("step", "INT", "Step", "A saved step; -1: the last.", LAST, LAST, 10_000_000),
+        RUN,
+        Input(
+            "step",
+            "INT",
+            "Step",
+            "A saved step; -1: the last; -2: the best that was measured.",
+            LAST,
+            BEST,
+            10_000_000,
+        ),
     ),
     (
         ADAPTER_OUTPUT,
@@ -202,8 +213,8 @@ COMPARE = Node(
         Input("model", "MODEL", "Model", "The base that was trained on."),
         Input("clip", "CLIP", "CLIP", "Its text encoder."),
         Input("vae", "VAE", "VAE", "Its VAE."),
-        _RUN,
-        Input("steps", "STRING", "Steps", "Saved steps, with commas. Empty: all.", ""),
+        RUN,
+        Input("steps", "STRING", "Steps", "Saved steps with commas, or best. Empty: all.", ""),
         Input(
             "prompts",
             "STRING",

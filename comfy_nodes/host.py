@@ -5,7 +5,9 @@ Everything of the host is imported where it is used: descriptions and tests need
 
 from __future__ import annotations
 
+import copy
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,6 +156,31 @@ def patch(model: Any, clip: Any, file: Path, unet: float, text: float) -> tuple[
             do="It was made for another family: look at it with Adapter Info.",
         )
     return patched
+
+
+def knowing(clip: Any, word: str, name: str) -> Any:
+    """A clone of CLIP that reads a word of prompts, standing alone, as one of the host's
+    embeddings. ``clip`` may be None."""
+    if clip is None:
+        return None
+    found, read = clip.clone(), clip.tokenizer.tokenize_with_weights
+    alone = re.compile(rf"embedding:\S+|(?<!\w)(?P<word>{re.escape(word)})(?!\w)", re.IGNORECASE)
+
+    def tokenize(text: str, *given: Any, **named: Any) -> Any:
+        told = alone.sub(lambda m: f" embedding:{name} " if m["word"] else m[0], text)
+        return read(told, *given, **named)
+
+    found.tokenizer = copy.copy(clip.tokenizer)
+    found.tokenizer.tokenize_with_weights = tokenize
+    return found
+
+
+def left_out(count: int = 0) -> Any:
+    """In the place of an output, or of so many, that is not there: what needs it is not run, and
+    that is no error."""
+    from comfy_execution.graph import ExecutionBlocker
+
+    return (ExecutionBlocker(None),) * count if count else ExecutionBlocker(None)
 
 
 def _patches(owner: Any) -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,105 +17,100 @@ from .description import CONCEPT, PREFIX, TOLD, Input, Node, Output, Result
 CAPTION_MODELS = ("blip", "blip-large", "florence-2", "florence-2-large")
 
 
-def caption(
-    concept: Sequence[Concept],
-    model: str,
-    never: str,
-    overwrite: bool,
-    download: bool,
-    node_id: str | None = None,
-) -> Result:
-    """Runs Caption Images."""
-    lines: list[str] = []
+@dataclass(frozen=True)
+class Look:
+    """A command of the engine that writes something beside each image."""
 
-    def ask(folder: Path, one: Concept) -> None:
+    command: str
+    written: str
+    """What it writes, as its report calls the list of them."""
+    told: Callable[[Mapping[str, Any]], str]
+    """A line about one image, out of the report."""
+    changes: dict[str, Any]
+    """What becomes different of the concept."""
+    lists: Mapping[str, str] = field(default_factory=dict)
+    """Widgets with one value on each line, and the command's options that they fill."""
+    prompted: str = ""
+    """The option that is the concept's instance prompt."""
+
+    def run(self, concept: Sequence[Concept], node_id: str | None = None, **given: Any) -> Result:
+        """Looks at the images of every concept."""
         asked = {
-            "model": model,
-            "trigger": one.options["instance_prompt"],
-            "never": _lines(never),
-            "overwrite": overwrite,
-            "download": download,
+            self.lists.get(name, name): _lines(value) if name in self.lists else value
+            for name, value in given.items()
         }
-        report = _task("caption", folder, asked, node_id)
-        lines.extend(f"{each['image']}: {each['caption']}" for each in report["captions"])
-        if report["kept"]:
-            lines.append(f"{report['kept']} captions that were there stay")
-
-    return Result((_looked_at(concept, ask, captions="auto"),), shortened(lines))
-
-
-def mask(
-    concept: Sequence[Concept],
-    words: str,
-    threshold: float,
-    invert: bool,
-    overwrite: bool,
-    download: bool,
-    node_id: str | None = None,
-) -> Result:
-    """Runs Mask Images."""
-    lines: list[str] = []
-
-    def ask(folder: Path, one: Concept) -> None:
-        asked = {
-            "word": _lines(words),
-            "threshold": threshold,
-            "invert": invert,
-            "overwrite": overwrite,
-            "download": download,
-        }
-        report = _task("mask", folder, asked, node_id)
-        for each in report["masks"]:
-            share = each["share"]
-            said = "nothing found, no mask" if share is None else f"{share:.0%} of it counts"
-            lines.append(f"{each['image']}: {said}")
-        if report["kept"]:
-            lines.append(f"{report['kept']} masks that were there stay")
-
-    return Result((_looked_at(concept, ask),), shortened(lines))
-
-
-def _looked_at(concepts: Sequence[Concept], ask: Any, **changes: Any) -> tuple[Concept, ...]:
-    """The concepts with what was written beside their images."""
-    found = []
-    for one in concepts:
-        folder = Path(one.options["images"])
-        if folder == STAR:
-            raise UserError(
-                "the example's images belong to the engine, and nothing is written beside them",
-                do="Copy them into a folder of ComfyUI's input folder.",
-            )
-        ask(folder, one)
-        found.append(replace(one, fingerprint=fingerprint_of(take_stock(folder)), **changes))
-    return tuple(found)
-
-
-def _task(name: str, folder: Path, asked: Mapping[str, Any], node_id: str | None) -> dict[str, Any]:
-    return engine.task(name, {"folder": folder, **asked}, host.Progress(node_id))
+        lines: list[str] = []
+        found = []
+        for one in concept:
+            folder = Path(one.options["images"])
+            if folder == STAR:
+                raise UserError(
+                    "the example's images belong to the engine, and nothing is written beside them",
+                    do="Copy them into a folder of ComfyUI's input folder.",
+                )
+            prompt = {self.prompted: one.options["instance_prompt"]} if self.prompted else {}
+            options = {"folder": folder, **prompt, **asked}
+            report = engine.task(self.command, options, host.Progress(node_id))
+            lines += [f"{each['image']}: {self.told(each)}" for each in report[self.written]]
+            if report["kept"]:
+                lines.append(f"{report['kept']} {self.written} that were there stay")
+            now = fingerprint_of(take_stock(folder))
+            found.append(replace(one, fingerprint=now, **self.changes))
+        return Result((tuple(found),), shortened(lines))
 
 
 def _lines(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-_CONCEPT = Input("concept", CONCEPT, "Concept", "The images, from Images or Concepts.")
-_OVERWRITE = Input("overwrite", "BOOLEAN", "Replace", "Replace what is there already.", False)
-_DOWNLOAD = Input(
-    "download",
-    "BOOLEAN",
-    "Download",
-    "Let the model be fetched from the hub if it is not on this machine.",
-    False,
-)
-_OUTPUT = Output(CONCEPT, "CONCEPT", "The same images, with what was written beside them.")
+def _share(mask: Mapping[str, Any]) -> str:
+    share = mask["share"]
+    return "nothing found, no mask" if share is None else f"{share:.0%} of it counts"
 
-CAPTION_IMAGES = Node(
-    f"{PREFIX}CaptionImages",
-    "Caption Images (DreamBooth)",
+
+CAPTION = Look(
+    "caption",
+    "captions",
+    lambda each: str(each["caption"]),
+    {"captions": "auto"},
+    {"never": "never"},
+    prompted="trigger",
+)
+MASK = Look("mask", "masks", _share, {"masks": "files"}, {"words": "word"})
+
+
+def _node(look: Look, label: str, about: str, inputs: tuple[Input, ...]) -> Node:
+    return Node(
+        f"{PREFIX}{label.replace(' ', '')}",
+        f"{label} (DreamBooth)",
+        about,
+        (
+            Input("concept", CONCEPT, "Concept", "The images, from Images or Concepts."),
+            *inputs,
+            Input("overwrite", "BOOLEAN", "Replace", "Replace what is there already.", False),
+            Input(
+                "download",
+                "BOOLEAN",
+                "Download",
+                "Let the model be fetched from the hub if it is not on this machine.",
+                False,
+            ),
+        ),
+        (
+            Output(CONCEPT, "CONCEPT", "The same images, with what was written beside them."),
+            TOLD,
+        ),
+        look.run,
+        is_output=True,
+    )
+
+
+CAPTION_IMAGES = _node(
+    CAPTION,
+    "Caption Images",
     "Writes a caption beside each image, by a model that looks at it: first the instance prompt, "
     "then what else is seen. Captions that are there stay.",
     (
-        _CONCEPT,
         Input(
             "model",
             "COMBO",
@@ -132,21 +127,15 @@ CAPTION_IMAGES = Node(
             "",
             multiline=True,
         ),
-        _OVERWRITE,
-        _DOWNLOAD,
     ),
-    (_OUTPUT, TOLD),
-    caption,
-    is_output=True,
 )
 
-MASK_IMAGES = Node(
-    f"{PREFIX}MaskImages",
-    "Mask Images (DreamBooth)",
+MASK_IMAGES = _node(
+    MASK,
+    "Mask Images",
     "Writes a mask of what words mean beside each image, by CLIPSeg, so that the background is not "
     "learned. Masks that are there stay.",
     (
-        _CONCEPT,
         Input(
             "words",
             "STRING",
@@ -166,12 +155,7 @@ MASK_IMAGES = Node(
             0.01,
         ),
         Input("invert", "BOOLEAN", "Invert", "What was found is left out, the rest counts.", False),
-        _OVERWRITE,
-        _DOWNLOAD,
     ),
-    (_OUTPUT, TOLD),
-    mask,
-    is_output=True,
 )
 
 NODES = (CAPTION_IMAGES, MASK_IMAGES)

@@ -21,6 +21,7 @@ from dreambooth_core.jobs.files import to_json
 from . import engine, host
 from .bases import SplitBase
 from .concepts import Concept
+from .learned import results_of
 from .settings import FIRST, Settings
 from .words import SENT
 
@@ -100,9 +101,11 @@ class Draft:
         else:
             files = [host.model_path("checkpoints", self.base)]
             base = {"base.model": str(files[0])}
+        masked = [concept.masks for concept in self.concepts if concept.masks]
         values = {
             **base,
             "data.captions": self.concepts[0].captions,
+            **({"data.masks": masked[0]} if masked else {}),
             **given.values,
             **self.values,
         }
@@ -153,7 +156,7 @@ def find(request: Request) -> Found | None:
             if run.state != "finished" and asked.get("length") == request.length:
                 return Found(folder, "resume", step=_latest(folder, None))
             continue
-        if (folder.path / f"{folder.name}-{steps:06d}.safetensors").is_file():
+        if steps in results_of(folder):
             return Found(folder, "use", _notes(asked, request), steps)
         latest = _latest(folder, steps)
         if latest is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,7 +49,7 @@ LEFT_OUT = {
     "optim.embedding_lr",
     "memory.budget",
 }
-"""What other nodes say, what must be as the host needs it, and what no node trains: new words."""
+"""What other nodes say, and what must be as the host needs it."""
 SECTIONS = ("method", "optim", "objective", "data", "prior", "memory", "save", "base", "run")
 """Sections with a node of their own. Validation is the training nodes', publishing nobody's."""
 
@@ -195,6 +195,17 @@ def places() -> Iterator[tuple[str, str, str]]:
                 yield said["key"], title_of(_SECTIONS[name]), said["label"]
 
 
+def set_by(
+    pairs: Sequence[tuple[dict[str, Any], Input]], given: Mapping[str, Any], title: str
+) -> dict[str, Any]:
+    """What the widgets of fields set, by the fields' keys; nothing for those left to the preset."""
+    return {
+        said["key"]: value_of(said, given[made.id], f"{title}, {made.label}")
+        for said, made in pairs
+        if not is_left(said, given[made.id])
+    }
+
+
 def title_of(tree: dict[str, Any]) -> str:
     """A section's node, as it is called."""
     return f"Settings: {tree['label']} (DreamBooth)"
@@ -212,11 +223,7 @@ def section_node(tree: dict[str, Any]) -> Node:
     title = title_of(tree)
 
     def run(node_id: str | None = None, settings: Settings | None = None, **given: Any) -> Result:
-        values = {
-            said["key"]: value_of(said, given[made.id], f"{title}, {made.label}")
-            for said, made in pairs
-            if not is_left(said, given[made.id])
-        }
+        values = set_by(pairs, given, title)
         shown = [f"{key} = {value}" for key, value in values.items()] or ["all as the preset"]
         return Result((Settings(values=values).over(settings),), shown)
 
@@ -338,7 +345,15 @@ def _main() -> Node:
 _SECTIONS = {
     tree["name"]: tree for tree in describe(TrainConfig)["children"] if tree["type"] == "section"
 }
-_RATE = next(s for s in leaves(_SECTIONS["optim"]) if s["key"] == "optim.learning_rate")
+
+
+def field_of(key: str) -> dict[str, Any]:
+    """The engine's field of a dotted key, as it describes itself."""
+    tree = _SECTIONS[key.partition(".")[0]]
+    return next(said for said in leaves(tree) if said["key"] == key)
+
+
+_RATE = field_of("optim.learning_rate")
 TITLE = "Settings (DreamBooth)"
 SAID_ELSEWHERE = {f"run.presets.{entry.name}" for entry in entries()}
 FIRST = {said["key"]: first_key(said) for tree in _SECTIONS.values() for said in leaves(tree)}

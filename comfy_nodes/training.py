@@ -1,34 +1,39 @@
-"""Train LoRA and Train Checkpoint: a run of the engine inside a graph."""
+"""Train LoRA, Train Embedding and Train Checkpoint: a run of the engine inside a graph."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth_core.bases.embedded import EMBEDDED
-from dreambooth_core.disk import copy_file
 from dreambooth_core.errors import UserError
 from dreambooth_core.jobs import RunFolder, read_receipt, sanitise
 from dreambooth_core.methods.table import METHODS
 
 from . import engine, host
-from .adapters import ADAPTER_OUTPUT, Adapter
+from .adapters import ADAPTER_OUTPUT
 from .bases import BASE_INPUT, SplitBase
 from .concepts import Concept
 from .description import CONCEPT, PREFIX, SETTINGS, TOLD, Input, Node, Output, Result
+from .learned import WORD_OUTPUT, Learned, learned, publish
 from .requests import Draft, Found, Request, find, prepare
-from .settings import Settings
+from .settings import Settings, field_of, set_by, widget
 from .watching import samples_of, train, watch
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 FULL = "full"
-OTHERS = {name for name, spec in METHODS.ours().items() if spec.learns_token or not spec.is_adapter}
-KINDS = tuple(name for name in METHODS if name not in OTHERS)
+WORDS = tuple(name for name, spec in METHODS.ours().items() if spec.learns_token)
+"""Methods that learn a word of the prompt."""
+KINDS = tuple(name for name in METHODS if name not in (*WORDS, FULL))
 """Adapters, also those that other packages bring."""
+WORD_FIELDS = (
+    "method.placeholder_token",
+    "method.initializer_token",
+    "method.num_vectors",
+    "optim.embedding_lr",
+)
 
 
 def train_adapter(
@@ -49,14 +54,43 @@ def train_adapter(
     values |= _samples(concept, sample_prompts, sample_every)
     request = Draft(name, base or checkpoint, concept, settings, values).request()
     folder, step, lines = fulfil(request, host.Progress(node_id))
-    file = _result(folder, step)
+    found = learned(folder, step)
     if base is not None or checkpoint in EMBEDDED:
-        model, clip, vae = _left_out()
+        models = host.left_out(3)
         lines = [*lines, _small(checkpoint) if base is None else SPLIT]
     else:
-        model, clip, vae = _models(checkpoint, folder, file)
-    adapter = Adapter(file, folder.name, step)
-    return Result((model, clip, vae, adapter, *_pictures(folder, step)), lines)
+        models = _models(checkpoint, folder, found)
+    return Result((*models, found.adapter, *_pictures(folder, step)), lines)
+
+
+def train_word(
+    checkpoint: str,
+    concept: Sequence[Concept],
+    name: str,
+    method: str,
+    sample_prompts: str,
+    sample_every: int,
+    rank: int,
+    settings: Settings | None = None,
+    node_id: str | None = None,
+    **word: Any,
+) -> Result:
+    """Runs Train Embedding."""
+    values = {"method.kind": method, "save.at_end": True}
+    values |= {"method.rank": rank} if rank and METHODS[method].is_adapter else {}
+    values |= set_by(WORD_WIDGETS, word, TRAIN_EMBEDDING.label)
+    values |= _samples(concept, sample_prompts, sample_every)
+    request = Draft(name, checkpoint, concept, settings, values).request()
+    folder, step, lines = fulfil(request, host.Progress(node_id))
+    found = learned(folder, step)
+    lines += found.lines
+    if checkpoint in EMBEDDED:
+        models = host.left_out(3)
+        lines.append(_small(checkpoint))
+    else:
+        models = _models(checkpoint, folder, found)
+    outputs = (*models, found.adapter, f"embedding:{found.name()}", *_pictures(folder, step))
+    return Result(outputs, lines)
 
 
 def train_checkpoint(
@@ -80,10 +114,12 @@ def train_checkpoint(
     values |= _samples(concept, sample_prompts, sample_every)
     request = Draft(name, checkpoint, concept, settings, values).request()
     folder, step, lines = fulfil(request, host.Progress(node_id))
-    listed = publish(_result(folder, step))
+    file = learned(folder, step).file
+    assert file is not None, "it is a whole model"
+    listed = publish(file, "checkpoints", file.name)
     lines = [*lines, f"saved as {listed}"]
     if checkpoint in EMBEDDED:
-        models = _left_out()
+        models = host.left_out(3)
         lines.append(_small(checkpoint))
     else:
         models = _as_trained(folder, host.load_checkpoint(listed))
@@ -136,23 +172,10 @@ def _samples(concepts: Sequence[Concept], prompts: str, every: int) -> dict[str,
     }
 
 
-def _result(folder: RunFolder, step: int | None) -> Path:
-    """The file that a run made, of its end or of a step."""
-    if step is not None:
-        return folder.path / f"{folder.name}-{step:06d}.safetensors"
-    name = read_receipt(folder).get("result", {}).get("file")
-    path = folder.path / str(name)
-    if not name or not path.exists():
-        raise UserError(
-            "the run's result is gone", where=folder.path, do="Delete the run's folder."
-        )
-    return path
-
-
-def _models(checkpoint: str, folder: RunFolder, file: Path) -> tuple[Any, Any, Any]:
+def _models(checkpoint: str, folder: RunFolder, found: Learned) -> tuple[Any, Any, Any]:
     base = host.load_checkpoint(host.model_path("checkpoints", checkpoint))
     model, clip, vae = _as_trained(folder, base)
-    return (*host.patch(model, clip, file, 1.0, 1.0), vae)
+    return (*found.put_on(model, clip), vae)
 
 
 def _as_trained(folder: RunFolder, models: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
@@ -175,13 +198,6 @@ def _small(base: str) -> str:
     )
 
 
-def _left_out() -> tuple[Any, Any, Any]:
-    """In the place of models that are not loaded here: what needs them is not run, and no error."""
-    from comfy_execution.graph import ExecutionBlocker
-
-    return (ExecutionBlocker(None),) * 3
-
-
 def _pictures(folder: RunFolder, step: int | None) -> tuple[Tensor, Tensor]:
     """Sample images and the loss plot."""
     curve = folder.path / "loss.png"
@@ -189,22 +205,6 @@ def _pictures(folder: RunFolder, step: int | None) -> tuple[Tensor, Tensor]:
         host.load_images(samples_of(folder, step)),
         host.load_images([curve] if curve.is_file() else []),
     )
-
-
-def publish(file: Path) -> Path:
-    """Lists a checkpoint among the host's, without a second copy where the disk can do that."""
-    target = host.model_folder("checkpoints") / host.RUNS / file.name
-    if target.exists() and _is_copy(target, file):
-        return target
-    copy_file(file, target, link=True)
-    return target
-
-
-def _is_copy(target: Path, file: Path) -> bool:
-    there, here = target.stat(), file.stat()
-    if os.path.samestat(there, here):
-        return True
-    return there.st_size == here.st_size and there.st_mtime >= here.st_mtime
 
 
 def look_at_base(checkpoint: str = "", **_: Any) -> str:
@@ -311,6 +311,43 @@ TRAIN_LORA = Node(
     fingerprint=look_at_base,
 )
 
+WORD_WIDGETS = [
+    (said, made)
+    for said in map(field_of, WORD_FIELDS)
+    if (made := widget(said, said["key"].partition(".")[0])) is not None
+]
+
+TRAIN_EMBEDDING = Node(
+    f"{PREFIX}TrainEmbedding",
+    "Train Embedding (DreamBooth)",
+    "Learns a word of the prompt by textual inversion, or a word and a LoRA together (pivotal "
+    "tuning), for Stable Diffusion 1, 2 and XL. The instance prompt must have the word in it. The "
+    "CLIP from here knows it, and it is listed in models/embeddings/dreambooth.",
+    (
+        CHECKPOINT,
+        _CONCEPT,
+        _name("my-word"),
+        Input(
+            "method",
+            "COMBO",
+            "Method",
+            "textual_inversion: the word alone, and the model stays as it is. pivotal: a word and "
+            "a LoRA.",
+            WORDS[0],
+            choices=WORDS,
+        ),
+        *(made for _, made in WORD_WIDGETS),
+        _PROMPTS,
+        _EVERY,
+        Input("rank", "INT", "Rank", "Of pivotal's LoRA. 0: as the settings say.", 0, 0, 1024),
+        _SETTINGS,
+    ),
+    (*_MODELS, ADAPTER_OUTPUT, WORD_OUTPUT, *_IMAGES, TOLD),
+    train_word,
+    is_output=True,
+    fingerprint=look_at_base,
+)
+
 TRAIN_CHECKPOINT = Node(
     f"{PREFIX}TrainCheckpoint",
     "Train Checkpoint (DreamBooth)",
@@ -342,4 +379,4 @@ TRAIN_CHECKPOINT = Node(
     fingerprint=look_at_base,
 )
 
-NODES = (TRAIN_LORA, TRAIN_CHECKPOINT)
+NODES = (TRAIN_LORA, TRAIN_EMBEDDING, TRAIN_CHECKPOINT)

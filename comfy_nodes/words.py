@@ -62,6 +62,8 @@ def _places() -> dict[str, str]:
     add("base.model", train.label, labels["checkpoint"])
     add("validation.prompts", train.label, labels["sample_prompts"])
     add("validation.every_steps", train.label, labels["sample_every"], short=False)
+    for said, made in training.WORD_WIDGETS:
+        add(said["key"], training.TRAIN_EMBEDDING.label, made.label)
     for key, node, label in settings.places():
         add(key, node, label)
     for each in tools.MERGE.inputs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,7 @@ class Options(Reporting):
     out: Path | None = argument(
         None,
         kind="run folder",
-        help="folder for evaluation.json and evaluation.html (default: the first run's)",
+        help="folder for evaluation.html, .png and .json (default: the first run's)",
     )
     device: str = argument("auto", help="auto, cuda, mps, xpu or cpu")
 
@@ -77,14 +78,17 @@ def run(args: Options) -> int:
 
     load_libraries()
     from dreambooth_core.commands.judging import evaluate
-    from dreambooth_core.disk import write_json, write_text
+    from dreambooth_core.disk import write_bytes, write_json, write_text
 
     if not args.runs:
         raise UserError("no run is named", do="dreambooth evaluate runs/NAME")
     folder = args.out or Path(args.runs[0])
-    contest = evaluate(args, folder, tell=None if args.json else _tell)
-    files = {"html": str(folder / "evaluation.html"), "json": str(folder / "evaluation.json")}
+    contest = evaluate(args, folder, tell=_tell)
+    files = {kind: str(folder / f"evaluation.{kind}") for kind in ("html", "json", "png")}
     report = {**contest.as_dict(), "files": files}
+    buffer = io.BytesIO()
+    contest.grid().save(buffer, "PNG")
+    write_bytes(folder / "evaluation.png", buffer.getvalue())
     write_text(folder / "evaluation.html", contest.page())
     write_json(folder / "evaluation.json", report)
     if args.json:

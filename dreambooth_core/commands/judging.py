@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageOps
@@ -20,8 +21,9 @@ from dreambooth_core.devices import choose_device
 from dreambooth_core.disk.system import make_folder, save_failed
 from dreambooth_core.errors import UserError
 from dreambooth_core.evaluation.encoders import load_encoders, own_folder
+from dreambooth_core.evaluation.grid import Row, sheet
 from dreambooth_core.evaluation.measures import measure
-from dreambooth_core.evaluation.page import Judged, page
+from dreambooth_core.evaluation.page import WORDS, Judged, page
 from dreambooth_core.evaluation.protocol import Task, prompts_for, read_prompts, tasks
 from dreambooth_core.families.base import Components
 from dreambooth_core.families.loading import load_base, pinned
@@ -59,14 +61,27 @@ class Contest:
             "How well it was learned", self.facts, self.real, self.tasks, self.models, self.notes
         )
 
+    def grid(self) -> Image.Image:
+        """A sheet of the first image of each prompt, the models beside each other."""
+        first: dict[str, int] = {}
+        for place, task in enumerate(self.tasks):
+            first.setdefault(task.prompt, place)
+        rows = [
+            Row("\n".join(wrap(prompt, 26)), [model.images[place] for model in self.models])
+            for prompt, place in first.items()
+        ]
+        return sheet(rows, columns=[model.label for model in self.models])
+
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values, images left out."""
         return {
             "facts": self.facts,
             "notes": self.notes,
+            "names": {name: word for name, (word, _) in WORDS.items()},
             "models": [
                 {
                     "label": model.label,
+                    "step": model.step,
                     "best": model.best,
                     "held_out_loss": model.held_out_loss,
                     "measures": {n: m.as_dict() for n, m in model.measures.items()},
@@ -223,7 +238,14 @@ def evaluate(args: Options, folder: Path, tell: Callable[[str], None] | None = N
         record = run.record if run else Record()
         loss = record.losses.get(step)
         contest.models.append(
-            Judged(label, measures, images, loss, best=record.best == step and loss is not None)
+            Judged(
+                label,
+                measures,
+                images,
+                loss,
+                best=record.best == step and loss is not None,
+                step=result.step if result else None,
+            )
         )
     contest.facts |= {
         "subject": about.instance_prompt,

@@ -35,6 +35,7 @@ TASKS = (
     "train",
     "caption",
     "mask",
+    "evaluate",
 )
 
 LARGEST = 16_000_000

@@ -55,6 +55,8 @@ class Judged:
     held_out_loss: float | None = None
     best: bool = False
     """Whether it is the step that the run's held-out images found best."""
+    step: int | None = None
+    """Of its run; None for the base."""
 
 
 def page(

@@ -46,7 +46,8 @@ Progress = Callable[[dict[str, Any]], None]
 
 
 class Helper:
-    """A warm process of the engine at ``root``; started by the first command.
+    """A warm process of the engine at ``root``; started by the first command. One that is to see
+    the ``gpu`` keeps some of its memory until it is closed.
 
     Safe to use from several threads: commands wait for each other.
     """
@@ -57,10 +58,12 @@ class Helper:
         *,
         idle: float = IDLE,
         arguments: Sequence[str] = MODULE,
+        gpu: bool = False,
     ) -> None:
         self.root = Path(root) if root else clone()
         self._idle = idle
         self._arguments = arguments
+        self._gpu = gpu
         self._turn = threading.Lock()
         self._process: _Process | None = None
         self._last_id = 0
@@ -137,7 +140,8 @@ class Helper:
     ) -> dict[str, Any]:
         if self._process is None or not self._process.alive:
             self.close()
-            self._process = _Process(self.root, [*self._arguments, "--idle", str(self._idle)])
+            arguments = [*self._arguments, "--idle", str(self._idle)]
+            self._process = _Process(self.root, arguments, gpu=self._gpu)
         process = self._process
         if not process.send(request):
             raise _NotAccepted(process.death())
@@ -188,9 +192,9 @@ class _NotAccepted(Exception):
 class _Process:
     """One life of the warm process."""
 
-    def __init__(self, root: Path, arguments: Sequence[str]) -> None:
+    def __init__(self, root: Path, arguments: Sequence[str], *, gpu: bool) -> None:
         command = [*engine_command(root=root), *arguments]
-        env = worker_environment() | dict.fromkeys(NO_GPU, "-1")
+        env = worker_environment() | dict.fromkeys(() if gpu else NO_GPU, "-1")
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (lives with the process)
         # Ctrl+C in the host's terminal is the host's: no session or console is shared.
         windows = os.name == "nt"

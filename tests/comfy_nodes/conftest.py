@@ -42,12 +42,32 @@ class Host:
         return self.root / "models" / "checkpoints"
 
 
+class Blocker:
+    """What the host does not run."""
+
+    def __init__(self, message: str | None) -> None:
+        self.message = message
+
+
+class Tokenizer:
+    """Of a CLIP: its tokens are the prompt's words."""
+
+    def tokenize_with_weights(self, text: str, return_word_ids: bool = False) -> list[str]:
+        return text.split()
+
+
 class Patcher:
     """A MODEL or CLIP: a name and the patches on it."""
 
     def __init__(self, name: str, patches: dict[str, list[Any]] | None = None) -> None:
         self.name = name
         self.patches = dict(patches or {})
+        self.tokenizer = Tokenizer()
+
+    def clone(self) -> Patcher:
+        made = Patcher(self.name, self.patches)
+        made.tokenizer = self.tokenizer
+        return made
 
 
 def _folder_paths(host: Host) -> types.ModuleType:
@@ -117,6 +137,8 @@ def _comfy(host: Host) -> dict[str, types.ModuleType]:
         name: types.ModuleType(name)
         for name in ("comfy", "comfy.sd", "comfy.utils", "comfy.model_management", "comfy.samplers")
     }
+    graph = types.ModuleType("comfy_execution.graph")
+    graph.ExecutionBlocker = Blocker  # type: ignore[attr-defined]
     parts: dict[str, dict[str, Any]] = {
         "comfy.sd": {"load_checkpoint_guess_config": load, "load_lora_for_models": patch},
         "comfy.utils": {"ProgressBar": ProgressBar, "load_torch_file": load_torch_file},
@@ -136,7 +158,7 @@ def _comfy(host: Host) -> dict[str, types.ModuleType]:
         for member, value in members.items():
             setattr(modules[name], member, value)
         setattr(modules["comfy"], name.split(".")[1], modules[name])
-    return modules
+    return {**modules, "comfy_execution.graph": graph}
 
 
 @pytest.fixture

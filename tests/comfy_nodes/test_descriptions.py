@@ -49,7 +49,7 @@ def test_a_node_is_described_whole(node: Node) -> None:
             assert low <= each.default <= high, each.id
     for output in node.outputs:
         assert output.tooltip.endswith("."), output.label
-        assert output.type in (*HOST_TYPES, *OURS)
+        assert output.type in (*WIDGETS, *HOST_TYPES, *OURS)
 
 
 @nodes
@@ -129,11 +129,13 @@ NUMBERS = [
 ]
 
 
-def test_no_widget_is_about_what_no_node_trains() -> None:
-    learning = {name for name, spec in METHODS.ours().items() if spec.learns_token}
-    assert learning and not learning & set(training.KINDS)
-    widgets = {each.id for node in settings.NODES for each in node.inputs}
-    assert not {"token", "initializer_token", "vectors", "embedding_learning_rate"} & widgets
+def test_every_method_of_the_engine_has_a_node() -> None:
+    """And what only one of them reads is not offered beside the others."""
+    assert {*training.KINDS, *training.WORDS, training.FULL} == set(METHODS.ours())
+    offered = {each.id for each in training.TRAIN_EMBEDDING.inputs}
+    words = {"token", "initializer_token", "vectors", "embedding_learning_rate"}
+    assert words < offered
+    assert not words & {each.id for node in settings.NODES for each in node.inputs}
 
 
 def test_no_number_is_rounded_by_its_widget() -> None:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from comfy_nodes import host as nodes_host
-from comfy_nodes.history import look_at_run
+from comfy_nodes.history import look_at_run, wanted_steps
 from dreambooth_core.errors import UserError
 from dreambooth_core.formats.storage import write_tensors
 from dreambooth_core.jobs import RunFolder, write_receipt
@@ -43,6 +43,20 @@ def test_pick_a_step(run: Callable[..., Any], past: RunFolder) -> None:
         "loss 0.2500",
     ]
     assert run("DreamBoothRuns", run="dog")[0].path == past.path / "dog.safetensors"
+
+
+def test_the_best_step_is_a_choice(run: Callable[..., Any], past: RunFolder) -> None:
+    with pytest.raises(UserError, match="measured no step"):
+        run("DreamBoothRuns", run="dog", step=-2)
+    past.events.write("measured", step=2, best=2, held_out_loss=0.1)
+    past.events.write("measured", step=4, best=2, held_out_loss=0.2)
+    assert run("DreamBoothRuns", run="dog", step=-2)[0].path.name == "dog-000002.safetensors"
+    assert "best step: 2" in run.lines  # type: ignore[attr-defined]
+    assert list(wanted_steps(past, "best, 6")) == [2, 6]
+    past.events.write("measured", step=3, best=3, held_out_loss=0.0)
+    (past.path / "dog-000004.safetensors").replace(past.path / "dog-best.safetensors")
+    adapter, *_ = run("DreamBoothRuns", run="dog", step=-2)
+    assert (adapter.path.name, adapter.step) == ("dog-best.safetensors", 3)
 
 
 @pytest.mark.parametrize("name", ["cat", "../dog", "..", "(no runs yet)"])

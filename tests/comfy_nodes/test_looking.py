@@ -56,6 +56,7 @@ def test_masks_come_between_images_and_training(
     ((name, options),) = asked
     assert (name, options["word"], options["threshold"]) == ("mask", ["a ball"], 0.6)
     assert after[0].fingerprint != concept[0].fingerprint
+    assert (concept[0].masks, after[0].masks) == ("", "files")
     assert run.lines[0].endswith("50% of it counts")
     assert run.lines[1] == "other.png: nothing found, no mask"
 

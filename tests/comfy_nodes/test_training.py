@@ -14,6 +14,7 @@ from comfy_nodes.watching import line_of
 from dreambooth_core.errors import DreamBoothError, UserError
 from dreambooth_core.formats.adapters.read import read_adapter
 from dreambooth_core.formats.checkpoints.single_write import write_single_file
+from dreambooth_core.formats.embeddings import read_embedding
 from dreambooth_core.jobs import RunFolder, status
 from tests.helpers.reduced_models import reduced_parts
 
@@ -290,3 +291,35 @@ def test_lines() -> None:
     assert line_of(measured) == "step 40, the best so far is step 20"
     assert line_of({"stage": "proof"}) == "checking the saved file"
     assert line_of({"kind": "started", "step": 0, "steps": 9}) == "step 0/9"
+
+
+def test_a_word_is_learned_and_used(graph: Any, run: Any, host: Any) -> None:
+    """A word alone, and a word and a LoRA, onto CLIP and MODEL in the same graph."""
+    word = {"token": "sks", "initializer_token": "ball", "vectors": "2"}
+    call = {"node": "DreamBoothTrainEmbedding", "name": "my word", **word}
+    model, clip, _, adapter, name, samples, _ = graph(**call, preset="object-lora-sd1", steps=2)
+    assert not model.patches and not clip.patches and adapter.message is None
+    assert name == "embedding:dreambooth/my-word" and samples.shape == (1, 64, 64, 3)
+    listed = host.root / "models" / "embeddings" / "dreambooth" / "my-word.safetensors"
+    assert [len(rows) for rows in read_embedding(listed).rows] == [2]
+    assert run.lines == [
+        "my word: trained now",
+        f"sks is {name} in prompts for other CLIPs",
+    ]
+    read = clip.tokenizer.tokenize_with_weights
+    assert read("(SKS:1.1), asks embedding:sks") == [
+        "(", name, ":1.1),", "asks", "embedding:sks"
+    ]  # fmt: skip
+
+    both = graph(**call, method="pivotal", steps=4, overrides="save.every_steps=2")
+    assert both[0].patches and both[3].path.name == "my word-2.safetensors"
+    assert both[4] == "embedding:dreambooth/my-word-2"
+    graph(**call, method="pivotal", steps=2, overrides="save.every_steps=2")
+    assert run.lines[0].startswith("my word-2: trained before with the same inputs")
+    chosen, *_ = run("DreamBoothRuns", run="my word-2", step=2)
+    assert chosen.path.name == "my word-2-000002.safetensors"
+    assert run.lines[-1] == (
+        "sks is embedding:dreambooth/my-word-2-000002 in prompts for other CLIPs"
+    )
+    (alone, *_) = run("DreamBoothRuns", run="my word")
+    assert alone.message is None and run.lines[-1].startswith(f"sks is {name} in")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from helpers.runs import config_for, train
 from helpers.tiny import draw_pictures, tiny_sd1
+from PIL import Image
 
 from dreambooth_core.bases.embedded import embedded_folder
 from dreambooth_core.commands import judging
@@ -98,6 +99,10 @@ def test_every_save_is_judged_beside_the_base(
         e["step"] == measured[-1]["best"] for e in measured
     ]
     assert "none of them trained on" in found["facts"]["real images"]
+    assert [model["step"] for model in found["models"]] == [None, 1, 2]
+    assert found["names"]["subject"] == "Subject"
+    with Image.open(found["files"]["png"]) as grid:  # three prompts of three models
+        assert grid.width > 3 * 160 and 3 * 160 < grid.height < 4 * 180
     text = (tmp_path / "out" / "evaluation.html").read_text(encoding="utf-8")
     # The one held-out image, and of three models two prompts' images and eight of the class.
     assert text.count("<img") == 1 + 3 * 10

@@ -131,6 +131,15 @@ def test_progress_and_no_gpu(helper: Helper) -> None:
     assert helper.run("list") == {"items": [1, 2]}
 
 
+def test_a_helper_for_the_gpu_sees_it(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    helper = Helper(ROOT, arguments=[str(script)], gpu=True)
+    try:
+        assert helper.run("work")["gpu"] == "0"
+    finally:
+        helper.close()
+
+
 def test_prints_of_libraries_stay_out_of_the_answers(helper: Helper) -> None:
     assert helper.run("noise")["pid"] == helper.pid
 

@@ -45,9 +45,14 @@ def learning(name: str, *, steps: int = 8, seed: int = 0, **more: Any) -> Prompt
     }
 
 
-def drawing(prefix: str, model: list[Any], clip: list[Any], vae: list[Any]) -> Prompt:
+def drawing(
+    prefix: str,
+    model: list[Any],
+    clip: list[Any],
+    vae: list[Any],
+    text: str = "a photo of sks star",
+) -> Prompt:
     """Prompt → KSampler → picture and latent, as nodes with a prefix."""
-    text = "a photo of sks star"
     p = prefix
     return {
         f"{p}+": node("CLIPTextEncode", clip=clip, text=text),
