@@ -5,11 +5,23 @@ from __future__ import annotations
 import importlib.util
 from typing import Any
 
-from . import adapters, bases, concepts, evaluating, history, looking, settings, tools, training
+from . import (
+    adapters,
+    bases,
+    concepts,
+    evaluating,
+    history,
+    linked,
+    looking,
+    settings,
+    tools,
+    training,
+)
 from .description import Node
 
 NODES: tuple[Node, ...] = (
     *concepts.NODES,
+    *linked.NODES,
     *looking.NODES,
     *bases.NODES,
     *settings.NODES,

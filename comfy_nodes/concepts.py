@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +11,12 @@ from dreambooth_core.config.describe import describe
 from dreambooth_core.data.captions import read_caption
 from dreambooth_core.data.inventory import Inventory, take_stock
 from dreambooth_core.data.options import ConceptOptions, DataOptions
-from dreambooth_core.disk import write_bytes
 from dreambooth_core.errors import UserError
 
 from . import host
 from .description import CONCEPT, PREFIX, TOLD, Input, Node, Output, Result
+from .description import IMAGES as LINKED
+from .linked import MASK_INPUT, Linked, keep, linked
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,6 +58,8 @@ def read_images(
     repeats: int,
     captions: str,
     images: Tensor | None = None,
+    mask: Tensor | None = None,
+    added: tuple[Linked, ...] | None = None,
     node_id: str | None = None,
 ) -> Result:
     """Runs Images. Raises ``UserError`` where there is nothing to learn from."""
@@ -65,7 +67,10 @@ def read_images(
         raise UserError(
             "the instance prompt is empty", do='Say what is shown: "a photo of sks dog".'
         )
-    place = _place(folder, path, images)
+    if mask is not None and images is None:
+        raise UserError("there is a mask and no image", do="Link Images too, or use Add Image.")
+    given = (*(linked(images, mask) if images is not None else ()), *(added or ()))
+    place = _place(folder, path, given)
     found = take_stock(place)
     if not found.taken:
         raise UserError(
@@ -77,39 +82,27 @@ def read_images(
         "class_prompt": class_prompt.strip(),
         "repeats": repeats,
     }
-    concept = Concept(options, captions, fingerprint_of(found))
-    return Result(((concept,),), shortened(found.lines()))
+    masks = "files" if any(each.mask for each in given) else ""
+    concept = Concept(options, captions, fingerprint_of(found), masks)
+    lines = found.lines()
+    if count := sum(each.mask is not None for each in found.taken):
+        use = "" if masks else f"; they count where “{_MASKS['label']}” (Settings: Data) says so"
+        lines.insert(1, f"  {count} of them with a mask{use}")
+    return Result(((concept,),), shortened(lines))
 
 
-def _place(folder: str, path: str, images: Tensor | None) -> Path:
-    named = [bool(path.strip()), folder != NO_FOLDER, images is not None]
+def _place(folder: str, path: str, given: tuple[Linked, ...] = ()) -> Path:
+    named = [bool(path.strip()), folder != NO_FOLDER, bool(given)]
     if sum(named) != 1:
         raise UserError(
             "choose exactly one source of images" if any(named) else "no images are named",
             do="Link images, choose a folder of the input folder, or write a path.",
         )
-    if images is not None:
-        return _keep(images)
+    if given:
+        return keep(given)
     if path.strip():
         return host.readable_folder(path)
     return STAR if folder == EXAMPLE else host.input_folder() / folder
-
-
-def _keep(images: Tensor) -> Path:
-    """Writes an IMAGE batch into a folder named after its content, once."""
-    digest = hashlib.sha256()
-    pictures = host.to_pictures(images)
-    for picture in pictures:
-        digest.update(f"{picture.size}".encode() + picture.tobytes())
-    folder = host.runs_folder() / "images" / digest.hexdigest()[:16]
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, picture in enumerate(pictures):
-        path = folder / f"{number:04d}.png"
-        if not path.exists():
-            content = io.BytesIO()
-            picture.save(content, "PNG")
-            write_bytes(path, content.getvalue())
-    return folder
 
 
 def fingerprint_of(found: Inventory) -> str:
@@ -117,7 +110,8 @@ def fingerprint_of(found: Inventory) -> str:
     digest = hashlib.sha256(found.fingerprint.encode())
     for picture in found.taken:
         caption = read_caption(picture.caption).encode() if picture.caption else b""
-        digest.update(caption + picture.mask_hash.encode())
+        mask = f"{picture.name}\0{picture.mask_hash}" if picture.mask_hash else ""
+        digest.update(caption + mask.encode())
     return digest.hexdigest()
 
 
@@ -132,7 +126,7 @@ def look(folder: str = NO_FOLDER, path: str = "", **_: Any) -> str:
     if folder == NO_FOLDER and not path.strip():
         return ""
     try:
-        return fingerprint_of(take_stock(_place(folder, path, None)))
+        return fingerprint_of(take_stock(_place(folder, path)))
     except UserError as error:
         return error.line
 
@@ -155,6 +149,7 @@ def _folders() -> list[str]:
 
 
 _CAPTIONS = _said(DataOptions, "captions")
+_MASKS = _said(DataOptions, "masks")
 _REPEATS = _said(ConceptOptions, "repeats")
 _OUTPUT = Output(
     CONCEPT,
@@ -200,6 +195,14 @@ IMAGES = Node(
             "IMAGE",
             "Images",
             "Images from the graph instead of a folder. They are kept in output/dreambooth.",
+            optional=True,
+        ),
+        MASK_INPUT,
+        Input(
+            "added",
+            LINKED,
+            "Added images",
+            "Images of any sizes from the graph, from Add Image.",
             optional=True,
         ),
     ),

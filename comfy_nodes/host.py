@@ -351,6 +351,14 @@ def to_pictures(images: Tensor) -> list[Image.Image]:
     return [Image.fromarray((one.clamp(0, 1) * 255).round().byte().cpu().numpy()) for one in images]
 
 
+def to_masks(mask: Tensor) -> list[Image.Image]:
+    """The host's MASK, [B, H, W] or [H, W] in 0–1, as grey images."""
+    from PIL import Image
+
+    arrays = (mask.reshape(-1, *mask.shape[-2:]).clamp(0, 1) * 255).round().byte().cpu().numpy()
+    return [Image.fromarray(one) for one in arrays]
+
+
 def readable_folder(text: str) -> Path:
     """A folder that a person named: absolute, or below the host's input folder."""
     path = Path(text.strip().strip('"')).expanduser()

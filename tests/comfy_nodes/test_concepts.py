@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from dreambooth_core.errors import UserError
 
@@ -44,6 +45,49 @@ def test_images_from_the_graph_are_kept_once(run: Any, host: Any) -> None:
     folder = Path(first.options["images"])
     assert folder.is_relative_to(host.output)
     assert [p.name for p in sorted(folder.iterdir())] == ["0000.png", "0001.png"]
+
+
+def test_masks_along_links(run: Any, host: Any) -> None:
+    """White counts, an empty one is none, and the loss is masked without a further setting."""
+    images, mask = torch.rand(2, 64, 48, 3), torch.zeros(2, 32, 24)
+    mask[1, :16] = 1
+    ((one,),) = run("DreamBoothImages", images=images, mask=mask, **PROMPT)
+    folder = Path(one.options["images"])
+    assert [p.name for p in sorted(folder.iterdir())] == ["0000.png", "0001.mask.png", "0001.png"]
+    with Image.open(folder / "0001.mask.png") as kept:
+        assert kept.size == (48, 64)
+        assert (kept.getpixel((5, 5)), kept.getpixel((5, 60))) == (255, 0)
+    assert one.masks == "files" and run.lines[1] == "  1 of them with a mask"
+    ((other,),) = run("DreamBoothImages", images=images, mask=mask.flip(0), **PROMPT)
+    ((bare,),) = run("DreamBoothImages", images=images, **PROMPT)
+    assert len({each.fingerprint for each in (one, other, bare)}) == 3 and bare.masks == ""
+    with pytest.raises(UserError, match="3 masks for 2 images"):
+        run("DreamBoothImages", images=images, mask=torch.ones(3, 8, 8), **PROMPT)
+    with pytest.raises(UserError, match="a mask and no image"):
+        run("DreamBoothImages", folder="ball", mask=mask, **PROMPT)
+
+
+def test_single_images_of_any_size_are_chained(run: Any, host: Any) -> None:
+    (first,) = run("DreamBoothAddImage", image=torch.rand(1, 64, 64, 3), caption=" a sks ball ")
+    (both,) = run(
+        "DreamBoothAddImage", image=torch.rand(2, 70, 80, 3), mask=torch.ones(70, 80), images=first
+    )
+    ((concept,),) = run("DreamBoothImages", added=both, **PROMPT)
+    names = [path.name for path in sorted(Path(concept.options["images"]).iterdir())]
+    assert names == [
+        "0000.png", "0000.txt", "0001.mask.png", "0001.png", "0002.mask.png", "0002.png"
+    ]  # fmt: skip
+    assert (Path(concept.options["images"]) / "0000.txt").read_text() == "a sks ball"
+    assert concept.masks == "files"
+
+
+def test_masks_in_a_folder_are_told(run: Any, pictures: Path) -> None:
+    Image.new("L", (64, 64), 255).save(pictures / "0-mask.png")
+    run("DreamBoothImages", folder="ball", **PROMPT)
+    assert "3 images taken" in run.lines[0]
+    assert run.lines[1] == (
+        "  1 of them with a mask; they count where “Masked loss” (Settings: Data) says so"
+    )
 
 
 @pytest.mark.parametrize("text", ["/$HF_TOKEN/x", "${HF_TOKEN}", "%HF_TOKEN%/x"])

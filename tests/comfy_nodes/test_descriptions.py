@@ -12,7 +12,7 @@ import yaml
 
 import comfy_nodes
 from comfy_nodes import settings, training
-from comfy_nodes.description import ADAPTER, BASE, CONCEPT, SETTINGS, STACK, WIDGETS, Node
+from comfy_nodes.description import ADAPTER, BASE, CONCEPT, IMAGES, SETTINGS, STACK, WIDGETS, Node
 from comfy_nodes.words import in_words
 from dreambooth_core.config.catalogue import entries
 from dreambooth_core.config.describe import describe, flatten
@@ -21,8 +21,8 @@ from dreambooth_core.methods.table import METHODS
 from dreambooth_core.options import TrainConfig
 
 ROOT = Path(__file__).parents[2]
-HOST_TYPES = ("MODEL", "CLIP", "VAE", "IMAGE", "STRING")
-OURS = (ADAPTER, BASE, CONCEPT, SETTINGS, STACK)
+HOST_TYPES = ("MODEL", "CLIP", "VAE", "IMAGE", "MASK", "STRING")
+OURS = (ADAPTER, BASE, CONCEPT, IMAGES, SETTINGS, STACK)
 
 nodes = pytest.mark.parametrize("node", comfy_nodes.NODES, ids=lambda node: node.id)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from comfy_nodes import requests, training, watching
 from comfy_nodes.requests import FILE, Draft, Found, Request, find, prepare, saved_checkpoints
@@ -63,6 +64,15 @@ def test_the_models_that_come_with_the_engine_are_asked_for_by_name(
     assert training.CHECKPOINT.choices is not None
     assert training.CHECKPOINT.choices()[-2:] == ["pocket", "pocket-flow"]
     assert training.look_at_base("pocket-flow") == "pocket-flow"
+
+
+def test_masks_of_the_graph_count(run: Any, host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests, "whole", lambda config, *_: config)
+    image = {"images": torch.rand(1, 64, 64, 3), "mask": torch.ones(1, 64, 64)}
+    (concept,) = run("DreamBoothImages", **image, **PROMPTS)
+    (off,) = run("DreamBoothSettingsData", masks="none")
+    told = [Draft("a", "pocket", concept, given).request().config for given in (None, off)]
+    assert [config["data"]["masks"] for config in told] == ["files", "none"]
 
 
 def test_the_rank_goes_over_the_settings(graph: Any, monkeypatch: pytest.MonkeyPatch) -> None:

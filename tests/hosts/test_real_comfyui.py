@@ -18,6 +18,7 @@ import pytest
 
 from dreambooth_core.jobs import RunFolder, status
 from tests.hosts import comfyui_host
+from tests.hosts.comfyui_pack import STAR
 from tests.hosts.comfyui_prompts import (
     BASE,
     applied,
@@ -136,6 +137,24 @@ def test_the_same_is_not_trained_twice(server: Server, name: str) -> None:
     assert "t" in again.ran
     told = f"{name}: trained before with the same inputs; it keeps its name, and {name}-other is "
     assert again.outputs["t"]["text"] == [f"{told}not made again"]
+
+
+def test_single_images_and_masks_come_along_links(server: Server, name: str) -> None:
+    prompt = learning(name, steps=2, seed=14)
+    files = sorted(path.name for path in STAR.glob("*.png"))[:2]
+    prompt |= {
+        "l": node("LoadImage", image=f"star/{files[0]}"),
+        "m": node("SolidMask", value=1.0, width=32, height=32),
+        "a": node("DreamBoothAddImage", image=["l", 0], mask=["m", 0]),
+        "k": node("LoadImage", image=f"star/{files[1]}"),
+        "b": node("DreamBoothAddImage", image=["k", 0], mask=["k", 1], images=["a", 0]),
+    }
+    prompt["i"]["inputs"] |= {"folder": "(none)", "added": ["b", 0]}
+    done = server.run(prompt)
+    assert not done.error
+    told = done.outputs["i"]["text"]
+    assert "2 images taken" in told[0] and told[1] == "  1 of them with a mask"
+    assert done.outputs["t"]["text"] == [f"{name}: trained now"]
 
 
 def test_cancel_from_the_queue(server: Server, name: str) -> None:
