@@ -180,11 +180,57 @@ const dreambooth = (() => {
         if (chooser) write("dreambooth_chosen_run", chooser.dataset.choose);
         else if (canceller) write("dreambooth_cancel", canceller.dataset.cancel);
         else if (problem) show(problem.dataset.field);
+        else if (target.matches("[data-crop] img")) crop(target.closest("[data-crop]").dataset);
         else if (target.matches("figure img")) enlarge(target);
+    }
+
+    // ---- crops --------------------------------------------------------------------------------
+
+    function crop(figure) {
+        write(`dreambooth_crop_sides_${figure.crop}`, figure.sides);
+        // gradio hears of no change where the same image is chosen again.
+        write(`dreambooth_crop_of_${figure.crop}`, "");
+        setTimeout(() => write(`dreambooth_crop_of_${figure.crop}`, figure.picture), 50);
+    }
+
+    // Draws from where the pointer went down to where it is, in shares of the image.
+    function draw(event) {
+        const paper = event.target instanceof Element ? event.target.closest("[data-cropper]") : null;
+        if (!paper || !root()?.contains(paper)) return;
+        event.preventDefault();
+        const frame = paper.querySelector(".db-crop-frame");
+        const edge = paper.getBoundingClientRect();
+        const within = (share) => Math.min(Math.max(share, 0), 1);
+        const at = (moved) => [
+            within((moved.clientX - edge.left) / edge.width),
+            within((moved.clientY - edge.top) / edge.height),
+        ];
+        const start = at(event);
+        let sides = null;
+        const move = (moved) => {
+            const now = at(moved);
+            const [left, right] = [start[0], now[0]].sort((a, b) => a - b);
+            const [top, bottom] = [start[1], now[1]].sort((a, b) => a - b);
+            sides = [left, top, right, bottom];
+            const percent = (share) => `${100 * share}%`;
+            Object.assign(frame.style, {
+                left: percent(left),
+                top: percent(top),
+                width: percent(right - left),
+                height: percent(bottom - top),
+            });
+        };
+        const end = () => {
+            document.removeEventListener("pointermove", move);
+            if (sides) write(`dreambooth_crop_sides_${paper.dataset.cropper}`, sides.map((s) => s.toFixed(4)).join());
+        };
+        document.addEventListener("pointermove", move);
+        document.addEventListener("pointerup", end, {once: true});
     }
 
     function begin() {
         document.addEventListener("click", clicked);
+        document.addEventListener("pointerdown", draw);
         document.addEventListener("keydown", (event) => {
             if (event.key === "Escape") document.getElementById("dreambooth_enlarged")?.remove();
         });

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +90,7 @@ def run(args: Options) -> int:
             print(escaped(f"{told['image']}: {said}"))
     if args.preview is not None and previews:
         rows = [Row("", previews[at : at + COLUMNS]) for at in range(0, len(previews), COLUMNS)]
-        _write(args.preview, sheet(rows))
+        write_image(args.preview, sheet(rows))
         report["preview"] = str(args.preview)
     if args.json:
         json.dump(report, sys.stdout, indent=2, ensure_ascii=False)
@@ -116,7 +116,7 @@ def _masks(
     model = load_segmenter(args.model, choose_device(args.device), download=args.download)
     shape = Shape(args.threshold, args.grow, args.feather, args.invert)
     for picture in wanted:
-        image = load_rgb(picture)
+        image = load_rgb(replace(picture, crop=None))  # a mask is of the whole image
         try:
             likely = model.find(image, words)
         except Exception as error:
@@ -132,7 +132,7 @@ def _masks(
             told["share"] = round(ImageStat.Stat(mask).mean[0] / 255, 3)
             told["file"] = str(_file(picture))
             if not args.dry_run:
-                _write(_file(picture), mask, follow=False)
+                write_image(_file(picture), mask, follow=False)
             if args.preview is not None:
                 previews.append(shown(image, mask))
         yield told
@@ -144,7 +144,7 @@ def _file(picture: Picture) -> Path:
     return picture.mask or picture.path.parent / "masks" / f"{picture.path.name}.png"
 
 
-def _write(path: Path, image: Image.Image, *, follow: bool = True) -> None:
+def write_image(path: Path, image: Image.Image, *, follow: bool = True) -> None:
     """In the format of the name's end, whole or not at all; links as in ``replacing``."""
     import io
 

@@ -163,7 +163,7 @@ class LatentCache(Cache[Wanted]):
 
     def key(self, item: Wanted) -> str:
         picture, view = item
-        parts = (RECIPE, self.fingerprint, self.recipe, picture.content_hash, view.key)
+        parts = (RECIPE, self.fingerprint, self.recipe, picture.pixels_hash, view.key)
         return _hashed("\0".join(str(part) for part in ("latents", *parts)))
 
     def distribution(self, picture: Picture, view: View) -> Distribution:

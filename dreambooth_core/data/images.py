@@ -16,7 +16,7 @@ from dreambooth_core.errors import UserError
 
 
 def load_rgb(picture: Picture, background: str = "white") -> Image.Image:
-    """An image's file as upright 8-bit RGB.
+    """An image's file as upright 8-bit RGB, cropped if it has a crop.
 
     Raises:
         UserError: The file has gone or was changed since stock was taken: what is cached under
@@ -24,13 +24,14 @@ def load_rgb(picture: Picture, background: str = "white") -> Image.Image:
     """
     try:
         content = _read(picture.path, picture.content_hash)
-        return decode(content, picture.path.suffix, background)
+        whole = decode(content, picture.path.suffix, background)
     except Undecodable as error:
         raise UserError(f"the image cannot be used: {error}", where=picture.path) from error
+    return whole if picture.crop is None else whole.crop(picture.crop.box(*whole.size))
 
 
 def load_mask(picture: Picture, source: str = "auto") -> Image.Image | None:
-    """The image's mask as 8-bit grey of the image's size, 255 where the loss counts.
+    """The image's mask as 8-bit grey of the image's size, 255 where the loss counts; cropped along.
 
     Args:
         source: ``files`` (the mask file beside it), ``alpha``, ``auto`` (the file, else the alpha),
@@ -38,17 +39,19 @@ def load_mask(picture: Picture, source: str = "auto") -> Image.Image | None:
     """
     if source == "none":
         return None
+    size = (picture.width, picture.height)
     try:
         if source in ("auto", "files") and picture.mask is not None:
             mask = decode_grey(_read(picture.mask, picture.mask_hash), picture.mask.suffix)
-            size = (picture.width, picture.height)
-            return mask if mask.size == size else mask.resize(size, Image.Resampling.BILINEAR)
-        if source in ("auto", "alpha") and picture.has_alpha:
+            mask = mask if mask.size == size else mask.resize(size, Image.Resampling.BILINEAR)
+        elif source in ("auto", "alpha") and picture.has_alpha:
             content = _read(picture.path, picture.content_hash)
-            return decode_grey(content, picture.path.suffix, alpha=True)
+            mask = decode_grey(content, picture.path.suffix, alpha=True)
+        else:
+            return None
     except Undecodable as error:
         raise UserError(f"the mask cannot be used: {error}", where=picture.path) from error
-    return None
+    return mask if picture.crop is None else mask.crop(picture.crop.box(*size))
 
 
 def apply_view(

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dreambooth_core.data.crops import Crop, owner_of, read_crop
 from dreambooth_core.data.decode import Undecodable, probe, refusal_of
 from dreambooth_core.errors import UserError
 from dreambooth_core.formats.reading import read_bytes, regular
@@ -59,6 +60,23 @@ class Picture:
     mask_hash: str = ""
     repeats: int = 1
     """From a folder named like ``10_sks dog``; elsewhere 1."""
+    crop: Crop | None = None
+    """The part that is trained on; ``None``: all of it."""
+    crop_file: Path | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels of what is trained on: the crop, else the whole image."""
+        if self.crop is None:
+            return self.height, self.width
+        return self.crop.size(self.width, self.height)
+
+    @property
+    def pixels_hash(self) -> str:
+        """Of what is trained on: two images with one hash show the same."""
+        if self.crop is None:
+            return self.content_hash
+        return f"{self.content_hash}{list(self.crop.box(self.width, self.height))}"
 
     def as_dict(self) -> dict[str, Any]:
         """For receipts: plain JSON values."""
@@ -72,6 +90,7 @@ class Picture:
             "caption_file": _printable(self.caption.name) if self.caption else None,
             "mask_file": _printable(self.mask.name) if self.mask else None,
             "repeats": self.repeats,
+            **({} if self.crop is None else {"crop": dataclasses.asdict(self.crop)}),
         }
 
 
@@ -98,10 +117,10 @@ class Inventory:
 
     @property
     def fingerprint(self) -> str:
-        """Changes when an image is added, removed, renamed or edited."""
+        """Changes when an image is added, removed, renamed, edited or cropped."""
         digest = hashlib.blake2b(digest_size=8)
         for picture in self.taken:
-            digest.update(f"{_printable(picture.name)}\0{picture.content_hash}\0".encode())
+            digest.update(f"{_printable(picture.name)}\0{picture.pixels_hash}\0".encode())
         return digest.hexdigest()
 
     def as_dict(self) -> dict[str, Any]:
@@ -132,6 +151,7 @@ def take_stock(
     subfolders: bool = True,
     exclude: Iterable[Path | str] = (),
     allow_empty: bool = False,
+    crops: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Inventory:
     """Look at every file of a folder.
@@ -142,10 +162,12 @@ def take_stock(
             10 times. Hidden files and folders, and ``masks``, are never pictures.
         exclude: Folders to leave out, such as the class pictures'.
         allow_empty: A folder without pictures, or none at all, is no error.
+        crops: Read the crops' files; else only their places are told.
         progress: Called with (files looked at, files in all).
 
     Raises:
-        UserError: The folder is missing, is a file, cannot be read, or has no picture to take.
+        UserError: The folder is missing, is a file, cannot be read, or has no picture to take; or
+            a crop's file is damaged: the whole image is not what was asked for.
     """
     root = Path(os.path.expanduser(folder))
     if not os.path.isdir(root):
@@ -161,7 +183,7 @@ def take_stock(
         stock.walk(subfolders)
     except OSError as error:
         raise UserError(f"the folder cannot be read ({error.strerror})", where=root) from error
-    inventory = stock.look(progress)
+    inventory = stock.look(progress, crops=crops)
     if not inventory.taken and not allow_empty:
         raise _nothing(inventory)
     return inventory
@@ -213,6 +235,7 @@ class _Folder:
     pictures: list[Path] = field(default_factory=list)
     captions: dict[str, Path] = field(default_factory=dict)
     masks: dict[str, Path] = field(default_factory=dict)
+    crops: dict[str, Path] = field(default_factory=dict)
 
 
 class _Stock:
@@ -275,6 +298,8 @@ class _Stock:
                 )
             elif entry.suffix.lower() in CAPTION_SUFFIXES:
                 here.captions[_plain(entry.name)] = entry
+            elif (bare := owner_of(entry.name)) is not None:
+                here.crops[_plain(bare)] = entry
             elif (owner := _mask_owner(entry)) is not None:
                 here.masks[owner] = entry
             else:
@@ -282,9 +307,9 @@ class _Stock:
         names = {_plain(name) for entry in candidates for name in (entry.stem, entry.name)}
         for entry in candidates:
             stem = _plain(entry.stem)
-            bare = stem.removesuffix(_MAYBE_MASK)
-            if bare != stem and bare in names:
-                here.masks.setdefault(bare, entry)
+            masked = stem.removesuffix(_MAYBE_MASK)
+            if masked != stem and masked in names:
+                here.masks.setdefault(masked, entry)
             else:
                 here.pictures.append(entry)
         self.folders.append(here)
@@ -301,8 +326,8 @@ class _Stock:
                 Skipped(f"{owner.prefix}{folder.name}/", f"cannot be read ({error.strerror})")
             )
 
-    def look(self, progress: Callable[[int, int], None] | None) -> Inventory:
-        """Open every candidate and match captions and masks to images."""
+    def look(self, progress: Callable[[int, int], None] | None, *, crops: bool) -> Inventory:
+        """Open every candidate and match captions, masks and crops to images."""
         total = sum(len(folder.pictures) for folder in self.folders)
         done = 0
         taken: list[Picture] = []
@@ -311,7 +336,7 @@ class _Stock:
             for path in folder.pictures:
                 found = look_at(path, name=folder.prefix + path.name, repeats=folder.repeats)
                 if isinstance(found, Picture):
-                    found = self._with_sidecars(found, folder, used)
+                    found = self._with_sidecars(found, folder, used, crops=crops)
                     taken.append(found)
                 else:
                     self.skipped.append(found)
@@ -322,7 +347,9 @@ class _Stock:
         skipped = sorted(self.skipped, key=lambda item: _plain(item.name))
         return Inventory(self.root, self._note_duplicates(taken), skipped, self.warnings)
 
-    def _with_sidecars(self, picture: Picture, folder: _Folder, used: set[Path]) -> Picture:
+    def _with_sidecars(
+        self, picture: Picture, folder: _Folder, used: set[Path], *, crops: bool
+    ) -> Picture:
         stem, whole = _plain(picture.path.stem), _plain(picture.path.name)
         caption = next(
             (
@@ -334,7 +361,8 @@ class _Stock:
             None,
         )
         mask = folder.masks.get(stem) or folder.masks.get(whole)
-        used.update(path for path in (caption, mask) if path is not None)
+        crop_file = folder.crops.get(whole) or folder.crops.get(stem)
+        used.update(path for path in (caption, mask, crop_file) if path is not None)
         notes, mask_hash = list(picture.notes), ""
         if mask is not None:
             seen = look_at(mask)
@@ -348,7 +376,13 @@ class _Stock:
                 if abs(shape / own - 1) > 0.02:
                     notes.append(f"its mask has another shape ({seen.width} × {seen.height})")
         return _replace(
-            picture, caption=caption, mask=mask, mask_hash=mask_hash, notes=tuple(notes)
+            picture,
+            caption=caption,
+            mask=mask,
+            mask_hash=mask_hash,
+            notes=tuple(notes),
+            crop=read_crop(crop_file) if crops and crop_file is not None else None,
+            crop_file=crop_file,
         )
 
     def _report_unused(self, folder: _Folder, used: set[Path]) -> None:
@@ -356,6 +390,11 @@ class _Stock:
             if path not in used:
                 self.skipped.append(
                     Skipped(folder.prefix + path.name, "text without an image of its name")
+                )
+        for path in folder.crops.values():
+            if path not in used:
+                self.skipped.append(
+                    Skipped(folder.prefix + path.name, "a crop without an image of its name")
                 )
         for path in folder.masks.values():
             if path not in used:
@@ -368,7 +407,7 @@ class _Stock:
         first: dict[str, Picture] = {}
         result = []
         for picture in taken:
-            other = first.setdefault(picture.content_hash, picture)
+            other = first.setdefault(picture.pixels_hash, picture)
             if other is not picture:
                 note = f"the same image as {_printable(other.name)}"
                 self.warnings.append(f"{_printable(picture.name)} is {note}")

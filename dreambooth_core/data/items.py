@@ -153,7 +153,7 @@ class Items:
     def item(self, slot: Slot) -> Item:
         """Everything about a slot but its pixels."""
         picture = self.picture(slot)
-        original = (picture.height, picture.width)
+        original = picture.size
         return Item(
             slot=slot,
             picture=picture,
@@ -165,7 +165,7 @@ class Items:
 
     def pixels(self, picture: Picture, view: View) -> Tensor:
         """float32 [3, height, width] in [-1, 1]."""
-        original = (picture.height, picture.width)
+        original = picture.size
         if images.is_strip(original, view.size):
             return images.pixels(picture, view, self.options.background)
         whole = scaled(original, view.size)
@@ -225,7 +225,7 @@ class Items:
         return kind if len(self.concepts) == 1 else f"{kind} {entry.concept + 1}"
 
     def _entry(self, picture: Picture, concept: int, repeats: int) -> Entry:
-        original = (picture.height, picture.width)
+        original = picture.size
         return Entry(original, self.sizer.size_of(original), concept, repeats)
 
     def _load_scaled(self, picture: Picture, height: int, width: int) -> Image.Image:

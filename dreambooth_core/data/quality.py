@@ -61,7 +61,7 @@ def examine(pictures: Sequence[Picture], background: str = "white") -> list[Find
             continue
         mark = fingerprint(image)
         for other, known in seen:
-            same = picture.content_hash == other.content_hash  # told as such elsewhere
+            same = picture.pixels_hash == other.pixels_hash  # told as such elsewhere
             if not same and int((mark != known).sum()) <= ALIKE:
                 what = f"is nearly the same image as {other.name}"
                 found.append(Finding(picture.name, what, "Keep the better one."))

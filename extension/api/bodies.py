@@ -81,6 +81,17 @@ class Caption(Body):
     text: StrictStr = Field(..., description="Empty removes the caption file.")
 
 
+class Crop(Body):
+    """An image's crop."""
+
+    picture: StrictStr = Field(..., description="The image's path.")
+    sides: Optional[List[Union[StrictFloat, StrictInt]]] = Field(  # noqa: UP006, UP007, UP045
+        ...,
+        description="Left, top, right and bottom, as shares of its width and height (0 to 1); "
+        "null removes the crop.",
+    )
+
+
 class Weighted(Body):
     """An adapter, and how strongly it counts."""
 

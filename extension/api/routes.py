@@ -133,6 +133,17 @@ def _subjects(router: APIRouter, studio: Studio) -> None:
         studio.set_caption(body.picture, body.text)
         return {}
 
+    @router.put("/crop")
+    def crop(body: bodies.Crop) -> Any:
+        """Writes the crop beside an image: the part that is trained on."""
+        studio.set_crop(body.picture, body.sides)
+        return {}
+
+    @router.get("/crop", response_model=types.Suggestion)
+    def suggested_crop(picture: str) -> Any:
+        """The part of an image that stands out from its edges."""
+        return studio.suggest_crop(picture)
+
     @router.get("/bases")
     def bases() -> Any:
         """What training can start from."""

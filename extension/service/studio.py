@@ -123,6 +123,18 @@ class Studio:
         """Writes the caption file beside an image; an empty text removes it."""
         self._subjects.set_caption(self.paths.image(picture), text)
 
+    def set_crop(self, picture: str, sides: Sequence[float] | None) -> None:
+        """Writes the crop beside an image: left, top, right and bottom as shares of its width and
+        height; ``None`` removes it."""
+        self._subjects.set_crop(self.paths.image(picture), sides)
+
+    def suggest_crop(self, picture: str) -> types.Suggestion:
+        """The part of an image that stands out from its edges."""
+        file = self.paths.image(picture)
+        if not self.paths.may_read(file):
+            raise UserError("this image is a link to elsewhere", where=picture[:300])
+        return types.Suggestion(self._subjects.suggest_crop(file))
+
     # -- bases ----------------------------------------------------------------------------------
 
     def bases(self) -> list[types.Base]:

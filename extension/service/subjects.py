@@ -1,4 +1,4 @@
-"""Folders of images: what is in them, uploads, captions."""
+"""Folders of images: what is in them, uploads, captions, crops."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import io
 import logging
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import astuple
 from pathlib import Path
 
 from dreambooth_core.data.captions import read_caption
-from dreambooth_core.data.inventory import CAPTION_SUFFIXES, Inventory, take_stock
+from dreambooth_core.data.crops import crop_of, file_for, read_crop, write_crop
+from dreambooth_core.data.inventory import CAPTION_SUFFIXES, LARGEST_FILE, Inventory, take_stock
 from dreambooth_core.data.inventory import Picture as Found
 from dreambooth_core.disk import copy_file, write_bytes, write_text
 from dreambooth_core.errors import SaveFailed, UserError
+from dreambooth_core.formats.reading import read_bytes
 from dreambooth_core.jobs import sanitise
 
 from ..host.base import Host
@@ -41,7 +44,7 @@ class Subjects:
         Raises:
             UserError: as ``take_stock`` does.
         """
-        stock: Inventory = take_stock(folder)
+        stock: Inventory = take_stock(folder, crops=False)
         thumbnails = self.host.folders().thumbnails
         allowed = [found for found in stock.taken if may_read(found.path)]
         return Pictures(
@@ -92,8 +95,52 @@ class Subjects:
         except (OSError, SaveFailed) as error:
             raise UserError(f"the caption could not be written: {error}", where=file) from error
 
+    def set_crop(self, picture: Path, sides: Sequence[float] | None) -> None:
+        """Writes the crop's file beside an image, or deletes it.
+
+        Args:
+            picture: an image that is there, as ``Paths.image`` found it.
+            sides: left, top, right and bottom, as shares; ``None`` for the whole image.
+
+        Raises:
+            UserError: these are no part of an image, or its folder is not writable.
+        """
+        crop = None if sides is None else crop_of(sides)
+        there = [file_for(picture), file_for(picture.with_suffix(""))]
+        try:
+            if crop is not None:
+                write_crop(next((file for file in there if file.is_file()), there[0]), crop)
+                return
+            for file in there:
+                file.unlink(missing_ok=True)
+        except (OSError, SaveFailed) as error:
+            raise UserError(f"the crop could not be written: {error}", where=picture) from error
+
+    def suggest_crop(self, picture: Path) -> list[float] | None:
+        """The part of an image that shows the subject, as :meth:`set_crop` takes it; ``None``
+        where nothing stands out.
+
+        Raises:
+            UserError: it is no image that training takes.
+        """
+        from dreambooth_core.data.decode import Undecodable, decode
+        from dreambooth_core.data.saliency import Wish, suggest
+
+        try:
+            image = decode(read_bytes(picture, LARGEST_FILE), picture.suffix)
+        except Undecodable as error:
+            raise UserError(f"the image cannot be used: {error}", where=picture) from error
+        crop = suggest(image, Wish())
+        return None if crop is None else list(astuple(crop))
+
     def _picture(self, found: Found, thumbnails: Path, may_read: Callable[[Path], bool]) -> Picture:
         readable = found.caption is not None and may_read(found.caption)
+        crop, notes = None, list(found.notes)
+        if found.crop_file is not None and may_read(found.crop_file):
+            try:
+                crop = list(astuple(read_crop(found.crop_file)))
+            except UserError as error:
+                notes.append(error.what)
         return Picture(
             name=found.name,
             path=str(found.path),
@@ -101,8 +148,9 @@ class Subjects:
             width=found.width,
             height=found.height,
             caption=read_caption(found.caption) if found.caption and readable else "",
-            notes=list(found.notes),
+            notes=notes,
             repeats=found.repeats,
+            crop=crop,
         )
 
 

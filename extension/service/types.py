@@ -76,6 +76,17 @@ class Picture:
     """The text of its caption file; empty if there is none."""
     notes: list[str]
     repeats: int = 1
+    crop: list[float] | None = None
+    """Left, top, right and bottom of the part that is trained on, as shares of width and height;
+    ``None``: all of it."""
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A crop to suggest."""
+
+    sides: list[float] | None
+    """As ``Picture.crop``; ``None`` where nothing stands out."""
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,11 @@ import base64
 import html
 import io
 import stat
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+
+from dreambooth_core.data.crops import crop_of
 
 
 class Html(str):
@@ -100,33 +103,51 @@ def bar(share: float, *, busy: bool = False) -> Html:
     return div("db-bar db-busy" if busy else "db-bar", div("db-bar-fill", style=width))
 
 
-def picture(path: str | Path, *, side: int = 160, caption: object = "", title: str = "") -> Html:
+Sides = Sequence[float]
+"""Left, top, right and bottom of a part of an image, as shares of its width and height."""
+
+
+def picture(
+    path: str | Path,
+    *,
+    side: int = 160,
+    caption: object = "",
+    title: str = "",
+    crop: Sides | None = None,
+    **attributes: object,
+) -> Html:
     """A figure with a small image that needs no route of its own, so no host can refuse it."""
-    source = thumbnail(str(path), side)
+    source = thumbnail(str(path), side, crop)
     image = Html(f'<img src="{source}" alt="" loading="lazy">') if source else div("db-no-picture")
     words = tag("figcaption", caption) if caption != "" else ""
-    return tag("figure", image, words, title=title or None)
+    return tag("figure", image, words, title=title or None, **attributes)
 
 
-def thumbnail(path: str, side: int) -> str:
-    """An image as a ``data:`` address, at most ``side`` pixels wide and high; empty if broken."""
+def thumbnail(path: str, side: int, crop: Sides | None = None) -> str:
+    """An image, or a part of it, as a ``data:`` address, at most ``side`` pixels wide and high;
+    empty if broken."""
     try:
         facts = Path(path).stat()
     except OSError:
         return ""
     if not stat.S_ISREG(facts.st_mode):
         return ""  # a pipe would be waited for
-    return _thumbnail(path, side, facts.st_mtime_ns, facts.st_size)
+    part = tuple(crop) if crop is not None else None
+    return _thumbnail(path, side, part, facts.st_mtime_ns, facts.st_size)
 
 
 @lru_cache(maxsize=1024)
-def _thumbnail(path: str, side: int, changed: int, size: int) -> str:
+def _thumbnail(
+    path: str, side: int, crop: tuple[float, ...] | None, changed: int, size: int
+) -> str:
     from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as opened:
             opened.draft("RGB", (2 * side, 2 * side))
             image = ImageOps.exif_transpose(opened)
+            if crop is not None:
+                image = image.crop(crop_of(crop).box(*image.size))
             small = max(image.size) <= side
             if small:  # pixels of tiny images stay sharp
                 factor = max(1, side // max(image.size))

@@ -8,11 +8,13 @@ from typing import Any
 
 import gradio as gr
 
+from dreambooth_core.data.crops import crop_of
 from dreambooth_core.errors import DreamBoothError
 
 from . import values
 from .common import button, card, failure, heading, html
 from .compat import Component, make, on, update
+from .cropping import Cropper, attributes
 from .form import draw
 from .html import Html, div, join, note, picture, span, tag
 from .values import Spec, Wrong
@@ -52,6 +54,7 @@ class Subject:
                     min_width=130,
                 )
             self.gallery = html(elem_id=f"dreambooth_pictures_{number}")
+            self.cropper = Cropper(studio, number)
             with gr.Row(elem_classes=["db-row"]):
                 self._draw("instance_prompt", placeholder="a photo of sks dog")
                 self._draw("class_prompt", placeholder="a photo of a dog")
@@ -97,6 +100,7 @@ class Subject:
         on(folder.blur, self.look, [folder], seen, quiet=True)
         on(self.upload.upload, self._upload, [self.upload, folder], [folder, *seen])
         on(self.save.click, self._save, [folder, self.captions], [self.said, *seen])
+        self.cropper.wire(folder, seen, self.look)
 
     def look(self, folder: str) -> list[Any]:
         """The folder's images as a gallery, and their captions as rows."""
@@ -107,7 +111,7 @@ class Subject:
         except DreamBoothError as error:
             return [update(value=_failed(error, self.number)), update(value=[])]
         rows = [[each.name, each.caption] for each in found.taken]
-        return [update(value=gallery(found)), update(value=rows)]
+        return [update(value=gallery(found, self.number)), update(value=rows)]
 
     def _upload(self, files: Any, folder: str) -> list[Any]:
         paths = [str(getattr(each, "name", each)) for each in files or []]
@@ -239,15 +243,17 @@ class Subjects:
         return updates
 
 
-def gallery(found: Any) -> Html:
-    """What is taken, and what is not and why."""
+def gallery(found: Any, number: int) -> Html:
+    """What is taken, and what is not and why; a click on an image is for its crop."""
     shown = found.taken[:MOST_SHOWN]
     figures = [
         picture(
             each.thumbnail or each.path,
             side=128,
-            caption=f"{each.width}×{each.height}",
+            caption=_size(each),
             title=f"{each.name}\n{each.caption}".strip(),
+            crop=each.crop,
+            **attributes(number, each),
         )
         for each in shown
     ]
@@ -270,6 +276,15 @@ def gallery(found: Any) -> Html:
             *(note("warning", warning) for warning in found.warnings),
         ]
     )
+
+
+def _size(picture: Any) -> Html:
+    """Width and height in pixels of what is trained on."""
+    width, height = picture.width, picture.height
+    if not picture.crop:
+        return span("", f"{width}×{height}")
+    left, top, right, bottom = crop_of(picture.crop).box(width, height)
+    return join([span("", f"{right - left}×{bottom - top}"), " ", span("", "cropped")])
 
 
 def _list(title: str, pairs: list[tuple[str, str]]) -> Html | str:

@@ -38,7 +38,7 @@ ADDRESS = "http://127.0.0.1:7860"
 SECRET = "a secret of the user's"
 
 WRITABLE = ("outputs/dreambooth", "outputs/pictures", "models/Lora", "models/Stable-diffusion")
-"""Where something may change: of the pictures, captions alone."""
+"""Where something may change: of the pictures, captions and crops alone."""
 
 READABLE = (*WRITABLE, "models", "outputs", "embeddings")
 
@@ -51,6 +51,7 @@ GOOD = {
     "picture": "outputs/pictures/a.png",
     "file": "models/Lora/a.safetensors",
     "text": "a dog",
+    "sides": [0.1, 0.1, 0.9, 0.9],
     "verb": "save",
     "family": "sd1",
     "out": "made",
@@ -217,8 +218,8 @@ def misplaced(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     found = []
     for name in changed:
         inside = any(name.startswith(f"webui/{place}/") for place in WRITABLE)
-        caption = name.endswith(".txt") and name.startswith("webui/outputs/pictures/")
-        if not inside or (name.startswith("webui/outputs/pictures/") and not caption):
+        beside = name.endswith((".txt", ".crop.json"))
+        if not inside or (name.startswith("webui/outputs/pictures/") and not beside):
             found.append(name)
     return found
 

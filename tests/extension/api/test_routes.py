@@ -152,6 +152,8 @@ ELSEWHERE: list[list[Any]] = [
     ["GET", f"{V1}/pictures?folder=/etc", None],
     ["GET", f"{V1}/pictures?folder=../../../etc", None],
     ["PUT", f"{V1}/caption", {"picture": "/etc/passwd", "text": "x"}],
+    ["PUT", f"{V1}/crop", {"picture": "/etc/passwd", "sides": None}],
+    ["GET", f"{V1}/crop?picture=/etc/passwd", None],
     ["POST", f"{V1}/inspect", {"file": "/etc/passwd"}],
     ["GET", f"{V1}/base?name=/etc/passwd", None],
     ["GET", f"{V1}/runs/dog/picture?path=../../../../x.png", None],

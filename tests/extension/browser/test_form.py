@@ -53,6 +53,31 @@ def upload_and_caption(browser: Browser, server: Server) -> None:
     assert [path.read_text().strip() for path in folder.glob("*.txt")] == ["a green star"]
 
 
+def crop_and_take_back(browser: Browser, server: Server) -> None:
+    """Drawn on the image itself, kept beside it, shown in the gallery."""
+    folder = Path(browser.value("#dreambooth_field_concepts_0_images"))
+    browser.press("#dreambooth_pictures_0 figure img")
+    paper = browser.until(lambda: browser.find("#dreambooth_crop_0 .db-cropper img"), "the image")
+    browser.script("arguments[0].scrollIntoView({block: 'center'})", paper)
+    wide, high = paper.size["width"], paper.size["height"]
+    drag = ActionChains(browser.driver).move_to_element_with_offset(paper, -wide // 4, -high // 4)
+    drag.click_and_hold().move_by_offset(wide // 2, high // 4).release().perform()
+    browser.until(lambda: browser.value("#dreambooth_crop_sides_0"), "the sides")
+    browser.press("#dreambooth_crop_save_0")
+    browser.reads("#dreambooth_pictures_0", "cropped")
+    (file,) = folder.glob("*.crop.json")
+    crop = json.loads(file.read_text())
+    for side, share in {"left": 0.25, "top": 0.25, "right": 0.75, "bottom": 0.5}.items():
+        assert abs(crop[side] - share) < 0.02, crop
+    browser.press("#dreambooth_pictures_0 figure img")
+    browser.until(lambda: browser.find("#dreambooth_crop_0 .db-crop-frame[style]"), "the frame")
+    browser.press("#dreambooth_crop_suggest_0")
+    sides = browser.value("#dreambooth_crop_sides_0")
+    browser.until(lambda: browser.value("#dreambooth_crop_sides_0") != sides, "a suggestion")
+    browser.press("#dreambooth_crop_whole_0")
+    browser.until(lambda: not list(folder.glob("*.crop.json")), "the crop to go")
+
+
 def several_subjects(browser: Browser) -> None:
     """A second one can be added, and what it lacks is told at its field."""
     browser.press("#dreambooth_subject_add")
@@ -100,6 +125,7 @@ def test_the_form(browser: Browser, server: Server) -> None:
     the_host_remembers_no_value(server)
     browser.until(lambda: browser.value("#dreambooth_field_run_steps") == "500", "the preset")
     upload_and_caption(browser, server)
+    crop_and_take_back(browser, server)
     several_subjects(browser)
     presets(browser)
 

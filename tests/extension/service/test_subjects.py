@@ -59,7 +59,14 @@ def test_what_lies_in_a_folder_leads_nowhere(host: FakeHost, folder: Path, tmp_p
         subjects.set_caption(folder / f"{name}.png", "a dog")
         assert (folder / f"{name}.txt").read_text() == "a dog\n"
         assert not (folder / f"{name}.txt").is_symlink()
+        subjects.set_crop(folder / f"{name}.png", [0, 0, 1, 1])
     assert secret.read_text() == "a secret" and not absent.exists()
+    crop = folder / "a.png.crop.json"
+    crop.replace(tmp_path / "elsewhere.json")
+    crop.symlink_to(tmp_path / "elsewhere.json")
+    assert subjects.pictures(folder, confined.may_read).taken[0].crop is None
+    subjects.set_crop(folder / "a.png", [0, 0, 0.5, 1])
+    assert not crop.is_symlink() and "1.0" in (tmp_path / "elsewhere.json").read_text()
 
 
 def test_captions_are_written_and_removed(host: FakeHost, folder: Path) -> None:
@@ -72,6 +79,37 @@ def test_captions_are_written_and_removed(host: FakeHost, folder: Path) -> None:
     ]
     subjects.set_caption(folder / "a.png", "")
     assert not (folder / "a.txt").exists()
+
+
+def test_crops_are_written_suggested_and_removed(host: FakeHost, folder: Path) -> None:
+    subjects = Subjects(host)
+    picture = folder / "a.png"
+    before = picture.read_bytes()
+
+    def shown() -> list[object]:
+        return [one.crop for one in subjects.pictures(folder, anything).taken]
+
+    subjects.set_crop(picture, [0.25, 0, 0.75, 1])
+    assert shown() == [[0.25, 0, 0.75, 1], None]
+    found = Subjects(host).pictures(folder, anything).taken[0]
+    assert (found.width, found.height) == (600, 300)  # of the image, which is as it was
+    for strange in ([0.5, 0, 0.5, 1], [0, 0, 1], [float("nan")] * 4, [-1, 0, 1, 1]):
+        with pytest.raises(UserError):
+            subjects.set_crop(picture, strange)
+    (folder / "a.png.crop.json").write_text("{}")
+    noted = subjects.pictures(folder, anything).taken[0]
+    assert noted.crop is None and "this crop cannot be used" in noted.notes[-1]
+    subjects.set_crop(picture, [0, 0, 0.5, 1])  # drawn anew
+    assert shown()[0] == [0, 0, 0.5, 1]
+    subjects.set_crop(picture, None)
+    assert shown() == [None, None] and not (folder / "a.png.crop.json").exists()
+    assert picture.read_bytes() == before
+    assert subjects.suggest_crop(picture) is None
+    with Image.open(picture) as image:
+        image.paste("white", (200, 100, 300, 200))
+        image.save(picture)
+    sides = subjects.suggest_crop(picture)
+    assert sides is not None and sides[0] < 200 / 600 < 300 / 600 < sides[2]
 
 
 def test_uploads_get_a_folder_of_their_own(host: FakeHost, folder: Path, tmp_path: Path) -> None:
