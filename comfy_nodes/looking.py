@@ -14,7 +14,10 @@ from . import engine, host
 from .concepts import STAR, Concept, fingerprint_of, shortened
 from .description import CONCEPT, PREFIX, TOLD, Input, Node, Output, Result
 
-CAPTION_MODELS = ("blip", "blip-large", "florence-2", "florence-2-large")
+CAPTION_MODELS = (
+    *("blip", "blip-large", "florence-2", "florence-2-large"),
+    *("wd-vit", "wd-vit-large"),
+)
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,8 @@ CAPTION_IMAGES = _node(
             "model",
             "COMBO",
             "Model",
-            "blip: short captions, 990 MB. florence-2: long ones, about 0.5 GB.",
+            "blip: short captions, 990 MB. florence-2: long ones, about 0.5 GB. wd-vit: tags of "
+            "drawings, about 380 MB.",
             CAPTION_MODELS[0],
             choices=CAPTION_MODELS,
         ),

@@ -14,6 +14,7 @@ EXAMPLES = """\
 models:
   blip, blip-large               short captions
   florence-2, florence-2-large   long ones
+  wd-vit, wd-vit-large           Danbooru's tags, for drawings (WD Tagger v3)
   a hub id or a folder           any other that transformers asks with an image, such as Qwen3-VL
 
 What the subject is called comes first (--trigger), the model's words follow. Take out what should
@@ -23,6 +24,7 @@ command that was stopped goes on where it ended.
 examples:
   dreambooth caption dog --trigger "a photo of sks dog" --never dog --never puppy --download
   dreambooth caption dog --model florence-2 --overwrite --dry-run
+  dreambooth caption cat --model wd-vit --trigger "sks cat" --never "cat ears" --download
 """
 
 
@@ -42,6 +44,16 @@ class Options(Reporting):
     )
     overwrite: bool = argument(False, help="replace captions that are there")
     dry_run: bool = argument(False, flags=["--dry-run"], help="write nothing")
+    threshold: float = argument(
+        0.35, minimum=0.0, maximum=1.0, help="taggers: how likely a tag must be"
+    )
+    character_threshold: float = argument(
+        0.85,
+        flags=["--character-threshold"],
+        minimum=0.0,
+        maximum=1.0,
+        help="taggers: how likely the name of a known character must be",
+    )
     longest: int = argument(75, minimum=5, maximum=1000, help="tokens of a description")
     batch_size: int = argument(
         4, flags=["--batch-size"], minimum=1, maximum=1024, help="images at once"
@@ -80,11 +92,18 @@ def _captions(args: Options, wanted: list[Any]) -> Iterator[dict[str, str]]:
     from dreambooth_core.disk import write_text
     from dreambooth_core.memory.advice import is_out_of_memory
     from dreambooth_core.vision.captions import load_captioner
+    from dreambooth_core.vision.taggers import Thresholds
     from dreambooth_core.vision.wording import Wording
 
     load_libraries()
     device = choose_device(args.device)
-    model = load_captioner(args.model, device, longest=args.longest, download=args.download)
+    model = load_captioner(
+        args.model,
+        device,
+        longest=args.longest,
+        thresholds=Thresholds(args.threshold, args.character_threshold),
+        download=args.download,
+    )
     wording = Wording(args.trigger, args.prefix, args.suffix, tuple(args.never))
     for start in range(0, len(wanted), args.batch_size):
         some = wanted[start : start + args.batch_size]

@@ -1,4 +1,5 @@
-"""Models that say what an image shows, by transformers: BLIP, Florence-2, and such as are asked."""
+"""Models that say what an image shows, by transformers: BLIP, Florence-2, and such as are asked;
+and taggers."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 
 from dreambooth_core.vision.pretrained import Pretrained, load_pretrained
+from dreambooth_core.vision.taggers import Thresholds, is_tagger, load_tagger
 
 QUESTION = "Describe this image in one sentence for someone who cannot see it."
 FLORENCE_TASK = "<MORE_DETAILED_CAPTION>"
@@ -89,14 +91,25 @@ class Describer:
 
 
 def load_captioner(
-    name: str, device: torch.device, *, longest: int, download: bool = False
+    name: str,
+    device: torch.device,
+    *,
+    longest: int,
+    thresholds: Thresholds | None = None,
+    download: bool = False,
 ) -> Captioner:
     """A captioner by its short name, a hub id, or a folder.
+
+    Args:
+        longest: tokens of a description; taggers have none.
+        thresholds: of taggers.
 
     Raises:
         UserError: it is not on this machine and may not be fetched, cannot be fetched, or is no
             model that describes images.
     """
+    if is_tagger(name):
+        return load_tagger(name, device, thresholds or Thresholds(), download=download)
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     known = MODELS.get(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -250,6 +251,36 @@ def _encoders() -> Iterator[Case]:
             yield _evaluate(f"{option} {name[:20]}", _nothing, option, name, expected="either")
 
 
+TAGGER: dict[str, dict[str, str | bytes]] = {
+    "config.json": {
+        **CONFIGS,
+        "arguments that are a list": '{"model_args": [1]}',
+        "heads that are a text": '{"model_args": {"num_heads": "many"}}',
+        "a side without end": '{"model_args": {"img_size": 1e300}}',
+    },
+    "selected_tags.csv": {
+        "empty": "",
+        "without columns": "a\nb\n",
+        "binary": b"\xff\xfe\0",
+        "with a NUL": "name,category\na\0b,0\n",
+        "one long quote": 'name,category\n"' + "x" * 200_000,
+        "too short": "name,category\na,0\n",
+    },
+    "model.safetensors": {"cut": b"\x10" * 100, "empty": b"", "text": "no weights"},
+}
+"""Files of a tagger, each in the place of a good one."""
+
+
+def _tagger(place: Path, file: str, text: str | bytes) -> None:
+    folder = place / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "selected_tags.csv").write_text("name,category\na_dog,0\n")
+    header = b'{"head.weight":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]}}'
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
+    (folder / file).write_bytes(text if isinstance(text, bytes) else text.encode())
+
+
 # -- other options --------------------------------------------------------------------------------
 
 
@@ -308,6 +339,17 @@ def _captions() -> Iterator[Case]:
         "--batch-size": ("0", "1000000"),
     }.items():
         for value in values:
+            yield _look(f"{flag} {value}", _nothing, flag, value)
+    for file, contents in TAGGER.items():
+        for kind, text in contents.items():
+            yield _look(
+                f"a tagger whose {file} is {kind}",
+                lambda place, file=file, text=text: _tagger(place, file, text),
+                "--model",
+                "model",
+            )
+    for flag in ("--threshold", "--character-threshold"):
+        for value in ("nan", "inf", "-1", "1.5"):
             yield _look(f"{flag} {value}", _nothing, flag, value)
     for flag in ("--threshold", "--grow", "--feather"):
         for value in ("nan", "inf", "-1", "1e999"):
