@@ -53,13 +53,14 @@ def gather(
     vae: str,
     tokenizer: str,
     text_encoder_3: str = NONE,
+    text_encoder_4: str = NONE,
     node_id: str | None = None,
 ) -> Result:
     """Runs Split Files. Raises ``UserError`` for a file that is gone, or is something else."""
     model = host.model_path("diffusion_models", diffusion_model)
     texts = tuple(
         host.model_path("text_encoders", name)
-        for name in (text_encoder_1, text_encoder_2, text_encoder_3)
+        for name in (text_encoder_1, text_encoder_2, text_encoder_3, text_encoder_4)
         if name not in (NONE, WHOLE)
     )
     lines = []
@@ -108,6 +109,7 @@ KINDS = {
     "text_encoders:1": "text_encoder_1",
     "text_encoders:2": "text_encoder_2",
     "text_encoders:3": "text_encoder_3",
+    "text_encoders:4": "text_encoder_4",
     "vae": "vae",
 }
 """The host's kind of folder, with a number where two files are of one kind, and the input."""
@@ -175,6 +177,14 @@ SPLIT_FILES = Node(
             "COMBO",
             "Third text encoder",
             "Stable Diffusion 3 and 3.5 have three: CLIP-L, CLIP-G and T5.",
+            NONE,
+            choices=lambda: [NONE, *host.model_names("text_encoders")],
+        ),
+        Input(
+            "text_encoder_4",
+            "COMBO",
+            "Fourth text encoder",
+            "HiDream has four: CLIP-L, CLIP-G, T5 and Llama.",
             NONE,
             choices=lambda: [NONE, *host.model_names("text_encoders")],
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -19,6 +20,8 @@ from dreambooth_core.objective.shift import FlowDefaults
 AXES = (32, 32, 32, 32)
 """Rotary axes of a head of 128."""
 
+_TOLD = "time_guidance_embed.guidance_embedder"
+
 
 def _config(tensors: Tensors) -> dict[str, Any]:
     found = blocks_of(tensors)
@@ -30,7 +33,7 @@ def _config(tensors: Tensors) -> dict[str, Any]:
         "axes_dims_rope": axes(AXES, found["attention_head_dim"]),
         "mlp_ratio": len(tensors["transformer_blocks.0.ff.linear_in.weight"]) / width / 2,
         "timestep_guidance_channels": tensors[embedder].shape[1],
-        "guidance_embeds": False,
+        "guidance_embeds": f"{_TOLD}.linear_1.weight" in tensors,
     }
 
 
@@ -50,6 +53,14 @@ FILES = HostFiles(
     texts={"text_encoder": "Qwen3 (4B of Klein 4B, 8B of Klein 9B)"},
     text_widths={"text_encoder": ("joint_attention_dim", 3)},
     settings=_settings,
+)
+
+DEV_FILES = replace(
+    FILES,
+    keys=(*FILES.keys, *FILES.without),
+    without=(),
+    texts={"text_encoder": "Mistral Small 3"},
+    settings=lambda file: {},
 )
 
 
@@ -193,6 +204,7 @@ class Flux2Dev(Flux2):
         "vae": "diffusers.AutoencoderKLFlux2",
         "text_encoder": "transformers.Mistral3ForConditionalGeneration",
     }
+    files: ClassVar[HostFiles | None] = DEV_FILES
 
     def latents_of(self, parts: Components, made: Tensor, height: int, width: int) -> Tensor:
         return cells(made, height // 16, width // 16)

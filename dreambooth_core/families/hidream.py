@@ -12,11 +12,75 @@ from torch import Tensor, nn
 
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Components, Configs, SizeInfo
+from dreambooth_core.families.flux import LATENTS
+from dreambooth_core.families.hosts import HostFiles, Tensors, axes, count, flow_scheduler
+from dreambooth_core.families.names.hidream import NAMES
 from dreambooth_core.families.text import Conditioning
 from dreambooth_core.families.transformer import TransformerFamily
 from dreambooth_core.objective.shift import FlowDefaults
 
 _ATTENTION = r"attn1\.(to_q|to_k|to_v|to_out)(_t)?"
+
+HEAD = 128
+"""Numbers of a head, which no shape tells."""
+AXES = (64, 32, 32)
+"""Rotary axes of a head of 128."""
+MOST = [128, 128]
+"""Cells of an image that is not square."""
+LLAMA_LAYERS = 32
+"""Of Llama; blocks beyond as many are given the last one again."""
+TOKENS = 128
+
+
+def _config(tensors: Tensors) -> dict[str, Any]:
+    width, inputs = tensors["x_embedder.proj.weight"].shape
+    double, single = (count(tensors, f"{kind}_stream_blocks.") for kind in ("double", "single"))
+    block = "double_stream_blocks.0.block"
+    head = HEAD
+    t5 = tensors[f"caption_projection.{double + single}.linear.weight"].shape[1]
+    llama = tensors["caption_projection.0.linear.weight"].shape[1]
+    return {
+        "_class_name": "HiDreamImageTransformer2DModel",
+        "patch_size": 2,
+        "in_channels": inputs // 4,
+        "out_channels": len(tensors["final_layer.linear.weight"]) // 4,
+        "num_layers": double,
+        "num_single_layers": single,
+        "attention_head_dim": head,
+        "num_attention_heads": width // head,
+        "caption_channels": [t5, llama],
+        "text_emb_dim": tensors["p_embedder.pooled_embedder.linear_1.weight"].shape[1],
+        "num_routed_experts": count(tensors, f"{block}.ff_i.experts."),
+        "num_activated_experts": 2,
+        "axes_dims_rope": axes(AXES, head),
+        "max_resolution": MOST,
+        "llama_layers": [min(i, LLAMA_LAYERS - 1) for i in range(double + single)],
+    }
+
+
+FILES = HostFiles(
+    names=NAMES,
+    keys=(
+        "caption_projection.0.linear.weight",
+        "double_stream_blocks.0.block.attn1.to_q_t.weight",
+        "single_stream_blocks.0.block.ff_i.gate.weight",
+    ),
+    config=_config,
+    scheduler=lambda file, config: flow_scheduler(shift=3.0),
+    texts={
+        "text_encoder": "CLIP-L with 248 tokens",
+        "text_encoder_2": "CLIP-G with 248 tokens",
+        "text_encoder_3": "T5-XXL",
+        "text_encoder_4": "Llama 3.1 8B Instruct",
+    },
+    text_widths={
+        "text_encoder_3": ("caption_channels.0", 1),
+        "text_encoder_4": ("caption_channels.1", 1),
+    },
+    text_tokens={"text_encoder": TOKENS, "text_encoder_2": TOKENS},
+    patch=1,
+    latents=LATENTS,
+)
 
 
 class HiDream(TransformerFamily):
@@ -46,13 +110,14 @@ class HiDream(TransformerFamily):
         "text_encoder_3": "transformers.T5EncoderModel",
         "text_encoder_4": "transformers.LlamaForCausalLM",
     }
+    files: ClassVar[HostFiles | None] = FILES
     elsewhere: ClassVar[Mapping[str, str]] = {
         "text_encoder_4": "It is Llama 3.1 8B Instruct, which is published on its own: save its "
         "LlamaForCausalLM as text_encoder_4 and its tokenizer as tokenizer_4 there."
     }
     # diffusers' script: uniform, with the shift 3 whatever the base's own scheduler says.
     flow: ClassVar[FlowDefaults] = FlowDefaults(shift="static", factor=3.0)
-    most_tokens: ClassVar[int] = 128
+    most_tokens: ClassVar[int] = TOKENS
     targets: ClassVar[Mapping[str, str]] = {
         "query_value": r"\.attn1\.(to_q|to_v)$",
         "attention": rf"\.{_ATTENTION}$",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ Tensors = Mapping[str, Tensor]
 
 WITHIN = "llm_adapter."
 """Before the names of a text encoder that stands in the denoiser's file."""
+CLIP_TOKENS = 77
 CLIP_L_LAYERS = 12
 """CLIP-G has more, by which ComfyUI tells it too."""
 _CLIP = "text_model.encoder.layers.{}.self_attn.q_proj.weight"
@@ -35,7 +36,8 @@ class TextKind:
     """With which a family's name for it begins."""
     classes: tuple[str, ...]
     """Classes of transformers that it is read as."""
-    fits: Callable[[set[str]], bool]
+    fits: Callable[[Mapping[str, Sequence[int]]], bool]
+    """Told the shapes by name."""
     config: Callable[[Tensors], dict[str, Any]]
     """From its tensors (their shapes)."""
     rename: Callable[[str, Tensors], dict[str, Tensor]]
@@ -46,14 +48,42 @@ class TextKind:
     """The chat template that its tokenizer needs."""
     tokenizer: str = ""
     """Where ComfyUI keeps its tokenizer; empty where it does not."""
+    end: str = ""
+    """The token that ends a text and fills it up, where ComfyUI's tokenizer has another."""
     own: str = ""
     """The family by whose name this program has its tokenizer."""
     within: bool = False
     """Whether it stands in the denoiser's file."""
 
 
-def _has(*names: str, without: tuple[str, ...] = ()) -> Callable[[set[str]], bool]:
-    return lambda there: there.issuperset(names) and there.isdisjoint(without)
+Shapes = Mapping[str, Sequence[int]]
+
+
+def _has(*names: str, without: tuple[str, ...] = ()) -> Callable[[Shapes], bool]:
+    return lambda there: there.keys() >= set(names) and there.keys().isdisjoint(without)
+
+
+_is_llama_or_mistral = _has(
+    "layers.0.self_attn.q_proj.weight",
+    "layers.0.mlp.gate_proj.weight",
+    without=(
+        "layers.0.self_attn.q_norm.weight",
+        "layers.0.self_attn.k_proj.bias",
+        "layers.0.pre_feedforward_layernorm.weight",
+    ),
+)
+
+
+def _is_mistral(there: Shapes) -> bool:
+    """Mistral Small's queries are narrower than what they are made of, Llama's as wide."""
+    return _is_llama_or_mistral(there) and not _is_llama(there)
+
+
+def _is_llama(there: Shapes) -> bool:
+    if not _is_llama_or_mistral(there):
+        return False
+    rows, width = there["layers.0.self_attn.q_proj.weight"]
+    return rows == width
 
 
 def _t5_config(tensors: Tensors) -> dict[str, Any]:
@@ -77,11 +107,11 @@ def _t5_names(kind: str, tensors: Tensors) -> dict[str, Tensor]:
     return {"encoder.embed_tokens.weight": tensors["shared.weight"], **tensors}
 
 
-def _is_clip_l(there: set[str]) -> bool:
+def _is_clip_l(there: Shapes) -> bool:
     return _CLIP.format(0) in there and not _is_clip_g(there)
 
 
-def _is_clip_g(there: set[str]) -> bool:
+def _is_clip_g(there: Shapes) -> bool:
     return _CLIP.format(CLIP_L_LAYERS) in there
 
 
@@ -107,10 +137,12 @@ def _clip_names(kind: str, tensors: Tensors) -> dict[str, Tensor]:
 
 
 def _clip_l_names(kind: str, tensors: Tensors) -> dict[str, Tensor]:
-    """Its pooled answer is not projected in any model that the hosts run: the file's projection,
-    which is of another use, counts for nothing."""
+    """The hosts project the pooled answer of the long CLIP of HiDream alone: the projection of
+    others, which is of another use, counts for nothing."""
     found = _clip_names(kind, tensors)
     if kind == "CLIPTextModelWithProjection":
+        if len(found["text_model.embeddings.position_embedding.weight"]) > CLIP_TOKENS:
+            return _clip_g_names(kind, tensors)
         norm = found["text_model.final_layer_norm.weight"]
         found[_PROJECTION] = torch.eye(len(norm), dtype=norm.dtype, device=norm.device)
     return found
@@ -144,7 +176,8 @@ TEXT_KINDS: tuple[TextKind, ...] = (
         language.qwen3_vl_config,
         language.language_names,
         "hidden_size",
-        tokenizer=_QWEN_TOKENIZER,
+        language.QWEN3_VL_CHAT,
+        _QWEN_TOKENIZER,
     ),
     TextKind(
         "Qwen3",
@@ -178,6 +211,24 @@ TEXT_KINDS: tuple[TextKind, ...] = (
         language.gemma2_config,
         language.language_names,
         "hidden_size",
+    ),
+    TextKind(
+        "Mistral",
+        ("Mistral3ForConditionalGeneration",),
+        _is_mistral,
+        language.mistral_config,
+        language.mistral_names,
+        "hidden_size",
+    ),
+    TextKind(
+        "Llama",
+        ("LlamaForCausalLM",),
+        _is_llama,
+        language.llama_config,
+        language.language_names,
+        "hidden_size",
+        tokenizer="comfy/text_encoders/llama_tokenizer",
+        end="<|eot_id|>",
     ),
     TextKind(
         "T5",
@@ -231,9 +282,16 @@ def _canonical(name: str) -> str:
     return name
 
 
-def text_kind(names: Iterable[str]) -> TextKind | None:
-    """The kind of text encoder that has these names."""
-    there = {_canonical(name) for name in names}
+class Shaped(Protocol):
+    """A tensor, or the entry of one in a file's header."""
+
+    @property
+    def shape(self) -> Sequence[int]: ...
+
+
+def text_kind(entries: Mapping[str, Shaped]) -> TextKind | None:
+    """The kind of text encoder that has these names and shapes."""
+    there = {_canonical(name): tuple(entry.shape) for name, entry in entries.items()}
     return next((kind for kind in TEXT_KINDS if kind.fits(there)), None)
 
 

@@ -37,7 +37,14 @@ class HostFiles:
     texts: Mapping[str, str]
     """What each text encoder is called, by its folder in diffusers' layout."""
     text_widths: Mapping[str, tuple[str, int]]
-    """By text encoder: the key of the denoiser's configuration that has its width, times what."""
+    """By text encoder: the key of the denoiser's configuration that has its width (with ``.N`` the
+    place in a list), times what."""
+    text_tokens: Mapping[str, int] = field(default_factory=dict)
+    """By text encoder: the tokens that it must be able to read, where others of its kind read
+    fewer."""
+    beside: Mapping[str, str] = field(default_factory=dict)
+    """By companion of the denoiser: the word in the name of its file, which lies in the same
+    folder."""
     without: tuple[str, ...] = ()
     """Weights that tell another model from it."""
     norms: Mapping[str, str] = field(default_factory=dict)
@@ -58,6 +65,14 @@ class HostFiles:
     """Latent channels times this are the denoiser's input channels."""
     settings: Callable[[str], dict[str, Any]] = lambda name: {}
     """What ``model_index.json`` would say besides, by the file's name."""
+
+    def text_width(self, name: str, config: Mapping[str, Any]) -> int | None:
+        """How wide a text encoder is that fits a denoiser; None where that is not told."""
+        key, times = self.text_widths.get(name, ("", 1))
+        if not key:
+            return None
+        key, _, place = key.partition(".")
+        return int(config[key][int(place)] if place else config[key]) // times
 
     def fits(self, names: Iterable[str]) -> bool:
         """Whether a file with these names is a denoiser of this family."""

@@ -14,6 +14,8 @@ from dreambooth_core.devices import send
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Components, Loaded, SizeInfo
 from dreambooth_core.families.flux2 import FoldedLatents, cells
+from dreambooth_core.families.hosts import HostFiles, Tensors, count, flow_scheduler
+from dreambooth_core.families.names.ideogram4 import NAMES
 from dreambooth_core.families.text import Conditioning
 from dreambooth_core.formats.checkpoints.parts import ModelParts
 from dreambooth_core.objective.shift import FlowDefaults, root_mu
@@ -24,6 +26,40 @@ SEEN, PADDING = 1, -1
 """… and its segment: tokens of one look at each other alone."""
 FIRST_PLACE = 65536
 """Where images begin on all three axes, so that no text reaches them."""
+
+MROPE, ROPE = [24, 20, 20], 5_000_000
+"""Shares of the three axes in the angles of places, and their base."""
+TAPS = 13
+"""Layers of Qwen3-VL that are read."""
+
+
+def _config(tensors: Tensors) -> dict[str, Any]:
+    width, inputs = tensors["input_proj.weight"].shape
+    block = "layers.0"
+    head = len(tensors[f"{block}.attention.norm_q.weight"])
+    return {
+        "_class_name": "Ideogram4Transformer2DModel",
+        "in_channels": inputs,
+        "num_layers": count(tensors, "layers."),
+        "attention_head_dim": head,
+        "num_attention_heads": width // head,
+        "intermediate_size": len(tensors[f"{block}.feed_forward.w1.weight"]),
+        "adaln_dim": len(tensors["adaln_proj.weight"]),
+        "llm_features_dim": len(tensors["llm_cond_norm.weight"]),
+        "mrope_section": MROPE,
+        "rope_theta": ROPE,
+    }
+
+
+FILES = HostFiles(
+    names=NAMES,
+    keys=("layers.0.attention.qkv.weight", "llm_cond_norm.weight", "embed_image_indicator.weight"),
+    config=_config,
+    scheduler=lambda file, config: flow_scheduler(),
+    texts={"text_encoder": "Qwen3-VL 8B"},
+    text_widths={"text_encoder": ("llm_features_dim", TAPS)},
+    beside={"unconditional_transformer": "unconditional"},
+)
 
 
 class Ideogram4(FoldedLatents):
@@ -40,6 +76,7 @@ class Ideogram4(FoldedLatents):
         "vae": "diffusers.AutoencoderKLFlux2",
         "text_encoder": "transformers.Qwen3VLModel",
     }
+    files: ClassVar[HostFiles | None] = FILES
     # Its makers draw around a mean that grows with the image, from 0 at 512 px: diffusers' script.
     flow: ClassVar[FlowDefaults] = FlowDefaults(
         "logit_normal", std=1.5, shift="resolution", resolution_mu=root_mu(1024), patch=1

@@ -6,6 +6,7 @@ Everything is found out, and every weight's place and shape is checked, from the
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ from dreambooth_core.formats.reading import open_regular
 
 TEXT_FOLDERS = "models/text_encoders in ComfyUI, models/text_encoder in Forge and Forge Neo"
 VAE_FOLDERS = "models/vae in ComfyUI, models/VAE in Forge and Forge Neo"
+_LETTERS = re.compile(r"[^a-z0-9.]")
 FIRST = "decoder.conv_in.weight"
 """diffusers' name of the weight whose inputs are the latents' channels."""
 
@@ -88,12 +90,43 @@ def read_split(
         raise ValueError(f"no files are known of {family.name}")
     stored = SplitParts(family.name, {}, {})
     _add(stored, family, family.denoiser, denoiser, files.config, files.to_diffusers)
+    for name, word in files.beside.items():
+        piece = beside(family, files, denoiser.path, word)
+        _add(stored, family, name, piece, files.config, files.to_diffusers)
     config = stored.components[family.denoiser].config
     stored.scheduler = files.scheduler(denoiser.path.name, config)
     stored.settings = files.settings(denoiser.path.name)
     _add_texts(stored, options, family, files, denoiser, others)
     _add_vae(stored, options, family, files, others)
     return stored
+
+
+def beside(family: Family, files: HostFiles, path: Path, word: str) -> Piece:
+    """The companion of a denoiser: the file beside it that has a word more in its name, or else
+    the first one with that word."""
+    if word in path.name.lower():
+        raise UserError(
+            f"this is the {word} denoiser of {family.label}, which never sees a prompt",
+            where=f"base.model: {path}",
+            do=f"Name the other one: this one is found beside it by the word {word}.",
+        )
+    named = [each for each in sorted(path.parent.iterdir()) if word in each.name.lower()]
+    named.sort(
+        key=lambda each: (
+            _LETTERS.sub("", each.name.lower().replace(word, ""))
+            != _LETTERS.sub("", path.name.lower())
+        )
+    )
+    for each in named:
+        for piece in pieces_in(each) if each.is_file() else ():
+            if files.fits(piece.entries):
+                return piece
+    raise UserError(
+        f"{family.label} also needs its {word} denoiser, in a file of its own",
+        where=f"base.model: {path.parent}",
+        do=f"Put it there with the word {word} in its name; hosts keep it in "
+        "models/diffusion_models.",
+    )
 
 
 def _add_texts(
@@ -140,15 +173,7 @@ def _add_texts(
                 do="Name one.",
             )
         _add_text(stored, family, name, kind, fitting[0])
-        key, times = files.text_widths.get(name, ("", 1))
-        width = int(text_values(stored.components[name].config)[kind.width])
-        if key and width * times != config[key]:
-            raise UserError(
-                f"this {kind.label} is {width:,} wide, and the denoiser was made for "
-                f"{int(config[key]) // times:,}: it belongs to another model",
-                where=f"base.text_encoders: {fitting[0].path}",
-                do=f"This {family.label} needs {files.texts[name]}.",
-            )
+        _check_text(stored.components[name].config, files, name, kind, fitting[0], family, config)
     used = {kind_of(family, name).label for name in family.text_encoders}
     for piece, kind in named:
         if kind.label not in used:
@@ -157,6 +182,35 @@ def _add_texts(
                 where=f"base.text_encoders: {piece.path}",
                 do=f"It needs {' and '.join(files.texts.values())}.",
             )
+
+
+def _check_text(
+    config: Mapping[str, Any],
+    files: HostFiles,
+    name: str,
+    kind: TextKind,
+    piece: Piece,
+    family: Family,
+    denoiser: Mapping[str, Any],
+) -> None:
+    values = text_values(config)
+    width, wanted = int(values[kind.width]), files.text_width(name, denoiser)
+    least = files.text_tokens.get(name, 0)
+    if wanted not in (None, width):
+        what = (
+            f"this {kind.label} is {width:,} wide, and the denoiser was made for {wanted:,}: it "
+            "belongs to another model"
+        )
+    elif least and int(values["max_position_embeddings"]) < least:
+        tokens = int(values["max_position_embeddings"])
+        what = f"this {kind.label} reads {tokens} tokens, and {family.label} gives it {least}"
+    else:
+        return
+    raise UserError(
+        what,
+        where=f"base.text_encoders: {piece.path}",
+        do=f"This {family.label} needs {files.texts[name]}.",
+    )
 
 
 def _add_text(stored: SplitParts, family: Family, name: str, kind: TextKind, piece: Piece) -> None:
@@ -169,8 +223,9 @@ def _add_text(stored: SplitParts, family: Family, name: str, kind: TextKind, pie
         return kind.rename(as_class, canonical(tensors))
 
     _add(stored, family, name, piece, config, rename, own=True)
-    if WORDS in piece.entries:
-        stored.words[name] = lambda: piece.one(WORDS).numpy().tobytes()
+    inside = next((each for each in WORDS if each in piece.entries), None)
+    if inside is not None:
+        stored.words[name] = lambda: piece.one(inside).numpy().tobytes()
 
 
 def _add_vae(

@@ -13,7 +13,7 @@ from dreambooth_core.families.base import Family
 from dreambooth_core.families.host_texts import TextKind, canonical, kind_of, text_kind, text_values
 from dreambooth_core.families.host_vaes import vae_kind, vae_kind_of_class
 from dreambooth_core.families.registry import family_of_file
-from dreambooth_core.families.split import TEXT_FOLDERS, VAE_FOLDERS, pieces_in
+from dreambooth_core.families.split import TEXT_FOLDERS, VAE_FOLDERS, beside, pieces_in
 from dreambooth_core.families.split_tokenizers import split_tokenizers
 from dreambooth_core.formats.checkpoints.pieces import Piece
 
@@ -61,11 +61,16 @@ def find_parts(
     around = list(_pieces(folders))
     found = Parts(family.name, family.label)
     configs: dict[str, dict[str, Any]] = {}
+    for word in files.beside.values():
+        try:
+            beside(family, files, path, word)
+        except UserError:
+            found.missing.append(f"its {word} denoiser (beside it)")
     for name in family.text_encoders:
         kind = kind_of(family, name)
-        key, times = files.text_widths.get(name, ("", 1))
-        wanted = int(config[key]) // times if key else None
-        fitting = _text_of(inside if kind.within else [*inside, *around], kind, wanted)
+        wanted = files.text_width(name, config)
+        pieces = inside if kind.within else [*inside, *around]
+        fitting = _text_of(pieces, kind, wanted, files.text_tokens.get(name, 0))
         if fitting is None and kind.within:
             found.missing.append(f"its {files.texts[name]}, which stands in the denoiser's file")
             continue
@@ -105,9 +110,10 @@ def _pieces(folders: Sequence[Path]) -> Iterator[Piece]:
 
 
 def _text_of(
-    pieces: Sequence[Piece], kind: TextKind, wanted: int | None
+    pieces: Sequence[Piece], kind: TextKind, wanted: int | None, least: int
 ) -> tuple[Piece, dict[str, Any]] | None:
-    """The first text encoder of a kind and width (None for any), with its configuration."""
+    """The first text encoder of a kind and width (None for any) that reads so many tokens, with
+    its configuration."""
     for piece in pieces:
         if text_kind(piece.entries) is not kind:
             continue
@@ -115,7 +121,10 @@ def _text_of(
             config = kind.config(canonical(piece.shapes()))
         except (ArithmeticError, LookupError, TypeError, ValueError):  # not whole
             continue
-        if wanted in (None, int(text_values(config)[kind.width])):
+        values = text_values(config)
+        if least and int(values["max_position_embeddings"]) < least:
+            continue
+        if wanted in (None, int(values[kind.width])):
             return piece, config
     return None
 

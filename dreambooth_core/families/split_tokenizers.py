@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,15 @@ from typing import Any
 from dreambooth_core.bases.locate import is_on_hub
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Configs, Family
+from dreambooth_core.families.host_language import MISTRAL_CHAT
 from dreambooth_core.families.host_texts import TEXT_KINDS, TextKind, kind_of, text_values
 from dreambooth_core.families.transformer import readable
 from dreambooth_core.formats.sentencepiece import pieces
 from dreambooth_core.formats.tokenizers import load_tokenizers
+
+_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model", "spiece.model", "tekken.json")
+"""One of them is in a tokenizer's folder."""
+MORE_WORDS = 8
 
 
 def split_tokenizers(
@@ -58,7 +64,7 @@ def _tokenizer(
     if kind.own and place in (None, folder):
         return load_tokenizers(kind.own, None, [config])[0]
     if place is None and words is not None:
-        return _gemma(words())
+        return _STORED[kind.label](words())
     if place is None:
         own = kind.tokenizer
         comfyui = f"ComfyUI has {own} in its own folder, " if own else ""
@@ -69,10 +75,18 @@ def _tokenizer(
             do=f"Name a folder or a hub id. {comfyui}Forge and Forge Neo have one under "
             "backend/huggingface.",
         )
+    if not any((place / file).is_file() for file in _FILES):
+        raise UserError(
+            f"there is no tokenizer in this folder (none of {', '.join(_FILES)})",
+            where=f"base.tokenizer: {place}",
+        )
     with readable(place):
         made = AutoTokenizer.from_pretrained(place, local_files_only=True)
+    if kind.end in made.get_vocab():
+        made.eos_token = kind.end
     most = int(text_values(config)["vocab_size"])
-    if len(made) > most:
+    # Some that ComfyUI has were made for models with a few more.
+    if len(made) > most + MORE_WORDS:
         raise UserError(
             f"this tokenizer has {len(made):,} words, and the {kind.label} only "
             f"{most:,}: it belongs to another model",
@@ -91,6 +105,25 @@ def _tokenizer(
     return made
 
 
+def _mistral(data: bytes) -> Any:
+    """Mistral's tokenizer of its own form, tekken: a JSON of byte pairs by their rank."""
+    from transformers import PreTrainedTokenizerFast
+    from transformers.integrations.mistral.tokenizer import MistralConverter
+
+    with tempfile.TemporaryDirectory() as folder, readable("the tokenizer stored in this file"):
+        file = Path(folder) / "tekken.json"
+        file.write_bytes(data)
+        made = MistralConverter(str(file)).converted()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        padding_side="left",
+        chat_template=MISTRAL_CHAT,
+    )
+
+
 def _gemma(data: bytes) -> Any:
     """Gemma's tokenizer of a SentencePiece model: a begin stands before every text."""
     from transformers import AddedToken, GemmaTokenizer
@@ -104,6 +137,10 @@ def _gemma(data: bytes) -> Any:
     made.update_post_processor()
     made.add_tokens([AddedToken(piece.text, normalized=False) for piece in found if piece.whole])
     return made
+
+
+_STORED: Mapping[str, Callable[[bytes], Any]] = {"Gemma 2": _gemma, "Mistral": _mistral}
+"""What makes the tokenizer that is stored with a text encoder, by its kind."""
 
 
 def _place(folder: Path, name: str, kind: TextKind) -> Path:

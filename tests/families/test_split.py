@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,17 @@ import torch
 from helpers import flow_bases, flow_tokenizers, host_files
 from helpers.host_files import Split
 from transformers import T5Config, T5EncoderModel
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from dreambooth_core.commands.main import main
 from dreambooth_core.errors import UserError
 from dreambooth_core.families import (
     flux,
+    hidream,
     host_language,
     host_texts,
     host_vaes,
+    ideogram4,
     krea2,
     lumina2,
     qwen_image,
@@ -45,6 +49,8 @@ WRITERS = {
     "lumina2": flow_bases.lumina2,
     "qwen_image": flow_bases.qwen_image,
     "krea2": flow_bases.krea2,
+    "ideogram4": flow_bases.ideogram4,
+    "hidream": flow_bases.hidream,
 }
 PROMPT = "a photo of a red star"
 
@@ -56,11 +62,19 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text, "HEAD_WIDTH", 16)
     for family in (flux, qwen_image, krea2, lumina2):
         monkeypatch.setattr(family, "AXES", flow_bases.AXES)
+    monkeypatch.setattr(hidream, "HEAD", flow_bases.HEAD)
+    monkeypatch.setattr(hidream, "MOST", [16, 16])
+    monkeypatch.setattr(ideogram4, "MROPE", [4, 2, 2])
+    monkeypatch.setattr(ideogram4, "ROPE", 100)
     monkeypatch.setattr(sd3, "HEAD", flow_bases.HEAD)
     monkeypatch.setattr(krea2, "LAYERS", (1, 2, 3))
     monkeypatch.setattr(host_texts, "CLIP_L_LAYERS", 3)
     monkeypatch.setattr(host_language, "QWEN25_HEAD", 16)
     monkeypatch.setattr(host_language, "GEMMA2_HEAD", 16)
+    monkeypatch.setattr(host_language, "LLAMA_HEAD", 16)
+    plain = {"rope_theta": 10000.0, "rms_norm_eps": 1e-6, "max_position_embeddings": 1024}
+    monkeypatch.setattr(host_language, "LLAMA_FACTS", plain)
+    monkeypatch.setattr(host_language, "MISTRAL_FACTS", plain)
     monkeypatch.setitem(host_language.QWEN3_FACTS, "rope_theta", 10000.0)
     monkeypatch.setitem(host_language.QWEN3_VL_FACTS, "rope_theta", 500000.0)
     monkeypatch.setitem(host_language.QWEN25_VL_FACTS, "rms_norm_eps", 1e-5)
@@ -115,7 +129,7 @@ def answer(parts: Components) -> torch.Tensor:
 def same(ours: Components, theirs: Components) -> None:
     for name in theirs.family.networks:
         state, wanted = (
-            (parts.vae if name == "vae" else parts.models[name]).state_dict()
+            {"vae": parts.vae, **parts.models, **parts.companions}[name].state_dict()
             for parts in (ours, theirs)
         )
         assert state.keys() == wanted.keys()
@@ -145,6 +159,7 @@ def test_a_full_result_is_the_hosts_file(bases: Bases, name: str, tmp_path: Path
     said = {"modelspec.title": "mine"}
     # Nothing could be generated from it alone: what counts is the folder.
     assert theirs.family.write_file(theirs, result, dtype, said) is None
+    bring_companions(files, tmp_path)
     assert read_metadata(result)["modelspec.title"] == "mine"
     same(load_base(replace(options(files), model=str(result))), theirs)
 
@@ -160,8 +175,15 @@ def test_one_checkpoint_may_hold_all(bases: Bases, name: str, tmp_path: Path) ->
         whole |= prefixed(f"{prefix}transformer.", files.tensors[text_encoder])
         whole[f"{prefix}logit_scale"] = torch.ones(())
     write_tensors(tmp_path / "all.safetensors", whole)
+    bring_companions(files, tmp_path)
     ours = load_base(BaseOptions(model=str(tmp_path / "all.safetensors"), tokenizer=str(folder)))
     same(ours, load_base(BaseOptions(model=str(folder))))
+
+
+def bring_companions(files: Split, folder: Path) -> None:
+    """What lies beside the denoiser's file."""
+    for file in files.denoiser.parent.glob("unconditional*"):
+        shutil.copy(file, folder)
 
 
 def prefixed(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -399,6 +421,98 @@ def test_gemmas_tokenizer_stands_in_its_file(bases: Bases, tmp_path: Path) -> No
     for broken in (b"\x0a\xff", bytes(range(256))):
         with pytest.raises(UserError, match="stored in this file is"):
             load(broken)
+
+
+def tekken(tokenizer: Any) -> bytes:
+    """A byte-pair tokenizer in Mistral's own form: special tokens, then pairs by their rank."""
+    letters = {letter: byte for byte, letter in bytes_to_unicode().items()}
+    special = flow_tokenizers.MISTRAL_SPECIAL
+    pairs = sorted((i, text) for text, i in tokenizer.get_vocab().items() if text not in special)
+    words = [bytes(letters[letter] for letter in text) for _, text in pairs]
+    words.sort(key=lambda word: len(word) > 1)  # single bytes come first there
+    return json.dumps(
+        {
+            "config": {
+                "pattern": r" ?[^\s]+|\s+",
+                "default_vocab_size": len(special) + len(words),
+                "default_num_special_tokens": len(special),
+            },
+            "vocab": [
+                {"rank": rank, "token_bytes": base64.b64encode(word).decode(), "token_str": None}
+                for rank, word in enumerate(words)
+            ],
+            "special_tokens": [
+                {"rank": rank, "token_str": text, "is_control": True}
+                for rank, text in enumerate(special)
+            ],
+        }
+    ).encode()
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_flux2_dev_reads_with_the_hosts_mistral(
+    tmp_path: Path, cut: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose file holds its tokenizer and no image tower, and ComfyUI's has 30 layers without the
+    norm: prompts are encoded as by the folder's Mistral."""
+    monkeypatch.setattr(host_language, "LLAMA_HEAD", 8)
+    folder = flow_bases.flux2_dev(tmp_path / "folder", head=8)
+    family = FAMILIES["flux2_dev"]
+    files = host_files.write_split(family, folder, tmp_path / "files")
+    theirs = load_base(BaseOptions(model=str(folder)))
+    text = files.tensors["text_encoder"]
+    if cut:
+        after = tuple(name for name in text if ".layers.30." in name or name == "model.norm.weight")
+        assert len(after) == 10
+        text = host_files.without(text, after)
+    model = tekken(theirs.tokenizers[0])
+    text["tekken_model"] = torch.frombuffer(bytearray(model), dtype=torch.uint8)
+    write_tensors(files.texts[0], text)
+    ours = load_base(replace(options(files), tokenizer=None), weights=True)
+    assert ours.family is family and ours.is_told_guidance
+    # The words have other numbers in this form, as a Mistral of the same words would have.
+    places = {i: word for word, i in ours.tokenizers[0].get_vocab().items()}
+    old = theirs.tokenizers[0].get_vocab()
+    order = [old[places[i]] for i in range(len(places))]
+    embedding = ours.text_encoders[0].get_input_embeddings()
+    embedding.weight.data = embedding.weight.data[order]
+    assert torch.equal(answer(ours), answer(theirs))
+
+
+def test_a_mistral_that_lacks_what_is_read_is_refused(tmp_path: Path) -> None:
+    folder = flow_bases.flux2_dev(tmp_path / "folder", head=8)
+    files = host_files.write_split(FAMILIES["flux2_dev"], folder, tmp_path / "files")
+    text = files.tensors["text_encoder"]
+    layers = [name for name in text if ".layers.30." in name or ".layers.29." in name]
+    write_tensors(files.texts[0], host_files.without(text, layers))
+    assert "layer 30 is missing" in refused(options(files))
+
+
+def test_a_clip_of_another_length_is_refused(bases: Bases) -> None:
+    """HiDream's read 248 tokens; those of other models read 77."""
+    _, files = bases.of("hidream")
+    short = bases.of("sd3")[1].texts[0]
+    said = refused(options(replace(files, texts=[short, *files.texts[1:]])))
+    assert "CLIP-L reads 77 tokens" in said and "248" in said
+
+
+def test_the_second_denoiser_lies_beside_the_first(bases: Bases, tmp_path: Path) -> None:
+    _, files = bases.of("ideogram4")
+    home = files.denoiser.parent
+    said = refused(options(replace(files, denoiser=home / "unconditional_transformer.safetensors")))
+    assert "never sees a prompt" in said
+    alone = tmp_path / "ideogram4.safetensors"
+    shutil.copy(files.denoiser, alone)
+    said = refused(options(replace(files, denoiser=alone)))
+    assert "its unconditional denoiser" in said and "models/diffusion_models" in said
+    found = find_parts(alone, [home])
+    assert found is not None and found.missing[0] == "its unconditional denoiser (beside it)"
+
+
+def test_a_tokenizers_folder_without_one_is_refused(bases: Bases, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer_config.json").write_text("{}", encoding="utf-8")
+    said = refused(replace(options(bases.of("z_image")[1]), tokenizer=str(tmp_path)))
+    assert "no tokenizer in this folder" in said
 
 
 def test_a_gguf_file_is_a_base(bases: Bases, tmp_path: Path) -> None:

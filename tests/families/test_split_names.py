@@ -23,6 +23,8 @@ CONVERSIONS = {
     "sd3": "convert_sd3_transformer_checkpoint_to_diffusers",
     "lumina2": "convert_lumina2_to_diffusers",
     "krea2": "convert_krea2_transformer_checkpoint_to_diffusers",
+    "flux2_dev": "convert_flux2_transformer_checkpoint_to_diffusers",
+    "hidream": "convert_hidream_transformer_to_diffusers",
 }
 REAL: dict[str, dict[str, Any]] = {
     "z_image": {},
@@ -47,6 +49,16 @@ REAL: dict[str, dict[str, Any]] = {
     "lumina2": {"axes_dim_rope": (32, 32, 32), "axes_lens": (300, 512, 512), "cap_feat_dim": 2304},
     "qwen_image": {},
     "krea2": {},
+    "flux2_dev": {},
+    "ideogram4": {},
+    "hidream": {
+        "patch_size": 2,
+        "in_channels": 16,
+        "out_channels": 16,
+        "caption_channels": [4096, 4096],
+        "axes_dims_rope": (64, 32, 32),
+        "llama_layers": [*range(32), *[31] * 16],
+    },
 }
 
 
@@ -87,6 +99,30 @@ def test_names_are_those_of_diffusers_conversion(name: str) -> None:
     assert ours.keys() == theirs.keys() == state.keys()
     assert all(torch.equal(ours[key], tensor) for key, tensor in theirs.items())
     assert all(torch.equal(ours[key], tensor) for key, tensor in state.items())
+
+
+IDEOGRAM4 = {
+    *("input_proj.weight", "input_proj.bias", "llm_cond_norm.weight"),
+    *("llm_cond_proj.weight", "llm_cond_proj.bias", "embed_image_indicator.weight"),
+    *("adaln_proj.weight", "adaln_proj.bias"),
+    *(f"t_embedding.mlp_{end}.{kind}" for end in ("in", "out") for kind in ("weight", "bias")),
+    *(f"final_layer.{n}.{k}" for n in ("linear", "adaln_modulation") for k in ("weight", "bias")),
+    *(f"layers.#.{norm}{n}.weight" for norm in ("attention_norm", "ffn_norm") for n in (1, 2)),
+    *(f"layers.#.attention.{part}.weight" for part in ("qkv", "o", "norm_q", "norm_k")),
+    *(f"layers.#.feed_forward.w{n}.weight" for n in (1, 2, 3)),
+    *("layers.#.adaln_modulation.weight", "layers.#.adaln_modulation.bias"),
+}
+"""The parameters of ComfyUI's ``comfy/ldm/ideogram4/model.py``, which diffusers cannot convert."""
+
+
+def test_ideograms_file_has_comfyuis_names() -> None:
+    files = FAMILIES["ideogram4"].files
+    assert files is not None
+    with torch.device("meta"):
+        state = diffusers.Ideogram4Transformer2DModel(num_layers=2).state_dict()
+    stored = files.to_hosts(state)
+    assert stored.keys() == {key.replace("#", str(i)) for key in IDEOGRAM4 for i in range(2)}
+    assert stored["layers.0.attention.qkv.weight"].shape == (3 * 4608, 4608)
 
 
 def test_a_video_autoencoder_is_named_as_by_diffusers_conversion() -> None:

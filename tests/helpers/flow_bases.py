@@ -137,13 +137,17 @@ def flux2_klein(folder: Path, *, distilled: bool = False, channels: int = 32) ->
     )
 
 
-def flux2_dev(folder: Path) -> Path:
-    """Flux.2 dev: the layers 10, 20 and 30 of Mistral, an embedding of the guidance."""
+def flux2_dev(folder: Path, *, head: int = 16) -> Path:
+    """Flux.2 dev: the layers 10, 20 and 30 of Mistral, an embedding of the guidance.
+
+    Args:
+        head: numbers of one of Mistral's heads; the real one's are narrower together than it is.
+    """
     torch.manual_seed(0)
     tokenizer = tokenizers.mistral()
     text = {**SMALL_QWEN, "model_type": "mistral", "vocab_size": len(tokenizer)}
     config = Mistral3Config(
-        text_config={**text, "num_hidden_layers": 31, "head_dim": 16},
+        text_config={**text, "num_hidden_layers": 31, "head_dim": head},
         vision_config={
             "model_type": "pixtral",
             "hidden_size": 16,
@@ -507,7 +511,9 @@ def hidream(folder: Path) -> Path:
         vae=_vae(0.1159, 0.3611),
         text_encoder=CLIPTextModelWithProjection(_clip_config(clip, positions=248)),
         tokenizer=clip,
-        text_encoder_2=CLIPTextModelWithProjection(_clip_config(clip, positions=248)),
+        text_encoder_2=CLIPTextModelWithProjection(
+            _clip_config(clip, layers=4, act="gelu", positions=248)
+        ),
         tokenizer_2=clip,
         text_encoder_3=T5EncoderModel(_t5_config(t5, width=TEXT + 16)),
         tokenizer_3=t5,

@@ -43,6 +43,8 @@ def write_split(
         "vae": ldm(source / "vae"),
         **{name: text(family, name, source / name) for name in family.text_encoders},
     }
+    for name in family.companions:
+        tensors[name] = family.files.to_hosts(read_weights(source / name))
     if dtype is not None:
         tensors = {
             name: {k: t.to(dtype) for k, t in each.items()} for name, each in tensors.items()
@@ -107,6 +109,12 @@ def text(family: Family, name: str, folder: Path) -> dict[str, Tensor]:
     if kind == "Gemma2Model":
         plain = {f"model.{key}": value for key, value in tensors.items()}
         return {**plain, "spiece_model": torch.zeros(8, dtype=torch.uint8)}
+    if kind == "Mistral3ForConditionalGeneration":
+        return {
+            name.replace("language_model.", ""): value
+            for name, value in tensors.items()
+            if "vision_tower" not in name and "projector" not in name and name != "lm_head.weight"
+        }
     if kind == "CLIPTextModel":
         return {
             key if key.startswith("text_model.") else f"text_model.{key}": value

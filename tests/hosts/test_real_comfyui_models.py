@@ -25,6 +25,7 @@ CLASSES = {
     "sd3": "SD3",
     "lumina2": "Lumina2",
     "qwen_image": "QwenImage",
+    "hidream": "HiDream",
 }
 """ComfyUI's class, of families that it has had since 0.3.64."""
 
@@ -35,10 +36,12 @@ def shapes(name: str) -> dict[str, list[int]]:
     assert family.files is not None
     kind = getattr(diffusers, family.classes["transformer"].rpartition(".")[2])
     values = {**REAL[name], "dual_attention_layers": (0,)} if name == "sd3" else REAL[name]
-    blocks = 24 if name == "sd3" else 2  # by whose number ComfyUI knows its width
+    few = {} if name == "hidream" else dict.fromkeys(FEW, 2)  # of which it takes all for granted
+    if name == "sd3":
+        few = dict.fromkeys(FEW, 24)  # by whose number ComfyUI knows its width
     with torch.device("meta"):
         known = kind.__init__.__wrapped__.__code__.co_varnames
-        model = kind(**{**values, **{key: blocks for key in FEW if key in known}})
+        model = kind(**{**values, **{key: n for key, n in few.items() if key in known}})
     stored = family.files.to_hosts(model.state_dict())
     return {key: list(tensor.shape) for key, tensor in stored.items()}
 
