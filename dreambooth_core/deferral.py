@@ -134,8 +134,10 @@ def importing() -> Iterator[None]:
     """Around imports, in the engine's own processes: the garbage collector stays out of the way.
 
     It would look, time and again, at ever more objects that all stay. Afterwards it leaves these
-    alone for good. Nothing happens where :func:`defer` was not called.
+    alone for good. Nothing happens where :func:`defer` was not called, nor, afterwards, where all
+    was imported before: what else is in memory may be let go.
     """
+    known = len(sys.modules)
     if _FINDER not in sys.meta_path or not gc.isenabled():
         yield
         return
@@ -143,7 +145,8 @@ def importing() -> Iterator[None]:
     try:
         yield
     finally:
-        gc.freeze()
+        if len(sys.modules) > known:
+            gc.freeze()
         gc.enable()
 
 

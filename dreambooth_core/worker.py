@@ -220,11 +220,24 @@ def _queued(runner: Runner | None) -> Runner:
     return run
 
 
-def _late_trainer(
-    folder: RunFolder, *, on_event: OnEvent | None = None, proposal: Proposal | None = None
-) -> None:
+def _late_trainer(folder: RunFolder, **arguments: Any) -> None:
     """The trainer, imported when it is called."""
-    _trainer()(folder, on_event=on_event, **({"proposal": proposal} if proposal else {}))
+    _trainer()(folder, **arguments)
+
+
+class _Lasting:
+    """The trainer of a process that goes on, which keeps in memory what serves the next run."""
+
+    def __init__(self) -> None:
+        self._kept: Any = None
+
+    def __call__(self, folder: RunFolder, **arguments: Any) -> None:
+        trainer: Any = _trainer()
+        with importing():
+            from dreambooth_core.trainer.kept import Kept
+
+        self._kept = self._kept or Kept()
+        trainer(folder, kept=self._kept, **arguments)
 
 
 def _trainer() -> Runner:
@@ -382,6 +395,8 @@ def main(argv: Sequence[str] | None = None, *, runner: Runner | None = None) -> 
     args = parser.parse_args(argv)
     if argv is None:
         defer()  # this process is ours alone
+    if args.spare:
+        runner = runner or _Lasting()
     code = _work(args, runner)
     while args.spare and code in (0, Stopped.exit_code):
         given = _spare(RunFolder(args.folder).path.parent, args.spare)

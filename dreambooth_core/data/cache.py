@@ -243,15 +243,23 @@ class NoStore:
 
 
 class MemoryStore:
-    """Keeps values in memory; beyond ``limit`` bytes, those used longest ago are dropped."""
+    """Keeps values in memory; beyond ``limit`` bytes, those used longest ago are dropped.
 
-    def __init__(self, limit: int | None = None) -> None:
+    Args:
+        limit: bytes.
+        before: a store that had its time. What is asked for and lies there moves here.
+    """
+
+    def __init__(self, limit: int | None = None, before: MemoryStore | None = None) -> None:
         self.limit = limit
         self.size = 0
         self._values: OrderedDict[str, tuple[Any, int]] = OrderedDict()
+        self._before = before
 
     def get(self, key: str) -> Any | None:
         """The very object that was put."""
+        if key not in self._values and self._before and key in self._before._values:
+            self.put(key, self._before._values.pop(key)[0])
         if key not in self._values:
             return None
         self._values.move_to_end(key)
@@ -269,7 +277,11 @@ class MemoryStore:
 
     def has(self, key: str) -> bool:
         """Whether it is still there."""
-        return key in self._values
+        return key in self._values or (self._before is not None and self._before.has(key))
+
+    def forget_others(self) -> None:
+        """Drops what lies in the store before and was not asked for."""
+        self._before = None
 
 
 class DiskStore:
@@ -318,15 +330,6 @@ class DiskStore:
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.cache"
-
-
-def make_store(mode: str, folder: Path | str | None = None, limit: int | None = None) -> Store:
-    """The store for ``DataOptions.cache``: ``memory``, ``disk`` (needs a folder) or ``none``."""
-    if mode == "disk":
-        if folder is None:
-            raise ValueError("a disk cache needs a folder")
-        return DiskStore(folder)
-    return MemoryStore(limit) if mode == "memory" else NoStore()
 
 
 def pack(value: Any, key: str) -> bytes:

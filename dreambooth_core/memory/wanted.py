@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import sys
-from contextlib import suppress
 from typing import Any
 
 GROWN = 256 * 1024**2
@@ -12,6 +11,16 @@ GROWN = 256 * 1024**2
 
 LEAST = 0.15
 """The share of the computer's memory that must stay free."""
+
+
+def has_room(more: int = 0) -> bool:
+    """Whether :data:`LEAST` of the RAM stays free with ``more`` bytes taken."""
+    try:
+        import psutil
+    except ImportError:  # an environment that is not whole
+        return True
+    memory = psutil.virtual_memory()
+    return bool(memory.available - more >= LEAST * memory.total)
 
 
 class MemoryWanted:
@@ -31,12 +40,8 @@ class MemoryWanted:
         self._free = self._on_gpu()
 
     def __call__(self) -> bool:
-        with suppress(ImportError):  # an environment that is not whole
-            import psutil
-
-            memory = psutil.virtual_memory()
-            if memory.available < LEAST * memory.total:
-                return True
+        if not has_room():
+            return True
         free = self._on_gpu()
         self._free = max(self._free, free)
         return free < self._free - GROWN

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dreambooth_core.attention.processors import apply_attention
-from dreambooth_core.data.cache import LatentCache, NoStore, Store, TextCache, make_store
+from dreambooth_core.data.cache import DiskStore, LatentCache, NoStore, Store, TextCache
 from dreambooth_core.data.concepts import Concept
 from dreambooth_core.data.items import Items
 from dreambooth_core.data.plan import BatchPlan
@@ -35,6 +35,7 @@ from dreambooth_core.memory.streaming import Streaming
 from dreambooth_core.methods.quantized import quantize
 from dreambooth_core.options import TrainConfig
 from dreambooth_core.trainer.distributed import Processes
+from dreambooth_core.trainer.kept import Kept
 from dreambooth_core.trainer.reports import Reporter
 from dreambooth_core.trainer.saving import Asked, Saver
 from dreambooth_core.trainer.validation import Judge
@@ -95,6 +96,7 @@ class Preparation:
         processes: those that share the work.
         reporter: is told how far it is.
         asked: tells whether the user wants to stop.
+        kept: what this process has made for the run before.
     """
 
     def __init__(
@@ -105,9 +107,10 @@ class Preparation:
         processes: Processes,
         reporter: Reporter,
         asked: Asked,
+        kept: Kept,
     ) -> None:
         self.config, self.parts, self.precision = config, parts, precision
-        self.processes, self.reporter, self.asked = processes, reporter, asked
+        self.processes, self.reporter, self.asked, self.kept = processes, reporter, asked, kept
 
     def stop_here(self) -> None:
         """Raises ``Stopped``, in all processes, if the user asked for it while models loaded."""
@@ -278,7 +281,7 @@ class Preparation:
         cache = LatentCache(
             encode,
             fingerprint(parts.vae),
-            self._store() if plan.is_finite else NoStore(),
+            self._store("images") if plan.is_finite else NoStore(),
             pixels=items.pixels,
             recipe=items.recipe,
             batch_size=data.cache_batch_size,
@@ -314,7 +317,7 @@ class Preparation:
         cache = TextCache(
             lambda captions: encode_each(parts, captions),
             fingerprint(*parts.text_encoders, also=settings),
-            self._store(TEXT_CACHE_LIMIT),
+            self._store("captions", TEXT_CACHE_LIMIT),
         )
         captions = [items.all_captions() for items in images if items is not None]
         if None not in captions:
@@ -344,10 +347,12 @@ class Preparation:
         finally:
             self._end_streaming()
 
-    def _store(self, limit: int | None = None) -> Store:
+    def _store(self, things: str, limit: int | None = None) -> Store:
+        """Where ``data.cache`` says that encoded things lie."""
         data = self.config.data
-        folder = Path(data.cache_folder or Path(self.config.run.output) / CACHE_FOLDER)
-        return make_store(data.cache, folder, limit)
+        if data.cache == "disk":
+            return DiskStore(data.cache_folder or Path(self.config.run.output) / CACHE_FOLDER)
+        return self.kept.store(things, limit) if data.cache == "memory" else NoStore()
 
     def _progress(
         self, stage: str, *, before: int = 0, total: int | None = None

@@ -125,6 +125,15 @@ class Question:
     again, which takes most of a proof's time."""
 
 
+def release(training: Training) -> Components | None:
+    """The run's base as it was before training, to the bit; training is over then. None where
+    there is none any more, or not as it was."""
+    if not training.untouched or not training.method.detach():
+        return None
+    models = training.parts.models.values()
+    return training.parts if fingerprint(*models) == training.untouched else None
+
+
 def ask(training: Training, file: Path, token: tuple[str, Path] | None) -> Question:
     """The question to a result, answered by the trained models. Training cannot go on then."""
     parts, method, precision = training.parts, training.method, training.precision
@@ -135,9 +144,7 @@ def ask(training: Training, file: Path, token: tuple[str, Path] | None) -> Quest
             sums = sums_of(as_stored(parts, STORED[training.config.save.precision]))
         expected = answer(parts, caption)
     masters = bool(sums) and precision.trained != precision.dtype
-    base = parts if training.untouched and method.detach() else None
-    if base and fingerprint(*base.models.values()) != training.untouched:
-        base = None
+    base = release(training)
     return Question(
         file,
         caption,

@@ -30,7 +30,8 @@ from dreambooth_core.quiet import quieten
 from dreambooth_core.trainer import publish
 from dreambooth_core.trainer.decide import Decision, decide, told_captions
 from dreambooth_core.trainer.distributed import Processes, as_launched, join
-from dreambooth_core.trainer.proof import Question, ask, prove
+from dreambooth_core.trainer.kept import Kept
+from dreambooth_core.trainer.proof import Question, ask, prove, release
 from dreambooth_core.trainer.reports import Reporter
 from dreambooth_core.trainer.saving import Asked, Saver
 from dreambooth_core.trainer.state import (
@@ -53,6 +54,7 @@ def run(
     on_event: Callable[[Event], None] | None = None,
     decision: Decision | None = None,
     proposal: Proposal | None = None,
+    kept: Kept | None = None,
 ) -> None:
     """Trains what the folder's ``config.yaml`` says, and writes everything into the folder.
 
@@ -62,6 +64,8 @@ def run(
         decision: about that configuration, where it was made already.
         proposal: a configuration in place of the folder's. It takes its place once all is loaded
             and nothing speaks against it.
+        kept: what this process has in memory from the run before, and keeps of this one for the
+            next; None where none comes.
 
     Raises:
         UserError: something in the configuration or the images cannot work.
@@ -87,7 +91,7 @@ def run(
             on_event=on_event,
             enabled=processes.is_main,
         )
-        _run(decision, folder, processes, reporter, proposal)
+        _run(decision, folder, processes, reporter, proposal, kept)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -105,14 +109,21 @@ def _run(
     processes: Processes,
     reporter: Reporter,
     proposal: Proposal | None,
+    kept: Kept | None,
 ) -> None:
     """Results come first, then their proof, then whatever is only shown."""
     config, started = decision.config, time.time()
     asked = Asked(folder)
     saver = Saver(folder.path, Path(config.run.output), asked, reporter)
-    training = _prepared(decision, folder, processes, reporter, asked, saver, proposal)
-    question = _train(training)
+    training = _prepared(decision, folder, processes, reporter, asked, saver, proposal, kept)
+    try:
+        question = _train(training)
+    except Stopped:
+        if kept:
+            kept.keep(release(training), training.untouched)
+        raise
     family, steps, results = training.parts.family.name, training.step, training.results.written
+    untouched = training.untouched
     del training
     gc.collect()
     if torch.cuda.is_available():
@@ -141,6 +152,8 @@ def _run(
         with reporter.decorative("publishing"):
             write_receipt(folder, published=publish.publish(config, folder.path, facts))
     reporter.close()  # before the ending: it may have something to warn of
+    if kept:
+        kept.keep(question.base, untouched)
     reporter.emit("finished", outcome="done", results=results)
 
 
@@ -152,13 +165,14 @@ def _prepared(
     asked: Asked,
     saver: Saver,
     proposal: Proposal | None,
+    kept: Kept | None,
 ) -> Training:
     """The training at the step where it begins. Nothing of the run has changed until all that can
     be refused has been."""
     config = decision.config
     point = _resume_point(config, folder, reporter)
     try:
-        training = Training(decision, folder, reporter, processes, asked, saver)
+        training = Training(decision, folder, reporter, processes, asked, saver, kept)
     except Stopped as stop:
         raise Stopped(f"{stop.what}; what was made so far is kept", where=stop.where) from None
     if point is not None:

@@ -36,7 +36,8 @@ from dreambooth_core.optim.stepper import Stepper
 from dreambooth_core.randomness import seed_globally
 from dreambooth_core.trainer.decide import Decision, parameter_groups
 from dreambooth_core.trainer.distributed import Processes, no_sync, replicated, shard
-from dreambooth_core.trainer.prepare import Preparation
+from dreambooth_core.trainer.kept import Kept
+from dreambooth_core.trainer.prepare import Preparation, image_precision
 from dreambooth_core.trainer.reports import MOST_WAITING, Reporter, Window
 from dreambooth_core.trainer.results import Results
 from dreambooth_core.trainer.samples import Samples
@@ -64,6 +65,7 @@ class Training:
         processes: Processes,
         asked: Asked,
         saver: Saver,
+        kept: Kept | None = None,
     ) -> None:
         config = self.config = decision.config
         self.folder, self.reporter, self.processes = folder, reporter, processes
@@ -78,8 +80,11 @@ class Training:
             config.run.mixed_precision, processes.device, tf32=config.memory.tf32
         )
         tokenizers = None if kind.learns_token else decision.parts.tokenizers
-        parts = self.parts = load_base(config.base, tokenizers=tokenizers)
-        prepare = Preparation(config, parts, precision, processes, reporter, asked)
+        kept = kept or Kept()
+        unrounded = kind.trains_base or image_precision(config, precision) is not precision
+        found = kept.take(config.base, precision.dtype, processes.device, unrounded=unrounded)
+        parts = self.parts = found or load_base(config.base, tokenizers=tokenizers)
+        prepare = Preparation(config, parts, precision, processes, reporter, asked, kept)
         prepare.stop_here()
 
         # The images, and the batches of the whole run.

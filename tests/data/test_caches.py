@@ -16,7 +16,6 @@ from dreambooth_core.data.cache import (
     MemoryStore,
     NoStore,
     TextCache,
-    make_store,
     pack,
     unpack,
 )
@@ -56,7 +55,7 @@ def _wanted(pictures, size=(64, 64)):
 
 @pytest.fixture(params=["memory", "disk"])
 def store(request, tmp_path):
-    return make_store(request.param, tmp_path / "cache")
+    return MemoryStore() if request.param == "memory" else DiskStore(tmp_path / "cache")
 
 
 def test_the_cached_distribution_is_the_encoders(store, pictures):
@@ -357,7 +356,13 @@ def test_stopping_while_captions_are_encoded():
     assert cache.encode.batches[1:] == [["c", "d"], ["e", "f"]]
 
 
-def test_a_disk_cache_needs_a_folder():
-    with pytest.raises(ValueError, match="folder"):
-        make_store("disk")
-    assert isinstance(make_store("none"), NoStore)
+def test_a_store_takes_over_what_is_asked_for():
+    first = MemoryStore()
+    for name in "abc":
+        first.put(name, torch.ones(4))
+    second = MemoryStore(before=first)
+    assert second.has("a") and not second.has("d") and second.get("d") is None
+    assert torch.equal(second.get("a"), torch.ones(4))
+    assert second.size == 16 and not first.has("a")
+    second.forget_others()
+    assert second.has("a") and not second.has("b")

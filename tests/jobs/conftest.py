@@ -17,7 +17,7 @@ TRAINER = """
 import os, sys, time, types
 import dreambooth_core.errors as errors
 
-def run(folder, *, on_event=None):
+def run(folder, *, on_event=None, kept=None):
     what = folder.config.read_text()
     control = folder.control
     print("raw output of the trainer", flush=True)
@@ -31,9 +31,11 @@ def run(folder, *, on_event=None):
         folder.events.write("progress", step=step, steps=3, loss=1 / step)
         time.sleep(0.05)
 
-module = types.ModuleType("dreambooth_core.trainer.run")
-module.run = run
-sys.modules[module.__name__] = module
+for name, value in (("run", run), ("kept.Kept", object)):
+    inside, _, attribute = name.rpartition(".")
+    module = types.ModuleType("dreambooth_core.trainer." + (inside or name))
+    setattr(module, attribute, value)
+    sys.modules[module.__name__] = module
 """
 
 

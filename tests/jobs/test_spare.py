@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dreambooth_core import worker
 from dreambooth_core.errors import UserError
 from dreambooth_core.jobs import FileLock, RunFolder, attach, spare, start, status
 from dreambooth_core.memory.wanted import GROWN, MemoryWanted
@@ -175,3 +176,21 @@ def test_none_waits_where_none_is_wanted(run: RunFolder, engine: Path) -> None:
     first = done_by(run, engine)
     assert done_by(another(run, "second"), engine) != first
     assert not (run.path.parent / spare.FOLDER).exists()
+
+
+def test_a_worker_that_goes_on_keeps_what_serves_the_next_run(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[object] = []
+
+    def trainer(folder: RunFolder, **arguments: object) -> None:
+        given.append(arguments.get("kept"))
+
+    commands = [[str(run.path), "--spare", "k"], None]
+    monkeypatch.setattr(worker, "_trainer", lambda: trainer)
+    monkeypatch.setattr(worker, "_spare", lambda *_: commands.pop(0))
+    monkeypatch.setattr(worker, "_print_to", lambda _: None)
+    assert worker.main([str(run.path), "--spare", "k"]) == 0
+    assert len(given) == 2 and given[0] is given[1] is not None
+    assert worker.main([str(run.path)]) == 0
+    assert given[2] is None
