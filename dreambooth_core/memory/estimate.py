@@ -24,7 +24,7 @@ CUDA_CONTEXT = int(0.6 * GIB)
 WORKSPACE_TENSORS = 4
 """Temporary tensors as large as the largest activation: a gradient coming in and one going out,
 a converted copy, and what the convolution library unfolds."""
-_QUANTIZED_BYTES = {"nf4": 0.5 + 1 / 64 + 1 / 4096, "int8": 1.0}
+_QUANTIZED_BYTES = {"nf4": 0.5 + 1 / 64 + 1 / 4096, "int8": 1.0, "fp8": 1.0}
 _HALF = {"fp16": torch.float16, "bf16": torch.bfloat16, "full_bf16": torch.bfloat16}
 COMPUTED = 25e12
 """Floating-point operations a second that training in half precision gets out of a card of the
@@ -66,7 +66,7 @@ class MemorySetting:
     ema: str = "no"
     """``no``, ``device`` or ``cpu``."""
     quantized: str = "no"
-    """``no``, ``nf4`` or ``int8``: frozen linear layers."""
+    """``no``, ``int8``, ``fp8`` or ``nf4``: frozen linear layers."""
     stream: float = 0.0
     """The share of the blocks that lies in RAM."""
     fused_attention: bool = True

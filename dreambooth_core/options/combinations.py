@@ -459,6 +459,14 @@ RULES: tuple[Rule, ...] = (
         lambda s: s.config.memory.quantize == "nf4" and s.device == "mps",
     ),
     Rule(
+        "a base in fp8",
+        "Apple's GPUs",
+        "they have no numbers of that kind",
+        "Set memory.quantize to int8.",
+        "memory.quantize",
+        lambda s: s.config.memory.quantize == "fp8" and s.device == "mps",
+    ),
+    Rule(
         "8-bit and paged optimizers, Lion",
         "Apple's GPUs",
         "bitsandbytes has no kernels for them",

@@ -10,7 +10,7 @@ from dreambooth_core.errors import UserError
 
 AUTO = "auto"
 GIB = 1024**3
-QUANTIZED = ("no", "int8", "nf4")
+QUANTIZED = ("no", "int8", "fp8", "nf4")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(gb|gib|mb|mib)", re.IGNORECASE)
 
 
@@ -47,8 +47,9 @@ class MemoryOptions:
     quantize: str = option(
         "no",
         label="Quantise the base",
-        help="""Keep the linear layers of the frozen base in 8 bits (int8) or 4 bits (nf4): a half
-        or a quarter of fp16's memory, slightly less exact. For adapters and embeddings only.""",
+        help="""Keep the linear layers of the frozen base in 8 bits (int8; fp8 for files that are fp8
+        already, which stay exactly as they are) or 4 bits (nf4): a half or a quarter of fp16's
+        memory, slightly less exact. For adapters and embeddings only.""",
         choices=QUANTIZED,
         advanced=True,
     )

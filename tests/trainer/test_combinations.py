@@ -66,6 +66,7 @@ BROKEN: dict[tuple[str, str], Given] = {
     ("memory.stream", "several processes"): {"memory.stream": 1, "processes": 2},
     ("memory.stream", "Apple's GPUs"): {"memory.stream": 1, "device": "mps"},
     ("a 4-bit base", "Apple's GPUs"): {"memory.quantize": "nf4", "device": "mps"},
+    ("a base in fp8", "Apple's GPUs"): {"memory.quantize": "fp8", "device": "mps"},
     ("schedule piecewise_constant", "warm-up"): {
         "optim.lr_scheduler": "piecewise_constant",
         "optim.step_rules": "1:10,0.5",
