@@ -66,11 +66,13 @@ def folder_for(config: TrainConfig) -> RunFolder:
     return folder
 
 
-def training_of(config: TrainConfig, folder: RunFolder) -> Training:
+def training_of(config: TrainConfig, folder: RunFolder, device: str = "cpu") -> Training:
     """A run that is not trained yet."""
     reporter, asked = Reporter(folder, tensorboard=False), Asked(folder)
     saver = Saver(folder.path, folder.path.parent, asked, reporter)
-    return Training(decide(config), folder, reporter, join("cpu"), asked, saver)
+    processes = join(device)
+    decision = decide(config, processes=processes)
+    return Training(decision, folder, reporter, processes, asked, saver)
 
 
 def train(config: TrainConfig, *, decorated: bool = False, proven: bool = False) -> RunFolder:
