@@ -82,18 +82,18 @@ def choose(wanted: str, device: torch.device, dtype: torch.dtype, head_size: int
     """The kernel to use for a head size.
 
     ``auto`` takes the first that works and whose memory does not grow with the square of the
-    sequence, else the first that works.
+    sequence, else the first that works. So does ``fastest``, before any is tried in a run.
 
     Raises:
         UserError: ``wanted`` names a kernel that cannot run here (says why), or is unknown; no
             kernel runs at all.
     """
-    if wanted != "auto":
+    if wanted not in ("auto", "fastest"):
         if wanted not in KERNELS:
             raise UserError(
                 f"attention {wanted!r} is not known",
                 where="memory.attention",
-                do=f"Known are auto, {', '.join(KERNELS)}.",
+                do=f"Known are auto, fastest, {', '.join(KERNELS)}.",
             )
         verdict = probe(wanted, device, dtype, head_size)
         if not verdict.works:

@@ -72,9 +72,8 @@ def apply_attention(
 ) -> dict[int, str]:
     """Gives every attention layer of a UNet or autoencoder the kernel for its head size.
 
-    ``wanted`` is ``auto``, ``xformers``, ``sdpa`` or ``chunked``; ``dtype`` the one that is
-    computed in. Layers with a processor of another kind are left alone. Returns the kernel of
-    each head size.
+    ``wanted`` is a choice of ``memory.attention``; ``dtype`` the one that is computed in. Layers
+    with a processor of another kind are left alone. Returns the kernel of each head size.
 
     Raises:
         UserError: the wanted kernel cannot run (says why).

@@ -18,6 +18,7 @@ from dreambooth_core.optim.rates import rates
 from dreambooth_core.optim.schedules import make_schedule
 from dreambooth_core.optim.table import OPTIMIZERS, OptimizerSpec
 from dreambooth_core.options import TrainConfig
+from dreambooth_core.options.memory import FASTEST
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,73 @@ class Rule:
     """The field that the error points at."""
     broken: Callable[[Asked], bool]
 
+
+def _fastest(asked: Asked) -> bool:
+    return asked.config.memory.attention == FASTEST
+
+
+def _graphs(asked: Asked) -> bool:
+    return asked.config.memory.cuda_graphs
+
+
+UNTRIED: tuple[tuple[str, str, Callable[[Asked], bool]], ...] = (
+    (
+        "torch.compile",
+        "each kernel would be compiled for its trial",
+        lambda s: _fastest(s) and s.config.memory.compile,
+    ),
+    (
+        "fused_backward_pass",
+        "trials would step the weights",
+        lambda s: _fastest(s) and s.optim.fused_backward_pass,
+    ),
+    (
+        "several processes",
+        "each would choose for itself",
+        lambda s: _fastest(s) and s.processes > 1,
+    ),
+)
+"""What attention kernels cannot be tried with."""
+
+UNRECORDED: tuple[tuple[str, str, str, Callable[[Asked], bool]], ...] = (
+    (
+        "torch.compile off",
+        "what is recorded are compiled blocks",
+        "Switch memory.compile on, or memory.cuda_graphs off.",
+        lambda s: _graphs(s) and not s.config.memory.compile,
+    ),
+    (
+        "devices that are not NVIDIA's",
+        "they are CUDA's",
+        "Switch memory.cuda_graphs off.",
+        lambda s: _graphs(s) and s.device not in ("", "cuda"),
+    ),
+    (
+        "buckets",
+        "what is recorded has one size",
+        "Set data.crop to center or random, or switch memory.cuda_graphs off.",
+        lambda s: _graphs(s) and s.config.data.crop == "bucket",
+    ),
+    (
+        "gradient checkpointing",
+        "blocks are computed a second time, where the first recording is still in use",
+        "Switch one of the two off.",
+        lambda s: _graphs(s) and s.config.memory.gradient_checkpointing,
+    ),
+    (
+        "gradient accumulation",
+        "the next pass would write over gradients that are being summed",
+        "Set run.gradient_accumulation_steps to 1, or switch memory.cuda_graphs off.",
+        lambda s: _graphs(s) and s.config.run.gradient_accumulation_steps > 1,
+    ),
+    (
+        "several processes",
+        "gradients travel while they appear",
+        "Train in one process, or switch memory.cuda_graphs off.",
+        lambda s: _graphs(s) and s.processes > 1,
+    ),
+)
+"""What CUDA graphs cannot be combined with."""
 
 UNSHARDED: tuple[tuple[str, str, str, Callable[[Asked], bool]], ...] = (
     (
@@ -195,6 +263,21 @@ RULES: tuple[Rule, ...] = (
         "Switch one of the two off.",
         "optim.fused_backward_pass",
         lambda s: s.optim.fused_backward_pass and s.config.memory.compile,
+    ),
+    *(
+        Rule(
+            "the fastest attention",
+            other,
+            why,
+            "Set memory.attention to auto.",
+            "memory.attention",
+            applies,
+        )
+        for other, why, applies in UNTRIED
+    ),
+    *(
+        Rule("CUDA graphs", other, why, do, "memory.cuda_graphs", applies)
+        for other, why, do, applies in UNRECORDED
     ),
     Rule(
         "stochastic_rounding",

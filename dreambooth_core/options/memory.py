@@ -9,6 +9,7 @@ from dreambooth_core.config.fields import option
 from dreambooth_core.errors import UserError
 
 AUTO = "auto"
+FASTEST = "fastest"
 GIB = 1024**3
 QUANTIZED = ("no", "int8", "fp8", "nf4")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(gb|gib|mb|mib)", re.IGNORECASE)
@@ -34,8 +35,10 @@ class MemoryOptions:
         "auto",
         label="Attention",
         help="""The attention implementation. auto takes the first that works here: xformers,
-        PyTorch's own (sdpa), or the chunked one that needs little memory anywhere.""",
-        choices=("auto", "xformers", "sdpa", "chunked"),
+        PyTorch's own (sdpa), or the chunked one that needs little memory anywhere. fastest tries
+        those of PyTorch (flash, cuDNN, efficient) and xformers at the run's own sizes first, for a
+        few seconds, and remembers what won.""",
+        choices=("auto", FASTEST, "xformers", "sdpa", "chunked"),
         advanced=True,
     )
     tf32: bool = option(
@@ -47,8 +50,8 @@ class MemoryOptions:
     quantize: str = option(
         "no",
         label="Quantise the base",
-        help="""Keep the linear layers of the frozen base in 8 bits (int8; fp8 for files that are fp8
-        already, which stay exactly as they are) or 4 bits (nf4): a half or a quarter of fp16's
+        help="""Keep the linear layers of the frozen base in 8 bits (int8; fp8 for files that are
+        fp8 already, which stay exactly as they are) or 4 bits (nf4): a half or a quarter of fp16's
         memory, slightly less exact. For adapters and embeddings only.""",
         choices=QUANTIZED,
         advanced=True,
@@ -66,6 +69,15 @@ class MemoryOptions:
         label="Compile",
         help="""Compile the denoiser's repeated blocks with torch.compile: a minute or more at the
         start, faster steps on a GPU; needs Triton there, and on a CPU a C++ compiler.""",
+        advanced=True,
+    )
+
+    cuda_graphs: bool = option(
+        False,
+        label="CUDA graphs",
+        help="""Record the compiled blocks' work once and replay it: faster where an NVIDIA GPU
+        waits for the processor, as with a small model or batch. Needs more memory, Compile, and
+        images of one size.""",
         advanced=True,
     )
 

@@ -23,6 +23,10 @@ from dreambooth_core.memory.wanted import has_room
 
 log = logging.getLogger(__name__)
 
+LOCKED = os.name == "nt"
+"""Whether a file that is mapped into memory, as weights may be, can be neither replaced nor
+deleted."""
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -119,6 +123,8 @@ def _reset(network: nn.Module) -> None:
         if off is not None:
             off()
     network.to("cpu").eval().requires_grad_(False)
+    for tensor in (*network.parameters(), *network.buffers()) if LOCKED else ():
+        tensor.data = tensor.data.clone()
 
 
 def _stamps(options: BaseOptions) -> tuple[tuple[str, int, int], ...]:

@@ -27,7 +27,7 @@ from dreambooth_core.memory.needs import estimate_of
 from dreambooth_core.methods.table import METHODS
 from dreambooth_core.options import TrainConfig
 from dreambooth_core.quiet import quieten
-from dreambooth_core.trainer import publish
+from dreambooth_core.trainer import kernels, publish
 from dreambooth_core.trainer.decide import Decision, decide, told_captions
 from dreambooth_core.trainer.distributed import Processes, as_launched, join
 from dreambooth_core.trainer.kept import Kept
@@ -227,7 +227,8 @@ def _train(training: Training) -> Question | None:
     folder, reporter = training.folder, training.reporter
     begun = time.time()
     try:
-        training.train()
+        with kernels.chosen(training):
+            training.train()
     except Exception:
         with reporter.decorative("drawing the curve"):
             training.asked.look()

@@ -207,6 +207,8 @@ class Training:
         """
         passes, counts = self.plan.passes(step, self.processes.rank)
         forward, found = self.ddp or self.losses, []
+        if self.config.memory.cuda_graphs:  # what was recorded may be written over from here on
+            torch.compiler.cudagraph_mark_step_begin()
         for number, group in enumerate(passes, 1):
             # Dropout draws from the global generator: keyed here, so that resuming a run
             # needs no saved generator state.

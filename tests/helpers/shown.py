@@ -175,6 +175,7 @@ SHOWN: dict[str, tuple[str, str]] = {
     "memory.quantize": (MEMORY, "test_quantisation_changes_the_loss_a_little"),
     "memory.stream": (MEMORY, "test_streaming_changes_where_weights_lie_not_losses"),
     "memory.compile": (MEMORY, "test_repeated_blocks_are_compiled_when_asked"),
+    "memory.cuda_graphs": (MEMORY, "test_compiled_blocks_are_recorded_when_asked"),
     "run.name": (OUTPUT, "test_name_and_output_say_where_a_run_lies"),
     "run.output": (OUTPUT, "test_name_and_output_say_where_a_run_lies"),
     "run.seed": (OUTPUT, "test_the_seed_fixes_every_choice"),

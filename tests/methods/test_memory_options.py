@@ -172,6 +172,28 @@ def test_repeated_blocks_are_compiled_when_asked(
     assert len(blocks) > 1
 
 
+def test_compiled_blocks_are_recorded_when_asked(
+    base: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes: list[object] = []
+    marks: list[None] = []
+
+    def compile_(call: Any, *, mode: object = None, **_: object) -> Any:
+        modes.append(mode)
+        return call
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: marks.append(None))
+    changes = {"memory__compile": "true", "memory__cuda_graphs": "true"}
+    config = config_for(base, pictures, tmp_path, **changes)
+    monkeypatch.setattr("dreambooth_core.trainer.decide.refuse_settings", lambda *_, **__: None)
+    training = sessions.training_of(config, folder_for(config))
+    assert len(modes) > 1 and set(modes) == {"reduce-overhead"}
+    for _ in range(2):
+        training.train_step()
+    assert len(marks) == 2
+
+
 def test_fused_backward_steps_and_leaves_no_gradients(
     base: Path, pictures: Path, tmp_path: Path, training_of: dict[str, Any]
 ) -> None:

@@ -20,7 +20,26 @@ FREE: Given = {"optim.optimizer": "adamw_schedulefree"}
 PRODIGY: Given = {"optim.optimizer": "prodigy"}
 PREDICTION: Given = {"prior.enabled": "true", "prior.source": "prediction"}
 FULL: Given = {"method.kind": "full"}
+FASTEST: Given = {"memory.attention": "fastest"}
+GRAPHS: Given = {
+    "memory.cuda_graphs": "true",
+    "memory.compile": "true",
+    "data.crop": "center",
+    "device": "cuda",
+}
 BROKEN: dict[tuple[str, str], Given] = {
+    ("the fastest attention", "torch.compile"): {**FASTEST, "memory.compile": "true"},
+    ("the fastest attention", "fused_backward_pass"): {**FASTEST, **FUSED},
+    ("the fastest attention", "several processes"): {**FASTEST, "processes": 2},
+    ("CUDA graphs", "torch.compile off"): {**GRAPHS, "memory.compile": "false"},
+    ("CUDA graphs", "devices that are not NVIDIA's"): {**GRAPHS, "device": "cpu"},
+    ("CUDA graphs", "buckets"): {**GRAPHS, "data.crop": "bucket"},
+    ("CUDA graphs", "gradient checkpointing"): {
+        **GRAPHS,
+        "memory.gradient_checkpointing": "true",
+    },
+    ("CUDA graphs", "gradient accumulation"): {**GRAPHS, "run.gradient_accumulation_steps": 2},
+    ("CUDA graphs", "several processes"): {**GRAPHS, "processes": 2},
     ("fused_backward_pass", "gradient accumulation"): {
         **FUSED,
         "run.gradient_accumulation_steps": 2,
@@ -173,6 +192,8 @@ def test_a_pair_is_refused_by_name_and_nothing_else_is(pair: tuple[str, str]) ->
     [
         {},
         FUSED,
+        FASTEST,
+        GRAPHS,
         FREE,
         PRODIGY,
         {"method.kind": "textual_inversion", "method.train_denoiser": "false"},

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -94,7 +95,7 @@ def taken(
     dtype: torch.dtype = torch.float32,
     *,
     unrounded: bool = False,
-    **options: object,
+    **options: Any,
 ) -> Components | None:
     wanted = replace(BaseOptions(model=str(own)), **options)
     return kept.take(wanted, dtype, CPU, unrounded=unrounded)
@@ -109,6 +110,19 @@ def test_a_base_is_given_once_and_is_as_it_was_read(keep: Keep, own: Path) -> No
         assert not any(p.requires_grad or p.device != CPU for p in network.parameters())
     assert kept.store("images", None).get("key") == 1
     assert taken(kept, own) is None
+
+
+@pytest.mark.parametrize("locked", [False, True])
+def test_mapped_files_are_let_go_where_they_would_be_locked(
+    base: Path, monkeypatch: pytest.MonkeyPatch, locked: bool
+) -> None:
+    monkeypatch.setattr("dreambooth_core.trainer.kept.LOCKED", locked)
+    kept, options = Kept(), BaseOptions(model=str(base))
+    kept.take(options, torch.float32, CPU, unrounded=False)
+    parts = load_base(options)
+    before = [p.data_ptr() for p in parts.vae.parameters()]
+    kept.keep(parts, fingerprint(*parts.models.values()))
+    assert (before == [p.data_ptr() for p in parts.vae.parameters()]) is not locked
 
 
 def test_a_rounded_base_serves_who_rounds_it_so(keep: Keep, own: Path) -> None:

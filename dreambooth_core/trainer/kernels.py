@@ -1,0 +1,111 @@
+"""The fastest attention for a run, by a trial of each at its own shapes (``memory.attention``)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from dreambooth_core.attention.fastest import SDPA, Cost, fastest, sdpa_by
+from dreambooth_core.attention.processors import apply_attention
+from dreambooth_core.errors import UserError
+from dreambooth_core.memory.measure import peak_memory
+from dreambooth_core.options.memory import FASTEST
+from dreambooth_core.randomness import seed_globally
+from dreambooth_core.trainer.prepare import CACHE_FOLDER
+from dreambooth_core.trainer.train import Training
+
+FILE = "attention.json"
+
+
+@contextmanager
+def chosen(training: Training) -> Iterator[None]:
+    """Inside, the run's attention is the fastest, where the configuration asks for that. Nothing
+    that is learned or drawn depends on the trials."""
+    config = training.config
+    if config.memory.attention != FASTEST:
+        yield
+        return
+    folder = Path(config.data.cache_folder or Path(config.run.output) / CACHE_FOLDER)
+    names = [*SDPA, *(["xformers"] if _takes_xformers(training) else [])]
+    trials: dict[str, Callable[[], Cost]] = {
+        name: partial(_trial, training, name) for name in names
+    }
+    training.reporter.emit("progress", stage="attention", step=0, steps=len(names))
+    name = fastest(trials, folder / FILE, _key(training))
+    with _by(training, name) if name else nullcontext():
+        yield
+
+
+@contextmanager
+def _by(training: Training, name: str) -> Iterator[None]:
+    """Inside, attention by one kernel."""
+    precision, denoiser = training.precision, training.parts.denoiser
+    kind = name if name not in SDPA else "sdpa"
+    apply_attention(denoiser, kind, precision.device, precision.dtype)
+    with sdpa_by(name) if name in SDPA else nullcontext():
+        yield
+
+
+def _trial(training: Training, name: str) -> Cost:
+    """The cost of the first pass of the next step, forward and backward; no weight takes one."""
+    passes, counts = training.plan.passes(training.step, training.processes.rank)
+    device = training.precision.device
+
+    def step() -> None:
+        seed_globally("dropout", training.seed, training.step, 0, device=device.type)
+        try:
+            total, *_ = training.losses(passes[0], training.step, counts)
+            total.backward()
+        finally:
+            for parameter in training.stepper.parameters:
+                parameter.grad = None
+
+    with _by(training, name):
+        step()  # kernels are chosen and built
+        with peak_memory(device) as peak:
+            began = time.perf_counter()
+            step()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            seconds = time.perf_counter() - began
+    return Cost(seconds, peak.peak)
+
+
+def _takes_xformers(training: Training) -> bool:
+    """Whether the denoiser's layers can be given xformers, and it runs here."""
+    precision = training.precision
+    try:
+        sizes = apply_attention(
+            training.parts.denoiser, "xformers", precision.device, precision.dtype
+        )
+    except UserError:
+        return False
+    return bool(sizes)
+
+
+def _key(training: Training) -> str:
+    """What decides which kernel wins."""
+    config, device = training.config, training.precision.device
+    passes, _ = training.plan.passes(training.step, training.processes.rank)
+    sizes = sorted((len(group), group[0].size) for group in passes)
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    memory = config.memory
+    return repr(
+        (
+            gpu,
+            torch.__version__,
+            training.parts.family.name,
+            training.parts.configs[training.parts.family.denoiser].get("_class_name"),
+            training.precision.dtype,
+            sizes,
+            memory.gradient_checkpointing,
+            memory.quantize,
+            memory.share,
+            config.method.kind,
+        )
+    )
