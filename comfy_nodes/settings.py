@@ -50,7 +50,18 @@ LEFT_OUT = {
     "memory.budget",
 }
 """What other nodes say, and what must be as the host needs it."""
-SECTIONS = ("method", "optim", "objective", "data", "prior", "memory", "save", "base", "run")
+SECTIONS = (
+    "method",
+    "optim",
+    "objective",
+    "data",
+    "marks",
+    "prior",
+    "memory",
+    "save",
+    "base",
+    "run",
+)
 """Sections with a node of their own. Validation is the training nodes', publishing nobody's."""
 
 

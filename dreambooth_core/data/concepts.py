@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth_core.data.captions import FILEWORDS, read_caption
-from dreambooth_core.data.inventory import Inventory, Picture, take_stock
-from dreambooth_core.data.options import ConceptOptions, DataOptions, PriorOptions
+from dreambooth_core.data.inventory import Inventory, Picture, look_at, take_stock
+from dreambooth_core.data.marks import GOOD, WHERE, Mark, read_marks
+from dreambooth_core.data.options import ConceptOptions, DataOptions, MarkOptions, PriorOptions
 from dreambooth_core.errors import UserError
 from dreambooth_core.formats.reading import read_bytes
 from dreambooth_core.jobs.strict import parse_json
@@ -20,6 +21,17 @@ from dreambooth_core.randomness import permutation
 
 ENOUGH = 8
 """Images of a subject from which on some can be spared."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A generated image that was marked good."""
+
+    picture: Picture
+    caption: str
+    """The prompt that it was made by."""
+    rival: Picture | None = None
+    """The bad image of the same prompt that it is preferred to, in a pair."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +50,10 @@ class Concept:
     is_own_class: bool = False
     """The subject's own images stand for class images too: the base is asked about them under the
     class prompt."""
+    examples: tuple[Example, ...] = ()
+    """Generated images that are trained on too."""
+    only_examples: bool = False
+    """Its own images are there, and are not trained on."""
 
     @property
     def name(self) -> str:
@@ -62,7 +78,13 @@ class Concept:
         taken = [self.inventory.taken[i] for i in self._held]
         inventory = replace(self.inventory, taken=taken)
         return replace(
-            self, inventory=inventory, class_inventory=None, held_out=0, is_own_class=False
+            self,
+            inventory=inventory,
+            class_inventory=None,
+            held_out=0,
+            is_own_class=False,
+            examples=(),
+            only_examples=False,
         )
 
     @property
@@ -79,9 +101,15 @@ class Concept:
         return self.options.repeats * picture.repeats
 
     @property
+    def trained_pictures(self) -> list[Picture]:
+        """Those of :attr:`pictures` that are shown as the subject."""
+        return [] if self.only_examples else self.pictures
+
+    @property
     def showings(self) -> int:
         """Showings of all its images in an epoch."""
-        return sum(self.repeats_of(picture) for picture in self.pictures)
+        own = sum(self.repeats_of(picture) for picture in self.trained_pictures)
+        return own + len(self.examples)
 
     def with_class_pictures(self, inventory: Inventory) -> Concept:
         """The same concept with its class images."""
@@ -99,7 +127,12 @@ class Concept:
             "class_images_used": len(self.class_pictures),
             "held_out": [self.inventory.taken[i].name for i in self._held],
             "showings_per_epoch": self.showings,
+            **({"marked": self._marked()} if self.examples else {}),
         }
+
+    def _marked(self) -> dict[str, int]:
+        pairs = sum(example.rival is not None for example in self.examples)
+        return {"joined": len(self.examples) - pairs, "pairs": pairs}
 
 
 def gather(
@@ -163,6 +196,60 @@ def _held_out(data: DataOptions, images: int, seeks_best: bool) -> int:
             do="Hold out fewer.",
         )
     return data.held_out
+
+
+def with_marks(concepts: Sequence[Concept], options: MarkOptions, *, pairs: bool) -> list[Concept]:
+    """The concepts with generated images that were marked, which join the first one.
+
+    Args:
+        pairs: whether good and bad images of a prompt are pairs. Each is in one at least: what
+            there is less of takes turns.
+
+    Raises:
+        UserError: the marks cannot be read, an image is missing, no prompt has what is wanted.
+    """
+    if not options.file:
+        return list(concepts)
+    marks, first = read_marks(options.file), concepts[0]
+    where = f"{WHERE}: {marks.file}"
+    seen: dict[str, Picture] = {}
+
+    def picture(mark: Mark) -> Picture:
+        if mark.image not in seen:
+            found = look_at(marks.path_of(mark))
+            if not isinstance(found, Picture):
+                what = f"a marked image cannot be used: {mark.image}: {found.reason}"
+                raise UserError(what, where=where, do="Put it back, or mark others.")
+            seen[mark.image] = found
+        return seen[mark.image]
+
+    examples, lonely = [], []
+    if options.images == "joined":
+        examples = [Example(picture(one), one.prompt) for one in marks.of(GOOD)]
+    for prompt, (good, bad) in marks.by_prompt().items() if pairs else ():
+        sizes = {(picture(one).width, picture(one).height) for one in (*good, *bad)}
+        if not good or not bad:
+            lonely.append(prompt)
+        elif len(sizes) > 1:
+            what = f"the images of one prompt are of different sizes: {prompt}"
+            raise UserError(what, where=where, do="Mark images of one size.")
+        else:
+            for n in range(max(len(good), len(bad))):
+                won, lost = good[n % len(good)], bad[n % len(bad)]
+                examples.append(Example(picture(won), prompt, picture(lost)))
+    if pairs and not any(example.rival for example in examples):
+        what = "no prompt has both a good and a bad image, so there is no pair"
+        raise UserError(what, where=where, do="Mark more images, or choose another objective.loss.")
+    if not examples:
+        raise UserError("no image is marked good", where=where, do="Mark some.")
+    if lonely:
+        first.inventory.warnings.append(
+            f"{len(lonely)} prompts have no good or no bad image and are in no pair, "
+            f"{lonely[0]!r:.100} for one"
+        )
+    alone = options.images == "none"
+    taught = [replace(one, only_examples=alone) for one in concepts]
+    return [replace(taught[0], examples=tuple(examples)), *taught[1:]]
 
 
 LARGEST_LIST = 8_000_000

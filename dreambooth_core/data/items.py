@@ -19,6 +19,7 @@ from dreambooth_core.data.options import DataOptions
 from dreambooth_core.data.plan import (
     CLASS,
     INSTANCE,
+    RIVAL,
     BatchPlan,
     Entry,
     Size,
@@ -70,11 +71,13 @@ class Items:
         self.class_pictures: list[Picture] = []
         self.entries: list[Entry] = []
         self.class_entries: list[Entry] = []
+        self.rivals: dict[int, Picture] = {}
+        """The bad image of a pair, by the index of its good one."""
         texts, words, names = [], [], []
         self.class_captions: list[str] = []
         for concept, factor in zip(self.concepts, factors, strict=True):
             about = concept.options
-            for picture in concept.pictures:
+            for picture in concept.trained_pictures:
                 repeats = concept.repeats_of(picture) * factor
                 self.pictures.append(picture)
                 self.entries.append(self._entry(picture, concept.index, repeats))
@@ -82,6 +85,14 @@ class Items:
                     caption_of(picture, about.instance_prompt, options.captions, about.name)
                 )
                 words.append(words_of(picture))
+                names.append(about.name)
+            for example in concept.examples:
+                if example.rival is not None:
+                    self.rivals[len(self.pictures)] = example.rival
+                self.pictures.append(example.picture)
+                self.entries.append(self._entry(example.picture, concept.index, 1))
+                texts.append(example.caption)
+                words.append("")
                 names.append(about.name)
             for picture in concept.class_pictures:
                 self.class_pictures.append(picture)
@@ -128,6 +139,8 @@ class Items:
 
     def picture(self, slot: Slot) -> Picture:
         """The image that a slot names."""
+        if slot.kind == RIVAL:
+            return self.rivals[slot.picture]
         return (self.class_pictures if slot.kind == CLASS else self.pictures)[slot.picture]
 
     def views(self, plan: BatchPlan) -> list[tuple[Picture, View]]:
@@ -137,7 +150,19 @@ class Items:
             ValueError: The plan is not finite (``BatchPlan.is_finite``).
         """
         kinds = {INSTANCE: self.pictures, CLASS: self.class_pictures}
-        return [(kinds[kind][index], view) for kind, index, view in plan.views()]
+        found = [(kinds[kind][index], view) for kind, index, view in plan.views()]
+        return found + [
+            (self.rivals[index], view)
+            for kind, index, view in plan.views()
+            if kind == INSTANCE and index in self.rivals
+        ]
+
+    def in_pairs(self, group: Sequence[Slot]) -> tuple[list[Slot], int]:
+        """A group of slots with the bad image beside each good one, and the number of pairs: the
+        good images come first, then their bad ones, then whatever is in no pair."""
+        paired = [s for s in group if s.kind == INSTANCE and s.picture in self.rivals]
+        rest = [s for s in group if s not in paired]
+        return [*paired, *(replace(s, kind=RIVAL) for s in paired), *rest], len(paired)
 
     @property
     def recipe(self) -> str:
@@ -174,9 +199,9 @@ class Items:
     def mask(self, slot: Slot) -> Tensor | None:
         """float32 [1, height, width], the weight of each pixel in the loss; ``None`` for all 1.
 
-        Class images have none: the whole image is to be preserved.
+        Class images have none: the whole image is to be preserved; nor have the bad ones of pairs.
         """
-        if slot.kind == CLASS or self.options.masks == "none":
+        if slot.kind != INSTANCE or self.options.masks == "none":
             return None
         return self._mask(self.picture(slot), slot.view)
 

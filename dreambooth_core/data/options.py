@@ -256,6 +256,31 @@ class DataOptions:
         return size
 
 
+MARKED = ("joined", "own", "none")
+
+
+@dataclass
+class MarkOptions:
+    """Generated images that were marked good or bad."""
+
+    file: str = option(
+        "",
+        label="Marked images",
+        path="any",
+        help="""The marks.json of generated images, or the folder or run that it is in. Good ones
+        join the images of the first concept, each with its prompt as caption; with
+        objective.loss=dpo good and bad ones of a prompt are pairs. Empty: none.""",
+    )
+    images: str = option(
+        "joined",
+        label="Images beside pairs",
+        choices=MARKED,
+        help="""What is trained on besides pairs of good and bad images (objective.loss=dpo):
+        joined: the concepts' own images and the good ones; own: the concepts' own; none: pairs
+        alone.""",
+    )
+
+
 SOURCES = ("images", "prediction")
 
 

@@ -24,6 +24,8 @@ Size = tuple[int, int]
 """(height, width) in pixels."""
 INSTANCE = "instance"
 CLASS = "class"
+RIVAL = "rival"
+"""The bad image of a pair, in the place of the good one."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Slot:
     does not depend on accumulation, processes or prior preservation, so noise can be keyed by
     (seed, step, number)."""
     kind: str
-    """``"instance"`` or ``"class"``."""
+    """``"instance"``, ``"class"`` or ``"rival"``."""
     picture: int
     """Index among the images of its kind."""
     concept: int

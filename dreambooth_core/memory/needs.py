@@ -310,7 +310,7 @@ def device_room(kind: str) -> Room | None:
 
 def images_at_once(config: TrainConfig) -> int:
     """Images in one forward pass: class images join those of the subject."""
-    return config.run.batch_size * (2 if config.prior.enabled else 1)
+    return config.run.batch_size * (1 + config.prior.enabled + config.prefers)
 
 
 def keeps_latents(config: TrainConfig) -> bool:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -98,6 +98,26 @@ class Method(ABC):
             where="prior.source",
             do="Set prior.source to images.",
         )
+
+    _start: Sequence[tuple[nn.Parameter, Tensor]] = ()
+
+    def remember(self, trainables: Sequence[Trainable]) -> None:
+        """Keeps a copy of what is trained as it is now, for :meth:`as_remembered`."""
+        parameters = [p for group in trainables for p in group.parameters.values()]
+        self._start = [(p, p.detach().clone()) for p in parameters]
+
+    @contextmanager
+    def as_remembered(self) -> Iterator[None]:
+        """Inside, without gradients, the models answer as they did when :meth:`remember` was
+        called. Nothing is copied: what is trained lies aside meanwhile."""
+        aside = [parameter.data for parameter, _ in self._start]
+        for parameter, start in self._start:
+            parameter.data = start
+        try:
+            yield
+        finally:
+            for (parameter, _), data in zip(self._start, aside, strict=True):
+                parameter.data = data
 
     def caption_for_proof(self, captions: Sequence[str]) -> str:
         """A caption whose answer shows what was learned.

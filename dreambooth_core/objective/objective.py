@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from statistics import NormalDist
 
 import torch
@@ -49,6 +49,10 @@ class NoisySample:
 
     def __len__(self) -> int:
         return int(self.timesteps.shape[0])
+
+    def part(self, which: slice) -> NoisySample:
+        """Some of its samples."""
+        return NoisySample(*(getattr(self, each.name)[which] for each in fields(self)))
 
 
 class Objective(ABC):
@@ -230,7 +234,7 @@ def elementwise(kind: str, prediction: Tensor, target: Tensor, threshold: Tensor
     ``|d| - c/2`` above.
     """
     difference = prediction.float() - target.float()
-    if kind == "l2":
+    if kind in ("l2", "dpo"):  # pairs are compared by their squared errors
         return difference.square()
     if kind == "l1":
         return difference.abs()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from dreambooth_core.config.fields import option
 from dreambooth_core.errors import UserError
 
-LOSSES = ("l2", "l1", "huber", "smooth_l1")
+LOSSES = ("l2", "l1", "huber", "smooth_l1", "dpo")
 HUBER_SCHEDULES = ("constant", "snr", "exponential")
 DIFFUSION_WEIGHTINGS = ("none", "min_snr", "debiased_estimation", "v_equivalent")
 FLOW_WEIGHTINGS = ("none", "sigma_sqrt", "sigma_squared", "cosmap")
@@ -34,8 +34,19 @@ class ObjectiveOptions:
         "l2",
         label="Loss",
         help="""Distance between prediction and target: squared (l2), absolute (l1),
-        pseudo-Huber or smooth L1. The last three forgive outliers.""",
+        pseudo-Huber or smooth L1; these three forgive outliers. dpo (Diffusion-DPO): of a good and
+        a bad image of one prompt (marks.file) the good one becomes likelier; whatever is in no
+        pair is squared.""",
         choices=LOSSES,
+    )
+    dpo_beta: float = option(
+        2000.0,
+        label="DPO beta",
+        help="""How close the adapter stays to what it was at the start: higher stays closer. 1000
+        to 5000 is usual.""",
+        minimum=1.0,
+        maximum=1e6,
+        advanced=True,
     )
     huber_c: float = option(
         0.1,

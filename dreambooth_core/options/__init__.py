@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from dreambooth_core.config.fields import option, section
-from dreambooth_core.data.options import ConceptOptions, DataOptions, PriorOptions
+from dreambooth_core.data.options import ConceptOptions, DataOptions, MarkOptions, PriorOptions
 from dreambooth_core.families.options import BaseOptions
 from dreambooth_core.methods.options import MethodOptions
 from dreambooth_core.objective.options import ObjectiveOptions
@@ -43,6 +43,9 @@ class TrainConfig:
     )
     data: DataOptions = section(
         DataOptions, label="Images", help="How images and captions are prepared."
+    )
+    marks: MarkOptions = section(
+        MarkOptions, label="Marked images", help="Generated images that were called good or bad."
     )
     prior: PriorOptions = section(
         PriorOptions,
@@ -88,6 +91,11 @@ class TrainConfig:
         if self.is_open_ended:
             return MOST_STEPS
         return (self.run.epochs or EPOCHS) * steps_per_epoch
+
+    @property
+    def prefers(self) -> bool:
+        """Whether pairs of a good and a bad image are trained on."""
+        return self.objective.loss == "dpo"
 
     @property
     def needs_held_out(self) -> bool:

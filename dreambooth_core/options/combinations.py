@@ -149,6 +149,12 @@ UNRECORDED: tuple[tuple[str, str, str, Callable[[Asked], bool]], ...] = (
         lambda s: _graphs(s) and s.config.run.gradient_accumulation_steps > 1,
     ),
     (
+        "objective.loss dpo",
+        "the adapter as it was is asked in between, from elsewhere in the memory",
+        "Choose another objective.loss, or switch memory.cuda_graphs off.",
+        lambda s: _graphs(s) and s.config.prefers,
+    ),
+    (
         "several processes",
         "gradients travel while they appear",
         "Train in one process, or switch memory.cuda_graphs off.",
@@ -193,6 +199,12 @@ UNSHARDED: tuple[tuple[str, str, str, Callable[[Asked], bool]], ...] = (
         "a pass gathers pieces from all processes, and not each of them has class images in it",
         "Set prior.source to images.",
         lambda s: s.config.prior.predicts,
+    ),
+    (
+        "objective.loss dpo",
+        "the adapter as it was would have to be in pieces too",
+        "Choose another objective.loss.",
+        lambda s: s.config.prefers,
     ),
     (
         "save.best_by images",
@@ -444,6 +456,40 @@ RULES: tuple[Rule, ...] = (
         "Switch prior.enabled off.",
         "prior.source",
         lambda s: s.config.prior.predicts and not s.trains_weights,
+    ),
+    Rule(
+        "objective.loss dpo",
+        "no marked images",
+        "it learns from pairs of a good and a bad image",
+        "Name the marks.json of generated images in marks.file, or choose another objective.loss.",
+        "objective.loss",
+        lambda s: s.config.prefers and not s.config.marks.file,
+    ),
+    Rule(
+        "objective.loss dpo",
+        "methods that train no adapter",
+        "what it compares with, the model as it was, would be a second model",
+        "Choose lora, or bake what the full fine-tune learned and train an adapter on it.",
+        "objective.loss",
+        lambda s: s.config.prefers and not s.method.is_adapter,
+    ),
+    Rule(
+        "objective.loss dpo",
+        "dropout",
+        "the adapter would differ from what it was by what is dropped",
+        "Set method.dropout and method.text_dropout to 0.",
+        "method.dropout",
+        lambda s: (
+            s.config.prefers and bool(s.config.method.dropout or s.config.method.text_dropout)
+        ),
+    ),
+    Rule(
+        "marks.images own or none",
+        "other losses than dpo",
+        "nothing would be learned from the marks",
+        "Set marks.images to joined, or objective.loss to dpo.",
+        "marks.images",
+        lambda s: s.config.marks.images != "joined" and not s.config.prefers,
     ),
     Rule(
         "method.init_from",

@@ -18,8 +18,9 @@ from typing import Any
 import torch
 
 from dreambooth_core.attention.processors import apply_attention
-from dreambooth_core.data.concepts import Concept, gather
+from dreambooth_core.data.concepts import Concept, gather, with_marks
 from dreambooth_core.data.items import Items
+from dreambooth_core.data.marks import require_base
 from dreambooth_core.data.plan import BatchPlan, Size
 from dreambooth_core.data.prior import ClassImages
 from dreambooth_core.devices import choose_device, make_precision
@@ -103,6 +104,9 @@ def decide(
         seeks_best=config.seeks_best,
         must_hold_out=config.needs_held_out,
     )
+    if config.marks.file and weights:
+        require_base(config.marks.file, parts.fingerprint)
+    concepts = with_marks(concepts, config.marks, pairs=config.prefers)
     items = Items(concepts, config.data, seed=config.run.seed)
     plan = items.plan(
         batch_size=config.run.batch_size,

@@ -216,8 +216,14 @@ def settings_identity(config: TrainConfig) -> dict[str, Any]:
         "targets": method.target_modules,
         "optimizer": config.optim.optimizer,
         "ema": config.optim.ema.enabled,
+        **({"compared_with": _compared_with(method.init_from)} if config.prefers else {}),
         "training_adapter": sha256(method.training_adapter) if method.training_adapter else None,
     }
+
+
+def _compared_with(init_from: str) -> str | None:
+    """The adapter that pairs are compared with is made anew from its file when a run resumes."""
+    return sha256(init_from) if init_from else None
 
 
 TOLD = ("commit",)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from dreambooth_core.attention.processors import apply_attention
 from dreambooth_core.data.items import Items
+from dreambooth_core.data.marks import require_base
 from dreambooth_core.data.plan import CLASS, Slot
 from dreambooth_core.devices import make_precision, send
 from dreambooth_core.errors import Stopped
@@ -30,7 +30,7 @@ from dreambooth_core.memory.advice import next_measure
 from dreambooth_core.memory.measure import MemoryWatch
 from dreambooth_core.methods.base import method_for
 from dreambooth_core.methods.table import METHODS
-from dreambooth_core.objective.objective import NoisySample, combine
+from dreambooth_core.objective.objective import combine
 from dreambooth_core.optim.ema import Ema
 from dreambooth_core.optim.stepper import Stepper
 from dreambooth_core.randomness import seed_globally
@@ -38,6 +38,7 @@ from dreambooth_core.trainer.decide import Decision, parameter_groups
 from dreambooth_core.trainer.distributed import Processes, no_sync, replicated, shard
 from dreambooth_core.trainer.kept import Kept
 from dreambooth_core.trainer.prepare import Preparation, image_precision
+from dreambooth_core.trainer.references import References
 from dreambooth_core.trainer.reports import MOST_WAITING, Reporter, Window
 from dreambooth_core.trainer.results import Results
 from dreambooth_core.trainer.samples import Samples
@@ -86,6 +87,8 @@ class Training:
         parts = self.parts = found or load_base(config.base, tokenizers=tokenizers)
         prepare = Preparation(config, parts, precision, processes, reporter, asked, kept)
         prepare.stop_here()
+        if config.marks.file:
+            require_base(config.marks.file, parts.fingerprint)
 
         # The images, and the batches of the whole run.
         concepts = prepare.class_images(decision.concepts, saver)
@@ -120,6 +123,9 @@ class Training:
         offload = config.run.sharding == "offload"
         shards = shard(parts, trainables, processes, offload=offload) if sharded else None
 
+        if config.prefers:
+            method.remember(trainables)
+
         # Optimizer and average, and how they are saved.
         rates = parameter_groups(config, trainables, processes.count)
         self.stepper = Stepper(config.optim, rates, total_steps=self.total_steps, seed=self.seed)
@@ -139,6 +145,7 @@ class Training:
         slots_of = partial(Samples, parts, latents=latents, texts=texts, precision=precision)
         self.samples = slots_of(items, seed=self.seed)
         self.objective = parts.family.objective(config.objective, parts)
+        self.references = References(method, self.samples, self.objective)
         self.asks_base = config.prior.predicts
         self.prior_weight = config.prior.loss_weight if config.prior.enabled else 0.0
         whole = [m for m in method.passed_models if not (shards and m is parts.denoiser)]
@@ -228,38 +235,22 @@ class Training:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Total, instance and class loss of slots of one size, each a scalar. ``counts``: instance
         and class slots of the whole step."""
+        group, pairs = self.items.in_pairs(group)
         latents = self.samples.latents(group, step)
         keys = [("train", self.seed, step, slot.number) for slot in group]
         noisy = self.objective.draw(latents, keys)
         inpainting = self.samples.inpainting(group, step)
         if self.asks_base:
-            noisy = self._with_the_bases_answers(noisy, group, step, inpainting)
+            noisy = self.references.preserved(noisy, group, step, inpainting)
         prediction = self.samples.predict(
             noisy.noisy, noisy.timesteps, group, step, inpainting=inpainting
         )
         losses = self.objective.losses(prediction, noisy, self.samples.masks(group))
+        if pairs:
+            losses = self.references.compared(losses, noisy, group, pairs, step, inpainting)
         losses = losses * send(torch.tensor([float(s.counts) for s in group]), losses.device)
         is_class = send(torch.tensor([slot.kind == CLASS for slot in group]), losses.device)
         return combine(losses, is_class, self.prior_weight, counts)
-
-    def _with_the_bases_answers(
-        self, noisy: NoisySample, group: Sequence[Slot], step: int, inpainting: Tensor | None
-    ) -> NoisySample:
-        """The sample with what the base itself answers as the target of its class slots, which
-        stand at its end."""
-        first = sum(slot.kind != CLASS for slot in group)
-        if first == len(group):
-            return noisy
-        masked = None if inpainting is None else inpainting[first:]
-        with torch.no_grad(), self.method.as_base():
-            answer = self.samples.predict(
-                noisy.noisy[first:],
-                noisy.timesteps[first:],
-                group[first:],
-                step,
-                inpainting=masked,
-            )
-        return replace(noisy, target=torch.cat([noisy.target[:first], answer.to(noisy.target)]))
 
     # --- what happens between steps -------------------------------------------------------------
     def report(self, started: float) -> None:

@@ -164,6 +164,7 @@ class Subjects:
             form.field("prior.enabled")
             form.section("prior")
             form.section("data")
+            form.section("marks")
         self.count: Component = gr.State(1)
         on(self.add.click, lambda n: self.show(n + 1), [self.count], self.shown())
         on(self.drop.click, lambda n: self.show(n - 1), [self.count], self.shown())

@@ -74,6 +74,14 @@ SHOWN: dict[str, tuple[str, str]] = {
     "data.cache": (DATA, "test_the_cache_can_be_on_disk_in_memory_or_nowhere"),
     "data.cache_folder": (DATA, "test_the_cache_can_be_on_disk_in_memory_or_nowhere"),
     "data.cache_batch_size": (DATA, "test_pictures_can_be_encoded_several_at_once"),
+    "marks.file": (
+        "data/test_marks.py",
+        "test_good_images_join_with_their_prompts_as_captions",
+    ),
+    "marks.images": (
+        "data/test_marks.py",
+        "test_pairs_are_of_one_prompt_and_every_image_is_in_one",
+    ),
     "prior.enabled": (PRIOR, "test_class_images_are_what_the_options_say"),
     "prior.source": (PRIOR, "test_the_bases_own_answers_can_be_preserved"),
     "prior.loss_weight": ("trainer/test_losses.py", "test_the_losses_equal_a_direct_computation"),
@@ -113,6 +121,10 @@ SHOWN: dict[str, tuple[str, str]] = {
         "test_it_is_there_while_training_and_in_no_result",
     ),
     "objective.loss": (LEARNING, "test_losses_and_weights"),
+    "objective.dpo_beta": (
+        "trainer/test_marks.py",
+        "test_the_loss_equals_a_direct_computation",
+    ),
     "objective.huber_c": (LEARNING, "test_losses_and_weights"),
     "objective.huber_schedule": (LEARNING, "test_losses_and_weights"),
     "objective.weighting": (LEARNING, "test_losses_and_weights"),

@@ -27,6 +27,7 @@ GRAPHS: Given = {
     "data.crop": "center",
     "device": "cuda",
 }
+PAIRS: Given = {"objective.loss": "dpo", "marks.file": "marks.json"}
 BROKEN: dict[tuple[str, str], Given] = {
     ("the fastest attention", "torch.compile"): {**FASTEST, "memory.compile": "true"},
     ("the fastest attention", "fused_backward_pass"): {**FASTEST, **FUSED},
@@ -39,6 +40,7 @@ BROKEN: dict[tuple[str, str], Given] = {
         "memory.gradient_checkpointing": "true",
     },
     ("CUDA graphs", "gradient accumulation"): {**GRAPHS, "run.gradient_accumulation_steps": 2},
+    ("CUDA graphs", "objective.loss dpo"): {**GRAPHS, **PAIRS},
     ("CUDA graphs", "several processes"): {**GRAPHS, "processes": 2},
     ("fused_backward_pass", "gradient accumulation"): {
         **FUSED,
@@ -104,6 +106,11 @@ BROKEN: dict[tuple[str, str], Given] = {
         "method.kind": "textual_inversion",
         **PREDICTION,
     },
+    ("objective.loss dpo", "no marked images"): {"objective.loss": "dpo"},
+    ("objective.loss dpo", "methods that train no adapter"): {**FULL, **PAIRS},
+    ("objective.loss dpo", "dropout"): {**PAIRS, "method.text_dropout": 0.1},
+    ("marks.images own or none", "other losses than dpo"): {"marks.images": "none"},
+    ("run.sharding", "objective.loss dpo"): {**SHARDED, **PAIRS},
     ("method.init_from", "textual inversion"): {
         "method.kind": "textual_inversion",
         "method.init_from": "it.safetensors",
@@ -202,6 +209,7 @@ def test_a_pair_is_refused_by_name_and_nothing_else_is(pair: tuple[str, str]) ->
         {"run.resume": "latest"},
         {"run.resume": "200"},
         {"prior.precision": "fp16", "device": "cpu"},
+        {**PAIRS, "marks.images": "none"},
     ],
 )
 def test_what_goes_together_is_let_through(given: Given) -> None:
