@@ -4,7 +4,7 @@ Five subjects that are in no base and in no example (two creatures, a vehicle, t
 learned by pocket with three seeds, far too long. At every save the run itself judges few images
 (``save.best_by: images``). Afterwards every save is judged anew and densely: all prompts that
 pocket knows, more images of the class, other seeds. Printed for each run: the step that it chose,
-where ``run.stop_when: 3`` would have ended it, and the dense score of the chosen step beside the
+where ``run.stop_when: 2`` would have ended it, and the dense score of the chosen step beside the
 best.
 
 What is done is kept in ``--out``, so the command may be stopped and given again.
@@ -34,10 +34,13 @@ from tools.pocket.painting import INK, SUPERSAMPLING, Pose
 from tools.pocket.world import RGB, Scene, Thing
 
 SEEDS = (1, 2, 3)
-STEPS, EVERY, PATIENCE = 200, 25, 3
+STEPS, EVERY, PATIENCE = 360, 40, 2
 BACKGROUNDS = ("grass", "sky", "brick", "white", "sand", "gray", "night", "sunset")
 DENSE_SEED = 500_000
 """Far from the seeds that a run judges itself with."""
+
+STEP = re.compile(r", step (\d+)$")
+"""In an evaluation's label; the last result has none."""
 
 Point = tuple[float, float]
 Piece = tuple[RGB, list[Point]]
@@ -171,7 +174,7 @@ def config_for(subject: Subject, seed: int, folder: Path) -> TrainConfig:
         "data": {"resolution": 128, "held_out": 2},
         "method": {"kind": "lora", "rank": 8, "alpha": 8.0, "target_modules": "all"},
         "objective": {"weighting": "v_equivalent"},
-        "optim": {"learning_rate": 2.0e-3, "lr_scheduler": "constant"},
+        "optim": {"learning_rate": 1.0e-3, "lr_scheduler": "constant"},
         "prior": {"enabled": True, "source": "prediction"},
         "run": {
             "name": f"{subject.name.replace(' ', '-')}-{seed}",
@@ -233,6 +236,7 @@ def one(subject: Subject, seed: int, folder: Path) -> Row:
     """Trains, lets the run judge itself, and judges it again."""
     config = config_for(subject, seed, folder)
     run = RunFolder(Path(config.run.output) / config.run.name)
+    report = run.path / "evaluation.json"
     file = folder / "configs" / f"{config.run.name}.json"
     started = time.process_time()
     if not run.receipt.exists() and dreambooth(["train", str(file)]):
@@ -240,7 +244,7 @@ def one(subject: Subject, seed: int, folder: Path) -> Row:
     trained = time.process_time()
     arguments = ["--saves", "--images", "2", "--seed", str(DENSE_SEED), "--batch-size", "9"]
     arguments += ["--steps", "8", "--guidance", "3"]
-    if dreambooth(["evaluate", str(run.path), *arguments]):
+    if not report.exists() and dreambooth(["evaluate", str(run.path), *arguments]):
         raise SystemExit(f"{run.path}: the evaluation failed")
     judged = time.process_time()
     measured = [e for e in run.events if e["kind"] == "measured"]
@@ -248,7 +252,7 @@ def one(subject: Subject, seed: int, folder: Path) -> Row:
         subject.name,
         seed,
         {e["step"]: e["score"] for e in measured},
-        dense_scores(json.loads((run.path / "evaluation.json").read_text(encoding="utf-8"))),
+        dense_scores(json.loads(report.read_text(encoding="utf-8"))),
         round(trained - started, 1),
         round(judged - trained, 1),
     )
@@ -259,8 +263,8 @@ def dense_scores(report: dict[str, Any]) -> dict[int, float]:
     looks = {}
     for model in report["models"]:
         found = {name: each["value"] for name, each in model["measures"].items()}
-        digits = re.search(r"(\d+)", model["label"])
-        step = int(digits[1]) if digits else 0
+        step = int(found_step[1]) if (found_step := STEP.search(model["label"])) else STEPS
+        step = 0 if model["label"] == "base" else step
         looks[step] = Look(found["subject"], found["clip_t"], found["preservation"])
     return {step: round(look.score(looks[0]), 4) for step, look in looks.items()}
 
@@ -288,12 +292,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.best_step")
     parser.add_argument("--out", type=Path, default=Path("best-step"), help="folder for all of it")
     parser.add_argument("--only", metavar="NAME", help="only this subject")
+    parser.add_argument("--seed", type=int, choices=SEEDS, help="only this seed")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     rows = []
     for seed in SEEDS:
         for subject in SUBJECTS:
-            if args.only not in (None, subject.name):
+            if args.only not in (None, subject.name) or args.seed not in (None, seed):
                 continue
             kept = args.out / f"{subject.name}-{seed}.json"
             if not kept.exists():

@@ -76,10 +76,7 @@ def _rows(forecast: Mapping[str, Any], seconds: float | None) -> list[tuple[str,
             if memory.get("measures")
             else None,
         ),
-        (
-            "Time needed",
-            duration(seconds) if seconds else span("", "Known once a run like it has made steps."),
-        ),
+        ("Time needed", _time(forecast, seconds)),
         ("Device", f"{forecast.get('device', '')}, {forecast.get('precision', '')}"),
         ("Captions", join(captions)),
         (
@@ -87,6 +84,17 @@ def _rows(forecast: Mapping[str, Any], seconds: float | None) -> list[tuple[str,
             sum(each.get("missing", 0) for each in classes.values()) or None,
         ),
     ]
+
+
+def _time(forecast: Mapping[str, Any], seconds: float | None) -> Html | str:
+    """How long the steps take: what runs like it took, else what a GPU takes to compute them."""
+    if seconds:
+        return duration(seconds)
+    each, steps = (forecast.get("memory") or {}).get("seconds"), forecast.get("steps")
+    if each and steps and forecast.get("device", "").startswith("cuda"):
+        least = duration(each * steps)
+        return join([least, " ", span("db-muted", "at least, on a GPU such as an RTX 3060")])
+    return span("", "Known once a run like it has made steps.")
 
 
 def _measure(taken: Mapping[str, Any]) -> Html:

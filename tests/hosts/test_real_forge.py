@@ -1,4 +1,5 @@
-"""A real Forge: install, train, list, generate, refuse, leave.
+"""A real Forge, and Forge Classic, of which Forge Neo is the next: install, train, list, generate,
+refuse, leave.
 
 It refuses reduced models such as pocket, so pictures are made with an untrained model of full size
 (2 GB), or the one that ``FORGE_CHECKPOINT`` names.
@@ -19,9 +20,11 @@ pytestmark = [pytest.mark.host, pytest.mark.slow]
 WORD = "a zwx star"
 
 
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
-    made = WebUI("FORGE", tmp_path_factory.mktemp("forge"))
+@pytest.fixture(scope="module", params=["FORGE", "CLASSIC"])
+def host(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[WebUI]:
+    made = WebUI(request.param, tmp_path_factory.mktemp("forge"))
     packages = made.packages()
     installed = made.install()
     assert (installed.returncode, installed.stdout, installed.stderr) == (0, "", "")

@@ -1,8 +1,8 @@
-"""A real A1111 or Forge for tests: started with a data folder of its own, so that the host itself
-stays as it is; driven through its API.
+"""A real A1111, Forge or Forge Classic for tests: started with a data folder of its own, so that
+the host itself stays as it is; driven through its API.
 
-``A1111_DIR`` and ``FORGE_DIR`` name their folders (with ``repositories/`` and a ``venv``, or the
-Python in ``A1111_PYTHON`` and ``FORGE_PYTHON``).
+``A1111_DIR``, ``FORGE_DIR`` and ``CLASSIC_DIR`` name their folders (with ``repositories/`` and a
+``venv``, or the Python in ``A1111_PYTHON``, ``FORGE_PYTHON`` and ``CLASSIC_PYTHON``).
 """
 
 from __future__ import annotations
@@ -30,11 +30,13 @@ ROOT = Path(__file__).parents[2]
 NAME = "sd-webui-dreambooth-studio"
 OURS = "/dreambooth/v1"
 
+_A1111 = "--skip-torch-cuda-test --skip-version-check --no-half --use-cpu all"
 FLAGS = {
-    "A1111": "--skip-torch-cuda-test --skip-version-check --no-half --use-cpu all",
-    "FORGE": "--always-cpu",
+    "A1111": f"{_A1111} --do-not-download-clip",
+    "FORGE": "--always-cpu --do-not-download-clip",
+    "CLASSIC": "--always-cpu",
 }
-COMMON = "--skip-prepare-environment --no-download-sd-model --do-not-download-clip --api"
+COMMON = "--skip-prepare-environment --no-download-sd-model --api"
 PATIENCE = 240.0
 """Seconds that a host may take to stand."""
 

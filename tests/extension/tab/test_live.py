@@ -190,6 +190,14 @@ def test_a_report_says_what_would_run() -> None:
         assert words in plain
 
 
+def test_the_time_of_a_run_like_none_before() -> None:
+    forecast = {"memory": {"peak": 7e9, "seconds": 1.5}, "steps": 400}
+    on_gpu = check.report(Report([], {**forecast, "device": "cuda"}, {}, None), {})
+    assert "10:00" in on_gpu and "at least" in on_gpu
+    on_cpu = check.report(Report([], {**forecast, "device": "cpu"}, {}, None), {})
+    assert "10:00" not in on_cpu and "Known once" in on_cpu
+
+
 def test_a_problem_leads_to_its_field() -> None:
     shown = check.report(
         Report([Problem("run.steps", "must be at least 1")]), {"run.steps": "Steps"}
