@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
+from dreambooth_core.hosting.curves import Point, smoothed, ticks
+
 COLOURS = ("#1a73e8", "#e8710a", "#188038")
 GREY = "#80868b"
 TEXT = "#3c4043"
@@ -20,20 +22,6 @@ SHARPER = 2
 """Drawn that much larger and then scaled down, which smooths the lines."""
 LEFT, TOP, RIGHT, BOTTOM = 70, 16, 84, 52
 """Room around the curves for numbers and names."""
-
-Point = tuple[float, float]
-
-
-def smoothed(values: Sequence[float], window: int) -> list[float]:
-    """The mean of each value and those up to ``window - 1`` before it."""
-    result: list[float] = []
-    total = 0.0
-    for index, value in enumerate(values):
-        total += value
-        if index >= window:
-            total -= values[index - window]
-        result.append(total / min(index + 1, window))
-    return result
 
 
 def loss_picture(
@@ -48,7 +36,6 @@ def loss_picture(
         parts: named losses, such as ``instance`` and ``class``, one value for each step.
         learning_rates: one value for each step.
     """
-    window = max(1, len(steps) // 20)
     highest = max((value for values in parts.values() for value in values), default=1.0)
     chart = _Chart((steps[0], max(steps[-1], steps[0] + 1)))
     losses = chart.axis(highest, _plain)
@@ -60,8 +47,8 @@ def loss_picture(
         chart.curve(steps, values, losses, _pale(colour), 1.0)
     chart.dashes(steps, learning_rates, rates, GREY, 1.2)
     for colour, (name, values) in pairs:
-        chart.curve(steps, smoothed(values, window), losses, colour, 2.2)
-        legend.append((colour, f"{name} (mean of {window} steps)" if window > 1 else name))
+        chart.curve(steps, smoothed(values), losses, colour, 2.2)
+        legend.append((colour, name))
     chart.legend(legend)
     return chart.png()
 
@@ -87,15 +74,15 @@ class _Chart:
 
     def axis(self, highest: float, words: Callable[[float], str], *, right: bool = False) -> _Axis:
         """A scale that holds values from 0 to ``highest``."""
-        ticks = _ticks(0.0, highest * 1.05 if highest > 0 else 1.0)
-        top = max(highest * 1.05, ticks[-1]) if highest > 0 else 1.0
-        return _Axis(top, ticks, words, right)
+        marks = ticks(0.0, highest * 1.05 if highest > 0 else 1.0)
+        top = max(highest * 1.05, marks[-1]) if highest > 0 else 1.0
+        return _Axis(top, marks, words, right)
 
     def frame(self, losses: _Axis, rates: _Axis) -> None:
         """Grid, numbers and the names of the axes."""
         width, height = SIZE
         bottom = height - BOTTOM
-        for step in _ticks(self.first, self.last):
+        for step in ticks(self.first, self.last):
             if step != int(step) or not self.first <= step <= self.last:
                 continue
             x = self._x(step)
@@ -177,15 +164,6 @@ class _Chart:
         label = label.rotate(90, expand=True)
         middle = (TOP + SIZE[1] - BOTTOM) * SHARPER // 2
         self.image.paste(label, (round(left * SHARPER), middle - label.height // 2))
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Four to eight round numbers from ``low`` to ``high``."""
-    rough = (high - low) / 6
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(n * power for n in (1.0, 2.0, 2.5, 5.0, 10.0) if n * power >= rough * 0.999)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [number * step for number in range(first, last + 1)]
 
 
 def _pieces(points: Sequence[Point], drawn: float, left_out: float) -> Iterator[list[Point]]:

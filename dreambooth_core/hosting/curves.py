@@ -68,6 +68,19 @@ def smoothed(values: Sequence[float], memory: float = 0.95) -> list[float]:
     return result
 
 
+def ticks(low: float, high: float, intervals: int = 6, *, around: bool = False) -> list[float]:
+    """Round numbers for the marks of an axis: 1, 2 or 5 · 10ⁿ apart, in about so many intervals;
+    those between ``low`` and ``high``, or with ``around`` up to the next ones outside."""
+    rough = (high - low) / intervals
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+    if around:
+        first, last = math.floor(low / step), math.ceil(high / step)
+    else:
+        first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [number * step for number in range(first, last + 1)]
+
+
 def thinned(points: Sequence[tuple[float, float]], most: int) -> list[Point]:
     """At most ``most`` points: means of equal groups."""
     if len(points) <= most:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from dreambooth_core.hosting.curves import Point, smoothed, thinned
+from dreambooth_core.hosting.curves import Point, smoothed, thinned, ticks
 
 from .html import Html, text
 
@@ -101,9 +101,8 @@ class _Frame:
     """Where things are on the drawing."""
 
     def __init__(self, last: int, low: float, high: float) -> None:
-        step = _nice((high - low) / 4)
-        self.ticks = [step * n for n in range(math.floor(low / step), math.ceil(high / step) + 1)]
-        self.low, self.high, self.last, self.step = self.ticks[0], self.ticks[-1], last, step
+        self.ticks = ticks(low, high, 4, around=True)
+        self.low, self.high, self.last = self.ticks[0], self.ticks[-1], last
 
     def at(self, step: float, loss: float) -> Point:
         wide, tall = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
@@ -127,7 +126,7 @@ class _Frame:
 
     def grid(self) -> list[str]:
         parts = []
-        digits = max(0, -math.floor(math.log10(self.step) + 1e-9))
+        digits = max(0, -math.floor(math.log10(self.ticks[1] - self.ticks[0]) + 1e-9))
         for tick in self.ticks:
             y = self.at(0, tick)[1]
             across = f'x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"'
@@ -143,9 +142,3 @@ class _Frame:
                 f"{text(round(share * self.last))}</text>"
             )
         return parts
-
-
-def _nice(width: float) -> float:
-    """The next of 1, 2, 5 · 10ⁿ."""
-    power = 10 ** math.floor(math.log10(width))
-    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= width * 0.999)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dreambooth_core.hosting.curves import Curves
+import pytest
+
+from dreambooth_core.hosting.curves import Curves, ticks
 
 
 def test_curves_grow_and_a_resumed_run_takes_steps_back() -> None:
@@ -16,3 +18,9 @@ def test_curves_grow_and_a_resumed_run_takes_steps_back() -> None:
     assert (curves.measured, curves.best) == ({2: {"score": 0.5}, 3: {}}, None)
     curves.add({"kind": "started", "step": 1})
     assert (curves.points, curves.measured) == ([(1, 1.0)], {})
+
+
+def test_numbers_on_an_axis_are_round() -> None:
+    assert ticks(0.0, 0.27) == pytest.approx([0.0, 0.05, 0.1, 0.15, 0.2, 0.25])
+    assert ticks(1, 800) == [200, 400, 600, 800]
+    assert ticks(-0.1, 0.93, 4, around=True) == pytest.approx([-0.5, 0.0, 0.5, 1.0])
