@@ -31,6 +31,7 @@ COMMANDS: dict[str, str] = {
     "caption": "write a caption beside each image, by a model that looks at it",
     "mask": "write a mask of what a word means beside each image",
     "crop": "suggest, list or take back crops: the part of an image that is trained on",
+    "mark": "call images of a run good or bad, to go on from there",
     "evaluate": "judge what runs have learned, with numbers and a page of images",
     "inspect": "say what a model file or adapter is",
     "convert": "turn a checkpoint or adapter into another format",

@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from dreambooth_core.commands.options import Reporting, argument
+from dreambooth_core.config.describe import nest
 from dreambooth_core.config.loading import dump, load
 from dreambooth_core.deferral import load_libraries
-from dreambooth_core.disk import write_text
+from dreambooth_core.disk import write_json, write_text
 from dreambooth_core.jobs import Event, Proposal, RunFolder, write_receipt
 from dreambooth_core.options import TrainConfig
+from dreambooth_core.options.marking import going_on
 
 if TYPE_CHECKING:
     from dreambooth_core.trainer.decide import Decision
@@ -40,6 +45,13 @@ class Configured(Reporting):
         repeated=True,
         metavar="NAME",
         help="a preset's name or file, below the configuration; again for another",
+    )
+    going_on: str | None = argument(
+        None,
+        flags=["--continue"],
+        kind="run folder",
+        metavar="RUN",
+        help="go on from a run's adapter with its marked images, in a new run",
     )
 
 
@@ -80,8 +92,29 @@ def read_by_hand(args: Configured) -> tuple[TrainConfig, set[str]]:
     """The effective configuration, and the keys that a person set."""
     files, overrides = split_arguments(args)
     keys: set[str] = set()
-    config = load(TrainConfig, preset=args.preset, files=files, overrides=overrides, by_hand=keys)
+    with _going_on(args.going_on) as before:
+        config = load(
+            TrainConfig,
+            preset=args.preset,
+            files=[*before, *files],
+            overrides=overrides,
+            by_hand=keys,
+        )
     return config, keys
+
+
+@contextmanager
+def _going_on(named: str | None) -> Iterator[list[str]]:
+    """The configuration of a run that goes on from another, as a file."""
+    if named is None:
+        yield []
+        return
+    run = RunFolder.open(named)
+    values = {"run.name": run.name, "run.output": str(run.path.parent), **going_on(run)}
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "config.json"
+        write_json(file, nest(values))
+        yield [str(file)]
 
 
 def split_arguments(args: Configured) -> tuple[list[str], list[str]]:
