@@ -112,12 +112,16 @@ def choose_device(wanted: str, local_rank: int = 0) -> torch.device:
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """``tensor`` on ``device``; a CUDA device goes on with its work meanwhile.
+    """``tensor``, in ordinary memory, on ``device``; a CUDA device goes on with its work meanwhile.
 
-    What lies in ordinary memory is copied aside before the call returns, so the tensor may be
-    changed at once. Other devices do not promise that, and are waited for.
+    There it is first copied into pinned memory, which torch keeps for the next time and gives away
+    only when the device has read it: from ordinary memory the driver would wait for what the device
+    is doing. So the tensor may be changed at once. Other devices do not promise that, and are
+    waited for.
     """
-    return tensor.to(device, non_blocking=device.type == "cuda")
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def is_sharded(value: Any) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -49,6 +50,22 @@ class Part:
     """A regular expression on the names of linear layers that are never quantised."""
     blocks: Sequence[nn.Module] = ()
     """Its repeated blocks, which can lie in RAM."""
+
+    @cached_property
+    def tensors(self) -> list[Tensor]:
+        """Its weights and buffers."""
+        return [*self.module.parameters(), *self.module.buffers()]
+
+    @cached_property
+    def quantized(self) -> frozenset[int]:
+        """By ``id``, the weights of those layers that can be."""
+        return frozenset(
+            id(m.weight)
+            for name, m in self.module.named_modules()
+            if isinstance(m, nn.Linear)
+            and not m.weight.requires_grad
+            and not re.search(self.whole, name)
+        )
 
 
 @dataclass(frozen=True)
@@ -233,7 +250,7 @@ def estimate(parts: Sequence[Part], run: Callable[[], Any], setting: MemorySetti
 
 
 def _trained(parts: Sequence[Part]) -> list[Tensor]:
-    return [p for part in parts for p in part.module.parameters() if p.requires_grad]
+    return [t for part in parts for t in part.tensors if t.requires_grad]
 
 
 def _size(tensor: Tensor) -> int:
@@ -247,8 +264,7 @@ def _states(parameter: Tensor, setting: MemorySetting) -> int:
 
 def weights_of(part: Part, setting: MemorySetting) -> int:
     """Bytes of a part's weights and buffers, frozen linear layers quantised if asked."""
-    size = _sizes(part, setting)
-    return sum(size(t) for t in (*part.module.parameters(), *part.module.buffers()))
+    return sum(map(_sizes(part, setting), part.tensors))
 
 
 def on_device(part: Part, setting: MemorySetting) -> int:
@@ -262,14 +278,7 @@ def _sizes(part: Part, setting: MemorySetting) -> Callable[[Tensor], int]:
     quantized = _QUANTIZED_BYTES.get(setting.quantized)
     if quantized is None or part.name == "vae":
         return _size
-    linear = {
-        id(m.weight)
-        for name, m in part.module.named_modules()
-        if isinstance(m, nn.Linear)
-        and not m.weight.requires_grad
-        and not re.search(part.whole, name)
-    }
-    return lambda t: int(t.numel() * quantized) if id(t) in linear else _size(t)
+    return lambda t: int(t.numel() * quantized) if id(t) in part.quantized else _size(t)
 
 
 class Streamed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import os
+from collections import OrderedDict
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -100,54 +101,38 @@ def locate_base(config: TrainConfig) -> Path:
     return locate(base.model, revision=base.revision, variant=base.variant)
 
 
-class Planner:
-    """Answers for one configuration, and in no time for cheaper settings of it.
+class Base:
+    """A run's base on the meta device with what is trained, and a trace of its step.
 
     Args:
-        config: what is to be trained.
-        configs: the base's networks; read from the base if None.
-        device: ``cuda``, ``cpu`` … in place of what the configuration says.
-        processes: how many share the work.
+        config: what is to be trained, with its resolution.
+        configs: of the base's networks.
+        device: ``cuda``, ``cpu`` …
     """
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        configs: Configs | None = None,
-        *,
-        device: str | None = None,
-        processes: int | None = None,
-    ) -> None:
-        self.configs: Configs = configs_of(config) if configs is None else configs
-        where = f"base.model: {config.base.model}"
-        family = family_of(self.configs, where)
-        native = family.native_size(self.configs)
-        if configs is None:
-            native = int(recommended(locate_base(config)).get("resolution", native))
-        self.config = config = with_resolution(config, native)
-        self.device = device or device_kind(config.run.device)
-        self.processes = processes or int(os.environ.get("WORLD_SIZE") or 1)
+    def __init__(self, config: TrainConfig, configs: Configs, device: str) -> None:
+        family = family_of(configs, f"base.model: {config.base.model}")
         quieten()
-        self._traces = {_traced(config): self}
-        self._dtype = DTYPES[config.run.mixed_precision]
-        parts = self._parts(family)
+        self.dtype = DTYPES[config.run.mixed_precision]
+        parts = self._parts(config, configs, family)
         self.family = family.name
-        self._reads_in_fp32 = family.reads_in_fp32
+        self.reads_in_fp32 = family.reads_in_fp32
         whole = parts.networks
-        self._base_bytes = sum(_bytes(model) for model in whole)
-        self._base_numbers = sum(p.numel() for model in whole for p in model.parameters())
+        self.bytes = sum(_bytes(model) for model in whole)
+        self.numbers = sum(p.numel() for model in whole for p in model.parameters())
         method = method_for(config.method, parts)
         if config.run.mixed_precision == "full_bf16":
-            method.attach(0, self._dtype)
+            method.attach(0, self.dtype)
         else:
             method.attach(0)
-        self._vae: Any = parts.vae
-        self._channels = family.vae_channels(self.configs["vae"])
+        self.vae: Any = parts.vae
+        self.channels = family.vae_channels(configs["vae"])
         models = parts.models
         texts = {name: model for name, model in models.items() if name != family.denoiser}
         cached = config.data.cache != "none"
         texts_stay = method.trains_text or not cached
         vae_stays = not (cached and keeps_latents(config)) or parts.is_inpainting
+        height, width = config.data.fixed_size()
         self.estimator = Estimator(
             [
                 *(
@@ -170,24 +155,90 @@ class Planner:
                 parts,
                 texts if method.trains_text else None,
                 batch=images_at_once(config),
-                height=self.size[0],
-                width=self.size[1],
-                dtype=self._dtype,
+                height=height,
+                width=width,
+                dtype=self.dtype,
             ),
             precision=config.run.mixed_precision,
-            device=self.device,
+            device=device,
         )
+
+    def _parts(self, config: TrainConfig, configs: Configs, family: Family) -> Components:
+        """The base as the trainer places it: frozen, in the run's precision."""
+        models = {name: family.empty(name, configs[name]) for name in family.networks}
+        for name, model in models.items():
+            model.to(torch.float32 if name == "vae" else self.dtype).requires_grad_(False)
+        return Components(
+            family=family,
+            denoiser=models[family.denoiser],
+            vae=models["vae"],
+            text_encoders=[models[name] for name in family.text_encoders],
+            tokenizers=[],
+            scheduler_config={},
+            prediction_type="",
+            source=config.base.model,
+            fingerprint="",
+            companions={name: models[name] for name in family.companions},
+        )
+
+
+KEPT = 4
+"""Traces that are kept: a budget tries several, a run is estimated more than once, and in a process
+that goes on so is the next run."""
+_BASES: OrderedDict[str, Base] = OrderedDict()
+
+
+def traced(config: TrainConfig, configs: Configs, device: str) -> Base:
+    """The base of a configuration, from before if anything was traced that is no different."""
+    precision, images = config.run.mixed_precision, images_at_once(config)
+    asked = (config.base, config.method, config.data, precision, images, device)
+    key = f"{asked!r} {configs!r}"
+    found = _BASES.pop(key, None) or Base(config, configs, device)
+    _BASES[key] = found
+    while len(_BASES) > KEPT:
+        _BASES.popitem(last=False)
+    return found
+
+
+class Planner:
+    """Answers for one configuration, and in no time for cheaper settings of it.
+
+    Args:
+        config: what is to be trained.
+        configs: the base's networks; read from the base if None.
+        device: ``cuda``, ``cpu`` … in place of what the configuration says.
+        processes: how many share the work.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        configs: Configs | None = None,
+        *,
+        device: str | None = None,
+        processes: int | None = None,
+    ) -> None:
+        self.configs: Configs = configs_of(config) if configs is None else configs
+        family = family_of(self.configs, f"base.model: {config.base.model}")
+        native = family.native_size(self.configs)
+        if configs is None:
+            native = int(recommended(locate_base(config)).get("resolution", native))
+        self.config = config = with_resolution(config, native)
+        self.device = device or device_kind(config.run.device)
+        self.processes = processes or int(os.environ.get("WORLD_SIZE") or 1)
+        self.base = traced(config, self.configs, self.device)
+        self.family = self.base.family
 
     def changed(self, config: TrainConfig) -> Planner:
         """A planner for another configuration of the same run; traces anew only if it must."""
-        there = self._traces.get(_traced(config))
-        if there is None:
-            there = Planner(config, self.configs, device=self.device, processes=self.processes)
-            there._traces = self._traces
-            there._traces[_traced(config)] = there
-        other = copy.copy(there)
-        other.config = config
+        other = copy.copy(self)
+        other.config, other.base = config, traced(config, self.configs, self.device)
         return other
+
+    @property
+    def estimator(self) -> Estimator:
+        """What answers for the weights and activations of a step."""
+        return self.base.estimator
 
     @property
     def size(self) -> tuple[int, int]:
@@ -227,7 +278,7 @@ class Planner:
 
     def _ram(self, setting: MemorySetting) -> int:
         """The base as it is read, with what lies in RAM beside the rest of it while training."""
-        read = self._base_numbers * (4 if self._reads_in_fp32 else torch.bfloat16.itemsize)
+        read = self.base.numbers * (4 if self.base.reads_in_fp32 else torch.bfloat16.itemsize)
         denoiser = self.estimator.parts[0]
         others = sum(weights_of(part, setting) for part in self.estimator.parts[1:])
         lying = others + Streamed(denoiser, setting).weights + Streamed(denoiser, setting).states
@@ -238,18 +289,18 @@ class Planner:
         comes, where none is there from making class images."""
         batch, (height, width) = self.config.data.cache_batch_size, self.size
         images = encoding_peak(
-            self._vae, self._channels[0], batch=batch, height=height, width=width
+            self.base.vae, self.base.channels[0], batch=batch, height=height, width=width
         )
         if self.config.prior.makes_images:
-            return self._base_bytes + images - _bytes(self._vae)
+            return self.base.bytes + images - _bytes(self.base.vae)
         denoiser, *texts, _ = (on_device(part, setting) for part in self.estimator.parts)
         return max(images, denoiser, sum(texts))
 
     def _imaging(self, setting: MemorySetting) -> int:
         """What making class images takes with all weights, which are in fp32 where class images
         have a precision of their own. A denoiser that is streamed is then streamed too."""
-        own = STORED.get(self.config.prior.precision, self._dtype) != self._dtype
-        whole = 4 * self._base_numbers if own else self._base_bytes
+        own = STORED.get(self.config.prior.precision, self.base.dtype) != self.base.dtype
+        whole = 4 * self.base.numbers if own else self.base.bytes
         stream = Streamed(self.estimator.parts[0], replace(setting, quantized="no"))
         away = stream.weights - stream.here
         return whole - (2 * away if own else away) + self._decoding()
@@ -259,25 +310,7 @@ class Planner:
         layers at full size, a convolution's input and output and a norm's copy."""
         height, width = self.size
         pixels = height * width * self.config.prior.batch_size
-        return 3 * self._channels[1] * pixels * 4
-
-    def _parts(self, family: Family) -> Components:
-        """The base on the meta device, as the trainer places it: frozen, in the run's precision."""
-        models = {name: family.empty(name, self.configs[name]) for name in family.networks}
-        for name, model in models.items():
-            model.to(torch.float32 if name == "vae" else self._dtype).requires_grad_(False)
-        return Components(
-            family=family,
-            denoiser=models[family.denoiser],
-            vae=models["vae"],
-            text_encoders=[models[name] for name in family.text_encoders],
-            tokenizers=[],
-            scheduler_config={},
-            prediction_type="",
-            source=self.config.base.model,
-            fingerprint="",
-            companions={name: models[name] for name in family.companions},
-        )
+        return 3 * self.base.channels[1] * pixels * 4
 
 
 def estimate_of(config: TrainConfig, configs: Configs, device: torch.device) -> Needs | None:
@@ -287,12 +320,6 @@ def estimate_of(config: TrainConfig, configs: Configs, device: torch.device) -> 
     except FAILURES:
         log.exception("the memory could not be estimated")
         return None
-
-
-def _traced(config: TrainConfig) -> str:
-    """What a trace depends on."""
-    precision = config.run.mixed_precision
-    return repr((config.base, config.method, config.data, precision, images_at_once(config)))
 
 
 def device_kind(wanted: str) -> str:

@@ -17,6 +17,7 @@ from dreambooth_core.jobs import read_receipt
 from dreambooth_core.jobs.checkpoints import saved_steps
 from dreambooth_core.memory import measure
 from dreambooth_core.memory.advice import cheaper, is_out_of_memory, next_measure
+from dreambooth_core.memory.budget import changed_config
 from dreambooth_core.memory.measure import Peak, Room
 from dreambooth_core.memory.needs import Planner
 from dreambooth_core.options import TrainConfig
@@ -154,3 +155,16 @@ def test_the_alarm_names_the_next_cheaper_setting() -> None:
     said = next_measure(config, torch.device("cuda"), stock_configs("sd1"))
     assert "memory.gradient_checkpointing=true" in said
     assert "less (steps take about a third longer)" in said
+
+
+def test_what_was_traced_is_not_traced_again(base: Path) -> None:
+    config = load(TrainConfig, overrides=[f"base.model={base.as_posix()}", "data.resolution=64"])
+    first, again = Planner(config), Planner(config)
+    assert again.base is first.base
+    assert again.needs() == first.needs()
+    for key, value in {"method.rank": 2, "run.batch_size": 2, "data.resolution": 128}.items():
+        other = Planner(changed_config(config, {key: value}))
+        assert other.base is not first.base and other.needs() != first.needs()
+    cheaper = changed_config(config, {"memory.gradient_checkpointing": True})
+    assert first.changed(cheaper).base is first.base
+    assert Planner(config, device="cuda").base is not first.base

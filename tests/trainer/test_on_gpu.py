@@ -18,6 +18,7 @@ from helpers.runs import config_for, folder_for, training_of
 
 from benchmarks.estimates import AIMS
 from benchmarks.models import MODELS
+from dreambooth_core.devices import send
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.families.options import BaseOptions
 from dreambooth_core.memory.advice import fit
@@ -142,6 +143,17 @@ def test_a_gpu_learns_what_a_cpu_learns(
     found = losses(on_gpu(base, pictures, tmp_path / "gpu", **changes))
     exact = setting in ("fp32", "streamed", "checkpointing")
     assert found == pytest.approx(expected, rel=1e-3 if exact else 0.05)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an Nvidia GPU")
+def test_what_was_sent_may_be_changed_at_once() -> None:
+    tensor = torch.ones(2**22)
+    torch.cuda._sleep(10**8)  # the device has something to do
+    sent = send(tensor, GPU)
+    tensor.zero_()
+    again = send(tensor, GPU)
+    assert float(sent.sum()) == 2**22 and float(again.sum()) == 0
 
 
 @pytest.mark.gpu
