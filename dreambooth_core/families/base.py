@@ -250,6 +250,11 @@ class Family(ABC):
         whole base."""
         return None
 
+    @property
+    def has_host_file(self) -> bool:
+        """Whether :meth:`write_file` writes one."""
+        return self.files is not None
+
     # Sizes
 
     def latent_scale(self, vae: Mapping[str, Any]) -> int:

@@ -98,6 +98,10 @@ class UNetFamily(Family):
             stored.scheduler = with_scheduler(stored.scheduler, scheduler)
         write_folder(stored, folder, dtype=dtype, extras=extras)
 
+    @property
+    def has_host_file(self) -> bool:
+        return True
+
     def write_file(
         self, parts: Components, file: Path, dtype: torch.dtype, metadata: Mapping[str, str]
     ) -> Path | None:

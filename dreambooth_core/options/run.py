@@ -171,6 +171,15 @@ class SaveOptions:
         choices=("loss", "images"),
         advanced=True,
     )
+    full_steps: str = option(
+        "both",
+        label="Full results on the way",
+        help="""What a full fine-tune leaves at each save before the end: a folder in diffusers'
+        layout, the file that hosts load, or both. Both take twice the disk. At the end both are
+        written.""",
+        choices=("both", "folder", "file"),
+        advanced=True,
+    )
     keep: int | None = option(
         None,
         label="Checkpoints to keep",

@@ -19,6 +19,7 @@ leave them:
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import time
@@ -132,8 +133,13 @@ class Results:
             path = target.with_name(f"{name}{ending}")
             return write_adapter(adapter, path, self.config.save.layout, dtype=self.dtype)
         family, single = self.parts.family, target.with_name(f"{name}.safetensors")
-        family.write_folder(self.parts, target, self.dtype, metadata)
-        return family.write_file(self.parts, single, self.dtype, metadata) or target
+        wanted = "both" if name == self.folder.name else self.config.save.full_steps
+        if wanted != "file" or not family.has_host_file:
+            family.write_folder(self.parts, target, self.dtype, metadata)
+        if wanted == "folder":
+            return target
+        whole = family.write_file(self.parts, single, self.dtype, metadata)
+        return whole or (target if target.exists() else single)
 
     def token_path(self, name: str) -> Path:
         """Where the learned token of the result ``name`` lies: hosts know it by its file's name."""
@@ -159,13 +165,20 @@ class Results:
         Raises:
             SaveFailed: it could not be written.
         """
-        best = f"{self.folder.name}-best"
+        best, here = f"{self.folder.name}-best", self.folder.path
         if self.method.embedding() is not None:
             token = self.token_path(name)
             kept = _copied(token, self.token_path(best).stem)
             if result == token:
                 return kept
-        return _copied(result, best)
+        kept = _copied(result, best)
+        for ending in ("", ".safetensors"):  # a full result is a folder and a file
+            other = here / f"{name}{ending}"
+            if other != result and other.exists():
+                _copied(other, best)
+            elif other != result:
+                remove(here / f"{best}{ending}")
+        return kept
 
     def prune(self) -> None:
         """Deletes the results of the oldest steps beyond ``save.keep``; without it keeps all.
@@ -268,6 +281,14 @@ class Results:
             write_bytes(self.numbered(step) / "samples" / f"{index}.png", image.read_bytes())
 
 
+def _linked(source: str, target: str) -> None:
+    """A second name for a file that is only ever replaced, or a copy where the disk has none."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
 def _copied(result: Path, stem: str) -> Path:
     """Copies a result to ``stem`` beside it, whole or not at all.
 
@@ -277,7 +298,7 @@ def _copied(result: Path, stem: str) -> Path:
     target = result.with_name(f"{stem}{'' if result.is_dir() else result.suffix}")
     if result.is_dir():
         with replacing_folder(target) as part:
-            shutil.copytree(result, part, dirs_exist_ok=True)
+            shutil.copytree(result, part, dirs_exist_ok=True, copy_function=_linked)
     else:
         copy_file(result, target, link=True)
     return target

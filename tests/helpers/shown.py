@@ -210,6 +210,7 @@ SHOWN: dict[str, tuple[str, str]] = {
     "save.keep": ("trainer/test_resume.py", "test_only_the_newest_checkpoints_are_kept"),
     "save.layout": (OUTPUT, "test_layouts"),
     "save.arrangement": (OUTPUT, "test_the_arrangement_of_diffusers_with_a_kohya_file"),
+    "save.full_steps": (OUTPUT, "test_what_a_full_run_leaves_on_the_way"),
     "save.also_kohya": (OUTPUT, "test_the_arrangement_of_diffusers_with_a_kohya_file"),
     "save.precision": (OUTPUT, "test_the_precision_of_results"),
     "validation.prompts": (OUTPUT, "test_validation_images_are_what_the_options_say"),

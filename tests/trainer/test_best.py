@@ -17,6 +17,7 @@ from dreambooth_core.config.loading import dump
 from dreambooth_core.errors import UserError
 from dreambooth_core.jobs import read_receipt, status
 from dreambooth_core.trainer.decide import decide
+from dreambooth_core.trainer.results import Results
 from dreambooth_core.trainer.run import run
 from dreambooth_core.trainer.validation import HeldOut, Record
 
@@ -140,6 +141,26 @@ def test_a_resumed_run_knows_what_was_measured(
     assert read_receipt(folder)["result"]["best_step"] == 1
     best = (folder.path / "run-best.safetensors").read_bytes()
     assert best == (folder.path / "run-000001.safetensors").read_bytes()
+
+
+def test_the_best_full_result_is_the_folder_and_the_file(tmp_path: Path) -> None:
+    """Under second names, not in second places on the disk; what the next best one lacks goes."""
+    folder = mock.Mock(path=tmp_path)
+    folder.name = "run"
+    method = mock.Mock(embedding=lambda: None)
+    results = mock.Mock(folder=folder, method=method)
+    for step in (1, 2):
+        home = tmp_path / f"run-00000{step}"
+        (home / "unet").mkdir(parents=True)
+        (home / "unet" / "weights").write_text(str(step), encoding="utf-8")
+    (tmp_path / "run-000001.safetensors").write_text("1", encoding="utf-8")
+    kept = Results.keep_best(results, "run-000001", tmp_path / "run-000001")
+    assert kept == tmp_path / "run-best"
+    for one in ("run-{}/unet/weights", "run-{}.safetensors"):
+        assert (tmp_path / one.format("best")).samefile(tmp_path / one.format("000001"))
+    Results.keep_best(results, "run-000002", tmp_path / "run-000002")
+    assert (kept / "unet" / "weights").read_text(encoding="utf-8") == "2"
+    assert not (tmp_path / "run-best.safetensors").exists()
 
 
 def test_a_record_counts_from_the_best() -> None:

@@ -80,6 +80,16 @@ def test_layouts(layout: str, name: str, key: str, once: Once) -> None:
     assert any(each.startswith(key) for each in read_tensors(seen.folder.path / name))
 
 
+@pytest.mark.parametrize("wanted", ["both", "folder", "file"])
+def test_what_a_full_run_leaves_on_the_way(wanted: str, once: Once) -> None:
+    changes = {"method__kind": "full", "save__full_steps": wanted, "save__every_steps": 1}
+    seen = once(**changes, run__steps=2)
+    left = {path.name for path in seen.folder.path.iterdir()}
+    assert {"run", "run.safetensors"} <= left
+    assert ("run-000001" in left) == (wanted != "file")
+    assert ("run-000001.safetensors" in left) == (wanted != "folder")
+
+
 @pytest.mark.parametrize("also", [True, False])
 def test_the_arrangement_of_diffusers_with_a_kohya_file(also: bool, once: Once) -> None:
     seen = once(save__arrangement="diffusers", save__also_kohya=str(also).lower(), proven=True)
