@@ -21,6 +21,8 @@ examples:
   dreambooth convert model.safetensors model-folder     single file to diffusers folder
   dreambooth convert model-folder model.safetensors     and back
   dreambooth convert old.ckpt new.safetensors --half    pickle to safetensors, fp16
+  dreambooth convert z-image-folder z-image.safetensors  the denoiser's file, as hosts load it
+  dreambooth convert z-image.gguf z-image.safetensors    and of other files of hosts
   dreambooth convert lora.safetensors out.safetensors --layout kohya
 """
 
@@ -130,6 +132,8 @@ def run(args: Options) -> int:
         return _adapter(args)
     if args.layout:
         raise UserError(f"--layout is for adapters; this is {identity.label}", where=args.source)
+    if _flow(args):
+        return 0
     if identity.kind not in ("checkpoint", "diffusers"):
         raise UserError(
             f"this is {identity.label}; checkpoints and adapters can be converted",
@@ -137,6 +141,40 @@ def run(args: Options) -> int:
             do=identity.advice,
         )
     return _checkpoint(args)
+
+
+UNETS_ALONE = (
+    *("original_config_file", "prediction_type", "zero_terminal_snr", "ema", "vae", "variant"),
+    *("scheduler_type", "image_size", "keep_extra", "drop_extra"),
+)
+
+
+def _flow(args: Options) -> bool:
+    """Converts the denoiser of a rectified-flow family; False where it is none."""
+    from dreambooth_core.families.convert import convert_flow, find_flow
+    from dreambooth_core.formats.checkpoints.convert import refuse_overlap
+
+    flow = find_flow(args.source)
+    if flow is None:
+        return False
+    for name in UNETS_ALONE:
+        if getattr(args, name):
+            raise UserError(
+                f"this is for Stable Diffusion 1, 2 and XL, and this is {flow.family.label}",
+                where=f"--{name}",
+            )
+    refuse_overlap(args.source, args.target)
+    numbers = convert_flow(flow, args.target, _dtype(args), _metadata(args))
+    layout = "hosts" if args.target.suffix == ".safetensors" else "diffusers"
+    adapter_parts.tell(
+        args,
+        {"kind": "denoiser", "family": flow.family.name, "layout": layout, "parameters": numbers},
+        [
+            f"{args.target}: the denoiser of {flow.family.label} in {layout}' names, "
+            f"{numbers / 1e6:,.1f}M parameters"
+        ],
+    )
+    return True
 
 
 def _checkpoint(args: Options) -> int:

@@ -13,7 +13,6 @@ pytestmark = pytest.mark.host
 
 ROOT = Path(__file__).resolve().parents[2]
 NOT_OURS = (
-    "checkpoints_total_limit",  # counts all that is called so; the run's own folder lies beside
     "with_metadata",  # the scale is inside the weights here, so that no program can miss it
     *("text_encoder_flux", "text_encoder_sd3"),  # whose text encoders are not trained
     *("dreambooth_if", "lora_if_model"),  # DeepFloyd IF

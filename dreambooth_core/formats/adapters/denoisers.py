@@ -144,7 +144,9 @@ def _plain(raw: Mapping[str, Tensor], base: str, tensor: Tensor) -> Tensor:
         )
     scale = next((raw[f"{base}{end}"] for end in _SCALES if f"{base}{end}" in raw), None)
     full = tensor.to(torch.bfloat16)
-    return full if scale is None else full.float() * scale.float()
+    if scale is None:
+        return full
+    return full.float() * scale.float().reshape(scale.shape + (1,) * (full.dim() - scale.dim()))
 
 
 def _halves(tensor: Tensor) -> Tensor:
