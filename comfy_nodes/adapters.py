@@ -12,7 +12,9 @@ from dreambooth_core.errors import UserError
 from dreambooth_core.formats.reading import MAX_JSON, open_regular, parse_json
 
 from . import engine, host
-from .description import ADAPTER, PREFIX, Input, Node, Output, Result
+from .blocks import ALL, PRESETS, read_factors, read_schedule
+from .description import ADAPTER, FILE_NAME, PREFIX, Input, Node, Output, Result
+from .patching import patch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -105,11 +107,17 @@ def apply(
     adapter: Adapter,
     strength_model: float,
     strength_clip: float,
+    block_preset: str = ALL,
+    blocks: str = "",
+    schedule: str = "",
     clip: Any = None,
     node_id: str | None = None,
 ) -> Result:
     """Runs Apply Adapter."""
-    return Result(host.patch(model, clip, adapter.path, strength_model, strength_clip))
+    factors = read_factors(block_preset, blocks, f"{APPLY.label}, Blocks")
+    changing = read_schedule(schedule, f"{APPLY.label}, Strength schedule")
+    strengths = (strength_model, strength_clip)
+    return Result(patch(model, clip, adapter.path, *strengths, blocks=factors, schedule=changing))
 
 
 # --- info ---------------------------------------------------------------------------------------
@@ -163,7 +171,8 @@ def save(
         copy_file(adapter.path, target)
     if preview is not None:
         host.to_pictures(preview[:1])[0].save(target.with_suffix(".png"))
-    return Result((target.name,), [f"saved as {target}", "press R to see it in LoRA lists"])
+    lines = [f"saved as {target}", "press R to see it in LoRA lists"]
+    return Result((host.listed_name("loras", target),), lines)
 
 
 def _loras() -> list[str]:
@@ -185,12 +194,40 @@ LOAD = Node(
 APPLY = Node(
     f"{PREFIX}ApplyAdapter",
     "Apply Adapter (DreamBooth)",
-    "Puts an adapter onto MODEL and CLIP. Strength 0 leaves them as they are.",
+    "Puts an adapter onto MODEL and CLIP, wholly, by block, or changing while the sampler works. "
+    "Strength 0 leaves them as they are.",
     (
         Input("model", "MODEL", "Model", "The model that is changed."),
         ADAPTER_INPUT,
         strength("strength_model", "Strength, model", "model"),
         strength("strength_clip", "Strength, CLIP", "text encoder"),
+        Input(
+            "block_preset",
+            "COMBO",
+            "Blocks",
+            "Which blocks of the UNet count: IN for composition, OUT for detail and style.",
+            ALL,
+            choices=tuple(PRESETS),
+        ),
+        Input(
+            "blocks",
+            "STRING",
+            "Factors of blocks",
+            "Over that, NAME=FACTOR on each line: up_blocks.1=0.5, double_blocks.3=0, OUT05=0.3, "
+            "MID=1; or a list of 17 or 26 (SD1), 12 or 20 (SDXL) numbers as LoRA Block Weight has "
+            "them.",
+            "",
+            multiline=True,
+        ),
+        Input(
+            "schedule",
+            "STRING",
+            "Strength schedule",
+            "Factors of the model's strength over the sampling: 0=0, 0.3=1 begins after 30% of it, "
+            "0.8=0 ends at 80%. They come with the prompts that the CLIP from here encodes. Empty: "
+            "always.",
+            "",
+        ),
         Input("clip", "CLIP", "CLIP", "The text encoder that is changed.", optional=True),
     ),
     (
@@ -242,7 +279,7 @@ SAVE = Node(
             optional=True,
         ),
     ),
-    (Output("STRING", "NAME", "The name of the new file."),),
+    (Output(FILE_NAME, "NAME", "The name of the new file, also for Load LoRA."),),
     save,
     group="Adapters",
     is_output=True,

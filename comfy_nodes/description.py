@@ -20,6 +20,21 @@ ADAPTER = "DREAMBOOTH_ADAPTER"
 STACK = "DREAMBOOTH_STACK"
 """Types of our own that run along links."""
 
+
+class Choice(str):
+    """An output's type that also goes where the host has a choice: it compares types by ``!=``, and
+    says a choice as the list of what can be chosen."""
+
+    __slots__ = ()
+    __hash__ = str.__hash__
+
+    def __ne__(self, other: object) -> bool:
+        return not isinstance(other, list) and super().__ne__(other)
+
+
+FILE_NAME = Choice("STRING,COMBO")
+"""A file as the host lists it: text, and a choice of its loaders."""
+
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 
 Choices = Sequence[str] | Callable[[], Sequence[str]]

@@ -5,17 +5,13 @@ Everything of the host is imported where it is used: descriptions and tests need
 
 from __future__ import annotations
 
-import copy
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth_core.errors import UserError
-
-from .exact import strengths_for, with_exact_dora
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -101,6 +97,11 @@ def target_path(kind: str, name: str, ending: str = ".safetensors") -> Path:
     return free(path)
 
 
+def listed_name(kind: str, path: Path) -> str:
+    """A new file as the host lists it."""
+    return str(path.resolve().relative_to(model_folder(kind).resolve()))
+
+
 def free(path: Path) -> Path:
     """``path``, or with a number where that is taken."""
     found, number = path, 2
@@ -133,61 +134,12 @@ def predict_v(model: Any) -> Any:
     return kind().patch(model, "v_prediction", False)[0]
 
 
-def patch(model: Any, clip: Any, file: Path, unet: float, text: float) -> tuple[Any, Any]:
-    """Clones of MODEL and CLIP with an adapter in kohya's names. Either may be None.
-
-    Raises:
-        UserError: the adapter changes nothing of them.
-    """
-    import comfy.sd
-    import comfy.utils
-
-    if (unet == 0 or model is None) and (text == 0 or clip is None):
-        return model, clip
-    state = comfy.utils.load_torch_file(str(file), safe_load=True)
-    state = with_exact_dora(state, model, clip)
-    told = [strengths_for(state, strength) for strength in (unet, text)]
-    patched: tuple[Any, Any] = comfy.sd.load_lora_for_models(model, clip, state, *told)
-    before = _patches(model) + _patches(clip)
-    if _patches(patched[0]) + _patches(patched[1]) == before:
-        raise UserError(
-            "no weight of this model is changed by the adapter",
-            where=file.name,
-            do="It was made for another family: look at it with Adapter Info.",
-        )
-    return patched
-
-
-def knowing(clip: Any, word: str, name: str) -> Any:
-    """A clone of CLIP that reads a word of prompts, standing alone, as one of the host's
-    embeddings. ``clip`` may be None."""
-    if clip is None:
-        return None
-    found, read = clip.clone(), clip.tokenizer.tokenize_with_weights
-    alone = re.compile(rf"embedding:\S+|(?<!\w)(?P<word>{re.escape(word)})(?!\w)", re.IGNORECASE)
-
-    def tokenize(text: str, *given: Any, **named: Any) -> Any:
-        told = alone.sub(lambda m: f" embedding:{name} " if m["word"] else m[0], text)
-        return read(told, *given, **named)
-
-    found.tokenizer = copy.copy(clip.tokenizer)
-    found.tokenizer.tokenize_with_weights = tokenize
-    return found
-
-
 def left_out(count: int = 0) -> Any:
     """In the place of an output, or of so many, that is not there: what needs it is not run, and
     that is no error."""
     from comfy_execution.graph import ExecutionBlocker
 
     return (ExecutionBlocker(None),) * count if count else ExecutionBlocker(None)
-
-
-def _patches(owner: Any) -> int:
-    """How many patches a MODEL or CLIP has."""
-    if owner is None:
-        return 0
-    return sum(len(each) for each in getattr(owner, "patcher", owner).patches.values())
 
 
 @dataclass(frozen=True)

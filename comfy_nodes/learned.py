@@ -13,7 +13,7 @@ from dreambooth_core.errors import UserError
 from dreambooth_core.jobs import RunFolder, read_receipt
 from dreambooth_core.jobs.receipt import read_made
 
-from . import host
+from . import host, patching
 from .adapters import Adapter
 from .description import Output
 
@@ -54,9 +54,9 @@ class Learned:
     def put_on(self, model: Any, clip: Any, unet: float = 1.0, text: float = 1.0) -> Any:
         """Clones of MODEL and CLIP that have learned it."""
         if self.file is not None:
-            model, clip = host.patch(model, clip, self.file, unet, text)
+            model, clip = patching.patch(model, clip, self.file, unet, text)
         if self.embedding is not None:
-            clip = host.knowing(clip, self.word, self.name())
+            clip = patching.knowing(clip, self.word, self.name())
         return model, clip
 
     @property

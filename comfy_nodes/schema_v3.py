@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import ComfyExtension, io
 
-from .description import Input, Node, Output, execute
+from .description import Choice, Input, Node, Output, execute
 
 _WIDGETS = {
     "INT": io.Int,
@@ -73,4 +73,7 @@ def _input(each: Input) -> io.Input:
 
 
 def _output(each: Output) -> io.Output:
-    return io.Custom(each.type).Output(display_name=each.label, tooltip=each.tooltip)
+    kind = io.Custom(each.type)
+    if isinstance(each.type, Choice):
+        kind.io_type = each.type
+    return kind.Output(display_name=each.label, tooltip=each.tooltip)

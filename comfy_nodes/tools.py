@@ -12,7 +12,7 @@ from dreambooth_core.jobs.weighted import WeightedFile
 
 from . import engine, host
 from .adapters import ADAPTER_INPUT, ADAPTER_OUTPUT, Adapter, made, strength
-from .description import ADAPTER, PREFIX, STACK, Input, Node, Output, Result
+from .description import ADAPTER, FILE_NAME, PREFIX, STACK, Input, Node, Output, Result
 
 NONE = "(none)"
 SLOTS = 4
@@ -152,7 +152,7 @@ def bake(
         f"change: {report['change']:.2%} of the weights",
         f"lost by rounding to the stored type: {report['rounding']:.2%} of the change",
     ]
-    return Result((target.name,), lines)
+    return Result((host.listed_name("checkpoints", target),), lines)
 
 
 def convert(
@@ -161,8 +161,9 @@ def convert(
     """Runs Convert Checkpoint."""
     source = host.model_path("checkpoints", checkpoint)
     single = layout != FOLDER
+    kind = "checkpoints" if single else "diffusers"
     target = host.target_path(
-        "checkpoints" if single else "diffusers",
+        kind,
         name or f"{source.stem}-converted",
         ".safetensors" if single else "",
     )
@@ -170,7 +171,8 @@ def convert(
     if dtype in PRECISIONS:
         asked[PRECISIONS[dtype]] = True
     report = engine.task("convert", asked, host.Progress(node_id))
-    return Result((target.name,), [f"saved as {target}", *report.get("warnings", [])])
+    lines = [f"saved as {target}", *report.get("warnings", [])]
+    return Result((host.listed_name(kind, target),), lines)
 
 
 def _checkpoints() -> list[str]:
@@ -229,7 +231,7 @@ _NAME = Input(
     "File name; a number is added if it is taken. Empty: made of the inputs' names.",
     "",
 )
-_FILE = Output("STRING", "NAME", "The name of the new file.")
+_FILE = Output(FILE_NAME, "NAME", "The name of the new file, also for the host's loaders.")
 
 
 def _checkpoint(name: str, label: str, text: str) -> Input:

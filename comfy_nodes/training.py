@@ -14,7 +14,7 @@ from . import engine, host
 from .adapters import ADAPTER_OUTPUT
 from .bases import BASE_INPUT, SplitBase
 from .concepts import Concept
-from .description import CONCEPT, PREFIX, SETTINGS, TOLD, Input, Node, Output, Result
+from .description import CONCEPT, FILE_NAME, PREFIX, SETTINGS, TOLD, Input, Node, Output, Result
 from .learned import WORD_OUTPUT, Learned, learned, publish
 from .requests import Draft, Found, Request, find, prepare
 from .settings import Settings, field_of, set_by, widget
@@ -123,7 +123,9 @@ def train_checkpoint(
         lines.append(_small(checkpoint))
     else:
         models = _as_trained(folder, host.load_checkpoint(listed))
-    return Result((*models, listed.name, *_pictures(folder, step)), lines)
+    return Result(
+        (*models, host.listed_name("checkpoints", listed), *_pictures(folder, step)), lines
+    )
 
 
 def fulfil(request: Request, progress: host.Progress) -> tuple[RunFolder, int | None, list[str]]:
@@ -370,7 +372,7 @@ TRAIN_CHECKPOINT = Node(
     ),
     (
         *_MODELS,
-        Output("STRING", "NAME", "The name of the new checkpoint."),
+        Output(FILE_NAME, "NAME", "The name of the new checkpoint, also for Load Checkpoint."),
         *_IMAGES,
         TOLD,
     ),

@@ -79,6 +79,14 @@ def test_apply(run: Any, host: Any, two: Any) -> None:
         strength_clip=0.0,
     )
     assert same == (model, clip)
+    given = {"model": model, "clip": clip, "adapter": two[0], "strength_model": 0.5}
+    only, same_words = run(
+        "DreamBoothApplyAdapter", block_preset="OUT only", blocks="BASE=0", **given
+    )
+    assert set(only.patches) == {key for key in patched.patches if "_up_blocks_" in key} != set()
+    assert set(map(tuple, only.patches.values())) == {(0.5,)} and not same_words.patches
+    with pytest.raises(UserError, match="is no share of the sampling"):
+        run("DreamBoothApplyAdapter", schedule="2=1", **given)
     alone = run("DreamBoothApplyAdapter", model=model, adapter=two[0])
     assert alone[0].patches and alone[1] is None
 
@@ -105,13 +113,13 @@ def test_info(run: Any, two: Any) -> None:
 def test_save(run: Any, host: Any, two: Any) -> None:
     picture = torch.zeros(2, 32, 32, 3)
     inputs = {"adapter": two[0], "name": "pets/dog", "trigger_words": "sks dog", "preview": picture}
-    assert run("DreamBoothSaveAdapter", **inputs) == ("dog.safetensors",)
+    assert run("DreamBoothSaveAdapter", **inputs) == (str(Path("pets/dog.safetensors")),)
     saved = host.loras() / "pets" / "dog.safetensors"
     assert read_metadata(saved)["modelspec.trigger_phrase"] == "sks dog"
     assert_same_change(read_adapter(saved), read_adapter(two[0].path), base_of("sd1"))
     with Image.open(saved.with_suffix(".png")) as preview:
         assert preview.size == (32, 32)
-    assert run("DreamBoothSaveAdapter", **inputs) == ("dog-2.safetensors",)
+    assert run("DreamBoothSaveAdapter", **inputs) == (str(Path("pets/dog-2.safetensors")),)
     assert run("DreamBoothSaveAdapter", adapter=two[1]) == ("b-2.safetensors",)
 
 

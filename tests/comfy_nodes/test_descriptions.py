@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,17 @@ import yaml
 
 import comfy_nodes
 from comfy_nodes import settings, training
-from comfy_nodes.description import ADAPTER, BASE, CONCEPT, IMAGES, SETTINGS, STACK, WIDGETS, Node
+from comfy_nodes.description import (
+    ADAPTER,
+    BASE,
+    CONCEPT,
+    FILE_NAME,
+    IMAGES,
+    SETTINGS,
+    STACK,
+    WIDGETS,
+    Node,
+)
 from comfy_nodes.words import in_words
 from dreambooth_core.config.catalogue import entries
 from dreambooth_core.config.describe import describe, flatten
@@ -49,7 +60,7 @@ def test_a_node_is_described_whole(node: Node) -> None:
             assert low <= each.default <= high, each.id
     for output in node.outputs:
         assert output.tooltip.endswith("."), output.label
-        assert output.type in (*WIDGETS, *HOST_TYPES, *OURS)
+        assert output.type in (*WIDGETS, *HOST_TYPES, *OURS, FILE_NAME)
 
 
 @nodes
@@ -94,6 +105,12 @@ def test_every_setting_of_the_engine_can_be_set() -> None:
 def test_defaults_set_nothing(node: Node, run: Any) -> None:
     (made,) = run(node.id)
     assert made == settings.Settings()
+
+
+def test_a_files_name_goes_where_one_is_chosen() -> None:
+    """The host refuses a link between types that differ by ``!=``."""
+    assert not operator.ne(FILE_NAME, ["a.safetensors", "b.safetensors"])
+    assert operator.ne(FILE_NAME, "MODEL") and "STRING" in FILE_NAME.split(",")
 
 
 def test_settings_chain(run: Any) -> None:

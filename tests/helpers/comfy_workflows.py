@@ -113,7 +113,8 @@ def problems(workflow: dict[str, Any]) -> list[str]:
 def _unfit(node: dict[str, Any], ours: Node) -> list[str]:
     found = []
     widgets = [each for each in ours.inputs if each.type in WIDGETS]
-    sockets = [each for each in ours.inputs if each.type not in WIDGETS]
+    linked = {each["name"] for each in node["inputs"] if "widget" in each}
+    sockets = [each for each in ours.inputs if each.type not in WIDGETS or each.id in linked]
     if [(s["name"], s["type"]) for s in node["inputs"]] != [(s.id, s.type) for s in sockets]:
         found.append("other sockets")
     found += [

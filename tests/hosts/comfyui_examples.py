@@ -114,11 +114,21 @@ def _compare(values: dict[str, Any], scale: Scale) -> dict[str, Any]:
     }
 
 
+def _evaluate(values: dict[str, Any], scale: Scale) -> dict[str, Any]:
+    return {
+        "run": f"{scale.name}sks-star",
+        "prompts": "{} on a night background\n{} on a grass background",
+        "sampling_steps": scale.sampling_steps,
+    }
+
+
 _CHANGES: dict[str, Any] = {
     "DreamBoothImages": _images,
     "DreamBoothSettings": _settings,
     "DreamBoothTrainLora": _train,
     "DreamBoothTrainCheckpoint": _train,
+    "DreamBoothTrainEmbedding": _train,
+    "DreamBoothEvaluate": _evaluate,
     "DreamBoothCompareSteps": _compare,
     "DreamBoothSettingsPrior": lambda v, s: {"num_images": str(s.class_images)},
     "DreamBoothRuns": lambda v, s: {"run": f"{s.name}sks-star"},

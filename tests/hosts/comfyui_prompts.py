@@ -76,8 +76,8 @@ def drawing(
     }
 
 
-def applied(adapter: list[Any], model: list[Any], clip: list[Any], **strengths: float) -> Any:
-    return node("DreamBoothApplyAdapter", adapter=adapter, model=model, clip=clip, **strengths)
+def applied(adapter: list[Any], model: list[Any], clip: list[Any], **how: Any) -> Any:
+    return node("DreamBoothApplyAdapter", adapter=adapter, model=model, clip=clip, **how)
 
 
 def loader() -> Prompt:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy
 import pytest
 
-from dreambooth_core.jobs import RunFolder, status
+from dreambooth_core.jobs import RunFolder, read_receipt, status
 from tests.hosts import comfyui_host
 from tests.hosts.comfyui_pack import STAR
 from tests.hosts.comfyui_prompts import (
@@ -126,6 +126,30 @@ def test_train_and_draw_in_one_prompt(server: Server, name: str) -> None:
     longer = {**prompt, **learning(name, steps=12, sample_every=4)}
     more = server.run(longer)
     assert more.outputs["t"]["text"] == [f"{name}: resumed from step 8"]
+
+
+def test_a_flow_family_is_trained_in_a_graph(server: Server, name: str) -> None:
+    """pocket-flow has Z-Image's shape; the host cannot load it, the samples show what it learns."""
+    prompt = learning(name, steps=4, seed=15, sample_every=2)
+    prompt["t"]["inputs"]["checkpoint"] = "pocket-flow"
+    prompt |= {
+        "info": node("DreamBoothAdapterInfo", adapter=["t", 3]),
+        "last": node("SaveImage", images=["t", 4], filename_prefix="tests/flow"),
+        **drawing("left", ["t", 0], ["t", 1], ["t", 2]),
+    }
+    done = server.run(prompt)
+    assert not done.error and "leftimage" not in done.outputs
+    picked = {
+        "r": node("DreamBoothRuns", run=name, step=2),
+        "first": node("SaveImage", images=["r", 1], filename_prefix="tests/flow"),
+    }
+    first = pixels(*server.pictures(server.run(picked), "first"))
+    last = pixels(*server.pictures(done, "last"))
+    assert first.std() > 5 and abs(first - last).mean() > 0.1
+    told = "\n".join(done.outputs["info"]["text"])
+    assert "ComfyUI" in told and "layers" in told
+    receipt = read_receipt(RunFolder(server.folder / "output" / "dreambooth" / name))
+    assert receipt["base"]["family"] == "z_image"
 
 
 def test_the_same_is_not_trained_twice(server: Server, name: str) -> None:

@@ -215,6 +215,64 @@ def test_merging_real_sizes_takes_less_than_a_second(server: Server) -> None:
     assert min(took[1:]) < 1.0, took
 
 
+def test_a_saved_adapters_name_goes_into_the_hosts_own_loader(server: Server) -> None:
+    prompt = {
+        **loader(),
+        "a": loaded(put(server, random_adapter(seed=8), "named")),
+        "s": node("DreamBoothSaveAdapter", adapter=["a", 0], name=f"tests/in/{time.time_ns():x}"),
+        "l": node("LoraLoader", model=BASE[0], clip=BASE[1], lora_name=["s", 0]),
+        "x": applied(["a", 0], BASE[0], BASE[1]),
+        **drawing("theirs", ["l", 0], ["l", 1], BASE[2]),
+        **drawing("ours", ["x", 0], ["x", 1], BASE[2]),
+    }
+    done = server.run(prompt)
+    assert not done.error and not done.refused
+    theirs, ours = (latent(server, done, f"{p}latent") for p in ("theirs", "ours"))
+    assert (theirs - ours).abs().max() < 1e-3
+
+
+def test_blocks_and_schedules(server: Server) -> None:
+    """A block's factor is an adapter without the others; a schedule's ends are base and whole."""
+    whole = random_adapter(seed=7)
+    out = {key: value for key, value in whole.modules.items() if key.startswith("unet.up_blocks")}
+    text = {key: value for key, value in whole.modules.items() if key.startswith("text")}
+    part = Adapter({**out, **text}, {}, "sd1")
+    prompt = {**loader(), **drawing("base", *BASE)}
+    prompt["a"] = loaded(put(server, whole, "blocks-whole"))
+    prompt["b"] = loaded(put(server, part, "blocks-out"))
+    how: dict[str, tuple[str, dict[str, Any]]] = {
+        "whole": ("a", {}),
+        "only": ("b", {}),
+        "preset": ("a", {"block_preset": "OUT only"}),
+        "list": ("a", {"blocks": "1, 0,0,0,0,0,0, 0, 1,1,1,1,1,1,1,1,1"}),
+        "always": ("a", {"schedule": "0=1", "strength_clip": 0.0}),
+        "model": ("a", {"strength_clip": 0.0}),
+        "never": ("a", {"schedule": "0=0", "strength_clip": 0.0}),
+        "half": ("a", {"schedule": "0.5=0", "strength_clip": 0.0}),
+        "both": ("a", {"schedule": "0=1", "block_preset": "OUT only"}),
+    }
+    for key, (adapter, given) in how.items():
+        prompt[key] = applied([adapter, 0], BASE[0], BASE[1], **given)
+        prompt |= drawing(key, [key, 0], [key, 1], BASE[2])
+    done = server.run(prompt)
+    assert not done.error
+    seen = {key: latent(server, done, f"{key}latent") for key in ("base", *how)}
+
+    def apart(one: str, other: str) -> float:
+        return float((seen[one] - seen[other]).abs().max())
+
+    assert apart("whole", "only") > 0.1 < apart("only", "base")
+    for one, other in (
+        ("only", "preset"),
+        ("only", "list"),
+        ("only", "both"),
+        ("model", "always"),
+        ("base", "never"),
+    ):
+        assert apart(one, other) < 1e-3, (one, other)
+    assert apart("half", "model") > 0.01 < apart("half", "base")
+
+
 @pytest.mark.parametrize("layout", ["diffusers", "peft"])
 def test_names_that_the_host_passes_over_take_effect(server: Server, layout: str) -> None:
     adapter = random_adapter(seed=3)

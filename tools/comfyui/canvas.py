@@ -70,7 +70,14 @@ class Placed:
     def sockets(self) -> list[tuple[str, str]]:
         if self.kind in HOST_NODES:
             return HOST_NODES[self.kind][0]
-        return [(i.id, i.type) for i in OURS[self.kind].inputs if i.type not in WIDGET_TYPES]
+        return [
+            (i.id, i.type)
+            for i in OURS[self.kind].inputs
+            if i.type not in WIDGET_TYPES or self._is_linked(i.id)
+        ]
+
+    def _is_linked(self, widget: str) -> bool:
+        return isinstance(self.inputs.get(widget), tuple)
 
     @property
     def widgets(self) -> list[tuple[str, Any]]:
@@ -78,7 +85,10 @@ class Placed:
             return [(name, self.inputs[name]) for name in HOST_NODES[self.kind][1]]
         given = self.inputs
         widgets = [i for i in OURS[self.kind].inputs if i.type in WIDGET_TYPES]
-        return [(i.id, given.get(i.id, i.default)) for i in widgets]
+        return [
+            (i.id, i.default if self._is_linked(i.id) else given.get(i.id, i.default))
+            for i in widgets
+        ]
 
     @property
     def texts(self) -> int:
@@ -161,8 +171,9 @@ class Graph:
             if link is not None:
                 source, output = link
                 links.append([len(links) + 1, source.number, output, one.number, slot, kind])
+            widget = {"widget": {"name": name}} if kind in WIDGET_TYPES else {}
             sockets.append(
-                {"name": name, "type": kind, "link": None if link is None else len(links)}
+                {"name": name, "type": kind, "link": None if link is None else len(links), **widget}
             )
         coloured = next((c for begin, c in COLOURS.items() if one.kind.startswith(begin)), None)
         return {

@@ -32,6 +32,17 @@ SPLIT = (
     "Choose the files that you have: the diffusion model twice (to train on, to draw with), its "
     "text encoder and its VAE. The adapter goes onto the model that ComfyUI loads."
 )
+WORD = (
+    "It learns a word, sks, and a LoRA together (pivotal tuning), from the star that comes with "
+    "the pack. The word must stand in the instance prompt, and prompts for the CLIP from Train "
+    "Embedding are read with it. textual_inversion learns the word alone: a file of a few "
+    "kilobytes that other graphs call as EMBEDDING says."
+)
+JUDGE = (
+    "Choose a training under Run, in Evaluate and in Runs. Evaluate draws what each of its saved "
+    "steps has learned, with the engine's own sampler, and says which is best; Runs takes that "
+    "step, and the images below are drawn with it."
+)
 POCKET_LIKES = """\
 data.crop=center
 prior.enabled=true
@@ -241,6 +252,43 @@ def compare_steps() -> Graph:
     return graph
 
 
+def learn_a_word() -> Graph:
+    """A word and a LoRA, and pictures by the word."""
+    graph = Graph("What is learned, and how", "Train", "Prompt", "Generate")
+    graph.add("Note", 0, text=WORD)
+    images = subject(graph)
+    settings = graph.add("DreamBoothSettings", 0, preset="object-lora-sd1", steps=500)
+    trained = graph.add(
+        "DreamBoothTrainEmbedding",
+        1,
+        checkpoint=CHECKPOINT,
+        concept=images[0],
+        settings=settings[0],
+        name="sks-word",
+        method="pivotal",
+        token="sks",
+        initializer_token="star",
+        sample_every=100,
+    )
+    graph.add("PreviewImage", 1, images=trained[5])
+    draw(graph, 2, (trained[0], trained[1], trained[2]))
+    return graph
+
+
+def evaluate_and_pick() -> Graph:
+    """The best step of a past training, and pictures with it."""
+    graph = Graph("A past training", "Judge", "Prompt", "Generate")
+    graph.add("Note", 0, text=JUDGE)
+    judged = graph.add("DreamBoothEvaluate", 0, run="sks-star", saves=True, images=1)
+    sheet = graph.add("PreviewImage", 1, images=judged[0])
+    sheet.height = 500
+    best = graph.add("DreamBoothRuns", 1, run="sks-star", step=judged[1])
+    base = graph.add("CheckpointLoaderSimple", 2, ckpt_name=CHECKPOINT)
+    changed = graph.add("DreamBoothApplyAdapter", 2, model=base[0], clip=base[1], adapter=best[0])
+    draw(graph, 2, (changed[0], changed[1], base[2]))
+    return graph
+
+
 def split_files(
     name: str, model: str, text: str, vae: str, *, kind: str, latent: str, **how: Any
 ) -> Graph:
@@ -283,6 +331,8 @@ EXAMPLES: dict[str, Callable[[], Graph]] = {
     "Continue a run": continue_a_run,
     "Full fine-tune": full_fine_tune,
     "Compare steps": compare_steps,
+    "Learn a word": learn_a_word,
+    "Evaluate and pick the best step": evaluate_and_pick,
     "Z-Image from its files": lambda: split_files(
         "sks-star-z-image",
         "z_image_turbo_bf16.safetensors",
