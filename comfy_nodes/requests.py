@@ -28,6 +28,7 @@ from .words import SENT
 FILE = "comfyui.json"
 """In a run's folder: what was asked for, so that the same is not trained twice."""
 
+STARTS_FROM = "method.init_from"
 LENGTH = ("run.steps", "run.epochs")
 _PLACE = ("run.name", "run.output", "run.resume")
 _WATCHING = ("validation.", "log.", "publish.")
@@ -94,14 +95,17 @@ class Draft:
         """Asks the engine for the whole configuration. Raises ``UserError`` for a wrong value."""
         given = self.settings or Settings()
         files: list[Path] = []
+        named = ""
         if isinstance(self.base, SplitBase):
             base, files = self.base.values, list(self.base.files)
         elif self.base in EMBEDDED:
-            base = {"base.model": self.base}
+            base, named = {"base.model": self.base}, str(self.base)
         else:
             files = [host.model_path("checkpoints", self.base)]
             base = {"base.model": str(files[0])}
         masked = [concept.masks for concept in self.concepts if concept.masks]
+        if STARTS_FROM in self.values:
+            files.append(Path(self.values[STARTS_FROM]))
         values = {
             **base,
             "data.captions": self.concepts[0].captions,
@@ -114,7 +118,7 @@ class Draft:
         return Request(
             self.name,
             whole(config, given.presets, [*given.texts, *_forced(self.values)]),
-            ("\0".join(map(_identity, files)) or str(self.base), *pictures),
+            (named + "\0".join(map(_identity, files)), *pictures),
         )
 
 

@@ -11,12 +11,23 @@ from dreambooth_core.jobs import RunFolder, read_receipt, sanitise
 from dreambooth_core.methods.table import METHODS
 
 from . import engine, host
-from .adapters import ADAPTER_OUTPUT
+from .adapters import ADAPTER_OUTPUT, Adapter
 from .bases import BASE_INPUT, SplitBase
 from .concepts import Concept
-from .description import CONCEPT, FILE_NAME, PREFIX, SETTINGS, TOLD, Input, Node, Output, Result
+from .description import (
+    ADAPTER,
+    CONCEPT,
+    FILE_NAME,
+    PREFIX,
+    SETTINGS,
+    TOLD,
+    Input,
+    Node,
+    Output,
+    Result,
+)
 from .learned import WORD_OUTPUT, Learned, learned, publish
-from .requests import Draft, Found, Request, find, prepare
+from .requests import STARTS_FROM, Draft, Found, Request, find, prepare
 from .settings import Settings, field_of, set_by, widget
 from .watching import samples_of, train, watch
 
@@ -46,11 +57,13 @@ def train_adapter(
     rank: int = 0,
     settings: Settings | None = None,
     base: SplitBase | None = None,
+    start: Adapter | None = None,
     node_id: str | None = None,
 ) -> Result:
     """Runs Train LoRA."""
     values = {"method.kind": method, "save.at_end": True}
     values |= {"method.rank": rank} if rank else {}
+    values |= {STARTS_FROM: str(start.path)} if start else {}
     values |= _samples(concept, sample_prompts, sample_every)
     request = Draft(name, base or checkpoint, concept, settings, values).request()
     folder, step, lines = fulfil(request, host.Progress(node_id))
@@ -306,6 +319,13 @@ TRAIN_LORA = Node(
         ),
         _SETTINGS,
         BASE_INPUT,
+        Input(
+            "start",
+            ADAPTER,
+            "Start from",
+            "An adapter that training starts from, of any rank. Without: from nothing.",
+            optional=True,
+        ),
     ),
     (*_MODELS, ADAPTER_OUTPUT, *_IMAGES, TOLD),
     train_adapter,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import torch
 from comfy_nodes import requests, training, watching
 from comfy_nodes.requests import FILE, Draft, Found, Request, find, prepare, saved_checkpoints
 from comfy_nodes.watching import line_of
+from dreambooth_core.config.loading import load
 from dreambooth_core.errors import DreamBoothError, UserError
 from dreambooth_core.formats.adapters.read import read_adapter
 from dreambooth_core.formats.checkpoints.single_write import write_single_file
 from dreambooth_core.formats.embeddings import read_embedding
 from dreambooth_core.jobs import RunFolder, status
+from dreambooth_core.options import TrainConfig
 from tests.helpers.reduced_models import reduced_parts
 
 PROMPTS = {"instance_prompt": "a photo of sks ball", "class_prompt": "a photo of a ball"}
@@ -73,6 +76,19 @@ def test_masks_of_the_graph_count(run: Any, host: Any, monkeypatch: pytest.Monke
     (off,) = run("DreamBoothSettingsData", masks="none")
     told = [Draft("a", "pocket", concept, given).request().config for given in (None, off)]
     assert [config["data"]["masks"] for config in told] == ["files", "none"]
+
+
+def test_training_can_start_from_an_adapter(graph: Any, run: Any, host: Any) -> None:
+    """And from another state of its file it is another training."""
+    *_, adapter, _, _ = graph(steps=2)
+    *_, longer, _, _ = graph(name="more", steps=2, start=adapter)
+    config = load(TrainConfig, files=[RunFolder(longer.path.parent).config])
+    assert config.method.init_from == str(adapter.path)
+    graph(name="again", steps=2, start=adapter)
+    assert run.lines[0].startswith("more: trained before with the same inputs")
+    os.utime(adapter.path, ns=(1, 1))
+    graph(name="again", steps=2, start=adapter)
+    assert run.lines == ["again: trained now"]
 
 
 def test_the_rank_goes_over_the_settings(graph: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,20 +35,27 @@ TILE, MOST = 384, 3
 
 
 def made(server: Server, done: dict[str, Any]) -> list[Image.Image]:
-    """The square images that a prompt made: curves and sheets are none."""
-    found = []
+    """The square images that a prompt made, which curves and sheets are not; else the last sheet
+    that it saved."""
+    found, sheets = [], []
     for output in done["outputs"].values():
         for one in output.get("images", []):
             path = server.folder / one["type"] / one["subfolder"] / one["filename"]
             with Image.open(path) as opened:
                 if opened.width == opened.height:
                     found.append(opened.convert("RGB"))
-    return found
+                elif one["type"] == "output":
+                    sheets.append(opened.convert("RGB"))
+    return found or sheets[-1:]
 
 
 def thumbnail(pictures: list[Image.Image], path: Path) -> None:
     """The last of them side by side."""
     shown = pictures[-MOST:]
+    if shown[0].width != shown[0].height:
+        shown[0].thumbnail((TILE * MOST, TILE * MOST), Image.Resampling.LANCZOS)
+        shown[0].save(path, quality=90)
+        return
     sheet = Image.new("RGB", (TILE * len(shown), TILE))
     for number, picture in enumerate(shown):
         sheet.paste(picture.resize((TILE, TILE), Image.Resampling.NEAREST), (TILE * number, 0))
