@@ -4,7 +4,7 @@ Five subjects that are in no base and in no example (two creatures, a vehicle, t
 learned by pocket with three seeds, far too long. At every save the run itself judges few images
 (``save.best_by: images``). Afterwards every save is judged anew and densely: all prompts that
 pocket knows, more images of the class, other seeds. Printed for each run: the step that it chose,
-where ``run.stop_when: 2`` would have ended it, and the dense score of the chosen step beside the
+where ``run.stop_when: 3`` would have ended it, and the dense score of the chosen step beside the
 best.
 
 What is done is kept in ``--out``, so the command may be stopped and given again.
@@ -34,7 +34,7 @@ from tools.pocket.painting import INK, SUPERSAMPLING, Pose
 from tools.pocket.world import RGB, Scene, Thing
 
 SEEDS = (1, 2, 3)
-STEPS, EVERY, PATIENCE = 360, 40, 2
+STEPS, EVERY, PATIENCE = 300, 30, 3
 BACKGROUNDS = ("grass", "sky", "brick", "white", "sand", "gray", "night", "sunset")
 DENSE_SEED = 500_000
 """Far from the seeds that a run judges itself with."""
@@ -171,19 +171,25 @@ def config_for(subject: Subject, seed: int, folder: Path) -> TrainConfig:
                 "class_prompt": of_class,
             }
         ],
-        "data": {"resolution": 128, "held_out": 2},
+        "data": {"resolution": 64, "held_out": 2},
         "method": {"kind": "lora", "rank": 8, "alpha": 8.0, "target_modules": "all"},
         "objective": {"weighting": "v_equivalent"},
-        "optim": {"learning_rate": 1.0e-3, "lr_scheduler": "constant"},
+        "optim": {"learning_rate": 2.0e-3, "ema": {"enabled": True, "decay": 0.97}},
         "prior": {"enabled": True, "source": "prediction"},
         "run": {
             "name": f"{subject.name.replace(' ', '-')}-{seed}",
             "output": str(folder / "runs"),
             "steps": STEPS,
-            "batch_size": 1,
+            "batch_size": 2,
             "seed": seed,
         },
-        "save": {"every_steps": EVERY, "best": True, "best_by": "images", "every_minutes": None},
+        "save": {
+            "every_steps": EVERY,
+            "every_minutes": None,
+            "best": True,
+            "best_by": "images",
+            "best_images": 24,
+        },
         "validation": {"num_inference_steps": 8, "guidance_scale": 3.0},
     }
     file = folder / "configs" / f"{values['run']['name']}.json"
@@ -242,7 +248,7 @@ def one(subject: Subject, seed: int, folder: Path) -> Row:
     if not run.receipt.exists() and dreambooth(["train", str(file)]):
         raise SystemExit(f"{run.path}: the training failed")
     trained = time.process_time()
-    arguments = ["--saves", "--images", "2", "--seed", str(DENSE_SEED), "--batch-size", "9"]
+    arguments = ["--saves", "--images", "6", "--seed", str(DENSE_SEED), "--batch-size", "27"]
     arguments += ["--steps", "8", "--guidance", "3"]
     if not report.exists() and dreambooth(["evaluate", str(run.path), *arguments]):
         raise SystemExit(f"{run.path}: the evaluation failed")

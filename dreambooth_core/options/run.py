@@ -171,6 +171,15 @@ class SaveOptions:
         choices=("loss", "images"),
         advanced=True,
     )
+    best_images: int = option(
+        8,
+        label="Images to judge by",
+        help="""Best by images: about how many of the subject are drawn at each save, and as many
+        of the class (8 to 50). More take longer, and chance counts less.""",
+        minimum=2,
+        maximum=50,
+        advanced=True,
+    )
     full_steps: str = option(
         "both",
         label="Full results on the way",

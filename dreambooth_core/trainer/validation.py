@@ -41,8 +41,6 @@ POSITIONS = tuple((place + 0.5) / 8 for place in range(8))
 """Where in the distribution of timesteps that is trained on each held-out image is asked for."""
 MEASURED = "measured"
 """The kind of event that tells a measurement."""
-PROMPTS = 4
-"""Of the protocol, spread over it; each is drawn twice, and the class eight times."""
 TOLERANCE = 0.05
 """Of a cosine: what prompt and class may lose before it counts against the subject."""
 
@@ -293,8 +291,11 @@ class Judge:
         encoders = load_encoders(place, precision.device)
         about = items.concepts[0].options
         prompts = prompts_for("thing", own_folder(place))
-        chosen = tuple(prompts[i * len(prompts) // PROMPTS] for i in range(PROMPTS))
-        wanted = tasks(chosen, about.instance_prompt, about.class_prompt, 2, 0)
+        # Two images of a prompt at least, so that chance counts less; more prompts before more.
+        asked = config.save.best_images
+        count = min(len(prompts), asked // 2)
+        chosen = tuple(prompts[i * len(prompts) // count] for i in range(count))
+        wanted = tasks(chosen, about.instance_prompt, about.class_prompt, asked // count, 0)
         self.parts = parts
         self.precision = precision
         self.encoders = encoders

@@ -111,6 +111,7 @@ SHOWN: dict[str, tuple[str, str]] = {
     "method.initializer_token": (TOKENS, "test_rows_start_from_the_starting_word"),
     "method.num_vectors": (TOKENS, "test_result_files_and_rate"),
     "save.best_by": ("trainer/test_judge.py", "test_images_are_judged_at_each_save"),
+    "save.best_images": ("trainer/test_judge.py", "test_as_many_images_are_judged_as_asked_for"),
     "save.best": ("trainer/test_best.py", "test_the_best_step_is_measured_told_and_kept"),
     "run.stop_when": ("trainer/test_best.py", "test_a_run_that_gets_no_better_ends"),
     "run.sharding": ("trainer/test_processes.py", "test_each_process_holds_its_piece"),

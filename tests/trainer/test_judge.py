@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.observed import observe
-from helpers.runs import config_for
+from helpers.runs import config_for, folder_for, training_of
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -73,6 +73,26 @@ def test_images_are_judged_at_each_save(
     # Judging disturbs nothing: the same steps without it are the same to the bit.
     plain = {**CHANGES, "save__best": "false", "run__name": "plain"}
     assert observe(config_for(base, pictures, tmp_path, **plain)).told("loss") == seen.told("loss")
+
+
+@pytest.mark.parametrize(("asked", "own", "of_class"), [(8, 8, 8), (2, 2, 8), (20, 20, 20)])
+def test_as_many_images_are_judged_as_asked_for(
+    base: Path,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    asked: int,
+    own: int,
+    of_class: int,
+) -> None:
+    monkeypatch.setattr(validation, "load_encoders", lambda *given: Pixels())
+    monkeypatch.setattr(validation.Judge, "look", lambda *given: BASE)
+    config = config_for(base, pictures, tmp_path, **CHANGES, save__best_images=asked)
+    judge = training_of(config, folder_for(config)).best.judge
+    assert judge is not None
+    assert sum(task.of_class for task in judge.tasks) == of_class
+    prompts = [task.prompt for task in judge.tasks if not task.of_class]
+    assert len(prompts) == own and len(set(prompts)) == max(1, asked // 2)
 
 
 def test_without_encoders_the_run_goes_on(
