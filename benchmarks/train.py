@@ -1,7 +1,7 @@
 """CPU seconds and memory of training: start-up, each step, all else; ours beside a peer's.
 
-    python benchmarks/train.py
-    python benchmarks/train.py --lora-peer train_dreambooth_lora.py --full-peer train_dreambooth.py
+    python -m benchmarks.train
+    python -m benchmarks.train --lora-peer train_dreambooth_lora.py --full-peer train_dreambooth.py
 
 The peers are scripts with the flags of diffusers' ``train_dreambooth_lora.py`` and
 ``train_dreambooth.py``. Both sides train the same model on the same pictures with the same batch,
@@ -18,21 +18,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-CLOCK = Path(__file__).with_name("stepclock.py")
-WARM = 5
-"""Steps before the cost of a step is measured: the first ones choose kernels and fill caches."""
+from benchmarks.stepclock import clocked
 
+ROOT = Path(__file__).resolve().parents[1]
 PROMPT = "a photo of sks ball"
 RATES = {"lora": 1e-4, "full": 5e-6}
 
@@ -67,34 +63,10 @@ class Result:
 
 
 def run(command: list[str], clock: Path) -> Result:
-    """Runs a command under the clock.
-
-    Raises:
-        SystemExit: it failed, or took no steps.
-    """
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "PYTHONPATH": str(ROOT),
-        "PYTHONWARNINGS": "ignore",
-    }
-    clock.unlink(missing_ok=True)
-    process = subprocess.Popen(
-        [sys.executable, str(CLOCK), str(clock), *command],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    assert process.stderr is not None
-    errors = process.stderr.read().decode(errors="replace")
-    _, status, usage = os.wait4(process.pid, 0)
-    times: list[float] = json.loads(clock.read_text()) if clock.is_file() else []
-    if status or len(times) <= WARM:
-        raise SystemExit(f"{' '.join(command[:3])} failed:\n{errors[-3000:]}")
-    step = (times[-1] - times[WARM - 1]) / (len(times) - WARM)
-    total = usage.ru_utime + usage.ru_stime
-    return Result(times[0], step, total - times[-1], usage.ru_maxrss / 1024)
+    """Runs a command under the clock, on one thread."""
+    found = clocked(command, clock, OMP_NUM_THREADS="1")
+    rest = found.total - found.cpu[-1]
+    return Result(found.cpu[0], found.cpu_step, rest, found.peak / 2**20)
 
 
 def ours(work: Path, model: Model, kind: str) -> list[str]:

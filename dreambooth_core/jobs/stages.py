@@ -9,6 +9,7 @@ STAGES: dict[str, str] = {
     "class_images": "making class images",
     "latents": "encoding images",
     "texts": "encoding captions",
+    "compiling": "compiling the denoiser",
     "attention": "trying attention kernels",
     "train": "training",
     "samples": "making sample images",

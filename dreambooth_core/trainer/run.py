@@ -226,6 +226,8 @@ def _train(training: Training) -> Question | None:
     first."""
     folder, reporter = training.folder, training.reporter
     begun = time.time()
+    if training.config.memory.compile:  # which happens where blocks are first used
+        reporter.emit("progress", stage="compiling")
     try:
         with kernels.chosen(training):
             training.train()

@@ -165,7 +165,10 @@ def test_repeated_blocks_are_compiled_when_asked(
         return call
 
     monkeypatch.setattr(torch, "compile", compile_)
-    train(config_for(base, pictures, tmp_path, memory__compile="true", run__steps=1))
+    changes = {"memory__compile": "true", "run__steps": 1}
+    folder = train(config_for(base, pictures, tmp_path, **changes))
+    stages = [event.get("stage") for event in folder.events]
+    assert stages.index("compiling") < stages.index("train")
     blocks = [c.__self__ for c in compiled]
     found = training_of["training"].parts.denoiser.modules()
     assert blocks == [m for m in found if type(m).__name__ == "BasicTransformerBlock"]
