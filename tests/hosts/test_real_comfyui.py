@@ -132,6 +132,7 @@ def test_a_flow_family_is_trained_in_a_graph(server: Server, name: str) -> None:
     """pocket-flow has Z-Image's shape; the host cannot load it, the samples show what it learns."""
     prompt = learning(name, steps=4, seed=15, sample_every=2)
     prompt["t"]["inputs"]["checkpoint"] = "pocket-flow"
+    prompt["s"]["inputs"]["overrides"] += "\nsave.every_steps=2"
     prompt |= {
         "info": node("DreamBoothAdapterInfo", adapter=["t", 3]),
         "last": node("SaveImage", images=["t", 4], filename_prefix="tests/flow"),
@@ -146,8 +147,7 @@ def test_a_flow_family_is_trained_in_a_graph(server: Server, name: str) -> None:
     first = pixels(*server.pictures(server.run(picked), "first"))
     last = pixels(*server.pictures(done, "last"))
     assert first.std() > 5 and abs(first - last).mean() > 0.1
-    told = "\n".join(done.outputs["info"]["text"])
-    assert "ComfyUI" in told and "layers" in told
+    assert "ComfyUI loads 112 of 112 keys" in done.outputs["info"]["text"]
     receipt = read_receipt(RunFolder(server.folder / "output" / "dreambooth" / name))
     assert receipt["base"]["family"] == "z_image"
 
