@@ -45,6 +45,7 @@ from dreambooth_core.trainer.train import Training
 
 log = logging.getLogger(__name__)
 
+KEEPING = "keeping the base in memory for another run"
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "safetensors", "bitsandbytes")
 
 
@@ -119,8 +120,9 @@ def _run(
     try:
         question = _train(training)
     except Stopped:
-        if kept:
-            kept.keep(release(training), training.untouched)
+        with reporter.decorative(KEEPING):
+            if kept:
+                kept.keep(release(training), training.untouched)
         raise
     family, steps, results = training.parts.family.name, training.step, training.results.written
     untouched = training.untouched
@@ -151,9 +153,10 @@ def _run(
         facts = publish.Facts(family, steps, files, images)
         with reporter.decorative("publishing"):
             write_receipt(folder, published=publish.publish(config, folder.path, facts))
+    with reporter.decorative(KEEPING):
+        if kept:
+            kept.keep(question.base, untouched)
     reporter.close()  # before the ending: it may have something to warn of
-    if kept:
-        kept.keep(question.base, untouched)
     reporter.emit("finished", outcome="done", results=results)
 
 

@@ -13,11 +13,12 @@ import pytest
 import torch
 from helpers.runs import config_for, folder_for
 
+from dreambooth_core.errors import Stopped
 from dreambooth_core.families.base import Components
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.families.options import BaseOptions
 from dreambooth_core.formats.fingerprint import fingerprint
-from dreambooth_core.jobs import RunFolder
+from dreambooth_core.jobs import Event, RunFolder
 from dreambooth_core.trainer import run as runs
 from dreambooth_core.trainer import train as trains
 from dreambooth_core.trainer.kept import Kept
@@ -54,12 +55,40 @@ def test_the_next_run_reads_and_encodes_nothing_and_learns_the_same(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("it was read again")
 
+    def fail(*_: object) -> None:
+        raise MemoryError
+
     monkeypatch.setattr(trains, "load_base", refuse)
+    monkeypatch.setattr(kept, "keep", fail)  # which costs no run
     second = folder_for(config_for(base, pictures, tmp_path / "two", **changes))
     runs.run(second, kept=kept)
     assert len(losses(first)) == 2 and losses(second) == losses(first)
     stages = [[event.get("stage") for event in folder.events] for folder in (first, second)]
     assert "latents" in stages[0] and "latents" not in stages[1]
+    assert list(second.events)[-1]["kind"] == "finished"
+    told = [str(list(folder.events)) for folder in (first, second)]
+    assert "keeping the base" in told[1] and "keeping the base" not in told[0]
+
+
+def test_a_run_that_is_stopped_leaves_its_base(
+    base: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = Kept()
+    monkeypatch.setattr(runs, "estimate_of", lambda *_: None)
+    config = config_for(base, pictures, tmp_path, log__every_steps=1, run__steps=3)
+    folder = folder_for(config)
+
+    def stop(event: Event) -> None:
+        if event.get("stage") == "train":
+            folder.control.request("stop")
+
+    with pytest.raises(Stopped):
+        runs.run(folder, on_event=stop, kept=kept)
+    assert len(losses(folder)) == 1
+    parts = kept.take(config.base, torch.float32, CPU, unrounded=True)
+    assert parts is not None
+    read = load_base(config.base).models.values()
+    assert fingerprint(*parts.models.values()) == fingerprint(*read)
 
 
 @pytest.fixture
