@@ -174,7 +174,7 @@ def config_for(subject: Subject, seed: int, folder: Path) -> TrainConfig:
         "data": {"resolution": 64, "held_out": 2},
         "method": {"kind": "lora", "rank": 8, "alpha": 8.0, "target_modules": "all"},
         "objective": {"weighting": "v_equivalent"},
-        "optim": {"learning_rate": 2.0e-3, "ema": {"enabled": True, "decay": 0.97}},
+        "optim": {"learning_rate": 5.0e-3, "ema": {"enabled": True, "decay": 0.97}},
         "prior": {"enabled": True, "source": "prediction"},
         "run": {
             "name": f"{subject.name.replace(' ', '-')}-{seed}",
