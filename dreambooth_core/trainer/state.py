@@ -129,6 +129,9 @@ def load_state(folder: Path) -> TrainState:
             if there is any.
     """
     try:
+        for name in (MANIFEST, WEIGHTS, STATES):
+            if not (folder / name).is_file():  # a pipe in its place would be waited for
+                raise ValueError(f"{name} is not there")
         manifest = _read_manifest(folder)
         for name, expected in manifest["files"].items():
             if sha256(folder / name) != expected:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,11 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_offered(
     file.write_bytes(data)
     with pytest.raises(UserError, match=r"step-000002: .* damaged .*run\.resume=1"):
         go_on(folder, run__steps=4)
+    if hasattr(os, "mkfifo"):  # is not waited for
+        file.unlink()
+        os.mkfifo(file)
+        with pytest.raises(UserError, match=r"damaged \(trained.safetensors is not there\)"):
+            go_on(folder, run__steps=4)
     go_on(folder, run__resume=1, run__steps=3)
     assert max(losses(folder)) == 3
 
