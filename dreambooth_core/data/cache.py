@@ -130,7 +130,8 @@ class Cache(ABC, Generic[Item]):
         return made
 
 
-def _hashed(text: str) -> str:
+def hashed(text: str) -> str:
+    """A key of a store from whatever a value depends on."""
     return hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=20).hexdigest()
 
 
@@ -164,7 +165,7 @@ class LatentCache(Cache[Wanted]):
     def key(self, item: Wanted) -> str:
         picture, view = item
         parts = (RECIPE, self.fingerprint, self.recipe, picture.pixels_hash, view.key)
-        return _hashed("\0".join(str(part) for part in ("latents", *parts)))
+        return hashed("\0".join(str(part) for part in ("latents", *parts)))
 
     def distribution(self, picture: Picture, view: View) -> Distribution:
         """The view's distribution, encoded now if it is not there. Do not change it in place."""
@@ -204,7 +205,7 @@ class TextCache(Cache[str]):
     things = "captions"
 
     def key(self, item: str) -> str:
-        return _hashed(f"texts\0{self.fingerprint}\0{item}")
+        return hashed(f"texts\0{self.fingerprint}\0{item}")
 
     def embedding(self, caption: str) -> Any:
         """The caption's embedding, encoded now if it is not there. Do not change it in place."""

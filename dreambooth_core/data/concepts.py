@@ -50,6 +50,8 @@ class Concept:
     is_own_class: bool = False
     """The subject's own images stand for class images too: the base is asked about them under the
     class prompt."""
+    answers: int = 0
+    """How many of the base's answers about them are kept, as the base itself will change."""
     examples: tuple[Example, ...] = ()
     """Generated images that are trained on too."""
     only_examples: bool = False
@@ -83,6 +85,7 @@ class Concept:
             class_inventory=None,
             held_out=0,
             is_own_class=False,
+            answers=0,
             examples=(),
             only_examples=False,
         )
@@ -142,6 +145,7 @@ def gather(
     *,
     seeks_best: bool = False,
     must_hold_out: bool = False,
+    keeps_answers: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Concept]:
     """Take stock of every concept's images and check its prompts.
@@ -149,6 +153,7 @@ def gather(
     Args:
         seeks_best: Whether images are held out, to tell which step is best.
         must_hold_out: Whether it cannot be told without.
+        keeps_answers: Whether what the base itself answers is asked beforehand.
 
     Raises:
         UserError: There is no concept, a folder cannot be used, a prompt is missing. It names the
@@ -173,9 +178,13 @@ def gather(
             progress=progress,
         )
         _check_captions(options, data, inventory, where)
-        wanted = (options.num_class_images or prior.num_class_images) if prior.makes_images else 0
+        number = options.num_class_images or prior.num_class_images
+        wanted = number if prior.makes_images else 0
+        answers = number if prior.predicts and keeps_answers else 0
         held_out = _held_out(data, len(inventory.taken), seeks_best)
-        found.append(Concept(index, options, inventory, None, wanted, held_out, prior.predicts))
+        found.append(
+            Concept(index, options, inventory, None, wanted, held_out, prior.predicts, answers)
+        )
     if must_hold_out and not any(concept.held_out for concept in found):
         raise UserError(
             "no image is held out, so which step is best cannot be told",

@@ -135,6 +135,7 @@ class Items:
             flip=self.options.flip,
             crop=self.options.crop,
             crop_positions=self.options.crop_positions,
+            answers={concept.index: concept.answers for concept in self.concepts},
         )
 
     def picture(self, slot: Slot) -> Picture:

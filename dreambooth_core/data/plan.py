@@ -13,12 +13,12 @@ can be; nothing is dropped and nothing is shown twice. An epoch ends with a step
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.randomness import permutation, uniform
+from dreambooth_core.randomness import Key, permutation, uniform
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -91,6 +91,12 @@ class Slot:
     counts: bool = True
     """False for a filler: a process without a sample of its own goes through the motions, so that
     the others need not wait for it, and its loss has weight 0."""
+    is_kept: bool = False
+    """Whether what the base answers to it was asked beforehand: it comes back, always the same."""
+
+    def key(self, step: int) -> tuple[Key, ...]:
+        """What its random numbers depend on besides the seed."""
+        return ("kept", self.picture, self.turn) if self.is_kept else (step, self.number)
 
     @property
     def size(self) -> Size:
@@ -133,6 +139,8 @@ class BatchPlan:
         flip: Mirror half of the showings.
         crop: ``center``, ``random``, or ``bucket`` (which cuts in the centre).
         crop_positions: Random crops take one of so many places; 0 for any.
+        answers: Of each concept, how many of the base's answers to class slots are kept: so many
+            slots there are, which come back again and again. They are asked beforehand.
     """
 
     def __init__(
@@ -147,6 +155,7 @@ class BatchPlan:
         flip: bool = False,
         crop: str = "bucket",
         crop_positions: int = 8,
+        answers: Mapping[int, int] | None = None,
     ) -> None:
         if not instances:
             raise UserError("there is no image to train on", where="concepts")
@@ -159,6 +168,7 @@ class BatchPlan:
         self.flip = flip
         self.random_crop = crop == "random"
         self.crop_positions = crop_positions
+        self.answers = dict(answers or {})
         self._class_members: dict[int, list[int]] = {}
         for index, entry in enumerate(self.classes):
             self._class_members.setdefault(entry.concept, []).append(index)
@@ -336,6 +346,8 @@ class BatchPlan:
         before = epoch * self._per_concept[concept] + showing.ordinal
         turn, place_in_round = divmod(before, len(members))
         picture = members[self._class_order(len(members), concept, turn)[place_in_round]]
+        rounds = self._rounds(concept)
+        turn = turn % rounds if rounds else turn
         return Slot(
             number=2 * number + 1,
             kind=CLASS,
@@ -345,7 +357,31 @@ class BatchPlan:
             turn=turn,
             view=self._view(self.classes[picture], CLASS, 0, picture, turn),
             micro=micro,
+            is_kept=rounds > 0,
         )
+
+    def _rounds(self, concept: int) -> int:
+        """After how many rounds a concept's class slots come back; 0: never."""
+        wanted = self.answers.get(concept, 0)
+        return -(-wanted // len(self._class_members[concept])) if wanted else 0
+
+    def kept_slots(self) -> list[Slot]:
+        """Every class slot to which the base's answer is kept."""
+        return [
+            Slot(
+                number=1,
+                kind=CLASS,
+                picture=picture,
+                concept=concept,
+                epoch=0,
+                turn=turn,
+                view=self._view(self.classes[picture], CLASS, 0, picture, turn),
+                is_kept=True,
+            )
+            for concept, members in self._class_members.items()
+            for turn in range(self._rounds(concept))
+            for picture in members
+        ]
 
     def _class_round(self, count: int, concept: int, turn: int) -> list[int]:
         return permutation(count, CLASS, self.seed, concept, turn)

@@ -10,6 +10,7 @@ STAGES: dict[str, str] = {
     "latents": "encoding images",
     "texts": "encoding captions",
     "compiling": "compiling the denoiser",
+    "answers": "asking the base what to preserve",
     "attention": "trying attention kernels",
     "train": "training",
     "samples": "making sample images",

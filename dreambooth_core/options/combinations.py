@@ -443,14 +443,6 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "prior.source prediction",
-        "full fine-tuning",
-        "the base itself changes, and its own answer is gone after the first step",
-        "Set prior.source to images, or train an adapter.",
-        "prior.source",
-        lambda s: s.config.prior.predicts and s.method.trains_base,
-    ),
-    Rule(
-        "prior.source prediction",
         "textual inversion",
         "the model stays as it is, so the class cannot change",
         "Switch prior.enabled off.",

@@ -103,6 +103,7 @@ def decide(
         config.prior,
         seeks_best=config.seeks_best,
         must_hold_out=config.needs_held_out,
+        keeps_answers=METHODS[config.method.kind].trains_base,
     )
     if config.marks.file and weights:
         require_base(config.marks.file, parts.fingerprint)

@@ -6,7 +6,10 @@ side by side.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,10 +17,17 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dreambooth_core.attention.processors import apply_attention
-from dreambooth_core.data.cache import DiskStore, LatentCache, NoStore, Store, TextCache
+from dreambooth_core.data.cache import (
+    DiskStore,
+    LatentCache,
+    MemoryStore,
+    NoStore,
+    Store,
+    TextCache,
+)
 from dreambooth_core.data.concepts import Concept
 from dreambooth_core.data.items import Items
-from dreambooth_core.data.plan import BatchPlan
+from dreambooth_core.data.plan import BatchPlan, Slot
 from dreambooth_core.data.prior import (
     ClassImages,
     batches_of,
@@ -33,10 +43,13 @@ from dreambooth_core.families.sd import SCHEDULERS
 from dreambooth_core.formats.fingerprint import fingerprint
 from dreambooth_core.memory.streaming import Streaming
 from dreambooth_core.methods.quantized import quantize
+from dreambooth_core.objective.objective import Objective
 from dreambooth_core.options import TrainConfig
 from dreambooth_core.trainer.distributed import Processes
 from dreambooth_core.trainer.kept import Kept
+from dreambooth_core.trainer.references import Answers, answer_of
 from dreambooth_core.trainer.reports import Reporter
+from dreambooth_core.trainer.samples import Samples
 from dreambooth_core.trainer.saving import Asked, Saver
 from dreambooth_core.trainer.validation import Judge
 
@@ -329,6 +342,39 @@ class Preparation:
                 stream.close()
         for encoder in parts.text_encoders:
             encoder.to("cpu")
+        return cache
+
+    def answers(
+        self, samples: Samples, objective: Objective, wanted: Sequence[Slot]
+    ) -> Answers | None:
+        """What the base answers to slots that are kept; None where there are none.
+
+        Raises:
+            Stopped: the user asked for it; what is on the disk is not asked again.
+        """
+        if not wanted:
+            return None
+        config, parts = self.config, self.parts
+        about = (
+            asdict(config.objective),
+            (parts.clip_skip, parts.max_prompt_chunks, parts.guidance),
+            (str(self.precision.dtype), config.run.seed, samples.items.recipe),
+        )
+        on_disk = config.data.cache == "disk"
+        cache = Answers(
+            partial(answer_of, samples, objective),
+            f"{parts.fingerprint} {json.dumps(about, sort_keys=True)}",
+            self._store("answers") if on_disk else MemoryStore(),
+            items=samples.items,
+        )
+        self.parts.streaming = self.streaming(self.parts.family.denoiser)
+        sharers = self.processes.count if on_disk else 1
+        mine = wanted[self.processes.rank % sharers :: sharers]
+        try:
+            with self.processes.together():
+                cache.fill(mine, progress=self._progress("answers"), stop=self.asked.stops)
+        finally:
+            self._end_streaming()
         return cache
 
     def judge(self, items: Items) -> Judge | None:

@@ -2,17 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from dreambooth_core.data.cache import RECIPE, Cache, Store, hashed
+from dreambooth_core.data.items import Items
 from dreambooth_core.data.plan import CLASS, Slot
+from dreambooth_core.devices import send
 from dreambooth_core.methods.base import Method
 from dreambooth_core.objective.objective import NoisySample, Objective
 from dreambooth_core.objective.preference import preference
 from dreambooth_core.trainer.samples import Samples
+
+
+class Answers(Cache[Slot]):
+    """What the base answers to class slots, asked before it is trained and changes.
+
+    ``encode`` takes a slot and gives ``[C, H, W]``, fp32, on the CPU: each is asked alone.
+
+    Args:
+        items: what the slots name.
+    """
+
+    things = "answers of the base"
+
+    def __init__(
+        self,
+        encode: Callable[[Slot], Tensor],
+        fingerprint: str,
+        store: Store,
+        *,
+        items: Items,
+    ) -> None:
+        super().__init__(encode, fingerprint, store)
+        self.items = items
+
+    def key(self, item: Slot) -> str:
+        about = (self.items.picture(item).pixels_hash, item.view.key, self.items.caption(item))
+        parts = (RECIPE, self.fingerprint, *about, *item.key(0))
+        return hashed("\0".join(str(part) for part in ("answers", *parts)))
+
+    def _encoded(self, items: list[Slot]) -> list[Tensor]:
+        return [self.encode(slot) for slot in items]
+
+
+def answer_of(samples: Samples, objective: Objective, slot: Slot) -> Tensor:
+    """What the models answer to a slot that is kept, ``[C, H, W]``, fp32, on the CPU."""
+    latents = samples.latents([slot], 0)
+    noisy = objective.draw(latents, [("train", samples.seed, *slot.key(0))])
+    masked = samples.inpainting([slot], 0)
+    answer = samples.predict(noisy.noisy, noisy.timesteps, [slot], 0, inpainting=masked)
+    return answer[0].float().cpu()
 
 
 class References:
@@ -22,10 +65,18 @@ class References:
         method: puts them back to what they were, for as long as they are asked.
         samples: asks them.
         objective: of the run.
+        answers: of the base, where it cannot be asked any more.
     """
 
-    def __init__(self, method: Method, samples: Samples, objective: Objective) -> None:
+    def __init__(
+        self,
+        method: Method,
+        samples: Samples,
+        objective: Objective,
+        answers: Answers | None = None,
+    ) -> None:
         self.method, self.samples, self.objective = method, samples, objective
+        self.answers = answers
 
     def preserved(
         self, noisy: NoisySample, group: Sequence[Slot], step: int, inpainting: Tensor | None
@@ -35,6 +86,10 @@ class References:
         first = sum(slot.kind != CLASS for slot in group)
         if first == len(group):
             return noisy
+        if self.answers is not None:
+            kept = torch.stack([self.answers.value(slot) for slot in group[first:]])
+            answers = send(kept, noisy.target.device)
+            return replace(noisy, target=torch.cat([noisy.target[:first], answers]))
         masked = None if inpainting is None else inpainting[first:]
         with torch.no_grad(), self.method.as_base():
             answer = self.samples.predict(

@@ -22,7 +22,7 @@ class Samples:
     """Turns slots into tensors on the device.
 
     Latents are drawn anew each time from the autoencoder's distribution, keyed by
-    (seed, step, slot).
+    (seed, step, slot), or by what is kept.
 
     Args:
         items: what the slots name.
@@ -57,7 +57,7 @@ class Samples:
         drawn = []
         for slot in group:
             distribution = self._latents.distribution(self.items.picture(slot), slot.view)
-            drawn.append(distribution.sample(generator("latent", self.seed, step, slot.number)))
+            drawn.append(distribution.sample(generator("latent", self.seed, *slot.key(step))))
         return send(self.parts.family.scaled(self.parts, torch.stack(drawn)), self.device)
 
     def conditioning(self, group: Sequence[Slot], step: int) -> Conditioning:
@@ -74,7 +74,7 @@ class Samples:
     def inpainting(self, group: Sequence[Slot], step: int) -> Tensor | None:
         """Mask and masked latents ``[batch, 5, height, width]`` for an inpainting UNet, or None.
 
-        Masks are keyed by (seed, step, slot); each image is encoded alone, so that the batch's
+        Masks are keyed as latents are; each image is encoded alone, so that the batch's
         layout changes nothing.
         """
         if not self.parts.is_inpainting:
@@ -82,7 +82,7 @@ class Samples:
         made = []
         for slot in group:
             pixels = self.items.pixels(self.items.picture(slot), slot.view)
-            key = generator("mask", self.seed, step, slot.number)
+            key = generator("mask", self.seed, *slot.key(step))
             height, width = slot.size
             mask = random_mask(height, width, key)
             made.append(conditions(self.parts, pixels, mask))

@@ -116,7 +116,12 @@ class Training:
         if not sharded:  # in pieces it goes there block by block
             prepare.bring(denoiser, streams=True)
         apply_attention(parts.denoiser, config.memory.attention, precision.device, precision.dtype)
-        judge = prepare.judge(held_out or items)  # while the models are still the base
+        # While the models are still the base.
+        slots_of = partial(Samples, parts, latents=latents, texts=texts, precision=precision)
+        self.samples = slots_of(items, seed=self.seed)
+        self.objective = parts.family.objective(config.objective, parts)
+        judge = prepare.judge(held_out or items)
+        answers = prepare.answers(self.samples, self.objective, self.plan.kept_slots())
         trainables = method.attach(self.seed, precision.trained)
         parts.streaming = prepare.streaming(denoiser, trained=denoiser in masters)
         prepare.passes(method.passed_models)
@@ -142,10 +147,7 @@ class Training:
         self.results = Results(config, folder, parts, method, items, self.plan)
 
         # What a step computes with.
-        slots_of = partial(Samples, parts, latents=latents, texts=texts, precision=precision)
-        self.samples = slots_of(items, seed=self.seed)
-        self.objective = parts.family.objective(config.objective, parts)
-        self.references = References(method, self.samples, self.objective)
+        self.references = References(method, self.samples, self.objective, answers)
         self.asks_base = config.prior.predicts
         self.prior_weight = config.prior.loss_weight if config.prior.enabled else 0.0
         whole = [m for m in method.passed_models if not (shards and m is parts.denoiser)]
@@ -237,7 +239,7 @@ class Training:
         and class slots of the whole step."""
         group, pairs = self.items.in_pairs(group)
         latents = self.samples.latents(group, step)
-        keys = [("train", self.seed, step, slot.number) for slot in group]
+        keys = [("train", self.seed, *slot.key(step)) for slot in group]
         noisy = self.objective.draw(latents, keys)
         inpainting = self.samples.inpainting(group, step)
         if self.asks_base:

@@ -101,7 +101,6 @@ BROKEN: dict[tuple[str, str], Given] = {
     ("method.train_denoiser off", "method.train_text_encoder off"): {
         "method.train_denoiser": "false"
     },
-    ("prior.source prediction", "full fine-tuning"): {**FULL, **PREDICTION},
     ("prior.source prediction", "textual inversion"): {
         "method.kind": "textual_inversion",
         **PREDICTION,

@@ -147,3 +147,38 @@ def test_the_bases_own_answers_can_be_preserved(
     torch.testing.assert_close(last.target[2:], answer, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(last.target[:2], last.noise[:2])
     assert seen.receipt["proof"]["passed"]
+
+
+def test_a_base_that_is_trained_itself_is_asked_beforehand(
+    base: Path, pictures: Path, tmp_path: Path
+) -> None:
+    changes = {
+        "prior__enabled": "true",
+        "prior__source": "prediction",
+        "prior__num_class_images": 4,
+        "method__kind": "full",
+        "optim__learning_rate": 1e-4,
+        "data__cache": "disk",
+        "data__flip": "true",
+        "run__steps": 5,
+    }
+    seen = observe(config_for(base, pictures, tmp_path, **changes))
+    # Each of three images twice, to reach four: six answers, that come back in ten class slots.
+    assert [event["step"] for event in seen.progress("answers")] == [1, 2, 3, 4, 5, 6]
+    parts = load_base(BaseOptions(model=str(base)))
+    text = parts.family.encode(parts, ["a photo of a ball"])
+    different = set()
+    for one in seen.passes:
+        own = one.captions.index("a photo of a ball")
+        for place in range(own, len(one.captions)):
+            each = slice(place, place + 1)
+            noisy, at = one.sample.noisy[each], one.sample.timesteps[each]
+            with torch.no_grad():
+                answer = parts.family.predict(parts, noisy, at, text, [])
+            assert torch.equal(one.sample.target[each], answer)
+            different.add(noisy.numpy().tobytes())
+    assert len(different) == 6
+    losses = seen.told("class_loss")
+    assert losses[0] == pytest.approx(0, abs=1e-9) and losses[-1] > 1e-7
+    again = observe(config_for(base, pictures, tmp_path, **changes))
+    assert not again.progress("answers") and again.told("loss") == seen.told("loss")

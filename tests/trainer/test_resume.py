@@ -78,6 +78,14 @@ def test_a_whole_model_with_class_images_resumes_exactly(
     check(base, pictures, tmp_path, {"method__kind": "full", **PRIOR}, interrupted=True)
 
 
+def test_a_whole_model_with_kept_answers_resumes_exactly(
+    base: Path, pictures: Path, tmp_path: Path
+) -> None:
+    preserved = {"prior__enabled": "true", "prior__source": "prediction"}
+    few = {"prior__num_class_images": 2}
+    check(base, pictures, tmp_path, {"method__kind": "full", **preserved, **few})
+
+
 def test_a_trained_text_encoder_resumes_exactly(base: Path, pictures: Path, tmp_path: Path) -> None:
     check(base, pictures, tmp_path, {"method__train_text_encoder": "true"})
 
