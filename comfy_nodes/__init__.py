@@ -13,6 +13,7 @@ from . import (
     history,
     linked,
     looking,
+    marking,
     settings,
     tools,
     training,
@@ -29,6 +30,7 @@ NODES: tuple[Node, ...] = (
     *adapters.NODES,
     *tools.NODES,
     *history.NODES,
+    *marking.NODES,
     *evaluating.NODES,
 )
 """Every node, described once."""

@@ -115,6 +115,8 @@ class Draft:
         }
         config = nest(values) | {"concepts": [concept.options for concept in self.concepts]}
         pictures = [concept.fingerprint for concept in self.concepts]
+        if marks := given.values.get("marks.file"):
+            pictures.append(_identity(Path(marks)))
         return Request(
             self.name,
             whole(config, given.presets, [*given.texts, *_forced(self.values)]),

@@ -85,10 +85,10 @@ class Settings:
         )
 
 
-_PREVIOUS = Input(
+PREVIOUS = Input(
     "settings", SETTINGS, "Settings", "Settings that these are laid over.", optional=True
 )
-_OUTPUT = Output(SETTINGS, "SETTINGS", "For a training node, or for more settings.")
+OUTPUT = Output(SETTINGS, "SETTINGS", "For a training node, or for more settings.")
 
 
 def leaves(tree: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -242,8 +242,8 @@ def section_node(tree: dict[str, Any]) -> Node:
         f"{PREFIX}Settings{section.title()}",
         title,
         f"{tree['help']} What says so is left to the preset.",
-        (*(made for _, made in pairs), _PREVIOUS),
-        (_OUTPUT,),
+        (*(made for _, made in pairs), PREVIOUS),
+        (OUTPUT,),
         run,
         group="Settings",
     )
@@ -346,9 +346,9 @@ def _main() -> Node:
                 "",
                 multiline=True,
             ),
-            _PREVIOUS,
+            PREVIOUS,
         ),
-        (_OUTPUT,),
+        (OUTPUT,),
         choose,
     )
 

@@ -176,8 +176,10 @@ const dreambooth = (() => {
         if (!(target instanceof Element) || !root()?.contains(target)) return;
         const chooser = target.closest("[data-choose]");
         const canceller = target.closest("[data-cancel]");
+        const marked = target.closest("[data-mark]");
         const problem = target.closest("[data-field]");
         if (chooser) write("dreambooth_chosen_run", chooser.dataset.choose);
+        else if (marked) write("dreambooth_marked", marked.dataset.mark);
         else if (canceller) write("dreambooth_cancel", canceller.dataset.cancel);
         else if (problem) show(problem.dataset.field);
         else if (target.matches("[data-crop] img")) crop(target.closest("[data-crop]").dataset);

@@ -135,6 +135,8 @@ def write_marks(file: Path, base: str, changes: Iterable[Mark]) -> Marks:
     if len(by_name) > MOST:
         raise UserError(f"more than {MOST:,} images", where=file)
     marks = Marks(file, base, tuple(by_name.values()))
+    if there and marks.images == there:
+        return marks  # whoever looks whether the file has changed is not misled
     images = [one.as_dict() for one in marks.images]
     write_json(file, {"version": VERSION, "base": base, "images": images})
     return marks

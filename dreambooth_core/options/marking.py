@@ -71,12 +71,23 @@ def mark_run(run: RunFolder, changes: Mapping[str, str]) -> Marks:
 
 def going_on(run: RunFolder) -> dict[str, Any]:
     """The configuration, by dotted keys, of a run that goes on from a run's adapter with its
-    marked images: by pairs where a prompt has good and bad ones, else with the good ones alone.
+    marked images.
+
+    Raises:
+        UserError: as :func:`onward`.
+    """
+    values = {key: value for key, value in _configuration(run).items() if key not in OWN}
+    return values | onward(run)
+
+
+def onward(run: RunFolder) -> dict[str, Any]:
+    """What is other in a run that goes on from a run: it learns by pairs where a prompt has good
+    and bad images, else from the good ones alone.
 
     Raises:
         UserError: nothing is marked, or what was trained is not an adapter.
     """
-    values = flatten(read_file(run.config, TrainConfig, {}))
+    values = _configuration(run)
     kind = str(values.get("method.kind", "lora"))
     if not METHODS[kind].is_adapter or METHODS[kind].learns_token:
         raise UserError(
@@ -92,8 +103,7 @@ def going_on(run: RunFolder) -> dict[str, Any]:
             where=marks.file,
             do="Mark good ones, and bad ones of the same prompts.",
         )
-    values = {key: value for key, value in values.items() if key not in OWN}
-    values |= {
+    changes: dict[str, Any] = {
         "method.init_from": str(made.file),
         "method.init_weight": 1.0,
         "marks.file": str(marks.file),
@@ -101,10 +111,14 @@ def going_on(run: RunFolder) -> dict[str, Any]:
         "optim.lr_warmup_steps": 0,
     }
     if isinstance(rate := values.get("optim.learning_rate"), int | float):
-        values["optim.learning_rate"] = rate * RATE
+        changes["optim.learning_rate"] = rate * RATE
     if paired:
-        values |= {"objective.loss": "dpo", "method.dropout": 0.0, "method.text_dropout": None}
-    return values
+        changes |= {"objective.loss": "dpo", "method.dropout": 0.0, "method.text_dropout": None}
+    return changes
+
+
+def _configuration(run: RunFolder) -> dict[str, Any]:
+    return flatten(read_file(run.config, TrainConfig, {}))
 
 
 def counted(images: Sequence[Mark]) -> dict[str, int]:

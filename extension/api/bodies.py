@@ -92,6 +92,13 @@ class Crop(Body):
     )
 
 
+class Mark(Body):
+    """A mark on an image that a run has made."""
+
+    image: StrictStr = Field(..., description="The image's name, as /runs/{run}/marks has it.")
+    mark: StrictStr = Field(..., description="good, bad, or empty to take it back.")
+
+
 class Weighted(Body):
     """An adapter, and how strongly it counts."""
 

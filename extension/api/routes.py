@@ -238,6 +238,22 @@ def _runs(router: APIRouter, studio: Studio) -> None:
         studio.delete(run)
         return {}
 
+    @router.get("/runs/{run}/marks")
+    def marks(run: str) -> Any:
+        """The images that a run has made, with their marks."""
+        return {"images": [dataclasses.asdict(one) for one in studio.marks(run)]}
+
+    @router.put("/runs/{run}/marks")
+    def mark(run: str, body: bodies.Mark) -> Any:
+        """Calls an image good or bad."""
+        studio.mark(run, body.image, body.mark)
+        return {}
+
+    @router.get("/runs/{run}/continue")
+    def going_on(run: str) -> Any:
+        """The configuration of a run that goes on with a run's marked images."""
+        return {"values": studio.going_on(run)}
+
     @router.get("/runs/{run}/picture", response_class=FileResponse)
     def picture(run: str, path: str) -> Any:
         """An image out of a run's folder, by its path there."""

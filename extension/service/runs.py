@@ -22,13 +22,14 @@ from dreambooth_core.jobs import (
 )
 from dreambooth_core.jobs.files import to_json
 from dreambooth_core.options import TrainConfig
+from dreambooth_core.options.marking import generated, going_on
 
 from ..host.base import Host
 from . import engine
 from .handover import Handover
 from .records import read_json
 from .results import Results
-from .types import Events, Problem, Report, Status, Values
+from .types import Events, Marked, Problem, Report, Status, Values
 from .watching import Watcher
 
 log = logging.getLogger("dreambooth")
@@ -167,6 +168,19 @@ class Runs:
     def values(self, name: str) -> Values:
         """A run's configuration, without what is its own."""
         values = flatten(read_file(self.folder(name).config, TrainConfig, {}))
+        return {key: value for key, value in values.items() if not key.startswith(OURS)}
+
+    def marks(self, name: str) -> list[Marked]:
+        """The images of a run that can be marked."""
+        run = self.folder(name)
+        return [
+            Marked(one.image, str(run.samples / one.image), one.prompt, one.seed, one.mark)
+            for one in generated(run)
+        ]
+
+    def going_on(self, name: str) -> Values:
+        """The configuration of a run that goes on with a run's marked images."""
+        values = going_on(self.folder(name))
         return {key: value for key, value in values.items() if not key.startswith(OURS)}
 
     def attach(self) -> None:

@@ -14,6 +14,7 @@ from dreambooth_core.config.describe import describe, renamed
 from dreambooth_core.errors import UserError
 from dreambooth_core.jobs import VERBS
 from dreambooth_core.options import TrainConfig
+from dreambooth_core.options.marking import mark_run
 
 from ..host.base import Host
 from . import token, types
@@ -256,6 +257,23 @@ class Studio:
     def delete(self, run: str) -> None:
         """Deletes a run's folder. What was published of it stays."""
         self._runs.delete(run)
+
+    def marks(self, run: str) -> list[types.Marked]:
+        """The images that a run has made, with their marks."""
+        return self._runs.marks(run)
+
+    def mark(self, run: str, image: str, mark: str) -> None:
+        """Calls an image ``good`` or ``bad``; an empty mark takes that back.
+
+        Args:
+            image: its name among :meth:`marks`.
+        """
+        mark_run(self._runs.folder(run), {image: mark})
+
+    def going_on(self, run: str) -> Values:
+        """The configuration of a run that goes on from here: from a run's adapter, with the images
+        of it that are marked."""
+        return self._runs.going_on(run)
 
     # -- results --------------------------------------------------------------------------------
 

@@ -255,6 +255,20 @@ class Saved:
 
 
 @dataclass(frozen=True)
+class Marked:
+    """An image that a run has made, and what somebody called it."""
+
+    image: str
+    """Its name among the run's samples."""
+    path: str
+    """Absolute."""
+    prompt: str
+    seed: int
+    mark: str
+    """``good``, ``bad`` or empty."""
+
+
+@dataclass(frozen=True)
 class Published:
     """A result where the host lists it."""
 

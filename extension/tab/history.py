@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Sequence
@@ -14,6 +15,10 @@ from .live import STATES
 COLUMNS = ("Run", "State", "Steps", "Loss", "Time", "Method", "Base", "Last heard of")
 MOST_COLUMNS = 6
 """Steps in a row of the grid."""
+MOST_MARKED = 48
+"""Images to be marked, the latest ones."""
+NEXT = {"": "good", "good": "bad", "bad": ""}
+"""What a click makes of a mark."""
 
 
 def table(found: Sequence[Any]) -> Html:
@@ -70,6 +75,27 @@ def grid(found: Sequence[tuple[str, Sequence[str]]]) -> Html:
     if not rows:
         return note("info", "Choose runs first.")
     return div("db-scroll", tag("table", *rows, cls="db-grid-table"))
+
+
+def marked(found: Sequence[Any]) -> Html:
+    """The latest images with their marks; each says what a click makes of it."""
+    figures = [
+        picture(
+            one.path,
+            side=160,
+            caption=one.mark or "–",
+            title=one.prompt,
+            data_mark=json.dumps([one.image, NEXT.get(one.mark, "")]),
+            data_marked=one.mark or "nothing",
+        )
+        for one in found[-MOST_MARKED:]
+    ]
+    good, bad = (sum(one.mark == kind for one in found) for kind in ("good", "bad"))
+    return div(
+        "db-marks",
+        div("db-saved", chip("good", f"{good}"), chip("bad", f"{bad}")),
+        div("db-pictures", *figures),
+    )
 
 
 def _by_step(samples: Sequence[str]) -> dict[int, str]:

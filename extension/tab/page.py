@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
@@ -20,6 +20,7 @@ from .generate import GenerateArea
 from .html import note
 from .keeping import Keeping
 from .live import Watcher
+from .marks import MarksArea
 from .method import APART, Layer, MethodArea
 from .runs import RunsPage
 from .setup import Setup
@@ -71,6 +72,7 @@ class Page:
                 labels |= self.subjects.labels
                 self.train = TrainArea(self.studio, Watcher(self.studio), labels)
                 self.generate = GenerateArea(self.studio, self.train.run)
+                self.marks = MarksArea(self.studio, self.train.run)
 
     def _keeping(self) -> Keeping:
         """What loading the page again must not lose."""
@@ -144,8 +146,12 @@ class Page:
         to_train = "(name) => { dreambooth.page(0); return [name]; }"
         shown = [self.train.run, self.train.pinned]
         on(runs.show.click, lambda name: [name, name], [runs.chosen], shown, js=to_train)
-        filled = [*subjects, self.base.choice, *self.form.inputs(), runs.said]
-        self.keeping.after(on(runs.settings.click, self._fill, [runs.chosen], filled).then)
+        form = [*subjects, self.base.choice, *self.form.inputs()]
+        again, go_on = runs.settings.click, self.marks.go_on.click
+        again = on(again, self._fill("run_values"), [runs.chosen], [*form, runs.said])
+        self.keeping.after(again.then)
+        going_on = on(go_on, self._fill("going_on"), [self.train.run], [*form, self.marks.said])
+        self.keeping.after(going_on.then)
 
     def _opened(self, chosen: str | None, written: str) -> list[Any]:
         """The page as it was before it was loaded again, and the list of bases."""
@@ -156,21 +162,25 @@ class Page:
             *self.keeping.updates(before),
         ]
 
-    def _fill(self, run: str) -> list[Any]:
-        """The form as it was for a run."""
-        try:
-            flat = self.studio.run_values(run)
-        except DreamBoothError as error:
-            count = len(self.subjects.inputs()) + 1 + len(self.form.inputs())
-            return [*(update() for _ in range(count)), failure(error)]
-        names = {base.path: base.name for base in self.studio.bases()}
-        model = str(flat.get("base.model", ""))
-        return [
-            *self.subjects.fill(flat),
-            update(value=names.get(model, model)),
-            *self.form.updates(self.form.as_shown(flat)),
-            note("good", "Its settings are on the Train page."),
-        ]
+    def _fill(self, asked: str) -> Callable[[str], list[Any]]:
+        """Fills the form with what the studio answers to a question about a run."""
+
+        def fill(run: str) -> list[Any]:
+            try:
+                flat = getattr(self.studio, asked)(run)
+            except DreamBoothError as error:
+                count = len(self.subjects.inputs()) + 1 + len(self.form.inputs())
+                return [*(update() for _ in range(count)), failure(error)]
+            names = {base.path: base.name for base in self.studio.bases()}
+            model = str(flat.get("base.model", ""))
+            return [
+                *self.subjects.fill(flat),
+                update(value=names.get(model, model)),
+                *self.form.updates(self.form.as_shown(flat)),
+                note("good", "Its settings are on the Train page."),
+            ]
+
+        return fill
 
     def look(self, seen: dict[str, Any] | None, run: str, pinned: str) -> list[Any]:
         """All that may have changed since the page's script pressed the button last."""
@@ -184,7 +194,7 @@ class Page:
             fresh.visible("setup cancel", environment.building),
         ]
         train = self.train.look(run, pinned, fresh)
-        results = self.generate.look(train[0], fresh)
+        results = [*self.generate.look(train[0], fresh), *self.marks.look(train[0], fresh)]
         runs = self.runs.look(fresh)
         tasks = task_list(self.studio.tasks())
         shown = [fresh.value(f"tasks {n}", tasks) for n, _ in enumerate(self.tools.tasks)]
@@ -202,6 +212,7 @@ class Page:
             self.setup.cancel,
             *self.train.outputs(),
             *self.generate.outputs(),
+            *self.marks.outputs(),
             *self.runs.outputs(),
             *self.tools.tasks,
         ]

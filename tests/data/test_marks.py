@@ -49,6 +49,9 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert read_marks(tmp_path) == read_marks(file)
     marks = write_marks(file, "b", [Mark("b.png", "a dog", 1, "bad"), Mark("c.png", "x", 2, "")])
     assert read_marks(file) == marks
+    before = file.stat()
+    write_marks(file, "b", [Mark("b.png", "a dog", 1, "bad")])
+    assert (file.stat().st_mtime_ns, file.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
     assert [(one.image, one.mark) for one in marks.images] == [
         ("a.png", "good"),
         ("b.png", "bad"),

@@ -53,6 +53,8 @@ GOOD = {
     "text": "a dog",
     "sides": [0.1, 0.1, 0.9, 0.9],
     "verb": "save",
+    "image": "a.png",
+    "mark": "good",
     "family": "sd1",
     "out": "made",
     "target": "made",
@@ -178,7 +180,11 @@ def make_tree() -> None:
     for place in (run / "samples", OUTSIDE / "there", DATA / "outputs" / "pictures"):
         place.mkdir(parents=True)
     (run / "config.yaml").write_text("run: {steps: 7}\n")
-    (run / "events.jsonl").write_text('{"time": 1.0, "kind": "progress", "loss": NaN}\n')
+    (run / "events.jsonl").write_text(
+        '{"time": 1.0, "kind": "progress", "loss": NaN}\n'
+        '{"time": 2.0, "kind": "sample", "path": "samples/a.png", "prompt": "a dog", "seed": 0}\n'
+    )
+    (run / "receipt.json").write_text('{"base": {"fingerprint": "b"}}')
     header = json.dumps({"__metadata__": {"x": "y"}}).encode()
     for file in ("models/Lora/a", "models/Stable-diffusion/base"):
         (DATA / f"{file}.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)

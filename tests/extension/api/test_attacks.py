@@ -41,5 +41,5 @@ def test_no_attack_gets_through(host: str, tmp_path: Path) -> None:
     for kind, score in classes.items():
         print(f"{host} {kind}: {score['tried']} tried, {len(score['through'])} got through")
     assert set(classes) == CLASSES
-    assert told["routes"] >= 41 and sum(score["tried"] for score in classes.values()) > 2000
+    assert told["routes"] >= 44 and sum(score["tried"] for score in classes.values()) > 2000
     assert [words for score in classes.values() for words in score["through"]] == []
