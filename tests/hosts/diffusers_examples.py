@@ -78,8 +78,8 @@ class Launcher:
         if LAYERS in words:  # their tiny Mistral has one; here the pipeline says which are read
             at = words.index(LAYERS)
             words = words[:at] + words[at + 2 :]
-        if SIZE in words and words[words.index(SIZE) + 1] == "32":  # too small to be a training
-            words[words.index(SIZE) + 1] = "64"
+        line = " ".join(words).replace(f"{SIZE}=", f"{SIZE} ").replace(f"{SIZE} 32", f"{SIZE} 64")
+        words = line.split(" ")  # 32 is too small to be a training, and an empty word stays one
         code = self._run(["compat", script, *map(self.local, words)])
         assert code == 0, f"exit code {code}"
 
