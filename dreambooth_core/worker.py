@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import errno
 import functools
+import gc
 import logging
 import os
 import signal
@@ -199,11 +200,14 @@ def _queued(runner: Runner | None) -> Runner:
 
     def run(folder: RunFolder, *, on_event: OnEvent | None = None) -> None:
         turn, control = Turn(folder.path.parent), folder.control
+        lasting = getattr(runner, "func", runner)  # of a partial
         told: list[int] = []
 
         def tell(ahead: int) -> None:
             if any(verb.startswith("stop") for verb in control.poll()):
                 raise Stopped("stopped before its turn came")
+            if not told and isinstance(lasting, _Lasting):
+                lasting.forget()  # the run that is at work may need the memory
             if told != [ahead]:
                 told[:] = [ahead]
                 _tell(folder, {"kind": "progress", "stage": STAGE, "steps": ahead}, on_event)
@@ -238,6 +242,11 @@ class _Lasting:
 
         self._kept = self._kept or Kept()
         trainer(folder, kept=self._kept, **arguments)
+
+    def forget(self) -> None:
+        """Lets go of what is kept."""
+        self._kept = None
+        gc.collect()
 
 
 def _trainer() -> Runner:

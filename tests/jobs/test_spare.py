@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import threading
@@ -194,3 +195,20 @@ def test_a_worker_that_goes_on_keeps_what_serves_the_next_run(
     assert len(given) == 2 and given[0] is given[1] is not None
     assert worker.main([str(run.path)]) == 0
     assert given[2] is None
+
+
+def test_what_waits_for_another_run_keeps_nothing_meanwhile(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[object] = []
+
+    def trainer(folder: RunFolder, **arguments: object) -> None:
+        given.append(arguments["kept"])
+
+    monkeypatch.setattr(worker, "_trainer", lambda: trainer)
+    lasting, ahead = worker._Lasting(), [0]
+    monkeypatch.setattr(worker.Turn, "wait", lambda _, tell: tell(1) if ahead[0] else None)
+    queued = worker._queued(functools.partial(lasting))
+    for ahead[0] in (0, 0, 1):
+        queued(run)
+    assert given[0] is given[1] is not given[2]
