@@ -14,6 +14,7 @@ import time
 import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +65,14 @@ class Picture:
     """The part that is trained on; ``None``: all of it."""
     crop_file: Path | None = None
 
-    @property
+    @cached_property
     def size(self) -> tuple[int, int]:
         """(height, width) in pixels of what is trained on: the crop, else the whole image."""
         if self.crop is None:
             return self.height, self.width
         return self.crop.size(self.width, self.height)
 
-    @property
+    @cached_property
     def pixels_hash(self) -> str:
         """Of what is trained on: two images with one hash show the same."""
         if self.crop is None:
