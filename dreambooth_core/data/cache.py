@@ -164,7 +164,9 @@ class LatentCache(Cache[Wanted]):
 
     def key(self, item: Wanted) -> str:
         picture, view = item
-        parts = (RECIPE, self.fingerprint, self.recipe, picture.pixels_hash, view.key)
+        parts = [RECIPE, self.fingerprint, self.recipe, picture.content_hash, view.key]
+        if picture.crop is not None:
+            parts.append(picture.crop)
         return hashed("\0".join(str(part) for part in ("latents", *parts)))
 
     def distribution(self, picture: Picture, view: View) -> Distribution:

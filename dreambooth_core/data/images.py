@@ -1,14 +1,16 @@
-"""Images to tensors: scaled by Lanczos, cut, mirrored; Pillow and numpy, never torchvision."""
+"""Images to tensors: scaled by Lanczos, cut, mirrored, turned; by Pillow and numpy alone."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageEnhance
 from torch import Tensor
 
+from dreambooth_core.data.changes import Light
 from dreambooth_core.data.decode import Undecodable, decode, decode_grey
 from dreambooth_core.data.inventory import Picture, hash_bytes
 from dreambooth_core.data.plan import Size, View, scaled
@@ -57,7 +59,7 @@ def load_mask(picture: Picture, source: str = "auto") -> Image.Image | None:
 def apply_view(
     image: Image.Image, view: View, resample: Image.Resampling = Image.Resampling.LANCZOS
 ) -> Image.Image:
-    """Scale to cover the view's size, cut, mirror."""
+    """Scale to cover the view's size, cut, mirror, turn: of images and masks alike."""
     height, width = scaled((image.height, image.width), view.size)
     right, bottom = view.left + view.width, view.top + view.height
     if is_strip((image.height, image.width), view.size):
@@ -69,7 +71,43 @@ def apply_view(
     else:
         image = scale(image, (height, width), resample)
         image = image.crop((view.left, view.top, right, bottom))
-    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if view.flip else image
+    if view.flip:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return turned(image, view.change.angle) if view.change and view.change.angle else image
+
+
+def zoom(size: Size, angle: float) -> float:
+    """By how much what is turned by degrees is enlarged so that no corner is empty."""
+    sin, cos = abs(math.sin(math.radians(angle))), math.cos(math.radians(angle))
+    return cos + sin * max(size) / min(size)
+
+
+def turned(image: Image.Image, angle: float) -> Image.Image:
+    """Turned by degrees about its middle, counter-clockwise, and enlarged; of the same size."""
+    enlarged = zoom(image.size, angle)
+    cos = math.cos(math.radians(angle)) / enlarged
+    sin = math.sin(math.radians(angle)) / enlarged
+    x, y = image.width / 2, image.height / 2
+    # Where each pixel of the result comes from; rows count downwards.
+    source = (cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y)
+    return image.transform(
+        image.size, Image.Transform.AFFINE, source, resample=Image.Resampling.BICUBIC
+    )
+
+
+def in_light(image: Image.Image, light: Light) -> Image.Image:
+    """An RGB image with its brightness, contrast and saturation changed by factors."""
+    for kind, factor in zip(
+        (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color), light, strict=True
+    ):
+        image = kind(image).enhance(factor)
+    return image
+
+
+def seen(image: Image.Image, view: View) -> Image.Image:
+    """The view of an RGB image."""
+    found = apply_view(image, view)
+    return found if view.change is None else in_light(found, view.change.light)
 
 
 def scale(
@@ -98,7 +136,7 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 def pixels(picture: Picture, view: View, background: str = "white") -> Tensor:
     """The view of an image as float32 [3, height, width] in [-1, 1]."""
-    return to_tensor(apply_view(load_rgb(picture, background), view))
+    return to_tensor(seen(load_rgb(picture, background), view))
 
 
 def mask(picture: Picture, view: View, source: str = "auto", floor: float = 0.0) -> Tensor | None:

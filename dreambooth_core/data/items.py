@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import product
 from typing import Any
 
 from PIL import Image
@@ -13,6 +14,7 @@ from torch import Tensor
 from dreambooth_core.data import images
 from dreambooth_core.data.buckets import Sizer
 from dreambooth_core.data.captions import FILEWORDS, Captioner, caption_of, words_of
+from dreambooth_core.data.changes import Changes
 from dreambooth_core.data.concepts import Concept
 from dreambooth_core.data.inventory import Picture
 from dreambooth_core.data.options import DataOptions
@@ -65,7 +67,7 @@ class Items:
         self.concepts = list(concepts)
         self.options = options
         self.seed = seed
-        self.sizer = Sizer(options)
+        self.sizers = [Sizer(each) for each in options.by_resolution()]
         factors = _balance(self.concepts) if options.balance_concepts else [1] * len(concepts)
         self.pictures: list[Picture] = []
         self.class_pictures: list[Picture] = []
@@ -77,10 +79,10 @@ class Items:
         self.class_captions: list[str] = []
         for concept, factor in zip(self.concepts, factors, strict=True):
             about = concept.options
-            for picture in concept.trained_pictures:
+            for picture, sizer in product(concept.trained_pictures, self.sizers):
                 repeats = concept.repeats_of(picture) * factor
                 self.pictures.append(picture)
-                self.entries.append(self._entry(picture, concept.index, repeats))
+                self.entries.append(_entry(picture, sizer, concept.index, repeats))
                 texts.append(
                     caption_of(picture, about.instance_prompt, options.captions, about.name)
                 )
@@ -90,13 +92,13 @@ class Items:
                 if example.rival is not None:
                     self.rivals[len(self.pictures)] = example.rival
                 self.pictures.append(example.picture)
-                self.entries.append(self._entry(example.picture, concept.index, 1))
+                self.entries.append(_entry(example.picture, self.sizers[0], concept.index, 1))
                 texts.append(example.caption)
                 words.append("")
                 names.append(about.name)
             for picture in concept.class_pictures:
                 self.class_pictures.append(picture)
-                self.class_entries.append(self._entry(picture, concept.index, 1))
+                self.class_entries.append(_entry(picture, self.sizers[0], concept.index, 1))
                 # Texts beside class images count only where the prompt asks for them.
                 mode = "files" if FILEWORDS in about.class_prompt else "prompt"
                 self.class_captions.append(
@@ -114,6 +116,9 @@ class Items:
         options = replace(
             self.options,
             flip=False,
+            rotation=0.0,
+            color_jitter=0.0,
+            resolutions=[],
             crop="center" if self.options.crop == "random" else self.options.crop,
             templates=[],
             shuffle_caption=False,
@@ -136,7 +141,15 @@ class Items:
             crop=self.options.crop,
             crop_positions=self.options.crop_positions,
             answers={concept.index: concept.answers for concept in self.concepts},
+            changes=self.changes,
         )
+
+    @property
+    def changes(self) -> Changes | None:
+        """What is changed about instance images; ``None`` for nothing."""
+        options = self.options
+        found = Changes(options.rotation, options.color_jitter, options.variants)
+        return found if options.rotation or options.color_jitter else None
 
     def picture(self, slot: Slot) -> Picture:
         """The image that a slot names."""
@@ -179,7 +192,8 @@ class Items:
     def item(self, slot: Slot) -> Item:
         """Everything about a slot but its pixels."""
         picture = self.picture(slot)
-        original = picture.size
+        entries = self.class_entries if slot.kind == CLASS else self.entries
+        original = entries[slot.picture].original
         return Item(
             slot=slot,
             picture=picture,
@@ -195,7 +209,7 @@ class Items:
         if images.is_strip(original, view.size):
             return images.pixels(picture, view, self.options.background)
         whole = scaled(original, view.size)
-        return images.to_tensor(images.apply_view(self._rgb(picture, *whole), view))
+        return images.to_tensor(images.seen(self._rgb(picture, *whole), view))
 
     def mask(self, slot: Slot) -> Tensor | None:
         """float32 [1, height, width], the weight of each pixel in the loss; ``None`` for all 1.
@@ -223,6 +237,11 @@ class Items:
     def warnings(self) -> list[str]:
         """What a person should know of sizes and masks."""
         found = []
+        if self.options.cache != "none" and not self.options.has_finite_views:
+            found.append(
+                "nothing is kept of the images, each is encoded anew at every step: "
+                "data.crop_positions or data.variants is 0"
+            )
         for picture, entry in zip(self.pictures, self.entries, strict=True):
             factor = enlargement(entry.original, entry.size)
             if factor > _BLOWN_UP:
@@ -232,7 +251,7 @@ class Items:
                 found.append(f"{share:.0%} of {picture.name} is cut away")
             if self.options.masks == "files" and picture.mask is None:
                 found.append(f"{picture.name} has no mask: all of it counts")
-        return found
+        return list(dict.fromkeys(found))
 
     def as_dict(self) -> dict[str, Any]:
         """For receipts: concepts, buckets, captions, warnings as plain JSON values."""
@@ -250,15 +269,15 @@ class Items:
     def _label(self, entry: Entry, kind: str) -> str:
         return kind if len(self.concepts) == 1 else f"{kind} {entry.concept + 1}"
 
-    def _entry(self, picture: Picture, concept: int, repeats: int) -> Entry:
-        original = picture.size
-        return Entry(original, self.sizer.size_of(original), concept, repeats)
-
     def _load_scaled(self, picture: Picture, height: int, width: int) -> Image.Image:
         return images.scale(images.load_rgb(picture, self.options.background), (height, width))
 
     def _load_mask(self, picture: Picture, view: View) -> Tensor | None:
         return images.mask(picture, view, self.options.masks, self.options.unmasked_weight)
+
+
+def _entry(picture: Picture, sizer: Sizer, concept: int, repeats: int) -> Entry:
+    return Entry(picture.size, sizer.size_of(picture.size), concept, repeats)
 
 
 def _balance(concepts: Sequence[Concept]) -> list[int]:

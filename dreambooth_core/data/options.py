@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dreambooth_core.config.fields import MAX_SEED, option
 from dreambooth_core.errors import UserError
@@ -12,6 +12,9 @@ LATENT_FACTOR = 8
 
 STANDARD = 512
 """Pixels of a side where no base is known that would say; a run's configuration always does."""
+
+SMALLEST, LARGEST = 64, 4096
+"""Pixels of a side."""
 
 CAPTION_MODES = ("auto", "prompt", "files", "filewords")
 CROPS = ("bucket", "center", "random")
@@ -78,11 +81,17 @@ class DataOptions:
     resolution: int | None = option(
         None,
         label="Resolution",
-        minimum=64,
-        maximum=4096,
+        minimum=SMALLEST,
+        maximum=LARGEST,
         unit="px",
         help="""Side of a square image. Buckets of other aspect ratios have at most as many pixels.
         Empty: the size that the base was made for.""",
+    )
+    resolutions: list[int] = option(
+        factory=list,
+        label="More resolutions",
+        help="""Sides of further squares, such as [768, 1024]: each image is trained at these too,
+        in buckets of their own. An epoch shows it once at each.""",
     )
     height: int | None = option(
         None, label="Height", minimum=64, maximum=4096, unit="px", help="Empty: the resolution."
@@ -129,6 +138,31 @@ class DataOptions:
         label="Random flip",
         help="""Mirror half of the images, chosen at random. Not for subjects with writing or a
         fixed side.""",
+    )
+    rotation: float = option(
+        0.0,
+        label="Random rotation",
+        minimum=0.0,
+        maximum=45.0,
+        help="""Turn instance images by up to so much to either side. They are enlarged until no
+        corner is empty: 5° cuts off 8% of a square's sides.""",
+    )
+    color_jitter: float = option(
+        0.0,
+        label="Colour jitter",
+        minimum=0.0,
+        maximum=0.9,
+        help="""Change brightness, contrast and saturation of instance images by up to this share:
+        0.1 is what a camera does. Not for styles, nor where the colours matter.""",
+    )
+    variants: int = option(
+        4,
+        label="Variants of an image",
+        minimum=0,
+        maximum=1_000,
+        advanced=True,
+        help="""Random rotation and colour jitter take turns with this many changed versions of each
+        image and itself, so that their latents can be kept. 0: another each time, encoded anew.""",
     )
     background: str = option(
         "white",
@@ -237,6 +271,43 @@ class DataOptions:
         help="""Images that are encoded at once while caching. More is faster on some GPUs; 1 keeps
         results independent of the order.""",
     )
+
+    @property
+    def has_finite_views(self) -> bool:
+        """Whether an image is seen in so many ways that all can be encoded beforehand."""
+        changes = self.rotation or self.color_jitter
+        any_place = self.crop == "random" and self.crop_positions == 0
+        return not any_place and not (changes and self.variants == 0)
+
+    def by_resolution(self) -> list[DataOptions]:
+        """These options for each resolution, the first first.
+
+        Raises:
+            UserError: a further resolution is none, or there twice.
+        """
+        where = "data.resolutions"
+        if self.resolutions and (self.height or self.width):
+            raise UserError(
+                "there are several resolutions, and one height and width for all",
+                where=where,
+                do="Set data.resolution in place of data.height and data.width.",
+            )
+        found = [self]
+        for side in self.resolutions:
+            if not SMALLEST <= side <= LARGEST or side % LATENT_FACTOR:
+                what = f"{side} is no side of an image"
+                do = f"Take multiples of {LATENT_FACTOR} from {SMALLEST} to {LARGEST}."
+                raise UserError(what, where=where, do=do)
+            if side in [each.resolution or STANDARD for each in found]:
+                do = "Name each side once, and not data.resolution again."
+                raise UserError(f"{side} is there twice", where=where, do=do)
+            found.append(replace(self, resolution=side, resolutions=[]))
+        return found
+
+    def largest_size(self) -> tuple[int, int]:
+        """(height, width) in pixels of the largest square or size. Raises as the two others."""
+        sizes = [each.fixed_size() for each in self.by_resolution()]
+        return max(sizes, key=lambda size: size[0] * size[1])
 
     def fixed_size(self) -> tuple[int, int]:
         """(height, width) in pixels of an image that is not in a bucket.

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from dreambooth_core.data.changes import Change, Changes
 from dreambooth_core.errors import UserError
 from dreambooth_core.randomness import Key, permutation, uniform
 
@@ -30,7 +31,8 @@ RIVAL = "rival"
 
 @dataclass(frozen=True)
 class View:
-    """One way of looking at an image: scaled to cover ``size``, cut there, perhaps mirrored.
+    """One way of looking at an image: scaled to cover ``size``, cut there, perhaps mirrored, then
+    perhaps changed.
 
     ``top`` and ``left`` are pixels in the scaled image, before mirroring.
     """
@@ -40,6 +42,7 @@ class View:
     top: int = 0
     left: int = 0
     flip: bool = False
+    change: Change | None = None
 
     @property
     def size(self) -> Size:
@@ -54,7 +57,8 @@ class View:
     @property
     def key(self) -> str:
         """Text that tells views apart, for caches."""
-        return f"{self.height}x{self.width}+{self.top}+{self.left}{'f' if self.flip else ''}"
+        text = f"{self.height}x{self.width}+{self.top}+{self.left}{'f' if self.flip else ''}"
+        return text if self.change is None else f"{text}{self.change.key}"
 
 
 @dataclass(frozen=True)
@@ -141,6 +145,7 @@ class BatchPlan:
         crop_positions: Random crops take one of so many places; 0 for any.
         answers: Of each concept, how many of the base's answers to class slots are kept: so many
             slots there are, which come back again and again. They are asked beforehand.
+        changes: Of instance images.
     """
 
     def __init__(
@@ -156,6 +161,7 @@ class BatchPlan:
         crop: str = "bucket",
         crop_positions: int = 8,
         answers: Mapping[int, int] | None = None,
+        changes: Changes | None = None,
     ) -> None:
         if not instances:
             raise UserError("there is no image to train on", where="concepts")
@@ -169,6 +175,7 @@ class BatchPlan:
         self.random_crop = crop == "random"
         self.crop_positions = crop_positions
         self.answers = dict(answers or {})
+        self.changes = changes
         self._class_members: dict[int, list[int]] = {}
         for index, entry in enumerate(self.classes):
             self._class_members.setdefault(entry.concept, []).append(index)
@@ -255,15 +262,21 @@ class BatchPlan:
         """Every (kind, image, view) that the plan can ask for, to encode them beforehand.
 
         Raises:
-            ValueError: Crops are at any place, so there is no end to them.
+            ValueError: Crops are at any place, or changes of any size, so there is no end to them.
         """
+        if not self.is_finite:
+            raise ValueError("views without end cannot be listed")
         found = []
         for kind, entries in ((INSTANCE, self.instances), (CLASS, self.classes)):
             for picture, entry in enumerate(entries):
+                changes: list[Change | None] = [None]
+                if kind == INSTANCE and self.changes is not None:
+                    changes = self.changes.all_of(self.seed, picture)
                 seen = dict.fromkeys(
-                    place(entry.original, entry.size, at, flip=flip)
+                    place(entry.original, entry.size, at, flip=flip, change=change)
                     for at in self._places()
                     for flip in ((False, True) if self.flip else (False,))
+                    for change in changes
                 )
                 found += [(kind, picture, view) for view in seen]
         return found
@@ -271,13 +284,12 @@ class BatchPlan:
     @property
     def is_finite(self) -> bool:
         """Whether the views can be listed."""
-        return not self.random_crop or self.crop_positions > 0
+        any_place = self.random_crop and not self.crop_positions
+        return not any_place and (self.changes is None or self.changes.variants > 0)
 
     def _places(self) -> list[tuple[float, float]]:
         if not self.random_crop:
             return [(0.5, 0.5)]
-        if not self.is_finite:
-            raise ValueError("crops at any position cannot be listed")
         return [self._grid(index, index) for index in range(self.crop_positions)]
 
     def _grid(self, down: int, across: int) -> tuple[float, float]:
@@ -386,16 +398,20 @@ class BatchPlan:
     def _class_round(self, count: int, concept: int, turn: int) -> list[int]:
         return permutation(count, CLASS, self.seed, concept, turn)
 
-    def _view(self, entry: Entry, *key: int | str) -> View:
-        flip = self.flip and uniform("flip", self.seed, *key) < 0.5
-        if not self.random_crop:
-            return place(entry.original, entry.size, flip=flip)
-        down, across = uniform("crop", self.seed, *key), uniform("crop across", self.seed, *key)
-        if self.crop_positions:
-            # An image overhangs on one side only, so one number places it on both.
-            index = int(down * self.crop_positions)
-            down, across = self._grid(index, index)
-        return place(entry.original, entry.size, (down, across), flip=flip)
+    def _view(self, entry: Entry, kind: str, epoch: int, picture: int, turn: int) -> View:
+        drawn = (self.seed, kind, epoch, picture, turn)
+        flip = self.flip and uniform("flip", *drawn) < 0.5
+        at = (0.5, 0.5)
+        if self.random_crop:
+            at = uniform("crop", *drawn), uniform("crop across", *drawn)
+            if self.crop_positions:
+                # An image overhangs on one side only, so one number places it on both.
+                index = int(at[0] * self.crop_positions)
+                at = self._grid(index, index)
+        change = None
+        if kind == INSTANCE and self.changes is not None:
+            change = self.changes.one_of(self.seed, picture, epoch, turn)
+        return place(entry.original, entry.size, at, flip=flip, change=change)
 
 
 def groups(batch: Sequence[Slot]) -> list[list[Slot]]:
@@ -422,13 +438,18 @@ def scaled(original: Size, target: Size) -> Size:
 
 
 def place(
-    original: Size, target: Size, at: tuple[float, float] = (0.5, 0.5), *, flip: bool = False
+    original: Size,
+    target: Size,
+    at: tuple[float, float] = (0.5, 0.5),
+    *,
+    flip: bool = False,
+    change: Change | None = None,
 ) -> View:
     """The view of ``target`` size at a relative place: (0, 0) is top left, (1, 1) bottom right."""
     height, width = scaled(original, target)
     top = round((height - target[0]) * at[0])
     left = round((width - target[1]) * at[1])
-    return View(target[0], target[1], top, left, flip)
+    return View(target[0], target[1], top, left, flip, change)
 
 
 def crop_top_left(original: Size, view: View) -> tuple[int, int]:

@@ -274,4 +274,5 @@ SMALLER = tuple(_smaller(side) for side in (768, 512, 384))
 
 def _shrinks(config: TrainConfig, side: int) -> bool:
     data = config.data
-    return bool(data.resolution and side < data.resolution and not (data.height or data.width))
+    alone = not (data.height or data.width or data.resolutions)
+    return bool(data.resolution and side < data.resolution and alone)

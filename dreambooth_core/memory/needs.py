@@ -243,7 +243,7 @@ class Planner:
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) of the training images; buckets have no more pixels than that."""
-        return self.config.data.fixed_size()
+        return self.config.data.largest_size()
 
     @property
     def setting(self) -> MemorySetting:
@@ -341,8 +341,8 @@ def images_at_once(config: TrainConfig) -> int:
 
 
 def keeps_latents(config: TrainConfig) -> bool:
-    """Whether all latents can be cached: not with crops at any position."""
-    return not (config.data.crop == "random" and config.data.crop_positions == 0)
+    """Whether all latents can be cached."""
+    return config.data.has_finite_views
 
 
 def _bytes(model: nn.Module) -> int:

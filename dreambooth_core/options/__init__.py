@@ -9,7 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from dreambooth_core.config.fields import option, section
-from dreambooth_core.data.options import ConceptOptions, DataOptions, MarkOptions, PriorOptions
+from dreambooth_core.data.options import (
+    SMALLEST,
+    ConceptOptions,
+    DataOptions,
+    MarkOptions,
+    PriorOptions,
+)
 from dreambooth_core.families.options import BaseOptions
 from dreambooth_core.methods.options import MethodOptions
 from dreambooth_core.objective.options import ObjectiveOptions
@@ -24,9 +30,6 @@ from dreambooth_core.options.run import (
     SaveOptions,
     ValidationOptions,
 )
-
-SMALLEST = 64
-"""Pixels of a side; ``data.resolution`` is no less."""
 
 
 @dataclass

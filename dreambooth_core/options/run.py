@@ -283,6 +283,14 @@ class ValidationOptions:
         choices=("ddim", "euler", "euler_a", "dpm++", "unipc", "pndm"),
         advanced=True,
     )
+    like: str = option(
+        "none",
+        label="Images of a host",
+        help="""a1111, comfyui: the very image that this host makes of prompt, seed, steps and CFG,
+        with its noise and noise levels. For Stable Diffusion 1, 2 and XL; ddim, euler or dpm++.""",
+        choices=("none", "a1111", "comfyui"),
+        advanced=True,
+    )
     size: int | None = option(
         None,
         label="Size",

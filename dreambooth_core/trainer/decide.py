@@ -124,7 +124,7 @@ def decide(
     groups = parameter_groups(config, trainables, count)
     try_out(config.optim, groups, None if elsewhere else device)
     parts.family.objective(config.objective, parts)
-    if config.validation.prompts:
+    if config.validation.prompts or config.validation.like != "none":
         sampling_settings(config.validation, parts, items.entries[0].size)
     if not elsewhere and config.memory.attention != "auto":
         apply_attention(parts.denoiser, config.memory.attention, device, precision.dtype)

@@ -27,6 +27,7 @@ from dreambooth_core.evaluation.encoders import load_encoders, own_folder
 from dreambooth_core.evaluation.protocol import prompts_for, tasks
 from dreambooth_core.evaluation.scores import diversity, similarity
 from dreambooth_core.families.base import Components
+from dreambooth_core.families.host_sampling import SAMPLERS, Like
 from dreambooth_core.families.sampling import SamplingSettings, generate
 from dreambooth_core.formats.storage import write_bytes
 from dreambooth_core.jobs import Event, RunFolder
@@ -51,7 +52,7 @@ def sampling_settings(
     """How the validation images are made; ``default_size`` is (height, width).
 
     Raises:
-        UserError: images of that size cannot be made.
+        UserError: images of that size, or of that host, cannot be made.
     """
     height, width = (options.size, options.size) if options.size else default_size
     step = max(parts.family.size_step, parts.latent_scale)
@@ -68,7 +69,23 @@ def sampling_settings(
         width=width,
         height=height,
         negative_prompt=options.negative_prompt,
+        like=_like(options, parts),
     )
+
+
+def _like(options: ValidationOptions, parts: Components) -> Like | None:
+    """The host whose images are made, if any is. Raises ``UserError`` where they cannot be."""
+    if options.like == "none":
+        return None
+    try:
+        found = Like(options.like, options.scheduler)
+        found.check(parts)
+    except UserError as error:
+        here = "Set it to none"
+        if options.scheduler not in SAMPLERS:
+            here += f", or validation.scheduler to one of {', '.join(SAMPLERS)}"
+        raise UserError(error.what, where="validation.like", do=f"{here}.") from error
+    return found
 
 
 def _drawn(

@@ -11,6 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from dreambooth_core.data.options import ConceptOptions, DataOptions, PriorOptions
+from dreambooth_core.errors import UserError
 
 KINDS = [ConceptOptions, DataOptions, PriorOptions]
 
@@ -45,3 +46,38 @@ def test_a_bare_python_can_import_them():
         check=True,
         cwd=Path(__file__).parents[2],
     )
+
+
+def test_further_resolutions_have_buckets_of_their_own():
+    options = DataOptions(resolution=512, resolutions=[768, 256])
+    assert [each.fixed_size() for each in options.by_resolution()] == [
+        (512, 512),
+        (768, 768),
+        (256, 256),
+    ]
+    assert options.largest_size() == (768, 768)
+    assert DataOptions(resolution=512, height=640).largest_size() == (640, 512)
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        ({"resolutions": [500]}, "no side"),
+        ({"resolutions": [8]}, "no side"),
+        ({"resolutions": [8192]}, "no side"),
+        ({"resolution": 768, "resolutions": [768]}, "twice"),
+        ({"resolutions": [640, 640]}, "twice"),
+        ({"height": 640, "resolutions": [768]}, "one height and width"),
+    ],
+)
+def test_further_resolutions_that_cannot_be(given, what):
+    with pytest.raises(UserError, match=what) as refused:
+        DataOptions(**given).largest_size()
+    assert refused.value.where == "data.resolutions"
+
+
+def test_what_has_no_end_is_kept_nowhere():
+    assert DataOptions(rotation=3.0).has_finite_views
+    assert not DataOptions(rotation=3.0, variants=0).has_finite_views
+    assert DataOptions(variants=0).has_finite_views
+    assert not DataOptions(crop="random", crop_positions=0).has_finite_views

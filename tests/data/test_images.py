@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from dreambooth_core.data import images
+from dreambooth_core.data.changes import Change
 from dreambooth_core.data.inventory import look_at
 from dreambooth_core.data.plan import View, place, scaled
 from dreambooth_core.errors import UserError
@@ -55,6 +56,44 @@ def test_a_flip_mirrors_the_cut(draw):
     plain = images.apply_view(draw(), view)
     mirrored = images.apply_view(draw(), View(*view.size, *view.crop, flip=True))
     assert np.array_equal(np.asarray(mirrored), np.asarray(plain)[:, ::-1])
+
+
+@pytest.mark.parametrize("size", [(64, 64), (40, 96)])
+@pytest.mark.parametrize("angle", [-12.0, 3.0, 45.0])
+def test_what_is_turned_has_no_empty_corners(size, angle):
+    white = Image.new("RGB", (size[1], size[0]), "white")
+    found = images.turned(white, angle)
+    assert found.size == white.size and found.getextrema() == ((255, 255),) * 3
+
+
+def test_turning_is_counter_clockwise_and_of_masks_too():
+    """What is right of the middle goes up; the light of a mask stays."""
+    image = Image.new("L", (64, 64))
+    image.paste(255, (48, 30, 52, 34))
+    view = View(64, 64, change=Change(20.0, (0.5, 1.0, 1.0)))
+    found = np.asarray(images.apply_view(image, view, Image.Resampling.BILINEAR)).astype(float)
+    rows, columns = np.indices(found.shape)
+    down, across = (rows * found).sum() / found.sum(), (columns * found).sum() / found.sum()
+    away = 18 * images.zoom(view.size, 20.0)
+    assert abs(across - (31.5 + away * np.cos(np.radians(20)))) < 0.6
+    assert abs(down - (31.5 - away * np.sin(np.radians(20)))) < 0.6
+    assert found.max() > 200
+
+
+def test_light_changes_what_its_factors_say():
+    image = Image.new("RGB", (2, 1), (100, 60, 20))
+    image.putpixel((1, 0), (50, 50, 50))
+
+    def of(*light):
+        found = np.asarray(images.seen(image, View(1, 2, change=Change(light=light))))
+        return [tuple(map(int, pixel)) for pixel in found[0]]
+
+    assert of(1.0, 1.0, 1.0) == [(100, 60, 20), (50, 50, 50)]
+    assert of(1.5, 1.0, 1.0) == [(150, 90, 30), (75, 75, 75)]
+    first, second = of(1.0, 1.0, 0.0)
+    assert len(set(first)) == 1 and second == (50, 50, 50)
+    first, second = of(1.0, 0.0, 1.0)
+    assert first == second
 
 
 def test_a_long_strip_does_not_fill_the_memory(tmp_path):

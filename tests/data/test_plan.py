@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dreambooth_core.data.changes import Change, Changes
 from dreambooth_core.data.plan import CLASS, INSTANCE, BatchPlan, Entry, Slot, groups
 from dreambooth_core.errors import UserError
 
@@ -42,6 +43,7 @@ layouts = st.fixed_dictionaries(
         "flip": st.booleans(),
         "crop": st.sampled_from(["bucket", "center", "random"]),
         "crop_positions": st.sampled_from([0, 1, 3]),
+        "changes": st.sampled_from([None, Changes(9.0, 0.1, 2), Changes(0.0, 0.1, 0)]),
     }
 )
 
@@ -156,6 +158,27 @@ def test_class_pictures_take_turns(instances, classes, layout):
         members = [i for i, e in enumerate(classes) if e.concept == concept]
         shown = [counts[i] for i in members]
         assert max(shown) - min(shown) <= 1
+
+
+def test_each_image_has_changes_of_its_own_that_take_turns_with_itself():
+    changes = Changes(rotation=5.0, color_jitter=0.1, variants=3)
+    plan = BatchPlan(_squares(2), _squares(2), batch_size=2, seed=3, changes=changes)
+    seen: dict[tuple[str, int], Counter[str]] = {}
+    for step in range(400):
+        for slot in plan.slots(step):
+            seen.setdefault((slot.kind, slot.picture), Counter())[slot.view.key] += 1
+            change = slot.view.change or Change()
+            assert abs(change.angle) <= 5.0
+            assert all(0.9 <= factor <= 1.1 for factor in change.light)
+    own = [seen[INSTANCE, picture] for picture in range(2)]
+    assert set(own[0]) & set(own[1]) == {"64x64+0+0"}
+    for counts in own:
+        assert len(counts) == 4 and min(counts.values()) > 60
+    assert [set(seen[CLASS, picture]) for picture in range(2)] == [{"64x64+0+0"}] * 2
+    without_end = BatchPlan(_squares(2), changes=Changes(rotation=5.0))
+    changes_seen = {without_end.slots(step)[0].view.change for step in range(50)}
+    assert len(changes_seen) == 50 and not without_end.is_finite
+    assert {change.light for change in changes_seen if change} == {(1.0, 1.0, 1.0)}
 
 
 def _squares(count: int, concept: int = 0, repeats: int = 1) -> list[Entry]:

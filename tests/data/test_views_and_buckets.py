@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dreambooth_core.data.buckets import Sizer, bucket_sizes, choose
+from dreambooth_core.data.changes import Change
 from dreambooth_core.data.options import DataOptions
 from dreambooth_core.data.plan import View, crop_top_left, cut_share, enlargement, place, scaled
 from dreambooth_core.errors import UserError
@@ -58,6 +59,8 @@ def test_views_have_keys_of_their_own():
         View(64, 64, left=1),
         View(64, 128),
         View(128, 64),
+        View(64, 64, change=Change(2.5)),
+        View(64, 64, change=Change(light=(1.0, 1.1, 1.0))),
         View(6, 464),
     ]
     assert len({view.key for view in views}) == len(views)

@@ -132,6 +132,15 @@ def test_the_size_of_pictures(
     assert once(**changes).passes[0].clean.shape[-2:] == latents
 
 
+def test_several_resolutions_of_each_picture(once: Once, plain: Observed) -> None:
+    """Each in buckets of its own; an epoch has all of them."""
+    seen = once(data__resolutions="[128]", run__steps="null", run__epochs=1)
+    assert seen.receipt["data"]["buckets"] == {"64x64": 3, "128x128": 3}
+    sides = [side for one in seen.passes for side in [one.clean.shape[-1]] * len(one.clean)]
+    assert sorted(sides) == [8] * 3 + [16] * 3
+    assert seen.progress("latents")[-1]["steps"] == 6
+
+
 @pytest.mark.parametrize(
     ("step", "stretch", "bucket"), [(16, 2.0, "80x48"), (16, 1.5, "96x32"), (64, 2.0, "64x64")]
 )
@@ -154,6 +163,9 @@ def test_buckets(
         ({"data__crop": "random", "data__crop_positions": 3}, 9),
         ({"data__crop": "random", "data__crop_positions": 0}, None),
         ({"data__flip": "true"}, 6),
+        ({"data__rotation": 8.0, "data__variants": 2}, 9),
+        ({"data__color_jitter": 0.2, "data__variants": 1, "data__flip": "true"}, 12),
+        ({"data__color_jitter": 0.2, "data__variants": 0}, None),
     ],
 )
 def test_every_view_of_three_pictures_is_encoded_beforehand(

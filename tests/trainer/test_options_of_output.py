@@ -19,6 +19,7 @@ from PIL import Image
 
 from dreambooth_core.devices import make_precision
 from dreambooth_core.errors import UserError
+from dreambooth_core.families.host_sampling import Like
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.families.options import BaseOptions
 from dreambooth_core.families.sampling import SamplingSettings, generate
@@ -148,6 +149,20 @@ def test_validation_images_are_what_the_options_say(base: Path, once: Once) -> N
     ):
         assert made != directly(base, replace(SETTINGS, **other)), other
     assert made != directly(base, SETTINGS, first=0)
+
+
+@pytest.mark.parametrize("host", ["a1111", "comfyui"])
+def test_validation_images_can_be_a_hosts(host: str, base: Path, once: Once) -> None:
+    seen = once(run__steps=1, validation__like=host, **WATCH)
+    first = seen.samples()[:4]
+    made = [Image.open(seen.folder.path / event["path"]).tobytes() for event in first]
+    assert made == directly(base, replace(SETTINGS, like=Like(host, "euler")))
+    assert made != directly(base, SETTINGS)
+
+
+def test_images_that_no_host_makes_are_refused_before_training(once: Once) -> None:
+    with pytest.raises(UserError, match=r"validation\.like: unipc .* validation\.scheduler to"):
+        once(validation__like="a1111", validation__scheduler="unipc")
 
 
 def test_a_size_that_no_image_has_is_refused_before_training(once: Once) -> None:
