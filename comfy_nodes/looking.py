@@ -7,17 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from dreambooth_core.commands.caption import MODELS as CAPTION_MODELS
 from dreambooth_core.data.inventory import take_stock
 from dreambooth_core.errors import UserError
 
 from . import engine, host
 from .concepts import STAR, Concept, fingerprint_of, shortened
 from .description import CONCEPT, PREFIX, TOLD, Input, Node, Output, Result
-
-CAPTION_MODELS = (
-    *("blip", "blip-large", "florence-2", "florence-2-large"),
-    *("wd-vit", "wd-vit-large"),
-)
 
 
 @dataclass(frozen=True)

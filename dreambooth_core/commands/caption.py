@@ -28,6 +28,13 @@ examples:
 """
 
 
+MODELS = (
+    *("blip", "blip-large", "florence-2", "florence-2-large"),
+    *("wd-vit", "wd-vit-large"),
+)
+"""Those with short names."""
+
+
 @dataclass(kw_only=True)
 class Options(Reporting):
     """What the command takes."""

@@ -15,6 +15,8 @@ from dreambooth_core.errors import UserError, escaped
 if TYPE_CHECKING:
     from dreambooth_core.commands.judging import Contest
 
+PAGE = "evaluation.html"
+"""In the run's folder, unless another is named."""
 KINDS = ("thing", "living", "style")
 
 EXAMPLES = """\
@@ -88,9 +90,10 @@ def run(args: Options) -> int:
     report = {**contest.as_dict(), "files": files}
     buffer = io.BytesIO()
     contest.grid().save(buffer, "PNG")
-    write_bytes(folder / "evaluation.png", buffer.getvalue())
-    write_text(folder / "evaluation.html", contest.page())
-    write_json(folder / "evaluation.json", report)
+    # A run may come from somebody else, with links in it.
+    write_bytes(folder / "evaluation.png", buffer.getvalue(), follow=False)
+    write_text(folder / PAGE, contest.page(), follow=False)
+    write_json(folder / "evaluation.json", report, follow=False)
     if args.json:
         print_json(report)
     else:

@@ -170,9 +170,10 @@ def write_text(path: str | os.PathLike[str], text: str, *, follow: bool = True) 
     write_bytes(path, text.encode("utf-8"), follow=follow)
 
 
-def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Writes indented JSON, keys in the order given, whole or not at all. Raises ``SaveFailed``."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+def write_json(path: str | os.PathLike[str], value: Any, *, follow: bool = True) -> None:
+    """Writes indented JSON, keys in the order given, as :func:`write_bytes`. Raises
+    ``SaveFailed``."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", follow=follow)
 
 
 def copy_file(

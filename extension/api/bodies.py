@@ -56,6 +56,16 @@ class Step(Body):
     )
 
 
+class Evaluation(Body):
+    """How a run is judged."""
+
+    kind: StrictStr = Field("thing", description="Which prompts: thing, living or style.")
+    saves: StrictBool = Field(False, description="Judge every saved step, not the last alone.")
+    download: StrictBool = Field(
+        False, description="Let encoders be fetched that are not here (CLIP 605 MB, DINO 88 MB)."
+    )
+
+
 class Preset(Body):
     """A preset of the user's."""
 
@@ -79,6 +89,19 @@ class Caption(Body):
 
     picture: StrictStr = Field(..., description="The image's path.")
     text: StrictStr = Field(..., description="Empty removes the caption file.")
+
+
+class Captions(Body):
+    """Captions by a model."""
+
+    folder: StrictStr = Field(..., description="Images.")
+    model: StrictStr = Field("blip", description="A caption model's short name.")
+    trigger: StrictStr = Field("", description="What the subject is called; comes first.")
+    prefix: StrictStr = Field("", description="Comes before everything.")
+    suffix: StrictStr = Field("", description="Comes at the end.")
+    never: List[StrictStr] = Field([], description="Words that are taken out.")  # noqa: UP006
+    overwrite: StrictBool = Field(False, description="Replace captions that are there.")
+    download: StrictBool = Field(False, description="Let a model be fetched that is not here.")
 
 
 class Crop(Body):

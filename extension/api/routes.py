@@ -27,6 +27,9 @@ PAGE = "/dreambooth/page"
 
 OFFSET: Any = Query(0, ge=0, le=2**53)
 
+STILL = "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+"""For a page that may come with a run of somebody else."""
+
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -133,6 +136,11 @@ def _subjects(router: APIRouter, studio: Studio) -> None:
         studio.set_caption(body.picture, body.text)
         return {}
 
+    @router.post("/captions")
+    def captions(body: bodies.Captions) -> Any:
+        """Starts writing captions by a model: a task. Those that are there stay."""
+        return {"task": studio.caption(**vars(body))}
+
     @router.put("/crop")
     def crop(body: bodies.Crop) -> Any:
         """Writes the crop beside an image: the part that is trained on."""
@@ -226,6 +234,18 @@ def _runs(router: APIRouter, studio: Studio) -> None:
         """Resumes a run from its last checkpoint."""
         studio.resume(run)
         return {}
+
+    @router.post("/runs/{run}/evaluate")
+    def evaluate(run: str, body: bodies.Evaluation) -> Any:
+        """Starts judging what a run learned: a task."""
+        asked = {"kind": body.kind, "saves": body.saves, "download": body.download}
+        return {"task": studio.evaluate(run, **asked)}
+
+    @router.get("/runs/{run}/evaluation", response_class=FileResponse)
+    def evaluation(run: str) -> Any:
+        """The page of a run's evaluation; nothing in it is run."""
+        headers = {"content-security-policy": STILL, "x-content-type-options": "nosniff"}
+        return FileResponse(studio.evaluation(run), media_type="text/html", headers=headers)
 
     @router.get("/runs/{run}/values")
     def values(run: str) -> Any:

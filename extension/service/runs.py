@@ -7,6 +7,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from dreambooth_core.commands.evaluate import PAGE
 from dreambooth_core.config.describe import flatten
 from dreambooth_core.config.marking import mark
 from dreambooth_core.config.reading import read_file
@@ -125,6 +126,12 @@ class Runs:
             raise UserError("this run is at work", where=name, do="Stop it first.")
         if not remove(run.path):
             raise UserError("it cannot be deleted", where=run.path, do="Close what has it open.")
+
+    def judged(self, name: str) -> Path | None:
+        """The page of a run's evaluation; ``None`` where there is none in its own folder."""
+        run = self.folder(name)
+        page = run.path / PAGE
+        return None if page.is_symlink() or not page.is_file() else page
 
     def command(self, name: str, verb: str) -> None:
         """Asks a run for something; ``kill`` ends its process.

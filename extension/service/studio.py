@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from dreambooth_core.commands.caption import MODELS
 from dreambooth_core.config.catalogue import budget_of
 from dreambooth_core.config.describe import describe, renamed
 from dreambooth_core.errors import UserError
@@ -123,6 +124,22 @@ class Studio:
     def set_caption(self, picture: str, text: str) -> None:
         """Writes the caption file beside an image; an empty text removes it."""
         self._subjects.set_caption(self.paths.image(picture), text)
+
+    def caption(self, folder: str, **asked: Any) -> str:
+        """Starts writing captions beside a folder's images, as ``dreambooth caption`` does; returns
+        the id of its task.
+
+        Args:
+            folder: of images.
+            asked: ``model`` (one that has a short name), ``trigger``, ``prefix``, ``suffix``,
+                ``never``, ``overwrite`` and ``download``, as the command has them.
+        """
+        place = self.paths.read(folder, "images", "the image folder")
+        model = asked.get("model", MODELS[0])
+        if model not in MODELS:
+            what = f"{str(model)[:60]!r} is no caption model"
+            raise UserError(what, where="model", do=f"Known: {', '.join(MODELS)}.")
+        return self._tools.begin("caption", {"folder": str(place), **asked})
 
     def set_crop(self, picture: str, sides: Sequence[float] | None) -> None:
         """Writes the crop beside an image: left, top, right and bottom as shares of its width and
@@ -274,6 +291,31 @@ class Studio:
         """The configuration of a run that goes on from here: from a run's adapter, with the images
         of it that are marked."""
         return self._runs.going_on(run)
+
+    def evaluate(self, run: str, **asked: Any) -> str:
+        """Starts judging what a run learned, as ``dreambooth evaluate`` does; returns the id of its
+        task.
+
+        Args:
+            run: its name.
+            asked: ``kind``, ``saves`` and ``download``, as the command has them.
+        """
+        folder = self._runs.folder(run).path
+        for other in self._runs.all():
+            if other.state == "running":
+                raise UserError("a run is at work, and images need its memory", where=other.name)
+        return self._tools.begin("evaluate", {"runs": [str(folder)], **asked})
+
+    def evaluation(self, run: str) -> Path:
+        """The page that :meth:`evaluate` wrote.
+
+        Raises:
+            UserError: there is none.
+        """
+        found = self._runs.judged(run)
+        if found is None:
+            raise UserError("this run was not evaluated yet", where=run)
+        return found
 
     # -- results --------------------------------------------------------------------------------
 

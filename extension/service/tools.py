@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from dreambooth_core.commands import caption, evaluate
+from dreambooth_core.commands.options import from_request
 from dreambooth_core.errors import DreamBoothError, Stopped, UserError
 from dreambooth_core.hosting.warm import Helper, shared
 from dreambooth_core.jobs import sanitise
@@ -23,6 +25,8 @@ from .types import Base, Task, ToolOption
 
 ADAPTERS = (".safetensors", ".pt", ".ckpt", ".bin")
 MODELS = (".safetensors", ".ckpt")
+LOOKING: dict[str, type] = {"evaluate": evaluate.Options, "caption": caption.Options}
+"""What looks at images; it has forms of its own."""
 KEPT = 50
 """Tasks that are remembered."""
 
@@ -68,7 +72,22 @@ class Tools:
             UserError: a value is missing or wrong, or the engine is not set up.
         """
         engine.require_ready(self.root)
-        asked = request(tool, values, _Files(self.host, paths, self.adapters()))
+        return self._begin(tool, request(tool, values, _Files(self.host, paths, self.adapters())))
+
+    def begin(self, tool: str, asked: Mapping[str, Any]) -> str:
+        """Starts one of :data:`LOOKING`; returns its task's id.
+
+        Args:
+            asked: options of the command, its paths looked at.
+
+        Raises:
+            UserError: a value is wrong, or the engine is not set up.
+        """
+        engine.require_ready(self.root)
+        typed: Any = from_request(LOOKING[tool], asked)
+        return self._begin(tool, {name: getattr(typed, name) for name in asked})
+
+    def _begin(self, tool: str, asked: dict[str, Any]) -> str:
         with self._changing:
             number = secrets.token_hex(6)
             self._tasks[number] = _Running(Task(number, tool, "waiting"), time.time())
@@ -123,6 +142,7 @@ class Tools:
             raise
         else:
             files = told.get("files") or [told["file"]] if "file" in told else told.get("files", [])
+            files = files.values() if isinstance(files, dict) else files
             self.host.refresh_networks()
             tell(state="done", message="", progress=1.0, result=told, files=list(files))
 

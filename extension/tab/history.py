@@ -63,6 +63,11 @@ def about(run: Any) -> Html:
     )
 
 
+def evaluation(page: str) -> Html:
+    """An evaluation's page; nothing in it is run, whoever wrote it."""
+    return tag("iframe", srcdoc=page, sandbox="", cls="db-evaluation")
+
+
 def grid(found: Sequence[tuple[str, Sequence[str]]]) -> Html:
     """A row for each run, a column for each of some steps: those that all runs have, if any."""
     runs = [(name, _by_step(samples)) for name, samples in found]

@@ -12,6 +12,7 @@ from dreambooth_core.data.crops import crop_of
 from dreambooth_core.errors import DreamBoothError
 
 from . import values
+from .captions import Captions
 from .common import button, card, failure, heading, html
 from .compat import Component, make, on, update
 from .cropping import Cropper, attributes
@@ -58,7 +59,7 @@ class Subject:
             with gr.Row(elem_classes=["db-row"]):
                 self._draw("instance_prompt", placeholder="a photo of sks dog")
                 self._draw("class_prompt", placeholder="a photo of a dog")
-            self._captions()
+            self.captions = Captions(studio, number)
             with gr.Accordion("More about this subject", open=False, elem_classes=["db-accordion"]):
                 rest = [key for key in specs if key not in FIRST]
                 for start in range(0, len(rest), 2):
@@ -71,36 +72,19 @@ class Subject:
         key = f"concepts[{self.number}].{field}"
         self.controls[field] = draw(self.specs[field], key, **changes)
 
-    def _captions(self) -> None:
-        """A table of captions, to be edited and saved."""
-        with gr.Accordion("Captions", open=False, elem_classes=["db-accordion"]):
-            gr.HTML(
-                div("db-help", "What each image shows. Empty: the instance prompt is its caption.")
-            )
-            self.captions = make(
-                "Dataframe",
-                headers=["Image", "Caption"],
-                datatype=["str", "str"],
-                col_count=(2, "fixed"),
-                type="array",
-                value=[],
-                interactive=True,
-                wrap=True,
-                elem_id=f"dreambooth_captions_{self.number}",
-            )
-            with gr.Row(elem_classes=["db-row"]):
-                self.save = button(
-                    "Save captions", elem_id=f"dreambooth_captions_save_{self.number}"
-                )
-            self.said = html()
-
     def _wire(self) -> None:
-        folder, seen = self.controls["images"], [self.gallery, self.captions]
+        folder, seen = self.controls["images"], self.seen
         on(folder.submit, self.look, [folder], seen, quiet=True)
         on(folder.blur, self.look, [folder], seen, quiet=True)
         on(self.upload.upload, self._upload, [self.upload, folder], [folder, *seen])
-        on(self.save.click, self._save, [folder, self.captions], [self.said, *seen])
+        trigger = self.controls["instance_prompt"]
+        self.captions.wire(folder, trigger, self.gallery, self.look)
         self.cropper.wire(folder, seen, self.look)
+
+    @property
+    def seen(self) -> list[Component]:
+        """What :meth:`look` updates."""
+        return [self.gallery, self.captions.table]
 
     def look(self, folder: str) -> list[Any]:
         """The folder's images as a gallery, and their captions as rows."""
@@ -121,22 +105,6 @@ class Subject:
         except DreamBoothError as error:
             return [update(), update(value=failure(error)), update()]
         return [update(value=place), *self.look(place)]
-
-    def _save(self, folder: str, rows: Any) -> list[Any]:
-        """Writes what was changed in the table."""
-        written = 0
-        try:
-            pictures = {each.name: each for each in self.studio.pictures(folder.strip()).taken}
-            for name, caption, *_ in rows or []:
-                known = pictures.get(str(name))
-                text = str(caption or "").strip()
-                if known is not None and text != known.caption:
-                    self.studio.set_caption(known.path, text)
-                    written += 1
-        except DreamBoothError as error:
-            return [failure(error), update(), update()]
-        said = note("good", span("db-count", written), " ", span("", "captions saved"))
-        return [said, *self.look(folder)]
 
 
 class Subjects:
@@ -205,8 +173,7 @@ class Subjects:
     def look_after(self, event: Any) -> None:
         """Looks at the folders that an event may have filled in."""
         for each in self.all:
-            folder, seen = each.controls["images"], [each.gallery, each.captions]
-            on(event.then, each.look, [folder], seen, quiet=True)
+            on(event.then, each.look, [each.controls["images"]], each.seen, quiet=True)
 
     def inputs(self) -> list[Component]:
         """All controls; :meth:`read` takes their values, the number of subjects first."""

@@ -14,6 +14,8 @@ TITLES = {
     "extract": ("Extract", "Get an adapter out of a base and a model trained from it."),
     "resize": ("Resize", "Change an adapter's rank."),
     "convert": ("Convert", "From one format into another, both ways."),
+    "caption": ("Captions", "What each image shows, by a model."),
+    "evaluate": ("Evaluate", "How well a run learned its subject."),
 }
 PLACE = "A name alone puts it where the WebUI lists adapters."
 HELP = {"what to write": PLACE, "the adapter to write": PLACE, "what to write: plain LoRA": PLACE}

@@ -12,8 +12,9 @@ import torch
 from helpers.tiny import draw_pictures
 from PIL import Image
 
+from dreambooth_core.commands.caption import MODELS
 from dreambooth_core.commands.main import main
-from dreambooth_core.vision import captions
+from dreambooth_core.vision import captions, taggers
 
 
 class Known:
@@ -63,6 +64,10 @@ def test_what_was_written_stays_when_memory_ends(
     assert caption(folder, "--batch-size", "1") == 2
     assert "does not fit into memory" in capsys.readouterr().err
     assert (folder / "ball-0.txt").exists() and not (folder / "ball-1.txt").exists()
+
+
+def test_the_short_names_are_those_of_models() -> None:
+    assert set(MODELS) == {*captions.MODELS, *taggers.MODELS}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need rights there")

@@ -57,6 +57,7 @@ def data(tmp_path: Path) -> Path:
     ]
     (run / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
     Image.new("RGB", (8, 8)).save(run / "samples" / "a.png")
+    (run / "evaluation.html").write_text("<p>likeness</p>")
     return made
 
 
@@ -98,6 +99,9 @@ def test_what_can_be_asked(ask: Ask, data: Path) -> None:
         saved,
         preset,
         presets,
+        evaluation,
+        crop,
+        suggested,
     ) = ask(
         ["GET", f"{V1}/environment", None],
         ["GET", f"{V1}/schema", None],
@@ -112,6 +116,9 @@ def test_what_can_be_asked(ask: Ask, data: Path) -> None:
         ["GET", f"{V1}/runs/dog/saved", None],
         ["PUT", f"{V1}/presets/mine", {"values": {"run.seed": 3}}],
         ["GET", f"{V1}/presets/mine", None],
+        ["GET", f"{V1}/runs/dog/evaluation", None],
+        ["PUT", f"{V1}/crop", {"picture": "outputs/pictures/a.png", "sides": [0, 0, 0.5, 1]}],
+        ["GET", f"{V1}/crop?picture=outputs/pictures/a.png", None],
     )
     assert environment[1]["ready"] is True
     assert schema[1]["children"][0]["key"] == "base"
@@ -130,6 +137,9 @@ def test_what_can_be_asked(ask: Ask, data: Path) -> None:
     assert "how to merge" in values["method"]["description"] and "te_weight" in values
     assert "dotted keys" in str(openapi[1]["components"])
     assert saved[1] == {"saved": []}
+    assert evaluation[0] == 200
+    assert (crop[0], suggested) == (200, [200, {"sides": None}])
+    assert (data / "outputs" / "pictures" / "a.png.crop.json").is_file()
     assert preset[1]["kind"] == "own" and presets[1] == {"values": {"run.seed": 3}}
 
 
@@ -154,6 +164,8 @@ ELSEWHERE: list[list[Any]] = [
     ["PUT", f"{V1}/caption", {"picture": "/etc/passwd", "text": "x"}],
     ["PUT", f"{V1}/crop", {"picture": "/etc/passwd", "sides": None}],
     ["GET", f"{V1}/crop?picture=/etc/passwd", None],
+    ["POST", f"{V1}/captions", {"folder": "/etc"}],
+    ["POST", f"{V1}/captions", {"folder": "outputs/pictures", "model": "/etc"}],
     ["POST", f"{V1}/inspect", {"file": "/etc/passwd"}],
     ["GET", f"{V1}/base?name=/etc/passwd", None],
     ["GET", f"{V1}/runs/dog/picture?path=../../../../x.png", None],
@@ -166,6 +178,9 @@ ELSEWHERE: list[list[Any]] = [
     ["POST", f"{V1}/merge", {"values": {"adapters": [{"file": "/etc/x"}], "out": "x"}}],
     ["POST", f"{V1}/resize", {"values": {"source": "outputs/pictures/a.png", "target": "/tmp/x"}}],
     ["DELETE", f"{V1}/runs/..", None],
+    ["GET", f"{V1}/runs/../evaluation", None],
+    ["POST", f"{V1}/runs/none/evaluate", {}],
+    ["POST", f"{V1}/runs/dog/evaluate", {"kind": "dead"}],
 ]
 
 

@@ -48,9 +48,27 @@ def upload_and_caption(browser: Browser, server: Server) -> None:
         return "a green star" in browser.text(cell)
 
     browser.until(edited, "the caption", 30)
-    browser.press("#dreambooth_captions_save_0")
+    browser.press("#dreambooth_captions_0_save")
     browser.reads("#dreambooth_subject_area", "captions saved")
     assert [path.read_text().strip() for path in folder.glob("*.txt")] == ["a green star"]
+
+
+def words_for_all_and_undo(browser: Browser, server: Server) -> None:
+    """Words are added to each caption, saved, and taken back."""
+    folder = Path(browser.value("#dreambooth_field_concepts_0_images"))
+    (file,) = folder.glob("*.txt")
+    browser.write("#dreambooth_captions_0_before", "a drawing of")
+    browser.press("#dreambooth_captions_0_add")
+    browser.reads("#dreambooth_captions_0", "a drawing of, a green star")
+    assert file.read_text() == "a green star\n"
+    browser.press("#dreambooth_captions_0_save")
+    browser.until(lambda: file.read_text() == "a drawing of, a green star\n", "the words")
+    browser.press("#dreambooth_captions_0_undo")
+    browser.until(lambda: file.read_text() == "a green star\n", "the caption as it was")
+    browser.press("#dreambooth_captions_0_undo")
+    browser.until(lambda: not file.exists(), "no caption")
+    browser.press("#dreambooth_captions_0_undo")
+    browser.reads("#dreambooth_captions_0_said", "nothing to undo")
 
 
 def crop_and_take_back(browser: Browser, server: Server) -> None:
@@ -71,8 +89,8 @@ def crop_and_take_back(browser: Browser, server: Server) -> None:
         assert abs(crop[side] - share) < 0.02, crop
     browser.press("#dreambooth_pictures_0 figure img")
     browser.until(lambda: browser.find("#dreambooth_crop_0 .db-crop-frame[style]"), "the frame")
-    browser.press("#dreambooth_crop_suggest_0")
     sides = browser.value("#dreambooth_crop_sides_0")
+    browser.press("#dreambooth_crop_suggest_0")
     browser.until(lambda: browser.value("#dreambooth_crop_sides_0") != sides, "a suggestion")
     browser.press("#dreambooth_crop_whole_0")
     browser.until(lambda: not list(folder.glob("*.crop.json")), "the crop to go")
@@ -125,6 +143,7 @@ def test_the_form(browser: Browser, server: Server) -> None:
     the_host_remembers_no_value(server)
     browser.until(lambda: browser.value("#dreambooth_field_run_steps") == "500", "the preset")
     upload_and_caption(browser, server)
+    words_for_all_and_undo(browser, server)
     crop_and_take_back(browser, server)
     several_subjects(browser)
     presets(browser)

@@ -105,6 +105,22 @@ def merge(browser: Browser, server: Server, name: str) -> Path:
     return server.loras / "both.safetensors"
 
 
+def show_evaluation(browser: Browser, server: Server) -> None:
+    """The page that is there is shown, and nothing in it is run."""
+    browser.script("dreambooth.page(3)")
+    browser.press("#dreambooth_runs [data-choose]")
+    browser.press("#dreambooth_run_evaluation")
+    browser.reads("#dreambooth_evaluation", "not evaluated yet")
+    (run,) = server.runs.glob("star*")
+    evil = "<p id=likeness>likeness</p><script>document.body.innerHTML = 'gone'</script>"
+    (run / "evaluation.html").write_text(evil)
+    browser.press("#dreambooth_run_evaluation")
+    frame = browser.until(lambda: browser.find("#dreambooth_evaluation iframe"), "the page")
+    browser.driver.switch_to.frame(frame)
+    browser.until(lambda: browser.find("#likeness").text == "likeness", "its text")
+    browser.driver.switch_to.default_content()
+
+
 def delete(browser: Browser, server: Server) -> None:
     """A run is deleted after a question."""
     browser.script("dreambooth.page(3)")
@@ -122,6 +138,7 @@ def test_from_pictures_to_a_merged_adapter(browser: Browser, server: Server) -> 
     name = use_result(browser, server)
     merged = merge(browser, server, name)
     assert merged.is_file()
+    show_evaluation(browser, server)
     delete(browser, server)
     assert merged.is_file()
     errors = [each for each in browser.driver.get_log("browser") if "javascript" in each["source"]]

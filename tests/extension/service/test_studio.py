@@ -219,6 +219,69 @@ def test_tools(studio: Studio, host: FakeHost, tmp_path: Path) -> None:
         studio.run_tool("train", {})
 
 
+def test_a_folder_is_captioned(
+    studio: Studio, values: dict[str, Any], host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def task(name: str, options: Any, **_: Any) -> dict[str, Any]:
+        asked.append((name, options))
+        return {"captions": []}
+
+    monkeypatch.setattr(studio._tools._helper, "task", task)
+    folder = values["concepts[0].images"]
+    number = studio.caption(folder, model="wd-vit", never=["dog"], overwrite=True)
+    until(lambda: studio.task(number).state == "done")
+    wanted = {"folder": Path(folder), "model": "wd-vit", "never": ["dog"], "overwrite": True}
+    assert asked == [("caption", wanted)]
+    for wrong in ({"model": "/etc"}, {"never": "dog"}, {"overwrite": "x"}, {"longer": 3}):
+        with pytest.raises(UserError):
+            studio.caption(folder, **wrong)
+    with pytest.raises(UserError, match="not in a folder"):
+        studio.confined().caption("/etc")
+
+
+def test_a_run_is_evaluated(
+    studio: Studio, host: FakeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command's task is begun with the run's own folder, and its page is found there."""
+    run = host.folders().runs / "dog"
+    run.mkdir(parents=True)
+    (run / "events.jsonl").write_text('{"time": 1.0, "kind": "finished", "outcome": "done"}\n')
+    (run / "config.yaml").write_text("run: {steps: 7}\n")
+    asked: list[Any] = []
+
+    def task(name: str, options: Any, **_: Any) -> dict[str, Any]:
+        asked.append((name, options))
+        (run / "evaluation.html").write_text("<p>likeness</p>")
+        return {"files": {"html": str(run / "evaluation.html")}}
+
+    monkeypatch.setattr(studio._tools._helper, "task", task)
+    with pytest.raises(UserError, match="not evaluated yet"):
+        studio.evaluation("dog")
+    number = studio.evaluate("dog", kind="living", saves=True)
+    until(lambda: studio.task(number).state == "done")
+    assert asked == [("evaluate", {"runs": [str(run)], "kind": "living", "saves": True})]
+    page = studio.evaluation("dog")
+    assert studio.task(number).files == [str(page)] and page.read_text() == "<p>likeness</p>"
+    for name, wrong in (("dog", {"kind": "dead"}), ("dog", {"saves": "x"}), ("cat", {})):
+        with pytest.raises(UserError):
+            studio.evaluate(name, **wrong)
+    page.unlink()
+    secret = tmp_path / "secret.html"
+    secret.write_text("a secret")
+    page.symlink_to(secret)
+    with pytest.raises(UserError, match="not evaluated yet"):
+        studio.evaluation("dog")
+    run_at_work = RunFolder(run)
+    assert run_at_work.lock.acquire()
+    try:
+        with pytest.raises(UserError, match="a run is at work"):
+            studio.evaluate("dog")
+    finally:
+        run_at_work.lock.release()
+
+
 def test_a_page_for_one_and_a_page_for_all(host: FakeHost, tmp_path: Path) -> None:
     assert Studio(ROOT, host).paths.anywhere
     assert not Studio(ROOT, host).confined().paths.anywhere
