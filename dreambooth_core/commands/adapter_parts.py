@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth_core.commands.options import Reporting, argument, print_json
 from dreambooth_core.errors import UserError, escaped
+from dreambooth_core.formats.layouts import LAYOUTS
 from dreambooth_core.jobs.weighted import WeightedFile
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from dreambooth_core.formats.adapters.model import Adapter
 
 DTYPES = ("fp32", "fp16", "bf16")
-LAYOUTS = ("host", "kohya", "comfyui", "diffusers", "peft")
 
 
 @dataclass(kw_only=True)

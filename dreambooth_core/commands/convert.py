@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreambooth_core.commands import adapter_parts
-from dreambooth_core.commands.adapter_parts import LAYOUTS
 from dreambooth_core.commands.options import Reporting, argument, print_json
 from dreambooth_core.errors import UserError
+from dreambooth_core.formats.layouts import LAYOUTS
 
 if TYPE_CHECKING:
     import torch

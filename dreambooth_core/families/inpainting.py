@@ -37,11 +37,11 @@ def random_mask(height: int, width: int, generator: torch.Generator) -> Tensor:
 
 
 def conditions(parts: Components, pixels: Tensor, mask: Tensor) -> Tensor:
-    """Mask and masked latents ``[5, height / 8, width / 8]`` of one picture.
+    """Mask and masked latents ``[5, height / 8, width / 8]`` of one image.
 
     Args:
         pixels: ``[3, height, width]`` in [-1, 1].
-        mask: ``[1, height, width]``, 1 where the picture is hidden.
+        mask: ``[1, height, width]``, 1 where the image is hidden.
 
     The autoencoder works in its own precision, whatever surrounds the call.
     """

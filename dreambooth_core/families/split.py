@@ -340,7 +340,7 @@ def _check(model: nn.Module, tensors: Tensors, what: str, where: Path) -> None:
         (name for name in there if name not in own and not name.endswith(OPTIONAL)), None
     )
     if strange is not None:
-        raise UserError(f"this is no {what} that is known: {strange} has no place", where=where)
+        raise UserError(f"this is not a {what} that is known: {strange} has no place", where=where)
 
 
 OPTIONAL = ("num_batches_tracked", "position_ids")

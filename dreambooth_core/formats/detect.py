@@ -185,7 +185,7 @@ def _adapter_family(shapes: Shapes, metadata: Mapping[str, str]) -> str | None:
     for name, shape in shapes.items():
         wide = any(part in name for part in (".lora_down.", ".lora_A.", "lora.down.", "hada_w1_b"))
         wide = wide or name.endswith(".diff")
-        stable = "transformer_blocks" in name and ("attentions" in name or "_block" in name)
+        stable = "transformer_blocks" in name and _UNET_LAYER.search(name)
         if wide and stable and len(shape) > 1 and "attn2" in name and _KEY_OR_VALUE.search(name):
             found = _CONTEXTS.get(int(shape[1]))
             if found:

@@ -216,7 +216,9 @@ def read_index(path: Path) -> dict[str, Entry]:
                 ".safetensors.",
             )
         if math.prod(shape) % kind.numbers:
-            raise UserError(f"this GGUF file is damaged: {name} is no whole block", where=path)
+            raise UserError(
+                f"this GGUF file is damaged: {name} does not fill its last block", where=path
+            )
         whole = said.get(_ORIGINAL + name)
         if isinstance(whole, list) and math.prod(map(int, whole)) == math.prod(shape):
             shape = tuple(map(int, whole))
@@ -256,7 +258,7 @@ class _Reader:
 
     def expect(self, wanted: bytes) -> None:
         if self.take(len(wanted)) != wanted:
-            raise UserError("this is no GGUF file", where=self.path)
+            raise UserError("this is not a GGUF file", where=self.path)
 
     def number(self, form: str) -> Any:
         return struct.unpack(f"<{form}", self.take(struct.calcsize(f"<{form}")))[0]

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dreambooth_core.formats.layouts import LAYOUTS
 from dreambooth_core.registry import Registry
 
-LAYOUTS = ("host", "kohya", "comfyui", "diffusers", "peft")
-"""How the layers of an adapter are named in its file."""
 ARRANGEMENTS = ("run", "diffusers", "peft", "shivam")
 """Where results lie and what they are called."""
 

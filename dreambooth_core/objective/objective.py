@@ -270,7 +270,7 @@ def huber_threshold(
 def mean_per_sample(losses: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean over all but the first dimension, ``[B, C, H, W]`` to ``[B]``.
 
-    ``mask`` ``[B, 1, h, w]`` in [0, 1], of the picture's or the latents' size, is averaged down
+    ``mask`` ``[B, 1, h, w]`` in [0, 1], of the image's or the latents' size, is averaged down
     to the latents' size and weights the mean, so that a small subject counts as much as a large
     one. A sample whose weights are all 0 has loss 0.
     """
@@ -293,18 +293,18 @@ def combine(
     counts: tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """DreamBooth's loss in two parts, the subject, and its class so that it survives (Ruiz et al.
-    2022, arXiv:2208.12242, equation 2): the mean over instance pictures plus ``prior_weight`` times
-    the mean over class pictures.
+    2022, arXiv:2208.12242, equation 2): the mean over instance images plus ``prior_weight`` times
+    the mean over class images.
 
     ``losses`` ``[B]``, ``is_class`` ``[B]`` bool. Each kind has a mean of its own, so the order
     of the batch and the share of each kind do not matter.
 
-    ``counts``, the number of instance and class pictures of the *whole* batch, is for a part of
+    ``counts``, the number of instance and class images of the *whole* batch, is for a part of
     it (one accumulation step, one process): the totals of all parts then add up to the total of
     the whole batch, however the kinds are spread.
 
     Returns:
-        The total, and without gradient the mean of the instance and of the class pictures, before
+        The total, and without gradient the mean of the instance and of the class images, before
         ``prior_weight``; 0 where there were none. Scalars on the losses' device.
     """
     of_class = is_class.to(device=losses.device, dtype=losses.dtype)

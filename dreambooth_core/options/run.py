@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dreambooth_core.config.fields import MAX_SEED, MAX_STEPS, option
-from dreambooth_core.methods.table import ARRANGEMENTS, LAYOUTS
+from dreambooth_core.formats.layouts import LAYOUTS
+from dreambooth_core.methods.table import ARRANGEMENTS
 
 PRECISIONS = ("no", "fp16", "bf16", "full_bf16")
 SHARDINGS = ("no", "full", "offload")

@@ -68,5 +68,7 @@ NAMES = LayerNames(
     few={"Forge Neo": frozenset(_TRANSFORMER)},
     written="kohya",
     variants=(Variant(2048, {"transformer_blocks": 28}),),
+    # LTX-Video, of as many blocks as wide, reads a text as wide as itself.
+    ratios={f"transformer_blocks.#.attn2.to_{part}": 2 for part in "kv"},
     base_version="anima",
 )

@@ -145,6 +145,13 @@ class LayerNames:
         """The hosts' fused layer that holds this one of diffusers'."""
         return self._parts.get(template)
 
+    def agrees(self, layers: Mapping[str, Layer], sizes: Sizes) -> bool:
+        """Whether a size of this family has so many blocks, and layers of such shares: other models
+        have the same names, and are deeper or read a wider text."""
+        measured = _Measured.of(self, layers, sizes)
+        room = not self.variants or any(measured.fits(variant) for variant in self.variants)
+        return room and not measured.contradictions
+
     def native(self, layer: Layer) -> str:
         """The hosts' path of a layer that is one in both."""
         return self.layers.get(layer.template, layer.template).replace("#", str(layer.block))

@@ -132,7 +132,7 @@ def _shown(modules: Mapping[str, Weights]) -> str | None:
     for name, weights in modules.items():
         if isinstance(weights, LoraWeights):
             width = int(weights.down.shape[1])
-            if name.endswith((".attn2.to_k", ".attn2.to_v")):
+            if name.startswith("unet.") and name.endswith((".attn2.to_k", ".attn2.to_v")):
                 return _CONTEXT.get(width)
             if name.startswith("text_encoder.") and name.endswith((".q_proj", ".mlp.fc1")):
                 found = _CONTEXT.get(width)
@@ -141,7 +141,7 @@ def _shown(modules: Mapping[str, Weights]) -> str | None:
     depths = [
         int(n.split(".transformer_blocks.")[1].split(".")[0])
         for n in modules
-        if ".transformer_blocks." in n
+        if n.startswith("unet.") and ".transformer_blocks." in n
     ]
     return "sdxl" if depths and max(depths) > 0 else None
 

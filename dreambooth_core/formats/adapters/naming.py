@@ -86,6 +86,9 @@ def layers_of(
     if meant is not None and len(meant[1]) == len(found[1]):
         found = meant
     names, layers = found
+    # HunyuanVideo, LTX and others have some of the same names.
+    if names is not said and (2 * len(layers) < len(by_name) or not names.agrees(layers, by_name)):
+        return None
     return names, {raw: layers[name] for raw, name in outside.items() if name in layers}
 
 

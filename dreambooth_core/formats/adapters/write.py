@@ -34,11 +34,11 @@ from dreambooth_core.formats.adapters.model import (
 )
 from dreambooth_core.formats.adapters.naming import OTHER, TRANSFORMER, written
 from dreambooth_core.formats.adapters.peft_config import METADATA_KEY, to_config
+from dreambooth_core.formats.layouts import LAYOUTS
 from dreambooth_core.formats.privacy import cleaned
 
 log = logging.getLogger(__name__)
 
-LAYOUTS = ("host", "kohya", "comfyui", "diffusers", "peft")
 _PEFT_TAILS = {
     "lora_down.weight": "lora_A.weight",
     "lora_up.weight": "lora_B.weight",
