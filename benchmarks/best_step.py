@@ -180,7 +180,7 @@ def config_for(subject: Subject, seed: int, folder: Path) -> TrainConfig:
             "name": f"{subject.name.replace(' ', '-')}-{seed}",
             "output": str(folder / "runs"),
             "steps": STEPS,
-            "batch_size": 2,
+            "batch_size": 1,
             "seed": seed,
         },
         "save": {
@@ -248,7 +248,7 @@ def one(subject: Subject, seed: int, folder: Path) -> Row:
     if not run.receipt.exists() and dreambooth(["train", str(file)]):
         raise SystemExit(f"{run.path}: the training failed")
     trained = time.process_time()
-    arguments = ["--saves", "--images", "6", "--seed", str(DENSE_SEED), "--batch-size", "27"]
+    arguments = ["--saves", "--images", "4", "--seed", str(DENSE_SEED), "--batch-size", "36"]
     arguments += ["--steps", "8", "--guidance", "3"]
     if not report.exists() and dreambooth(["evaluate", str(run.path), *arguments]):
         raise SystemExit(f"{run.path}: the evaluation failed")
