@@ -7,16 +7,18 @@ import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from dreambooth_core.bases.embedded import EMBEDDED
-from dreambooth_core.config.describe import nest
+from dreambooth_core.config.describe import flatten, nest
 from dreambooth_core.disk import write_text
 from dreambooth_core.errors import UserError
 from dreambooth_core.formats.reading import read_json
 from dreambooth_core.jobs import Proposal, RunFolder, list_runs, saved_steps
 from dreambooth_core.jobs.files import to_json
+from dreambooth_core.options import TrainConfig
 
 from . import engine, host
 from .bases import SplitBase
@@ -48,12 +50,16 @@ class Request:
 
     @property
     def key(self) -> str:
-        """The same for two requests that learn the same, if for another time."""
-        aside = {*LENGTH, *_PLACE, *(f"save.{name}" for name in _KEEPING)}
+        """The same for two requests that learn the same, if for another time. Values that are the
+        defaults are left out, so that an option that comes new makes nobody a stranger."""
+        aside = {*LENGTH, *_PLACE, *(f"save.{name}" for name in _KEEPING), "memory.budget"}
+        usual = _defaults()
         same = {
             FIRST.get(name, name): value
             for name, value in self.config.items()
-            if name not in aside and not name.startswith(_WATCHING) and name != "memory.budget"
+            if name not in aside
+            and not name.startswith(_WATCHING)
+            and (name not in usual or value != usual[name])
         }
         return hashlib.sha256(to_json([same, self.sources]).encode()).hexdigest()
 
@@ -66,6 +72,11 @@ class Request:
     def length(self) -> list[Any]:
         """Steps, and the epochs that count where no steps are given."""
         return [self.config.get(name) for name in LENGTH]
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    return flatten(TrainConfig())
 
 
 @dataclass(frozen=True)

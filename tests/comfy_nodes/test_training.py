@@ -202,10 +202,10 @@ def test_each_press_is_more_insistent(host: Any, monkeypatch: pytest.MonkeyPatch
 
 def test_a_whole_model(graph: Any, run: Any, host: Any) -> None:
     model, _, _, file, _, _ = graph("DreamBoothTrainCheckpoint", steps=2, name="all")
-    assert file == "all.safetensors"
-    listed = host.checkpoints() / "dreambooth" / file
+    assert file == "dreambooth/all.safetensors"
+    listed = host.checkpoints() / file
     assert listed.is_file()
-    assert model.name == file and not model.patches
+    assert model.name == listed.name and not model.patches
     graph("DreamBoothTrainCheckpoint", steps=2, name="all")
     assert "trained before" in run.lines[0]
     with pytest.raises(UserError, match="object-full-sd1"):
@@ -263,6 +263,10 @@ def test_keys_tell_what_matters() -> None:
     assert request(5).key == request(5, **{"run.name": "other"}).key
     assert request(5).key == request(5, **{"validation.prompts[0]": "x", "save.keep": 1}).key
     assert request(5).key != request(5, **{"save.precision": "fp32"}).key
+    # What was asked for before an option came is what it means by default.
+    assert (
+        request(5).key == request(5, **{"optim.max_grad_norm": 1.0, "save.precision": "fp16"}).key
+    )
     assert request(5).key != request(5, **{"optim.learning_rate": 1}).key
     assert request(5).key != Request("x", request(5).config, ("other base",)).key
 
