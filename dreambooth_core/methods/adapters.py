@@ -176,6 +176,12 @@ class AdapterMethod(Method):
                 vars(model).pop(attribute, None)
         return True
 
+    def round_to(self, dtype: torch.dtype) -> None:
+        with torch.no_grad():
+            for group in self._trainables:
+                for parameter in () if group.is_token else group.parameters.values():
+                    parameter.copy_(parameter.to(dtype))
+
     def adapter(self) -> Adapter:
         modules = {}
         for component, model in self.adapted_models.items():

@@ -137,6 +137,11 @@ class Method(ABC):
         training is over then. False where it does not, and nothing has changed."""
         return False
 
+    def round_to(self, dtype: torch.dtype) -> None:
+        """Makes an adapter's weights what a file of ``dtype`` holds of them; training is over
+        then."""
+        return
+
     def freeze(self) -> None:
         """Makes the whole base take no gradient."""
         for model in [*self.parts.models.values(), self.parts.vae]:

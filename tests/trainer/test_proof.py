@@ -124,6 +124,15 @@ def test_an_adapter_is_proved_on_the_base_that_is_in_the_memory(
     assert proof == again and proof["passed"] and proof["effect"] > 0
 
 
+@pytest.mark.parametrize("kind", ["lora", "dora", "loha", "lokr", "oft"])
+def test_an_adapters_rounding_is_no_difference(asked: Callable[..., Given], kind: str) -> None:
+    """However coarse: the answer is that of what the file holds."""
+    rate = 1e-3 if kind == "oft" else 1e-2
+    changes = {**ADAPTER, "method__kind": kind, "optim__learning_rate": rate}
+    proof = prove(*asked(**changes, save__precision="bf16"))
+    assert proof["passed"] and proof["difference"] < 1e-5 < proof["effect"]
+
+
 def test_a_base_that_training_has_changed_is_read_again(
     asked: Callable[..., Given], monkeypatch: pytest.MonkeyPatch
 ) -> None:
