@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth_core.disk import copy_file
+from dreambooth_core.disk.reading import MAX_JSON, open_regular, parse_json
 from dreambooth_core.errors import UserError
-from dreambooth_core.formats.reading import MAX_JSON, open_regular, parse_json
 
 from . import engine, host
 from .blocks import ALL, PRESETS, read_factors, read_schedule

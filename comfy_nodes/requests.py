@@ -14,8 +14,8 @@ from typing import Any
 from dreambooth_core.bases.embedded import EMBEDDED
 from dreambooth_core.config.describe import flatten, nest
 from dreambooth_core.disk import write_text
+from dreambooth_core.disk.reading import read_json
 from dreambooth_core.errors import UserError
-from dreambooth_core.formats.reading import read_json
 from dreambooth_core.jobs import Proposal, RunFolder, list_runs, saved_steps
 from dreambooth_core.jobs.files import to_json
 from dreambooth_core.options import TrainConfig

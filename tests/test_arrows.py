@@ -27,8 +27,6 @@ LEVELS = (
 EXCEPTIONS = {
     ("formats", "families.names"): "what a family calls its layers stands with the family, in "
     "tables without code, and whoever reads or writes files asks their registry",
-    ("config", "formats.reading"): "a configuration is a file of others like any",
-    ("jobs", "formats.reading"): "and so is what lies in a run's folder",
 }
 """Arrows that run upwards, and why."""
 

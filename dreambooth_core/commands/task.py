@@ -20,8 +20,8 @@ from types import ModuleType
 from typing import Any
 
 from dreambooth_core.commands.options import Reporting, argument, from_request
+from dreambooth_core.disk.reading import read_bytes
 from dreambooth_core.errors import UserError
-from dreambooth_core.formats.reading import read_bytes
 from dreambooth_core.jobs.strict import parse_json
 
 TASKS = (

@@ -8,8 +8,8 @@ from typing import Any
 
 from dreambooth_core.compat.draft import Draft
 from dreambooth_core.data.concepts import read_concepts_list
+from dreambooth_core.disk.reading import read_json
 from dreambooth_core.errors import UserError
-from dreambooth_core.formats.reading import read_json
 
 OFFSET = 0.1
 """Strength of diffusers' ``--offset_noise``."""

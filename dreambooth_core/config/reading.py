@@ -22,8 +22,8 @@ from unicodedata import category
 from dreambooth_core.config.fields import FieldInfo
 from dreambooth_core.config.shapes import Shape, find, members, paths, present, tell_renamed
 from dreambooth_core.config.suggest import advice, nearest
+from dreambooth_core.disk.reading import read_bytes
 from dreambooth_core.errors import UserError
-from dreambooth_core.formats.reading import read_bytes
 
 if TYPE_CHECKING:
     import yaml

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from dreambooth_core.data.inventory import Picture
 from dreambooth_core.data.options import DataOptions
+from dreambooth_core.disk.reading import open_regular
 from dreambooth_core.errors import UserError
-from dreambooth_core.formats.reading import open_regular
 from dreambooth_core.randomness import Key, permutation, uniform
 
 LARGEST = 64_000

@@ -14,8 +14,8 @@ from dreambooth_core.data.captions import FILEWORDS, read_caption
 from dreambooth_core.data.inventory import Inventory, Picture, look_at, take_stock
 from dreambooth_core.data.marks import GOOD, WHERE, Mark, read_marks
 from dreambooth_core.data.options import ConceptOptions, DataOptions, MarkOptions, PriorOptions
+from dreambooth_core.disk.reading import read_bytes
 from dreambooth_core.errors import UserError
-from dreambooth_core.formats.reading import read_bytes
 from dreambooth_core.jobs.strict import parse_json
 from dreambooth_core.randomness import permutation
 

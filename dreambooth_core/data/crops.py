@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth_core.disk import write_text
+from dreambooth_core.disk.reading import parse_json, read_bytes
 from dreambooth_core.errors import UserError
-from dreambooth_core.formats.reading import parse_json, read_bytes
 
 ENDING = ".crop.json"
 LARGEST_FILE = 4096

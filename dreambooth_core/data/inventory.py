@@ -20,8 +20,8 @@ from typing import Any
 
 from dreambooth_core.data.crops import Crop, owner_of, read_crop
 from dreambooth_core.data.decode import Undecodable, probe, refusal_of
+from dreambooth_core.disk.reading import read_bytes, regular
 from dreambooth_core.errors import UserError
-from dreambooth_core.formats.reading import read_bytes, regular
 
 CAPTION_SUFFIXES = (".txt", ".caption")
 LARGEST_FILE = 256 << 20

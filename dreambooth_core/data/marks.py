@@ -18,8 +18,8 @@ from typing import Any
 
 from dreambooth_core.config.fields import MAX_SEED
 from dreambooth_core.disk import write_json
+from dreambooth_core.disk.reading import read_bytes
 from dreambooth_core.errors import UserError
-from dreambooth_core.formats.reading import read_bytes
 from dreambooth_core.jobs.strict import parse_json
 
 NAME = "marks.json"

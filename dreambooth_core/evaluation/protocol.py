@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from dreambooth_core.disk.reading import read_bytes
 from dreambooth_core.errors import UserError
-from dreambooth_core.formats.reading import read_bytes
 from dreambooth_core.jobs.strict import parse_json
 
 LARGEST, MOST, LONGEST = 1_000_000, 10_000, 10_000

@@ -18,9 +18,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dreambooth_core.disk.reading import read_json
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.text import encode_chunks, tokenise
-from dreambooth_core.formats.reading import read_json
 from dreambooth_core.formats.storage import read_tensors
 from dreambooth_core.formats.tokenizers import load_tokenizers
 from dreambooth_core.vision.pretrained import load_from_hub

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth_core.bases.locate import commit_of, is_commit, is_on_hub, locate
+from dreambooth_core.disk.reading import read_json
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Components, Family
 from dreambooth_core.families.options import BaseOptions
@@ -21,7 +22,6 @@ from dreambooth_core.formats.checkpoints.rules import check, number, whole
 from dreambooth_core.formats.detect import identify
 from dreambooth_core.formats.fingerprint import fingerprint
 from dreambooth_core.formats.folders import is_file
-from dreambooth_core.formats.reading import read_json
 from dreambooth_core.quiet import quieten_loading
 
 RECOMMENDED = "recommended.json"

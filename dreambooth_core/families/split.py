@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dreambooth_core.disk.reading import open_regular
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Family
 from dreambooth_core.families.host_language import WORDS
@@ -28,7 +29,6 @@ from dreambooth_core.formats.checkpoints.parts import Component, ModelParts
 from dreambooth_core.formats.checkpoints.pieces import Piece, gguf_pieces, pieces_of
 from dreambooth_core.formats.detect import describe
 from dreambooth_core.formats.folders import is_folder
-from dreambooth_core.formats.reading import open_regular
 
 TEXT_FOLDERS = "models/text_encoders in ComfyUI, models/text_encoder in Forge and Forge Neo"
 VAE_FOLDERS = "models/vae in ComfyUI, models/VAE in Forge and Forge Neo"

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dreambooth_core.disk import replacing_folder
+from dreambooth_core.disk.reading import read_json
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Components, Configs, Family, Loaded, config_of
 from dreambooth_core.families.host_texts import WITHIN, kind_of
@@ -28,7 +29,6 @@ from dreambooth_core.formats.checkpoints.folder_layout import read_weights
 from dreambooth_core.formats.checkpoints.parts import ModelParts
 from dreambooth_core.formats.folders import index_of, read_scheduler
 from dreambooth_core.formats.privacy import cleaned
-from dreambooth_core.formats.reading import read_json
 from dreambooth_core.formats.storage import write_json, write_tensors
 from dreambooth_core.objective.flow import Flow
 from dreambooth_core.objective.objective import Objective

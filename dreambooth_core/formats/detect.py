@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth_core.disk import settle
+from dreambooth_core.disk.reading import open_regular, read_json, regular
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.names import names_of
 from dreambooth_core.formats import pickles, storage
@@ -18,7 +19,6 @@ from dreambooth_core.formats.adapters.naming import called, family_of_keys
 from dreambooth_core.formats.checkpoints import prediction, single_layout
 from dreambooth_core.formats.checkpoints.unet import Shapes
 from dreambooth_core.formats.folders import INDEXES, entries, is_file, is_folder
-from dreambooth_core.formats.reading import open_regular, read_json, regular
 from dreambooth_core.formats.signatures import (
     ADAPTER_ENDINGS,
     ADAPTER_FRAGMENTS,

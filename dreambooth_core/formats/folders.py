@@ -9,8 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from dreambooth_core.disk.reading import read_bytes, read_json, regular, unreadable
 from dreambooth_core.errors import UserError
-from dreambooth_core.formats.reading import read_bytes, read_json, regular, unreadable
 
 LONGEST_TEXT = 16_000_000
 """Bytes of a tokenizer's merges or of a yaml, at most: real ones have one million."""

@@ -17,8 +17,8 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from dreambooth_core.disk.reading import open_regular
 from dreambooth_core.errors import Unsupported, UserError
-from dreambooth_core.formats.reading import open_regular
 
 MAGIC = b"GGUF"
 _VERSIONS = (2, 3)

@@ -18,9 +18,9 @@ from typing import IO, Any, cast
 
 import torch
 
+from dreambooth_core.disk.reading import open_regular
 from dreambooth_core.errors import Unsupported, UserError
 from dreambooth_core.formats.pickle_check import Check, Damaged
-from dreambooth_core.formats.reading import open_regular
 from dreambooth_core.formats.storage import DTYPES, MAX_TENSORS
 
 MAX_PICKLE = 64_000_000

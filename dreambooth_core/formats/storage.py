@@ -27,9 +27,9 @@ from dreambooth_core.disk import (
     write_json,
     write_text,
 )
+from dreambooth_core.disk.reading import open_regular, parse_json, unreadable
 from dreambooth_core.errors import SaveFailed, Unsupported, UserError
 from dreambooth_core.formats.privacy import cleaned
-from dreambooth_core.formats.reading import open_regular, parse_json, unreadable
 
 __all__ = [
     "Header",

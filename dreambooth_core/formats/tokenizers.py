@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth_core.bases.embedded import embedded_folder
+from dreambooth_core.disk import reading
 from dreambooth_core.errors import UserError
-from dreambooth_core.formats import folders, reading
+from dreambooth_core.formats import folders
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dreambooth_core.disk import remove
+from dreambooth_core.disk.reading import read_json
 from dreambooth_core.errors import UserError
-from dreambooth_core.formats.reading import read_json
 
 MANIFEST = "state.json"
 ROLLING = "rolling"

@@ -15,8 +15,8 @@ from typing import Any
 
 from dreambooth_core import __version__
 from dreambooth_core.disk import write_text
+from dreambooth_core.disk.reading import parse_json, read_bytes
 from dreambooth_core.errors import UserError
-from dreambooth_core.formats.reading import parse_json, read_bytes
 from dreambooth_core.jobs.files import to_json
 from dreambooth_core.jobs.folder import RunFolder
 

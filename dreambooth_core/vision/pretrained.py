@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import torch
 from safetensors import SafetensorError
 
+from dreambooth_core.disk.reading import read_json
 from dreambooth_core.errors import UserError
-from dreambooth_core.formats.reading import read_json
 from dreambooth_core.formats.storage import read_header
 
 T = TypeVar("T")

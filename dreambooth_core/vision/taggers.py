@@ -24,8 +24,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dreambooth_core.data.images import to_tensor
+from dreambooth_core.disk.reading import read_bytes, read_json
 from dreambooth_core.errors import UserError
-from dreambooth_core.formats.reading import read_bytes, read_json
 from dreambooth_core.formats.storage import read_header
 from dreambooth_core.vision.pretrained import Pretrained, load_from_hub
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from dreambooth_core.disk.reading import MAX_JSON, open_regular, parse_json
 from dreambooth_core.errors import UserError
-from dreambooth_core.formats.reading import MAX_JSON, open_regular, parse_json
 
 EMBEDDINGS = ({"emb_params"}, {"clip_l", "clip_g"}, {"clip_l"})
 """The tensors of a learned token, for one text encoder or two."""

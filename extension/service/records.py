@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from dreambooth_core.disk import reading
 from dreambooth_core.errors import UserError
-from dreambooth_core.formats import reading
 from dreambooth_core.jobs import RunFolder, read_receipt
 
 

@@ -14,8 +14,8 @@ from dreambooth_core.data.crops import crop_of, file_for, read_crop, write_crop
 from dreambooth_core.data.inventory import CAPTION_SUFFIXES, LARGEST_FILE, Inventory, take_stock
 from dreambooth_core.data.inventory import Picture as Found
 from dreambooth_core.disk import copy_file, write_bytes, write_text
+from dreambooth_core.disk.reading import read_bytes
 from dreambooth_core.errors import SaveFailed, UserError
-from dreambooth_core.formats.reading import read_bytes
 from dreambooth_core.jobs import sanitise
 
 from ..host.base import Host

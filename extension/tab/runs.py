@@ -8,8 +8,8 @@ from typing import Any
 import gradio as gr
 
 from dreambooth_core.commands.evaluate import KINDS
+from dreambooth_core.disk.reading import read_bytes
 from dreambooth_core.errors import DreamBoothError
-from dreambooth_core.formats.reading import read_bytes
 
 from .common import Fresh, button, card, failure, heading, hidden_text, html
 from .compat import Component, make, on, update

@@ -15,8 +15,8 @@ from dreambooth_core.compat.later import LATER
 from dreambooth_core.compat.table import page
 from dreambooth_core.compat.translate import read_flags, translate
 from dreambooth_core.config.describe import flatten
+from dreambooth_core.disk.reading import parse_json
 from dreambooth_core.errors import Unsupported, UserError
-from dreambooth_core.formats.reading import parse_json
 from dreambooth_core.options import TrainConfig
 
 SHARED = """pretrained_model_name_or_path instance_data_dir class_data_dir instance_prompt

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
+from dreambooth_core.disk.reading import parse_json
 from dreambooth_core.formats.adapters.metadata import trigger_words, without_network
-from dreambooth_core.formats.reading import parse_json
 
 RECIPE_KEY = "dreambooth_merge"
 """JSON: the method, and name and weight of each adapter."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dreambooth_core.disk.reading import parse_json
 from dreambooth_core.families.names import NAMES, LayerNames, names_of
 from dreambooth_core.formats.adapters.model import LoraWeights, Weights
-from dreambooth_core.formats.reading import parse_json
 
 LAYERS_KEY = "dreambooth_layers_per_block"
 """Resblocks per level, written for reduced SDXL layouts only: LDM's names depend on it."""

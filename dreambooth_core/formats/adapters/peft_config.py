@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from dreambooth_core.disk.reading import parse_json
 from dreambooth_core.errors import Unsupported, UserError
 from dreambooth_core.formats.adapters.model import (
     LohaWeights,
@@ -17,7 +18,6 @@ from dreambooth_core.formats.adapters.model import (
     OftWeights,
     Weights,
 )
-from dreambooth_core.formats.reading import parse_json
 
 METADATA_KEY = "lora_adapter_metadata"
 """Where diffusers (0.34 and newer) keeps the configuration in a safetensors header."""

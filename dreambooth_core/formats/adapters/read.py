@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dreambooth_core.disk import settle
+from dreambooth_core.disk.reading import read_json, regular
 from dreambooth_core.errors import Unsupported, UserError
 from dreambooth_core.families.names import Layer
 from dreambooth_core.formats import pickles, storage
@@ -23,7 +24,6 @@ from dreambooth_core.formats.adapters import names, naming, tails
 from dreambooth_core.formats.adapters.metadata import LAYERS_KEY, family_of
 from dreambooth_core.formats.adapters.model import NETWORKS, Adapter, Weights
 from dreambooth_core.formats.adapters.peft_config import PeftSettings, from_metadata
-from dreambooth_core.formats.reading import read_json, regular
 
 log = logging.getLogger(__name__)
 

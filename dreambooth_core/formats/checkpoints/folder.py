@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from dreambooth_core.disk import replacing_folder, settle, write_bytes, write_json
+from dreambooth_core.disk import reading, replacing_folder, settle, write_bytes, write_json
 from dreambooth_core.errors import Unsupported, UserError
-from dreambooth_core.formats import folders, reading, storage
+from dreambooth_core.formats import folders, storage
 from dreambooth_core.formats.checkpoints import folder_layout as layout
 from dreambooth_core.formats.checkpoints import vae
 from dreambooth_core.formats.checkpoints.config_rules import check_config

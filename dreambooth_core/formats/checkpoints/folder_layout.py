@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from dreambooth_core.disk import reading
 from dreambooth_core.errors import UserError
-from dreambooth_core.formats import folders, pickles, reading, storage
+from dreambooth_core.formats import folders, pickles, storage
 from dreambooth_core.formats.checkpoints.parts import ModelParts
 from dreambooth_core.formats.privacy import cleaned
 from dreambooth_core.formats.tokenizers import PADDING, tokenizer_name

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dreambooth_core.disk import reading
 from dreambooth_core.errors import UserError
-from dreambooth_core.formats import folders, reading
+from dreambooth_core.formats import folders
 from dreambooth_core.formats.checkpoints.config_rules import SCHEDULER, TEXT
 from dreambooth_core.formats.checkpoints.rules import NOTHING, Rule, check, number, one_of, whole
 from dreambooth_core.formats.checkpoints.unet import UNetPlan

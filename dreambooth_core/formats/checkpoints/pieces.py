@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dreambooth_core.disk.reading import open_regular
 from dreambooth_core.errors import Unsupported
 from dreambooth_core.formats import gguf
-from dreambooth_core.formats.reading import open_regular
 from dreambooth_core.formats.storage import DTYPES, Stored, read_header, read_tensors
 from dreambooth_core.formats.transformer_files import ADVICE, quantised_by
 

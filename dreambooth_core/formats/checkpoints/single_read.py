@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
+from dreambooth_core.disk import reading
 from dreambooth_core.errors import Unsupported, UserError
-from dreambooth_core.formats import detect, folders, pickles, reading, storage
+from dreambooth_core.formats import detect, folders, pickles, storage
 from dreambooth_core.formats.checkpoints import (
     ldm_yaml,
     prediction,

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dreambooth_core.disk.reading import MAX_JSON, parse_json, read_json
 from dreambooth_core.errors import UserError
 from dreambooth_core.formats import pickles, storage
 from dreambooth_core.formats.detect import identify
 from dreambooth_core.formats.embeddings import read_embedding
 from dreambooth_core.formats.folders import read_scheduler
-from dreambooth_core.formats.reading import MAX_JSON, parse_json, read_json
 from tests.helpers.mutations import mutated
 
 READERS = (storage.read_tensors, pickles.read_pickle, identify, read_json, read_embedding)
