@@ -135,7 +135,7 @@ def widget(said: dict[str, Any], section: str) -> Input | None:
     if kind in ("int", "float", "str"):
         return Input(name, "STRING", label, help_, AS_PRESET)
     several = {"list": "One on each line.", "dict": "One name=value on each line."}
-    if kind == "dict" or (kind == "list" and said["item"]["type"] == "str"):
+    if kind == "dict" or (kind == "list" and said["item"]["type"] in ("str", "int", "float")):
         help_ = f"{help_} {several[kind]}"
         return Input(name, "STRING", label, help_, AS_PRESET, multiline=True)
     return None
@@ -165,6 +165,9 @@ def value_of(said: dict[str, Any], given: Any, where: str) -> Any:
     if kind == "str":
         return None if said["optional"] and not text else text
     lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if kind == "list" and said["item"]["type"] != "str":
+        each = {**said, "type": said["item"]["type"], "optional": False}
+        return [number_of(each, line, where) for line in lines]
     if kind == "list":
         return lines
     pairs = (line.partition("=") for line in lines)

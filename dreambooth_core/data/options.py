@@ -92,6 +92,8 @@ class DataOptions:
         label="More resolutions",
         help="""Sides of further squares, such as [768, 1024]: each image is trained at these too,
         in buckets of their own. An epoch shows it once at each.""",
+        minimum=SMALLEST,
+        maximum=LARGEST,
     )
     height: int | None = option(
         None, label="Height", minimum=64, maximum=4096, unit="px", help="Empty: the resolution."

@@ -177,6 +177,15 @@ def test_no_number_is_rounded_by_its_widget() -> None:
             assert settings.value_of(said, "None", "here") is None
 
 
+def test_several_numbers_are_one_on_each_line() -> None:
+    sections = {each["name"]: each for each in describe(TrainConfig)["children"]}
+    leaves = settings.leaves(sections["data"])
+    said = next(each for each in leaves if each["key"] == "data.resolutions")
+    assert settings.value_of(said, " 768\n\n1024", "here") == [768, 1024]
+    with pytest.raises(UserError, match="5 is too small"):
+        settings.value_of(said, "768\n5", "here")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
