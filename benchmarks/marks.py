@@ -157,7 +157,7 @@ class Bench:
             share=float(good[:marked].mean()),
             unmarked=float(good[marked:].mean()),
             likeness=float(likeness.mean()),
-            background=agreement(self.scorer.pictures(images), captions, right),
+            background=agreement(self.scorer.images(images), captions, right),
             of_class=similarity(ordinary, self.real),
             variety=diversity(ordinary),
             seconds=seconds,

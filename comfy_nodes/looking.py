@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth_core.commands.caption import MODELS as CAPTION_MODELS
-from dreambooth_core.data.inventory import take_stock
+from dreambooth_core.data.stocktaking import take_stock
 from dreambooth_core.errors import UserError
 
 from . import engine, host

@@ -43,9 +43,9 @@ class KernelProcessor:
         residual = hidden_states
         if attn.spatial_norm is not None:
             hidden_states = attn.spatial_norm(hidden_states, temb)
-        is_picture = hidden_states.dim() == 4
+        is_image = hidden_states.dim() == 4
         shape = hidden_states.shape
-        if is_picture:
+        if is_image:
             hidden_states = hidden_states.flatten(2).transpose(1, 2)
         if attn.group_norm is not None:
             hidden_states = attn.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
@@ -60,7 +60,7 @@ class KernelProcessor:
         mask = _mask(attn, attention_mask, context)
         result = self.kernel(query, key, value, mask).to(query.dtype)
         result = attn.to_out[1](attn.to_out[0](result.transpose(1, 2).flatten(2)))
-        if is_picture:
+        if is_image:
             result = result.transpose(1, 2).reshape(shape)
         if attn.residual_connection:
             result = result + residual

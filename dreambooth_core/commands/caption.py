@@ -71,13 +71,13 @@ class Options(Reporting):
 
 def run(args: Options) -> int:
     """Writes the captions; returns the exit code."""
-    from dreambooth_core.data.inventory import take_stock
+    from dreambooth_core.data.stocktaking import take_stock
 
-    pictures = take_stock(args.folder).taken
-    wanted = [one for one in pictures if args.overwrite or one.caption is None]
+    images = take_stock(args.folder).taken
+    wanted = [one for one in images if args.overwrite or one.caption is None]
     report: dict[str, Any] = {
         "model": args.model,
-        "kept": len(pictures) - len(wanted),
+        "kept": len(images) - len(wanted),
         "captions": [],
     }
     for told in _captions(args, wanted) if wanted else ():
@@ -123,9 +123,9 @@ def _captions(args: Options, wanted: list[Any]) -> Iterator[dict[str, str]]:
                 "the caption model does not fit into memory; captions made so far stay",
                 do="Set --batch-size 1, a smaller --model, or --device cpu.",
             ) from error
-        for picture, text in zip(some, said, strict=True):
+        for image, text in zip(some, said, strict=True):
             caption = wording.caption(text)
-            file = picture.caption or picture.path.with_suffix(".txt")
+            file = image.caption or image.path.with_suffix(".txt")
             if not args.dry_run:
                 write_text(file, caption + "\n", follow=False)
-            yield {"image": picture.name, "file": str(file), "said": text, "caption": caption}
+            yield {"image": image.name, "file": str(file), "said": text, "caption": caption}

@@ -14,7 +14,7 @@ from dreambooth_core.errors import UserError, escaped
 if TYPE_CHECKING:
     from PIL import Image
 
-    from dreambooth_core.data.inventory import Picture
+    from dreambooth_core.data.inventory import ImageFile
 
 EXAMPLES = """\
 A crop lies beside its image, as dog.jpg.crop.json, and training takes it; the image stays as it
@@ -59,17 +59,17 @@ class Options(Reporting):
 
 def run(args: Options) -> int:
     """Writes, deletes or lists crops; returns the exit code."""
-    from dreambooth_core.data.inventory import take_stock
+    from dreambooth_core.data.stocktaking import take_stock
 
     if args.suggest and args.clear:
         raise UserError("crops are to be suggested and deleted", do="Give one of the two.")
     ratio = _ratio(args.ratio)
     # What is to be replaced or deleted need not be whole.
     replaced = args.clear or (args.suggest and args.overwrite)
-    pictures = take_stock(args.folder, crops=not replaced).taken
-    told = list(_cleared(args, pictures) if args.clear else _found(args, ratio, pictures))
+    images = take_stock(args.folder, crops=not replaced).taken
+    told = list(_cleared(args, images) if args.clear else _found(args, ratio, images))
     if args.preview is not None:
-        _preview(args.preview, pictures, told)
+        _preview(args.preview, images, told)
     if args.json:
         print_json({"images": told})
         return 0
@@ -87,47 +87,47 @@ def _ratio(text: str) -> float | None:
     return float(match[1]) / float(match[2])
 
 
-def _cleared(args: Options, pictures: list[Picture]) -> Iterator[dict[str, Any]]:
+def _cleared(args: Options, images: list[ImageFile]) -> Iterator[dict[str, Any]]:
     from dreambooth_core.disk import remove
 
-    for picture in pictures:
-        file = picture.crop_file
+    for image in images:
+        file = image.crop_file
         if file is None:
             continue
         if not args.dry_run and not remove(file):
             raise UserError("this crop cannot be deleted", where=file)
-        yield {"image": picture.name, "what": "its crop is gone", "crop": None, "file": str(file)}
+        yield {"image": image.name, "what": "its crop is gone", "crop": None, "file": str(file)}
 
 
-def _found(args: Options, ratio: float | None, pictures: list[Picture]) -> Iterator[dict[str, Any]]:
+def _found(args: Options, ratio: float | None, images: list[ImageFile]) -> Iterator[dict[str, Any]]:
     from dreambooth_core.data.crops import file_for, write_crop
     from dreambooth_core.data.images import load_mask, load_rgb
     from dreambooth_core.data.saliency import Wish, suggest
 
     wish = Wish(args.margin / 100, ratio, args.least)
-    for picture in pictures:
-        crop, file, what = picture.crop, picture.crop_file, "whole"
+    for image in images:
+        crop, file, what = image.crop, image.crop_file, "whole"
         if crop is not None:
-            what = "cropped to {1} x {0}".format(*picture.size)
+            what = "cropped to {1} x {0}".format(*image.size)
         if args.suggest and (args.overwrite or file is None):
-            whole = replace(picture, crop=None)
+            whole = replace(image, crop=None)
             crop = suggest(load_rgb(whole), wish, load_mask(whole))
             what = "whole: nothing stands out from its edges"
             if crop is not None:
-                file = file or file_for(picture.path)
-                high, wide = crop.size(picture.width, picture.height)
+                file = file or file_for(image.path)
+                high, wide = crop.size(image.width, image.height)
                 what = f"cropped to {wide} x {high}"
                 if not args.dry_run:
                     write_crop(file, crop)
         yield {
-            "image": picture.name,
+            "image": image.name,
             "what": what,
             "crop": None if crop is None else asdict(crop),
             "file": None if crop is None else str(file),
         }
 
 
-def _preview(file: Path, pictures: list[Picture], told: list[dict[str, Any]]) -> None:
+def _preview(file: Path, images: list[ImageFile], told: list[dict[str, Any]]) -> None:
     """All images, dark outside their crops."""
     from dreambooth_core.commands.mask import write_image
     from dreambooth_core.data.crops import Crop
@@ -135,7 +135,7 @@ def _preview(file: Path, pictures: list[Picture], told: list[dict[str, Any]]) ->
     from dreambooth_core.evaluation.grid import Row, sheet
     from dreambooth_core.vision.masks import shown
 
-    by_name = {picture.name: picture for picture in pictures}
+    by_name = {image.name: image for image in images}
     seen: list[Image.Image] = []
     for one in told:
         whole = load_rgb(replace(by_name[one["image"]], crop=None))

@@ -14,7 +14,7 @@ from dreambooth_core.commands.demonstration import (
     FOLDER,
     Demonstration,
     report,
-    save_picture,
+    save_image,
     save_report,
 )
 from dreambooth_core.commands.options import Reporting, argument, print_json
@@ -75,7 +75,7 @@ def run(args: Options) -> int:
     adapter = folder.path / result["file"]
     after = shows.draw(adapter)
     grid = folder.path / "grid.png"
-    save_picture(shows.grid(before, after), grid)
+    save_image(shows.grid(before, after), grid)
     losses = [e["loss"] for e in folder.events if e.get("stage") == "train"]
     window = max(1, len(losses) // 10)
     values: dict[str, object] = {

@@ -73,7 +73,7 @@ class Demonstration:
         self.instance_prompt = concept.instance_prompt
         self.class_prompt = concept.class_prompt
         folder = Path(concept.images)
-        self.pictures = [Image.open(f).convert("RGB") for f in sorted(folder.glob("*.png"))]
+        self.subject = [Image.open(f).convert("RGB") for f in sorted(folder.glob("*.png"))]
         self.scorer: Scorer = load_scorer(locate(config.base.model))
         watch = config.validation
         self.settings = SamplingSettings(
@@ -103,7 +103,7 @@ class Demonstration:
 
     def score(self, gallery: Gallery) -> Scores:
         """The gallery's scores."""
-        real = self.scorer.identities(self.pictures)
+        real = self.scorer.identities(self.subject)
         subject = self.scorer.identities(gallery.subject)
         of_class = self.scorer.identities(gallery.of_class)
         captions = self.scorer.captions([f"a star on a {name} background" for name in CHOICES])
@@ -112,7 +112,7 @@ class Demonstration:
             subject_similarity=round(similarity(subject, real), 4),
             class_similarity=round(similarity(of_class, real), 4),
             prompt_fidelity=round(
-                agreement(self.scorer.pictures(gallery.subject), captions, right), 4
+                agreement(self.scorer.images(gallery.subject), captions, right), 4
             ),
             class_diversity=round(diversity(of_class), 4),
         )
@@ -125,7 +125,7 @@ class Demonstration:
         count = len(BACKGROUNDS)
         return sheet(
             [
-                Row("the five\npictures", self.pictures[:count]),
+                Row("the five\nimages", self.subject[:count]),
                 Row(f"{subject}\n\nbefore", before.subject[first]),
                 Row("after", after.subject[first]),
                 Row(f"{of_class}\n\nbefore", before.of_class[:count]),
@@ -148,7 +148,7 @@ def report(before: Scores, after: Scores) -> dict[str, float]:
     return found
 
 
-def save_picture(image: Image.Image, path: Path) -> None:
+def save_image(image: Image.Image, path: Path) -> None:
     """Writes a PNG, whole or not at all."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)

@@ -192,7 +192,7 @@ def evaluate(args: Options, folder: Path, tell: Callable[[str], None] | None = N
     concept = first.concept()
     held = concept.of_held_out() if concept.held_out else concept
     background = first.config.data.background
-    real = [_square(load_rgb(one, background)) for one in held.pictures[:MOST_REAL]]
+    real = [_square(load_rgb(one, background)) for one in held.images[:MOST_REAL]]
     place = locate(first.base.model, revision=first.base.revision, variant=first.base.variant)
     about = concept.options
     prompts = (

@@ -15,7 +15,7 @@ from dreambooth_core.errors import UserError, escaped
 if TYPE_CHECKING:
     from PIL import Image
 
-    from dreambooth_core.data.inventory import Picture
+    from dreambooth_core.data.inventory import ImageFile
 
 EXAMPLES = """\
 A mask is a grey image in the folder's masks/, white where the loss counts; training takes it with
@@ -67,7 +67,7 @@ class Options(Reporting):
 
 def run(args: Options) -> int:
     """Writes the masks; returns the exit code."""
-    from dreambooth_core.data.inventory import take_stock
+    from dreambooth_core.data.stocktaking import take_stock
     from dreambooth_core.evaluation.grid import Row, sheet
 
     words = [word.strip() for word in args.word if word.strip()]
@@ -101,7 +101,7 @@ def run(args: Options) -> int:
 
 
 def _masks(
-    args: Options, words: list[str], wanted: list[Picture], previews: list[Image.Image]
+    args: Options, words: list[str], wanted: list[ImageFile], previews: list[Image.Image]
 ) -> Iterator[dict[str, Any]]:
     """What became of each image, its mask written already."""
     from PIL import ImageStat
@@ -115,8 +115,8 @@ def _masks(
     load_libraries()
     model = load_segmenter(args.model, choose_device(args.device), download=args.download)
     shape = Shape(args.threshold, args.grow, args.feather, args.invert)
-    for picture in wanted:
-        image = load_rgb(replace(picture, crop=None))  # a mask is of the whole image
+    for file in wanted:
+        image = load_rgb(replace(file, crop=None))  # a mask is of the whole image
         try:
             likely = model.find(image, words)
         except Exception as error:
@@ -127,21 +127,21 @@ def _masks(
                 do="Give --device cpu.",
             ) from error
         mask = shape.mask(likely, image.size)
-        told: dict[str, Any] = {"image": picture.name, "file": None, "share": None}
+        told: dict[str, Any] = {"image": file.name, "file": None, "share": None}
         if mask is not None:
             told["share"] = round(ImageStat.Stat(mask).mean[0] / 255, 3)
-            told["file"] = str(_file(picture))
+            told["file"] = str(_mask_file(file))
             if not args.dry_run:
-                write_image(_file(picture), mask, follow=False)
+                write_image(_mask_file(file), mask, follow=False)
             if args.preview is not None:
                 previews.append(shown(image, mask))
         yield told
 
 
-def _file(picture: Picture) -> Path:
+def _mask_file(image: ImageFile) -> Path:
     """Where an image's mask lies: where it is already, or by the image's whole name, which no two
     of a folder share, in ``masks``."""
-    return picture.mask or picture.path.parent / "masks" / f"{picture.path.name}.png"
+    return image.mask or image.path.parent / "masks" / f"{image.path.name}.png"
 
 
 def write_image(path: Path, image: Image.Image, *, follow: bool = True) -> None:

@@ -16,7 +16,7 @@ from dreambooth_core.compat.draft import Draft
 from dreambooth_core.compat.flags import BY_NAME, FLAGS, Flag
 from dreambooth_core.compat.machine import Machine
 from dreambooth_core.config.loading import validate
-from dreambooth_core.data.inventory import take_stock
+from dreambooth_core.data.stocktaking import take_stock
 from dreambooth_core.errors import Unsupported, UserError
 from dreambooth_core.options import TrainConfig
 
@@ -248,14 +248,14 @@ def _length(draft: Draft) -> None:
     if config.run.steps is not None and not watch:
         config.run.epochs = values["num_train_epochs"]
         return
-    pictures = sum(
+    images = sum(
         len(take_stock(concept.images, subfolders=False).taken) * concept.repeats
         for concept in config.concepts
     )
     if config.prior.enabled:
         classes = [c.num_class_images or config.prior.num_class_images for c in config.concepts]
-        pictures = max(pictures, sum(classes))
-    batches = math.ceil(pictures / (config.run.batch_size * draft.machine.processes))
+        images = max(images, sum(classes))
+    batches = math.ceil(images / (config.run.batch_size * draft.machine.processes))
     steps = math.ceil(batches / config.run.gradient_accumulation_steps)
     config.run.epochs = values["num_train_epochs"]
     if config.run.steps is None:

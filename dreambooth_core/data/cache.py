@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from dreambooth_core.data.inventory import Picture
+from dreambooth_core.data.inventory import ImageFile
 from dreambooth_core.data.plan import Size, View
 from dreambooth_core.disk import write_bytes
 from dreambooth_core.errors import SaveFailed, Stopped, TrainingFailed
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 RECIPE = 1
 """Raised when images are decoded, scaled or cut in another way than before."""
 
-Wanted = tuple[Picture, View]
+Wanted = tuple[ImageFile, View]
 Item = TypeVar("Item")
 
 
@@ -154,7 +154,7 @@ class LatentCache(Cache[Wanted]):
         fingerprint: str,
         store: Store,
         *,
-        pixels: Callable[[Picture, View], Tensor],
+        pixels: Callable[[ImageFile, View], Tensor],
         recipe: str = "",
         batch_size: int = 1,
     ) -> None:
@@ -163,15 +163,15 @@ class LatentCache(Cache[Wanted]):
         self.recipe = recipe
 
     def key(self, item: Wanted) -> str:
-        picture, view = item
-        parts = [RECIPE, self.fingerprint, self.recipe, picture.content_hash, view.key]
-        if picture.crop is not None:
-            parts.append(picture.crop)
+        image, view = item
+        parts = [RECIPE, self.fingerprint, self.recipe, image.content_hash, view.key]
+        if image.crop is not None:
+            parts.append(image.crop)
         return hashed("\0".join(str(part) for part in ("latents", *parts)))
 
-    def distribution(self, picture: Picture, view: View) -> Distribution:
+    def distribution(self, image: ImageFile, view: View) -> Distribution:
         """The view's distribution, encoded now if it is not there. Do not change it in place."""
-        return Distribution(*self.value((picture, view)))
+        return Distribution(*self.value((image, view)))
 
     def _alike(self, items: list[Wanted]) -> list[list[Wanted]]:
         by_size: dict[Size, list[Wanted]] = {}
@@ -180,13 +180,13 @@ class LatentCache(Cache[Wanted]):
         return list(by_size.values())
 
     def _encoded(self, items: list[Wanted]) -> list[tuple[Tensor, Tensor]]:
-        images = torch.stack([self.pixels(picture, view) for picture, view in items])
+        images = torch.stack([self.pixels(image, view) for image, view in items])
         means, stds = self.encode(images)
-        for (picture, _), mean, std in zip(items, means, stds, strict=True):
+        for (image, _), mean, std in zip(items, means, stds, strict=True):
             if not (torch.isfinite(mean).all() and torch.isfinite(std).all()):
                 raise TrainingFailed(
                     "the autoencoder made NaN of this image",
-                    where=picture.path,
+                    where=image.path,
                     do="Run the autoencoder in fp32 or bf16.",
                 )
         # Copies: rows of a batch would keep the whole batch in memory.

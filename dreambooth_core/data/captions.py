@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from dreambooth_core.data.inventory import Picture
+from dreambooth_core.data.inventory import ImageFile
 from dreambooth_core.data.options import DataOptions
 from dreambooth_core.disk.reading import open_regular
 from dreambooth_core.errors import UserError
@@ -51,15 +51,15 @@ def read_caption(path: Path) -> str:
     return _one_line(text.replace("\0", " "))
 
 
-def words_of(picture: Picture) -> str:
+def words_of(image: ImageFile) -> str:
     """What ``[filewords]`` stands for: the caption file's text, else the words of the file name.
 
     Numbers at the front of the name are left out and ``_`` is a space: ``012_red_ball.png`` is
     "red ball", as in the WebUI's textual inversion. A name of digits alone has no words.
     """
-    if picture.caption is not None and (text := read_caption(picture.caption)):
+    if image.caption is not None and (text := read_caption(image.caption)):
         return text
-    stem = picture.path.stem
+    stem = image.path.stem
     if not any(character.isalpha() for character in stem):
         return ""
     return _one_line(_LEADING_NUMBERS.sub("", stem).replace("_", " "))
@@ -73,7 +73,7 @@ def fill(template: str, *, prompt: str = "", words: str = "", name: str = "") ->
     return _one_line(text.replace(FILEWORDS, words).replace(NAME, name))
 
 
-def caption_of(picture: Picture, prompt: str, mode: str = "auto", name: str = "") -> str:
+def caption_of(image: ImageFile, prompt: str, mode: str = "auto", name: str = "") -> str:
     """The image's caption before anything is drawn.
 
     Args:
@@ -81,11 +81,11 @@ def caption_of(picture: Picture, prompt: str, mode: str = "auto", name: str = ""
         mode: One of ``DataOptions.captions``. ``files`` falls back on the prompt where there is
             no caption file.
     """
-    words = words_of(picture) if mode == "filewords" or FILEWORDS in prompt else ""
+    words = words_of(image) if mode == "filewords" or FILEWORDS in prompt else ""
     if mode == "filewords" and FILEWORDS not in prompt:
         return words or fill(prompt, name=name)
     if mode == "files" or (mode == "auto" and FILEWORDS not in prompt):
-        text = read_caption(picture.caption) if picture.caption is not None else ""
+        text = read_caption(image.caption) if image.caption is not None else ""
         if text:
             return fill(text, words=words, name=name)
     return fill(prompt, words=words, name=name)
@@ -109,12 +109,12 @@ def vary_tags(
 
 
 class Captioner:
-    """The captions of a run's instance pictures.
+    """The captions of a run's instance images.
 
     Args:
-        texts: Each picture's caption as :func:`caption_of` gives it.
-        words: What ``[filewords]`` in a template stands for, for each picture.
-        names: What ``[name]`` in a template stands for, for each picture.
+        texts: Each image's caption as :func:`caption_of` gives it.
+        words: What ``[filewords]`` in a template stands for, for each image.
+        names: What ``[name]`` in a template stands for, for each image.
     """
 
     def __init__(
@@ -132,16 +132,16 @@ class Captioner:
         self.options = options
         self.seed = seed
 
-    def caption(self, picture: int, epoch: int, turn: int = 0) -> str:
+    def caption(self, image: int, epoch: int, turn: int = 0) -> str:
         """The caption of one showing."""
         options = self.options
-        key = (self.seed, epoch, picture, turn)
+        key = (self.seed, epoch, image, turn)
         if (
             options.caption_dropout_rate
             and uniform("no caption", *key) < options.caption_dropout_rate
         ):
             return ""
-        text = self.texts[picture]
+        text = self.texts[image]
         if self.varies_tags:
             text = vary_tags(
                 text,
@@ -152,7 +152,7 @@ class Captioner:
             )
         if options.templates:
             drawn = int(uniform("template", *key) * len(options.templates))
-            text = self._in_template(options.templates[drawn], text, picture)
+            text = self._in_template(options.templates[drawn], text, image)
         return text
 
     @property
@@ -165,18 +165,18 @@ class Captioner:
         if self.varies_tags:
             return None
         found = dict.fromkeys(
-            self._in_template(template, text, picture)
-            for picture, text in enumerate(self.texts)
+            self._in_template(template, text, image)
+            for image, text in enumerate(self.texts)
             for template in self.options.templates or [PROMPT]
         )
         if self.options.caption_dropout_rate:
             found[""] = None
         return list(found)
 
-    def _in_template(self, template: str, text: str, picture: int) -> str:
+    def _in_template(self, template: str, text: str, image: int) -> str:
         if template == PROMPT:
             return text
-        return fill(template, prompt=text, words=self.words[picture], name=self.names[picture])
+        return fill(template, prompt=text, words=self.words[image], name=self.names[image])
 
 
 def _one_line(text: str) -> str:

@@ -41,16 +41,16 @@ class Changes:
     """How far brightness, contrast and saturation may be from 1."""
     variants: int = 0
 
-    def one_of(self, seed: int, picture: int, *showing: int) -> Change | None:
+    def one_of(self, seed: int, image: int, *showing: int) -> Change | None:
         """That of a showing of an image; ``None``: it is as it is."""
         if not self.variants:
-            return self._drawn(seed, picture, *showing)
-        which = int(uniform("variant", seed, picture, *showing) * (self.variants + 1))
-        return self._drawn(seed, picture, which) if which else None
+            return self._drawn(seed, image, *showing)
+        which = int(uniform("variant", seed, image, *showing) * (self.variants + 1))
+        return self._drawn(seed, image, which) if which else None
 
-    def all_of(self, seed: int, picture: int) -> list[Change | None]:
+    def all_of(self, seed: int, image: int) -> list[Change | None]:
         """Every one that :meth:`one_of` can give for an image."""
-        return [None, *(self._drawn(seed, picture, 1 + which) for which in range(self.variants))]
+        return [None, *(self._drawn(seed, image, 1 + which) for which in range(self.variants))]
 
     def _drawn(self, *key: int) -> Change:
         def around(name: str, most: float) -> float:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth_core.data.captions import FILEWORDS, read_caption
-from dreambooth_core.data.inventory import Inventory, Picture, look_at, take_stock
+from dreambooth_core.data.inventory import ImageFile, Inventory
 from dreambooth_core.data.marks import GOOD, WHERE, Mark, read_marks
 from dreambooth_core.data.options import ConceptOptions, DataOptions, MarkOptions, PriorOptions
+from dreambooth_core.data.stocktaking import look_at, take_stock
 from dreambooth_core.disk.reading import read_bytes
 from dreambooth_core.errors import UserError
 from dreambooth_core.jobs.strict import parse_json
@@ -27,10 +28,10 @@ ENOUGH = 8
 class Example:
     """A generated image that was marked good."""
 
-    picture: Picture
+    image: ImageFile
     caption: str
     """The prompt that it was made by."""
-    rival: Picture | None = None
+    rival: ImageFile | None = None
     """The bad image of the same prompt that it is preferred to, in a pair."""
 
 
@@ -64,7 +65,7 @@ class Concept:
         return options.name or options.instance_prompt or f"concept {self.index + 1}"
 
     @property
-    def pictures(self) -> list[Picture]:
+    def images(self) -> list[ImageFile]:
         """The subject's images that are trained on."""
         held = set(self._held)
         return [p for i, p in enumerate(self.inventory.taken) if i not in held]
@@ -91,30 +92,30 @@ class Concept:
         )
 
     @property
-    def class_pictures(self) -> list[Picture]:
+    def class_images(self) -> list[ImageFile]:
         """As many of the class images as are wanted, the first ones."""
         if self.is_own_class:
-            return self.pictures
+            return self.images
         if self.class_inventory is None:
             return []
         return self.class_inventory.taken[: self.class_images_wanted]
 
-    def repeats_of(self, picture: Picture) -> int:
+    def repeats_of(self, image: ImageFile) -> int:
         """Showings in an epoch: the concept's repeats times the folder's own (``10_sks dog``)."""
-        return self.options.repeats * picture.repeats
+        return self.options.repeats * image.repeats
 
     @property
-    def trained_pictures(self) -> list[Picture]:
-        """Those of :attr:`pictures` that are shown as the subject."""
-        return [] if self.only_examples else self.pictures
+    def trained_images(self) -> list[ImageFile]:
+        """Those of :attr:`images` that are shown as the subject."""
+        return [] if self.only_examples else self.images
 
     @property
     def showings(self) -> int:
         """Showings of all its images in an epoch."""
-        own = sum(self.repeats_of(picture) for picture in self.trained_pictures)
+        own = sum(self.repeats_of(image) for image in self.trained_images)
         return own + len(self.examples)
 
-    def with_class_pictures(self, inventory: Inventory) -> Concept:
+    def with_class_images(self, inventory: Inventory) -> Concept:
         """The same concept with its class images."""
         return replace(self, class_inventory=inventory)
 
@@ -127,7 +128,7 @@ class Concept:
             "class_prompt": self.options.class_prompt,
             "images": self.inventory.as_dict(),
             "class_images": classes.as_dict() if classes is not None else None,
-            "class_images_used": len(self.class_pictures),
+            "class_images_used": len(self.class_images),
             "held_out": [self.inventory.taken[i].name for i in self._held],
             "showings_per_epoch": self.showings,
             **({"marked": self._marked()} if self.examples else {}),
@@ -221,12 +222,12 @@ def with_marks(concepts: Sequence[Concept], options: MarkOptions, *, pairs: bool
         return list(concepts)
     marks, first = read_marks(options.file), concepts[0]
     where = f"{WHERE}: {marks.file}"
-    seen: dict[str, Picture] = {}
+    seen: dict[str, ImageFile] = {}
 
-    def picture(mark: Mark) -> Picture:
+    def image(mark: Mark) -> ImageFile:
         if mark.image not in seen:
             found = look_at(marks.path_of(mark))
-            if not isinstance(found, Picture):
+            if not isinstance(found, ImageFile):
                 what = f"a marked image cannot be used: {mark.image}: {found.reason}"
                 raise UserError(what, where=where, do="Put it back, or mark others.")
             seen[mark.image] = found
@@ -234,9 +235,9 @@ def with_marks(concepts: Sequence[Concept], options: MarkOptions, *, pairs: bool
 
     examples, lonely = [], []
     if options.images == "joined":
-        examples = [Example(picture(one), one.prompt) for one in marks.of(GOOD)]
+        examples = [Example(image(one), one.prompt) for one in marks.of(GOOD)]
     for prompt, (good, bad) in marks.by_prompt().items() if pairs else ():
-        sizes = {(picture(one).width, picture(one).height) for one in (*good, *bad)}
+        sizes = {(image(one).width, image(one).height) for one in (*good, *bad)}
         if not good or not bad:
             lonely.append(prompt)
         elif len(sizes) > 1:
@@ -245,7 +246,7 @@ def with_marks(concepts: Sequence[Concept], options: MarkOptions, *, pairs: bool
         else:
             for n in range(max(len(good), len(bad))):
                 won, lost = good[n % len(good)], bad[n % len(bad)]
-                examples.append(Example(picture(won), prompt, picture(lost)))
+                examples.append(Example(image(won), prompt, image(lost)))
     if pairs and not any(example.rival for example in examples):
         what = "no prompt has both a good and a bad image, so there is no pair"
         raise UserError(what, where=where, do="Mark more images, or choose another objective.loss.")
@@ -357,7 +358,7 @@ def _check_captions(
                 "instance prompt and class prompt are the same: nothing will call the subject"
             )
         if data.captions == "files":
-            bare = [picture.name for picture in inventory.taken if not _has_text(picture)]
+            bare = [image.name for image in inventory.taken if not _has_text(image)]
             if len(bare) == len(inventory.taken):
                 raise UserError(
                     "captions are to come from files, and no image has one",
@@ -374,9 +375,9 @@ def _check_captions(
         raise UserError("the instance prompt is empty", where=f"{where}.instance_prompt")
     named = data.captions == "filewords"
     bare = [
-        picture.name
-        for picture in inventory.taken
-        if not _has_text(picture) and not (named and any(c.isalpha() for c in picture.path.stem))
+        image.name
+        for image in inventory.taken
+        if not _has_text(image) and not (named and any(c.isalpha() for c in image.path.stem))
     ]
     if bare:
         raise UserError(
@@ -386,8 +387,8 @@ def _check_captions(
         )
 
 
-def _has_text(picture: Picture) -> bool:
-    return picture.caption is not None and bool(read_caption(picture.caption))
+def _has_text(image: ImageFile) -> bool:
+    return image.caption is not None and bool(read_caption(image.caption))
 
 
 def _same(one: str, other: str) -> bool:

@@ -29,7 +29,7 @@ MOST_PIXELS = 120_000_000
 
 _ANIMATIONS = {"GIF", "PNG", "WEBP", "AVIF", "JXL"}
 _HEIF_SUFFIXES = {".heic", ".heif", ".hif"}
-_NOT_PICTURES = {
+_NOT_IMAGES = {
     "a video": {".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".wmv", ".3gp"},
     "an archive; unpack it": {".zip", ".rar", ".7z", ".tar", ".gz", ".tgz"},
     "a model": {".safetensors", ".ckpt", ".pt", ".pth", ".bin"},
@@ -70,7 +70,7 @@ class Undecodable(Exception):
 
 def refusal_of(suffix: str) -> str | None:
     """The reason why a file of this suffix is no image, without opening it."""
-    for reason, suffixes in _NOT_PICTURES.items():
+    for reason, suffixes in _NOT_IMAGES.items():
         if suffix.lower() in suffixes:
             return reason
     return None

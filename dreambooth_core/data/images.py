@@ -12,12 +12,12 @@ from torch import Tensor
 
 from dreambooth_core.data.changes import Light
 from dreambooth_core.data.decode import Undecodable, decode, decode_grey
-from dreambooth_core.data.inventory import Picture, hash_bytes
+from dreambooth_core.data.inventory import ImageFile, hash_bytes
 from dreambooth_core.data.plan import Size, View, scaled
 from dreambooth_core.errors import UserError
 
 
-def load_rgb(picture: Picture, background: str = "white") -> Image.Image:
+def load_rgb(image: ImageFile, background: str = "white") -> Image.Image:
     """An image's file as upright 8-bit RGB, cropped if it has a crop.
 
     Raises:
@@ -25,14 +25,14 @@ def load_rgb(picture: Picture, background: str = "white") -> Image.Image:
             its old content must not come from the new.
     """
     try:
-        content = _read(picture.path, picture.content_hash)
-        whole = decode(content, picture.path.suffix, background)
+        content = _read(image.path, image.content_hash)
+        whole = decode(content, image.path.suffix, background)
     except Undecodable as error:
-        raise UserError(f"the image cannot be used: {error}", where=picture.path) from error
-    return whole if picture.crop is None else whole.crop(picture.crop.box(*whole.size))
+        raise UserError(f"the image cannot be used: {error}", where=image.path) from error
+    return whole if image.crop is None else whole.crop(image.crop.box(*whole.size))
 
 
-def load_mask(picture: Picture, source: str = "auto") -> Image.Image | None:
+def load_mask(image: ImageFile, source: str = "auto") -> Image.Image | None:
     """The image's mask as 8-bit grey of the image's size, 255 where the loss counts; cropped along.
 
     Args:
@@ -41,19 +41,19 @@ def load_mask(picture: Picture, source: str = "auto") -> Image.Image | None:
     """
     if source == "none":
         return None
-    size = (picture.width, picture.height)
+    size = (image.width, image.height)
     try:
-        if source in ("auto", "files") and picture.mask is not None:
-            mask = decode_grey(_read(picture.mask, picture.mask_hash), picture.mask.suffix)
+        if source in ("auto", "files") and image.mask is not None:
+            mask = decode_grey(_read(image.mask, image.mask_hash), image.mask.suffix)
             mask = mask if mask.size == size else mask.resize(size, Image.Resampling.BILINEAR)
-        elif source in ("auto", "alpha") and picture.has_alpha:
-            content = _read(picture.path, picture.content_hash)
-            mask = decode_grey(content, picture.path.suffix, alpha=True)
+        elif source in ("auto", "alpha") and image.has_alpha:
+            content = _read(image.path, image.content_hash)
+            mask = decode_grey(content, image.path.suffix, alpha=True)
         else:
             return None
     except Undecodable as error:
-        raise UserError(f"the mask cannot be used: {error}", where=picture.path) from error
-    return mask if picture.crop is None else mask.crop(picture.crop.box(*size))
+        raise UserError(f"the mask cannot be used: {error}", where=image.path) from error
+    return mask if image.crop is None else mask.crop(image.crop.box(*size))
 
 
 def apply_view(
@@ -134,17 +134,17 @@ def to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(values).permute(2, 0, 1).contiguous() / 127.5 - 1.0
 
 
-def pixels(picture: Picture, view: View, background: str = "white") -> Tensor:
+def pixels(image: ImageFile, view: View, background: str = "white") -> Tensor:
     """The view of an image as float32 [3, height, width] in [-1, 1]."""
-    return to_tensor(seen(load_rgb(picture, background), view))
+    return to_tensor(seen(load_rgb(image, background), view))
 
 
-def mask(picture: Picture, view: View, source: str = "auto", floor: float = 0.0) -> Tensor | None:
+def mask(image: ImageFile, view: View, source: str = "auto", floor: float = 0.0) -> Tensor | None:
     """The view of an image's mask as float32 [1, height, width] in [floor, 1], or ``None``.
 
     ``floor`` is the weight of what the mask leaves out.
     """
-    grey = load_mask(picture, source)
+    grey = load_mask(image, source)
     if grey is None:
         return None
     values = np.array(apply_view(grey, view, Image.Resampling.BILINEAR), dtype=np.float32)

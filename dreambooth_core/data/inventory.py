@@ -1,45 +1,19 @@
-"""Take stock of a folder of images: what is taken, what is skipped, and why.
-
-Any folder will do. No file makes this fail: a broken one is skipped with its reason, an unusual
-one is taken with a note, and both are listed so that a person sees what will be trained on.
-"""
+"""What was found in a folder of images: what is taken, what is skipped, and why."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
-import re
-import time
-import unicodedata
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dreambooth_core.data.crops import Crop, owner_of, read_crop
-from dreambooth_core.data.decode import Undecodable, probe, refusal_of
-from dreambooth_core.disk.reading import read_bytes, regular
-from dreambooth_core.errors import UserError
-
-CAPTION_SUFFIXES = (".txt", ".caption")
-LARGEST_FILE = 256 << 20
-"""Bytes. No photograph is larger, and reading such a file would fill the memory."""
-MOST_ENTRIES = 20_000
-"""Files and folders in one folder: each is opened, and that many take an hour."""
-LISTING_SECONDS = 60.0
-"""How long the names of one folder may take to come, from a network drive for one."""
-MASK_FOLDERS = ("masks", "mask")
-_MASK_ENDS = (".mask", "-masklabel")
-_MAYBE_MASK = "-mask"
-"""Ends a mask's name where an image of the rest of the name is there: else it is an image."""
-_SYSTEM_NAMES = {"thumbs.db", "desktop.ini", "__macosx", "icon\r"}
-_REPEATS_FOLDER = re.compile(r"(\d{1,4})_(.*)")
+from dreambooth_core.data.crops import Crop
 
 
 @dataclass(frozen=True)
-class Picture:
+class ImageFile:
     """An image that is trained on."""
 
     path: Path
@@ -82,14 +56,14 @@ class Picture:
     def as_dict(self) -> dict[str, Any]:
         """For receipts: plain JSON values."""
         return {
-            "name": _printable(self.name),
+            "name": printable(self.name),
             "width": self.width,
             "height": self.height,
             "format": self.format,
             "hash": self.content_hash,
             "notes": list(self.notes),
-            "caption_file": _printable(self.caption.name) if self.caption else None,
-            "mask_file": _printable(self.mask.name) if self.mask else None,
+            "caption_file": printable(self.caption.name) if self.caption else None,
+            "mask_file": printable(self.mask.name) if self.mask else None,
             "repeats": self.repeats,
             **({} if self.crop is None else {"crop": dataclasses.asdict(self.crop)}),
         }
@@ -104,7 +78,7 @@ class Skipped:
 
     def as_dict(self) -> dict[str, str]:
         """For receipts: plain JSON values."""
-        return {"name": _printable(self.name), "reason": self.reason}
+        return {"name": printable(self.name), "reason": self.reason}
 
 
 @dataclass(frozen=True)
@@ -112,7 +86,7 @@ class Inventory:
     """Everything in a folder, accounted for."""
 
     folder: Path
-    taken: list[Picture] = field(default_factory=list)
+    taken: list[ImageFile] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -120,105 +94,31 @@ class Inventory:
     def fingerprint(self) -> str:
         """Changes when an image is added, removed, renamed, edited or cropped."""
         digest = hashlib.blake2b(digest_size=8)
-        for picture in self.taken:
-            digest.update(f"{_printable(picture.name)}\0{picture.pixels_hash}\0".encode())
+        for image in self.taken:
+            digest.update(f"{printable(image.name)}\0{image.pixels_hash}\0".encode())
         return digest.hexdigest()
 
     def as_dict(self) -> dict[str, Any]:
         """For receipts: plain JSON values."""
         return {
-            "folder": _printable(str(self.folder)),
+            "folder": printable(str(self.folder)),
             "fingerprint": self.fingerprint,
-            "taken": [picture.as_dict() for picture in self.taken],
+            "taken": [image.as_dict() for image in self.taken],
             "skipped": [item.as_dict() for item in self.skipped],
             "warnings": list(self.warnings),
         }
 
     def lines(self) -> list[str]:
         """The report that a person reads."""
-        head = f"{_printable(str(self.folder))}: {_count(len(self.taken), 'image')} taken"
+        images = "1 image" if len(self.taken) == 1 else f"{len(self.taken)} images"
+        head = f"{printable(str(self.folder))}: {images} taken"
         if self.skipped:
             head += f", {len(self.skipped)} skipped"
         noted = [
-            f"  taken   {_printable(p.name)}: {'; '.join(p.notes)}" for p in self.taken if p.notes
+            f"  taken   {printable(p.name)}: {'; '.join(p.notes)}" for p in self.taken if p.notes
         ]
-        skipped = [f"  skipped {_printable(s.name)}: {s.reason}" for s in self.skipped]
+        skipped = [f"  skipped {printable(s.name)}: {s.reason}" for s in self.skipped]
         return [head, *noted, *skipped, *(f"  warning {text}" for text in self.warnings)]
-
-
-def take_stock(
-    folder: Path | str,
-    *,
-    subfolders: bool = True,
-    exclude: Iterable[Path | str] = (),
-    allow_empty: bool = False,
-    crops: bool = True,
-    progress: Callable[[int, int], None] | None = None,
-) -> Inventory:
-    """Look at every file of a folder.
-
-    Args:
-        folder: Any folder. Folders in it are looked into as well, one level deep, where
-            ``subfolders`` is on; one named like ``10_sks dog`` always is, and its pictures repeat
-            10 times. Hidden files and folders, and ``masks``, are never pictures.
-        exclude: Folders to leave out, such as the class pictures'.
-        allow_empty: A folder without pictures, or none at all, is no error.
-        crops: Read the crops' files; else only their places are told.
-        progress: Called with (files looked at, files in all).
-
-    Raises:
-        UserError: The folder is missing, is a file, cannot be read, or has no picture to take; or
-            a crop's file is damaged: the whole image is not what was asked for.
-    """
-    root = Path(os.path.expanduser(folder))
-    if not os.path.isdir(root):
-        if allow_empty and not os.path.lexists(root):
-            return Inventory(root)
-        there = os.path.exists(root)
-        what = "this is a file, not a folder" if there else "there is no such folder"
-        raise UserError(what, where=root, do="Name the folder that holds the images.")
-    if is_of_the_system(root):
-        raise UserError("this folder is the system's own, and holds no images", where=root)
-    stock = _Stock(root, [_resolved(path) for path in exclude])
-    try:
-        stock.walk(subfolders)
-    except OSError as error:
-        raise UserError(f"the folder cannot be read ({error.strerror})", where=root) from error
-    inventory = stock.look(progress, crops=crops)
-    if not inventory.taken and not allow_empty:
-        raise _nothing(inventory)
-    return inventory
-
-
-def look_at(path: Path, *, name: str | None = None, repeats: int = 1) -> Picture | Skipped:
-    """One file: an image, or the reason why it is none. Never raises."""
-    name = path.name if name is None else name
-    if (reason := refusal_of(path.suffix)) is not None:
-        return Skipped(name, reason)
-    try:
-        size = regular(path)
-        if size > LARGEST_FILE:
-            return Skipped(name, f"larger than {LARGEST_FILE >> 20} MiB")
-        # What the system makes up as it is read says that it is empty, and may have no end.
-        content = read_bytes(path, LARGEST_FILE) if size else b""
-    except UserError as error:
-        return Skipped(name, error.what)
-    try:
-        found = probe(content, path.suffix)
-    except Undecodable as reason_not:
-        return Skipped(name, str(reason_not))
-    return Picture(
-        path=path,
-        name=name,
-        width=found.width,
-        height=found.height,
-        content_hash=hash_bytes(content),
-        format=found.format,
-        mode=found.mode,
-        has_alpha=found.has_alpha,
-        notes=found.notes,
-        repeats=repeats,
-    )
 
 
 def hash_bytes(content: bytes) -> str:
@@ -226,260 +126,6 @@ def hash_bytes(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-@dataclass
-class _Folder:
-    """One level of the tree: files by name, and what goes with them."""
-
-    path: Path
-    prefix: str
-    repeats: int
-    pictures: list[Path] = field(default_factory=list)
-    captions: dict[str, Path] = field(default_factory=dict)
-    masks: dict[str, Path] = field(default_factory=dict)
-    crops: dict[str, Path] = field(default_factory=dict)
-
-
-class _Stock:
-    """The walk through a folder, in a fixed order, and the look at each file."""
-
-    def __init__(self, root: Path, exclude: list[Path]) -> None:
-        self.root = root
-        self.exclude = exclude
-        self.folders: list[_Folder] = []
-        self.skipped: list[Skipped] = []
-        self.warnings: list[str] = []
-
-    def walk(self, subfolders: bool) -> None:
-        """Sort the entries of the root, and of the folders in it, into kinds."""
-        home = _resolved(self.root)
-        for folder in self._sort_entries(self.root, "", 1):
-            match = _REPEATS_FOLDER.fullmatch(folder.name)
-            name = folder.name + "/"
-            target = _resolved(folder)
-            if is_of_the_system(target) or target in (home, *home.parents):
-                self.skipped.append(Skipped(name, "a link out of this folder"))
-            elif target in self.exclude:
-                self.skipped.append(Skipped(name, "holds the class images"))
-            elif not subfolders and not match:
-                self.skipped.append(Skipped(name, "a folder, and subfolders are off"))
-            else:
-                repeats = max(int(match.group(1)), 1) if match else 1
-                if match:
-                    self.warnings.append(
-                        f"{_printable(name)} its name repeats its images {repeats} times"
-                    )
-                try:
-                    deeper = self._sort_entries(folder, name, repeats)
-                except OSError as error:
-                    self.skipped.append(Skipped(name, f"cannot be read ({error.strerror})"))
-                    continue
-                for inner in deeper:
-                    self.skipped.append(Skipped(f"{name}{inner.name}/", "more than one level deep"))
-
-    def _sort_entries(self, path: Path, prefix: str, repeats: int) -> list[Path]:
-        """Sort the files of one folder into kinds; returns its subfolders."""
-        here = _Folder(path, prefix, repeats)
-        subfolders = []
-        candidates: list[Path] = []
-        entries = sorted(_entries(path), key=lambda entry: (_plain(entry.name), entry.name))
-        for entry in entries:
-            plain = _plain(entry.name)
-            if entry.is_dir():
-                if plain in MASK_FOLDERS:
-                    self._sort_masks(entry, here)
-                elif plain.startswith(".") or plain in _SYSTEM_NAMES:
-                    self.skipped.append(Skipped(f"{prefix}{entry.name}/", "a hidden folder"))
-                else:
-                    subfolders.append(entry)
-            elif plain.startswith(".") or plain in _SYSTEM_NAMES:
-                self.skipped.append(Skipped(prefix + entry.name, "a hidden or system file"))
-            elif not entry.is_file():
-                self.skipped.append(
-                    Skipped(prefix + entry.name, "a broken link or not a plain file")
-                )
-            elif entry.suffix.lower() in CAPTION_SUFFIXES:
-                here.captions[_plain(entry.name)] = entry
-            elif (bare := owner_of(entry.name)) is not None:
-                here.crops[_plain(bare)] = entry
-            elif (owner := _mask_owner(entry)) is not None:
-                here.masks[owner] = entry
-            else:
-                candidates.append(entry)
-        names = {_plain(name) for entry in candidates for name in (entry.stem, entry.name)}
-        for entry in candidates:
-            stem = _plain(entry.stem)
-            masked = stem.removesuffix(_MAYBE_MASK)
-            if masked != stem and masked in names:
-                here.masks.setdefault(masked, entry)
-            else:
-                here.pictures.append(entry)
-        self.folders.append(here)
-        return subfolders
-
-    def _sort_masks(self, folder: Path, owner: _Folder) -> None:
-        try:
-            for entry in sorted(_entries(folder)):
-                if entry.is_file() and not entry.name.startswith("."):
-                    key = _mask_owner(entry) or _plain(entry.stem)
-                    owner.masks.setdefault(key, entry)
-        except OSError as error:
-            self.skipped.append(
-                Skipped(f"{owner.prefix}{folder.name}/", f"cannot be read ({error.strerror})")
-            )
-
-    def look(self, progress: Callable[[int, int], None] | None, *, crops: bool) -> Inventory:
-        """Open every candidate and match captions, masks and crops to images."""
-        total = sum(len(folder.pictures) for folder in self.folders)
-        done = 0
-        taken: list[Picture] = []
-        for folder in self.folders:
-            used: set[Path] = set()
-            for path in folder.pictures:
-                found = look_at(path, name=folder.prefix + path.name, repeats=folder.repeats)
-                if isinstance(found, Picture):
-                    found = self._with_sidecars(found, folder, used, crops=crops)
-                    taken.append(found)
-                else:
-                    self.skipped.append(found)
-                done += 1
-                if progress is not None:
-                    progress(done, total)
-            self._report_unused(folder, used)
-        skipped = sorted(self.skipped, key=lambda item: _plain(item.name))
-        return Inventory(self.root, self._note_duplicates(taken), skipped, self.warnings)
-
-    def _with_sidecars(
-        self, picture: Picture, folder: _Folder, used: set[Path], *, crops: bool
-    ) -> Picture:
-        stem, whole = _plain(picture.path.stem), _plain(picture.path.name)
-        caption = next(
-            (
-                folder.captions[base + suffix]
-                for base in (stem, whole)
-                for suffix in CAPTION_SUFFIXES
-                if base + suffix in folder.captions
-            ),
-            None,
-        )
-        mask = folder.masks.get(stem) or folder.masks.get(whole)
-        crop_file = folder.crops.get(whole) or folder.crops.get(stem)
-        used.update(path for path in (caption, mask, crop_file) if path is not None)
-        notes, mask_hash = list(picture.notes), ""
-        if mask is not None:
-            seen = look_at(mask)
-            if isinstance(seen, Skipped):
-                notes.append(f"its mask {_printable(mask.name)} is not used: {seen.reason}")
-                self.warnings.append(f"{_printable(picture.name)}: {notes[-1]}")
-                mask = None
-            else:
-                mask_hash = seen.content_hash
-                shape, own = seen.width / seen.height, picture.width / picture.height
-                if abs(shape / own - 1) > 0.02:
-                    notes.append(f"its mask has another shape ({seen.width} × {seen.height})")
-        return _replace(
-            picture,
-            caption=caption,
-            mask=mask,
-            mask_hash=mask_hash,
-            notes=tuple(notes),
-            crop=read_crop(crop_file) if crops and crop_file is not None else None,
-            crop_file=crop_file,
-        )
-
-    def _report_unused(self, folder: _Folder, used: set[Path]) -> None:
-        for path in folder.captions.values():
-            if path not in used:
-                self.skipped.append(
-                    Skipped(folder.prefix + path.name, "text without an image of its name")
-                )
-        for path in folder.crops.values():
-            if path not in used:
-                self.skipped.append(
-                    Skipped(folder.prefix + path.name, "a crop without an image of its name")
-                )
-        for path in folder.masks.values():
-            if path not in used:
-                inside = path.relative_to(folder.path).as_posix()
-                self.skipped.append(
-                    Skipped(folder.prefix + inside, "a mask without an image of its name")
-                )
-
-    def _note_duplicates(self, taken: list[Picture]) -> list[Picture]:
-        first: dict[str, Picture] = {}
-        result = []
-        for picture in taken:
-            other = first.setdefault(picture.pixels_hash, picture)
-            if other is not picture:
-                note = f"the same image as {_printable(other.name)}"
-                self.warnings.append(f"{_printable(picture.name)} is {note}")
-                picture = _replace(picture, notes=(*picture.notes, note))
-            result.append(picture)
-        return result
-
-
-def _nothing(inventory: Inventory) -> UserError:
-    if not inventory.skipped:
-        do = "Put some images into it."
-        return UserError("the folder is empty", where=inventory.folder, do=do)
-    shown = [f"{_printable(item.name)} ({item.reason})" for item in inventory.skipped[:5]]
-    more = len(inventory.skipped) - len(shown)
-    rest = f" and {more} more" if more else ""
-    return UserError(
-        "no image that can be used",
-        where=inventory.folder,
-        do=f"Skipped: {', '.join(shown)}{rest}.",
-    )
-
-
-def _mask_owner(path: Path) -> str | None:
-    """The name of the image that ``dog.mask.png`` or ``dog-masklabel.png`` belongs to."""
-    stem = _plain(path.stem)
-    for end in _MASK_ENDS:
-        if stem.endswith(end) and stem != end:
-            return stem[: -len(end)]
-    return None
-
-
-def _plain(name: str) -> str:
-    """A name for comparing: macOS writes ``é`` as two characters, Windows ignores case."""
-    return unicodedata.normalize("NFC", name).casefold()
-
-
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
     """A name that can be written as UTF-8: undecodable bytes become ``?``."""
     return name.encode("utf-8", "replace").decode("utf-8")
-
-
-def _resolved(path: Path | str) -> Path:
-    return Path(os.path.realpath(os.path.expanduser(path)))
-
-
-def is_of_the_system(folder: Path) -> bool:
-    """Whether a folder is one that Linux or macOS make up: processes, devices."""
-    if os.name != "posix":
-        return False
-    parts = _resolved(folder).parts
-    return parts[1:2] in (("proc",), ("sys",), ("dev",)) and parts[1:3] != ("dev", "shm")
-
-
-def _entries(folder: Path) -> list[Path]:
-    """What is in a folder. Raises ``UserError`` where that has no end, ``OSError``."""
-    end = time.monotonic() + LISTING_SECONDS
-    found: list[Path] = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            found.append(Path(entry.path))
-            if len(found) > MOST_ENTRIES:
-                what = f"more than {MOST_ENTRIES:,} files are in this folder"
-                raise UserError(what, where=folder, do="Take the best of them.")
-            if time.monotonic() > end:
-                raise UserError("this folder takes too long to list", where=folder)
-    return found
-
-
-def _replace(picture: Picture, **changes: Any) -> Picture:
-    return dataclasses.replace(picture, **changes)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

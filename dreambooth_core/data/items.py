@@ -16,7 +16,7 @@ from dreambooth_core.data.buckets import Sizer
 from dreambooth_core.data.captions import FILEWORDS, Captioner, caption_of, words_of
 from dreambooth_core.data.changes import Changes
 from dreambooth_core.data.concepts import Concept
-from dreambooth_core.data.inventory import Picture
+from dreambooth_core.data.inventory import ImageFile
 from dreambooth_core.data.options import DataOptions
 from dreambooth_core.data.plan import (
     CLASS,
@@ -33,7 +33,7 @@ from dreambooth_core.data.plan import (
     scaled,
 )
 
-_KEPT_PICTURES = 32
+_KEPT_IMAGES = 32
 _KEPT_MASKS = 64
 _BLOWN_UP = 1.25
 _MUCH_CUT = 0.35
@@ -44,7 +44,7 @@ class Item:
     """One sample, named but not yet loaded. Sizes are (height, width), as SDXL's time ids."""
 
     slot: Slot
-    picture: Picture
+    image: ImageFile
     caption: str
     original_size: Size
     crop_top_left: tuple[int, int]
@@ -69,43 +69,39 @@ class Items:
         self.seed = seed
         self.sizers = [Sizer(each) for each in options.by_resolution()]
         factors = _balance(self.concepts) if options.balance_concepts else [1] * len(concepts)
-        self.pictures: list[Picture] = []
-        self.class_pictures: list[Picture] = []
+        self.images: list[ImageFile] = []
+        self.class_images: list[ImageFile] = []
         self.entries: list[Entry] = []
         self.class_entries: list[Entry] = []
-        self.rivals: dict[int, Picture] = {}
+        self.rivals: dict[int, ImageFile] = {}
         """The bad image of a pair, by the index of its good one."""
         texts, words, names = [], [], []
         self.class_captions: list[str] = []
         for concept, factor in zip(self.concepts, factors, strict=True):
             about = concept.options
-            for picture, sizer in product(concept.trained_pictures, self.sizers):
-                repeats = concept.repeats_of(picture) * factor
-                self.pictures.append(picture)
-                self.entries.append(_entry(picture, sizer, concept.index, repeats))
-                texts.append(
-                    caption_of(picture, about.instance_prompt, options.captions, about.name)
-                )
-                words.append(words_of(picture))
+            for image, sizer in product(concept.trained_images, self.sizers):
+                repeats = concept.repeats_of(image) * factor
+                self.images.append(image)
+                self.entries.append(_entry(image, sizer, concept.index, repeats))
+                texts.append(caption_of(image, about.instance_prompt, options.captions, about.name))
+                words.append(words_of(image))
                 names.append(about.name)
             for example in concept.examples:
                 if example.rival is not None:
-                    self.rivals[len(self.pictures)] = example.rival
-                self.pictures.append(example.picture)
-                self.entries.append(_entry(example.picture, self.sizers[0], concept.index, 1))
+                    self.rivals[len(self.images)] = example.rival
+                self.images.append(example.image)
+                self.entries.append(_entry(example.image, self.sizers[0], concept.index, 1))
                 texts.append(example.caption)
                 words.append("")
                 names.append(about.name)
-            for picture in concept.class_pictures:
-                self.class_pictures.append(picture)
-                self.class_entries.append(_entry(picture, self.sizers[0], concept.index, 1))
+            for image in concept.class_images:
+                self.class_images.append(image)
+                self.class_entries.append(_entry(image, self.sizers[0], concept.index, 1))
                 # Texts beside class images count only where the prompt asks for them.
                 mode = "files" if FILEWORDS in about.class_prompt else "prompt"
-                self.class_captions.append(
-                    caption_of(picture, about.class_prompt, mode, about.name)
-                )
+                self.class_captions.append(caption_of(image, about.class_prompt, mode, about.name))
         self.captioner = Captioner(texts, options, seed=seed, words=words, names=names)
-        self._rgb = lru_cache(maxsize=_KEPT_PICTURES)(self._load_scaled)
+        self._rgb = lru_cache(maxsize=_KEPT_IMAGES)(self._load_scaled)
         self._mask = lru_cache(maxsize=_KEPT_MASKS)(self._load_mask)
 
     def held_out(self) -> Items | None:
@@ -151,19 +147,19 @@ class Items:
         found = Changes(options.rotation, options.color_jitter, options.variants)
         return found if options.rotation or options.color_jitter else None
 
-    def picture(self, slot: Slot) -> Picture:
+    def image(self, slot: Slot) -> ImageFile:
         """The image that a slot names."""
         if slot.kind == RIVAL:
-            return self.rivals[slot.picture]
-        return (self.class_pictures if slot.kind == CLASS else self.pictures)[slot.picture]
+            return self.rivals[slot.image]
+        return (self.class_images if slot.kind == CLASS else self.images)[slot.image]
 
-    def views(self, plan: BatchPlan) -> list[tuple[Picture, View]]:
+    def views(self, plan: BatchPlan) -> list[tuple[ImageFile, View]]:
         """Every view that a plan over these images can ask for: what a cache is filled with.
 
         Raises:
             ValueError: The plan is not finite (``BatchPlan.is_finite``).
         """
-        kinds = {INSTANCE: self.pictures, CLASS: self.class_pictures}
+        kinds = {INSTANCE: self.images, CLASS: self.class_images}
         found = [(kinds[kind][index], view) for kind, index, view in plan.views()]
         return found + [
             (self.rivals[index], view)
@@ -174,7 +170,7 @@ class Items:
     def in_pairs(self, group: Sequence[Slot]) -> tuple[list[Slot], int]:
         """A group of slots with the bad image beside each good one, and the number of pairs: the
         good images come first, then their bad ones, then whatever is in no pair."""
-        paired = [s for s in group if s.kind == INSTANCE and s.picture in self.rivals]
+        paired = [s for s in group if s.kind == INSTANCE and s.image in self.rivals]
         rest = [s for s in group if s not in paired]
         return [*paired, *(replace(s, kind=RIVAL) for s in paired), *rest], len(paired)
 
@@ -186,30 +182,30 @@ class Items:
     def caption(self, slot: Slot) -> str:
         """What the slot's image is said to show this time."""
         if slot.kind == CLASS:
-            return self.class_captions[slot.picture]
-        return self.captioner.caption(slot.picture, slot.epoch, slot.turn)
+            return self.class_captions[slot.image]
+        return self.captioner.caption(slot.image, slot.epoch, slot.turn)
 
     def item(self, slot: Slot) -> Item:
         """Everything about a slot but its pixels."""
-        picture = self.picture(slot)
+        image = self.image(slot)
         entries = self.class_entries if slot.kind == CLASS else self.entries
-        original = entries[slot.picture].original
+        original = entries[slot.image].original
         return Item(
             slot=slot,
-            picture=picture,
+            image=image,
             caption=self.caption(slot),
             original_size=original,
             crop_top_left=crop_top_left(original, slot.view),
             target_size=slot.view.size,
         )
 
-    def pixels(self, picture: Picture, view: View) -> Tensor:
+    def pixels(self, image: ImageFile, view: View) -> Tensor:
         """float32 [3, height, width] in [-1, 1]."""
-        original = picture.size
+        original = image.size
         if images.is_strip(original, view.size):
-            return images.pixels(picture, view, self.options.background)
+            return images.pixels(image, view, self.options.background)
         whole = scaled(original, view.size)
-        return images.to_tensor(images.seen(self._rgb(picture, *whole), view))
+        return images.to_tensor(images.seen(self._rgb(image, *whole), view))
 
     def mask(self, slot: Slot) -> Tensor | None:
         """float32 [1, height, width], the weight of each pixel in the loss; ``None`` for all 1.
@@ -218,7 +214,7 @@ class Items:
         """
         if slot.kind != INSTANCE or self.options.masks == "none":
             return None
-        return self._mask(self.picture(slot), slot.view)
+        return self._mask(self.image(slot), slot.view)
 
     def all_captions(self) -> list[str] | None:
         """Every caption of the run, without doubles; ``None`` where tags vary."""
@@ -242,15 +238,15 @@ class Items:
                 "nothing is kept of the images, each is encoded anew at every step: "
                 "data.crop_positions or data.variants is 0"
             )
-        for picture, entry in zip(self.pictures, self.entries, strict=True):
+        for image, entry in zip(self.images, self.entries, strict=True):
             factor = enlargement(entry.original, entry.size)
             if factor > _BLOWN_UP:
-                found.append(f"{picture.name} is small and is enlarged {factor:.1f} times")
+                found.append(f"{image.name} is small and is enlarged {factor:.1f} times")
             share = cut_share(entry.original, entry.size)
             if share > _MUCH_CUT:
-                found.append(f"{share:.0%} of {picture.name} is cut away")
-            if self.options.masks == "files" and picture.mask is None:
-                found.append(f"{picture.name} has no mask: all of it counts")
+                found.append(f"{share:.0%} of {image.name} is cut away")
+            if self.options.masks == "files" and image.mask is None:
+                found.append(f"{image.name} has no mask: all of it counts")
         return list(dict.fromkeys(found))
 
     def as_dict(self) -> dict[str, Any]:
@@ -269,15 +265,15 @@ class Items:
     def _label(self, entry: Entry, kind: str) -> str:
         return kind if len(self.concepts) == 1 else f"{kind} {entry.concept + 1}"
 
-    def _load_scaled(self, picture: Picture, height: int, width: int) -> Image.Image:
-        return images.scale(images.load_rgb(picture, self.options.background), (height, width))
+    def _load_scaled(self, image: ImageFile, height: int, width: int) -> Image.Image:
+        return images.scale(images.load_rgb(image, self.options.background), (height, width))
 
-    def _load_mask(self, picture: Picture, view: View) -> Tensor | None:
-        return images.mask(picture, view, self.options.masks, self.options.unmasked_weight)
+    def _load_mask(self, image: ImageFile, view: View) -> Tensor | None:
+        return images.mask(image, view, self.options.masks, self.options.unmasked_weight)
 
 
-def _entry(picture: Picture, sizer: Sizer, concept: int, repeats: int) -> Entry:
-    return Entry(picture.size, sizer.size_of(picture.size), concept, repeats)
+def _entry(image: ImageFile, sizer: Sizer, concept: int, repeats: int) -> Entry:
+    return Entry(image.size, sizer.size_of(image.size), concept, repeats)
 
 
 def _balance(concepts: Sequence[Concept]) -> list[int]:

@@ -83,7 +83,7 @@ class Slot:
     (seed, step, number)."""
     kind: str
     """``"instance"``, ``"class"`` or ``"rival"``."""
-    picture: int
+    image: int
     """Index among the images of its kind."""
     concept: int
     epoch: int
@@ -100,7 +100,7 @@ class Slot:
 
     def key(self, step: int) -> tuple[Key, ...]:
         """What its random numbers depend on besides the seed."""
-        return ("kept", self.picture, self.turn) if self.is_kept else (step, self.number)
+        return ("kept", self.image, self.turn) if self.is_kept else (step, self.number)
 
     @property
     def size(self) -> Size:
@@ -122,7 +122,7 @@ class Slot:
 class _Showing:
     """An instance image's place in an epoch."""
 
-    picture: int
+    image: int
     turn: int
     ordinal: int = 0
     """How many showings of its concept came before it in this epoch."""
@@ -268,17 +268,17 @@ class BatchPlan:
             raise ValueError("views without end cannot be listed")
         found = []
         for kind, entries in ((INSTANCE, self.instances), (CLASS, self.classes)):
-            for picture, entry in enumerate(entries):
+            for image, entry in enumerate(entries):
                 changes: list[Change | None] = [None]
                 if kind == INSTANCE and self.changes is not None:
-                    changes = self.changes.all_of(self.seed, picture)
+                    changes = self.changes.all_of(self.seed, image)
                 seen = dict.fromkeys(
                     place(entry.original, entry.size, at, flip=flip, change=change)
                     for at in self._places()
                     for flip in ((False, True) if self.flip else (False,))
                     for change in changes
                 )
-                found += [(kind, picture, view) for view in seen]
+                found += [(kind, image, view) for view in seen]
         return found
 
     @property
@@ -303,7 +303,7 @@ class BatchPlan:
         ready = []
         seen = Counter[int]()
         for showing in self._order(epoch):
-            entry = self.instances[showing.picture]
+            entry = self.instances[showing.image]
             numbered = replace(showing, ordinal=seen[entry.concept])
             seen[entry.concept] += 1
             bucket = waiting.setdefault(entry.size, [])
@@ -320,15 +320,15 @@ class BatchPlan:
         so are the showings of each concept: a stretch of steps has every concept in its share.
         """
         by_concept: dict[int, list[tuple[float, _Showing]]] = {}
-        for picture, entry in enumerate(self.instances):
+        for image, entry in enumerate(self.instances):
             for turn in range(entry.repeats):
-                drawn = uniform("order", self.seed, epoch, picture, turn)
+                drawn = uniform("order", self.seed, epoch, image, turn)
                 where = (turn + drawn) / entry.repeats
-                member = (where, _Showing(picture, turn))
+                member = (where, _Showing(image, turn))
                 by_concept.setdefault(entry.concept, []).append(member)
         spread: list[tuple[float, int, _Showing]] = []
         for concept, members in by_concept.items():
-            members.sort(key=lambda member: (member[0], member[1].picture))
+            members.sort(key=lambda member: (member[0], member[1].image))
             for rank, (_, showing) in enumerate(members):
                 drawn = uniform("spread", self.seed, epoch, concept, rank)
                 spread.append(((rank + drawn) / len(members), concept, showing))
@@ -336,12 +336,12 @@ class BatchPlan:
         return [showing for _, _, showing in spread]
 
     def _instance_slot(self, number: int, micro: int, epoch: int, showing: _Showing) -> Slot:
-        entry = self.instances[showing.picture]
-        view = self._view(entry, INSTANCE, epoch, showing.picture, showing.turn)
+        entry = self.instances[showing.image]
+        view = self._view(entry, INSTANCE, epoch, showing.image, showing.turn)
         return Slot(
             number=2 * number,
             kind=INSTANCE,
-            picture=showing.picture,
+            image=showing.image,
             concept=entry.concept,
             epoch=epoch,
             turn=showing.turn,
@@ -350,24 +350,24 @@ class BatchPlan:
         )
 
     def _class_slot(self, number: int, micro: int, epoch: int, showing: _Showing) -> Slot | None:
-        concept = self.instances[showing.picture].concept
+        concept = self.instances[showing.image].concept
         members = self._class_members.get(concept)
         if not members:
             return None
         # How many class slots of this concept the whole run had before this one.
         before = epoch * self._per_concept[concept] + showing.ordinal
         turn, place_in_round = divmod(before, len(members))
-        picture = members[self._class_order(len(members), concept, turn)[place_in_round]]
+        image = members[self._class_order(len(members), concept, turn)[place_in_round]]
         rounds = self._rounds(concept)
         turn = turn % rounds if rounds else turn
         return Slot(
             number=2 * number + 1,
             kind=CLASS,
-            picture=picture,
+            image=image,
             concept=concept,
             epoch=epoch,
             turn=turn,
-            view=self._view(self.classes[picture], CLASS, 0, picture, turn),
+            view=self._view(self.classes[image], CLASS, 0, image, turn),
             micro=micro,
             is_kept=rounds > 0,
         )
@@ -383,23 +383,23 @@ class BatchPlan:
             Slot(
                 number=1,
                 kind=CLASS,
-                picture=picture,
+                image=image,
                 concept=concept,
                 epoch=0,
                 turn=turn,
-                view=self._view(self.classes[picture], CLASS, 0, picture, turn),
+                view=self._view(self.classes[image], CLASS, 0, image, turn),
                 is_kept=True,
             )
             for concept, members in self._class_members.items()
             for turn in range(self._rounds(concept))
-            for picture in members
+            for image in members
         ]
 
     def _class_round(self, count: int, concept: int, turn: int) -> list[int]:
         return permutation(count, CLASS, self.seed, concept, turn)
 
-    def _view(self, entry: Entry, kind: str, epoch: int, picture: int, turn: int) -> View:
-        drawn = (self.seed, kind, epoch, picture, turn)
+    def _view(self, entry: Entry, kind: str, epoch: int, image: int, turn: int) -> View:
+        drawn = (self.seed, kind, epoch, image, turn)
         flip = self.flip and uniform("flip", *drawn) < 0.5
         at = (0.5, 0.5)
         if self.random_crop:
@@ -410,7 +410,7 @@ class BatchPlan:
                 at = self._grid(index, index)
         change = None
         if kind == INSTANCE and self.changes is not None:
-            change = self.changes.one_of(self.seed, picture, epoch, turn)
+            change = self.changes.one_of(self.seed, image, epoch, turn)
         return place(entry.original, entry.size, at, flip=flip, change=change)
 
 

@@ -25,8 +25,9 @@ from PIL import Image
 
 from dreambooth_core.data.captions import FILEWORDS, fill, words_of
 from dreambooth_core.data.concepts import Concept
-from dreambooth_core.data.inventory import Inventory, Picture, Skipped, look_at, take_stock
+from dreambooth_core.data.inventory import ImageFile, Inventory, Skipped
 from dreambooth_core.data.options import DataOptions, PriorOptions
+from dreambooth_core.data.stocktaking import look_at, take_stock
 from dreambooth_core.disk import write_bytes, write_json, write_text
 from dreambooth_core.errors import SaveFailed, Stopped, UserError
 from dreambooth_core.randomness import seed_of
@@ -114,8 +115,8 @@ def recipe_of(concept: Concept, prior: PriorOptions, data: DataOptions, base: st
     options = concept.options
     captioned = FILEWORDS in options.class_prompt
     prompts = dict.fromkeys(
-        fill(options.class_prompt, words=words_of(picture) if captioned else "", name=options.name)
-        for picture in concept.pictures
+        fill(options.class_prompt, words=words_of(image) if captioned else "", name=options.name)
+        for image in concept.images
     )
     height, width = data.fixed_size()
     return Recipe(
@@ -163,7 +164,7 @@ def find_class_images(
     else:
         ours = [p for p in inventory.taken if _index(p, recipe) is not None]
         inventory = replace(inventory, taken=ours)
-    there = {_index(picture, recipe) for picture in inventory.taken}
+    there = {_index(image, recipe) for image in inventory.taken}
     lacking = max(wanted - len(inventory.taken), 0)
     free = (index for index in range(wanted + len(there)) if index not in there)
     missing = tuple(index for index, _ in zip(free, range(lacking), strict=False))
@@ -241,12 +242,12 @@ def _write(state: ClassImages, index: int, prompt: str, image: Image.Image) -> N
         raise SaveFailed(f"the class image cannot be read back: {seen.reason}", where=path)
 
 
-def _index(picture: Picture, recipe: Recipe) -> int | None:
+def _index(image: ImageFile, recipe: Recipe) -> int | None:
     """The number of an image that this very recipe made."""
-    match = _OURS.fullmatch(picture.path.name)
+    match = _OURS.fullmatch(image.path.name)
     return int(match.group(2)) if match and match.group(1) == recipe.digest else None
 
 
-def _is_others(picture: Picture, recipe: Recipe) -> bool:
-    match = _OURS.fullmatch(picture.path.name)
+def _is_others(image: ImageFile, recipe: Recipe) -> bool:
+    match = _OURS.fullmatch(image.path.name)
     return match is not None and match.group(1) != recipe.digest

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dreambooth_core.data.images import load_rgb
-from dreambooth_core.data.inventory import Picture
+from dreambooth_core.data.inventory import ImageFile
 from dreambooth_core.errors import UserError
 
 Grey = NDArray[np.float32]
@@ -45,28 +45,28 @@ class Finding:
         return f"{self.name} {self.what}. {self.do}"
 
 
-def examine(pictures: Sequence[Picture], background: str = "white") -> list[Finding]:
+def examine(files: Sequence[ImageFile], background: str = "white") -> list[Finding]:
     """What should be told of these images, in their order."""
     found: list[Finding] = []
-    seen: list[tuple[Picture, NDArray[np.bool_]]] = []
-    for picture in pictures:
+    seen: list[tuple[ImageFile, NDArray[np.bool_]]] = []
+    for file in files:
         try:
-            image = load_rgb(picture, background).convert("L")
+            image = load_rgb(file, background).convert("L")
         except UserError:
             continue  # it was told why when stock was taken, or has gone since
         image.thumbnail((SIDE, SIDE), Image.Resampling.BOX)
         grey: Grey = np.asarray(image, dtype=np.float32)
-        found += [Finding(picture.name, *each) for each in _seen_in(grey)]
+        found += [Finding(file.name, *each) for each in _seen_in(grey)]
         if grey.std() < PLAIN:
             continue
         mark = fingerprint(image)
         for other, known in seen:
-            same = picture.pixels_hash == other.pixels_hash  # told as such elsewhere
+            same = file.pixels_hash == other.pixels_hash  # told as such elsewhere
             if not same and int((mark != known).sum()) <= ALIKE:
                 what = f"is nearly the same image as {other.name}"
-                found.append(Finding(picture.name, what, "Keep the better one."))
+                found.append(Finding(file.name, what, "Keep the better one."))
                 break
-        seen.append((picture, mark))
+        seen.append((file, mark))
     return found
 
 

@@ -24,7 +24,7 @@ LEFT, TOP, RIGHT, BOTTOM = 70, 16, 84, 52
 """Room around the curves for numbers and names."""
 
 
-def loss_picture(
+def loss_chart(
     steps: Sequence[int],
     parts: Mapping[str, Sequence[float]],
     learning_rates: Sequence[float],

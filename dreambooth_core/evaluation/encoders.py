@@ -25,11 +25,11 @@ AT_ONCE = 16
 class Encoders(Protocol):
     """Unit vectors of images and texts."""
 
-    def identities(self, pictures: Sequence[Image.Image]) -> Tensor:
-        """``[pictures, width]``: tells individuals apart."""
+    def identities(self, images: Sequence[Image.Image]) -> Tensor:
+        """``[images, width]``: tells individuals apart."""
 
-    def pictures(self, pictures: Sequence[Image.Image]) -> Tensor:
-        """``[pictures, projection]``, to be compared with :meth:`captions`."""
+    def images(self, images: Sequence[Image.Image]) -> Tensor:
+        """``[images, projection]``, to be compared with :meth:`captions`."""
 
     def captions(self, texts: Sequence[str]) -> Tensor:
         """``[texts, projection]``."""
@@ -65,20 +65,20 @@ class HubEncoders:
         self.clip, self.dino, self.device = self.clip.to(device), self.dino.to(device), device
 
     @torch.no_grad()
-    def identities(self, pictures: Sequence[Image.Image]) -> Tensor:
+    def identities(self, images: Sequence[Image.Image]) -> Tensor:
         """DINO's class token."""
         found = [
             self.dino(pixel_values=self._pixels(self.dino_images, some)).last_hidden_state[:, 0]
-            for some in _some(pictures)
+            for some in _some(images)
         ]
         return F.normalize(torch.cat(found).float(), dim=-1).cpu()
 
     @torch.no_grad()
-    def pictures(self, pictures: Sequence[Image.Image]) -> Tensor:
+    def images(self, images: Sequence[Image.Image]) -> Tensor:
         """CLIP's projected image embedding."""
         found = [
             _vector(self.clip.get_image_features(self._pixels(self.clip_images, some)))
-            for some in _some(pictures)
+            for some in _some(images)
         ]
         return F.normalize(torch.cat(found).float(), dim=-1).cpu()
 
@@ -89,9 +89,9 @@ class HubEncoders:
         found = _vector(self.clip.get_text_features(**tokens.to(self.device)))
         return F.normalize(found.float(), dim=-1).cpu()
 
-    def _pixels(self, processor: Any, pictures: Sequence[Image.Image]) -> Tensor:
-        images = [picture.convert("RGB") for picture in pictures]
-        pixels: Tensor = processor(images=images, return_tensors="pt")["pixel_values"]
+    def _pixels(self, processor: Any, images: Sequence[Image.Image]) -> Tensor:
+        rgb = [image.convert("RGB") for image in images]
+        pixels: Tensor = processor(images=rgb, return_tensors="pt")["pixel_values"]
         return pixels.to(self.device)
 
 
@@ -132,5 +132,5 @@ def _vector(output: Any) -> Tensor:
     return vector
 
 
-def _some(pictures: Sequence[Image.Image]) -> list[Sequence[Image.Image]]:
-    return [pictures[at : at + AT_ONCE] for at in range(0, len(pictures), AT_ONCE)]
+def _some(images: Sequence[Image.Image]) -> list[Sequence[Image.Image]]:
+    return [images[at : at + AT_ONCE] for at in range(0, len(images), AT_ONCE)]

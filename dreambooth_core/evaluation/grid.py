@@ -16,7 +16,7 @@ class Row:
     """One line of a sheet: a label on the left and images of one size."""
 
     label: str
-    pictures: Sequence[Image.Image]
+    images: Sequence[Image.Image]
 
 
 def sheet(
@@ -38,7 +38,7 @@ def sheet(
     font = ImageFont.load_default(15)
     heading = ImageFont.load_default(22)
     label_width = max((_label_width(row.label, font) for row in rows), default=0) + 2 * gap
-    width = max((len(row.pictures) for row in rows), default=0) * (tile + gap) + label_width + gap
+    width = max((len(row.images) for row in rows), default=0) * (tile + gap) + label_width + gap
     top = gap + (36 if title else 0)
     column_height = 24 if columns else 0
     height = top + column_height + len(rows) * (tile + gap) + gap
@@ -54,8 +54,8 @@ def sheet(
         draw.multiline_text(
             (gap, y + tile // 2), row.label, font=font, fill=INK, anchor="lm", spacing=5
         )
-        for index, picture in enumerate(row.pictures):
-            resized = picture.convert("RGB").resize((tile, tile), Image.Resampling.LANCZOS)
+        for index, image in enumerate(row.images):
+            resized = image.convert("RGB").resize((tile, tile), Image.Resampling.LANCZOS)
             page.paste(resized, (label_width + index * (tile + gap), y))
     return page
 

@@ -68,16 +68,16 @@ def measure(
     own = [i for i, task in enumerate(tasks) if not task.of_class]
     others = [i for i, task in enumerate(tasks) if task.of_class]
     identities = encoders.identities(images)
-    pictures = encoders.pictures([images[i] for i in own])
+    drawn = encoders.images([images[i] for i in own])
     truth = encoders.identities(real)
-    shown = encoders.pictures(real)
+    shown = encoders.images(real)
     texts = encoders.captions([tasks[i].described for i in own])
-    if not all(bool(each.isfinite().all()) for each in (identities, pictures, truth, shown, texts)):
+    if not all(bool(each.isfinite().all()) for each in (identities, drawn, truth, shown, texts)):
         raise UserError(
             "what looks at the images answers with no numbers: an encoder is damaged",
             do="Name others with --clip and --dino.",
         )
-    like = interval((pictures @ shown.T).mean(1), _mean)
+    like = interval((drawn @ shown.T).mean(1), _mean)
     if style:
         found = {"style": like}
     else:
@@ -85,7 +85,7 @@ def measure(
             "subject": interval((identities[own] @ truth.T).mean(1), _mean),
             "clip_i": like,
         }
-    found["clip_t"] = interval((pictures * texts).sum(1), _mean)
+    found["clip_t"] = interval((drawn * texts).sum(1), _mean)
     if others:
         classes = identities[others]
         found["preservation"] = interval((classes @ truth.T).mean(1), _mean)

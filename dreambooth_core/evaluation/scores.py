@@ -64,16 +64,16 @@ class Scorer:
         """Stays: it is as small as the bases that bring one."""
 
     @torch.no_grad()
-    def identities(self, pictures: Sequence[Image.Image]) -> Tensor:
-        """Unit vectors ``[pictures, width]`` that tell individuals apart."""
-        hidden = self.vision(pixel_values=self._pixels(pictures)).last_hidden_state
+    def identities(self, images: Sequence[Image.Image]) -> Tensor:
+        """Unit vectors ``[images, width]`` that tell individuals apart."""
+        hidden = self.vision(pixel_values=self._pixels(images)).last_hidden_state
         body = getattr(self.vision, "vision_model", self.vision)
         return F.normalize(body.post_layernorm(hidden[:, 0]), dim=-1)
 
     @torch.no_grad()
-    def pictures(self, pictures: Sequence[Image.Image]) -> Tensor:
-        """Unit vectors ``[pictures, projection]`` to be compared with :meth:`captions`."""
-        return F.normalize(self.vision(pixel_values=self._pixels(pictures)).image_embeds, dim=-1)
+    def images(self, images: Sequence[Image.Image]) -> Tensor:
+        """Unit vectors ``[images, projection]`` to be compared with :meth:`captions`."""
+        return F.normalize(self.vision(pixel_values=self._pixels(images)).image_embeds, dim=-1)
 
     @torch.no_grad()
     def captions(self, texts: Sequence[str]) -> Tensor:
@@ -82,11 +82,11 @@ class Scorer:
         _, pooled = encode_chunks(self.text, ids, skip=0, normalise=True)
         return F.normalize(pooled.float() @ self.text_projection.T, dim=-1)
 
-    def _pixels(self, pictures: Sequence[Image.Image]) -> Tensor:
+    def _pixels(self, images: Sequence[Image.Image]) -> Tensor:
         side = int(self.vision.config.image_size)
         arrays = [
             np.asarray(p.convert("RGB").resize((side, side), Image.Resampling.LANCZOS))
-            for p in pictures
+            for p in images
         ]
         pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255.0
         return (pixels - self.mean) / self.deviation
@@ -148,13 +148,13 @@ def diversity(vectors: Tensor) -> float:
     return float(1.0 - (alike.sum() - alike.diagonal().sum()) / (count * (count - 1)))
 
 
-def agreement(pictures: Tensor, choices: Tensor, right: Sequence[int]) -> float:
-    """The share of pictures whose nearest caption is the right one.
+def agreement(images: Tensor, choices: Tensor, right: Sequence[int]) -> float:
+    """The share of images whose nearest caption is the right one.
 
     Args:
-        pictures: unit vectors ``[pictures, projection]``.
+        images: unit vectors ``[images, projection]``.
         choices: unit vectors of the captions to choose among ``[captions, projection]``.
-        right: index of the right caption for each picture.
+        right: index of the right caption for each image.
     """
-    nearest = (pictures @ choices.T).argmax(dim=1)
+    nearest = (images @ choices.T).argmax(dim=1)
     return float((nearest == torch.tensor(right, device=nearest.device)).float().mean())

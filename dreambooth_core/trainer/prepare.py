@@ -239,7 +239,7 @@ class Preparation:
             state = class_images(config, concept, parts.fingerprint)
             for warning in state.inventory.warnings:
                 self.reporter.warn(warning)
-            found.append(concept.with_class_pictures(state.inventory))
+            found.append(concept.with_class_images(state.inventory))
         return found
 
     def _place(self, precision: Precision, weights: torch.dtype) -> None:

@@ -41,7 +41,7 @@ class Answers(Cache[Slot]):
         self.items = items
 
     def key(self, item: Slot) -> str:
-        about = (self.items.picture(item).pixels_hash, item.view.key, self.items.caption(item))
+        about = (self.items.image(item).pixels_hash, item.view.key, self.items.caption(item))
         parts = (RECIPE, self.fingerprint, *about, *item.key(0))
         return hashed("\0".join(str(part) for part in ("answers", *parts)))
 

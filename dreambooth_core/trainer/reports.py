@@ -144,9 +144,9 @@ class Reporter:
             reason = error.line if isinstance(error, DreamBoothError) else _reason(error)
             self.warn(f"{what} failed, the run continues: {reason}")
 
-    def picture(self, tag: str, image: Image.Image, step: int) -> None:
+    def image(self, tag: str, image: Image.Image, step: int) -> None:
         """An image for TensorBoard and Weights & Biases."""
-        self._each(lambda tracker: tracker.picture(tag, image, step))
+        self._each(lambda tracker: tracker.image(tag, image, step))
 
     def close(self) -> None:
         """Writes out what is buffered, once."""
@@ -192,7 +192,7 @@ class _Tracker(Protocol):
     def add(self, numbers: Mapping[str, float], step: int) -> None:
         """The numbers of one step, by their tags."""
 
-    def picture(self, tag: str, image: Image.Image, step: int) -> None:
+    def image(self, tag: str, image: Image.Image, step: int) -> None:
         """One image."""
 
     def close(self) -> None:
@@ -219,7 +219,7 @@ class _Board:
         if now - self._waiting[0][0] >= BOARD_SECONDS:
             self._hand_over()
 
-    def picture(self, tag: str, image: Image.Image, step: int) -> None:
+    def image(self, tag: str, image: Image.Image, step: int) -> None:
         """One image."""
         import numpy
 
@@ -252,7 +252,7 @@ class _Wandb:
         """The numbers of one step, by their tags."""
         self._run.log(dict(numbers), step=step)
 
-    def picture(self, tag: str, image: Image.Image, step: int) -> None:
+    def image(self, tag: str, image: Image.Image, step: int) -> None:
         """One image."""
         self._run.log({tag: self._library.Image(image)}, step=step)
 

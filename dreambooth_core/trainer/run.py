@@ -16,7 +16,7 @@ import torch
 from dreambooth_core.config.loading import load
 from dreambooth_core.deferral import load_libraries
 from dreambooth_core.errors import RunGone, Stopped
-from dreambooth_core.evaluation.curves import loss_picture
+from dreambooth_core.evaluation.curves import loss_chart
 from dreambooth_core.families.loading import pinned
 from dreambooth_core.formats.adapters.hosts import host_table, unheard
 from dreambooth_core.formats.storage import write_bytes
@@ -326,5 +326,5 @@ def _write_curve(folder: RunFolder, last: int) -> None:
     curves = {"instance": [e["instance_loss"] for e in events]}
     if all("class_loss" in e for e in events):
         curves["class"] = [e["class_loss"] for e in events]
-    picture = loss_picture([e["step"] for e in events], curves, [e["lr"] for e in events])
-    write_bytes(folder.path / "loss.png", picture)
+    image = loss_chart([e["step"] for e in events], curves, [e["lr"] for e in events])
+    write_bytes(folder.path / "loss.png", image)

@@ -56,7 +56,7 @@ class Samples:
         """Scaled latents ``[batch, channels, height, width]``."""
         drawn = []
         for slot in group:
-            distribution = self._latents.distribution(self.items.picture(slot), slot.view)
+            distribution = self._latents.distribution(self.items.image(slot), slot.view)
             drawn.append(distribution.sample(generator("latent", self.seed, *slot.key(step))))
         return send(self.parts.family.scaled(self.parts, torch.stack(drawn)), self.device)
 
@@ -81,7 +81,7 @@ class Samples:
             return None
         made = []
         for slot in group:
-            pixels = self.items.pixels(self.items.picture(slot), slot.view)
+            pixels = self.items.pixels(self.items.image(slot), slot.view)
             key = generator("mask", self.seed, *slot.key(step))
             height, width = slot.size
             mask = random_mask(height, width, key)

@@ -267,7 +267,7 @@ class Training:
         means = self.window.report()
         if full := self.watch.alarm(means["seconds_per_step"]):
             self.reporter.warn(full)
-        if not self.items.class_pictures:
+        if not self.items.class_images:
             del means["class_loss"], means["prior_share"]
         measured = self.watch.told()
         if measured.get("measured_on") == "cuda" and self.processes.is_main:

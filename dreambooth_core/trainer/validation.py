@@ -160,7 +160,7 @@ class Validation:
         buffer = io.BytesIO()
         image.save(buffer, "PNG")
         write_bytes(path, buffer.getvalue())
-        self.reporter.picture(f"validation/{index:02d} {prompt}", image, step)
+        self.reporter.image(f"validation/{index:02d} {prompt}", image, step)
         self.reporter.emit(
             "sample", path=self.folder.relative(path), step=step, prompt=prompt, seed=seed
         )
@@ -215,7 +215,7 @@ class HeldOut:
 
     def __init__(self, samples: Samples, objective: Objective, batch_size: int) -> None:
         plan = samples.items.plan(batch_size=1)
-        slots = {slot.picture: slot for n in range(plan.steps_per_epoch) for slot in plan.slots(n)}
+        slots = {slot.image: slot for n in range(plan.steps_per_epoch) for slot in plan.slots(n)}
         self.slots = [replace(slots[i], number=2 * i) for i in sorted(slots)]
         self.samples = samples
         self.objective = objective
@@ -251,7 +251,7 @@ class HeldOut:
         latents = self.samples.latents(slots, 0)
         noisy = self.objective.draw(
             latents,
-            [("held out", slot.picture, place) for slot, place in pairs],
+            [("held out", slot.image, place) for slot, place in pairs],
             self.objective.timesteps([POSITIONS[place] for _, place in pairs], latents.shape),
         )
         prediction = self.samples.predict(
@@ -319,7 +319,7 @@ class Judge:
         self.tasks = wanted
         self.settings = sampling_settings(config.validation, parts, items.entries[0].size)
         self._texts = encoders.captions([t.described for t in wanted if not t.of_class])
-        real = [load_rgb(p, config.data.background) for p in items.pictures]
+        real = [load_rgb(p, config.data.background) for p in items.images]
         self._real = encoders.identities([ImageOps.fit(r, (min(r.size),) * 2) for r in real])
         self.base = self.look()
 
@@ -337,7 +337,7 @@ class Judge:
         of_class = encoders.identities(others) if others else None
         return Look(
             round(similarity(encoders.identities(own), self._real), 5),
-            round(float((encoders.pictures(own) * self._texts).sum(1).mean()), 5),
+            round(float((encoders.images(own) * self._texts).sum(1).mean()), 5),
             0.0 if of_class is None else round(similarity(of_class, self._real), 5),
             0.0 if of_class is None else round(diversity(of_class), 5),
         )

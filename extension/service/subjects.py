@@ -11,8 +11,9 @@ from pathlib import Path
 
 from dreambooth_core.data.captions import read_caption
 from dreambooth_core.data.crops import crop_of, file_for, read_crop, write_crop
-from dreambooth_core.data.inventory import CAPTION_SUFFIXES, LARGEST_FILE, Inventory, take_stock
-from dreambooth_core.data.inventory import Picture as Found
+from dreambooth_core.data.inventory import ImageFile as Found
+from dreambooth_core.data.inventory import Inventory
+from dreambooth_core.data.stocktaking import CAPTION_SUFFIXES, LARGEST_FILE, take_stock
 from dreambooth_core.disk import copy_file, write_bytes, write_text
 from dreambooth_core.disk.reading import read_bytes
 from dreambooth_core.errors import SaveFailed, UserError

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from dreambooth_core.commands.main import main
-from dreambooth_core.data.inventory import take_stock
 from dreambooth_core.data.saliency import Wish
+from dreambooth_core.data.stocktaking import take_stock
 
 
 @pytest.fixture

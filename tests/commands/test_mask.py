@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dreambooth_core.commands.main import main
 from dreambooth_core.data.images import load_mask
-from dreambooth_core.data.inventory import take_stock
+from dreambooth_core.data.stocktaking import take_stock
 from dreambooth_core.vision import masks
 
 

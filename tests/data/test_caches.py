@@ -20,8 +20,8 @@ from dreambooth_core.data.cache import (
     unpack,
 )
 from dreambooth_core.data.images import pixels
-from dreambooth_core.data.inventory import look_at
 from dreambooth_core.data.plan import View, place
+from dreambooth_core.data.stocktaking import look_at
 from dreambooth_core.errors import SaveFailed, Stopped, TrainingFailed
 from dreambooth_core.formats.fingerprint import fingerprint
 

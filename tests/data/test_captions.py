@@ -16,19 +16,19 @@ from dreambooth_core.data.captions import (
     vary_tags,
     words_of,
 )
-from dreambooth_core.data.inventory import Picture
+from dreambooth_core.data.inventory import ImageFile
 from dreambooth_core.data.options import DataOptions
 from dreambooth_core.errors import UserError
 
 PROMPT = "a photo of sks dog"
 
 
-def _picture(name: str = "012_red-ball_park.png", caption: Path | None = None) -> Picture:
-    return Picture(Path(name), name, 8, 8, "hash", caption=caption)
+def _picture(name: str = "012_red-ball_park.png", caption: Path | None = None) -> ImageFile:
+    return ImageFile(Path(name), name, 8, 8, "hash", caption=caption)
 
 
 @pytest.fixture
-def captioned(tmp_path: Path) -> Picture:
+def captioned(tmp_path: Path) -> ImageFile:
     path = tmp_path / "a.txt"
     path.write_text("sks dog, grass, sun\n", encoding="utf-8")
     return _picture("7_a_dog.png", path)

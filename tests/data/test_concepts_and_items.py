@@ -9,9 +9,9 @@ import torch
 
 from dreambooth_core.data import images
 from dreambooth_core.data.concepts import gather, read_concepts_list
-from dreambooth_core.data.inventory import take_stock
 from dreambooth_core.data.items import Items
 from dreambooth_core.data.options import ConceptOptions, DataOptions, PriorOptions
+from dreambooth_core.data.stocktaking import take_stock
 from dreambooth_core.errors import UserError
 
 OFF, ON = PriorOptions(), PriorOptions(enabled=True, num_class_images=2)
@@ -26,7 +26,7 @@ def _items(folder, *, class_folder=None, data=None, prior=None, **more) -> Items
     data = data or DataOptions(resolution=64)
     concepts = gather([_concept(folder, **more)], data, prior or OFF)
     if class_folder is not None:
-        concepts = [c.with_class_pictures(take_stock(class_folder)) for c in concepts]
+        concepts = [c.with_class_images(take_stock(class_folder)) for c in concepts]
     return Items(concepts, data, seed=1)
 
 
@@ -75,7 +75,7 @@ def test_class_pictures_may_not_be_the_subjects(photos):
     inside.mkdir()
     (photos / "00.png").rename(inside / "00.png")
     (found,) = gather([_concept(photos, class_images=str(inside))], DataOptions(), ON)
-    assert len(found.pictures) == 4
+    assert len(found.images) == 4
 
 
 def test_warnings_about_prompts(photos):
@@ -104,7 +104,7 @@ def test_an_item_is_its_slot(photos, class_folder):
     for step in range(plan.steps_per_epoch):
         for slot in plan.slots(step):
             item = items.item(slot)
-            picture = item.picture
+            picture = item.image
             seen.add(picture.path.parent.name)
             assert item.original_size == (picture.height, picture.width)
             assert item.target_size == slot.size
@@ -115,7 +115,7 @@ def test_an_item_is_its_slot(photos, class_folder):
             assert pixels.shape == (3, *slot.size)
             assert torch.equal(pixels, images.pixels(picture, slot.view))
     assert seen == {"photos", "class"}
-    assert len(items.class_pictures) == 2  # as many as are wanted, though three are there
+    assert len(items.class_images) == 2  # as many as are wanted, though three are there
     assert items.all_captions() == ["a photo of sks dog", "a photo of a dog"]
     assert items.first_captions() == {
         "instance": "a photo of sks dog",
@@ -131,7 +131,7 @@ def test_a_cache_is_told_all_views_and_what_pixels_depend_on(photos, class_folde
     assert len(views) == 2 * (5 + 2)
     for step in range(6):
         for slot in plan.slots(step):
-            assert (items.picture(slot), slot.view) in views
+            assert (items.image(slot), slot.view) in views
     other = _items(photos, data=DataOptions(resolution=64, background="black"))
     assert items.recipe != other.recipe
 
@@ -218,17 +218,17 @@ def test_class_pictures_belong_to_their_concept(tmp_path, draw, encode):
         )
     data = DataOptions(resolution=64)
     found = [
-        concept.with_class_pictures(take_stock(tmp_path / f"class{concept.index}"))
+        concept.with_class_images(take_stock(tmp_path / f"class{concept.index}"))
         for concept in gather(concepts, data, ON)
     ]
     items = Items(found, data, seed=0)
-    assert len(items.class_pictures) == 1 + 2
+    assert len(items.class_images) == 1 + 2
     plan = items.plan(batch_size=2)
     for step in range(2 * plan.steps_per_epoch):
         for slot in plan.slots(step):
             kind = "subject" if slot.kind == "instance" else "class"
             assert items.caption(slot) == f"{kind} {slot.concept}"
-            assert items.picture(slot).path.parent.name == f"{kind}{slot.concept}"
+            assert items.image(slot).path.parent.name == f"{kind}{slot.concept}"
     assert items.first_captions() == {
         "instance 1": "subject 0",
         "instance 2": "subject 1",

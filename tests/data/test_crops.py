@@ -14,10 +14,10 @@ from dreambooth_core.data import images
 from dreambooth_core.data.cache import LatentCache, MemoryStore
 from dreambooth_core.data.concepts import gather
 from dreambooth_core.data.crops import Crop, crop_of, file_for, read_crop, write_crop
-from dreambooth_core.data.inventory import take_stock
 from dreambooth_core.data.items import Items
 from dreambooth_core.data.options import ConceptOptions, DataOptions, PriorOptions
 from dreambooth_core.data.saliency import Wish, suggest
+from dreambooth_core.data.stocktaking import take_stock
 from dreambooth_core.errors import UserError
 
 RIGHT = Crop(0.5, 0.0, 1.0, 1.0)
@@ -40,12 +40,12 @@ def test_training_sees_the_part_and_its_mask(photos: Path) -> None:
             whole.crop((160, 0, 320, 160)).save(by_hand / name)
     write_crop(file_for(photos / "01.png"), RIGHT)
     cropped, hand = items_of(photos, masks="auto"), items_of(by_hand, masks="auto")
-    assert cropped.pictures[1].size == (160, 160) and cropped.pictures[0].size == (200, 200)
-    slot = next(s for n in range(9) for s in cropped.plan(batch_size=1).slots(n) if s.picture == 1)
+    assert cropped.images[1].size == (160, 160) and cropped.images[0].size == (200, 200)
+    slot = next(s for n in range(9) for s in cropped.plan(batch_size=1).slots(n) if s.image == 1)
     own = hand.plan(batch_size=1).slots(0)[0]
     assert cropped.item(slot).original_size == hand.item(own).original_size == (160, 160)
     assert torch.equal(
-        cropped.pixels(cropped.pictures[1], slot.view), hand.pixels(hand.pictures[0], own.view)
+        cropped.pixels(cropped.images[1], slot.view), hand.pixels(hand.images[0], own.view)
     )
     ours, theirs = cropped.mask(slot), hand.mask(own)
     assert ours is not None and theirs is not None and torch.equal(ours, theirs)

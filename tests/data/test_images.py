@@ -9,8 +9,8 @@ from PIL import Image
 
 from dreambooth_core.data import images
 from dreambooth_core.data.changes import Change
-from dreambooth_core.data.inventory import look_at
 from dreambooth_core.data.plan import View, place, scaled
+from dreambooth_core.data.stocktaking import look_at
 from dreambooth_core.errors import UserError
 
 
@@ -118,7 +118,7 @@ def test_a_picture_that_changed_or_went_is_named(tmp_path, draw, encode):
 
 
 def _masked(tmp_path, encode, *, alpha: bool, file: bool):
-    from dreambooth_core.data.inventory import take_stock
+    from dreambooth_core.data.stocktaking import take_stock
 
     image = Image.new("RGBA", (40, 20), (50, 60, 70, 255))
     if alpha:

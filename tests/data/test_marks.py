@@ -110,7 +110,7 @@ def test_good_images_join_with_their_prompts_as_captions(
     found = with_marks(concepts, MarkOptions(file=str(file)), pairs=False)
     items = Items(found, DataOptions(resolution=64), seed=0)
     assert items.all_captions() == ["a photo of sks dog", "sks dog at night"]
-    assert [p.name for p in items.pictures] == ["0.png", "1.png", "a.png"]
+    assert [p.name for p in items.images] == ["0.png", "1.png", "a.png"]
     assert found[0].as_dict()["marked"] == {"joined": 1, "pairs": 0}
     assert found[0].showings == 3
     assert with_marks(concepts, MarkOptions(), pairs=False) == concepts
@@ -130,9 +130,9 @@ def test_pairs_are_of_one_prompt_and_every_image_is_in_one(
     )
     found = with_marks(concepts, MarkOptions(file=str(file), images=images), pairs=True)
     items = Items(found, DataOptions(resolution=64), seed=0)
-    pairs = {(items.pictures[n].name, rival.name) for n, rival in items.rivals.items()}
+    pairs = {(items.images[n].name, rival.name) for n, rival in items.rivals.items()}
     assert pairs == {("a.png", "b.png"), ("a.png", "c.png")}
-    assert len(items.pictures) == own + 2
+    assert len(items.images) == own + 2
     assert "'snow'" in found[0].inventory.warnings[-1]
 
     plan = items.plan(batch_size=own + 2)
@@ -144,7 +144,7 @@ def test_pairs_are_of_one_prompt_and_every_image_is_in_one(
     assert [(s.number, s.view) for s in good] == [(s.number, s.view) for s in bad]
     assert {items.caption(s) for s in (*good, *bad)} == {"night"}
     views = {(picture.name, view.key) for picture, view in items.views(plan)}
-    assert {(items.picture(s).name, s.view.key) for s in group} <= views
+    assert {(items.image(s).name, s.view.key) for s in group} <= views
     assert items.held_out() is None
 
 

@@ -58,7 +58,7 @@ def _epoch(plan: BatchPlan, epoch: int) -> list[list[list[Slot]]]:
 def test_an_epoch_shows_every_picture_as_often_as_it_repeats(instances, classes, layout, epoch):
     plan = BatchPlan(instances, classes, **layout)
     slots = [slot for step in _epoch(plan, epoch) for batch in step for slot in batch]
-    own = Counter((slot.picture, slot.turn) for slot in slots if slot.kind == INSTANCE)
+    own = Counter((slot.image, slot.turn) for slot in slots if slot.kind == INSTANCE)
     assert own == Counter((i, r) for i, e in enumerate(instances) for r in range(e.repeats))
     assert sum(own.values()) == sum(entry.repeats for entry in instances)
     assert {slot.epoch for slot in slots} == {epoch}
@@ -86,15 +86,15 @@ def test_the_layout_of_batches(instances, classes, layout):
             smaller[own[0].size] += len(own) < full
             assert {slot.micro for slot in batch} == {micro}
             for slot in own:
-                assert slot.size == instances[slot.picture].size
-                assert slot.concept == instances[slot.picture].concept
+                assert slot.size == instances[slot.image].size
+                assert slot.concept == instances[slot.image].concept
             # Beside each instance slot is a class slot of its concept, if that has any.
             assert [(s.number - 1, s.concept) for s in beside] == [
                 (s.number, s.concept) for s in own if s.concept in with_classes
             ]
             for slot in beside:
-                assert classes[slot.picture].concept == slot.concept
-                assert slot.size == classes[slot.picture].size
+                assert classes[slot.image].concept == slot.concept
+                assert slot.size == classes[slot.image].size
     assert all(count <= 1 for count in smaller.values())
     assert sum(len(step) for step in steps) == plan.micro_batches_per_epoch
 
@@ -142,7 +142,7 @@ def test_all_views_are_listed_beforehand(instances, classes, layout, step):
         return
     listed = plan.views()
     assert len(set(listed)) == len(listed)
-    assert {(s.kind, s.picture, s.view) for s in plan.slots(step)} <= set(listed)
+    assert {(s.kind, s.image, s.view) for s in plan.slots(step)} <= set(listed)
 
 
 @settings(deadline=None)
@@ -153,7 +153,7 @@ def test_class_pictures_take_turns(instances, classes, layout):
     for epoch in range(3):
         for step in _epoch(plan, epoch):
             for slot in (s for batch in step for s in batch if s.kind == CLASS):
-                seen.setdefault(slot.concept, Counter())[slot.picture] += 1
+                seen.setdefault(slot.concept, Counter())[slot.image] += 1
     for concept, counts in seen.items():
         members = [i for i, e in enumerate(classes) if e.concept == concept]
         shown = [counts[i] for i in members]
@@ -166,7 +166,7 @@ def test_each_image_has_changes_of_its_own_that_take_turns_with_itself():
     seen: dict[tuple[str, int], Counter[str]] = {}
     for step in range(400):
         for slot in plan.slots(step):
-            seen.setdefault((slot.kind, slot.picture), Counter())[slot.view.key] += 1
+            seen.setdefault((slot.kind, slot.image), Counter())[slot.view.key] += 1
             change = slot.view.change or Change()
             assert abs(change.angle) <= 5.0
             assert all(0.9 <= factor <= 1.1 for factor in change.light)
@@ -186,7 +186,7 @@ def _squares(count: int, concept: int = 0, repeats: int = 1) -> list[Entry]:
 
 
 def _shown(plan: BatchPlan, step: int) -> list[tuple]:
-    return [(s.number, s.kind, s.picture, s.epoch, s.turn, s.view) for s in plan.slots(step)]
+    return [(s.number, s.kind, s.image, s.epoch, s.turn, s.view) for s in plan.slots(step)]
 
 
 def test_a_step_is_the_same_however_it_is_laid_out():
@@ -221,7 +221,7 @@ def test_fewer_pictures_than_the_batch(count, batch_size):
 
 def test_epochs_and_seeds_differ():
     plan = BatchPlan(_squares(20), batch_size=20)
-    orders = {tuple(slot.picture for slot in plan.slots(step)) for step in range(10)}
+    orders = {tuple(slot.image for slot in plan.slots(step)) for step in range(10)}
     assert len(orders) == 10
     other = BatchPlan(_squares(20), batch_size=20, seed=1)
     assert other.slots(0) != plan.slots(0)
@@ -249,7 +249,7 @@ def test_flips_are_fair_and_drawn_anew():
         assert 400 < sum(flips) < 600
     by_picture: dict[int, set[bool]] = {}
     for slot in slots:
-        by_picture.setdefault(slot.picture, set()).add(slot.flip)
+        by_picture.setdefault(slot.image, set()).add(slot.flip)
     assert all(both == {True, False} for both in by_picture.values())
     assert not any(s.flip for s in BatchPlan(_squares(9), batch_size=9).slots(0))
 
@@ -281,7 +281,7 @@ def test_no_pictures():
 def test_a_known_plan_stays_what_it_is():
     """Resuming a run of an older version must find the same pictures in the same steps."""
     plan = BatchPlan(_squares(5), _squares(3), batch_size=2, seed=7, flip=True)
-    got = [[(s.number, s.kind[0], s.picture, s.flip) for s in plan.slots(i)] for i in range(3)]
+    got = [[(s.number, s.kind[0], s.image, s.flip) for s in plan.slots(i)] for i in range(3)]
     assert got == KNOWN
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageFilter
 
-from dreambooth_core.data.inventory import take_stock
 from dreambooth_core.data.quality import examine
+from dreambooth_core.data.stocktaking import take_stock
 
 
 def scene(seed: int = 0) -> Image.Image:

@@ -16,7 +16,7 @@ from dreambooth_core.evaluation.curves import (
     TOP,
     _pieces,
     _short,
-    loss_picture,
+    loss_chart,
 )
 
 
@@ -26,7 +26,7 @@ def _picture(png: bytes) -> Image.Image:
 
 def test_a_curve_is_where_its_values_are() -> None:
     """A constant loss of 1 under a scale that ends at 1.05."""
-    image = _picture(loss_picture([1, 50, 100], {"instance": [1.0, 1.0, 1.0]}, [1e-4] * 3))
+    image = _picture(loss_chart([1, 50, 100], {"instance": [1.0, 1.0, 1.0]}, [1e-4] * 3))
     assert image.size == SIZE
     y = TOP + (1 - 1 / 1.05) * (SIZE[1] - TOP - BOTTOM)
     middle = (LEFT + SIZE[0] - RIGHT) // 2
@@ -38,7 +38,7 @@ def test_a_curve_is_where_its_values_are() -> None:
 
 def test_each_part_has_its_colour() -> None:
     parts = {"instance": [0.2, 0.1], "class": [0.4, 0.3]}
-    image = _picture(loss_picture([1, 2], parts, [1e-4, 0.0]))
+    image = _picture(loss_chart([1, 2], parts, [1e-4, 0.0]))
     colours = {colour for _, colour in image.getcolors(1 << 20) or []}
     assert {ImageColor.getrgb(colour) for colour in COLOURS[:2]} <= colours
     assert ImageColor.getrgb(COLOURS[2]) not in colours
@@ -51,7 +51,7 @@ def test_each_part_has_its_colour() -> None:
 def test_odd_values_have_a_picture(
     steps: list[int], losses: list[float], rates: list[float]
 ) -> None:
-    assert _picture(loss_picture(steps, {"instance": losses}, rates)).size == SIZE
+    assert _picture(loss_chart(steps, {"instance": losses}, rates)).size == SIZE
 
 
 def test_numbers_are_short() -> None:

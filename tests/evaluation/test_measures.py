@@ -25,8 +25,8 @@ class Colours:
         pixels = [one.convert("RGB").resize((1, 1)).getpixel((0, 0)) for one in pictures]
         return F.normalize(torch.tensor(pixels).float(), dim=-1)
 
-    def pictures(self, pictures: Sequence[Image.Image]) -> Tensor:
-        return self.identities(pictures)
+    def images(self, images: Sequence[Image.Image]) -> Tensor:
+        return self.identities(images)
 
     def captions(self, texts: Sequence[str]) -> Tensor:
         named = [[1.0, 0, 0] if "red" in text else [0, 0, 1.0] for text in texts]

@@ -148,7 +148,7 @@ def _be(folder: RunFolder, offer: Proposal | None, trial: Trial | None, pids: li
 
         with (
             mock.patch.object(runs, "estimate_of", lambda *_: None),
-            mock.patch.object(runs, "loss_picture", lambda *_: b""),
+            mock.patch.object(runs, "loss_chart", lambda *_: b""),
         ):
             code = supervise(folder, on_event=hit, noted=True, proposal=offer)
     finally:

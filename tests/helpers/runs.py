@@ -95,7 +95,7 @@ def undecorated() -> Iterator[None]:
     third of the time of a short one."""
     with (
         mock.patch.object(runs, "estimate_of", lambda *_: None),
-        mock.patch.object(runs, "loss_picture", lambda *_: b""),
+        mock.patch.object(runs, "loss_chart", lambda *_: b""),
     ):
         yield
 

@@ -151,7 +151,7 @@ def check_memory(seen: Observed, wanted: bool) -> None:
 def check_disk(seen: Observed, wanted: bool) -> None:
     kept = list((seen.folder.path.parent / ".cache").rglob("*.cache"))
     assert bool(kept) == wanted
-    pictures = len(seen.training.items.pictures) + len(seen.training.items.class_pictures)
+    pictures = len(seen.training.items.images) + len(seen.training.items.class_images)
     assert seen.progress("latents")[-1]["steps"] == pictures * (2 if wanted else 1)
 
 

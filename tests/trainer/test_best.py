@@ -45,8 +45,8 @@ def test_the_best_step_is_measured_told_and_kept(base: Path, many: Path, tmp_pat
     assert saved[-1]["step"] == best and saved[-1]["result"]
     held = seen.receipt["data"]["concepts"][0]["held_out"]
     assert len(held) == 2
-    assert not set(held) & {picture.name for picture in seen.training.items.pictures}
-    assert len(seen.training.items.pictures) == 8
+    assert not set(held) & {picture.name for picture in seen.training.items.images}
+    assert len(seen.training.items.images) == 8
     # What is measured disturbs nothing: the same steps without it are the same to the bit.
     plain = {"data__held_out": 2, "run__steps": 6, "run__name": "plain"}
     assert observe(config_for(base, many, tmp_path, **plain)).told("loss") == seen.told("loss")
@@ -177,4 +177,4 @@ def test_too_few_or_too_many_images_are_refused(base: Path, pictures: Path, tmp_
     with pytest.raises(UserError, match="leaves none to train on"):
         decide(config_for(base, pictures, tmp_path, data__held_out=3))
     found = decide(config_for(base, pictures, tmp_path, data__held_out=1))
-    assert len(found.items.pictures) == 2
+    assert len(found.items.images) == 2

@@ -20,7 +20,7 @@ from dreambooth_core.worker import supervise
 TRAINER = "dreambooth_core.trainer"
 DECORATIVE = {
     "error": (
-        f"{TRAINER}.run.loss_picture",
+        f"{TRAINER}.run.loss_chart",
         f"{TRAINER}.validation.generate",
         f"{TRAINER}.reports._Board.add",
         f"{TRAINER}.reports._Wandb.add",
@@ -35,8 +35,8 @@ DECORATIVE = {
     ),
     "disk": (
         f"{TRAINER}.run.write_bytes",
-        f"{TRAINER}.reports._Board.picture",
-        f"{TRAINER}.reports._Wandb.picture",
+        f"{TRAINER}.reports._Board.image",
+        f"{TRAINER}.reports._Wandb.image",
         f"{TRAINER}.publish.write_text",
     ),
     "closing": (

@@ -49,8 +49,8 @@ class Pixels:
         small = [list(one.convert("RGB").resize((4, 4)).tobytes()) for one in pictures]
         return F.normalize(torch.tensor(small).float() - 127.5, dim=-1)
 
-    def pictures(self, pictures: Sequence[Image.Image]) -> Tensor:
-        return self.identities(pictures)
+    def images(self, images: Sequence[Image.Image]) -> Tensor:
+        return self.identities(images)
 
     def captions(self, texts: Sequence[str]) -> Tensor:
         return F.normalize(torch.ones(len(texts), 48), dim=-1)

@@ -40,7 +40,7 @@ def test_the_next_run_reads_and_encodes_nothing_and_learns_the_same(
 ) -> None:
     kept = Kept()
     monkeypatch.setattr(runs, "estimate_of", lambda *_: None)
-    monkeypatch.setattr(runs, "loss_picture", lambda *_: b"")
+    monkeypatch.setattr(runs, "loss_chart", lambda *_: b"")
     changes = {
         "optim__learning_rate": 1e-2,
         "method__train_text_encoder": "true",

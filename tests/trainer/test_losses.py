@@ -72,7 +72,7 @@ def test_the_losses_equal_a_direct_computation(
     direct = Direct(base)
 
     def loss_of(slot: Slot, step: int) -> Tensor:
-        path = training.items.picture(slot).path
+        path = training.items.image(slot).path
         return direct.loss(path, PROMPTS[slot.kind], 7, step, slot.number)
 
     found = losses(folder)

@@ -187,7 +187,7 @@ def test_transparent_pictures_are_laid_on_the_background(base: Path, tmp_path: P
     changes = {"data__background": "black", "run__steps": 1}
     seen = observe(config_for(base, tmp_path / "clear", tmp_path / "runs", **changes))
     items, slot = seen.training.items, seen.training.plan.slots(0)[0]
-    pixels = items.pixels(items.picture(slot), slot.view)
+    pixels = items.pixels(items.image(slot), slot.view)
     assert torch.equal(pixels, torch.full((3, 64, 64), -1.0))
 
 

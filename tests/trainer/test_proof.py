@@ -47,7 +47,7 @@ def asked(
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(runs, "prove", record)
             patch.setattr(runs, "estimate_of", lambda *_: None)
-            patch.setattr(runs, "loss_picture", lambda *_: b"")
+            patch.setattr(runs, "loss_chart", lambda *_: b"")
             runs.run(folder_for(config_for(base, pictures, root, **values)))
         return given[0]
 

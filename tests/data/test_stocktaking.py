@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, features
 
-from dreambooth_core.data.inventory import Picture, Skipped, look_at, take_stock
+from dreambooth_core.data.inventory import ImageFile, Skipped
+from dreambooth_core.data.stocktaking import look_at, take_stock
 from dreambooth_core.errors import UserError
 
 
@@ -22,7 +23,7 @@ def _skipped(inventory) -> dict[str, str]:
     return {item.name: item.reason for item in inventory.skipped}
 
 
-def _taken(inventory) -> dict[str, Picture]:
+def _taken(inventory) -> dict[str, ImageFile]:
     return {picture.name: picture for picture in inventory.taken}
 
 
@@ -231,7 +232,7 @@ def test_a_huge_picture_is_skipped_with_its_reason(tmp_path, draw, encode, monke
 
 
 def test_a_file_too_large_to_be_a_picture_is_not_read(tmp_path, monkeypatch, draw, encode):
-    monkeypatch.setattr("dreambooth_core.data.inventory.LARGEST_FILE", 10)
+    monkeypatch.setattr("dreambooth_core.data.stocktaking.LARGEST_FILE", 10)
     (tmp_path / "a.png").write_bytes(encode(draw()))
     found = look_at(tmp_path / "a.png")
     assert isinstance(found, Skipped)
@@ -267,7 +268,7 @@ def test_damage_never_raises(tmp_path, draw, encode, kind, cut, hits):
     path = tmp_path / f"x.{kind.lower()}"
     path.write_bytes(content[: round(cut * len(content))])
     found = look_at(path)
-    assert isinstance(found, (Picture, Skipped))
+    assert isinstance(found, (ImageFile, Skipped))
     if isinstance(found, Skipped):
         assert found.reason
         assert "\n" not in found.reason
@@ -275,7 +276,7 @@ def test_damage_never_raises(tmp_path, draw, encode, kind, cut, hits):
 
 def test_taking_stock_does_not_load_torch():
     code = (
-        "import sys, dreambooth_core.data.inventory as i\n"
+        "import sys, dreambooth_core.data.stocktaking as i\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
@@ -291,7 +292,7 @@ def test_the_systems_folders_are_not_looked_into(folder):
 
 
 def test_a_folder_has_a_limit(tmp_path, monkeypatch, draw, encode):
-    monkeypatch.setattr("dreambooth_core.data.inventory.MOST_ENTRIES", 3)
+    monkeypatch.setattr("dreambooth_core.data.stocktaking.MOST_ENTRIES", 3)
     for number in range(4):
         (tmp_path / f"{number}.txt").touch()
     with pytest.raises(UserError, match="more than 3 files"):
@@ -314,7 +315,7 @@ def test_links_to_what_is_above_are_not_followed(tmp_path, draw, encode):
 
 def test_what_says_that_it_is_empty_is_not_read(tmp_path, monkeypatch):
     """As the files that the system makes up, which may have no end."""
-    monkeypatch.setattr("dreambooth_core.data.inventory.read_bytes", None)
+    monkeypatch.setattr("dreambooth_core.data.stocktaking.read_bytes", None)
     (tmp_path / "a.png").touch()
     found = look_at(tmp_path / "a.png")
     assert isinstance(found, Skipped)
