@@ -95,7 +95,7 @@ class Reporter:
                 self._trackers[name] = start()
             except Exception as error:  # wandb's derive from nothing else
                 log.exception("%s does not start", name)
-                self.warn(f"{name} does not start, the run continues without: {_reason(error)}")
+                self.warn(f"{name} does not start, the run continues without: {reason_of(error)}")
         if self.enabled:
             with suppress(OSError):
                 (self.folder.path / BALLAST).write_bytes(bytes(BALLAST_BYTES))
@@ -141,8 +141,7 @@ class Reporter:
             if isinstance(error, torch.cuda.OutOfMemoryError):
                 torch.cuda.empty_cache()
             log.exception("%s failed", what)
-            reason = error.line if isinstance(error, DreamBoothError) else _reason(error)
-            self.warn(f"{what} failed, the run continues: {reason}")
+            self.warn(f"{what} failed, the run continues: {reason_of(error)}")
 
     def image(self, tag: str, image: Image.Image, step: int) -> None:
         """An image for TensorBoard and Weights & Biases."""
@@ -178,10 +177,13 @@ class Reporter:
             except Exception as error:  # as in begin
                 del self._trackers[name]
                 log.exception("%s failed", name)
-                self.warn(f"{name} failed, the run continues without: {_reason(error)}")
+                self.warn(f"{name} failed, the run continues without: {reason_of(error)}")
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
+    """What went wrong, to be told behind what it cost."""
+    if isinstance(error, DreamBoothError):
+        return error.line
     text = " ".join(str(error).split())[:300]
     return text or type(error).__name__
 

@@ -15,7 +15,7 @@ import torch
 
 from dreambooth_core.config.loading import load
 from dreambooth_core.deferral import load_libraries
-from dreambooth_core.errors import RunGone, Stopped
+from dreambooth_core.errors import FAILURES, RunGone, Stopped
 from dreambooth_core.evaluation.curves import loss_chart
 from dreambooth_core.families.loading import pinned
 from dreambooth_core.formats.adapters.hosts import host_table, unheard
@@ -32,7 +32,7 @@ from dreambooth_core.trainer.decide import Decision, decide, told_captions
 from dreambooth_core.trainer.distributed import Processes, as_launched, join
 from dreambooth_core.trainer.kept import Kept
 from dreambooth_core.trainer.proof import Question, ask, prove, release
-from dreambooth_core.trainer.reports import Reporter
+from dreambooth_core.trainer.reports import Reporter, reason_of
 from dreambooth_core.trainer.saving import Asked, Saver
 from dreambooth_core.trainer.state import (
     check_resume,
@@ -248,7 +248,7 @@ def _train(training: Training) -> Question | None:
         raise
     except Exception:
         if not training.trained.shards:  # the others, with their pieces, are elsewhere
-            training.checkpoints.save_rolling(training.step)  # what was learned can be resumed
+            _keep_learned(training)
         raise
     if file is None:  # the other processes bring their pieces to what the main one does
         if training.trained.shards:
@@ -269,6 +269,16 @@ def _train(training: Training) -> Question | None:
     # Before the proof, which takes a whole model off the device.
     training.sample()
     return ask(training, file, token)
+
+
+def _keep_learned(training: Training) -> None:
+    """A state to resume from, where no result could be written. Why there was none is what ends
+    the run, whatever happens here."""
+    try:
+        training.checkpoints.save_rolling(training.step)
+    except FAILURES as error:
+        log.exception("the state of the last step could not be kept")
+        training.reporter.warn(f"the state of the last step could not be kept: {reason_of(error)}")
 
 
 def _commit(config: TrainConfig, folder: RunFolder) -> str | None:

@@ -229,7 +229,7 @@ def test_epochs_and_seeds_differ():
 
 def test_repeats_are_spread_over_the_epoch():
     plan = BatchPlan(_squares(4, repeats=10), batch_size=1)
-    order = [plan.slots(step)[0].picture for step in range(plan.steps_per_epoch)]
+    order = [plan.slots(step)[0].image for step in range(plan.steps_per_epoch)]
     for first in range(0, 40, 4):
         assert sorted(order[first : first + 4]) == [0, 1, 2, 3]
 

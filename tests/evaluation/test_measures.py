@@ -37,7 +37,7 @@ def drawn(colour: str) -> Image.Image:
     return Image.new("RGB", (8, 8), colour)
 
 
-@pytest.mark.parametrize("damaged", ["identities", "pictures", "captions"])
+@pytest.mark.parametrize("damaged", ["identities", "images", "captions"])
 def test_what_is_no_number_is_no_judgement(damaged: str) -> None:
     encoders = Colours()
     setattr(encoders, damaged, lambda given: torch.full((len(given), 3), torch.nan))

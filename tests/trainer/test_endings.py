@@ -18,6 +18,7 @@ from dreambooth_core.options import TrainConfig
 from dreambooth_core.trainer import saving
 from dreambooth_core.trainer.run import run
 from dreambooth_core.trainer.saving import Asked
+from dreambooth_core.trainer.state import Checkpoints
 from dreambooth_core.trainer.train import Training
 from dreambooth_core.worker import supervise
 
@@ -129,6 +130,25 @@ def test_a_resume_state_that_cannot_be_saved_is_a_warning(
     folder = train(config_for(base, pictures, tmp_path, run__steps=2))
     assert status(folder).state == "finished"
     assert "saving the resume state of step 1 failed" in warnings_of(folder)[0]
+
+
+def test_what_fails_first_is_what_is_told(
+    base: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def first(*_: Any) -> None:
+        raise SaveFailed("the result cannot be written")
+
+    def second(*_: Any) -> None:
+        raise MemoryError("and no state either")
+
+    monkeypatch.setattr(Training, "save_result", first)
+    monkeypatch.setattr(Checkpoints, "save_rolling", second)
+    folder = folder_for(config_for(base, pictures, tmp_path, run__steps=1))
+    assert supervise(folder) == 1
+    assert status(folder).message == "the result cannot be written"
+    assert warnings_of(folder) == [
+        "the state of the last step could not be kept: and no state either"
+    ]
 
 
 def test_a_run_whose_folder_is_deleted_stops(
