@@ -20,7 +20,7 @@ LEVELS = (
     {"formats"},
     {"jobs", "hosting", "config", "registry"},
     {"errors", "disk", "bases", "attention", "environment", "devices", "randomness"}
-    | {"deferral", "quiet", "assets"},
+    | {"deferral", "walked", "quiet", "assets"},
 )
 """The rooms of the engine, the uppermost first. Each imports from its own level and from below."""
 

@@ -29,7 +29,10 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             class Kind: ...
             def double(n): return 2 * n
             number = 7
+            marked = []
         """,
+        "heavyp/alone.py": "value = 6\n",
+        "heavyp_long.py": "def work(): return 'long'\n",
         "heavyp/part.py": """
             import heavyp_log
             heavyp_log.read.append(__name__)
@@ -41,7 +44,21 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(textwrap.dedent(text), encoding="utf-8")
-    monkeypatch.setattr(deferral, "ANSWERS", {"Kind": "a class"})
+    noted: list[str] = []
+    monkeypatch.setattr(
+        deferral,
+        "DEFERRED",
+        {
+            "heavyp": deferral.Deferred(
+                {"Kind": "a class", "mark": noted.append},
+                alone=frozenset({"heavyp.alone"}),
+                read=lambda module: module.marked.extend(noted),
+            ),
+            "heavyp_broken": deferral.Deferred(),
+            "heavyp_absent": deferral.Deferred(),
+        },
+    )
+    monkeypatch.setattr(deferral, "SHORTENED", {"heavyp_long": _shorten})
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(sys, "meta_path", [deferral._FINDER, *sys.meta_path])
     yield tmp_path
@@ -49,10 +66,13 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         del sys.modules[name]
 
 
+def _shorten(module: types.ModuleType) -> None:
+    module.work = lambda: "short"  # type: ignore[attr-defined]
+
+
 @pytest.fixture
-def heavy(package: Path, monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+def heavy(package: Path) -> types.ModuleType:
     """The package, imported and unread."""
-    monkeypatch.setattr(deferral, "PACKAGE", "heavyp")
     return importlib.import_module("heavyp")
 
 
@@ -87,41 +107,89 @@ def test_a_submodule_reads_its_package_and_is_read_once(heavy: types.ModuleType)
     assert part is sys.modules["heavyp"].part
 
 
-def test_a_broken_module_fails_when_it_is_used_and_again_when_imported(
-    package: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_submodule_that_needs_none_of_its_package_is_read_alone(
+    heavy: types.ModuleType,
 ) -> None:
-    monkeypatch.setattr(deferral, "PACKAGE", "heavyp_broken")
+    assert importlib.import_module("heavyp.alone").value == 6
+    assert _log() == []
+    assert heavy.number == 7
+
+
+def test_what_was_answered_is_made_up_for_when_the_module_is_read(
+    heavy: types.ModuleType,
+) -> None:
+    heavy.mark("early")
+    assert _log() == []
+    assert heavy.marked == ["early"]
+
+
+def test_a_module_is_changed_when_it_was_read(package: Path) -> None:
+    long = importlib.import_module("heavyp_long")
+    assert long.work() == "short"
+    assert long.__spec__ is not None
+    assert long.__loader__ is long.__spec__.loader
+    assert type(long.__loader__).__name__ == "SourceFileLoader"
+
+
+def test_a_broken_module_fails_when_it_is_used_and_again_when_imported(package: Path) -> None:
     broken = importlib.import_module("heavyp_broken")
     with pytest.raises(RuntimeError, match="no driver"):
         _ = broken.anything
     assert "heavyp_broken" not in sys.modules
     with pytest.raises(RuntimeError, match="no driver"):
         _ = importlib.import_module("heavyp_broken").anything
-    monkeypatch.setattr(deferral, "PACKAGE", "heavyp_absent")
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("heavyp_absent")
 
 
 REAL = """
     import sys
-    from dreambooth_core.deferral import defer, load_libraries
+    from dreambooth_core import deferral
 
-    defer()
-    load_libraries()
-    assert "bitsandbytes.nn" not in sys.modules
+    def unread():
+        return {n for n in deferral.DEFERRED if type(sys.modules.get(n)) is deferral._Unread}
+
+    deferral.defer()
+    deferral.load_libraries()
+    heavy = {"bitsandbytes", "torch._dynamo", "scipy.stats", "scipy.integrate", "scipy.optimize"}
+    assert unread() >= heavy
     assert "torch._inductor.codecache" not in sys.modules
 
     import torch
     from peft.import_utils import is_bnb_4bit_available
 
+    layer = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1)
+
+    @torch.compiler.disable()
+    def double(x):
+        return x * 2
+
+    def step():
+        optimizer.zero_grad()
+        double(layer(torch.ones(1, 2))).sum().backward()
+        optimizer.step()
+
+    step()
     assert is_bnb_4bit_available()
-    assert "bitsandbytes.nn" not in sys.modules
+    assert unread() >= heavy
+
+    # Whoever compiles has the compiler, which knows what it was not there for.
+    compiled = torch.compile(lambda x: double(x + 1) - 1, backend="eager")
+    assert compiled(torch.ones(1)).item() == 3
+    assert "torch._dynamo" not in unread()
+    assert double._torchdynamo_disable
+    step()
+
+    from transformers.loss.loss_for_object_detection import linear_sum_assignment
+
+    assert linear_sum_assignment([[1, 0], [0, 1]])[1].tolist() == [1, 0]
 
     import bitsandbytes as bnb
     from peft import OFTConfig, inject_adapter_in_model
 
     assert not isinstance(torch.nn.Linear(2, 2), bnb.nn.Linear4bit)
-    assert "bitsandbytes.nn" not in sys.modules
+    assert "bitsandbytes" in unread()
     # It asks whether each layer is an 8-bit one.
     config = OFTConfig(r=0, oft_block_size=2, target_modules=["0"])
     inject_adapter_in_model(config, torch.nn.Sequential(torch.nn.Linear(4, 4)))
@@ -134,7 +202,7 @@ REAL = """
 """
 
 
-def test_the_libraries_do_without_bitsandbytes_until_it_is_used() -> None:
+def test_the_libraries_do_without_them_until_they_are_used() -> None:
     pytest.importorskip("bitsandbytes")
     code = textwrap.dedent(REAL)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

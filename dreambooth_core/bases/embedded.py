@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import sys
 from pathlib import Path
 
-from dreambooth_core.disk import copy_file, replacing_folder, sha256
+from dreambooth_core.disk import cache_folder, copy_file, replacing_folder, sha256
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
@@ -39,7 +37,7 @@ def whole_folder(name: str) -> Path:
         return ASSETS / name
     digests = {place: sha256(path) for place, path in sorted(sources.items())}
     key = hashlib.sha256(json.dumps(digests).encode()).hexdigest()[:16]
-    folder = _caches() / "dreambooth" / f"{name}-{key}"
+    folder = cache_folder() / f"{name}-{key}"
     if not folder.is_dir():
         with replacing_folder(folder) as part:
             for place, path in sources.items():
@@ -62,13 +60,3 @@ def _files(root: Path, place: str) -> dict[str, Path]:
         return {place: root}
     below = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
     return {f"{place}/{name}" if place else name: path for name, path in below.items()}
-
-
-def _caches() -> Path:
-    """The user's folder for what can be made again, as the system has it."""
-    home = Path.home()
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
-    if sys.platform == "darwin":
-        return home / "Library" / "Caches"
-    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")

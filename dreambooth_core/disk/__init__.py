@@ -4,7 +4,7 @@ Everything that writes uses this. Standard library only: hosts import it in thei
 """
 
 from dreambooth_core.disk.claims import tidy
-from dreambooth_core.disk.system import discard, make_folder, sync_folder
+from dreambooth_core.disk.system import cache_folder, discard, make_folder, sync_folder
 from dreambooth_core.disk.writing import (
     copy_file,
     exchanging,
@@ -19,6 +19,7 @@ from dreambooth_core.disk.writing import (
 )
 
 __all__ = [
+    "cache_folder",
     "copy_file",
     "discard",
     "exchanging",

@@ -118,3 +118,20 @@ def save_failed(path: Path, error: OSError) -> SaveFailed:
         what = "this file may not be replaced; another program may have it open"
         do = "Close that program, or choose another name"
     return SaveFailed(f"could not save: {what}", where=path, do=do)
+
+
+def cache_folder() -> Path:
+    """The folder for what can be made again, among the user's caches as the system has them. It
+    need not be there.
+
+    Raises:
+        RuntimeError: the user has no home.
+    """
+    home = Path.home()
+    if sys.platform == "win32":
+        caches = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        caches = home / "Library" / "Caches"
+    else:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
+    return caches / "dreambooth"
