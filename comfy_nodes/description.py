@@ -35,8 +35,6 @@ class Choice(str):
 FILE_NAME = Choice("STRING,COMBO")
 """A file as the host lists it: text, and a choice of its loaders."""
 
-WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
-
 Choices = Sequence[str] | Callable[[], Sequence[str]]
 
 

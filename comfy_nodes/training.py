@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth_core.bases.embedded import EMBEDDED
@@ -68,12 +69,10 @@ def train_adapter(
     request = Draft(name, base or checkpoint, concept, settings, values).request()
     folder, step, lines = fulfil(request, host.Progress(node_id))
     found = learned(folder, step)
-    if base is not None or checkpoint in EMBEDDED:
-        models = host.left_out(3)
-        lines = [*lines, _small(checkpoint) if base is None else SPLIT]
-    else:
-        models = _models(checkpoint, folder, found)
-    return Result((*models, found.adapter, *_pictures(folder, step)), lines)
+    models, told = (
+        _models(checkpoint, folder, found) if base is None else (host.left_out(3), [SPLIT])
+    )
+    return Result((*models, found.adapter, *_images(folder, step)), [*lines, *told])
 
 
 def train_word(
@@ -96,14 +95,9 @@ def train_word(
     request = Draft(name, checkpoint, concept, settings, values).request()
     folder, step, lines = fulfil(request, host.Progress(node_id))
     found = learned(folder, step)
-    lines += found.lines
-    if checkpoint in EMBEDDED:
-        models = host.left_out(3)
-        lines.append(_small(checkpoint))
-    else:
-        models = _models(checkpoint, folder, found)
-    outputs = (*models, found.adapter, f"embedding:{found.name()}", *_pictures(folder, step))
-    return Result(outputs, lines)
+    models, told = _models(checkpoint, folder, found)
+    outputs = (*models, found.adapter, f"embedding:{found.name()}", *_images(folder, step))
+    return Result(outputs, [*lines, *found.lines, *told])
 
 
 def train_checkpoint(
@@ -130,15 +124,9 @@ def train_checkpoint(
     file = learned(folder, step).file
     assert file is not None, "it is a whole model"
     listed = publish(file, "checkpoints", file.name)
-    lines = [*lines, f"saved as {listed}"]
-    if checkpoint in EMBEDDED:
-        models = host.left_out(3)
-        lines.append(_small(checkpoint))
-    else:
-        models = _as_trained(folder, host.load_checkpoint(listed))
-    return Result(
-        (*models, host.listed_name("checkpoints", listed), *_pictures(folder, step)), lines
-    )
+    models, told = _unless_small(checkpoint, lambda: _trained(folder, listed))
+    outputs = (*models, host.listed_name("checkpoints", listed), *_images(folder, step))
+    return Result(outputs, [*lines, f"saved as {listed}", *told])
 
 
 def fulfil(request: Request, progress: host.Progress) -> tuple[RunFolder, int | None, list[str]]:
@@ -187,14 +175,31 @@ def _samples(concepts: Sequence[Concept], prompts: str, every: int) -> dict[str,
     }
 
 
-def _models(checkpoint: str, folder: RunFolder, found: Learned) -> tuple[Any, Any, Any]:
-    base = host.load_checkpoint(host.model_path("checkpoints", checkpoint))
-    model, clip, vae = _as_trained(folder, base)
-    return (*found.put_on(model, clip), vae)
+Models = tuple[Any, Any, Any]
+"""MODEL, CLIP and VAE."""
 
 
-def _as_trained(folder: RunFolder, models: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
-    """MODEL with the prediction type that it was trained with."""
+def _unless_small(checkpoint: str, load: Callable[[], Models]) -> tuple[Models, list[str]]:
+    """What the host loads; nothing, and why, where the base is one that comes with the engine."""
+    if checkpoint not in EMBEDDED:
+        return load(), []
+    told = f"{checkpoint} is too small for ComfyUI; SAMPLES shows the result"
+    return host.left_out(3), [f"MODEL, CLIP and VAE stay empty: {told}"]
+
+
+def _models(checkpoint: str, folder: RunFolder, found: Learned) -> tuple[Models, list[str]]:
+    """The base with what was learned, and what is to be said of it."""
+
+    def load() -> Models:
+        model, clip, vae = _trained(folder, host.model_path("checkpoints", checkpoint))
+        return (*found.put_on(model, clip), vae)
+
+    return _unless_small(checkpoint, load)
+
+
+def _trained(folder: RunFolder, checkpoint: Path) -> Models:
+    """A checkpoint's models, MODEL with the prediction type that it was trained with."""
+    models = host.load_checkpoint(checkpoint)
     base = read_receipt(folder).get("base", {})
     if base.get("family") == "sd1" and base.get("prediction_type") == "v_prediction":
         return host.predict_v(models[0]), *models[1:]
@@ -207,13 +212,7 @@ SPLIT = (
 )
 
 
-def _small(base: str) -> str:
-    return (
-        f"MODEL, CLIP and VAE stay empty: {base} is too small for ComfyUI; SAMPLES shows the result"
-    )
-
-
-def _pictures(folder: RunFolder, step: int | None) -> tuple[Tensor, Tensor]:
+def _images(folder: RunFolder, step: int | None) -> tuple[Tensor, Tensor]:
     """Sample images and the loss plot."""
     curve = folder.path / "loss.png"
     return (

@@ -127,11 +127,6 @@ def probe(kernel: str, device: torch.device, dtype: torch.dtype, head_size: int)
     return _probe(kernel, device.type, index, dtype, head_size)
 
 
-def forget() -> None:
-    """Forgets what was found out, after a change of the environment."""
-    _probe.cache_clear()
-
-
 @functools.lru_cache(maxsize=256)
 def _probe(
     kernel: str, device_type: str, index: int | None, dtype: torch.dtype, head_size: int

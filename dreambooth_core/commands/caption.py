@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from dreambooth_core.commands.options import Reporting, argument, print_json
+from dreambooth_core.commands.image_parts import OfImages
+from dreambooth_core.commands.options import argument, print_json
 from dreambooth_core.errors import UserError, escaped
 
 EXAMPLES = """\
@@ -36,12 +36,9 @@ MODELS = (
 
 
 @dataclass(kw_only=True)
-class Options(Reporting):
+class Options(OfImages):
     """What the command takes."""
 
-    folder: Path = argument(
-        kind="run folder", positional=True, metavar="FOLDER", help="a folder of images"
-    )
     model: str = argument("blip", help="a short name, a hub id, or a folder")
     trigger: str = argument("", help="what the subject is called; comes first")
     prefix: str = argument("", help="comes before everything")

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreambooth_core.commands.options import Reporting, argument, print_json
+from dreambooth_core.commands.image_parts import OfImages, write_sheet
+from dreambooth_core.commands.options import argument, print_json
 from dreambooth_core.errors import UserError, escaped
 
 if TYPE_CHECKING:
@@ -27,17 +28,11 @@ examples:
   dreambooth crop dog --clear                            train on whole images again
 """
 
-COLUMNS = 4
-"""Images in a row of the preview."""
-
 
 @dataclass(kw_only=True)
-class Options(Reporting):
+class Options(OfImages):
     """What the command takes."""
 
-    folder: Path = argument(
-        kind="run folder", positional=True, metavar="FOLDER", help="a folder of images"
-    )
     suggest: bool = argument(False, help="write a crop for each image that has none")
     clear: bool = argument(False, help="delete the crops; the images stay")
     margin: float = argument(
@@ -129,10 +124,8 @@ def _found(args: Options, ratio: float | None, images: list[ImageFile]) -> Itera
 
 def _preview(file: Path, images: list[ImageFile], told: list[dict[str, Any]]) -> None:
     """All images, dark outside their crops."""
-    from dreambooth_core.commands.mask import write_image
     from dreambooth_core.data.crops import Crop
     from dreambooth_core.data.images import load_rgb
-    from dreambooth_core.evaluation.grid import Row, sheet
     from dreambooth_core.vision.masks import shown
 
     by_name = {image.name: image for image in images}
@@ -140,9 +133,8 @@ def _preview(file: Path, images: list[ImageFile], told: list[dict[str, Any]]) ->
     for one in told:
         whole = load_rgb(replace(by_name[one["image"]], crop=None))
         seen.append(shown(whole, _light(whole.size, one["crop"] and Crop(**one["crop"]))))
-    rows = [Row("", seen[at : at + COLUMNS]) for at in range(0, len(seen), COLUMNS)]
-    if rows:
-        write_image(file, sheet(rows))
+    if seen:
+        write_sheet(file, seen)
 
 
 def _light(size: tuple[int, int], crop: Any) -> Image.Image:

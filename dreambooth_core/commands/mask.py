@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreambooth_core.commands.options import Reporting, argument
+from dreambooth_core.commands.image_parts import OfImages, write_image, write_sheet
+from dreambooth_core.commands.options import argument, print_json
 from dreambooth_core.errors import UserError, escaped
 
 if TYPE_CHECKING:
@@ -28,17 +27,10 @@ examples:
 """
 
 
-COLUMNS = 4
-"""Images in a row of the preview."""
-
-
 @dataclass(kw_only=True)
-class Options(Reporting):
+class Options(OfImages):
     """What the command takes."""
 
-    folder: Path = argument(
-        kind="run folder", positional=True, metavar="FOLDER", help="a folder of images"
-    )
     word: list[str] = argument(
         factory=list, repeated=True, metavar="WORDS", help="what counts; again for more"
     )
@@ -68,7 +60,6 @@ class Options(Reporting):
 def run(args: Options) -> int:
     """Writes the masks; returns the exit code."""
     from dreambooth_core.data.stocktaking import take_stock
-    from dreambooth_core.evaluation.grid import Row, sheet
 
     words = [word.strip() for word in args.word if word.strip()]
     if not words:
@@ -89,12 +80,10 @@ def run(args: Options) -> int:
             said = "nothing found, no mask" if share is None else f"{share:.0%} of it counts"
             print(escaped(f"{told['image']}: {said}"))
     if args.preview is not None and previews:
-        rows = [Row("", previews[at : at + COLUMNS]) for at in range(0, len(previews), COLUMNS)]
-        write_image(args.preview, sheet(rows))
+        write_sheet(args.preview, previews)
         report["preview"] = str(args.preview)
     if args.json:
-        json.dump(report, sys.stdout, indent=2, ensure_ascii=False)
-        sys.stdout.write("\n")
+        print_json(report)
     elif report["kept"]:
         print(f"{report['kept']} masks that were there stay; --overwrite replaces them")
     return 0
@@ -142,21 +131,3 @@ def _mask_file(image: ImageFile) -> Path:
     """Where an image's mask lies: where it is already, or by the image's whole name, which no two
     of a folder share, in ``masks``."""
     return image.mask or image.path.parent / "masks" / f"{image.path.name}.png"
-
-
-def write_image(path: Path, image: Image.Image, *, follow: bool = True) -> None:
-    """In the format of the name's end, whole or not at all; links as in ``replacing``."""
-    import io
-
-    from PIL import Image
-
-    from dreambooth_core.disk import write_bytes
-
-    kind = Image.registered_extensions().get(path.suffix.lower())
-    if kind is None:
-        raise UserError(
-            f"no image format has {path.suffix or 'no end'}", where=path, do="End it with .png."
-        )
-    buffer = io.BytesIO()
-    image.save(buffer, kind)
-    write_bytes(path, buffer.getvalue(), follow=follow)

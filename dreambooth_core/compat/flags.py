@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from dreambooth_core.compat import actions
 from dreambooth_core.compat.draft import Draft
 
-KINDS = ("text", "int", "float", "switch", "truth", "texts")
+Kind = Literal["text", "int", "float", "switch", "truth", "texts"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Flag:
     """One flag."""
 
     name: str
-    kind: str
+    kind: Kind
     """``switch`` takes no value, ``truth`` takes true or false, ``texts`` several texts."""
     key: str = ""
     """The configuration key; several are separated by commas."""

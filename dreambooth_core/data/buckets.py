@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 from dreambooth_core.data.options import LATENT_FACTOR, DataOptions
-from dreambooth_core.data.plan import Size
+from dreambooth_core.data.plan import Size, scaled
 from dreambooth_core.errors import UserError
 
 
@@ -75,6 +75,17 @@ class Sizer:
     def size_of(self, original: Size) -> Size:
         """(height, width) for an image of ``original`` (height, width), upright."""
         return choose(original, self.sizes)
+
+
+def enlargement(original: Size, target: Size) -> float:
+    """By how much the image is scaled; above 1 it is blown up."""
+    return max(target[0] / original[0], target[1] / original[1])
+
+
+def cut_share(original: Size, target: Size) -> float:
+    """The share of the image's area that is cut away."""
+    height, width = scaled(original, target)
+    return 1.0 - (target[0] * target[1]) / (height * width)
 
 
 def _largest(sizes: set[Size]) -> list[Size]:

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from dreambooth_core.data import images
-from dreambooth_core.data.buckets import Sizer
+from dreambooth_core.data.buckets import Sizer, cut_share, enlargement
 from dreambooth_core.data.captions import FILEWORDS, Captioner, caption_of, words_of
 from dreambooth_core.data.changes import Changes
 from dreambooth_core.data.concepts import Concept
@@ -28,8 +28,6 @@ from dreambooth_core.data.plan import (
     Slot,
     View,
     crop_top_left,
-    cut_share,
-    enlargement,
     scaled,
 )
 
@@ -43,7 +41,6 @@ _MUCH_CUT = 0.35
 class Item:
     """One sample, named but not yet loaded. Sizes are (height, width), as SDXL's time ids."""
 
-    slot: Slot
     image: ImageFile
     caption: str
     original_size: Size
@@ -191,7 +188,6 @@ class Items:
         entries = self.class_entries if slot.kind == CLASS else self.entries
         original = entries[slot.image].original
         return Item(
-            slot=slot,
             image=image,
             caption=self.caption(slot),
             original_size=original,

@@ -90,8 +90,6 @@ class Slot:
     turn: int
     """Which showing of the image: its repeat in this epoch, or a class image's round."""
     view: View
-    micro: int = 0
-    """Which micro batch of the step."""
     counts: bool = True
     """False for a filler: a process without a sample of its own goes through the motions, so that
     the others need not wait for it, and its loss has weight 0."""
@@ -106,16 +104,6 @@ class Slot:
     def size(self) -> Size:
         """(height, width) in pixels."""
         return self.view.size
-
-    @property
-    def crop(self) -> tuple[int, int]:
-        """(top, left) in the scaled image."""
-        return self.view.crop
-
-    @property
-    def flip(self) -> bool:
-        """Whether the image is mirrored."""
-        return self.view.flip
 
 
 @dataclass(frozen=True)
@@ -221,10 +209,10 @@ class BatchPlan:
         chosen = self._batches(epoch)[start : start + self.accumulation]
         result = []
         number = 0
-        for micro, showings in enumerate(chosen):
+        for showings in chosen:
             numbered = list(enumerate(showings, number))
-            own = [self._instance_slot(n, micro, epoch, showing) for n, showing in numbered]
-            beside = [self._class_slot(n, micro, epoch, showing) for n, showing in numbered]
+            own = [self._instance_slot(n, epoch, showing) for n, showing in numbered]
+            beside = [self._class_slot(n, epoch, showing) for n, showing in numbered]
             result.append(own + [slot for slot in beside if slot is not None])
             number += len(showings)
         return result
@@ -335,21 +323,13 @@ class BatchPlan:
         spread.sort(key=lambda member: member[:2])
         return [showing for _, _, showing in spread]
 
-    def _instance_slot(self, number: int, micro: int, epoch: int, showing: _Showing) -> Slot:
+    def _instance_slot(self, number: int, epoch: int, showing: _Showing) -> Slot:
         entry = self.instances[showing.image]
         view = self._view(entry, INSTANCE, epoch, showing.image, showing.turn)
-        return Slot(
-            number=2 * number,
-            kind=INSTANCE,
-            image=showing.image,
-            concept=entry.concept,
-            epoch=epoch,
-            turn=showing.turn,
-            view=view,
-            micro=micro,
-        )
+        concept, turn = entry.concept, showing.turn
+        return Slot(2 * number, INSTANCE, showing.image, concept, epoch, turn, view)
 
-    def _class_slot(self, number: int, micro: int, epoch: int, showing: _Showing) -> Slot | None:
+    def _class_slot(self, number: int, epoch: int, showing: _Showing) -> Slot | None:
         concept = self.instances[showing.image].concept
         members = self._class_members.get(concept)
         if not members:
@@ -360,17 +340,12 @@ class BatchPlan:
         image = members[self._class_order(len(members), concept, turn)[place_in_round]]
         rounds = self._rounds(concept)
         turn = turn % rounds if rounds else turn
-        return Slot(
-            number=2 * number + 1,
-            kind=CLASS,
-            image=image,
-            concept=concept,
-            epoch=epoch,
-            turn=turn,
-            view=self._view(self.classes[image], CLASS, 0, image, turn),
-            micro=micro,
-            is_kept=rounds > 0,
-        )
+        return self._of_class(2 * number + 1, image, epoch, turn, is_kept=rounds > 0)
+
+    def _of_class(self, number: int, image: int, epoch: int, turn: int, *, is_kept: bool) -> Slot:
+        entry = self.classes[image]
+        view = self._view(entry, CLASS, 0, image, turn)
+        return Slot(number, CLASS, image, entry.concept, epoch, turn, view, is_kept=is_kept)
 
     def _rounds(self, concept: int) -> int:
         """After how many rounds a concept's class slots come back; 0: never."""
@@ -380,16 +355,7 @@ class BatchPlan:
     def kept_slots(self) -> list[Slot]:
         """Every class slot to which the base's answer is kept."""
         return [
-            Slot(
-                number=1,
-                kind=CLASS,
-                image=image,
-                concept=concept,
-                epoch=0,
-                turn=turn,
-                view=self._view(self.classes[image], CLASS, 0, image, turn),
-                is_kept=True,
-            )
+            self._of_class(1, image, 0, turn, is_kept=True)
             for concept, members in self._class_members.items()
             for turn in range(self._rounds(concept))
             for image in members
@@ -461,14 +427,3 @@ def crop_top_left(original: Size, view: View) -> tuple[int, int]:
         return view.crop
     width = scaled(original, view.size)[1]
     return view.top, width - view.width - view.left
-
-
-def enlargement(original: Size, target: Size) -> float:
-    """By how much the image is scaled; above 1 it is blown up."""
-    return max(target[0] / original[0], target[1] / original[1])
-
-
-def cut_share(original: Size, target: Size) -> float:
-    """The share of the image's area that is cut away."""
-    height, width = scaled(original, target)
-    return 1.0 - (target[0] * target[1]) / (height * width)

@@ -238,17 +238,6 @@ class Estimator:
         return size
 
 
-def estimate(parts: Sequence[Part], run: Callable[[], Any], setting: MemorySetting) -> Estimate:
-    """The memory that one setting needs. See :class:`Estimator` for several."""
-    return Estimator(
-        parts,
-        run,
-        precision=setting.precision,
-        device=setting.device,
-        fused_attention=setting.fused_attention,
-    ).estimate(setting)
-
-
 def _trained(parts: Sequence[Part]) -> list[Tensor]:
     return [t for part in parts for t in part.tensors if t.requires_grad]
 

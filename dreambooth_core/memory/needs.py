@@ -264,9 +264,9 @@ class Planner:
             device=self.device,
         )
 
-    def needs(self, setting: MemorySetting | None = None) -> Needs:
-        """What the configuration needs, or would need with another setting."""
-        setting = setting or self.setting
+    def needs(self) -> Needs:
+        """What the configuration needs."""
+        setting = self.setting
         driver = CUDA_CONTEXT if setting.device == "cuda" else 0
         return Needs(
             self.family,

@@ -25,8 +25,6 @@ from .types import Published, Saved
 LIST = "published.json"
 """In a run's folder: what of it is where the host lists it."""
 
-WEIGHTS = (".safetensors", ".ckpt")
-
 
 class Results:
     """Saved steps of runs, and their copies in the host's folders."""

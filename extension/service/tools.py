@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import threading
-import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -34,7 +33,6 @@ KEPT = 50
 @dataclass
 class _Running:
     task: Task
-    since: float
     cancelled: threading.Event = field(default_factory=threading.Event)
 
 
@@ -90,7 +88,7 @@ class Tools:
     def _begin(self, tool: str, asked: dict[str, Any]) -> str:
         with self._changing:
             number = secrets.token_hex(6)
-            self._tasks[number] = _Running(Task(number, tool, "waiting"), time.time())
+            self._tasks[number] = _Running(Task(number, tool, "waiting"))
             for old in list(self._tasks)[:-KEPT]:
                 if self._tasks[old].task.state not in ("waiting", "running"):
                     del self._tasks[old]

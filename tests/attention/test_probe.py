@@ -18,9 +18,9 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def _fresh():
-    probe.forget()
+    probe._probe.cache_clear()
     yield
-    probe.forget()
+    probe._probe.cache_clear()
 
 
 def broken_xformers(monkeypatch: pytest.MonkeyPatch, attention: object) -> None:
@@ -103,7 +103,7 @@ def test_where_torch_has_only_its_math_kernel_chunked_is_chosen():
 def test_the_trial_runs_in_any_surroundings():
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         assert choose("auto", CPU, torch.float32, 24).kernel == "sdpa"
-    probe.forget()
+    probe._probe.cache_clear()
     with torch.inference_mode():
         assert choose("auto", CPU, torch.float32, 24).kernel == "sdpa"
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from helpers.comfy_workflows import WIDGETS
 
 import comfy_nodes
 from comfy_nodes import settings, training
@@ -21,7 +22,6 @@ from comfy_nodes.description import (
     IMAGES,
     SETTINGS,
     STACK,
-    WIDGETS,
     Node,
 )
 from comfy_nodes.words import in_words

@@ -10,7 +10,7 @@ import pytest
 from dreambooth_core.compat import conversions
 from dreambooth_core.compat.dialect import COMMON, Dialect
 from dreambooth_core.compat.dialects import DIALECTS
-from dreambooth_core.compat.flags import BY_NAME, FLAGS, KINDS, Flag
+from dreambooth_core.compat.flags import BY_NAME, FLAGS, Flag
 from dreambooth_core.compat.later import LATER
 from dreambooth_core.compat.table import page
 from dreambooth_core.compat.translate import read_flags, translate
@@ -133,7 +133,6 @@ def test_the_table_does_not_contradict_itself() -> None:
     assert len(BY_NAME) == len(FLAGS)
     known = set(flatten(TrainConfig())) | {"optim.optimizer_args", "concepts", "validation.prompts"}
     for flag in FLAGS:
-        assert flag.kind in KINDS
         assert flag.verdict != "nothing" or flag.how, flag.name
         assert not (flag.refused and (flag.key or flag.act)), flag.name
         for key in flag.key.split(", ") if flag.key else []:

@@ -108,7 +108,7 @@ def test_an_item_is_its_slot(photos, class_folder):
             seen.add(picture.path.parent.name)
             assert item.original_size == (picture.height, picture.width)
             assert item.target_size == slot.size
-            assert item.crop_top_left == slot.crop
+            assert item.crop_top_left == slot.view.crop
             wanted = "a photo of sks dog" if slot.kind == "instance" else "a photo of a dog"
             assert item.caption == wanted
             pixels = items.pixels(picture, slot.view)

@@ -77,14 +77,13 @@ def test_the_layout_of_batches(instances, classes, layout):
         assert len(step) == layout["accumulation"] or (last and len(step) >= 1)
         numbers = [slot.number for batch in step for slot in batch]
         assert len(set(numbers)) == len(numbers)
-        for micro, batch in enumerate(step):
+        for batch in step:
             own = [slot for slot in batch if slot.kind == INSTANCE]
             beside = [slot for slot in batch if slot.kind == CLASS]
             assert batch == own + beside
             assert 1 <= len(own) <= full
             assert len({slot.size for slot in own}) == 1
             smaller[own[0].size] += len(own) < full
-            assert {slot.micro for slot in batch} == {micro}
             for slot in own:
                 assert slot.size == instances[slot.image].size
                 assert slot.concept == instances[slot.image].concept
@@ -245,13 +244,13 @@ def test_flips_are_fair_and_drawn_anew():
     plan = BatchPlan(_squares(10, repeats=2), _squares(10), batch_size=10, flip=True)
     slots = [slot for step in range(100) for slot in plan.slots(step)]
     for kind in (INSTANCE, CLASS):
-        flips = [slot.flip for slot in slots if slot.kind == kind]
+        flips = [slot.view.flip for slot in slots if slot.kind == kind]
         assert 400 < sum(flips) < 600
     by_picture: dict[int, set[bool]] = {}
     for slot in slots:
-        by_picture.setdefault(slot.image, set()).add(slot.flip)
+        by_picture.setdefault(slot.image, set()).add(slot.view.flip)
     assert all(both == {True, False} for both in by_picture.values())
-    assert not any(s.flip for s in BatchPlan(_squares(9), batch_size=9).slots(0))
+    assert not any(s.view.flip for s in BatchPlan(_squares(9), batch_size=9).slots(0))
 
 
 def test_random_crops_reach_both_ends():
@@ -281,7 +280,7 @@ def test_no_pictures():
 def test_a_known_plan_stays_what_it_is():
     """Resuming a run of an older version must find the same pictures in the same steps."""
     plan = BatchPlan(_squares(5), _squares(3), batch_size=2, seed=7, flip=True)
-    got = [[(s.number, s.kind[0], s.image, s.flip) for s in plan.slots(i)] for i in range(3)]
+    got = [[(s.number, s.kind[0], s.image, s.view.flip) for s in plan.slots(i)] for i in range(3)]
     assert got == KNOWN
 
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dreambooth_core.data.buckets import Sizer, bucket_sizes, choose
+from dreambooth_core.data.buckets import Sizer, bucket_sizes, choose, cut_share, enlargement
 from dreambooth_core.data.changes import Change
 from dreambooth_core.data.options import DataOptions
-from dreambooth_core.data.plan import View, crop_top_left, cut_share, enlargement, place, scaled
+from dreambooth_core.data.plan import View, crop_top_left, place, scaled
 from dreambooth_core.errors import UserError
 
 SIDES = st.integers(1, 5000)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from comfy_nodes import NODES
-from comfy_nodes.description import WIDGETS, Node
+from comfy_nodes.description import Node
+
+WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 
 NOT_SENT = ("Note", "MarkdownNote")
 OURS = {node.id: node for node in NODES}

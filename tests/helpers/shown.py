@@ -182,7 +182,7 @@ SHOWN: dict[str, tuple[str, str]] = {
     "optim.ema.warmup": (LEARNING, "test_the_average_is_saved_as_the_result"),
     "optim.ema.every": (LEARNING, "test_the_average_is_saved_as_the_result"),
     "optim.ema.on_cpu": ("optim/test_stepping.py", "test_ema_is_fp32_and_swaps_exactly"),
-    "memory.budget": ("trainer/test_budget.py", "test_check_and_train_say_what_was_taken"),
+    "memory.budget": ("memory/test_budget.py", "test_check_and_train_say_what_was_taken"),
     "memory.gradient_checkpointing": (
         MEMORY,
         "test_gradient_checkpointing_changes_memory_not_losses",
@@ -204,7 +204,7 @@ SHOWN: dict[str, tuple[str, str]] = {
     "run.mixed_precision": (MEMORY, "test_mixed_bf16_keeps_trained_weights_in_fp32"),
     "run.resume": ("trainer/test_resume.py", "test_every_method_resumes_exactly"),
     "run.presets": (
-        "trainer/test_memory_needs.py",
+        "memory/test_needs.py",
         "test_events_tell_estimate_and_measured_peak",
     ),
     "save.every_minutes": ("trainer/test_endings.py", "test_the_resume_state_is_saved_by_time"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from typing import Any
@@ -16,10 +16,10 @@ from torch import nn
 from dreambooth_core.formats.checkpoints.build import empty
 from dreambooth_core.memory.estimate import (
     CUDA_CONTEXT,
+    Estimate,
     Estimator,
     MemorySetting,
     Part,
-    estimate,
 )
 from dreambooth_core.memory.measure import peak_memory, resident, room
 from dreambooth_core.memory.models import (
@@ -116,6 +116,13 @@ def test_frozen_parts_need_no_gradients_and_cached_ones_no_weights():
     assert found.weights - alone.weights == pytest.approx(
         sum(p.numel() * 4 for p in text.parameters()), abs=77 * 8
     )
+
+
+def estimate(parts: Sequence[Part], run: Callable[[], Any], setting: MemorySetting) -> Estimate:
+    """What one setting needs."""
+    traced = {"precision": setting.precision, "device": setting.device}
+    fused = setting.fused_attention
+    return Estimator(parts, run, **traced, fused_attention=fused).estimate(setting)
 
 
 def test_a_trained_text_encoder_costs_activations_and_states():
