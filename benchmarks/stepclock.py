@@ -45,8 +45,12 @@ class Clocked:
         return (self.cpu[-1] - self.cpu[WARM - 1]) / (len(self.cpu) - WARM)
 
 
-def clocked(command: Sequence[str], clock: Path, **variables: str) -> Clocked:
+def clocked(
+    command: Sequence[str], clock: Path, *, packages: str = "", **variables: str
+) -> Clocked:
     """Runs a command under the clock, with ``variables`` in its environment. Linux and macOS.
+
+    ``packages``: a folder in which Python looks before all others.
 
     Raises:
         SystemExit: it failed, or took too few steps.
@@ -57,7 +61,9 @@ def clocked(command: Sequence[str], clock: Path, **variables: str) -> Clocked:
         env={
             **os.environ,
             "HF_HUB_OFFLINE": "1",
-            "PYTHONPATH": os.pathsep.join([ROOT, os.environ.get("PYTHONPATH", "")]),
+            "PYTHONPATH": os.pathsep.join(
+                [packages or ROOT, ROOT, os.environ.get("PYTHONPATH", "")]
+            ),
             "PYTHONWARNINGS": "ignore",
             **variables,
         },

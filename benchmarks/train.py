@@ -6,8 +6,9 @@
 The peers are scripts with the flags of diffusers' ``train_dreambooth_lora.py`` and
 ``train_dreambooth.py``. Both sides train the same model on the same pictures with the same batch,
 resolution, rank, learning rate and number of steps, on one thread, without validation images and
-intermediate checkpoints, and in turn. CPU seconds of the whole process are counted, not wall
-seconds, because other programs on the machine do not change those.
+intermediate checkpoints, and in turn, each with what its own instructions install: the peers need
+torchvision, which our environment does not have (``--peer-packages``). CPU seconds of the whole
+process are counted, not wall seconds, because other programs on the machine do not change those.
 
 Two models: ``tiny`` (a UNet of 0.8 million weights at 8 x 8 latents), where a step is little but
 overhead, and ``small`` (12.5 million at 64 x 64, that is 512 x 512 pixels), whose autoencoder costs
@@ -17,6 +18,7 @@ about half of a training step, as Stable Diffusion 1.5's does.
 from __future__ import annotations
 
 import argparse
+import compileall
 import json
 import shutil
 import statistics
@@ -30,6 +32,7 @@ from benchmarks.stepclock import clocked
 
 ROOT = Path(__file__).resolve().parents[1]
 PROMPT = "a photo of sks ball"
+OURS = "dreambooth"
 RATES = {"lora": 1e-4, "full": 5e-6}
 
 
@@ -62,9 +65,10 @@ class Result:
         return self.startup - self.step + self.rest
 
 
-def run(command: list[str], clock: Path) -> Result:
-    """Runs a command under the clock, on one thread."""
-    found = clocked(command, clock, OMP_NUM_THREADS="1")
+def run(command: list[str], clock: Path, packages: str = "") -> Result:
+    """Runs a command under the clock, on one thread, with ``packages`` in front of what Python
+    finds."""
+    found = clocked(command, clock, packages=packages, OMP_NUM_THREADS="1")
     rest = found.total - found.cpu[-1]
     return Result(found.cpu[0], found.cpu_step, rest, found.peak / 2**20)
 
@@ -117,6 +121,8 @@ def peers(script: Path, work: Path, model: Model, kind: str) -> list[str]:
 def make_model(name: str, work: Path) -> None:
     """An SD1 folder with a tokenizer, and five pictures."""
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+    # What Python compiles at a clone's first run, as pip has done with all libraries.
+    compileall.compile_dir(str(ROOT / "dreambooth_core"), quiet=1)
     import torch
     from diffusers import AutoencoderKL
     from helpers.tiny import draw_pictures, tiny_sd1, tiny_unet
@@ -151,14 +157,15 @@ def make_model(name: str, work: Path) -> None:
 
 
 def compare(
-    commands: dict[str, list[str]], rounds: int, work: Path, *, warm_up: bool
+    commands: dict[str, list[str]], rounds: int, work: Path, packages: str, *, warm_up: bool
 ) -> dict[str, list[Result]]:
     """Runs all in turn, ``rounds`` times; with ``warm_up`` after a round that is not counted, which
-    brings the libraries' files into the system's cache."""
+    brings the libraries' files into the system's cache. ``packages``: a folder that only others'
+    commands see."""
     found: dict[str, list[Result]] = {name: [] for name in commands}
     for number in range(0 if warm_up else 1, rounds + 1):
         for name, command in commands.items():
-            result = run(command, work / "clock.json")
+            result = run(command, work / "clock.json", "" if name == OURS else packages)
             if number:
                 found[name].append(result)
             for folder in ("runs", "peer"):
@@ -194,6 +201,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lora-peer", type=Path, metavar="SCRIPT")
     parser.add_argument("--full-peer", type=Path, metavar="SCRIPT")
+    parser.add_argument(
+        "--peer-packages",
+        default="",
+        metavar="FOLDER",
+        help="what only the peers need, torchvision above all: our environment is made without it",
+    )
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--kinds", nargs="+", choices=RATES, default=list(RATES))
     parser.add_argument("--rounds", type=int, default=3)
@@ -209,11 +222,11 @@ def main() -> None:
             work, model = Path(folder), MODELS[name]
             make_model(name, work)
             for kind in args.kinds:
-                commands = {"dreambooth": ours(work, model, kind)}
+                commands = {OURS: ours(work, model, kind)}
                 if script := scripts[kind]:
                     commands[script.name] = peers(script, work, model, kind)
                 warm_up = not (answer or args.no_warm_up)
-                found = compare(commands, args.rounds, work, warm_up=warm_up)
+                found = compare(commands, args.rounds, work, args.peer_packages, warm_up=warm_up)
                 answer[f"{name} {kind}"] = {
                     side: [asdict(result) for result in results] for side, results in found.items()
                 }

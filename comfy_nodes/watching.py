@@ -214,6 +214,8 @@ def line_of(event: Event) -> str:
     parts = [f"step {step}/{steps}"]
     if event.get("loss") is not None:
         parts.append(f"loss {event['loss']:.4f}")
+    if event.get("compile_seconds"):
+        parts.append(f"compiled in {time_text(event['compile_seconds'])}")
     if event.get("seconds_per_step"):
         parts.append(f"{time_text((steps - step) * event['seconds_per_step'])} left")
     return ", ".join(parts)

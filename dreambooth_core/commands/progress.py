@@ -63,6 +63,8 @@ class EventPrinter:
             self.console.print(words(f"saved {event['path']}"))
 
     def _advance(self, event: Event) -> None:
+        if event.get("compile_seconds"):
+            self.console.print(f"compiling took {event['compile_seconds']:.0f} s so far")
         stage = event.get("stage", "train")
         done, total = event.get("step", 0), event.get("steps", 0)
         if self._uncounted is not None:

@@ -8,8 +8,9 @@ padding. OpenAI's CLIP pads with the end token, OpenCLIP with id 0, which the vo
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Collection, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,9 +123,19 @@ def check_tokenizer(folder: Path, words: int) -> None:
         folder: with ``vocab.json`` and ``merges.txt``, or ``tokenizer.json``.
         words: how many the text encoder knows; an id beyond them has no embedding.
 
+    What has passed is not looked at again as long as its files stay as they are: a start comes here
+    three times.
+
     Raises:
         UserError: names the file.
     """
+    files = [folder / name for name in OWN_FILES]
+    states = [os.stat(file) for file in files if folders.is_file(file)]
+    _checked(folder, words, tuple((s.st_ino, s.st_size, s.st_mtime_ns) for s in states))
+
+
+@lru_cache(maxsize=8)
+def _checked(folder: Path, words: int, states: tuple[tuple[int, int, int], ...]) -> None:
     for name in OWN_FILES:
         if name.endswith("_config.json") and folders.is_file(folder / name):
             reading.read_json(folder / name)

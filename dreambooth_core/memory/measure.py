@@ -128,6 +128,9 @@ class MemoryWatch:
     ) -> None:
         self.device = device
         self.peak: Peak | None = None
+        self.estimate: Callable[[], int | None] = lambda: None
+        """Bytes that were expected, or None: asked when the first measurement is told, since no
+        step has to wait for it."""
         self._advice, self._windows = advice, windows
         self._seconds: list[float] = []
         self._told = False
@@ -149,7 +152,11 @@ class MemoryWatch:
             return {}
         self._measured_told = True
         found: dict[str, Any] = {"measured_bytes": self.peak.peak, "measured_on": self.peak.on}
-        return found | ({"reserved_bytes": self.peak.reserved} if self.peak.reserved else {})
+        if self.peak.reserved:
+            found["reserved_bytes"] = self.peak.reserved
+        if (expected := self.estimate()) is not None:
+            found["estimated_bytes"] = expected
+        return found
 
     def alarm(self, seconds: float) -> str | None:
         """A warning, once in a run, if a step of that length looks like spilling, or if the GPU is

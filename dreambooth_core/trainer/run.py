@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -190,15 +191,10 @@ def _prepared(
             proposal.accept(folder)
         reporter.begin()
         saver("the receipt", lambda: write_receipt(folder, **facts))
-    needs = None
-    with reporter.decorative("estimating the memory"):
-        needs = estimate_of(config, training.parts.configs, processes.device)
-    if needs and processes.is_main:
-        estimated = {"budget": config.memory.budget, "estimated_bytes": needs.peak}
-        saver("the receipt", lambda: write_receipt(folder, memory=estimated))
+    if processes.is_main:
+        training.watch.estimate = partial(_estimate, training)
     reporter.emit(
         "started",
-        estimated_bytes=needs.peak if needs else None,
         step=training.step,
         steps=training.total_steps,
         trainable=sum(facts["trainable_parameters"].values()),
@@ -206,6 +202,15 @@ def _prepared(
         family=training.parts.family.name,
     )
     return training
+
+
+def _estimate(training: Training) -> int | None:
+    """The memory in bytes that the run should take."""
+    needs = None
+    with training.reporter.decorative("estimating the memory"):
+        device = training.processes.device
+        needs = estimate_of(training.config, training.parts.configs, device)
+    return needs.peak if needs else None
 
 
 def _resume_point(config: TrainConfig, folder: RunFolder, reporter: Reporter) -> Path | None:
@@ -309,6 +314,7 @@ def _facts(training: Training) -> dict[str, Any]:
         "steps_per_epoch": training.plan.steps_per_epoch,
         "device": str(training.processes.device),
         "precision": config.run.mixed_precision,
+        "memory": {"budget": config.memory.budget},
         "presets": dict(config.run.presets),
     }
 

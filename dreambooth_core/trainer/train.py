@@ -34,6 +34,7 @@ from dreambooth_core.objective.objective import combine
 from dreambooth_core.optim.ema import Ema
 from dreambooth_core.optim.stepper import Stepper
 from dreambooth_core.randomness import seed_globally
+from dreambooth_core.trainer.compiling import Compiling
 from dreambooth_core.trainer.decide import Decision, parameter_groups
 from dreambooth_core.trainer.distributed import Processes, no_sync, replicated, shard
 from dreambooth_core.trainer.kept import Kept
@@ -157,6 +158,7 @@ class Training:
         self.window = Window(processes, self.prior_weight, scaled=precision.scaler.is_enabled())
         advice = partial(next_measure, config, processes.device, parts.configs)
         self.watch = MemoryWatch(processes.device, advice)
+        self.compiling = Compiling(wanted=config.memory.compile)
         self.validation = Validation(config.validation, parts, precision, folder, reporter, items)
         size, unseen = config.run.batch_size, None
         if held_out is not None:
@@ -261,7 +263,7 @@ class Training:
         due = self.step % self.config.log.every_steps == 0 or self.step == self.total_steps
         if due or self.window.waiting >= MOST_WAITING:
             self.window.settle()
-        self.window.seconds += time.monotonic() - started
+        self.window.seconds += time.monotonic() - started - self.compiling.lap()
         if not due:
             return
         means = self.window.report()
@@ -269,8 +271,8 @@ class Training:
             self.reporter.warn(full)
         if not self.items.class_images:
             del means["class_loss"], means["prior_share"]
-        measured = self.watch.told()
-        if measured.get("measured_on") == "cuda" and self.processes.is_main:
+        measured = self.watch.told() | self.compiling.told()
+        if measured and self.processes.is_main:
             self.saver("the receipt", partial(write_receipt, self.folder, memory=measured))
         self.reporter.emit(
             "progress",

@@ -204,6 +204,8 @@ class Status:
     seconds_left: float | None = None
     memory_bytes: int | None = None
     """Peak of the device's memory so far."""
+    compile_seconds: float | None = None
+    """What torch.compile has taken, which is in no step's pace."""
     message: str = ""
     """Why it waits, failed, stopped or was lost."""
     ahead: int = 0

@@ -35,6 +35,7 @@ class _Facts:
     offset: int = 0
     pace: float | None = None
     memory: int | None = None
+    compiling: float | None = None
     identity: tuple[int, int] = (0, 0)
     config: Values = field(default_factory=dict)
     config_time: int = -1
@@ -74,6 +75,7 @@ class Watcher:
             seconds_per_step=facts.pace,
             seconds_left=left,
             memory_bytes=facts.memory,
+            compile_seconds=facts.compiling,
             message=message,
             ahead=one.stage_steps if one.state == "waiting" and one.stage == STAGE else 0,
             created=one.created,
@@ -114,6 +116,9 @@ class Watcher:
             pace, memory = event.get("seconds_per_step"), event.get("measured_bytes")
             facts.pace = float(pace) if isinstance(pace, (int, float)) else facts.pace
             facts.memory = memory if isinstance(memory, int) else facts.memory
+            compiling = event.get("compile_seconds")
+            if isinstance(compiling, (int, float)):
+                facts.compiling = float(compiling)
         self._read_config(run, facts)
         return facts
 

@@ -159,6 +159,8 @@ def _numbers(status: Any, run: Watched, now: float) -> Html:
             if pace >= 1
             else ("Pace", f"{1 / pace:.1f}", "steps/s")
         )
+    if status.compile_seconds:
+        rows.append(("Compiling took", duration(status.compile_seconds), ""))
     if run.lr:
         rows.append(("Learning rate", f"{run.lr:.2e}", ""))
     if status.memory_bytes:

@@ -317,6 +317,8 @@ def test_lines() -> None:
     assert line_of({"stage": "latents", "step": 2, "steps": 5}) == "encoding images 2/5"
     event = {"stage": "train", "step": 10, "steps": 110, "loss": 0.1, "seconds_per_step": 3.0}
     assert line_of(event) == "step 10/110, loss 0.1000, 5 min left"
+    compiled = {**event, "compile_seconds": 41.2}
+    assert line_of(compiled) == "step 10/110, loss 0.1000, compiled in 41 s, 5 min left"
     measured = {"kind": "measured", "step": 40, "best": 20}
     assert line_of(measured) == "step 40, the best so far is step 20"
     assert line_of({"stage": "proof"}) == "checking the saved file"

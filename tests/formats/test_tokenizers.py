@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dreambooth_core.errors import UserError
+from dreambooth_core.formats import tokenizers
 from dreambooth_core.formats.tokenizers import (
     ASSETS,
     END,
@@ -85,6 +86,24 @@ def test_a_damaged_vocabulary_is_named(tmp_path, name, change, words):
     assert name in caught.value.line
     with pytest.raises(UserError, match="the text encoder knows 0 to 999"):
         check_tokenizer(ASSETS, 1000)
+
+
+def test_what_has_passed_is_looked_at_again_when_it_changes(tmp_path, monkeypatch):
+    for key, data in tokenizer_files(END).items():
+        (tmp_path / key).write_bytes(data)
+    vocabulary = tmp_path / "vocab.json"
+    vocabulary.write_text(vocabulary.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    looked = []
+    check = tokenizers._check_words
+    monkeypatch.setattr(tokenizers, "_check_words", lambda *a: (looked.append(1), check(*a)))
+    for _ in range(2):
+        check_tokenizer(tmp_path, 49408)
+    assert len(looked) == 1
+    vocabulary.write_text("{}", encoding="utf-8")
+    for _ in range(2):
+        with pytest.raises(UserError, match="lacks the token"):
+            check_tokenizer(tmp_path, 49408)
+    assert len(looked) == 3
 
 
 def test_a_context_without_end_ends_with_the_encoder(tmp_path):

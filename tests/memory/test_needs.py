@@ -44,13 +44,18 @@ def test_estimate_needs_no_weights(
 def test_events_tell_estimate_and_measured_peak(base: Path, pictures: Path, tmp_path: Path) -> None:
     changes = {"run__presets": "{mine: '3'}", "run__steps": 2}
     folder = train(config_for(base, pictures, tmp_path, **changes), decorated=True)
-    started = next(e for e in folder.events if e["kind"] == "started")
-    assert started["estimated_bytes"] > 0
     steps = [e for e in folder.events if e.get("stage") == "train"]
     assert steps[0]["measured_bytes"] > 0
     assert steps[0]["measured_on"] == "process"
+    assert steps[0]["estimated_bytes"] > 0
     assert "measured_bytes" not in steps[1]
-    assert read_receipt(folder)["presets"] == {"mine": "3"}
+    receipt = read_receipt(folder)
+    assert receipt["presets"] == {"mine": "3"}
+    told = {
+        "budget": "auto",
+        **{k: v for k, v in steps[0].items() if k.endswith(("_bytes", "_on"))},
+    }
+    assert receipt["memory"] == told
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])

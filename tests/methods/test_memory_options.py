@@ -17,6 +17,7 @@ from dreambooth_core.errors import UserError
 from dreambooth_core.jobs import read_receipt
 from dreambooth_core.methods.quantized import QuantizedLinear, dequantize, quantize
 from dreambooth_core.options import TrainConfig
+from dreambooth_core.trainer.compiling import Compiling
 from dreambooth_core.trainer.proof import as_stored, sums_of
 from dreambooth_core.trainer.train import Training
 
@@ -173,6 +174,36 @@ def test_repeated_blocks_are_compiled_when_asked(
     found = training_of["training"].parts.denoiser.modules()
     assert blocks == [m for m in found if type(m).__name__ == "BasicTransformerBlock"]
     assert len(blocks) > 1
+
+
+def test_what_compiling_took_is_told_and_is_in_no_pace(
+    base: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda call, **_: call)
+    # The compiler's clock: what was spent before the run, and what after each of its steps.
+    clock = iter([5.0, 1005.0, 1005.0, 3005.0])
+    monkeypatch.setattr(Compiling, "_now", lambda self: next(clock) if self._wanted else 0.0)
+    folder = train(config_for(base, pictures, tmp_path, memory__compile="true", run__steps=3))
+    steps = [e for e in folder.events if e.get("stage") == "train"]
+    assert [e.get("compile_seconds") for e in steps] == [1000, None, 3000]
+    assert [e["seconds_per_step"] > 0 for e in steps] == [False, True, False]
+    assert read_receipt(folder)["memory"]["compile_seconds"] == 3000
+
+
+def test_compiling_is_timed_forward_and_backward() -> None:
+    torch.compiler.reset()
+    compiling, none = Compiling(wanted=True), Compiling(wanted=False)
+    weight = torch.ones(2, requires_grad=True)
+    double = torch.compile(lambda tensor: (tensor * 2).sin(), backend="aot_eager")
+    answer = double(weight).sum()
+    forward = compiling.lap()
+    answer.backward()
+    assert forward > 0
+    assert compiling.lap() > 0
+    double(weight).sum().backward()
+    assert compiling.lap() == none.lap() == 0
+    assert compiling.told()["compile_seconds"] == round(compiling.seconds, 1)
+    assert compiling.told() == none.told() == {}
 
 
 def test_compiled_blocks_are_recorded_when_asked(

@@ -90,6 +90,12 @@ def test_the_panel_tells_what_matters() -> None:
     assert "width:30.00%" in shown
 
 
+def test_what_compiling_took_is_told() -> None:
+    assert "Compiling took" not in live.panel(RUNNING, live.Watched(), now=1090.0)
+    shown = live.panel(replace(RUNNING, compile_seconds=75.4), live.Watched(), now=1090.0)
+    assert "1:15 Compiling took" in " ".join(re.sub("<[^>]*>", " ", shown).split())
+
+
 def test_names_and_messages_are_escaped() -> None:
     evil = "<img src=x onerror=alert(1)>"
     status = replace(
