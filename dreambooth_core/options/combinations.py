@@ -7,7 +7,7 @@ written from it (``python -m dreambooth_core.options.combinations docs/combinati
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,222 +90,157 @@ class Rule:
     broken: Callable[[Asked], bool]
 
 
-def _fastest(asked: Asked) -> bool:
-    return asked.config.memory.attention == FASTEST
+Pair = tuple[str, str, str, Callable[[Asked], bool]]
+"""The second thing, the reason, what to do, and whether it is asked for."""
 
 
-def _graphs(asked: Asked) -> bool:
-    return asked.config.memory.cuda_graphs
+def _not_with(
+    first: str, where: str, asked_for: Callable[[Asked], bool], pairs: Sequence[Pair]
+) -> list[Rule]:
+    """The rules of one thing that excludes several."""
 
+    def both(second: Callable[[Asked], bool]) -> Callable[[Asked], bool]:
+        return lambda asked: asked_for(asked) and second(asked)
 
-UNTRIED: tuple[tuple[str, str, Callable[[Asked], bool]], ...] = (
-    (
-        "torch.compile",
-        "each kernel would be compiled for its trial",
-        lambda s: _fastest(s) and s.config.memory.compile,
-    ),
-    (
-        "fused_backward_pass",
-        "trials would step the weights",
-        lambda s: _fastest(s) and s.optim.fused_backward_pass,
-    ),
-    (
-        "several processes",
-        "each would choose for itself",
-        lambda s: _fastest(s) and s.processes > 1,
-    ),
-)
-"""What attention kernels cannot be tried with."""
+    return [Rule(first, each, why, do, where, both(broken)) for each, why, do, broken in pairs]
 
-UNRECORDED: tuple[tuple[str, str, str, Callable[[Asked], bool]], ...] = (
-    (
-        "torch.compile off",
-        "what is recorded are compiled blocks",
-        "Switch memory.compile on, or memory.cuda_graphs off.",
-        lambda s: _graphs(s) and not s.config.memory.compile,
-    ),
-    (
-        "devices that are not NVIDIA's",
-        "they are CUDA's",
-        "Switch memory.cuda_graphs off.",
-        lambda s: _graphs(s) and s.device not in ("", "cuda"),
-    ),
-    (
-        "buckets",
-        "what is recorded has one size",
-        "Set data.crop to center or random, or switch memory.cuda_graphs off.",
-        lambda s: _graphs(s) and s.config.data.crop == "bucket",
-    ),
-    (
-        "gradient checkpointing",
-        "blocks are computed a second time, where the first recording is still in use",
-        "Switch one of the two off.",
-        lambda s: _graphs(s) and s.config.memory.gradient_checkpointing,
-    ),
-    (
-        "gradient accumulation",
-        "the next pass would write over gradients that are being summed",
-        "Set run.gradient_accumulation_steps to 1, or switch memory.cuda_graphs off.",
-        lambda s: _graphs(s) and s.config.run.gradient_accumulation_steps > 1,
-    ),
-    (
-        "objective.loss dpo",
-        "the adapter as it was is asked in between, from elsewhere in the memory",
-        "Choose another objective.loss, or switch memory.cuda_graphs off.",
-        lambda s: _graphs(s) and s.config.prefers,
-    ),
-    (
-        "several processes",
-        "gradients travel while they appear",
-        "Train in one process, or switch memory.cuda_graphs off.",
-        lambda s: _graphs(s) and s.processes > 1,
-    ),
-)
-"""What CUDA graphs cannot be combined with."""
-
-UNSHARDED: tuple[tuple[str, str, str, Callable[[Asked], bool]], ...] = (
-    (
-        "a 4-bit or 8-bit base",
-        "packed weights cannot be cut into pieces",
-        "Set memory.quantize to no, or run.sharding to no.",
-        lambda s: s.config.memory.quantize != "no",
-    ),
-    (
-        "torch.compile",
-        "the network is compiled whole, and is never whole",
-        "Switch one of the two off.",
-        lambda s: s.config.memory.compile,
-    ),
-    (
-        "fp16",
-        "the loss scaler looks at one process's piece alone",
-        "Use bf16 or fp32.",
-        lambda s: s.precision == "fp16",
-    ),
-    (
-        "stochastic_rounding and fused_backward_pass",
-        "they step weights one by one and whole",
-        "Switch them off.",
-        lambda s: s.optim.stochastic_rounding or s.optim.fused_backward_pass,
-    ),
-    (
-        "optimizers other than adamw, adam and sgd",
-        "they look at a weight as a whole, or have kernels that know no pieces",
-        "Choose adamw.",
-        lambda s: not s.optimizer.shards,
-    ),
-    (
-        "prior.source prediction",
-        "a pass gathers pieces from all processes, and not each of them has class images in it",
-        "Set prior.source to images.",
-        lambda s: s.config.prior.predicts,
-    ),
-    (
-        "objective.loss dpo",
-        "the adapter as it was would have to be in pieces too",
-        "Choose another objective.loss.",
-        lambda s: s.config.prefers,
-    ),
-    (
-        "save.best_by images",
-        "the first process alone draws them, and has one piece of the network",
-        "Set save.best_by to loss.",
-        lambda s: s.config.seeks_best and s.config.save.best_by == "images",
-    ),
-    (
-        "method.training_adapter",
-        "it lies beside layers that are whole",
-        "Leave method.training_adapter empty.",
-        lambda s: bool(s.config.method.training_adapter),
-    ),
-    (
-        "EMA in RAM",
-        "each process averages its own pieces where they are",
-        "Switch optim.ema.on_cpu off; run.sharding=offload keeps all pieces in RAM.",
-        lambda s: s.optim.ema.enabled and s.optim.ema.on_cpu,
-    ),
-)
-"""What sharding cannot be combined with, why, and what to do."""
 
 RULES: tuple[Rule, ...] = (
-    Rule(
+    *_not_with(
         "fused_backward_pass",
-        "gradient accumulation",
-        "the weights would step after each part of the batch",
-        "Set run.gradient_accumulation_steps to 1, or switch optim.fused_backward_pass off.",
         "optim.fused_backward_pass",
-        lambda s: s.optim.fused_backward_pass and s.config.run.gradient_accumulation_steps > 1,
+        lambda s: s.optim.fused_backward_pass,
+        [
+            (
+                "gradient accumulation",
+                "the weights would step after each part of the batch",
+                "Set run.gradient_accumulation_steps to 1, or switch optim.fused_backward_pass off.",
+                lambda s: s.config.run.gradient_accumulation_steps > 1,
+            ),
+            (
+                "gradient clipping by norm",
+                "the norm of all gradients is known only when all are there",
+                "Set optim.max_grad_norm to 0, or switch optim.fused_backward_pass off.",
+                lambda s: s.optim.max_grad_norm > 0,
+            ),
+            (
+                "several processes",
+                "the weights would step before the processes have added up their gradients",
+                "Train in one process, or switch optim.fused_backward_pass off.",
+                lambda s: s.processes > 1,
+            ),
+            (
+                "fp16",
+                "the loss scaler must see all gradients before any weight may step",
+                "Use bf16, or switch optim.fused_backward_pass off.",
+                lambda s: s.precision == "fp16",
+            ),
+            (
+                "Prodigy, D-Adaptation and schedule-free optimizers",
+                "their steps depend on all weights together",
+                "Choose AdamW, Adafactor, Lion or SGD, or switch optim.fused_backward_pass off.",
+                lambda s: not s.optimizer.per_parameter,
+            ),
+            (
+                "torch.compile",
+                "a compiled backward pass does not run the hooks that take the steps",
+                "Switch one of the two off.",
+                lambda s: s.config.memory.compile,
+            ),
+        ],
     ),
-    Rule(
-        "fused_backward_pass",
-        "gradient clipping by norm",
-        "the norm of all gradients is known only when all are there",
-        "Set optim.max_grad_norm to 0, or switch optim.fused_backward_pass off.",
-        "optim.fused_backward_pass",
-        lambda s: s.optim.fused_backward_pass and s.optim.max_grad_norm > 0,
+    *_not_with(
+        "the fastest attention",
+        "memory.attention",
+        lambda s: s.config.memory.attention == FASTEST,
+        [
+            (
+                "torch.compile",
+                "each kernel would be compiled for its trial",
+                "Set memory.attention to auto.",
+                lambda s: s.config.memory.compile,
+            ),
+            (
+                "fused_backward_pass",
+                "trials would step the weights",
+                "Set memory.attention to auto.",
+                lambda s: s.optim.fused_backward_pass,
+            ),
+            (
+                "several processes",
+                "each would choose for itself",
+                "Set memory.attention to auto.",
+                lambda s: s.processes > 1,
+            ),
+        ],
     ),
-    Rule(
-        "fused_backward_pass",
-        "several processes",
-        "the weights would step before the processes have added up their gradients",
-        "Train in one process, or switch optim.fused_backward_pass off.",
-        "optim.fused_backward_pass",
-        lambda s: s.optim.fused_backward_pass and s.processes > 1,
+    *_not_with(
+        "CUDA graphs",
+        "memory.cuda_graphs",
+        lambda s: s.config.memory.cuda_graphs,
+        [
+            (
+                "torch.compile off",
+                "what is recorded are compiled blocks",
+                "Switch memory.compile on, or memory.cuda_graphs off.",
+                lambda s: not s.config.memory.compile,
+            ),
+            (
+                "devices that are not NVIDIA's",
+                "they are CUDA's",
+                "Switch memory.cuda_graphs off.",
+                lambda s: s.device not in ("", "cuda"),
+            ),
+            (
+                "buckets",
+                "what is recorded has one size",
+                "Set data.crop to center or random, or switch memory.cuda_graphs off.",
+                lambda s: s.config.data.crop == "bucket",
+            ),
+            (
+                "gradient checkpointing",
+                "blocks are computed a second time, where the first recording is still in use",
+                "Switch one of the two off.",
+                lambda s: s.config.memory.gradient_checkpointing,
+            ),
+            (
+                "gradient accumulation",
+                "the next pass would write over gradients that are being summed",
+                "Set run.gradient_accumulation_steps to 1, or switch memory.cuda_graphs off.",
+                lambda s: s.config.run.gradient_accumulation_steps > 1,
+            ),
+            (
+                "objective.loss dpo",
+                "the adapter as it was is asked in between, from elsewhere in the memory",
+                "Choose another objective.loss, or switch memory.cuda_graphs off.",
+                lambda s: s.config.prefers,
+            ),
+            (
+                "several processes",
+                "gradients travel while they appear",
+                "Train in one process, or switch memory.cuda_graphs off.",
+                lambda s: s.processes > 1,
+            ),
+        ],
     ),
-    Rule(
-        "fused_backward_pass",
-        "fp16",
-        "the loss scaler must see all gradients before any weight may step",
-        "Use bf16, or switch optim.fused_backward_pass off.",
-        "optim.fused_backward_pass",
-        lambda s: s.optim.fused_backward_pass and s.precision == "fp16",
-    ),
-    Rule(
-        "fused_backward_pass",
-        "Prodigy, D-Adaptation and schedule-free optimizers",
-        "their steps depend on all weights together",
-        "Choose AdamW, Adafactor, Lion or SGD, or switch optim.fused_backward_pass off.",
-        "optim.fused_backward_pass",
-        lambda s: s.optim.fused_backward_pass and not s.optimizer.per_parameter,
-    ),
-    Rule(
-        "fused_backward_pass",
-        "torch.compile",
-        "a compiled backward pass does not run the hooks that take the steps",
-        "Switch one of the two off.",
-        "optim.fused_backward_pass",
-        lambda s: s.optim.fused_backward_pass and s.config.memory.compile,
-    ),
-    *(
-        Rule(
-            "the fastest attention",
-            other,
-            why,
-            "Set memory.attention to auto.",
-            "memory.attention",
-            applies,
-        )
-        for other, why, applies in UNTRIED
-    ),
-    *(
-        Rule("CUDA graphs", other, why, do, "memory.cuda_graphs", applies)
-        for other, why, do, applies in UNRECORDED
-    ),
-    Rule(
+    *_not_with(
         "stochastic_rounding",
-        "weights that are not in bf16",
-        "there is nothing to round",
-        "Set run.mixed_precision to full_bf16, or switch stochastic_rounding off.",
         "optim.stochastic_rounding",
-        lambda s: s.optim.stochastic_rounding and s.precision != "full_bf16",
-    ),
-    Rule(
-        "stochastic_rounding",
-        "schedule-free optimizers",
-        "they keep their averages in the weights' own precision",
-        "Choose another optimizer, or switch stochastic_rounding off.",
-        "optim.stochastic_rounding",
-        lambda s: s.optim.stochastic_rounding and s.optimizer.averages,
+        lambda s: s.optim.stochastic_rounding,
+        [
+            (
+                "weights that are not in bf16",
+                "there is nothing to round",
+                "Set run.mixed_precision to full_bf16, or switch stochastic_rounding off.",
+                lambda s: s.precision != "full_bf16",
+            ),
+            (
+                "schedule-free optimizers",
+                "they keep their averages in the weights' own precision",
+                "Choose another optimizer, or switch stochastic_rounding off.",
+                lambda s: s.optimizer.averages,
+            ),
+        ],
     ),
     Rule(
         "schedule-free optimizers",
@@ -383,42 +318,40 @@ RULES: tuple[Rule, ...] = (
         "memory.quantize",
         lambda s: s.config.memory.quantize != "no" and s.method.trains_base,
     ),
-    Rule(
+    *_not_with(
         "memory.stream",
-        "full fine-tuning without fused_backward_pass",
-        "all gradients would be on the device at once, and every weight for its step",
-        "Switch optim.fused_backward_pass on, or set memory.stream to off.",
         "memory.stream",
-        lambda s: (
-            s.streams
-            and s.method.trains_base
-            and s.config.method.train_denoiser
-            and not s.optim.fused_backward_pass
-        ),
-    ),
-    Rule(
-        "memory.stream",
-        "torch.compile",
-        "compiled blocks do not wait for weights that are on their way",
-        "Switch one of the two off.",
-        "memory.stream",
-        lambda s: s.streams and s.config.memory.compile,
-    ),
-    Rule(
-        "memory.stream",
-        "several processes",
-        "they would copy the whole model to each device to compare it",
-        "Train in one process, or set memory.stream to off.",
-        "memory.stream",
-        lambda s: s.streams and s.processes > 1,
-    ),
-    Rule(
-        "memory.stream",
-        "Apple's GPUs",
-        "their memory is the computer's own",
-        "Set memory.stream to off.",
-        "memory.stream",
-        lambda s: s.streams and s.device == "mps",
+        lambda s: s.streams,
+        [
+            (
+                "full fine-tuning without fused_backward_pass",
+                "all gradients would be on the device at once, and every weight for its step",
+                "Switch optim.fused_backward_pass on, or set memory.stream to off.",
+                lambda s: (
+                    s.method.trains_base
+                    and s.config.method.train_denoiser
+                    and not s.optim.fused_backward_pass
+                ),
+            ),
+            (
+                "torch.compile",
+                "compiled blocks do not wait for weights that are on their way",
+                "Switch one of the two off.",
+                lambda s: s.config.memory.compile,
+            ),
+            (
+                "several processes",
+                "they would copy the whole model to each device to compare it",
+                "Train in one process, or set memory.stream to off.",
+                lambda s: s.processes > 1,
+            ),
+            (
+                "Apple's GPUs",
+                "their memory is the computer's own",
+                "Set memory.stream to off.",
+                lambda s: s.device == "mps",
+            ),
+        ],
     ),
     Rule(
         "full_bf16",
@@ -542,16 +475,72 @@ RULES: tuple[Rule, ...] = (
         "save.layout",
         lambda s: s.method.is_adapter and s.config.save.layout not in s.method.layouts,
     ),
-    *(
-        Rule(
-            "run.sharding",
-            second,
-            reason,
-            do,
-            "run.sharding",
-            lambda s, broken=broken: s.config.run.sharding != "no" and broken(s),  # type: ignore[misc]
-        )
-        for second, reason, do, broken in UNSHARDED
+    *_not_with(
+        "run.sharding",
+        "run.sharding",
+        lambda s: s.config.run.sharding != "no",
+        [
+            (
+                "a 4-bit or 8-bit base",
+                "packed weights cannot be cut into pieces",
+                "Set memory.quantize to no, or run.sharding to no.",
+                lambda s: s.config.memory.quantize != "no",
+            ),
+            (
+                "torch.compile",
+                "the network is compiled whole, and is never whole",
+                "Switch one of the two off.",
+                lambda s: s.config.memory.compile,
+            ),
+            (
+                "fp16",
+                "the loss scaler looks at one process's piece alone",
+                "Use bf16 or fp32.",
+                lambda s: s.precision == "fp16",
+            ),
+            (
+                "stochastic_rounding and fused_backward_pass",
+                "they step weights one by one and whole",
+                "Switch them off.",
+                lambda s: s.optim.stochastic_rounding or s.optim.fused_backward_pass,
+            ),
+            (
+                "optimizers other than adamw, adam and sgd",
+                "they look at a weight as a whole, or have kernels that know no pieces",
+                "Choose adamw.",
+                lambda s: not s.optimizer.shards,
+            ),
+            (
+                "prior.source prediction",
+                "a pass gathers pieces from all processes, and not each of them has class images in it",
+                "Set prior.source to images.",
+                lambda s: s.config.prior.predicts,
+            ),
+            (
+                "objective.loss dpo",
+                "the adapter as it was would have to be in pieces too",
+                "Choose another objective.loss.",
+                lambda s: s.config.prefers,
+            ),
+            (
+                "save.best_by images",
+                "the first process alone draws them, and has one piece of the network",
+                "Set save.best_by to loss.",
+                lambda s: s.config.seeks_best and s.config.save.best_by == "images",
+            ),
+            (
+                "method.training_adapter",
+                "it lies beside layers that are whole",
+                "Leave method.training_adapter empty.",
+                lambda s: bool(s.config.method.training_adapter),
+            ),
+            (
+                "EMA in RAM",
+                "each process averages its own pieces where they are",
+                "Switch optim.ema.on_cpu off; run.sharding=offload keeps all pieces in RAM.",
+                lambda s: s.optim.ema.enabled and s.optim.ema.on_cpu,
+            ),
+        ],
     ),
     Rule(
         "fp16",
