@@ -9,18 +9,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
 import functools
 import gc
 import logging
 import os
-import signal
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
 from dreambooth_core.deferral import defer, importing
@@ -29,26 +24,18 @@ from dreambooth_core.errors import (
     RunGone,
     SaveFailed,
     Stopped,
-    TrainingFailed,
     UserError,
 )
 from dreambooth_core.jobs import spare
 from dreambooth_core.jobs.checkpoints import saved_steps
-from dreambooth_core.jobs.control import Control
 from dreambooth_core.jobs.events import ENDINGS, Event
 from dreambooth_core.jobs.folder import RunFolder
 from dreambooth_core.jobs.launch import NOTED, PROPOSAL, QUEUED, SPARE, START
 from dreambooth_core.jobs.proposal import Proposal
 from dreambooth_core.jobs.queue import STAGE, Turn
+from dreambooth_core.process import logging_to, name_failure, print_to, signals_to
 
 logger = logging.getLogger("dreambooth_core.worker")  # also as __main__
-
-OURS = "dreambooth_core"
-WATCH = 1.0
-"""Seconds between two looks at whether the launcher is there."""
-
-SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
-"""By which a process is asked to end; which of them there are depends on the system."""
 
 OnEvent = Callable[[Event], None]
 
@@ -113,7 +100,7 @@ def _supervise(
     queued: bool,
 ) -> int:
     if int(os.environ.get("RANK") or 0) > 0:
-        with _signals_to(folder):
+        with signals_to(folder):
             return _follow(folder, runner)
     folder.make()
     lock = folder.lock
@@ -124,7 +111,7 @@ def _supervise(
         since = folder.events.size()
         if not noted:
             folder.control.mark_start(since)
-        with _logging_to(folder), _signals_to(folder):
+        with logging_to(folder), signals_to(folder):
             return _ending(folder, _queued(runner) if queued else runner, on_event, since)
     finally:
         lock.release()
@@ -267,130 +254,6 @@ def _tell(folder: RunFolder, ending: dict[str, Any], on_event: OnEvent | None) -
         on_event(event)
 
 
-def name_failure(error: BaseException, folder: RunFolder) -> DreamBoothError:
-    """The line that a person gets to read for any exception."""
-    if isinstance(error, DreamBoothError):
-        return error
-    text = " ".join(str(error).split())
-    kind = type(error).__name__
-    lowered = text.lower()
-    if kind == "OutOfMemoryError" or "cuda out of memory" in lowered or "backend out of" in lowered:
-        return TrainingFailed(
-            f"the device has not enough free memory: {text[:160]}",
-            do="Turn on gradient checkpointing, lower resolution, batch size or rank, "
-            "or close what else uses the device.",
-        )
-    if kind == "DistBackendError" or (kind == "RuntimeError" and "gloo" in lowered):
-        return TrainingFailed(
-            f"another process of this run has ended or cannot be reached: {text[:160]}",
-            do="Its own messages say why. Resume: what was saved stays.",
-        )
-    if isinstance(error, MemoryError) or "can't allocate memory" in lowered:
-        return TrainingFailed(
-            "this computer has not enough free memory",
-            do="Close other programs, or lower resolution, batch size or the caches.",
-        )
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", -1)):
-        return SaveFailed(
-            "the disk is full; what was saved before is untouched",
-            where=error.filename or folder.path,
-            do="Make room and resume.",
-        )
-    if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith(OURS):
-        return UserError(
-            f"the engine's environment lacks {error.name}", do="Run 'python install.py'."
-        )
-    if isinstance(error, SystemExit):
-        return TrainingFailed(f"a library ended the run with code {error.code}")
-    return TrainingFailed(
-        f"unexpected {kind}: {text[:300]}" if text else f"unexpected {kind}",
-        do=f"The traceback is in {folder.engine_log}.",
-    )
-
-
-class _Log(logging.FileHandler):
-    """A log that is worth no run: where it cannot be written (a full disk, a folder that was
-    deleted) its messages are dropped."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        with contextlib.suppress(OSError):
-            super().emit(record)
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
-        if not isinstance(sys.exc_info()[1], OSError):
-            super().handleError(record)
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):  # what is still to be written
-            super().close()
-
-
-@contextlib.contextmanager
-def _logging_to(folder: RunFolder) -> Iterator[None]:
-    """Sends messages, ours from INFO on and the libraries' warnings, to ``logs/engine.log``."""
-    handler = _Log(folder.engine_log, encoding="utf-8", delay=True)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root, ours = logging.getLogger(), logging.getLogger("dreambooth_core")
-    level = ours.level
-    root.addHandler(handler)
-    if ours.getEffectiveLevel() > logging.INFO:
-        ours.setLevel(logging.INFO)
-    logging.captureWarnings(True)
-    try:
-        yield
-    finally:
-        logging.captureWarnings(False)
-        root.removeHandler(handler)
-        ours.setLevel(level)
-        handler.close()
-
-
-@contextlib.contextmanager
-def _signals_to(folder: RunFolder) -> Iterator[None]:
-    """Turns the first signal to end into the request ``stop``, the second into an interrupt, and
-    a third ends the process where it stands.
-
-    Only the main thread can; elsewhere signals stay as they were. Each of several processes asks:
-    a launcher or a terminal may tell all of them or one.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    control = folder.control
-    count = 0
-
-    def ask(number: int, _: FrameType | None) -> None:
-        nonlocal count
-        count += 1
-        if count == 1:
-            control.hear("stop")
-        elif count == 2:
-            raise KeyboardInterrupt
-        else:
-            os._exit(Stopped.exit_code)
-
-    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
-        threading.Thread(target=_watch_launcher, args=(control,), daemon=True).start()
-    numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
-    before = {number: signal.getsignal(number) for number in numbers}
-    for number in numbers:
-        if before[number] is not signal.SIG_IGN:  # nohup: a closed terminal ends nothing
-            signal.signal(number, ask)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-
-
-def _watch_launcher(control: Control) -> None:
-    """Asks to stop when the launcher of several processes is gone: killed, it takes none along."""
-    launcher = os.getppid()
-    while os.getppid() == launcher:
-        time.sleep(WATCH)
-    control.hear("stop")
-
-
 def main(argv: Sequence[str] | None = None, *, runner: Runner | None = None) -> int:
     """The worker's command line. With ``--spare`` it goes on with other runs, which clients give
     it by :mod:`dreambooth_core.jobs.spare`, until none comes any more."""
@@ -413,7 +276,7 @@ def main(argv: Sequence[str] | None = None, *, runner: Runner | None = None) -> 
             break
         args = parser.parse_args(given)
         folder = RunFolder(args.folder)
-        _print_to(folder.worker_log)
+        print_to(folder.worker_log)
         code = _work(args, runner)
         if args.start:
             with contextlib.suppress(UserError):  # the folder was deleted meanwhile
@@ -436,21 +299,12 @@ def _work(args: argparse.Namespace, runner: Runner | None) -> int:
 
 def _spare(runs: Path, kind: str) -> list[str] | None:
     """Waits for another run below ``runs``; its command line, or None to leave."""
-    _print_to(Path(os.devnull))  # the log of the last run belongs to its folder, which may go
+    print_to(Path(os.devnull))  # the log of the last run belongs to its folder, which may go
     from dreambooth_core.memory.wanted import MemoryWanted
 
     with contextlib.suppress(KeyboardInterrupt):
         return spare.wait(runs, kind, spare.minutes(os.environ) * 60, wanted=MemoryWanted())
     return None
-
-
-def _print_to(path: Path) -> None:
-    """What this process and its libraries print goes to the end of a file from here on."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    with contextlib.suppress(OSError), path.open("ab") as output:
-        os.dup2(output.fileno(), 1)
-        os.dup2(output.fileno(), 2)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "dreambooth_core"
 
 LEVELS = (
-    {"commands", "compat", "diagnosis", "worker", "warm", "__main__"},
+    {"commands", "compat", "diagnosis", "worker", "process", "warm", "__main__"},
     {"trainer"},
     {"options", "memory", "methods", "families", "data", "objective", "optim"}
     | {"evaluation", "vision"},

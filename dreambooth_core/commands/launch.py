@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from dreambooth_core.commands.options import argument
@@ -24,7 +22,7 @@ from dreambooth_core.errors import Stopped, UserError
 from dreambooth_core.jobs import ENDINGS, Event, Proposal, RunFolder
 from dreambooth_core.jobs.checkpoints import saved_steps
 from dreambooth_core.jobs.launch import CREATE_NEW_PROCESS_GROUP, NOTED, PROPOSAL, WORKER
-from dreambooth_core.worker import SIGNALS
+from dreambooth_core.process import heard
 
 GRACE = 10.0
 """Seconds that killed processes get to be gone: one in a driver's hands takes its time."""
@@ -147,32 +145,26 @@ def _supervised(folder: RunFolder, command: list[str], *, mark: bool = True) -> 
     windows = {"creationflags": CREATE_NEW_PROCESS_GROUP}
     loose: dict[str, Any] = windows if os.name == "nt" else {"start_new_session": True}
     started: list[subprocess.Popen[bytes]] = []
-    count = 0
 
-    def ask(number: int, _: FrameType | None) -> None:
-        nonlocal count
-        count += 1
+    def ask(count: int) -> None:
         if count == 1:
             folder.control.hear("stop")
             sys.stderr.write("saving and stopping; once more ends at once\n")
         for process in started if count > 1 else []:
             end_all(process.pid)
 
-    numbers = [getattr(signal, each) for each in SIGNALS if hasattr(signal, each)]
-    before = {number: signal.signal(number, ask) for number in numbers}
-    try:
-        started.append(subprocess.Popen(command, **loose))
-        code = started[0].wait()
-        if name is not None:
-            with contextlib.suppress(UserError):  # the run's folder is gone
-                folder.control.mark_exited(name, code)
-        return code
-    finally:
-        for process in started:
-            if process.poll() is None:
-                end_all(process.pid)
-        for number, handler in before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+    with heard(ask):
+        try:
+            started.append(subprocess.Popen(command, **loose))
+            code = started[0].wait()
+            if name is not None:
+                with contextlib.suppress(UserError):  # the run's folder is gone
+                    folder.control.mark_exited(name, code)
+            return code
+        finally:
+            for process in started:
+                if process.poll() is None:
+                    end_all(process.pid)
 
 
 def end_all(pid: int) -> None:

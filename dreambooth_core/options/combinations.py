@@ -114,7 +114,8 @@ RULES: tuple[Rule, ...] = (
             (
                 "gradient accumulation",
                 "the weights would step after each part of the batch",
-                "Set run.gradient_accumulation_steps to 1, or switch optim.fused_backward_pass off.",
+                "Set run.gradient_accumulation_steps to 1, or switch optim.fused_backward_pass "
+                "off.",
                 lambda s: s.config.run.gradient_accumulation_steps > 1,
             ),
             (
@@ -512,7 +513,8 @@ RULES: tuple[Rule, ...] = (
             ),
             (
                 "prior.source prediction",
-                "a pass gathers pieces from all processes, and not each of them has class images in it",
+                "a pass gathers pieces from all processes, and not each of them has class images "
+                "in it",
                 "Set prior.source to images.",
                 lambda s: s.config.prior.predicts,
             ),

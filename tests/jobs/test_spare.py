@@ -190,7 +190,7 @@ def test_a_worker_that_goes_on_keeps_what_serves_the_next_run(
     commands = [[str(run.path), "--spare", "k"], None]
     monkeypatch.setattr(worker, "_trainer", lambda: trainer)
     monkeypatch.setattr(worker, "_spare", lambda *_: commands.pop(0))
-    monkeypatch.setattr(worker, "_print_to", lambda _: None)
+    monkeypatch.setattr(worker, "print_to", lambda _: None)
     assert worker.main([str(run.path), "--spare", "k"]) == 0
     assert len(given) == 2 and given[0] is given[1] is not None
     assert worker.main([str(run.path)]) == 0

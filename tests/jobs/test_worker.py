@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from dreambooth_core import worker
+from dreambooth_core import process, worker
 from dreambooth_core.errors import Stopped, TrainingFailed, UserError
 from dreambooth_core.jobs import RunFolder, status
 from dreambooth_core.jobs.events import Event
@@ -173,8 +173,8 @@ def test_a_worker_whose_launcher_is_gone_stops(
 ) -> None:
     parents = iter([1, 1, 2])
     monkeypatch.setattr(os, "getppid", lambda: next(parents, 2))
-    monkeypatch.setattr(worker, "WATCH", 0.0)
-    worker._watch_launcher(run.control)
+    monkeypatch.setattr(process, "WATCH", 0.0)
+    process._watch_launcher(run.control)
     assert run.control.poll() == ["stop"]
 
 
@@ -252,6 +252,6 @@ def test_the_command_line(run: RunFolder, engine: Path) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is always full")
 def test_a_log_that_cannot_be_written_ends_nothing() -> None:
-    log = worker._Log("/dev/full", encoding="utf-8", delay=True)
+    log = process._Log("/dev/full", encoding="utf-8", delay=True)
     log.emit(logging.makeLogRecord({"msg": "hello"}))
     log.close()
