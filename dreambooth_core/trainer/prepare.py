@@ -1,4 +1,4 @@
-"""What is made before the first step: class images, encoded images and texts, and who is where.
+"""What is made before the first step: class images, encoded images and texts.
 
 One network after another comes to the device, and what is cached leaves: they need not fit there
 side by side.
@@ -14,9 +14,8 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from dreambooth_core.attention.processors import apply_attention
 from dreambooth_core.data.cache import (
     DiskStore,
     LatentCache,
@@ -41,12 +40,11 @@ from dreambooth_core.families.base import Components
 from dreambooth_core.families.sampling import SamplingSettings, generate
 from dreambooth_core.families.sd import SCHEDULERS
 from dreambooth_core.formats.fingerprint import fingerprint
-from dreambooth_core.memory.streaming import Streaming
-from dreambooth_core.methods.quantized import quantize
 from dreambooth_core.objective.objective import Objective
 from dreambooth_core.options import TrainConfig
 from dreambooth_core.trainer.distributed import Processes
 from dreambooth_core.trainer.kept import Kept
+from dreambooth_core.trainer.placement import Placement
 from dreambooth_core.trainer.references import Answers, answer_of
 from dreambooth_core.trainer.reports import Reporter
 from dreambooth_core.trainer.samples import Samples
@@ -104,8 +102,7 @@ class Preparation:
     """Makes what a run needs before its first step.
 
     Args:
-        parts: the base, as it was read.
-        precision: the run's.
+        place: puts the base's networks where they are needed.
         processes: those that share the work.
         reporter: is told how far it is.
         asked: tells whether the user wants to stop.
@@ -114,15 +111,14 @@ class Preparation:
 
     def __init__(
         self,
-        config: TrainConfig,
-        parts: Components,
-        precision: Precision,
+        place: Placement,
         processes: Processes,
         reporter: Reporter,
         asked: Asked,
         kept: Kept,
     ) -> None:
-        self.config, self.parts, self.precision = config, parts, precision
+        self.place = place
+        self.config, self.parts, self.precision = place.config, place.parts, place.precision
         self.processes, self.reporter, self.asked, self.kept = processes, reporter, asked, kept
 
     def stop_here(self) -> None:
@@ -141,63 +137,6 @@ class Preparation:
         for warning in (*items.warnings(), *self.parts.family.warnings(self.parts)):
             self.reporter.warn(warning)
 
-    # --- who is where ---------------------------------------------------------------------------
-    def round(self, *, masters: Sequence[str] = ()) -> None:
-        """Rounds the frozen weights to the run's precision; not those that are trained whole, which
-        become fp32 masters and would lose their last bits."""
-        for name, model in self.parts.models.items():
-            if name not in masters:
-                model.to(self.precision.dtype)
-        for model in self.parts.companions.values():
-            model.to("cpu", self.precision.dtype)
-
-    def mark(self) -> str:
-        """By what the frozen base is known again after training; empty where it will not be as it
-        is now: quantised, streamed, in pieces or compiled."""
-        memory, sharding = self.config.memory, self.config.run.sharding
-        if memory.quantize != "no" or memory.share > 0 or memory.compile or sharding != "no":
-            return ""
-        return fingerprint(*self.parts.models.values())
-
-    def bring(self, name: str, *, streams: bool = False) -> None:
-        """Brings one of the networks to the device, quantised if that is asked. One that will be
-        streamed stays in RAM."""
-        model, kind = self.parts.models[name], self.config.memory.quantize
-        device = self.precision.device
-        home = torch.device("cpu") if streams and self.config.memory.share > 0 else device
-        if kind != "no":
-            quantize(model, kind, self.parts.family.whole_in(name), device, home)
-        model.to(home)
-
-    def streaming(self, name: str, *, trained: bool = False) -> Streaming | None:
-        """Begins to stream a network, with all that is trained in it, if that is asked."""
-        share, model = self.config.memory.share, self.parts.models[name]
-        if share == 0:
-            return None
-        blocks = self.parts.family.blocks(model)
-        return Streaming(model, blocks, self.precision.device, share=share, trained=trained)
-
-    def passes(self, models: Sequence[nn.Module]) -> None:
-        """Gradient checkpointing of the models that gradients pass, and a compiled denoiser, if
-        that is asked. diffusers and transformers name checkpointing differently."""
-        for model in models if self.config.memory.gradient_checkpointing else ():
-            enable = getattr(model, "enable_gradient_checkpointing", None) or getattr(
-                model, "gradient_checkpointing_enable", None
-            )
-            if enable is not None:
-                enable()
-        if self.config.memory.compile:
-            compile_blocks(self.parts, graphs=self.config.memory.cuda_graphs)
-
-    def _end_streaming(self) -> None:
-        if self.parts.streaming:
-            self.parts.streaming.close()
-            self.parts.streaming = None
-
-    def _attend(self, model: nn.Module, dtype: torch.dtype) -> None:
-        apply_attention(model, self.config.memory.attention, self.precision.device, dtype)
-
-    # --- what is made ---------------------------------------------------------------------------
     def class_images(self, concepts: list[Concept], saver: Saver) -> list[Concept]:
         """The concepts with all their class images, the missing ones made by the base, before any
         weight is rounded for the run where they are to be made in another precision.
@@ -210,7 +149,7 @@ class Preparation:
         if not config.prior.makes_images:
             return concepts
         images = image_precision(config, self.precision)
-        self._place(images, images.dtype if images is self.precision else torch.float32)
+        self.place.all(images, images.dtype if images is self.precision else torch.float32)
         states = [class_images(config, concept, parts.fingerprint) for concept in concepts]
         # All must have looked before one makes any, or each would share out another list.
         self.processes.wait()
@@ -233,7 +172,7 @@ class Preparation:
                     stop=self.asked.stops,
                     save=lambda write: saver("a class image", write),
                 )
-        self._end_streaming()
+        self.place.end_streaming()
         found = []
         for concept in concepts:
             state = class_images(config, concept, parts.fingerprint)
@@ -241,20 +180,6 @@ class Preparation:
                 self.reporter.warn(warning)
             found.append(concept.with_class_images(state.inventory))
         return found
-
-    def _place(self, precision: Precision, weights: torch.dtype) -> None:
-        """All models on the device, with attention for the computing precision, to make images.
-        Frozen weights in ``weights``; the autoencoder stays in fp32."""
-        parts = self.parts
-        for name, model in (*parts.models.items(), *parts.companions.items()):
-            if name == parts.family.denoiser and self.config.memory.share > 0:
-                model.to(weights)
-                parts.streaming = self.streaming(name)
-            else:
-                model.to(precision.device, weights)
-        parts.vae.to(precision.device)
-        self._attend(parts.denoiser, precision.dtype)
-        self._attend(parts.vae, torch.float32)
 
     def _maker(
         self, state: ClassImages, precision: Precision
@@ -290,7 +215,7 @@ class Preparation:
             return parts.family.encode_pixels(parts, pixels)
 
         parts.vae.to(self.precision.device)
-        self._attend(parts.vae, torch.float32)
+        self.place.attend(parts.vae, torch.float32)
         cache = LatentCache(
             encode,
             fingerprint(parts.vae),
@@ -322,10 +247,10 @@ class Preparation:
         parts = self.parts
         stay = trained or self.config.data.cache == "none"
         for name in parts.text_models:
-            self.bring(name, streams=not stay)
+            self.place.bring(name, streams=not stay)
         if stay:
             return None
-        streams = [self.streaming(name) for name in parts.text_models]
+        streams = [self.place.streaming(name) for name in parts.text_models]
         settings = (str(parts.clip_skip), str(parts.max_prompt_chunks))
         cache = TextCache(
             lambda captions: encode_each(parts, captions),
@@ -367,14 +292,14 @@ class Preparation:
             self._store("answers") if on_disk else MemoryStore(),
             items=samples.items,
         )
-        self.parts.streaming = self.streaming(self.parts.family.denoiser)
+        self.parts.streaming = self.place.streaming(self.parts.family.denoiser)
         sharers = self.processes.count if on_disk else 1
         mine = wanted[self.processes.rank % sharers :: sharers]
         try:
             with self.processes.together():
                 cache.fill(mine, progress=self._progress("answers"), stop=self.asked.stops)
         finally:
-            self._end_streaming()
+            self.place.end_streaming()
         return cache
 
     def judge(self, items: Items) -> Judge | None:
@@ -384,14 +309,14 @@ class Preparation:
         wanted = config.seeks_best and config.save.best_by == "images"
         if not (wanted and self.processes.is_main):
             return None
-        self.parts.streaming = self.streaming(self.parts.family.denoiser)
+        self.parts.streaming = self.place.streaming(self.parts.family.denoiser)
         try:
             return Judge(config, self.parts, self.precision, items)
         except UserError as error:
             self.reporter.warn(f"images are not judged: {error.line}")
             return None
         finally:
-            self._end_streaming()
+            self.place.end_streaming()
 
     def _store(self, things: str, limit: int | None = None) -> Store:
         """Where ``data.cache`` says that encoded things lie."""
@@ -422,14 +347,3 @@ def encode_each(parts: Components, captions: Sequence[str]) -> list[dict[str, Te
 def _kept(tensor: Tensor) -> Tensor:
     """In fp32; a mask stays what it is, since some denoisers add one of numbers to the scores."""
     return (tensor.float() if tensor.is_floating_point() else tensor).cpu()
-
-
-def compile_blocks(parts: Components, *, graphs: bool = False) -> None:
-    """Compiles the denoiser's repeated blocks: what is made for one serves all that are like it, so
-    it takes no longer for a deep model. ``graphs``: and records each as a CUDA graph."""
-    mode = {"mode": "reduce-overhead"} if graphs else {}
-    if getattr(parts.denoiser, "_repeated_blocks", None):
-        parts.denoiser.compile_repeated_blocks(**mode)
-        return
-    for block in parts.family.blocks(parts.denoiser):
-        block.compile(**mode)

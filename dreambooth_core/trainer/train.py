@@ -18,7 +18,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dreambooth_core.attention.processors import apply_attention
 from dreambooth_core.data.items import Items
 from dreambooth_core.data.marks import require_base
 from dreambooth_core.data.plan import CLASS, Slot
@@ -38,6 +37,7 @@ from dreambooth_core.trainer.compiling import Compiling
 from dreambooth_core.trainer.decide import Decision, parameter_groups
 from dreambooth_core.trainer.distributed import Processes, no_sync, replicated, shard
 from dreambooth_core.trainer.kept import Kept
+from dreambooth_core.trainer.placement import Placement
 from dreambooth_core.trainer.prepare import Preparation, image_precision
 from dreambooth_core.trainer.references import References
 from dreambooth_core.trainer.reports import MOST_WAITING, Reporter, Window
@@ -86,7 +86,8 @@ class Training:
         unrounded = kind.trains_base or image_precision(config, precision) is not precision
         found = kept.take(config.base, precision.dtype, processes.device, unrounded=unrounded)
         parts = self.parts = found or load_base(config.base, tokenizers=tokenizers)
-        prepare = Preparation(config, parts, precision, processes, reporter, asked, kept)
+        place = Placement(config, parts, precision)
+        prepare = Preparation(place, processes, reporter, asked, kept)
         prepare.stop_here()
         if config.marks.file:
             require_base(config.marks.file, parts.fingerprint)
@@ -106,8 +107,8 @@ class Training:
         # Frozen weights are rounded; images and texts encoded, and what is cached leaves.
         method = self.method = method_for(config.method, parts)
         masters = method.trained_models if kind.trains_base else {}
-        prepare.round(masters=list(masters))
-        self.untouched = "" if masters else prepare.mark()
+        place.round(masters=list(masters))
+        self.untouched = "" if masters else place.mark()
         latents = prepare.latents(items, self.plan, held_out)
         texts = prepare.texts([items, held_out], trained=method.trains_text)
 
@@ -115,8 +116,8 @@ class Training:
         denoiser = parts.family.denoiser
         sharded = config.run.sharding != "no" and processes.count > 1
         if not sharded:  # in pieces it goes there block by block
-            prepare.bring(denoiser, streams=True)
-        apply_attention(parts.denoiser, config.memory.attention, precision.device, precision.dtype)
+            place.bring(denoiser, streams=True)
+        place.attend(parts.denoiser, precision.dtype)
         # While the models are still the base.
         slots_of = partial(Samples, parts, latents=latents, texts=texts, precision=precision)
         self.samples = slots_of(items, seed=self.seed)
@@ -124,8 +125,8 @@ class Training:
         judge = prepare.judge(held_out or items)
         answers = prepare.answers(self.samples, self.objective, self.plan.kept_slots())
         trainables = method.attach(self.seed, precision.trained)
-        parts.streaming = prepare.streaming(denoiser, trained=denoiser in masters)
-        prepare.passes(method.passed_models)
+        parts.streaming = place.streaming(denoiser, trained=denoiser in masters)
+        place.passes(method.passed_models)
         offload = config.run.sharding == "offload"
         shards = shard(parts, trainables, processes, offload=offload) if sharded else None
 

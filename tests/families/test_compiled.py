@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.families.options import BaseOptions
-from dreambooth_core.trainer.prepare import compile_blocks
+from dreambooth_core.trainer.placement import compile_blocks
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.long)])

@@ -20,7 +20,7 @@ from dreambooth_core.families.sampling import SamplingSettings, build_pipeline, 
 from dreambooth_core.memory.needs import Planner
 from dreambooth_core.objective.options import ObjectiveOptions
 from dreambooth_core.options import TrainConfig
-from dreambooth_core.trainer.prepare import Preparation
+from dreambooth_core.trainer.placement import Placement
 
 
 @pytest.fixture(scope="module")
@@ -142,11 +142,9 @@ def test_class_images_are_made_by_both_denoisers(
     parts = proofs.Bench(folder).parts()
     prior = ("prior.enabled=true", "run.mixed_precision=bf16", "data.resolution=64")
     config = load(TrainConfig, overrides=[f"base.model={folder.as_posix()}", *prior])
-    prepare = object.__new__(Preparation)
-    prepare.config, prepare.parts = config, parts
-    prepare.precision = Precision(torch.device("meta"), torch.float32, None)
-    monkeypatch.setattr("dreambooth_core.trainer.prepare.apply_attention", lambda *_: None)
-    prepare._place(prepare.precision, torch.float32)
+    precision = Precision(torch.device("meta"), torch.float32, None)
+    monkeypatch.setattr("dreambooth_core.trainer.placement.apply_attention", lambda *_: None)
+    Placement(config, parts, precision).all(precision, torch.float32)
     assert {p.device.type for model in parts.networks for p in model.parameters()} == {"meta"}
     both = Planner(config, device="cuda").needs().class_images
     monkeypatch.setattr(Ideogram4, "companions", ())
