@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,6 @@ from dreambooth_core.compat.draft import Draft
 from dreambooth_core.data.concepts import read_concepts_list
 from dreambooth_core.disk.reading import read_json
 from dreambooth_core.errors import UserError
-
-OFFSET = 0.1
-"""Strength of diffusers' ``--offset_noise``."""
-
-
-def center_crop(draft: Draft, value: bool) -> None:
-    draft.set("data.crop", "center" if value else "random")
 
 
 def interpolation(draft: Draft, value: str) -> None:
@@ -29,12 +23,7 @@ def interpolation(draft: Draft, value: str) -> None:
 
 
 def concepts_list(draft: Draft, value: str) -> None:
-    others = [
-        flag
-        for flag in ("instance_data_dir", "instance_prompt", "class_data_dir", "class_prompt")
-        if flag in draft.given
-    ]
-    for flag in others:
+    for flag in ("instance_data_dir", "instance_prompt", "class_data_dir", "class_prompt"):
         draft.note(flag, "--concepts_list says it instead, as there")
     draft.config.concepts = read_concepts_list(value)
 
@@ -136,10 +125,6 @@ def precondition_outputs(draft: Draft, value: int) -> None:
     draft.set("objective.weighting", "none" if weighting == "sigma_sqrt" else "sigma_squared")
 
 
-def use_dora(draft: Draft, value: bool) -> None:
-    draft.set("method.kind", "dora" if value else "lora")
-
-
 def mixed_precision(draft: Draft, value: str) -> None:
     reason = draft.machine.refuses_precision(value)
     if reason:
@@ -230,7 +215,7 @@ def optimizer(draft: Draft, value: str) -> None:
         draft.set("optim.optimizer", "adamw")
 
 
-def prodigy_argument(name: str) -> Any:
+def prodigy_argument(name: str) -> Callable[[Draft, Any], None]:
     """An action that passes a flag on to Prodigy, and says when that has no meaning."""
 
     def act(draft: Draft, value: Any) -> None:
@@ -249,10 +234,6 @@ def max_grad_norm(draft: Draft, value: float) -> None:
 def snr_gamma(draft: Draft, value: float) -> None:
     draft.set("objective.weighting", "min_snr")
     draft.set("objective.min_snr_gamma", value)
-
-
-def offset_noise(draft: Draft, value: bool) -> None:
-    draft.set("objective.noise_offset", OFFSET if value else 0.0)
 
 
 def resume(draft: Draft, value: str) -> None:
@@ -336,21 +317,13 @@ def hub_token(draft: Draft, value: str) -> None:
     draft.note("hub_token", "others here can read a command line; `hf auth login` keeps a token")
 
 
-def captions(draft: Draft, value: bool) -> None:
-    draft.set("data.captions", "files" if value else "prompt")
-
-
-def no_cache(draft: Draft, value: bool) -> None:
-    draft.set("data.cache", "none" if value else "memory")
-
-
 def pad_tokens(draft: Draft, value: bool) -> None:
     draft.note("pad_tokens", "prompts are always padded to 77 tokens, as hosts do")
 
 
 def final_prompt(draft: Draft, value: str) -> None:
     if not draft.config.validation.prompts:
-        draft.config.validation.prompts = [value]
+        validation_prompt(draft, value)
 
 
 def validation_guidance(draft: Draft, value: float) -> None:
@@ -373,5 +346,5 @@ def embedded_guidance(draft: Draft, value: float) -> None:
 
 
 def sample_prompt(draft: Draft, value: str) -> None:
-    draft.config.validation.prompts = [value]
+    validation_prompt(draft, value)
     draft.set("validation.every_steps", draft.config.save.every_steps)

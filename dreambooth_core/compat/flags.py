@@ -34,8 +34,15 @@ class Flag:
     harmless: tuple[Any, ...] = ()
     """Values that may be given all the same."""
     choices: tuple[str | int, ...] = ()
+    either: tuple[Any, Any] | None = None
+    """What a switch sets the key to, and what where it is left out."""
     cross: bool = False
     """Whether it is looked at together with others, when all are known."""
+
+    @property
+    def told(self) -> str:
+        """What becomes of the value, for people; empty where it is simply the key's."""
+        return self.how or ("{}; without it {}".format(*self.either) if self.either else "")
 
     @property
     def verdict(self) -> str:
@@ -51,6 +58,13 @@ _HUB_DATA = "images come from a folder"
 _OWN_TEXT = "prompts are encoded as the base's own pipeline does"
 _LLAMA = "HiDream's Llama lies in the base's own folder, as text_encoder_4 and tokenizer_4"
 _TO_THE_END = "what is trained is trained to the end"
+
+PRODIGY: dict[str, Kind] = {
+    "beta3": "float",
+    "decouple": "truth",
+    "use_bias_correction": "truth",
+    "safeguard_warmup": "truth",
+}
 
 FLAGS: tuple[Flag, ...] = (
     # The base.
@@ -70,18 +84,12 @@ FLAGS: tuple[Flag, ...] = (
     Flag("resolution", "int", "data.resolution"),
     Flag("height", "int", "data.height"),
     Flag("width", "int", "data.width"),
-    Flag("center_crop", "switch", "data.crop", "center; without it random", actions.center_crop),
+    Flag("center_crop", "switch", "data.crop", either=("center", "random")),
     Flag("random_flip", "switch", "data.flip"),
     Flag("hflip", "switch", "data.flip"),
     Flag("image_interpolation_mode", "text", how="lanczos only", act=actions.interpolation),
-    Flag(
-        "read_prompts_from_txts",
-        "switch",
-        "data.captions",
-        "files; without it prompt",
-        actions.captions,
-    ),
-    Flag("not_cache_latents", "switch", "data.cache", "none", actions.no_cache),
+    Flag("read_prompts_from_txts", "switch", "data.captions", either=("files", "prompt")),
+    Flag("not_cache_latents", "switch", "data.cache", either=("none", "memory")),
     Flag("cache_latents", "switch", how="always so"),
     Flag(
         "use_aspect_ratio_buckets",
@@ -158,7 +166,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("lora_text_encoder_alpha", "float", "method.text_alpha"),
     Flag("lora_text_encoder_dropout", "float", "method.text_dropout"),
     Flag("lora_text_encoder_bias", "text", refused="no host takes biases", harmless=("none",)),
-    Flag("use_dora", "switch", "method.kind", "dora; without it lora", actions.use_dora),
+    Flag("use_dora", "switch", "method.kind", either=("dora", "lora")),
     Flag(
         "train_text_encoder_ti",
         "switch",
@@ -207,7 +215,7 @@ FLAGS: tuple[Flag, ...] = (
         "min_snr",
         actions.snr_gamma,
     ),
-    Flag("offset_noise", "switch", "objective.noise_offset", "0.1", actions.offset_noise),
+    Flag("offset_noise", "switch", "objective.noise_offset", either=(0.1, 0.0)),
     Flag("noise_offset", "float", "objective.noise_offset"),
     Flag("do_edm_style_training", "switch", refused="the EDM objective is not implemented"),
     # The optimizer. 8-bit comes before the optimizer's name, which may overrule it.
@@ -231,29 +239,9 @@ FLAGS: tuple[Flag, ...] = (
     Flag("adam_weight_decay", "float", "optim.weight_decay"),
     Flag("adam_weight_decay_text_encoder", "float", "optim.text_weight_decay"),
     Flag("adam_epsilon", "float", "optim.epsilon"),
-    Flag(
-        "prodigy_beta3", "float", "optim.optimizer_args", "beta3", actions.prodigy_argument("beta3")
-    ),
-    Flag(
-        "prodigy_decouple",
-        "truth",
-        "optim.optimizer_args",
-        "decouple",
-        actions.prodigy_argument("decouple"),
-    ),
-    Flag(
-        "prodigy_use_bias_correction",
-        "truth",
-        "optim.optimizer_args",
-        "use_bias_correction",
-        actions.prodigy_argument("use_bias_correction"),
-    ),
-    Flag(
-        "prodigy_safeguard_warmup",
-        "truth",
-        "optim.optimizer_args",
-        "safeguard_warmup",
-        actions.prodigy_argument("safeguard_warmup"),
+    *(
+        Flag(f"prodigy_{name}", kind, "optim.optimizer_args", name, actions.prodigy_argument(name))
+        for name, kind in PRODIGY.items()
     ),
     Flag("max_grad_norm", "float", "optim.max_grad_norm", "negative is off", actions.max_grad_norm),
     # Memory and precision.

@@ -140,7 +140,7 @@ def becomes(flag: Flag) -> str:
     keys = ", ".join(f"`{key}`" for key in flag.key.split(", ")) if flag.key else ""
     if flag.verdict == "nothing":
         return f"nothing: {flag.how}"
-    return ": ".join(part for part in (keys, flag.how) if part)
+    return ": ".join(part for part in (keys, flag.told) if part)
 
 
 def usage(script: str) -> str:

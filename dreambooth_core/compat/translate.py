@@ -155,7 +155,7 @@ def _apply(flag: Flag, draft: Draft) -> None:
     if flag.act:
         flag.act(draft, value)
     elif flag.key:
-        draft.set(flag.key, value)
+        draft.set(flag.key, flag.either[not value] if flag.either else value)
     else:
         draft.note(flag.name, flag.how)
 

@@ -141,7 +141,7 @@ def test_the_table_does_not_contradict_itself() -> None:
         assert set(dialect.fixed) <= known
 
 
-SIMPLE = [f for f in FLAGS if f.key and not (f.act or f.cross)]
+SIMPLE = [f for f in FLAGS if f.key and not (f.act or f.cross or f.either)]
 
 
 @pytest.mark.parametrize("flag", SIMPLE, ids=lambda f: f.name)
@@ -161,6 +161,15 @@ def test_a_flag_sets_its_key(flag: Flag) -> None:
         more = words(**given, validation_prompt="a ball")
         holder = translate(dialect.script, more).config.validation.every_steps
     assert holder == value
+
+
+@pytest.mark.parametrize("flag", [f for f in FLAGS if f.either], ids=lambda f: f.name)
+def test_a_switch_says_one_of_two(flag: Flag) -> None:
+    dialect = next(d for d in DIALECTS if flag.name in d.defaults)
+    for given, wanted in zip((True, False), flag.either or (), strict=True):
+        config = translate(dialect.script, words(**({flag.name: True} if given else {}))).config
+        section, name = flag.key.split(".")
+        assert getattr(getattr(config, section), name) == wanted
 
 
 @pytest.mark.parametrize("flag", [f for f in FLAGS if f.refused], ids=lambda f: f.name)
