@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth_core.config.describe import describe
 from dreambooth_core.data.captions import read_caption
+from dreambooth_core.data.concept_options import ConceptOptions
 from dreambooth_core.data.inventory import Inventory
-from dreambooth_core.data.options import ConceptOptions, DataOptions
+from dreambooth_core.data.options import DataOptions
 from dreambooth_core.data.stocktaking import take_stock
 from dreambooth_core.errors import UserError
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dreambooth_core.compat.machine import Machine
-from dreambooth_core.data.options import ConceptOptions
+from dreambooth_core.data.concept_options import ConceptOptions
 from dreambooth_core.options import TrainConfig
 
 CONCEPT = "concepts[0]."

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth_core.data.captions import FILEWORDS, read_caption
+from dreambooth_core.data.concept_options import ConceptOptions, MarkOptions, PriorOptions
 from dreambooth_core.data.inventory import ImageFile, Inventory
 from dreambooth_core.data.marks import GOOD, WHERE, Mark, read_marks
-from dreambooth_core.data.options import ConceptOptions, DataOptions, MarkOptions, PriorOptions
+from dreambooth_core.data.options import DataOptions
 from dreambooth_core.data.stocktaking import look_at, take_stock
 from dreambooth_core.disk.reading import read_bytes
 from dreambooth_core.errors import UserError

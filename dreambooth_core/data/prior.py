@@ -24,9 +24,10 @@ from pathlib import Path
 from PIL import Image
 
 from dreambooth_core.data.captions import FILEWORDS, fill, words_of
+from dreambooth_core.data.concept_options import PriorOptions
 from dreambooth_core.data.concepts import Concept
 from dreambooth_core.data.inventory import ImageFile, Inventory, Skipped
-from dreambooth_core.data.options import DataOptions, PriorOptions
+from dreambooth_core.data.options import DataOptions
 from dreambooth_core.data.stocktaking import look_at, take_stock
 from dreambooth_core.disk import write_bytes, write_json, write_text
 from dreambooth_core.errors import SaveFailed, Stopped, UserError

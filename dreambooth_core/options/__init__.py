@@ -9,13 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from dreambooth_core.config.fields import option, section
-from dreambooth_core.data.options import (
-    SMALLEST,
-    ConceptOptions,
-    DataOptions,
-    MarkOptions,
-    PriorOptions,
-)
+from dreambooth_core.data.concept_options import ConceptOptions, MarkOptions, PriorOptions
+from dreambooth_core.data.options import SMALLEST, DataOptions
 from dreambooth_core.families.options import BaseOptions
 from dreambooth_core.methods.options import MethodOptions
 from dreambooth_core.objective.options import ObjectiveOptions

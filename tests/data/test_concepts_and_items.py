@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from dreambooth_core.data import images
+from dreambooth_core.data.concept_options import ConceptOptions, PriorOptions
 from dreambooth_core.data.concepts import gather, read_concepts_list
 from dreambooth_core.data.items import Items
-from dreambooth_core.data.options import ConceptOptions, DataOptions, PriorOptions
+from dreambooth_core.data.options import DataOptions
 from dreambooth_core.data.stocktaking import take_stock
 from dreambooth_core.errors import UserError
 

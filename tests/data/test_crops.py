@@ -12,10 +12,11 @@ from PIL import Image, ImageDraw
 
 from dreambooth_core.data import images
 from dreambooth_core.data.cache import LatentCache, MemoryStore
+from dreambooth_core.data.concept_options import ConceptOptions, PriorOptions
 from dreambooth_core.data.concepts import gather
 from dreambooth_core.data.crops import Crop, crop_of, file_for, read_crop, write_crop
 from dreambooth_core.data.items import Items
-from dreambooth_core.data.options import ConceptOptions, DataOptions, PriorOptions
+from dreambooth_core.data.options import DataOptions
 from dreambooth_core.data.saliency import Wish, suggest
 from dreambooth_core.data.stocktaking import take_stock
 from dreambooth_core.errors import UserError

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from dreambooth_core.data.options import ConceptOptions, DataOptions, PriorOptions
+from dreambooth_core.data.concept_options import ConceptOptions, PriorOptions
+from dreambooth_core.data.options import DataOptions
 from dreambooth_core.errors import UserError
 
 KINDS = [ConceptOptions, DataOptions, PriorOptions]

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from dreambooth_core.data.concept_options import ConceptOptions, MarkOptions, PriorOptions
 from dreambooth_core.data.concepts import Concept, gather, with_marks
 from dreambooth_core.data.items import Items
 from dreambooth_core.data.marks import Mark, read_marks, require_base, write_marks
-from dreambooth_core.data.options import ConceptOptions, DataOptions, MarkOptions, PriorOptions
+from dreambooth_core.data.options import DataOptions
 from dreambooth_core.data.plan import INSTANCE, RIVAL
 from dreambooth_core.errors import UserError
 

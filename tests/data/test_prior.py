@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
+from dreambooth_core.data.concept_options import ConceptOptions, PriorOptions
 from dreambooth_core.data.concepts import gather
 from dreambooth_core.data.items import Items
-from dreambooth_core.data.options import ConceptOptions, DataOptions, PriorOptions
+from dreambooth_core.data.options import DataOptions
 from dreambooth_core.data.prior import Recipe, find_class_images, make_missing, recipe_of
 from dreambooth_core.errors import SaveFailed, Stopped, UserError
 

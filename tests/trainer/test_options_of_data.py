@@ -16,7 +16,7 @@ from helpers.runs import config_for
 from helpers.tiny import draw_pictures, tiny_sd1
 from PIL import Image
 
-from dreambooth_core.data.options import ConceptOptions
+from dreambooth_core.data.concept_options import ConceptOptions
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.families.options import BaseOptions
 from dreambooth_core.formats.fingerprint import fingerprint
