@@ -19,7 +19,7 @@ from dreambooth_core.compat.dialect import (
     Defaults,
     Dialect,
 )
-from dreambooth_core.compat.later import LATER
+from dreambooth_core.compat.later import LATER, SHARED, TEXT
 from dreambooth_core.errors import Unsupported, UserError
 
 IF_FLAGS: Defaults = {
@@ -168,29 +168,16 @@ DIALECTS: tuple[Dialect, ...] = (
         "train_dreambooth_lora_sdxl",
         "diffusers",
         {
-            **{k: v for k, v in HUGGING_FACE.items() if k != "tokenizer_name"},
+            **SHARED,
+            **TEXT,
             "output_dir": "lora-dreambooth-model",
             "resolution": 1024,
-            "learning_rate": 1e-4,
-            "adam_weight_decay": 1e-4,
-            "adam_weight_decay_text_encoder": 1e-3,
-            "text_encoder_lr": 5e-6,
-            "optimizer": "AdamW",
-            "prodigy_beta3": None,
-            "prodigy_decouple": True,
-            "prodigy_use_bias_correction": True,
-            "prodigy_safeguard_warmup": True,
+            "train_text_encoder": False,
+            "enable_xformers_memory_efficient_attention": False,
             "pretrained_vae_model_name_or_path": None,
-            "dataset_name": None,
-            "dataset_config_name": None,
-            "cache_dir": None,
-            "image_column": "image",
-            "caption_column": None,
-            "repeats": 1,
             "do_edm_style_training": False,
             "output_kohya_format": False,
             "random_flip": False,
-            "validation_epochs": 50,
             "snr_gamma": None,
             "rank": 4,
             "lora_dropout": 0.0,

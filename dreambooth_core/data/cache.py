@@ -226,9 +226,6 @@ class Store(Protocol):
     def put(self, key: str, value: Any) -> None:
         """Keep a value, as well as can be."""
 
-    def has(self, key: str) -> bool:
-        """Whether :meth:`get` is likely to give a value; cheap."""
-
 
 class NoStore:
     """Keeps nothing: everything is encoded anew."""
@@ -239,10 +236,6 @@ class NoStore:
 
     def put(self, key: str, value: Any) -> None:
         """Does nothing."""
-
-    def has(self, key: str) -> bool:
-        """Always false."""
-        return False
 
 
 class MemoryStore:
@@ -278,10 +271,6 @@ class MemoryStore:
         while self.limit is not None and self.size > self.limit and len(self._values) > 1:
             self.size -= self._values.popitem(last=False)[1][1]
 
-    def has(self, key: str) -> bool:
-        """Whether it is still there."""
-        return key in self._values or (self._before is not None and self._before.has(key))
-
     def forget_others(self) -> None:
         """Drops what lies in the store before and was not asked for."""
         self._before = None
@@ -300,8 +289,9 @@ class DiskStore:
 
     def get(self, key: str) -> Any | None:
         """The value as it was put, on the CPU."""
-        if self._fallback is not None and self._fallback.has(key):
-            return self._fallback.get(key)
+        kept = self._fallback.get(key) if self._fallback is not None else None
+        if kept is not None:
+            return kept
         path = self._path(key)
         try:
             content = path.read_bytes()
@@ -326,10 +316,6 @@ class DiskStore:
                 log.warning("%s. Caching continues in memory.", error.line)
                 self._fallback = MemoryStore()
         self._fallback.put(key, value)
-
-    def has(self, key: str) -> bool:
-        """Whether there is a file; whether it is sound shows when it is read."""
-        return (self._fallback is not None and self._fallback.has(key)) or self._path(key).is_file()
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.cache"

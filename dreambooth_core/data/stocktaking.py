@@ -272,22 +272,16 @@ class _Stock:
         )
 
     def _report_unused(self, folder: _Folder, used: set[Path]) -> None:
-        for path in folder.captions.values():
-            if path not in used:
-                self.skipped.append(
-                    Skipped(folder.prefix + path.name, "text without an image of its name")
-                )
-        for path in folder.crops.values():
-            if path not in used:
-                self.skipped.append(
-                    Skipped(folder.prefix + path.name, "a crop without an image of its name")
-                )
-        for path in folder.masks.values():
-            if path not in used:
-                inside = path.relative_to(folder.path).as_posix()
-                self.skipped.append(
-                    Skipped(folder.prefix + inside, "a mask without an image of its name")
-                )
+        for what, files in (
+            ("text", folder.captions),
+            ("a crop", folder.crops),
+            ("a mask", folder.masks),
+        ):
+            for path in files.values():
+                if path not in used:
+                    inside = path.relative_to(folder.path).as_posix()
+                    why = f"{what} without an image of its name"
+                    self.skipped.append(Skipped(folder.prefix + inside, why))
 
     def _note_duplicates(self, taken: list[ImageFile]) -> list[ImageFile]:
         first: dict[str, ImageFile] = {}

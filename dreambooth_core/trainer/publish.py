@@ -135,25 +135,25 @@ def _upload(api: Any, repository: str, path: Path, name: str) -> None:
 
 def model_card(config: TrainConfig, facts: Facts) -> str:
     """The card: the hub's front matter, then prompts, base, settings, images and rights."""
+    from huggingface_hub import ModelCardData
+
     options, full = config.publish, METHODS[config.method.kind].trains_base
     base = hub_id(config.base.model)
     prompts = [c.instance_prompt for c in config.concepts if c.instance_prompt]
+    what = "all weights" if full else f"a {config.method.kind} adapter"
+    shown = zip(facts.images, _prompts_of(config), strict=False)
+    front = ModelCardData(
+        base_model=base,
+        license=options.licence,
+        library_name="diffusers",
+        pipeline_tag="text-to-image",
+        tags=_tags(config, facts),
+        instance_prompt=prompts[0] if prompts else "",
+        widget=[{"text": said, "output": {"url": f"images/{path.name}"}} for path, said in shown],
+    )
     lines = [
         "---",
-        *([f"base_model: {_quoted(base)}"] if base else []),
-        f"license: {_quoted(options.licence)}",
-        "library_name: diffusers",
-        "pipeline_tag: text-to-image",
-        f"instance_prompt: {_quoted(prompts[0] if prompts else '')}",
-        "tags:",
-        *(f"- {tag}" for tag in _tags(config, facts)),
-    ]
-    if facts.images:
-        lines.append("widget:")
-        for path, prompt in zip(facts.images, _prompts_of(config), strict=False):
-            lines += [f"- text: {_quoted(prompt)}", "  output:", f"    url: images/{path.name}"]
-    what = "all weights" if full else f"a {config.method.kind} adapter"
-    lines += [
+        front.to_yaml(),
         "---",
         "",
         f"# {options.repository.rpartition('/')[2]}",
@@ -216,9 +216,3 @@ def _settings(config: TrainConfig, facts: Facts) -> list[tuple[str, object]]:
         named = ", ".join(f"{name} (version {v})" for name, v in run.presets.items())
         found.append(("presets", named))
     return found
-
-
-def _quoted(text: str) -> str:
-    """A YAML string, whatever is in it."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ")
-    return f'"{escaped}"'
