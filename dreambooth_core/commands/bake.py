@@ -39,7 +39,7 @@ class Options(adapter_parts.Weighted, Reporting):
         None,
         label="Precision",
         choices=adapter_parts.DTYPES,
-        help="type to store the model in (default: as it is)",
+        help="type to store the model in (default: as it is; what was GGUF or fp8 in bf16)",
     )
     prediction_type: str | None = argument(
         None, metavar="TYPE", help="where the base does not say it: v_prediction, …"
@@ -76,9 +76,11 @@ def run(args: Options) -> int:
 
 def _denoiser(args: Options, dtype: torch.dtype | None) -> int:
     """A diffusion transformer: the same file with other weights; its encoders are not asked."""
+    import torch
+
     from dreambooth_core.formats import storage
     from dreambooth_core.formats.adapters.bake import bake
-    from dreambooth_core.formats.adapters.denoisers import read_denoiser
+    from dreambooth_core.formats.adapters.denoisers import metadata_of, read_denoiser
     from dreambooth_core.formats.adapters.naming import TRANSFORMER
 
     if args.out.suffix != ".safetensors":
@@ -89,11 +91,18 @@ def _denoiser(args: Options, dtype: torch.dtype | None) -> int:
         )
     base = read_denoiser(args.base)
     parts = adapter_parts.read_parts(args, args.adapters)
-    states, report = bake({TRANSFORMER: base.tensors}, parts, dtype)
-    metadata = {} if args.base.is_dir() else storage.read_metadata(args.base)
+    changed = dtype or (torch.bfloat16 if base.stored else None)
+    states, report = bake({TRANSFORMER: base.tensors}, parts, changed)
+    warnings = []
+    if base.stored:
+        which = "its weights" if base.stored == "GGUF" or dtype else "the weights that change"
+        warnings.append(
+            f"the base is stored as {base.stored}: {which} are written as {args.dtype or 'bf16'}"
+        )
+    metadata = metadata_of(args.base)
     metadata["dreambooth_baked"] = ", ".join(f"{p.name}:{p.weight:g}" for p in parts)
-    storage.write_tensors(args.out, base.with_changes(states[TRANSFORMER]), metadata)
-    _report(args, len(parts), report, [])
+    storage.write_tensors(args.out, base.with_changes(states[TRANSFORMER], dtype), metadata)
+    _report(args, len(parts), report, warnings)
     return 0
 
 

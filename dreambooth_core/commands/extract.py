@@ -64,10 +64,16 @@ def run(args: Options) -> int:
     from dreambooth_core.formats.checkpoints.read import read_model
 
     kinds = [is_transformer(path) for path in (args.base, args.tuned)]
-    layers = 2
+    layers, warnings = 2, []
     if all(kinds):
         denoisers = [read_denoiser(path) for path in (args.base, args.tuned)]
         families = [denoiser.names.family for denoiser in denoisers]
+        stored = " and ".join(dict.fromkeys(each.stored for each in denoisers if each.stored))
+        if stored:
+            warnings.append(
+                f"a model is stored as {stored}: the difference, and so the adapter, also holds "
+                "what that rounding took away"
+            )
         states = [{TRANSFORMER: denoiser.tensors} for denoiser in denoisers]
     elif any(kinds):
         families = ["a diffusion transformer" if kind else "a UNet" for kind in kinds]
@@ -98,7 +104,9 @@ def run(args: Options) -> int:
             f"left out: {report.left_out:.2%} of the change, in norms, biases or embeddings"
             + ("" if args.rest else " (--rest takes norms and biases along)")
         )
-    adapter_parts.tell(args, {"file": str(args.target), **vars(report)}, lines, hosts)
+    lines += [f"warning: {text}" for text in warnings]
+    told = {"file": str(args.target), **vars(report), "warnings": warnings}
+    adapter_parts.tell(args, told, lines, hosts)
     return 0
 
 

@@ -2,7 +2,7 @@
 
 A single file (the hosts' or diffusers' names, the denoiser alone or a whole checkpoint), a folder
 of shards, or a folder in diffusers' layout. What hosts keep as one is cut into diffusers' layers;
-slices share the file's memory. fp8 is read with its scales.
+slices share the file's memory. fp8 is read with its scales, GGUF as bf16.
 """
 
 from __future__ import annotations
@@ -15,14 +15,18 @@ import torch
 from torch import Tensor
 
 from dreambooth_core.disk import settle
+from dreambooth_core.disk.reading import open_regular
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.names import LayerNames
-from dreambooth_core.formats import folders, storage
+from dreambooth_core.formats import folders, gguf, storage
 from dreambooth_core.formats.adapters.naming import TRANSFORMER
 from dreambooth_core.formats.checkpoints.folder_layout import read_weights
+from dreambooth_core.formats.checkpoints.pieces import gguf_pieces
 from dreambooth_core.formats.transformer_files import ADVICE, family_of, quantised_by
 
 _SCALES = (".scale_weight", ".weight_scale")
+_MARKS = (*_SCALES, ".scale_input", ".input_scale", ".comfy_quant")
+"""What stands beside a weight in 8 bits, and means nothing beside one in full."""
 _KINDS = ("weight", "bias")
 
 
@@ -45,6 +49,8 @@ class Denoiser:
     """``<diffusers' path>.weight`` and ``.bias``."""
     raw: dict[str, Tensor] = field(default_factory=dict)
     """Everything in the file, by its keys."""
+    stored: str = ""
+    """``GGUF`` or ``fp8``, where weights are in fewer bits than they are written in."""
     _places: dict[str, _Place] = field(default_factory=dict)
 
     def add(self, name: str, tensor: Tensor, place: _Place) -> None:
@@ -52,8 +58,11 @@ class Denoiser:
         self.tensors[name] = tensor
         self._places[name] = place
 
-    def with_changes(self, changed: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The file's tensors with other layers; what has not changed is passed on."""
+    def with_changes(
+        self, changed: Mapping[str, Tensor], dtype: torch.dtype | None = None
+    ) -> dict[str, Tensor]:
+        """The file's tensors with other layers; what has not changed is passed on, or stored in
+        ``dtype``."""
         result = dict(self.raw)
         for name, tensor in changed.items():
             place = self._places[name]
@@ -61,15 +70,30 @@ class Denoiser:
                 continue
             made = _halves(tensor) if place.swapped else tensor
             if place.first is not None:
-                whole = result[place.key]
-                whole = whole.clone() if whole is self.raw[place.key] else whole
-                whole = whole.to(torch.promote_types(whole.dtype, made.dtype))
+                whole = self._whole(place.key, result[place.key])
+                in_bits = self.raw[place.key].dtype.itemsize == 1
+                wide = torch.promote_types(whole.dtype, made.dtype)
+                whole = whole.to(made.dtype if in_bits else wide)
                 whole[place.first : place.first + made.shape[0]] = made
                 made = whole
             result[place.key] = made
-            for end in _SCALES:  # a weight in full needs no scale
-                result.pop(f"{place.key.removesuffix('.weight')}{end}", None)
+        for key, tensor in result.items():
+            if dtype is not None and tensor.is_floating_point() and not key.endswith(_MARKS):
+                own = tensor is self.raw[key]
+                result[key] = (self._whole(key, tensor) if own else tensor).to(dtype)
+        for key, before in self.raw.items():
+            base, _, kind = key.rpartition(".")
+            if kind == "weight" and result[key] is not before:
+                for end in _MARKS:
+                    result.pop(f"{base}{end}", None)
         return result
+
+    def _whole(self, key: str, tensor: Tensor) -> Tensor:
+        """A tensor that may be written into: what was read is copied, in full precision."""
+        if tensor is not self.raw[key]:
+            return tensor
+        plain = _plain(self.raw, key.rpartition(".")[0], tensor)
+        return plain.clone() if plain is tensor else plain
 
 
 def is_transformer(path: Path) -> bool:
@@ -81,11 +105,26 @@ def is_transformer(path: Path) -> bool:
     settle(path)
     if folders.is_folder(path):
         return (path / TRANSFORMER).is_dir()
+    if _is_gguf(path):
+        return (
+            family_of({key: entry.shape for key, entry in gguf.read_index(path).items()})
+            is not None
+        )
     if path.suffix.lower() != ".safetensors":
         return False
     header = storage.read_header(path)
     shapes = {key: tuple(entry.shape) for key, entry in header.tensors.items()}
     return family_of(shapes) is not None
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    """What a file says of itself; folders and GGUF files say nothing that is kept."""
+    return {} if folders.is_folder(path) or _is_gguf(path) else storage.read_metadata(path)
+
+
+def _is_gguf(path: Path) -> bool:
+    with open_regular(path) as file:
+        return file.read(len(gguf.MAGIC)) == gguf.MAGIC
 
 
 def read_denoiser(path: Path) -> Denoiser:
@@ -94,8 +133,11 @@ def read_denoiser(path: Path) -> Denoiser:
     Raises:
         UserError: damaged, or no transformer of a known family.
     """
+    stored = ""
     if folders.is_folder(path):
         raw = read_weights(path / TRANSFORMER)
+    elif _is_gguf(path):
+        raw, stored = gguf_pieces(path)[0].tensors(), "GGUF"
     else:
         raw = storage.read_tensors(path)
     found = family_of({key: tuple(tensor.shape) for key, tensor in raw.items()})
@@ -105,7 +147,9 @@ def read_denoiser(path: Path) -> Denoiser:
     if found is None:
         raise UserError("these are the weights of no known diffusion transformer", where=path)
     names, layers = found
-    made = Denoiser(names, {}, raw)
+    if any(tensor.is_floating_point() and tensor.dtype.itemsize == 1 for tensor in raw.values()):
+        stored = "fp8"
+    made = Denoiser(names, {}, raw, stored)
     for key, tensor in raw.items():
         base, _, kind = key.rpartition(".")
         layer = layers.get(base)

@@ -15,19 +15,20 @@ from dreambooth_core.formats.adapters.denoisers import is_transformer, read_deno
 from dreambooth_core.formats.adapters.naming import unfused
 from dreambooth_core.formats.adapters.read import read_adapter
 from dreambooth_core.formats.adapters.write import write_adapter
+from tests.helpers import host_files
 from tests.helpers.adapters import relative
-from tests.helpers.family_adapters import family_adapter, sizes
+from tests.helpers.family_adapters import WIDTH, family_adapter, sizes
 
 by_family = pytest.mark.parametrize("names", NAMES.working(), ids=lambda names: names.family)
 
 
-def native_file(names: LayerNames, path: Path, *, blocks: int = 2) -> Path:
+def native_file(names: LayerNames, path: Path, *, blocks: int = 2, width: int = WIDTH) -> Path:
     """A denoiser with random weights under the hosts' names."""
     generator = torch.Generator().manual_seed(0)
-    own = sizes(names)
+    own = sizes(names, width)
     shapes = {native: own[template] for template, native in names.layers.items()}
     for fused in names.fused:
-        shapes[fused.native] = (sum(own[part][0] for part in fused.parts), 12)
+        shapes[fused.native] = (sum(own[part][0] for part in fused.parts), width)
     tensors = {
         f"model.diffusion_model.{key.replace('#', str(block))}.weight": torch.randn(
             *shape, generator=generator
@@ -87,6 +88,66 @@ def test_fp8_is_read_with_its_scales(tmp_path: Path) -> None:
     read = read_denoiser(tmp_path / "fp8.safetensors")
     wanted = small.float()[:12] * 2
     assert torch.equal(read.tensors["transformer_blocks.0.attn.to_q.weight"], wanted)
+
+
+def in_few_bits(names: LayerNames, folder: Path, kind: str) -> Path:
+    """A denoiser as GGUF (all matrices as Q8_0), or as ComfyUI's fp8 with scales."""
+    full = native_file(names, folder / "full.safetensors", width=96)
+    prefix = "model.diffusion_model."
+    tensors = storage.read_tensors(full)
+    if kind == "fp8":
+        path = folder / "fp8.safetensors"
+        small = host_files.as_fp8(tensors, "scale_weight")
+        marks = {f"{prefix}layers.0.attention.qkv.comfy_quant": torch.zeros(2, dtype=torch.uint8)}
+        storage.write_tensors(path, {**small, **marks}, {"modelspec.title": "mine"})
+        return path
+    path = folder / "model.gguf"
+    alone = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+    host_files.write_gguf(path, alone, [key for key, t in alone.items() if t.shape[1] % 32 == 0])
+    return path
+
+
+@pytest.mark.parametrize("kind", ["GGUF", "fp8"])
+@pytest.mark.parametrize("dtype", [None, "fp16"])
+def test_an_adapter_is_baked_into_what_is_stored_in_few_bits(
+    kind: str, dtype: str | None, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """What the file's numbers mean, plus the change, rounded once; the rest of a fused layer is
+    what it meant before."""
+    names = next(each for each in NAMES.working() if each.family == "z_image")
+    base = in_few_bits(names, tmp_path, kind)
+    adapter = family_adapter(names, only=("attention.to_q",), width=96)
+    file = write_adapter(adapter, tmp_path / "a.safetensors", "diffusers")
+    baked, out = tmp_path / "baked.safetensors", tmp_path / "out.safetensors"
+    command = ["bake", str(base), f"{file}:0.5", "--out", str(baked)]
+    assert main([*command, *(["--dtype", dtype] if dtype else [])]) == 0
+    assert f"the base is stored as {kind}" in capsys.readouterr().out
+
+    stored = storage.read_tensors(baked)
+    written = torch.float16 if dtype else torch.bfloat16
+    before, after = read_denoiser(base), read_denoiser(baked)
+    changed = set()
+    for key, tensor in before.tensors.items():
+        weights = adapter.modules.get(f"transformer.{key.removesuffix('.weight')}")
+        if weights is None:
+            beside = key.endswith(("to_k.weight", "to_v.weight"))
+            wanted = tensor.to(written) if dtype or beside else tensor
+        else:
+            wanted = (tensor.float() + 0.5 * weights.delta()).to(written)
+            changed.add(key)
+        assert torch.equal(after.tensors[key], wanted), key
+    assert changed == {f"{name.partition('.')[2]}.weight" for name in adapter.modules}
+    fused = [key for key in stored if "layers.0.attention.qkv" in key]
+    assert len(fused) == 1  # no scale, no mark beside a weight in full
+    whole = {tensor.dtype for tensor in stored.values()} == {written}
+    assert whole is (kind == "GGUF" or bool(dtype))
+
+    assert main(["extract", str(base), str(baked), str(out), "--rank", "4"]) == 0
+    assert f"a model is stored as {kind}" in capsys.readouterr().out
+    found = unfused(read_adapter(out))
+    for name, weights in adapter.modules.items():
+        # bf16 rounds weights of 1 by up to 2^-9; the change is about 0.01.
+        assert relative(found.modules[name].delta(), weights.delta() * 0.5) < 0.2, name
 
 
 def test_two_families_have_no_difference(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
