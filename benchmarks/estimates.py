@@ -58,6 +58,14 @@ def aim(name: str, method: str, size: int, budget: int) -> None:
     print(f"| {name} | {method} | {size} | {budget} | {numbers} | {words} |", flush=True)
 
 
+def short(words: str) -> str:
+    """A setting in a word or two: ``nf4``, ``stream 0.5``."""
+    key, _, value = words.removeprefix("memory.").partition("=")
+    if key == "gradient_checkpointing":
+        return "checkpointing"
+    return value if key == "quantize" else f"{key} {value}"
+
+
 def row(name: str, size: int) -> None:
     """Prints one line of the table."""
     common = [f"data.resolution={size}", "run.mixed_precision=bf16", "run.batch_size=1"]
@@ -72,7 +80,7 @@ def row(name: str, size: int) -> None:
             log.info("%s", error.line)
             cells.append("no")
             continue
-        words = ", ".join(each.words for each in found.taken) or "as it is"
+        words = ", ".join(short(each.words) for each in found.taken) or "as it is"
         cells.append(f"{found.needs.peak / GIB:.1f} ({words})" if found.needs else "?")
     print(f"| {name} | {size} | {' | '.join(cells)} |", flush=True)
 
