@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,18 +29,14 @@ class Linked:
 
     def files(self) -> dict[str, bytes]:
         """What is written of it, by the ending of the file's name."""
-        found = {".png": _png(self.image)}
+        from dreambooth_core.data.decode import encode
+
+        found = {".png": encode(self.image)}
         if self.mask is not None:
-            found[".mask.png"] = _png(self.mask)
+            found[".mask.png"] = encode(self.mask)
         if self.caption:
             found[".txt"] = self.caption.encode()
         return found
-
-
-def _png(picture: Image.Image) -> bytes:
-    content = io.BytesIO()
-    picture.save(content, "PNG")
-    return content.getvalue()
 
 
 def linked(images: Tensor, mask: Tensor | None = None, caption: str = "") -> tuple[Linked, ...]:

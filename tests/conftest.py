@@ -93,7 +93,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 LONGEST = (
-    "test_demo.py",
+    "commands/test_demo.py",
     "extension/browser",
     "trainer/test_processes.py",
     "methods/test_families.py",

@@ -117,10 +117,9 @@ def full_block(name: str) -> str:
 
 def dtype_of(name: str | None) -> torch.dtype | None:
     """The type by its short name; ``None`` stays ``None``."""
-    import torch
+    from dreambooth_core.devices import STORED
 
-    named = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-    return named[name] if name else None
+    return STORED[name] if name else None
 
 
 def base_of(path: Path | None) -> dict[str, torch.Tensor] | None:

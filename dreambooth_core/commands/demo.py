@@ -14,13 +14,12 @@ from dreambooth_core.commands.demonstration import (
     FOLDER,
     Demonstration,
     report,
-    save_image,
-    save_report,
 )
 from dreambooth_core.commands.options import Reporting, argument, print_json
 from dreambooth_core.commands.train import train_here
 from dreambooth_core.config.loading import dump, load
-from dreambooth_core.disk import remove, write_text
+from dreambooth_core.data.decode import encode
+from dreambooth_core.disk import remove, write_bytes, write_json, write_text
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.jobs import RunFolder, read_receipt, sanitise
@@ -75,7 +74,7 @@ def run(args: Options) -> int:
     adapter = folder.path / result["file"]
     after = shows.draw(adapter)
     grid = folder.path / "grid.png"
-    save_image(shows.grid(before, after), grid)
+    write_bytes(grid, encode(shows.grid(before, after), optimize=True))
     losses = [e["loss"] for e in folder.events if e.get("stage") == "train"]
     window = max(1, len(losses) // 10)
     values: dict[str, object] = {
@@ -89,7 +88,7 @@ def run(args: Options) -> int:
         "grid_image": str(grid),
         "loss_image": str(folder.path / "loss.png"),
     }
-    save_report(values, folder.path / "report.json")
+    write_json(folder.path / "report.json", values)
     if args.json:
         print_json(values)
     else:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 import textwrap
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +16,6 @@ from dreambooth_core.families.base import Components
 from dreambooth_core.families.sampling import SamplingSettings, generate
 from dreambooth_core.formats.adapters.apply import AdapterStack
 from dreambooth_core.formats.adapters.read import read_adapter
-from dreambooth_core.formats.storage import write_bytes
 from dreambooth_core.options import TrainConfig
 
 FOLDER = ASSETS / "demo"
@@ -146,15 +143,3 @@ def report(before: Scores, after: Scores) -> dict[str, float]:
         found[f"{name}_before"] = value
         found[f"{name}_after"] = asdict(after)[name]
     return found
-
-
-def save_image(image: Image.Image, path: Path) -> None:
-    """Writes a PNG, whole or not at all."""
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
-    write_bytes(path, buffer.getvalue())
-
-
-def save_report(values: dict[str, object], path: Path) -> None:
-    """Writes ``report.json``."""
-    write_bytes(path, (json.dumps(values, indent=2) + "\n").encode())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +79,7 @@ def run(args: Options) -> int:
 
     load_libraries()
     from dreambooth_core.commands.judging import evaluate
+    from dreambooth_core.data.decode import encode
     from dreambooth_core.disk import write_bytes, write_json, write_text
 
     if not args.runs:
@@ -88,10 +88,8 @@ def run(args: Options) -> int:
     contest = evaluate(args, folder, tell=_tell)
     files = {kind: str(folder / f"evaluation.{kind}") for kind in ("html", "json", "png")}
     report = {**contest.as_dict(), "files": files}
-    buffer = io.BytesIO()
-    contest.grid().save(buffer, "PNG")
     # A run may come from somebody else, with links in it.
-    write_bytes(folder / "evaluation.png", buffer.getvalue(), follow=False)
+    write_bytes(folder / "evaluation.png", encode(contest.grid()), follow=False)
     write_text(folder / PAGE, contest.page(), follow=False)
     write_json(folder / "evaluation.json", report, follow=False)
     if args.json:

@@ -27,10 +27,9 @@ class OfImages(Reporting):
 
 def write_image(path: Path, image: Image.Image, *, follow: bool = True) -> None:
     """In the format of the name's end, whole or not at all; links as in ``replacing``."""
-    import io
-
     from PIL import Image
 
+    from dreambooth_core.data.decode import encode
     from dreambooth_core.disk import write_bytes
 
     kind = Image.registered_extensions().get(path.suffix.lower())
@@ -38,9 +37,7 @@ def write_image(path: Path, image: Image.Image, *, follow: bool = True) -> None:
         raise UserError(
             f"no image format has {path.suffix or 'no end'}", where=path, do="End it with .png."
         )
-    buffer = io.BytesIO()
-    image.save(buffer, kind)
-    write_bytes(path, buffer.getvalue(), follow=follow)
+    write_bytes(path, encode(image, kind), follow=follow)
 
 
 def write_sheet(file: Path, images: list[Image.Image]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import sys
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from dreambooth_core.bases.locate import is_commit
 from dreambooth_core.commands.options import Reporting, argument, print_json
 from dreambooth_core.config.fields import MAX_SEED
 from dreambooth_core.config.loading import load
+from dreambooth_core.data.decode import encode
 from dreambooth_core.devices import choose_device
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.host_sampling import HOSTS, SCHEDULES, Like
@@ -116,9 +116,7 @@ def run(args: Options) -> int:
     made = []
     for prompt, seed, image in zip(prompts, seeds, images, strict=True):
         path = free_path(Path(args.out), prompt, seed)
-        buffer = io.BytesIO()
-        image.save(buffer, "PNG")
-        write_bytes(path, buffer.getvalue())
+        write_bytes(path, encode(image))
         made.append({"file": str(path), "prompt": prompt, "seed": seed, "sha256": sha256(path)})
     if args.json:
         print_json({"base": options.model, "adapters": adapters, "tokens": tokens, "images": made})

@@ -6,7 +6,6 @@ examples/lora_dreambooth and ppdiffusers' examples/dreambooth.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +19,7 @@ from dreambooth_core.compat.dialect import (
     Dialect,
 )
 from dreambooth_core.compat.later import LATER, SHARED, TEXT
+from dreambooth_core.config.suggest import advice
 from dreambooth_core.errors import Unsupported, UserError
 
 IF_FLAGS: Defaults = {
@@ -226,9 +226,7 @@ def script_of(name: str) -> str:
             where=plain,
             do="docs/models.md has the models that are.",
         )
-    near = difflib.get_close_matches(plain, NAMES, n=1)
-    do = f"Did you mean {near[0]}?" if near else f"There are {', '.join(NAMES)}."
-    raise UserError(f"no script {plain!r} is known", do=do)
+    raise UserError(f"no script {plain!r} is known", do=advice(plain, NAMES, most=len(NAMES)))
 
 
 def dialects_of(script: str) -> list[Dialect]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from dreambooth_core.compat.draft import Draft
 from dreambooth_core.compat.flags import BY_NAME, FLAGS, Flag
 from dreambooth_core.compat.machine import Machine
 from dreambooth_core.config.loading import validate
+from dreambooth_core.config.suggest import nearest
 from dreambooth_core.data.stocktaking import take_stock
 from dreambooth_core.errors import Unsupported, UserError
 from dreambooth_core.options import TrainConfig
@@ -130,9 +130,9 @@ def _unknown(script: str, unknown: Sequence[str], known: Sequence[str]) -> UserE
     named = [token.split("=")[0] for token in unknown if token.startswith("--")]
     if not named:
         return UserError(f"{unknown[0]!r} belongs to no flag", where=script)
-    near = difflib.get_close_matches(named[0].strip("-"), known, n=1)
+    near = nearest(named[0].strip("-"), known)
     elsewhere = named[0].strip("-") in BY_NAME
-    do = f"Did you mean --{near[0]}?" if near else "`docs/compat.md` lists all."
+    do = f"Did you mean --{near}?" if near else "`docs/compat.md` lists all."
     if elsewhere:
         do = "Other scripts have it; `docs/compat.md` says which."
     return UserError(f"{', '.join(named)}: not a flag of {script}", do=do)

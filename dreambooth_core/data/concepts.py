@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import codecs
-import difflib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dreambooth_core.config.suggest import advice
 from dreambooth_core.data.captions import FILEWORDS, read_caption
 from dreambooth_core.data.concept_options import ConceptOptions, MarkOptions, PriorOptions
 from dreambooth_core.data.inventory import ImageFile, Inventory
@@ -306,9 +306,7 @@ def _from_json(item: Any, index: int, path: Path) -> ConceptOptions:
     values: dict[str, Any] = {}
     for key, value in item.items():
         if key not in _JSON_KEYS:
-            near = difflib.get_close_matches(key, _JSON_KEYS, n=1)
-            do = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(_JSON_KEYS)}."
-            raise UserError(f"unknown key {key!r}", where=where, do=do)
+            raise UserError(f"unknown key {key!r}", where=where, do=advice(key, _JSON_KEYS))
         if value is None:
             continue
         number = key in ("num_class_images", "repeats")

@@ -52,6 +52,13 @@ _UPRIGHT = {
 }
 
 
+def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    """An image as the bytes of a file of that kind."""
+    content = io.BytesIO()
+    image.save(content, kind, **options)
+    return content.getvalue()
+
+
 @dataclass(frozen=True)
 class Facts:
     """What a decoded file turned out to be. Sizes are pixels, upright."""

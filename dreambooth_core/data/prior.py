@@ -12,7 +12,6 @@ independent of that too.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import re
@@ -26,6 +25,7 @@ from PIL import Image
 from dreambooth_core.data.captions import FILEWORDS, fill, words_of
 from dreambooth_core.data.concept_options import PriorOptions
 from dreambooth_core.data.concepts import Concept
+from dreambooth_core.data.decode import encode
 from dreambooth_core.data.inventory import ImageFile, Inventory, Skipped
 from dreambooth_core.data.options import DataOptions
 from dreambooth_core.data.stocktaking import look_at, take_stock
@@ -233,12 +233,10 @@ def batches_of(
 
 def _write(state: ClassImages, index: int, prompt: str, image: Image.Image) -> None:
     path = state.folder / f"class-{state.recipe.digest}-{index:05d}.png"
-    content = io.BytesIO()
-    image.convert("RGB").save(content, "PNG")
     if state.recipe.captioned:
         # The caption goes first: an image without it would be trained under another prompt.
         write_text(path.with_suffix(".txt"), prompt + "\n")
-    write_bytes(path, content.getvalue())
+    write_bytes(path, encode(image.convert("RGB")))
     if isinstance(seen := look_at(path), Skipped):
         raise SaveFailed(f"the class image cannot be read back: {seen.reason}", where=path)
 

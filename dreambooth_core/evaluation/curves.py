@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
+from dreambooth_core.data.decode import encode
 from dreambooth_core.hosting.curves import Point, smoothed, ticks
 
 COLOURS = ("#1a73e8", "#e8710a", "#188038")
@@ -130,9 +130,7 @@ class _Chart:
 
     def png(self) -> bytes:
         """The finished image."""
-        buffer = io.BytesIO()
-        self.image.resize(SIZE, Image.Resampling.BOX).save(buffer, "PNG")
-        return buffer.getvalue()
+        return encode(self.image.resize(SIZE, Image.Resampling.BOX))
 
     def _points(self, steps: Sequence[int], values: Sequence[float], axis: _Axis) -> list[Point]:
         return [(self._x(s), self._y(v, axis)) for s, v in zip(steps, values, strict=True)]

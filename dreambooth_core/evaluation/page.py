@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
 from PIL import Image
 
+from dreambooth_core.data.decode import encode
 from dreambooth_core.evaluation.measures import Measure
 from dreambooth_core.evaluation.protocol import Task
 
@@ -126,8 +126,6 @@ def _images(tasks: Sequence[Task], models: Sequence[Judged]) -> str:
 def _shown(image: Image.Image) -> str:
     small = image.convert("RGB")
     small.thumbnail((SIDE, SIDE))
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=85)
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    data = base64.b64encode(encode(small, "JPEG", quality=85)).decode("ascii")
     size = f'width="{small.width}" height="{small.height}"'
     return f'<img src="data:image/jpeg;base64,{data}" {size} alt="">'

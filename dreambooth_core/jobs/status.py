@@ -193,11 +193,10 @@ def find_run(root: str | os.PathLike[str], name: str) -> RunFolder:
         return RunFolder(base / name)
     if RunFolder(name).exists():
         return RunFolder(name)
-    from difflib import get_close_matches
+    from dreambooth_core.config.suggest import nearest  # late: few need it
 
-    names = [run.name for run in list_runs(base)]
-    near = get_close_matches(name, names, n=1)
-    do = f"Did you mean {near[0]}?" if near else "'dreambooth runs' lists them."
+    near = nearest(name, [run.name for run in list_runs(base)])
+    do = f"Did you mean {near}?" if near else "'dreambooth runs' lists them."
     raise UserError(f"no run is named {name!r}", where=base, do=do)
 
 

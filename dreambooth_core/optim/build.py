@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib
 import inspect
 import io
@@ -18,6 +17,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from dreambooth_core.config.suggest import advice
 from dreambooth_core.errors import UserError
 from dreambooth_core.optim.options import OptimOptions
 from dreambooth_core.optim.table import OPTIMIZERS, OptimizerSpec
@@ -193,14 +193,8 @@ def _further(
     parsed = {}
     for name, text in options.optimizer_args.items():
         if name not in accepted:
-            near = difflib.get_close_matches(name, accepted, n=1)
-            raise UserError(
-                f"{spec.name} has no argument {name!r}",
-                where="optim.optimizer_args",
-                do=f"Did you mean {near[0]!r}?"
-                if near
-                else f"It has {', '.join(sorted(accepted))}.",
-            )
+            what, do = f"{spec.name} has no argument {name!r}", advice(name, sorted(accepted))
+            raise UserError(what, where="optim.optimizer_args", do=do)
         parsed[name] = _value(str(text))
         _refuse_other_types(spec.name, name, parsed[name], parameters[name].default)
     return parsed

@@ -8,7 +8,6 @@ alone; or a few images are drawn at each save, and encoders compare them with th
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -18,6 +17,7 @@ import torch
 from PIL import Image, ImageOps
 
 from dreambooth_core.bases.locate import locate
+from dreambooth_core.data.decode import encode
 from dreambooth_core.data.images import load_rgb
 from dreambooth_core.data.items import Items
 from dreambooth_core.data.plan import Slot, groups
@@ -157,9 +157,7 @@ class Validation:
 
     def _show(self, step: int, index: int, prompt: str, seed: int, image: Image.Image) -> None:
         path = self.folder.samples / f"step-{step:06d}-{index:02d}.png"
-        buffer = io.BytesIO()
-        image.save(buffer, "PNG")
-        write_bytes(path, buffer.getvalue())
+        write_bytes(path, encode(image))
         self.reporter.image(f"validation/{index:02d} {prompt}", image, step)
         self.reporter.emit(
             "sample", path=self.folder.relative(path), step=step, prompt=prompt, seed=seed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -162,15 +161,15 @@ def _thumbnail(found: Found, folder: Path) -> str:
         return str(path)
     from PIL import Image, ImageOps
 
-    content = io.BytesIO()
+    from dreambooth_core.data.decode import encode
+
     try:
         with Image.open(found.path) as image:
             upright = ImageOps.exif_transpose(image) or image
             if upright.mode.startswith("I") or upright.mode == "F":
                 upright = upright.convert("I").point(lambda v: v / 256).convert("L")
             upright.thumbnail((EDGE, EDGE))
-            upright.convert("RGB").save(content, "JPEG", quality=85)
-        write_bytes(path, content.getvalue())
+            write_bytes(path, encode(upright.convert("RGB"), "JPEG", quality=85))
     except (SaveFailed, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         log.warning("no thumbnail of %s: %s", found.path, error)
         return ""

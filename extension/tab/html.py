@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 import stat
 from collections.abc import Sequence
 from functools import lru_cache
@@ -142,6 +141,8 @@ def _thumbnail(
 ) -> str:
     from PIL import Image, ImageOps
 
+    from dreambooth_core.data.decode import encode
+
     try:
         with Image.open(path) as opened:
             opened.draft("RGB", (2 * side, 2 * side))
@@ -156,11 +157,10 @@ def _thumbnail(
             else:
                 image = image.convert("RGB")
                 image.thumbnail((side, side), Image.Resampling.LANCZOS)
-            kept = io.BytesIO()
-            image.save(kept, "JPEG", quality=85)
+            kept = encode(image, "JPEG", quality=85)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return ""
-    return "data:image/jpeg;base64," + base64.b64encode(kept.getvalue()).decode()
+    return "data:image/jpeg;base64," + base64.b64encode(kept).decode()
 
 
 def duration(seconds: float | None) -> str:

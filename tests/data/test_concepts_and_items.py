@@ -273,7 +273,7 @@ def test_a_concepts_list(tmp_path):
         ({}, "not a list"),
         ([], "not a list"),
         (["x"], "an object"),
-        ([{"instance_promt": "a"}], "Did you mean 'instance_prompt'"),
+        ([{"instance_promt": "a"}], "Did you mean instance_prompt"),
         ([{"zzz": "a"}], "Known: instance_prompt"),
         ([{"instance_prompt": 3}], "not a text"),
         ([{"repeats": "3"}], "whole number"),

@@ -190,7 +190,7 @@ def test_hyperparameters_reach_the_optimizer():
 
 def test_wrong_arguments_are_named():
     group = [ParamGroup("x", [nn.Parameter(torch.ones(2))], 0.1)]
-    with pytest.raises(UserError, match=r"no argument 'd_coeff'.*Did you mean 'd_coef'"):
+    with pytest.raises(UserError, match=r"no argument 'd_coeff'.*Did you mean d_coef"):
         build_optimizer(options("prodigy", optimizer_args={"d_coeff": "2"}), group)
     with pytest.raises(UserError, match="no argument 'lr'"):
         build_optimizer(options("adamw", optimizer_args={"lr": "2"}), group)
