@@ -222,7 +222,6 @@ def trace(
     *,
     autocast: torch.dtype | None = None,
     norms_in_fp32: bool = True,
-    fused_attention: bool = True,
 ) -> Trace:
     """Traces a forward pass.
 
@@ -232,12 +231,11 @@ def trace(
         run: the forward pass, with meta tensors.
         autocast: half precision that autocast computes in, or None.
         norms_in_fp32: whether autocast leaves norms and softmax in fp32, as on GPUs.
-        fused_attention: false where only the math kernel runs.
 
     Returns:
         What is kept both with and without gradient checkpointing.
     """
-    emulation = Emulation(autocast, norms_in_fp32=norms_in_fp32, fused_attention=fused_attention)
+    emulation = Emulation(autocast, norms_in_fp32=norms_in_fp32)
     recorder = _Recorder(modules, emulation)
     with (
         torch.enable_grad(),

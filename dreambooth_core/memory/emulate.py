@@ -68,21 +68,17 @@ class FusedAttention(Function):
 
 
 class Emulation(TorchFunctionMode):
-    """Inside, autocast to ``dtype`` (if given) and the chosen attention are acted out.
+    """Inside, autocast to ``dtype`` (if given) and fused attention are acted out.
 
     Args:
         dtype: autocast's half precision; None where autocast is off.
         norms_in_fp32: as GPUs do it.
-        fused_attention: false where only the math kernel runs.
     """
 
-    def __init__(
-        self, dtype: torch.dtype | None, *, norms_in_fp32: bool, fused_attention: bool
-    ) -> None:
+    def __init__(self, dtype: torch.dtype | None, *, norms_in_fp32: bool) -> None:
         super().__init__()
         self._dtype = dtype
         self._norms_in_fp32 = norms_in_fp32
-        self._fused_attention = fused_attention
         self._copies: dict[int, Tensor] = {}
         self.operations = 0
         """Floating-point operations of the matrix products, convolutions and attention so far."""
@@ -112,8 +108,7 @@ class Emulation(TorchFunctionMode):
             named = (kwargs[name] for name in ("query", "key", "value") if name in kwargs)
             query, key, value = (*args[:3], *named)
             self.operations += 4 * query.numel() * key.shape[-2]
-            if self._fused_attention:
-                return FusedAttention.apply(query, key, value)
+            return FusedAttention.apply(query, key, value)
         found = func(*args, **kwargs)
         if func in _PRODUCTS:
             self.operations += 2 * found.numel() * _summands(func, args, kwargs)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dreambooth_core.memory.activations import Trace, trace
 from dreambooth_core.memory.streaming import TOGETHER, spread
-from dreambooth_core.optim.table import OPTIMIZERS
+from dreambooth_core.options.combinations import Asked
 from dreambooth_core.options.memory import GIB
 
 CUDA_CONTEXT = int(0.6 * GIB)
@@ -66,29 +66,6 @@ class Part:
             and not m.weight.requires_grad
             and not re.search(self.whole, name)
         )
-
-
-@dataclass(frozen=True)
-class MemorySetting:
-    """What of a configuration decides about memory."""
-
-    optimizer: str = "adamw"
-    precision: str = "no"
-    """``no``, ``fp16``, ``bf16`` or ``full_bf16``."""
-    gradient_checkpointing: bool = False
-    fused_backward: bool = False
-    stochastic_rounding: bool = False
-    accumulation: int = 1
-    processes: int = 1
-    ema: str = "no"
-    """``no``, ``device`` or ``cpu``."""
-    quantized: str = "no"
-    """``no``, ``int8``, ``fp8`` or ``nf4``: frozen linear layers."""
-    stream: float = 0.0
-    """The share of the blocks that lies in RAM."""
-    fused_attention: bool = True
-    """False where only torch's math kernel runs (see ``attention.probe``)."""
-    device: str = "cuda"
 
 
 @dataclass(frozen=True)
@@ -149,13 +126,13 @@ class Estimate:
 
 
 class Estimator:
-    """Traces once, and then answers for any setting of the same models in no time.
+    """Traces once, and then answers for whatever is asked of the same models in no time.
 
     Args:
         parts: the base's models on the meta device, prepared by the method.
         run: one training step's forward pass on meta tensors, through whatever is trained, up
             to the loss (see ``memory.models``).
-        precision: the setting's; another precision needs another trace.
+        precision: the run's; another precision needs another trace.
     """
 
     def __init__(
@@ -165,7 +142,6 @@ class Estimator:
         *,
         precision: str = "no",
         device: str = "cuda",
-        fused_attention: bool = True,
     ) -> None:
         self.parts = list(parts)
         self.trace: Trace = trace(
@@ -173,21 +149,21 @@ class Estimator:
             run,
             autocast=_HALF.get(precision),
             norms_in_fp32=device != "cpu",
-            fused_attention=fused_attention,
         )
-        self._precision, self._device, self._fused_attention = precision, device, fused_attention
+        self._precision, self._device = precision, device
 
-    def estimate(self, setting: MemorySetting) -> Estimate:
-        """The memory for a setting of the precision, device and attention that were traced."""
-        traced = (self._precision, self._device, self._fused_attention)
-        if traced != (setting.precision, setting.device, setting.fused_attention):
-            raise ValueError("this trace is for another precision, device or attention")
+    def estimate(self, asked: Asked) -> Estimate:
+        """The memory for a configuration of the precision and device that were traced."""
+        if (self._precision, self._device) != (asked.precision, asked.device):
+            raise ValueError("this trace is for another precision or device")
+        passes, ema = asked.config.run.gradient_accumulation_steps, asked.optim.ema
+        fused = asked.optim.fused_backward_pass
         trained = _trained(self.parts)
         gradients = [_size(p) for p in trained]
-        checkpointing = setting.gradient_checkpointing
-        mode = "grow" if setting.accumulation == 1 else "there"
-        mode = "one" if setting.fused_backward else mode
-        streams = [Streamed(part, setting) for part in self.parts if part.resident]
+        checkpointing = asked.config.memory.gradient_checkpointing
+        mode = "grow" if passes == 1 else "there"
+        mode = "one" if fused else mode
+        streams = [Streamed(part, asked) for part in self.parts if part.resident]
         away = sum(stream.weights for stream in streams)
         states_away = sum(stream.states for stream in streams)
         forward = self.trace.forward_peak(checkpointing)
@@ -199,40 +175,40 @@ class Estimator:
             0 if mode == "one" else sum(gradients),
         )
         return Estimate(
-            weights=sum(on_device(part, setting) for part in self.parts if part.resident),
-            gradients=max(gradients, default=0) if setting.fused_backward else sum(gradients),
-            optimizer=sum(_states(p, setting) for p in trained)
+            weights=sum(on_device(part, asked) for part in self.parts if part.resident),
+            gradients=max(gradients, default=0) if fused else sum(gradients),
+            optimizer=sum(_states(p, asked) for p in trained)
             - states_away
             + sum(stream.states_here for stream in streams),
-            ema=sum(p.numel() * 4 for p in trained) if setting.ema == "device" else 0,
+            ema=sum(p.numel() * 4 for p in trained) if ema.enabled and not ema.on_cpu else 0,
             activations=self.trace.kept(checkpointing),
             recomputed=self.trace.largest_block if checkpointing else 0,
             training=training,
-            workspace=self._workspace(setting, trained),
-            overhead=CUDA_CONTEXT if setting.device == "cuda" else 0,
-            paged=OPTIMIZERS[setting.optimizer].paged,
+            workspace=self._workspace(asked, trained),
+            overhead=CUDA_CONTEXT if asked.device == "cuda" else 0,
+            paged=asked.optimizer.paged,
             trained=sum(p.numel() for p in trained),
             streamed=away + states_away,
             seconds=pace(
                 self.trace.operations,
                 streamed=away,
                 states=states_away,
-                trained=setting.fused_backward and states_away > 0,
+                trained=fused and states_away > 0,
                 checkpointing=checkpointing,
-                passes=setting.accumulation,
+                passes=passes,
             ),
         )
 
-    def _workspace(self, setting: MemorySetting, trained: list[Tensor]) -> int:
+    def _workspace(self, asked: Asked, trained: list[Tensor]) -> int:
         size = WORKSPACE_TENSORS * self.trace.largest
-        if setting.stochastic_rounding:
+        if asked.optim.stochastic_rounding:
             # Weight, gradient and random bits of one weight, in 32 bits each.
             size += max((p.numel() * 12 for p in trained), default=0)
-        if setting.quantized != "no":
+        if asked.config.memory.quantize != "no":
             linears = (m for part in self.parts for m in part.module.modules())
             sizes = (m.weight.numel() * 2 for m in linears if isinstance(m, nn.Linear))
             size += max(sizes, default=0)
-        if setting.processes > 1:
+        if asked.processes > 1:
             # Buckets in which gradients travel.
             size += min(sum(_size(p) for p in trained), 25 * 1024 * 1024)
         return size
@@ -246,25 +222,25 @@ def _size(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def _states(parameter: Tensor, setting: MemorySetting) -> int:
-    seen = 4 if setting.stochastic_rounding else parameter.element_size()
-    return OPTIMIZERS[setting.optimizer].state_bytes(parameter.shape, seen)
+def _states(parameter: Tensor, asked: Asked) -> int:
+    seen = 4 if asked.optim.stochastic_rounding else parameter.element_size()
+    return asked.optimizer.state_bytes(parameter.shape, seen)
 
 
-def weights_of(part: Part, setting: MemorySetting) -> int:
+def weights_of(part: Part, asked: Asked) -> int:
     """Bytes of a part's weights and buffers, frozen linear layers quantised if asked."""
-    return sum(map(_sizes(part, setting), part.tensors))
+    return sum(map(_sizes(part, asked), part.tensors))
 
 
-def on_device(part: Part, setting: MemorySetting) -> int:
+def on_device(part: Part, asked: Asked) -> int:
     """Those of its bytes that are on the device at a time."""
-    stream = Streamed(part, setting)
-    return weights_of(part, setting) - stream.weights + stream.here
+    stream = Streamed(part, asked)
+    return weights_of(part, asked) - stream.weights + stream.here
 
 
-def _sizes(part: Part, setting: MemorySetting) -> Callable[[Tensor], int]:
+def _sizes(part: Part, asked: Asked) -> Callable[[Tensor], int]:
     """Tells the bytes of each of a part's tensors as it lies in memory."""
-    quantized = _QUANTIZED_BYTES.get(setting.quantized)
+    quantized = _QUANTIZED_BYTES.get(asked.config.memory.quantize)
     if quantized is None or part.name == "vae":
         return _size
     return lambda t: int(t.numel() * quantized) if id(t) in part.quantized else _size(t)
@@ -273,18 +249,17 @@ def _sizes(part: Part, setting: MemorySetting) -> Callable[[Tensor], int]:
 class Streamed:
     """What of a part lies in RAM, and what of that is on the device at any time, in bytes."""
 
-    def __init__(self, part: Part, setting: MemorySetting) -> None:
-        chosen = [part.blocks[n] for n in spread(len(part.blocks), setting.stream)]
+    def __init__(self, part: Part, asked: Asked, *, quantized: bool = True) -> None:
+        """``quantized``: whether it is quantised yet, if that is asked."""
+        chosen = [part.blocks[n] for n in spread(len(part.blocks), asked.config.memory.share)]
         trained = all(p.requires_grad for block in chosen for p in block.parameters())
         blocks = [
             [t for t in [*b.parameters(), *b.buffers()] if trained or not t.requires_grad]
             for b in chosen
         ]
-        size = _sizes(part, setting)
+        size = _sizes(part, asked) if quantized else _size
         weights = [sum(map(size, tensors)) for tensors in blocks]
-        states = [
-            sum(_states(t, setting) for t in tensors if t.requires_grad) for tensors in blocks
-        ]
+        states = [sum(_states(t, asked) for t in tensors if t.requires_grad) for tensors in blocks]
         self.weights, self.states = sum(weights), sum(states)
         self.here = sum(sorted(weights)[-TOGETHER:])
         self.states_here = sum(sorted(states)[-TOGETHER:])

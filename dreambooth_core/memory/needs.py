@@ -6,7 +6,7 @@ import copy
 import logging
 import os
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from dreambooth_core.memory.estimate import (
     CUDA_CONTEXT,
     Estimate,
     Estimator,
-    MemorySetting,
     Part,
     Streamed,
     on_device,
@@ -33,6 +32,7 @@ from dreambooth_core.memory.measure import Room, room
 from dreambooth_core.memory.models import encoding_peak
 from dreambooth_core.methods.base import method_for
 from dreambooth_core.options import TrainConfig, with_resolution
+from dreambooth_core.options.combinations import Asked
 from dreambooth_core.quiet import quieten
 
 log = logging.getLogger(__name__)
@@ -246,45 +246,31 @@ class Planner:
         return self.config.data.largest_size()
 
     @property
-    def setting(self) -> MemorySetting:
-        """What of the configuration decides about memory."""
-        config = self.config
-        ema = config.optim.ema
-        return MemorySetting(
-            optimizer=config.optim.optimizer,
-            precision=config.run.mixed_precision,
-            gradient_checkpointing=config.memory.gradient_checkpointing,
-            fused_backward=config.optim.fused_backward_pass,
-            stochastic_rounding=config.optim.stochastic_rounding,
-            accumulation=config.run.gradient_accumulation_steps,
-            processes=self.processes,
-            ema="no" if not ema.enabled else "cpu" if ema.on_cpu else "device",
-            quantized=config.memory.quantize,
-            stream=config.memory.share,
-            device=self.device,
-        )
+    def asked(self) -> Asked:
+        """The configuration, and where it is to run."""
+        return Asked(self.config, self.device, self.processes)
 
     def needs(self) -> Needs:
         """What the configuration needs."""
-        setting = self.setting
-        driver = CUDA_CONTEXT if setting.device == "cuda" else 0
+        driver = CUDA_CONTEXT if self.device == "cuda" else 0
         return Needs(
             self.family,
-            self.estimator.estimate(setting),
-            encoding=driver + self._encoding(setting),
-            class_images=(driver + self._imaging(setting) if self.config.prior.makes_images else 0),
-            ram=self._ram(setting),
+            self.estimator.estimate(self.asked),
+            encoding=driver + self._encoding(),
+            class_images=(driver + self._imaging() if self.config.prior.makes_images else 0),
+            ram=self._ram(),
         )
 
-    def _ram(self, setting: MemorySetting) -> int:
+    def _ram(self) -> int:
         """The base as it is read, with what lies in RAM beside the rest of it while training."""
         read = self.base.numbers * (4 if self.base.reads_in_fp32 else torch.bfloat16.itemsize)
         denoiser = self.estimator.parts[0]
-        others = sum(weights_of(part, setting) for part in self.estimator.parts[1:])
-        lying = others + Streamed(denoiser, setting).weights + Streamed(denoiser, setting).states
+        others = sum(weights_of(part, self.asked) for part in self.estimator.parts[1:])
+        stream = Streamed(denoiser, self.asked)
+        lying = others + stream.weights + stream.states
         return PROGRAM + max(read, lying)
 
-    def _encoding(self, setting: MemorySetting) -> int:
+    def _encoding(self) -> int:
         """What encoding takes: one network after another comes to the device, quantised as it
         comes, where none is there from making class images."""
         batch, (height, width) = self.config.data.cache_batch_size, self.size
@@ -293,15 +279,15 @@ class Planner:
         )
         if self.config.prior.makes_images:
             return self.base.bytes + images - _bytes(self.base.vae)
-        denoiser, *texts, _ = (on_device(part, setting) for part in self.estimator.parts)
+        denoiser, *texts, _ = (on_device(part, self.asked) for part in self.estimator.parts)
         return max(images, denoiser, sum(texts))
 
-    def _imaging(self, setting: MemorySetting) -> int:
+    def _imaging(self) -> int:
         """What making class images takes with all weights, which are in fp32 where class images
         have a precision of their own. A denoiser that is streamed is then streamed too."""
         own = STORED.get(self.config.prior.precision, self.base.dtype) != self.base.dtype
         whole = 4 * self.base.numbers if own else self.base.bytes
-        stream = Streamed(self.estimator.parts[0], replace(setting, quantized="no"))
+        stream = Streamed(self.estimator.parts[0], self.asked, quantized=False)
         away = stream.weights - stream.here
         return whole - (2 * away if own else away) + self._decoding()
 

@@ -169,14 +169,12 @@ def test_norms_are_fp32_on_gpus_only():
     assert on_gpu.kept(False) > on_cpu.kept(False)
 
 
-def test_the_math_kernel_keeps_the_scores():
+def test_attention_keeps_no_scores():
     with torch.device("meta"):
         query = torch.empty(1, 2, 64, 4, requires_grad=True)
     attend = torch.nn.functional.scaled_dot_product_attention
     fused = small(lambda: attend(query, query, query))
-    math = small(lambda: attend(query, query, query), fused_attention=False)
     assert fused.kept(False) == 2 * (2 * 64 * 4 * 4) + 2 * 64 * 4
-    assert math.kept(False) >= 2 * 64 * 64 * 4
 
 
 def test_the_model_is_left_as_it_was():

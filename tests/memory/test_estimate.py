@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
@@ -14,11 +13,11 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 
 from dreambooth_core.formats.checkpoints.build import empty
+from dreambooth_core.memory.budget import changed_config
 from dreambooth_core.memory.estimate import (
     CUDA_CONTEXT,
     Estimate,
     Estimator,
-    MemorySetting,
     Part,
 )
 from dreambooth_core.memory.measure import peak_memory, resident, room
@@ -26,6 +25,8 @@ from dreambooth_core.memory.models import (
     encoding_peak,
     training_step,
 )
+from dreambooth_core.options import TrainConfig
+from dreambooth_core.options.combinations import Asked
 
 UNET: dict[str, Any] = {
     "sample_size": 16,
@@ -45,7 +46,14 @@ TEXT: dict[str, Any] = {
     "vocab_size": 100,
     "max_position_embeddings": 77,
 }
-CPU = MemorySetting(device="cpu")
+
+
+def asked(changes: dict[str, Any] | None = None, device: str = "cpu", processes: int = 1) -> Asked:
+    """The defaults with other values of some keys."""
+    return Asked(changed_config(TrainConfig(), changes or {}), device, processes)
+
+
+CPU = asked()
 
 
 def unet(trained: bool = True) -> nn.Module:
@@ -79,28 +87,28 @@ def test_the_parts_by_hand(full):
 
 def test_options_change_what_they_should(full):
     plain = full.estimate(CPU)
-    assert full.estimate(replace(CPU, optimizer="adafactor")).optimizer < 0.3 * plain.optimizer
-    assert full.estimate(replace(CPU, optimizer="adamw8bit")).optimizer < 0.5 * plain.optimizer
-    assert full.estimate(replace(CPU, ema="device")).ema == plain.weights
-    assert full.estimate(replace(CPU, ema="cpu")).ema == 0
-    fused = full.estimate(replace(CPU, fused_backward=True))
+    assert full.estimate(asked({"optim.optimizer": "adafactor"})).optimizer < 0.3 * plain.optimizer
+    assert full.estimate(asked({"optim.optimizer": "adamw8bit"})).optimizer < 0.5 * plain.optimizer
+    assert full.estimate(asked({"optim.ema.enabled": True})).ema == plain.weights
+    assert full.estimate(asked({"optim.ema.enabled": True, "optim.ema.on_cpu": True})).ema == 0
+    fused = full.estimate(asked({"optim.fused_backward_pass": True}))
     assert fused.gradients < 0.2 * plain.gradients
     assert fused.peak < plain.peak
-    checkpointed = full.estimate(replace(CPU, gradient_checkpointing=True))
+    checkpointed = full.estimate(asked({"memory.gradient_checkpointing": True}))
     assert checkpointed.activations < 0.5 * plain.activations
     assert 0 < checkpointed.recomputed < plain.activations
     assert checkpointed.peak < plain.peak
-    accumulated = full.estimate(replace(CPU, accumulation=4))
+    accumulated = full.estimate(asked({"run.gradient_accumulation_steps": 4}))
     assert accumulated.training == plain.activations + plain.gradients
-    assert full.estimate(replace(CPU, optimizer="paged_adamw8bit")).paged
-    rounded = full.estimate(replace(CPU, stochastic_rounding=True))
+    assert full.estimate(asked({"optim.optimizer": "paged_adamw8bit"})).paged
+    rounded = full.estimate(asked({"optim.stochastic_rounding": True}))
     assert rounded.workspace > plain.workspace
-    assert full.estimate(replace(CPU, processes=2)).workspace > plain.workspace
+    assert full.estimate(asked(processes=2)).workspace > plain.workspace
 
 
 def test_training_peaks_between_the_largest_part_and_the_sum(full):
     for checkpointing in (False, True):
-        found = full.estimate(replace(CPU, gradient_checkpointing=checkpointing))
+        found = full.estimate(asked({"memory.gradient_checkpointing": checkpointing}))
         assert found.training >= max(found.activations, found.gradients)
         assert found.training <= found.activations + found.gradients + found.recomputed
 
@@ -118,11 +126,10 @@ def test_frozen_parts_need_no_gradients_and_cached_ones_no_weights():
     )
 
 
-def estimate(parts: Sequence[Part], run: Callable[[], Any], setting: MemorySetting) -> Estimate:
-    """What one setting needs."""
-    traced = {"precision": setting.precision, "device": setting.device}
-    fused = setting.fused_attention
-    return Estimator(parts, run, **traced, fused_attention=fused).estimate(setting)
+def estimate(parts: Sequence[Part], run: Callable[[], Any], asked: Asked) -> Estimate:
+    """What one configuration needs."""
+    traced = Estimator(parts, run, precision=asked.precision, device=asked.device)
+    return traced.estimate(asked)
 
 
 def test_a_trained_text_encoder_costs_activations_and_states():
@@ -153,7 +160,7 @@ def test_lora_on_a_quantised_base():
         config = peft.LoraConfig(r=4, target_modules=["to_q", "to_k", "to_v", "proj"])
         peft.inject_adapter_in_model(config, model)
     estimator = Estimator([Part("unet", model)], run(model), device="cpu")
-    plain, four = (estimator.estimate(replace(CPU, quantized=kind)) for kind in ("no", "nf4"))
+    plain, four = (estimator.estimate(asked({"memory.quantize": kind})) for kind in ("no", "nf4"))
     linear = sum(
         m.weight.numel()
         for m in model.modules()
@@ -161,18 +168,19 @@ def test_lora_on_a_quantised_base():
     )
     assert plain.weights - four.weights == pytest.approx(linear * (4 - 0.516), rel=0.01)
     assert plain.trained == four.trained < 0.1 * linear
-    eight = estimator.estimate(replace(CPU, quantized="int8"))
+    eight = estimator.estimate(asked({"memory.quantize": "int8"}))
     assert plain.weights - eight.weights == pytest.approx(linear * 3, rel=0.01)
 
 
 def test_half_precision_and_the_driver():
     model = unet()
-    half = estimate([Part("unet", model)], run(model), MemorySetting(precision="bf16"))
-    single = estimate([Part("unet", model)], run(model), MemorySetting())
+    bf16 = asked({"run.mixed_precision": "bf16"}, "cuda")
+    half = estimate([Part("unet", model)], run(model), bf16)
+    single = estimate([Part("unet", model)], run(model), asked(device="cuda"))
     assert half.overhead == CUDA_CONTEXT
     assert half.activations < single.activations
     with pytest.raises(ValueError, match="another precision"):
-        Estimator([Part("unet", model)], run(model)).estimate(MemorySetting(precision="bf16"))
+        Estimator([Part("unet", model)], run(model)).estimate(bf16)
 
 
 def test_encoding_needs_more_for_larger_pictures():
@@ -200,7 +208,7 @@ def test_the_estimate_is_that_of_a_real_step(widths, side, checkpointing):
     config = {**UNET, "block_out_channels": widths}
     model = empty("unet", config)
     step = training_step(model, batch=2, height=side * 8, width=side * 8)
-    setting = replace(CPU, gradient_checkpointing=checkpointing)
+    setting = asked({"memory.gradient_checkpointing": checkpointing})
     found = estimate([Part("unet", model)], step, setting)
     real = UNet2DConditionModel(**config)
     real.train()

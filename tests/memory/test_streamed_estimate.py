@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
@@ -13,16 +11,18 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dreambooth_core.families.sd import StableDiffusion1
 from dreambooth_core.formats.checkpoints.build import empty
+from dreambooth_core.memory.budget import changed_config
 from dreambooth_core.memory.estimate import (
     COMPUTED,
     COPIED,
     Estimator,
-    MemorySetting,
     Part,
     pace,
 )
 from dreambooth_core.memory.models import training_step
 from dreambooth_core.memory.streaming import Streaming
+from dreambooth_core.options import TrainConfig
+from dreambooth_core.options.combinations import Asked
 
 UNET = {
     "block_out_channels": (32, 64),
@@ -33,7 +33,12 @@ UNET = {
     "attention_head_dim": 8,
     "norm_num_groups": 8,
 }
-SETTING = MemorySetting(device="cpu", fused_backward=True)
+
+
+def streaming_of(share: float) -> Asked:
+    """A run of which so much lies in RAM."""
+    changes = {"optim.fused_backward_pass": True, "memory.stream": str(share)}
+    return Asked(changed_config(TrainConfig(), changes), "cpu")
 
 
 def estimator(*, trained: bool) -> Estimator:
@@ -49,7 +54,7 @@ def held(model: nn.Module) -> int:
 
 def test_what_stays_on_the_device_is_what_streaming_keeps_there() -> None:
     found = estimator(trained=False)
-    whole, streamed = (found.estimate(replace(SETTING, stream=share)) for share in (0.0, 1.0))
+    whole, streamed = (found.estimate(streaming_of(share)) for share in (0.0, 1.0))
     model = UNet2DConditionModel(**UNET).requires_grad_(False)
     blocks = StableDiffusion1().blocks(model)
     streaming = Streaming(model, blocks, torch.device("cpu"))
@@ -68,12 +73,10 @@ def test_what_stays_on_the_device_is_what_streaming_keeps_there() -> None:
 
 def test_states_travel_with_trained_weights() -> None:
     found = estimator(trained=True)
-    whole, half, streamed = (
-        found.estimate(replace(SETTING, stream=share)) for share in (0.0, 0.5, 1.0)
-    )
+    whole, half, streamed = (found.estimate(streaming_of(share)) for share in (0.0, 0.5, 1.0))
     assert streamed.optimizer < half.optimizer < whole.optimizer
     assert streamed.peak < half.peak < whole.peak
-    assert streamed.streamed > 2.5 * found.estimate(SETTING).weights / 2
+    assert streamed.streamed > 2.5 * found.estimate(streaming_of(0.0)).weights / 2
     assert streamed.seconds > whole.seconds
 
 
