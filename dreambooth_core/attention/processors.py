@@ -6,6 +6,7 @@ layer; ``set_attention_backend`` is accepted by them and changes nothing.
 
 from __future__ import annotations
 
+import inspect
 import logging
 from typing import Any
 
@@ -95,11 +96,20 @@ def apply_attention(
             chosen[size] = choose(wanted, device, dtype, size).kernel
         name = chosen[size]
         # torch's attention is what diffusers' own processor calls.
-        layer.set_processor(
+        processor = (
             AttnProcessor2_0() if name == "sdpa" else KernelProcessor(IMPLEMENTATIONS[name], name)
         )
+        _sign(type(processor))
+        layer.set_processor(processor)
     log.info("attention by head size: %s", chosen)
     return dict(sorted(chosen.items()))
+
+
+def _sign(kind: Any) -> None:
+    """Works out once what a processor can be given: diffusers inspects it in every pass through
+    every layer."""
+    if "__signature__" not in vars(kind.__call__):
+        kind.__call__.__signature__ = inspect.signature(kind.__call__)
 
 
 def _context(attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None) -> Tensor:

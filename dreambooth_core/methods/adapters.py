@@ -26,6 +26,7 @@ from dreambooth_core.formats.adapters.model import (
 from dreambooth_core.formats.adapters.names import layers_of
 from dreambooth_core.formats.adapters.peft_state import from_peft
 from dreambooth_core.methods.base import Method, Trainable
+from dreambooth_core.methods.quick import quicken
 from dreambooth_core.methods.starting import (
     WHERE,
     fill,
@@ -132,6 +133,7 @@ class AdapterMethod(Method):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of("adapter", seed, component))
             inject_adapter_in_model(config, model, adapter_name=ADAPTER)
+        quicken(model)
         trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         for parameter in trained.values():
             parameter.data = parameter.data.to(dtype)
