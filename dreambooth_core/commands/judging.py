@@ -29,6 +29,7 @@ from dreambooth_core.families.base import Components
 from dreambooth_core.families.loading import load_base, pinned
 from dreambooth_core.families.options import BaseOptions
 from dreambooth_core.families.sampling import SamplingSettings, generate
+from dreambooth_core.families.split import put_denoiser
 from dreambooth_core.families.tokens import add_token
 from dreambooth_core.formats.adapters.apply import AdapterStack
 from dreambooth_core.formats.adapters.read import read_adapter
@@ -150,8 +151,12 @@ class JudgedRun:
         """Inside, a base with that result."""
         if self.is_whole:
             folder = entrant.file.with_suffix("")
-            model = folder if folder.is_dir() else entrant.file
-            whole = load_base(replace(self.base, model=str(model), revision=None, variant=None))
+            if folder.is_dir() or parts.family.files is None:
+                model = folder if folder.is_dir() else entrant.file
+                whole = load_base(replace(self.base, model=str(model), revision=None, variant=None))
+            else:  # the denoiser alone, as hosts keep it
+                whole = load_base(self.base)
+                put_denoiser(whole, entrant.file)
             yield _on(whole, next(parts.denoiser.parameters()).device)
             return
         stack = AdapterStack(parts.models)

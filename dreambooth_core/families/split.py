@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dreambooth_core.disk.reading import open_regular
 from dreambooth_core.errors import UserError
-from dreambooth_core.families.base import Family
+from dreambooth_core.families.base import Components, Family
 from dreambooth_core.families.host_language import WORDS
 from dreambooth_core.families.host_texts import TextKind, canonical, kind_of, text_kind, text_values
 from dreambooth_core.families.host_vaes import vae_kind, vae_kind_of_class
@@ -353,6 +353,23 @@ def fill(model: nn.Module, tensors: Tensors) -> None:
     tie: Callable[[], None] | None = getattr(model, "tie_weights", None)
     if tie is not None:
         tie()
+
+
+def put_denoiser(parts: Components, path: Path) -> None:
+    """Gives a base the denoiser of a hosts' file, such as the file that a full run leaves.
+
+    Raises:
+        UserError: there is none of this family in it, or it is of another shape.
+    """
+    family, files = parts.family, parts.family.files
+    fitting = (p for p in pieces_in(path) if files is not None and files.fits(p.entries))
+    piece = next(fitting, None)
+    if piece is None or files is None:
+        raise UserError(f"there is no denoiser of {family.label} in this file", where=path)
+    tensors = files.to_diffusers(piece.tensors())
+    _check(parts.denoiser, tensors, f"{family.denoiser} of {family.label}", path)
+    dtype = next(parts.denoiser.parameters()).dtype
+    fill(parts.denoiser, {name: tensor.to(dtype) for name, tensor in tensors.items()})
 
 
 def _path(text: str, where: str) -> Path:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from helpers import flow_bases
 from helpers.runs import config_for, train
 from helpers.tiny import draw_pictures, tiny_sd1
 from PIL import Image
@@ -17,6 +19,8 @@ from dreambooth_core.bases.embedded import embedded_folder
 from dreambooth_core.commands import judging
 from dreambooth_core.commands.main import main
 from dreambooth_core.evaluation import encoders as judge_encoders
+from dreambooth_core.families.loading import load_base
+from dreambooth_core.formats.storage import read_tensors
 from dreambooth_core.jobs import RunFolder
 
 
@@ -75,6 +79,29 @@ def evaluate(
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert json.loads((out / "evaluation.json").read_text(encoding="utf-8")) == found
     return found
+
+
+def test_a_full_result_on_the_way_may_be_the_denoiser_alone(tmp_path: Path) -> None:
+    """As hosts keep it: the other parts are the base's."""
+    base = flow_bases.z_image(tmp_path / "base")
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    changes = {"method__kind": "full", "save__full_steps": "file", "save__every_steps": 1}
+    rate = {"run__steps": 2, "optim__learning_rate": 1e-2, "method__train_text_encoder": "false"}
+    done = train(config_for(base, draw_pictures(pictures, 2), tmp_path / "runs", **changes, **rate))
+    judged = judging.JudgedRun(done.path, saves=True)
+    step, last = judged.entrants
+    assert (step.file.name, step.file.with_suffix("").exists()) == ("run-000001.safetensors", False)
+    parts = load_base(judged.base)
+    own = read_tensors(step.file)["layers.0.feed_forward.w1.weight"]
+    with judged.applied(parts, step) as whole:
+        weight = whole.denoiser.state_dict()["layers.0.feed_forward.w1.weight"]
+        assert torch.equal(weight, own.to(weight.dtype))
+        before = parts.denoiser.state_dict()["layers.0.feed_forward.w1.weight"]
+        assert not torch.equal(weight, before)
+    with judged.applied(parts, last) as whole:
+        after = whole.denoiser.state_dict()["layers.0.feed_forward.w1.weight"]
+        assert not torch.equal(weight, after)
 
 
 def test_every_save_is_judged_beside_the_base(

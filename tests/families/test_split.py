@@ -6,6 +6,7 @@ import base64
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,8 @@ WRITERS = {
     "ideogram4": flow_bases.ideogram4,
     "hidream": flow_bases.hidream,
 }
+ALL = {**WRITERS, "flux2_dev": partial(flow_bases.flux2_dev, head=8)}
+"""Flux.2 dev too, whose tiny Mistral has heads of 8: ``host_language.LLAMA_HEAD``."""
 PROMPT = "a photo of a red star"
 
 
@@ -89,7 +92,7 @@ class Bases:
 
     def of(self, name: str) -> tuple[Path, Split]:
         if name not in self.made:
-            folder = WRITERS[name](self.home / name)
+            folder = ALL[name](self.home / name)
             files = host_files.write_split(FAMILIES[name], folder, self.home / f"{name} files")
             self.made[name] = folder, files
         return self.made[name]
@@ -206,13 +209,23 @@ def test_headers_alone_tell_the_configurations(
         assert all(tensor.is_meta for tensor in model.parameters())
 
 
-@pytest.mark.parametrize("scaled", [None, "scale_weight", "weight_scale"])
+@pytest.mark.parametrize(
+    ("name", "scaled"),
+    [
+        ("z_image", None),
+        ("z_image", "scale_weight"),
+        *((name, "weight_scale") for name in ("z_image", "hidream", "ideogram4", "flux2_dev")),
+    ],
+)
 def test_8_bits_are_read_with_their_scales(
-    bases: Bases, tmp_path: Path, scaled: str | None
+    bases: Bases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, scaled: str | None
 ) -> None:
-    folder, files = bases.of("z_image")
+    if name == "flux2_dev":
+        monkeypatch.setattr(host_language, "LLAMA_HEAD", 8)
+    folder, files = bases.of(name)
     stored = host_files.as_fp8(files.tensors["transformer"], scaled)
     write_tensors(tmp_path / "fp8.safetensors", stored)
+    bring_companions(files, tmp_path)
     ours = load_base(options(replace(files, denoiser=tmp_path / "fp8.safetensors")))
     theirs = load_base(BaseOptions(model=str(folder)))
     for name, tensor in theirs.denoiser.state_dict().items():
@@ -515,15 +528,21 @@ def test_a_tokenizers_folder_without_one_is_refused(bases: Bases, tmp_path: Path
     assert "no tokenizer in this folder" in said
 
 
-def test_a_gguf_file_is_a_base(bases: Bases, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["z_image", "hidream", "ideogram4", "flux2_dev"])
+def test_a_gguf_file_is_a_base(
+    bases: Bases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     """Its denoiser is made bf16 as it is read, each weight within half a step of its 8 bits."""
-    folder, files = bases.of("z_image")
+    if name == "flux2_dev":
+        monkeypatch.setattr(host_language, "LLAMA_HEAD", 8)
+    folder, files = bases.of(name)
+    bring_companions(files, tmp_path)
     tensors = files.tensors["transformer"]
     eight = [name for name, t in tensors.items() if t.dim() == 2 and t.shape[1] % 32 == 0]
     host_files.write_gguf(tmp_path / "model.gguf", tensors, eight)
     ours = load_base(replace(options(files), model=str(tmp_path / "model.gguf")))
     theirs = load_base(BaseOptions(model=str(folder)))
-    assert len(eight) > 20 and next(ours.denoiser.parameters()).dtype == torch.bfloat16
+    assert len(eight) > 9 and next(ours.denoiser.parameters()).dtype == torch.bfloat16
     for name, weight in theirs.denoiser.state_dict().items():
         step = float(weight.abs().max()) / 100
         found = ours.denoiser.state_dict()[name].float()
