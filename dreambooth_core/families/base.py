@@ -6,6 +6,7 @@ in one file. The trainer, the sampler, the estimator and the proof ask the recor
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from dreambooth_core.errors import UserError
 from dreambooth_core.families.hosts import HostFiles
 from dreambooth_core.families.text import Conditioning
 from dreambooth_core.memory.estimate import NOTHING
@@ -217,6 +219,16 @@ class Family(ABC):
         Raises:
             UserError: it is damaged, or of another kind.
         """
+
+    def require_part(self, folder: Path, name: str) -> None:
+        """Raises ``UserError`` where a base's folder lacks a part, whose folder is ``name``."""
+        if os.path.isdir(folder / name):
+            return
+        raise UserError(
+            f"this {self.label} has no {name.replace('_', ' ')}",
+            where=f"base.model: {folder}",
+            do=self.elsewhere.get(name, f"Put the folder {name} of the same model there."),
+        )
 
     @abstractmethod
     def load_tokenizers(self, path: Path, configs: Configs) -> list[Any]:

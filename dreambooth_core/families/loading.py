@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -136,12 +135,7 @@ def _look(
 
 
 def _config(family: Family, path: Path, name: str) -> dict[str, Any]:
-    if not os.path.isdir(path / name):
-        raise UserError(
-            f"this {family.label} has no {name.replace('_', ' ')}",
-            where=f"base.model: {path}",
-            do=family.elsewhere.get(name, f"Put the folder {name} of the same model there."),
-        )
+    family.require_part(path, name)
     return read_config(path / name)
 
 

@@ -160,9 +160,10 @@ def _add_texts(
                 where=f"base.model: {denoiser.path}",
             )
         if not fitting:
+            others = ", ".join(dict.fromkeys(its.label for _, its in named))
             raise UserError(
                 f"{family.label} also needs its text encoder {files.texts[name]}, in a file of "
-                "its own",
+                f"its own{f'; named is {others}' * bool(others)}",
                 where="base.text_encoders",
                 do=f"Name the file; hosts keep it in {TEXT_FOLDERS}.",
             )

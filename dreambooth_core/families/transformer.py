@@ -89,6 +89,7 @@ class TransformerFamily(Family):
         models = {name: self._network(path / name, name, weights) for name in self.networks}
         if weights:
             models["vae"].to(torch.float32)
+        self.require_part(path, "scheduler")
         scheduler = path / "scheduler" / "scheduler_config.json"
         index = read_json(index_of(path))
         settings = {
@@ -158,6 +159,7 @@ class TransformerFamily(Family):
 
         found = []
         for name in self.tokenizers:
+            self.require_part(path, name)
             with readable(path / name):
                 found.append(AutoTokenizer.from_pretrained(path / name, local_files_only=True))
         return found

@@ -200,9 +200,15 @@ def _adapter_family(shapes: Shapes, metadata: Mapping[str, str]) -> str | None:
     return None
 
 
+def family_label(family: str | None) -> str:
+    """What an adapter's family is called, ``""`` where it is not known."""
+    names = names_of(family)
+    return names.label if names is not None else _FAMILY_NAMES.get(family or "", "")
+
+
 def _adapter_label(family: str | None, shapes: Shapes) -> str:
     names = names_of(family)
-    name = called(names, shapes) if names is not None else _FAMILY_NAMES.get(family or "", "")
+    name = called(names, shapes) if names is not None else family_label(family)
     return f"a LoRA or relative for {name}" if name else "a LoRA or relative"
 
 

@@ -24,6 +24,7 @@ from dreambooth_core.formats.adapters.model import Weights, component_of
 from dreambooth_core.formats.adapters.naming import unfused
 from dreambooth_core.formats.adapters.peft_state import canonical
 from dreambooth_core.formats.adapters.read import read_adapter
+from dreambooth_core.formats.detect import family_label
 
 WHERE = "method.init_from"
 EXACT = 3e-6
@@ -59,20 +60,20 @@ def read_start(
         for component, model in models.items()
     }
     found: dict[str, dict[str, Weights]] = {component: {} for component in models}
+    made_for = family_label(adapter.family)
+    the_adapter = f"the adapter{f' was made for {made_for} and' * bool(made_for)} changes"
     for full, weights in adapter.modules.items():
         component = component_of(full)
-        if component not in names:
+        if component not in names and component.startswith("text_encoder"):
             raise UserError(
                 f"the adapter changes the {component}, which this run does not train",
                 where=where,
-                do="Set method.train_text_encoder to true."
-                if component.startswith("text_encoder")
-                else "Use an adapter that was made for this base, and train its denoiser.",
+                do="Set method.train_text_encoder to true.",
             )
-        name = names[component].get(full.split(".", 1)[1])
+        name = names.get(component, {}).get(full.split(".", 1)[1])
         if name is None:
             raise UserError(
-                f"the adapter changes {full}, which this base does not have",
+                f"{the_adapter} {full}, which this base does not have",
                 where=where,
                 do="Use an adapter that was made for this kind of base.",
             )

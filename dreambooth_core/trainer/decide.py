@@ -164,7 +164,7 @@ def refuse_for_family(config: TrainConfig, family: Family, sizes: Iterable[Size]
             raise UserError(
                 f"{family.label} takes images whose sides are multiples of {step}, "
                 f"not {width} x {height}",
-                where="data.resolution" if height == width else "data.bucket_step",
+                where="data.resolution" if height == width else "data.bucket_reso_steps",
                 do=f"Choose a multiple of {step}.",
             )
 

@@ -48,6 +48,15 @@ def test_a_part_of_another_family(
     assert words in refused(tmp_path / "base")
 
 
+@pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder", "tokenizer", "scheduler"])
+def test_a_part_that_is_not_there(klein: Path, tmp_path: Path, part: str) -> None:
+    shutil.copytree(klein, tmp_path / "base")
+    shutil.rmtree(tmp_path / "base" / part)
+    said = refused(tmp_path / "base")
+    assert f"this Flux.2 Klein has no {part.replace('_', ' ')}" in said
+    assert f"Put the folder {part} of the same model there" in said
+
+
 def test_a_shard_that_is_cut(chroma: Path, tmp_path: Path) -> None:
     """Before any weight is wanted."""
     base = tmp_path / "base"

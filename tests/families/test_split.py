@@ -269,7 +269,8 @@ def test_parts_of_two_families_are_refused(bases: Bases) -> None:
     image, klein, dev = (bases.of(name)[1] for name in ("z_image", "flux2", "flux"))
     assert "T5 text encoder" in refused(options(replace(image, texts=[*image.texts, dev.texts[1]])))
     assert "32 latent channels" in refused(options(replace(image, vae=klein.vae)))
-    assert "CLIP-L" in refused(options(replace(dev, texts=dev.texts[1:])))
+    said = refused(options(replace(dev, texts=dev.texts[1:])))
+    assert "CLIP-L, in a file of its own; named is T5" in said
     assert "T5-XXL" in refused(options(replace(dev, texts=dev.texts[:1])))
     assert "Name one" in refused(options(replace(image, texts=[*image.texts, *klein.texts])))
     third, qwen = (bases.of(name)[1] for name in ("sd3", "qwen_image"))

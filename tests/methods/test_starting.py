@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.adapters import METHODS, adapter_for, relative, weights_for
+from helpers.family_adapters import family_adapter
 
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Components
 from dreambooth_core.families.loading import load_base
+from dreambooth_core.families.names import names_of
 from dreambooth_core.families.options import BaseOptions
 from dreambooth_core.formats.adapters.apply import AdapterStack
 from dreambooth_core.formats.adapters.model import Adapter, LokrWeights, Weights
@@ -135,7 +137,14 @@ def test_what_cannot_be_taken_over_is_refused(parts: Components, tmp_path: Path)
     other = weights_for(torch.zeros(8, 8), "lora")
     assert "but the base's is" in refusal(Adapter({name: other}, {}, "sd1"))
     strange = name.replace("blocks.0.attn1", "blocks.9.attn1")
-    assert "does not have" in refusal(Adapter({strange: other}, {}, "sd1"))
+    assert "made for Stable Diffusion 1 and changes" in refusal(
+        Adapter({strange: other}, {}, "sd1")
+    )
+    names = names_of("flux")
+    assert names is not None
+    said = refusal(family_adapter(names))
+    assert "made for Flux.1 and changes transformer." in said
+    assert "which this base does not have" in said
 
 
 def test_a_file_is_told_before_the_base_has_data(parts: Components, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from dreambooth_core.formats.adapters.apply import rounded, summed
 from dreambooth_core.formats.adapters.merge import Part
 from dreambooth_core.formats.adapters.model import component_of
 from dreambooth_core.formats.adapters.naming import unfused
+from dreambooth_core.formats.detect import family_label
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,11 @@ def bake(
         tensors = result.get(component_of(name), {})
         key = f"{path}.weight"
         if key not in tensors:
+            family = next(p.adapter.family for p in parts if name in p.adapter.modules)
+            made_for = family_label(family)
             raise UserError(
-                f"the model has no {component}.{path}, which the adapter changes",
+                f"the model has no {component}.{path}, which the adapter"
+                f"{f', made for {made_for},' * bool(made_for)} changes",
                 do="Use the adapter with the kind of model that it was made for.",
             )
         _add(tensors, path, name, parts, dtype, sums)

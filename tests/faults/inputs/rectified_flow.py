@@ -26,9 +26,14 @@ FOLDERS = (
     "krea2",
     "ideogram4",
     "hidream",
+    "sana",
+    "anima",
 )
-FILES = {"z_image": "z_image", "flux2_klein": "flux2", "flux": "flux", "chroma": "chroma"}
-"""Those that are read from the hosts' files, and the names of their families."""
+FILES = (
+    *("z_image", "flux2_klein", "flux", "chroma", "qwen_image"),
+    *("sd3", "lumina2", "krea2", "ideogram4", "hidream"),
+)
+"""Those whose files of the hosts are tried."""
 
 QUANTISED = {
     "SVDQuant": (".qweight", ".wscales"),
@@ -94,9 +99,11 @@ def _as_small_as_they_are() -> None:
 
     from dreambooth_core.families import (
         flux,
+        hidream,
         host_language,
         host_texts,
         host_vaes,
+        ideogram4,
         krea2,
         lumina2,
         qwen_image,
@@ -108,10 +115,14 @@ def _as_small_as_they_are() -> None:
     text.HEAD_WIDTH = 16
     for family in (flux, qwen_image, krea2, lumina2):
         family.AXES = flow_bases.AXES  # type: ignore[attr-defined]
-    sd3.HEAD = flow_bases.HEAD
+    sd3.HEAD = hidream.HEAD = flow_bases.HEAD
+    hidream.MOST = [16, 16]
+    ideogram4.MROPE, ideogram4.ROPE = [4, 2, 2], 100
     krea2.LAYERS = (1, 2, 3)
     host_texts.CLIP_L_LAYERS = 3
-    host_language.QWEN25_HEAD = host_language.GEMMA2_HEAD = 16
+    host_language.QWEN25_HEAD = host_language.GEMMA2_HEAD = host_language.LLAMA_HEAD = 16
+    plain = {"rope_theta": 10000.0, "rms_norm_eps": 1e-6, "max_position_embeddings": 1024}
+    host_language.LLAMA_FACTS = plain
     host_language.QWEN3_FACTS["rope_theta"] = 10000.0
     host_language.QWEN3_VL_FACTS["rope_theta"] = 500000.0
 
@@ -139,6 +150,12 @@ def _base(name: str) -> Path:
     return _made(f"flow-{name}", lambda place: flow_bases.WRITERS[name](place / "base")) / "base"
 
 
+def _family(name: str) -> Any:
+    from dreambooth_core.families.registry import FAMILIES
+
+    return FAMILIES["flux2" if name == "flux2_klein" else name]
+
+
 def _folder(place: Path, name: str) -> Options:
     """A copy to damage."""
     shutil.copytree(_base(name), place / "base")
@@ -149,9 +166,7 @@ def _files(name: str) -> Options:
     """The good one's files."""
     from helpers import host_files
 
-    from dreambooth_core.families.registry import FAMILIES
-
-    family = FAMILIES[FILES[name]]
+    family = _family(name)
     made = _made(
         f"flow-{name}-files",
         lambda place: host_files.write_split(family, _base(name), place / "files"),
@@ -166,11 +181,10 @@ def _files(name: str) -> Options:
 
 # -- diffusers folders ----------------------------------------------------------------------------
 
-PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
-
 
 def _folders(name: str) -> Iterator[Case]:
-    for part in PARTS:
+    family = _family(name)
+    for part in (*family.networks, *family.tokenizers, "scheduler"):
 
         def lacking(place: Path, part: str = part) -> Options:
             options = _folder(place, name)
@@ -178,7 +192,7 @@ def _folders(name: str) -> Iterator[Case]:
             return options
 
         yield _case(f"{name}: a folder without its {part}", lacking)
-    for resolution in (24, 100):
+    for resolution in (24, 72, 100):
         yield _case(
             f"{name}: images of {resolution} px",
             lambda place: _folder(place, name),
@@ -281,7 +295,9 @@ def _quantised(name: str) -> Iterator[Case]:
 
             options = _files(name)
             tensors = load_file(options["base.model"])
-            layer = next(key for key in sorted(tensors) if key.endswith("qkv.weight"))
+            layer = next(
+                k for k in sorted(tensors) if k.endswith(".weight") and tensors[k].dim() > 1
+            )
             tensors |= {layer.removesuffix(".weight") + each: torch.zeros(2) for each in names}
             save_file(tensors, place / "quantised.safetensors")
             return {**options, "base.model": "quantised.safetensors"}
@@ -291,15 +307,14 @@ def _quantised(name: str) -> Iterator[Case]:
 
 def _others(name: str) -> Iterator[Case]:
     """Parts of two families, and parts in each other's places."""
-    for other in FILES:
-        if other == name:
-            continue
+    others = [each for each in FILES if each != name]
+    for other in dict.fromkeys((others[0], others[1], others[FILES.index(name) - 1])):
         for key in ("base.vae", "base.text_encoders", "base.tokenizer"):
 
             def mixed(place: Path, other: str = other, key: str = key) -> Options:
                 return {**_files(name), key: _files(other)[key]}
 
-            # Z-Image, Flux.1 and Chroma have one autoencoder; the texts' widths are all the same.
+            # Some families have one autoencoder; the texts' widths are all the same.
             apart = key == "base.vae" and "flux2_klein" in (name, other)
             yield _case(f"{name}: {key} of {other}", mixed, "refused" if apart else "either")
 

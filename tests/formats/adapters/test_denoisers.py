@@ -150,6 +150,16 @@ def test_an_adapter_is_baked_into_what_is_stored_in_few_bits(
         assert relative(found.modules[name].delta(), weights.delta() * 0.5) < 0.2, name
 
 
+def test_an_adapter_of_another_family_is_not_baked(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    flux, z_image = (n for n in NAMES.working() if n.family in ("flux", "z_image"))
+    base = native_file(flux, tmp_path / "base.safetensors")
+    file = write_adapter(family_adapter(z_image), tmp_path / "a.safetensors", "host")
+    assert main(["bake", str(base), str(file), "--out", str(tmp_path / "b.safetensors")]) == 2
+    assert "which the adapter, made for Z-Image, changes" in capsys.readouterr().err
+
+
 def test_two_families_have_no_difference(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     flux, z_image = (n for n in NAMES.working() if n.family in ("flux", "z_image"))
     a = native_file(flux, tmp_path / "a.safetensors")
