@@ -15,15 +15,17 @@ from dreambooth_core.errors import FAILURES, TrainingFailed, UserError
 from dreambooth_core.families.base import Configs
 from dreambooth_core.memory.budget import (
     DROPS,
-    MEASURES,
     SMALLER,
     USABLE,
+    Measure,
     Taken,
     changed_config,
+    measures_for,
     reduced,
 )
 from dreambooth_core.memory.measure import amount, room
 from dreambooth_core.memory.needs import Needs, Planner, device_kind, device_room
+from dreambooth_core.memory.stored import is_in_fp8
 from dreambooth_core.optim.table import OPTIMIZERS
 from dreambooth_core.options import TrainConfig
 from dreambooth_core.options.combinations import Asked, refuse, refuse_settings
@@ -137,7 +139,7 @@ def _fitted(
     taken = reduced(
         planner,
         usable(budget),
-        (*MEASURES, *DROPS),
+        (*_measures(config, device), *DROPS),
         by_hand=by_hand,
         allowed=lambda changed: can_run(changed, device),
     )
@@ -145,6 +147,11 @@ def _fitted(
         config = changed_config(config, each.changes)
     needs = taken[-1].needs if taken else planner.needs()
     return Fit(config, budget, device, needs, tuple(taken))
+
+
+def _measures(config: TrainConfig, device: str) -> tuple[Measure, ...]:
+    """Those that suit the base's files and the device."""
+    return measures_for(fp8=is_in_fp8(config), bf16=device != "cpu" or processor_computes_bf16())
 
 
 def can_run(config: TrainConfig, device: str) -> bool:
@@ -178,7 +185,7 @@ def cheaper(planner: Planner, limit: int) -> list[Taken]:
     Changes that would not help are left out. The last one fits, if any does; none is made where
     the run fits as it is.
     """
-    measures = (*MEASURES, *DROPS, *SMALLER)
+    measures = (*_measures(planner.config, planner.device), *DROPS, *SMALLER)
     return reduced(
         planner, limit, measures, allowed=lambda changed: can_run(changed, planner.device)
     )

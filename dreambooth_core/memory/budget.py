@@ -245,6 +245,30 @@ MEASURES: tuple[Measure, ...] = (
 )
 """Cheap in speed first. What is learned stays nearly the same."""
 
+FP8 = Measure(
+    "base in fp8, as in its files",
+    "steps are slower; the base stays exactly what its files hold",
+    lambda c: {"memory.quantize": "fp8"} if _adapts(c) else {},
+)
+
+
+def measures_for(*, fp8: bool = False, bf16: bool = True) -> tuple[Measure, ...]:
+    """:data:`MEASURES` for a base and a device.
+
+    Args:
+        fp8: the base's files are in 8-bit floats: kept so, they lose nothing, and go before all
+            rounding.
+        bf16: the device computes in bf16 as fast as in fp32.
+    """
+    found = []
+    for measure in MEASURES:
+        if measure.name == "base in 8 bits" and fp8:
+            found.append(FP8)
+        if measure.name != "bf16" or bf16:
+            found.append(measure)
+    return tuple(found)
+
+
 DROPS: tuple[Measure, ...] = (
     Measure(
         "the text encoder is not trained",

@@ -12,10 +12,13 @@ from dreambooth_core.commands.main import main
 from dreambooth_core.config.loading import load
 from dreambooth_core.errors import UserError
 from dreambooth_core.formats.checkpoints.stock import stock_configs
+from dreambooth_core.formats.storage import write_tensors
 from dreambooth_core.jobs import RunFolder, read_receipt
 from dreambooth_core.memory import advice
 from dreambooth_core.memory.advice import Fit, fit, usable
+from dreambooth_core.memory.budget import MEASURES, measures_for
 from dreambooth_core.memory.measure import Room
+from dreambooth_core.memory.needs import Planner
 from dreambooth_core.options import TrainConfig
 from dreambooth_core.options.combinations import refuse_settings
 from dreambooth_core.options.memory import GIB, MemoryOptions
@@ -78,6 +81,47 @@ def test_a_small_budget_keeps_blocks_in_ram() -> None:
     assert float(found.config.memory.stream) > 0
     assert found.needs.training.streamed > GIB
     assert found.needs.ram > 4 * GIB
+
+
+def test_a_base_that_is_in_fp8_stays_so_before_it_is_rounded(tmp_path: Path) -> None:
+    file = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    file.parent.mkdir()
+    given = ["run.device=cuda", "data.resolution=512", "run.mixed_precision=bf16"]
+    found = []
+    for dtype, model in (
+        (torch.float16, tmp_path),
+        (torch.float8_e4m3fn, tmp_path),
+        (torch.float8_e5m2, file),
+    ):
+        matrix = torch.ones(64, 64).to(dtype)
+        write_tensors(file, {"a.weight": matrix, "a.bias": torch.ones(64)})
+        config = load(TrainConfig, overrides=[*given, f"base.model={model}"])
+        planner = Planner(config, stock_configs("sd1"), device="cuda")
+        ways = advice.cheaper(planner, int(2.45 * GIB))
+        found += [way for way in ways if "memory.quantize" in way.changes]
+    assert [way.changes["memory.quantize"] for way in found] == ["int8", "fp8", "fp8"]
+    assert "what its files hold" in found[1].measure.cost
+    assert found[1].needs.peak == found[0].needs.peak
+
+
+def test_a_smaller_budget_still_takes_less_than_fp8() -> None:
+    names = [measure.name for measure in measures_for(fp8=True)]
+    place = names.index("base in fp8, as in its files")
+    assert names[place + 1 : place + 3] == ["base in 8 bits", "base in 4 bits"]
+    assert names[:place] + names[place + 1 :] == [measure.name for measure in MEASURES]
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_a_budget_on_a_cpu_takes_bf16_where_the_processor_has_it(
+    monkeypatch: pytest.MonkeyPatch, has: bool
+) -> None:
+    found = {"avx512_bf16": True} if has else {}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+    config = load(TrainConfig, overrides=["run.device=cpu", "data.resolution=512"])
+    planner = Planner(config, stock_configs("sd1"), device="cpu")
+    ways = {key for way in advice.cheaper(planner, GIB) for key in way.changes}
+    assert ("run.mixed_precision" in ways) == has
+    assert "memory.gradient_checkpointing" in ways
 
 
 def test_on_a_cpu_there_is_no_reason_to_stream() -> None:
