@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -148,7 +148,6 @@ def gather(
     seeks_best: bool = False,
     must_hold_out: bool = False,
     keeps_answers: bool = False,
-    progress: Callable[[int, int], None] | None = None,
 ) -> list[Concept]:
     """Take stock of every concept's images and check its prompts.
 
@@ -177,7 +176,6 @@ def gather(
             options.images,
             subfolders=data.subfolders,
             exclude=[options.class_images] if options.class_images else [],
-            progress=progress,
         )
         _check_captions(options, data, inventory, where)
         number = options.num_class_images or prior.num_class_images

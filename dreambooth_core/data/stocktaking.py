@@ -11,7 +11,7 @@ import os
 import re
 import time
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,7 +43,6 @@ def take_stock(
     exclude: Iterable[Path | str] = (),
     allow_empty: bool = False,
     crops: bool = True,
-    progress: Callable[[int, int], None] | None = None,
 ) -> Inventory:
     """Look at every file of a folder.
 
@@ -54,7 +53,6 @@ def take_stock(
         exclude: Folders to leave out, such as the class images'.
         allow_empty: A folder without images, or none at all, is no error.
         crops: Read the crops' files; else only their places are told.
-        progress: Called with (files looked at, files in all).
 
     Raises:
         UserError: The folder is missing, is a file, cannot be read, or has no image to take; or
@@ -74,7 +72,7 @@ def take_stock(
         stock.walk(subfolders)
     except OSError as error:
         raise UserError(f"the folder cannot be read ({error.strerror})", where=root) from error
-    inventory = stock.look(progress, crops=crops)
+    inventory = stock.look(crops=crops)
     if not inventory.taken and not allow_empty:
         raise _nothing(inventory)
     return inventory
@@ -212,10 +210,8 @@ class _Stock:
                 Skipped(f"{owner.prefix}{folder.name}/", f"cannot be read ({error.strerror})")
             )
 
-    def look(self, progress: Callable[[int, int], None] | None, *, crops: bool) -> Inventory:
+    def look(self, *, crops: bool) -> Inventory:
         """Open every candidate and match captions, masks and crops to images."""
-        total = sum(len(folder.images) for folder in self.folders)
-        done = 0
         taken: list[ImageFile] = []
         for folder in self.folders:
             used: set[Path] = set()
@@ -226,9 +222,6 @@ class _Stock:
                     taken.append(found)
                 else:
                     self.skipped.append(found)
-                done += 1
-                if progress is not None:
-                    progress(done, total)
             self._report_unused(folder, used)
         skipped = sorted(self.skipped, key=lambda item: _plain(item.name))
         return Inventory(self.root, self._note_duplicates(taken), skipped, self.warnings)

@@ -9,6 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 INK = (32, 33, 36)
 PAPER = (255, 255, 255)
+GAP = 8
+"""Pixels of white space around each image."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,6 @@ def sheet(
     columns: Sequence[str] = (),
     title: str = "",
     tile: int = 160,
-    gap: int = 8,
 ) -> Image.Image:
     """A sheet with a title, column headings and labelled rows.
 
@@ -33,30 +34,29 @@ def sheet(
         rows: the rows; short ones leave their last places empty.
         columns: a heading for each column, or none.
         tile: side of an image on the sheet, in pixels.
-        gap: white space around each image, in pixels.
     """
     font = ImageFont.load_default(15)
     heading = ImageFont.load_default(22)
-    label_width = max((_label_width(row.label, font) for row in rows), default=0) + 2 * gap
-    width = max((len(row.images) for row in rows), default=0) * (tile + gap) + label_width + gap
-    top = gap + (36 if title else 0)
+    label_width = max((_label_width(row.label, font) for row in rows), default=0) + 2 * GAP
+    width = max((len(row.images) for row in rows), default=0) * (tile + GAP) + label_width + GAP
+    top = GAP + (36 if title else 0)
     column_height = 24 if columns else 0
-    height = top + column_height + len(rows) * (tile + gap) + gap
+    height = top + column_height + len(rows) * (tile + GAP) + GAP
     page = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(page)
     if title:
-        draw.text((gap, gap), title, font=heading, fill=INK)
+        draw.text((GAP, GAP), title, font=heading, fill=INK)
     for index, text in enumerate(columns):
-        x = label_width + index * (tile + gap) + tile // 2
+        x = label_width + index * (tile + GAP) + tile // 2
         draw.text((x, top + column_height // 2), text, font=font, fill=INK, anchor="mm")
     for line, row in enumerate(rows):
-        y = top + column_height + line * (tile + gap)
+        y = top + column_height + line * (tile + GAP)
         draw.multiline_text(
-            (gap, y + tile // 2), row.label, font=font, fill=INK, anchor="lm", spacing=5
+            (GAP, y + tile // 2), row.label, font=font, fill=INK, anchor="lm", spacing=5
         )
         for index, image in enumerate(row.images):
             resized = image.convert("RGB").resize((tile, tile), Image.Resampling.LANCZOS)
-            page.paste(resized, (label_width + index * (tile + gap), y))
+            page.paste(resized, (label_width + index * (tile + GAP), y))
     return page
 
 

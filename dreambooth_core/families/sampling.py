@@ -45,7 +45,6 @@ def generate(
     seeds: Sequence[int],
     settings: SamplingSettings,
     *,
-    on_image: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     device: torch.device | None = None,
 ) -> list[Image.Image]:
@@ -54,7 +53,6 @@ def generate(
     An image depends on its prompt, seed and settings, not on which others are made beside it.
 
     Args:
-        on_image: called with (images done, images wanted) after each batch.
         should_stop: asked at every denoising step.
         device: the denoiser's, where text encoders and autoencoder are only while they work; None
             where all of them are where they should be.
@@ -85,8 +83,6 @@ def generate(
                 )
                 with visiting(parts, [parts.vae], device):
                     images += decode(parts, latents, cut=settings.like is not None)
-            if on_image:
-                on_image(len(images), len(prompts))
     finally:
         for model, mode in zip(models, modes, strict=True):
             model.train(mode)

@@ -25,7 +25,6 @@ def parse_json(
     data: bytes,
     *,
     largest: int,
-    deepest: int = DEEPEST,
     most: int = MOST,
     longest: int = LONGEST,
 ) -> Any:
@@ -37,7 +36,6 @@ def parse_json(
     Args:
         data: UTF-8.
         largest: bytes.
-        deepest: objects and lists within each other.
         most: values in all.
         longest: characters of a text.
 
@@ -64,7 +62,7 @@ def parse_json(
         line = getattr(error, "lineno", None)
         place = f" in line {line}" if line else ""
         raise UserError(f"this is not JSON: {str(reason)[:100]}{place}") from None
-    _limit(found, deepest, most, longest)
+    _limit(found, most, longest)
     return found
 
 
@@ -94,7 +92,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _limit(found: Any, deepest: int, most: int, longest: int) -> None:
+def _limit(found: Any, most: int, longest: int) -> None:
     """Without recursion: Python's own limit depends on who calls."""
     count = 0
     waiting: list[tuple[Any, int]] = [(found, 1)]
@@ -106,7 +104,7 @@ def _limit(found: Any, deepest: int, most: int, longest: int) -> None:
         if isinstance(value, str):
             _text(value, longest)
         elif isinstance(value, (dict, list)):
-            if depth > deepest:
+            if depth > DEEPEST:
                 raise UserError("objects and lists are nested too deeply")
             if isinstance(value, dict):
                 waiting += [(name, depth) for name in value]

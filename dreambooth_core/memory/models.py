@@ -21,7 +21,6 @@ def training_step(
     height: int,
     width: int,
     dtype: torch.dtype = torch.float32,
-    chunks: int = 1,
     latent_scale: int = 8,
 ) -> Callable[[], Tensor]:
     """A training step's forward pass on the meta device, up to the loss.
@@ -32,22 +31,20 @@ def training_step(
         batch: samples at once, class images included.
         height: of the images, in pixels; ``width`` likewise.
         dtype: of the latents and of the embeddings that are not computed in the step.
-        chunks: of 77 tokens each in a prompt.
         latent_scale: pixels along one side of a latent cell.
     """
     config: Any = unet.config
     shape = (batch, config.in_channels, height // latent_scale, width // latent_scale)
-    tokens = chunks * TOKENS
 
     def run() -> Tensor:
         latents = torch.empty(shape, dtype=dtype, device=META)
         width_of_text = config.cross_attention_dim
         if isinstance(width_of_text, (list, tuple)):
             width_of_text = width_of_text[0]
-        embeds = torch.empty(batch, tokens, width_of_text, dtype=dtype, device=META)
+        embeds = torch.empty(batch, TOKENS, width_of_text, dtype=dtype, device=META)
         added = _added(config, batch, dtype)
         for encoder in (text_encoders or {}).values():
-            embeds = _encoded(encoder, embeds, batch, chunks)
+            embeds = _encoded(encoder, embeds, batch)
         steps = torch.empty(batch, device=META)
         prediction = unet(latents, steps, embeds, added_cond_kwargs=added).sample
         target = torch.empty_like(prediction, dtype=torch.float32)
@@ -82,11 +79,10 @@ def _added(config: Any, batch: int, dtype: torch.dtype) -> dict[str, Tensor] | N
     }
 
 
-def _encoded(encoder: nn.Module, embeds: Tensor, batch: int, chunks: int) -> Tensor:
+def _encoded(encoder: nn.Module, embeds: Tensor, batch: int) -> Tensor:
     """The embeddings with an encoder's share computed, so that its activations count."""
-    ids = torch.zeros(batch * chunks, TOKENS, dtype=torch.int64, device=META)
+    ids = torch.zeros(batch, TOKENS, dtype=torch.int64, device=META)
     hidden: Tensor = encoder(ids, output_hidden_states=True).hidden_states[-1]
-    hidden = hidden.reshape(batch, chunks * TOKENS, -1)
     if hidden.shape[-1] == embeds.shape[-1]:
         return hidden.to(embeds.dtype)
     # SDXL: encoders lie side by side; the rest stands for the other one.

@@ -87,25 +87,23 @@ def find_token() -> str | None:
     return there or get_token()
 
 
-def publish(config: TrainConfig, folder: Path, facts: Facts, *, api: Any = None) -> str:
+def publish(config: TrainConfig, folder: Path, facts: Facts) -> str:
     """Uploads results, sample images and the card; returns the repository's address.
 
     Args:
         config: of the run.
         folder: the run's folder, where the card is written too.
         facts: what was made.
-        api: a ``huggingface_hub.HfApi``, or something like it.
 
     Raises:
         UserError: see :func:`check`.
         SaveFailed: the hub refused, or was not reached; what was made stays here.
     """
+    from huggingface_hub import HfApi
+
     check(config)
     options = config.publish
-    if api is None:
-        from huggingface_hub import HfApi
-
-        api = HfApi(token=find_token())
+    api = HfApi(token=find_token())
     card = folder / CARD
     write_text(card, model_card(config, facts))
     try:

@@ -239,14 +239,6 @@ def test_a_file_too_large_to_be_a_picture_is_not_read(tmp_path, monkeypatch, dra
     assert "larger than" in found.reason
 
 
-def test_progress_counts_the_files(tmp_path, draw, encode):
-    for seed in range(3):
-        (tmp_path / f"{seed}.png").write_bytes(encode(draw(seed=seed)))
-    seen: list[tuple[int, int]] = []
-    take_stock(tmp_path, progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(1, 3), (2, 3), (3, 3)]
-
-
 KINDS = ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "TGA", "PPM"]
 KINDS += ["AVIF"] if features.check("avif") else []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dreambooth_core.errors import UserError
 from dreambooth_core.formats import storage
 from dreambooth_core.formats.adapters.apply import AdapterStack
 from dreambooth_core.formats.adapters.model import Adapter, LoraWeights
-from dreambooth_core.formats.adapters.verify import compare_weights, verify_adapter
+from dreambooth_core.formats.adapters.naming import unfused
+from dreambooth_core.formats.adapters.read import read_adapter
+from dreambooth_core.formats.adapters.verify import verify_adapter
 from dreambooth_core.formats.adapters.write import write_adapter
 from tests.helpers.adapters import adapter_for, models_of
 
@@ -69,9 +71,7 @@ def test_a_good_file_passes(
     path = write_adapter(adapter, tmp_path / ("f" if layout == "peft" else "f.safetensors"), layout)
     models = models_of(family)
     before = {c: {k: t.clone() for k, t in m.state_dict().items()} for c, m in models.items()}
-    proof = verify_adapter(
-        path, models, probe, expected, trained=adapter if layout == "kohya" else None
-    )
+    proof = verify_adapter(path, models, probe, expected)
     assert proof.passed, proof.problems
     assert proof.reader == reader
     assert proof.effect > 2 * proof.tolerance
@@ -84,6 +84,19 @@ def test_a_good_file_passes(
         assert all(torch.equal(after[k], t) for k, t in before[component].items())
     if layout != "peft":
         assert compare_weights(adapter, path) == 0.0
+
+
+def compare_weights(trained: Adapter, path: Path) -> float:
+    """How far the file's tensors are from those trained, relative."""
+    saved = unfused(read_adapter(path))
+    assert set(saved.modules) == set(trained.modules)
+    wrong = right = 0.0
+    for name, weights in trained.modules.items():
+        for tail, tensor in weights.tensors().items():
+            other = saved.modules[name].tensors()[tail]
+            right += float(tensor.double().square().sum())
+            wrong += float((other.double() - tensor.double()).square().sum())
+    return math.sqrt(wrong / right)
 
 
 def test_alphas_that_diffusers_mistakes_do_not_fail_a_good_file(tmp_path: Path) -> None:
@@ -145,29 +158,9 @@ def test_an_adapter_that_learned_nothing_fails(tmp_path: Path) -> None:
     assert "changes nothing" in " ".join(proof.problems)
 
 
-def test_weights_are_compared_where_the_output_cannot_tell(tmp_path: Path) -> None:
-    adapter = trained("sd1")
-    path = write_adapter(adapter, tmp_path / "f.safetensors")
-    expected = expected_of("sd1", adapter)
-    one = next(iter(adapter.modules.values()))
-    assert isinstance(one, LoraWeights)
-    one.down[0] += 1
-    proof = verify_adapter(path, models_of("sd1"), probe, expected, trained=adapter)
-    assert not proof.passed
-    assert "what was trained" in " ".join(proof.problems)
-
-
 def test_an_unreadable_file_is_a_failed_proof(tmp_path: Path) -> None:
     path = tmp_path / "f.safetensors"
     path.write_bytes(b"not a file")
     proof = verify_adapter(path, {}, probe, torch.zeros(1))
     assert not proof.passed
     assert proof.problems
-
-
-def test_other_modules_than_trained_are_told(tmp_path: Path) -> None:
-    adapter = trained("sd1")
-    path = write_adapter(adapter, tmp_path / "f.safetensors")
-    adapter.modules.popitem()
-    with pytest.raises(UserError, match="1 modules differ"):
-        compare_weights(adapter, path)
