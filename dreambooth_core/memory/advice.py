@@ -101,7 +101,7 @@ def fit(
         by_hand = set(by_hand) - {"memory.stream"}
     budget = config.memory.limit
     device = device_kind(config.run.device)
-    if device == "cpu" and (not elsewhere or config.run.device == "cpu"):
+    if device == "cpu" and not (elsewhere and config.run.device == "auto" and _knows_gpus()):
         config = _for_processor(config, by_hand)
     if budget is None:
         room = None if device == "cpu" else device_room(device)
@@ -117,6 +117,12 @@ def fit(
     if not found.fits:
         raise _too_large(found, configs)
     return found
+
+
+def _knows_gpus() -> bool:
+    """Whether this PyTorch could compute on a GPU that only another process sees. One that was
+    built for processors alone never does."""
+    return any(getattr(torch.version, name, None) for name in ("cuda", "hip", "xpu"))
 
 
 def _for_processor(config: TrainConfig, by_hand: Collection[str]) -> TrainConfig:

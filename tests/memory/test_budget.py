@@ -151,6 +151,16 @@ def test_a_preset_computes_in_what_the_processor_has(
     assert found.config.run.mixed_precision == precision
 
 
+@pytest.mark.parametrize(("built", "precision"), [("13.0", "bf16"), (None, "no")])
+def test_a_host_asks_for_what_its_engine_can_find(
+    monkeypatch: pytest.MonkeyPatch, built: str | None, precision: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
+    monkeypatch.setattr(torch.version, "cuda", built)
+    config = load(TrainConfig, preset="style-lora-sdxl", overrides=["run.device=auto"])
+    assert fit(config, elsewhere=True).config.run.mixed_precision == precision
+
+
 def test_what_a_person_set_stays() -> None:
     _, found = fitted("object-full-sd1", "memory.budget=12GB")
     assert "memory.gradient_checkpointing" in {k for t in found.taken for k in t.changes}
