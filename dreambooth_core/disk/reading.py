@@ -11,7 +11,7 @@ import math
 import os
 import stat
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -20,6 +20,9 @@ from dreambooth_core.errors import UserError
 
 MAX_JSON = 32_000_000
 """Bytes of the longest JSON text that is read."""
+
+DIGITS = 300
+"""Of a fraction: above this none is finite."""
 
 MAX_BRACKETS = 1_000_000
 """Lists and objects in a JSON text, at most: each takes many times its two letters in memory."""
@@ -108,16 +111,9 @@ def parse_json(
         text = data.decode("utf-8") if isinstance(data, bytes) else data
         if text.count("{") + text.count("[") > MAX_BRACKETS:
             raise ValueError("it has too many lists and objects")
-        found = json.loads(
-            text.removeprefix("\ufeff"),
-            object_pairs_hook=partial(_once, infinite=infinite),
-            parse_float=_finite,
-            parse_constant=_unless_infinite if infinite else _no_number,
-        )
+        found = load_json(text.removeprefix("\ufeff"), infinite=infinite)
     except UnicodeDecodeError as error:
         raise ValueError(f"it is not UTF-8 (byte {error.start})") from error
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
     if not isinstance(found, dict):
         raise ValueError("it holds no object")
     if infinite and "Infinity" in text:
@@ -125,6 +121,29 @@ def parse_json(
     if "\\u" in text and "\\ud" in text.lower():
         _refuse_surrogates(found)
     return found
+
+
+def load_json(
+    text: str,
+    *,
+    parse_int: Callable[[str], Any] | None = None,
+    infinite: Collection[str] = (),
+) -> Any:
+    """What a JSON text says, objects or not; ``infinite`` as :func:`read_json` has it.
+
+    Raises:
+        ValueError: not JSON, nested too deeply, a key that occurs twice, what is no number.
+    """
+    try:
+        return json.loads(
+            text,
+            object_pairs_hook=partial(_once, infinite=infinite),
+            parse_int=parse_int,
+            parse_float=_finite,
+            parse_constant=_unless_infinite if infinite else _no_number,
+        )
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def unreadable(path: Path, error: OSError | ValueError) -> UserError:
@@ -174,8 +193,8 @@ def _unless_infinite(text: str) -> object:
 
 
 def _finite(text: str) -> float:
-    value = float(text)
-    return value if math.isfinite(value) else _no_number(text)
+    value = float(text) if len(text) <= DIGITS else math.inf  # long ones take quadratic time
+    return value if math.isfinite(value) else _no_number(text[:20])
 
 
 def _no_number(text: str) -> NoReturn:

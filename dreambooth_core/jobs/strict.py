@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import Any
 
+from dreambooth_core.disk.reading import load_json
 from dreambooth_core.errors import UserError
 
 DEEPEST = 32
@@ -16,9 +16,6 @@ MOST = 100_000
 
 LONGEST = 200_000
 """Characters of a text."""
-
-DIGITS = 300
-"""Of a number: above this no float is finite, and reading whole numbers takes quadratic time."""
 
 
 def parse_json(
@@ -45,51 +42,21 @@ def parse_json(
     if len(data) > largest:
         raise UserError(f"more than {largest:,} bytes", do="Send less.")
     try:
-        text = data.decode("utf-8")
-        found = json.loads(
-            text,
-            parse_constant=_constant,
-            parse_float=_fraction,
-            parse_int=_whole,
-            object_pairs_hook=_object,
-        )
-    except UserError:
-        raise
-    except RecursionError:
-        raise UserError("objects and lists are nested too deeply") from None
+        found = load_json(data.decode("utf-8"), parse_int=_whole)
+    except UnicodeDecodeError:
+        raise UserError("this is not JSON: not UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"this is not JSON: {error.msg} in line {error.lineno}") from None
     except ValueError as error:
-        reason = getattr(error, "msg", None) or "not UTF-8"
-        line = getattr(error, "lineno", None)
-        place = f" in line {line}" if line else ""
-        raise UserError(f"this is not JSON: {str(reason)[:100]}{place}") from None
+        raise UserError(str(error)) from None
     _limit(found, most, longest)
     return found
-
-
-def _constant(name: str) -> Any:
-    raise UserError(f"{name} is not a number")
-
-
-def _fraction(text: str) -> float:
-    value = float(text) if len(text) <= DIGITS else math.inf
-    if not math.isfinite(value):
-        raise UserError(f"{text[:20]}… is too large a number")
-    return value
 
 
 def _whole(text: str) -> int:
     if len(text) > 20 or abs(int(text)) >= 2**63:
         raise UserError(f"{text[:20]}… is too large a number")
     return int(text)
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"{twice[:60]!r} is there twice")
-    return found
 
 
 def _limit(found: Any, most: int, longest: int) -> None:
