@@ -53,13 +53,16 @@ def sdpa_by(name: str) -> Iterator[None]:
         yield
 
 
-def fastest(trials: Mapping[str, Callable[[], Cost]], file: Path, key: str) -> str | None:
+def fastest(
+    trials: Mapping[str, Callable[[], Cost]], file: Path, key: str, what: str = "attention"
+) -> str | None:
     """The name of the fastest of the trials that take no more memory than others.
 
     Args:
         trials: each measures one kernel; one that fails is no choice.
         file: where results are kept.
         key: what they depend on.
+        what: is tried, for the log.
 
     Returns:
         None if all failed.
@@ -73,12 +76,12 @@ def fastest(trials: Mapping[str, Callable[[], Cost]], file: Path, key: str) -> s
         try:
             costs[name] = trial()
         except (RuntimeError, NotImplementedError, ValueError) as error:  # out of memory is one
-            log.info("attention by %s is no choice: %s", name, str(error).splitlines()[:1])
+            log.info("%s: %s is no choice: %s", what, name, str(error).splitlines()[:1])
     least = min((cost.peak for cost in costs.values()), default=0)
     fit = {name: cost for name, cost in costs.items() if cost.peak <= MORE_MEMORY * least}
     best = min(fit, key=lambda name: fit[name].seconds, default=None)
     told = {name: round(cost.seconds, 5) for name, cost in costs.items()}
-    log.info("attention: %s is the fastest of %s", best, told)
+    log.info("%s: %s is the fastest of %s", what, best, told)
     if best is not None:
         kept = [*known.items()][-_KEPT + 1 :]
         entry = {"fastest": best, "seconds": told}

@@ -18,7 +18,7 @@ from dreambooth_core.optim.rates import rates
 from dreambooth_core.optim.schedules import make_schedule
 from dreambooth_core.optim.table import OPTIMIZERS, OptimizerSpec
 from dreambooth_core.options import TrainConfig
-from dreambooth_core.options.memory import FASTEST
+from dreambooth_core.options.memory import FASTEST, ON
 
 
 @dataclass(frozen=True)
@@ -221,6 +221,25 @@ RULES: tuple[Rule, ...] = (
                 "gradients travel while they appear",
                 "Train in one process, or switch memory.cuda_graphs off.",
                 lambda s: s.processes > 1,
+            ),
+        ],
+    ),
+    *_not_with(
+        "channels_last",
+        "memory.channels_last",
+        lambda s: s.config.memory.channels_last == ON,
+        [
+            (
+                "memory.stream",
+                "weights that come and go lie as they did when they were read",
+                "Set memory.channels_last to auto, or memory.stream to off.",
+                lambda s: s.streams,
+            ),
+            (
+                "run.sharding",
+                "a piece of a weight has no channels",
+                "Set memory.channels_last to auto, or run.sharding to no.",
+                lambda s: s.config.run.sharding != "no",
             ),
         ],
     ),

@@ -10,6 +10,7 @@ from dreambooth_core.errors import UserError
 
 AUTO = "auto"
 FASTEST = "fastest"
+ON = "on"
 GIB = 1024**3
 QUANTIZED = ("no", "int8", "fp8", "nf4")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(gb|gib|mb|mib)", re.IGNORECASE)
@@ -39,6 +40,15 @@ class MemoryOptions:
         those of PyTorch (flash, cuDNN, efficient) and xformers at the run's own sizes first, for a
         few seconds, and remembers what won.""",
         choices=("auto", FASTEST, "xformers", "sdpa", "chunked"),
+        advanced=True,
+    )
+    channels_last: str = option(
+        AUTO,
+        label="Channels last",
+        help="""How the frozen convolutions' weights lie in memory: on (the order that a GPU's
+        tensor cores read in half precision), off, or auto, which tries both for two steps on such
+        a GPU and remembers what won. Networks without convolutions have nothing to arrange.""",
+        choices=(AUTO, ON, "off"),
         advanced=True,
     )
     tf32: bool = option(

@@ -1,4 +1,5 @@
-"""The fastest attention for a run, by a trial of each at its own shapes (``memory.attention``)."""
+"""The fastest attention and order of weights for a run, by a trial of each at its own shapes
+(``memory.attention``, ``memory.channels_last``)."""
 
 from __future__ import annotations
 
@@ -13,37 +14,74 @@ import torch
 from dreambooth_core.attention.fastest import SDPA, Cost, fastest, sdpa_by
 from dreambooth_core.attention.processors import apply_attention
 from dreambooth_core.errors import UserError
+from dreambooth_core.memory.layout import FORMATS, arrange, frozen_convolutions
 from dreambooth_core.memory.measure import peak_memory
-from dreambooth_core.options.memory import FASTEST
+from dreambooth_core.options.memory import AUTO, FASTEST, ON
 from dreambooth_core.randomness import seed_globally
 from dreambooth_core.trainer.prepare import CACHE_FOLDER
 from dreambooth_core.trainer.train import Training
 
 FILE = "attention.json"
+LAYOUTS = "layout.json"
+
+HALF = (torch.float16, torch.bfloat16)
 
 
 @contextmanager
 def chosen(training: Training) -> Iterator[None]:
-    """Inside, the run's attention is the fastest, where the configuration asks for that. Nothing
-    that is learned or drawn depends on the trials."""
-    config = training.config
-    if config.memory.attention != FASTEST:
+    """Inside, the run's weights lie and its attention is as the configuration asks, or as is
+    fastest. Nothing that is drawn depends on the trials, and no weight takes a step."""
+    lay_out(training)
+    if training.config.memory.attention != FASTEST:
         yield
         return
-    folder = Path(config.data.cache_folder or Path(config.run.output) / CACHE_FOLDER)
     names = [*SDPA, *(["xformers"] if _takes_xformers(training) else [])]
     trials: dict[str, Callable[[], Cost]] = {
         name: partial(_trial, training, name) for name in names
     }
     training.reporter.emit("progress", stage="attention", step=0, steps=len(names))
-    name = fastest(trials, folder / FILE, _key(training))
+    name = fastest(trials, _folder(training) / FILE, _key(training))
     with _by(training, name) if name else nullcontext():
         yield
 
 
+def lay_out(training: Training) -> None:
+    """Puts the denoiser's frozen convolutions into the order that is asked for, or that is
+    fastest."""
+    weights = frozen_convolutions(training.parts.denoiser)
+    wanted = training.config.memory.channels_last
+    if wanted == ON:
+        arrange(weights, "channels_last")
+    if wanted == AUTO and weights and _may_gain(training):
+        trials = {name: partial(_trial, training, name) for name in FORMATS}
+        name = fastest(trials, _folder(training) / LAYOUTS, _key(training), "weights")
+        arrange(weights, name or "contiguous")  # each trial leaves its own
+
+
+def _may_gain(training: Training) -> bool:
+    """Whether the order of weights can matter, and one process can try it."""
+    memory, precision = training.config.memory, training.precision
+    return (
+        precision.device.type == "cuda"
+        and precision.dtype in HALF
+        and training.processes.count == 1
+        and not (memory.compile or memory.share)
+    )
+
+
+def _folder(training: Training) -> Path:
+    """Where results of trials are kept."""
+    config = training.config
+    return Path(config.data.cache_folder or Path(config.run.output) / CACHE_FOLDER)
+
+
 @contextmanager
 def _by(training: Training, name: str) -> Iterator[None]:
-    """Inside, attention by one kernel."""
+    """Inside, attention by one kernel, or weights in one order."""
+    if name in FORMATS:
+        arrange(frozen_convolutions(training.parts.denoiser), name)
+        yield
+        return
     precision, denoiser = training.precision, training.parts.denoiser
     kind = name if name not in SDPA else "sdpa"
     apply_attention(denoiser, kind, precision.device, precision.dtype)

@@ -188,6 +188,10 @@ SHOWN: dict[str, tuple[str, str]] = {
         "test_gradient_checkpointing_changes_memory_not_losses",
     ),
     "memory.attention": (MEMORY, "test_the_attention_asked_for_is_used"),
+    "memory.channels_last": (
+        "trainer/test_kernels.py",
+        "test_convolutions_lie_as_asked_and_compute_the_same",
+    ),
     "memory.tf32": (OUTPUT, "test_tf32_is_switched_on_an_nvidia_gpu"),
     "memory.quantize": (MEMORY, "test_quantisation_changes_the_loss_a_little"),
     "memory.stream": (MEMORY, "test_streaming_changes_where_weights_lie_not_losses"),

@@ -21,6 +21,7 @@ PRODIGY: Given = {"optim.optimizer": "prodigy"}
 PREDICTION: Given = {"prior.enabled": "true", "prior.source": "prediction"}
 FULL: Given = {"method.kind": "full"}
 FASTEST: Given = {"memory.attention": "fastest"}
+LAST = {"memory.channels_last": "on"}
 GRAPHS: Given = {
     "memory.cuda_graphs": "true",
     "memory.compile": "true",
@@ -32,6 +33,8 @@ BROKEN: dict[tuple[str, str], Given] = {
     ("the fastest attention", "torch.compile"): {**FASTEST, "memory.compile": "true"},
     ("the fastest attention", "fused_backward_pass"): {**FASTEST, **FUSED},
     ("the fastest attention", "several processes"): {**FASTEST, "processes": 2},
+    ("channels_last", "memory.stream"): {**LAST, "memory.stream": 0.5},
+    ("channels_last", "run.sharding"): {**LAST, "run.sharding": "full", "processes": 2},
     ("CUDA graphs", "torch.compile off"): {**GRAPHS, "memory.compile": "false"},
     ("CUDA graphs", "devices that are not NVIDIA's"): {**GRAPHS, "device": "cpu"},
     ("CUDA graphs", "buckets"): {**GRAPHS, "data.crop": "bucket"},

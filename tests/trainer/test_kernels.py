@@ -9,7 +9,10 @@ import torch
 from helpers.runs import config_for, folder_for, training_of
 
 from dreambooth_core.attention.fastest import Cost
+from dreambooth_core.formats.fingerprint import fingerprint
+from dreambooth_core.memory.layout import arrange, frozen_convolutions
 from dreambooth_core.trainer import kernels
+from dreambooth_core.trainer.train import Training
 
 
 def test_the_fastest_attention_changes_nothing_that_is_learned(
@@ -54,3 +57,69 @@ def test_what_won_is_what_a_run_attends_by(
         assert torch.backends.cuda.mem_efficient_sdp_enabled()
     assert torch.backends.cuda.flash_sdp_enabled()
     assert tried[:3] == ["flash", "cudnn", "efficient"]
+
+
+def convolutions(training: Training) -> list[torch.Tensor]:
+    found = (m for m in training.parts.denoiser.modules() if isinstance(m, torch.nn.Conv2d))
+    return [conv.weight for conv in found if conv.kernel_size != (1, 1)]
+
+
+def lies_last(weight: torch.Tensor) -> bool:
+    return weight.stride(1) == 1 and weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_convolutions_lie_as_asked_and_compute_the_same(
+    base: Path, pictures: Path, tmp_path: Path
+) -> None:
+    found = {}
+    for choice in ("off", "on", "auto"):
+        changes = {"run__name": choice, "memory__channels_last": choice}
+        config = config_for(base, pictures, tmp_path, **changes)
+        training = training_of(config, folder_for(config))
+        with kernels.chosen(training):
+            found[choice] = [training.train_step()[0].sum().item() for _ in range(2)]
+        weights = convolutions(training)
+        assert len(weights) > 4
+        assert {lies_last(weight) for weight in weights} == {choice == "on"}
+        # What tells the base that is kept for the next run does not see the order.
+        training.method.detach()
+        assert fingerprint(*training.parts.models.values()) == training.untouched
+    assert found["on"] == pytest.approx(found["off"], rel=1e-4)
+    assert found["auto"] == found["off"]
+
+
+def test_the_faster_order_is_kept(
+    base: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+
+    def trial(_: object, name: str) -> Cost:
+        tried.append(name)
+        return Cost(1.0 if name == "channels_last" else 2.0, 1)
+
+    config = config_for(base, pictures, tmp_path)
+    training = training_of(config, folder_for(config))
+    assert not kernels._may_gain(training), "this is no GPU"
+    monkeypatch.setattr(kernels, "_trial", trial)
+    monkeypatch.setattr(kernels, "_may_gain", lambda _: True)
+    for _ in range(2):
+        arrange(frozen_convolutions(training.parts.denoiser), "contiguous")
+        kernels.lay_out(training)
+        assert all(lies_last(weight) for weight in convolutions(training))
+    assert tried == ["contiguous", "channels_last"]
+
+
+def test_a_trial_of_an_order_leaves_no_gradient(base: Path, pictures: Path, tmp_path: Path) -> None:
+    config = config_for(base, pictures, tmp_path)
+    training = training_of(config, folder_for(config))
+    assert kernels._trial(training, "channels_last").seconds > 0
+    assert all(lies_last(weight) for weight in convolutions(training))
+    assert all(parameter.grad is None for parameter in training.stepper.parameters)
+
+
+def test_what_is_trained_keeps_its_order(base: Path, pictures: Path, tmp_path: Path) -> None:
+    changes = {"method__kind": "full", "memory__channels_last": "on"}
+    config = config_for(base, pictures, tmp_path, **changes)
+    training = training_of(config, folder_for(config))
+    kernels.lay_out(training)
+    assert not any(lies_last(weight) for weight in convolutions(training))

@@ -25,6 +25,7 @@ from dreambooth_core.memory.advice import fit
 from dreambooth_core.memory.estimate import CUDA_CONTEXT
 from dreambooth_core.memory.measure import peak_memory, room
 from dreambooth_core.options.memory import GIB
+from dreambooth_core.trainer import kernels
 from dreambooth_core.trainer.train import Training
 
 GPU = torch.device("cuda", 0)
@@ -178,3 +179,20 @@ def test_a_step_waits_for_nothing(
         training.train_step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an Nvidia GPU")
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_convolutions_may_lie_channels_last(
+    base: Path, pictures: Path, tmp_path: Path, precision: str
+) -> None:
+    found = {}
+    for choice in ("off", "on", "auto"):
+        changes = {"run__name": choice, "memory__channels_last": choice}
+        training = on_gpu(base, pictures, tmp_path, run__mixed_precision=precision, **changes)
+        with kernels.chosen(training):
+            found[choice] = losses(training)
+    assert found["on"] == pytest.approx(found["off"], rel=0.05)
+    assert found["auto"] == pytest.approx(found["off"], rel=0.05)
+    assert (tmp_path / ".cache" / "layout.json").is_file()
