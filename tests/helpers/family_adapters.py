@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from dreambooth_core.families.names import LayerNames
 from dreambooth_core.formats.adapters.model import Adapter, Weights
 from tests.helpers.adapters import weights_for
@@ -46,3 +48,25 @@ def family_adapter(
             base = torch.ones(out, inputs)
             modules[name] = weights_for(base, method, alpha=alpha, seed=len(modules))
     return Adapter(modules, {}, names.family)
+
+
+def native_file(names: LayerNames, path: Path, *, blocks: int = 2, width: int = WIDTH) -> Path:
+    """A denoiser with random weights under the hosts' names."""
+    import torch
+
+    from dreambooth_core.formats import storage
+
+    generator = torch.Generator().manual_seed(0)
+    own = sizes(names, width)
+    shapes = {native: own[template] for template, native in names.layers.items()}
+    for fused in names.fused:
+        shapes[fused.native] = (sum(own[part][0] for part in fused.parts), width)
+    tensors = {
+        f"model.diffusion_model.{key.replace('#', str(block))}.weight": torch.randn(
+            *shape, generator=generator
+        )
+        for key, shape in shapes.items()
+        for block in range(blocks if "#" in key else 1)
+    }
+    storage.write_tensors(path, {**tensors, "text_encoders.x.weight": torch.ones(3, 3)})
+    return path

@@ -17,27 +17,9 @@ from dreambooth_core.formats.adapters.read import read_adapter
 from dreambooth_core.formats.adapters.write import write_adapter
 from tests.helpers import host_files
 from tests.helpers.adapters import relative
-from tests.helpers.family_adapters import WIDTH, family_adapter, sizes
+from tests.helpers.family_adapters import family_adapter, native_file
 
 by_family = pytest.mark.parametrize("names", NAMES.working(), ids=lambda names: names.family)
-
-
-def native_file(names: LayerNames, path: Path, *, blocks: int = 2, width: int = WIDTH) -> Path:
-    """A denoiser with random weights under the hosts' names."""
-    generator = torch.Generator().manual_seed(0)
-    own = sizes(names, width)
-    shapes = {native: own[template] for template, native in names.layers.items()}
-    for fused in names.fused:
-        shapes[fused.native] = (sum(own[part][0] for part in fused.parts), width)
-    tensors = {
-        f"model.diffusion_model.{key.replace('#', str(block))}.weight": torch.randn(
-            *shape, generator=generator
-        )
-        for key, shape in shapes.items()
-        for block in range(blocks if "#" in key else 1)
-    }
-    storage.write_tensors(path, {**tensors, "text_encoders.x.weight": torch.ones(3, 3)})
-    return path
 
 
 def changes(base: Path, tuned: Path) -> dict[str, Tensor]:
