@@ -27,7 +27,7 @@ from dreambooth_core.commands.main import main as dreambooth
 from dreambooth_core.config.loading import load
 from dreambooth_core.jobs import RunFolder
 from dreambooth_core.options import TrainConfig
-from dreambooth_core.trainer.validation import Look
+from dreambooth_core.trainer.best import Look
 from tools.pocket.backdrops import backdrop
 from tools.pocket.outlines import outline
 from tools.pocket.painting import INK, SUPERSAMPLING, Pose

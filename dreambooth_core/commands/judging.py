@@ -37,7 +37,7 @@ from dreambooth_core.formats.embeddings import read_embedding
 from dreambooth_core.jobs import RunFolder, read_made
 from dreambooth_core.methods.table import METHODS
 from dreambooth_core.options import TrainConfig
-from dreambooth_core.trainer.validation import Record
+from dreambooth_core.trainer.best import Record
 
 if TYPE_CHECKING:
     from dreambooth_core.commands.evaluate import Options

@@ -42,6 +42,7 @@ from dreambooth_core.families.sd import SCHEDULERS
 from dreambooth_core.formats.fingerprint import fingerprint
 from dreambooth_core.objective.objective import Objective
 from dreambooth_core.options import TrainConfig
+from dreambooth_core.trainer.best import Judge
 from dreambooth_core.trainer.distributed import Processes
 from dreambooth_core.trainer.kept import Kept
 from dreambooth_core.trainer.placement import Placement
@@ -49,7 +50,6 @@ from dreambooth_core.trainer.references import Answers, answer_of
 from dreambooth_core.trainer.reports import Reporter
 from dreambooth_core.trainer.samples import Samples
 from dreambooth_core.trainer.saving import Asked, Saver
-from dreambooth_core.trainer.validation import Judge
 
 CACHE_FOLDER = ".cache"
 """Where the disk cache lies beside the runs."""

@@ -1,10 +1,10 @@
 """A run: set-up, loop and step, from top to bottom. Read this first.
 
 It knows neither family nor method: they are records that are asked. Beside it lies what a step
-takes from the images (``samples``), what is made before the first one (``prepare``), what is
-written (``state``, ``results``), shown (``reports``, ``validation``) and shared with other
-processes (``distributed``). ``run`` goes from a run's folder to here, and on to the proof of the
-result.
+takes from the images (``samples``), where the networks are (``placement``), what is made before the
+first one (``prepare``), what is written (``state``, ``results``), shown (``reports``,
+``validation``), judged (``best``) and shared with other processes (``distributed``). ``run`` goes
+from a run's folder to here, and on to the proof of the result.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from dreambooth_core.objective.objective import combine
 from dreambooth_core.optim.ema import Ema
 from dreambooth_core.optim.stepper import Stepper
 from dreambooth_core.randomness import seed_globally
+from dreambooth_core.trainer.best import Best, HeldOut, Record
 from dreambooth_core.trainer.compiling import Compiling
 from dreambooth_core.trainer.decide import Decision, parameter_groups
 from dreambooth_core.trainer.distributed import Processes, no_sync, replicated, shard
@@ -45,7 +46,7 @@ from dreambooth_core.trainer.results import Results
 from dreambooth_core.trainer.samples import Samples
 from dreambooth_core.trainer.saving import Asked, Clock, Saver
 from dreambooth_core.trainer.state import Checkpoints, Trained, TrainState
-from dreambooth_core.trainer.validation import Best, HeldOut, Record, Validation
+from dreambooth_core.trainer.validation import Validation
 
 ROLLING = "(rolling)"
 """Among what was asked: it is time for a rolling checkpoint. The first process has the clock."""

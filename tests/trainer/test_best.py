@@ -16,10 +16,10 @@ from helpers.tiny import draw_pictures
 from dreambooth_core.config.loading import dump
 from dreambooth_core.errors import UserError
 from dreambooth_core.jobs import read_receipt, status
+from dreambooth_core.trainer.best import HeldOut, Record
 from dreambooth_core.trainer.decide import decide
 from dreambooth_core.trainer.results import Results
 from dreambooth_core.trainer.run import run
-from dreambooth_core.trainer.validation import HeldOut, Record
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from dreambooth_core.trainer import validation
-from dreambooth_core.trainer.validation import Look, Record
+from dreambooth_core.trainer import best as judging
+from dreambooth_core.trainer.best import Look, Record
 
 BASE = Look(likeness=0.3, prompt=0.6, drift=0.3)
 CHANGES: dict[str, Any] = {
@@ -59,7 +59,7 @@ class Pixels:
 def test_images_are_judged_at_each_save(
     base: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(validation, "load_encoders", lambda *given: Pixels())
+    monkeypatch.setattr(judging, "load_encoders", lambda *given: Pixels())
     seen = observe(config_for(base, pictures, tmp_path, **CHANGES))
     measured = [e for e in seen.folder.events if e["kind"] == "measured"]
     assert [e["step"] for e in measured] == [2, 4]
@@ -85,8 +85,8 @@ def test_as_many_images_are_judged_as_asked_for(
     own: int,
     of_class: int,
 ) -> None:
-    monkeypatch.setattr(validation, "load_encoders", lambda *given: Pixels())
-    monkeypatch.setattr(validation.Judge, "look", lambda *given: BASE)
+    monkeypatch.setattr(judging, "load_encoders", lambda *given: Pixels())
+    monkeypatch.setattr(judging.Judge, "look", lambda *given: BASE)
     config = config_for(base, pictures, tmp_path, **CHANGES, save__best_images=asked)
     judge = training_of(config, folder_for(config)).best.judge
     assert judge is not None
