@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import random
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,11 +28,12 @@ from .latents import Latents
 from .training import Run
 from .world import scene_number
 
-STEPS = 5500
+STEPS = {"flow": 5500, "flow-shapes": 3600}
+"""Of both stages; the second starts from the first's averaged weights."""
 COLOURS = 2250
 """Steps after which colours and backgrounds are right, and shapes have their turn."""
 BATCH = 16
-RATE = 1.5e-3
+RATES = {"flow": 1.5e-3, "flow-shapes": 1e-3}
 SMALL = 0.1
 """Share of steps on 8x8 latents (64 px)."""
 FOCUS = (0.5, 0.0, 1.0), (0.75, 0.8, 0.8)
@@ -58,9 +60,9 @@ def build() -> ZImageTransformer2DModel:
     return model
 
 
-def draw_times(step: int, count: int, generator: torch.Generator) -> Tensor:
-    """Shares of noise [count]."""
-    part, mean, width = FOCUS[step >= COLOURS]
+def draw_times(shapes: bool, count: int, generator: torch.Generator) -> Tensor:
+    """Shares of noise [count], for shapes or for colours and backgrounds."""
+    part, mean, width = FOCUS[shapes]
     even = torch.rand(count, generator=generator)
     middle = (mean + width * torch.randn(count, generator=generator)).sigmoid()
     focused = torch.rand(count, generator=generator) < part
@@ -86,12 +88,15 @@ def flow_loss(
 
 
 def train(
-    folder: Path, tokenizer: Qwen2Tokenizer, tower: Qwen3Model, rare: list[str]
+    stage: str,
+    model: ZImageTransformer2DModel,
+    folder: Path,
+    tokenizer: Qwen2Tokenizer,
+    tower: Qwen3Model,
+    rare: list[str],
 ) -> ZImageTransformer2DModel:
-    """Trains (or resumes) the transformer; returns it with averaged weights."""
-    torch.manual_seed(3)
-    model = build()
-    run = Run("flow", model, folder, STEPS, RATE, every=250)
+    """Trains (or resumes) the transformer in this stage; returns it with averaged weights."""
+    run = Run(stage, model, folder, STEPS[stage], RATES[stage], every=250)
     caches = {side: Latents(folder, side) for side in latents.COUNTS}
     for step in run.steps():
         rng, generator = run.random(step)
@@ -101,7 +106,7 @@ def train(
         with torch.no_grad():
             context = flow_text.encode(tower, tokenizer, texts)
         images = cache.sample(indices, generator)
-        share = draw_times(step, BATCH, generator)
+        share = draw_times(stage != "flow" or step >= COLOURS, BATCH, generator)
         run.optimise(step, flow_loss(model, context, images, share, generator))
     run.use_average()
     return model.eval()
@@ -126,7 +131,11 @@ def make(shop: Workshop) -> None:
     vae.eval().requires_grad_(False)
     for side in latents.COUNTS:
         latents.encode(vae, shop.work, side)
-    model = shop.timed("flow", lambda: train(shop.work, tokenizer, tower, rare))
+    torch.manual_seed(3)
+    model = build()
+    for stage in STEPS:
+        with_stage = partial(train, stage, model, shop.work, tokenizer, tower, rare)
+        model = shop.timed(stage, with_stage)
     flow_export.write(shop.assets / "pocket-flow", words, tower, model)
 
 
