@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 FORMATS: dict[str, torch.memory_format] = {
     "contiguous": torch.contiguous_format,
@@ -18,7 +18,7 @@ FORMATS: dict[str, torch.memory_format] = {
 }
 
 
-def frozen_convolutions(model: nn.Module) -> list[nn.Parameter]:
+def frozen_convolutions(model: nn.Module) -> list[Tensor]:
     """The weights ``[out, in, height, width]`` of convolutions over more than one pixel that are
     not trained: an optimizer's states have the order of what they belong to, and saved states
     would no longer fit."""
@@ -26,7 +26,7 @@ def frozen_convolutions(model: nn.Module) -> list[nn.Parameter]:
     return [weight for weight in found if not weight.requires_grad and weight.shape[2:].numel() > 1]
 
 
-def arrange(weights: Iterable[nn.Parameter], name: str) -> None:
+def arrange(weights: Iterable[Tensor], name: str) -> None:
     """Puts weights into one of :data:`FORMATS`. Their values stay, and what they compute does but
     for rounding; what comes out of a convolution lies as its weight does."""
     for weight in weights:
