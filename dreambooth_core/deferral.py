@@ -115,7 +115,47 @@ def _late(module: str, name: str) -> Callable[..., Any]:
     return call
 
 
+def _symbolic(name: str) -> Callable[..., bool]:
+    """A question about a truth that may be a symbol. Only what compiles has symbols; a plain truth
+    is its own answer."""
+    real = _late("torch.fx.experimental.symbolic_shapes", name)
+
+    def answer(truth: Any, *args: Any, **values: Any) -> bool:
+        return truth if type(truth) is bool else real(truth, *args, **values)
+
+    return answer
+
+
+def _equal_sizes(one: Any, other: Any) -> Any:
+    """Whether two shapes are the same, which gradients are asked."""
+    plain = all(isinstance(each, tuple) for each in (one, other))
+    if plain and all(type(number) is int for number in (*one, *other)):
+        return tuple(one) == tuple(other)
+    return _late("torch.fx.experimental.symbolic_shapes", "sym_eq")(one, other)
+
+
+class _NoTruth(Exception):
+    """Stands in for an error that only symbols raise, where modules name it to catch it."""
+
+    @classmethod
+    def give_way(cls, module: ModuleType) -> None:
+        """Puts the real one into the modules that took this."""
+        for taker in list(sys.modules.values()):
+            if getattr(taker, "__dict__", {}).get(cls.__name__) is cls:
+                setattr(taker, cls.__name__, getattr(module, cls.__name__))
+
+
+_NoTruth.__name__ = "GuardOnDataDependentSymNode"
+
 _compiler = _Compiler()
+
+QUESTIONS = (
+    "expect_true",
+    "guard_bool",
+    "guard_or_false",
+    "guard_or_true",
+    "statically_known_true",
+)
 
 DEFERRED: dict[str, Deferred] = {
     "bitsandbytes": Deferred({"nn": _Layers()}),
@@ -124,6 +164,13 @@ DEFERRED: dict[str, Deferred] = {
         | {"disable": _compiler.disable, "graph_break": _compiler.graph_break},
         alone=frozenset({"torch._dynamo._trace_wrapped_higher_order_op"}),  # of transformers
         read=_compiler.read,
+    ),
+    # Which reads sympy.
+    "torch.fx.experimental.symbolic_shapes": Deferred(
+        {name: _symbolic(name) for name in QUESTIONS}
+        | {"sym_eq": _equal_sizes}
+        | {_NoTruth.__name__: _NoTruth},
+        read=_NoTruth.give_way,
     ),
     # Matching of detected objects in transformers, noise schedules in diffusers.
     "scipy.optimize": Deferred(
@@ -145,6 +192,8 @@ class _Unread(ModuleType):
     """A module, its code not run yet. What an import asks for is there already."""
 
     def __getattr__(self, name: str) -> Any:
+        if name == "__path__":  # every import asks; a package has it already
+            raise AttributeError(name)
         with _lock:
             if type(self) is _Unread:
                 answers = DEFERRED[self.__name__].answers

@@ -32,6 +32,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             marked = []
         """,
         "heavyp/alone.py": "value = 6\n",
+        "heavyp_file.py": "import heavyp_log; heavyp_log.read.append(__name__)\n",
         "heavyp_long.py": "def work(): return 'long'\n",
         "heavyp/part.py": """
             import heavyp_log
@@ -55,6 +56,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
                 read=lambda module: module.marked.extend(noted),
             ),
             "heavyp_broken": deferral.Deferred(),
+            "heavyp_file": deferral.Deferred({"answer": 1}),
             "heavyp_absent": deferral.Deferred(),
         },
     )
@@ -115,6 +117,13 @@ def test_a_submodule_that_needs_none_of_its_package_is_read_alone(
     assert heavy.number == 7
 
 
+def test_a_module_that_is_no_package_is_imported_from_unread(package: Path) -> None:
+    namespace: dict[str, object] = {}
+    exec("from heavyp_file import answer", namespace)
+    assert namespace["answer"] == 1
+    assert _log() == []
+
+
 def test_what_was_answered_is_made_up_for_when_the_module_is_read(
     heavy: types.ModuleType,
 ) -> None:
@@ -151,7 +160,9 @@ REAL = """
 
     deferral.defer()
     deferral.load_libraries()
+    shapes = "torch.fx.experimental.symbolic_shapes"
     heavy = {"bitsandbytes", "torch._dynamo", "scipy.stats", "scipy.integrate", "scipy.optimize"}
+    heavy.add(shapes)
     assert unread() >= heavy
     assert "torch._inductor.codecache" not in sys.modules
 
@@ -167,7 +178,8 @@ REAL = """
 
     def step():
         optimizer.zero_grad()
-        double(layer(torch.ones(1, 2))).sum().backward()
+        output = double(layer(torch.ones(1, 2)))
+        output.backward(torch.ones(1, 2))
         optimizer.step()
 
     step()
@@ -177,9 +189,18 @@ REAL = """
     # Whoever compiles has the compiler, which knows what it was not there for.
     compiled = torch.compile(lambda x: double(x + 1) - 1, backend="eager")
     assert compiled(torch.ones(1)).item() == 3
-    assert "torch._dynamo" not in unread()
+    assert not unread() & {"torch._dynamo", shapes}
     assert double._torchdynamo_disable
     step()
+    from torch.distributed.tensor import _collective_utils, _decompositions
+
+    real = sys.modules[shapes]
+    name = "GuardOnDataDependentSymNode"
+    assert getattr(_decompositions, name) is getattr(real, name)
+    assert issubclass(getattr(real, name), RuntimeError)
+    assert _collective_utils.guard_or_false(True)
+    assert real.sym_eq((1, 2), (1, 2)) and not deferral._equal_sizes((1, 2), (1, 3))
+    assert not deferral._equal_sizes((1,), (1, 3)) and deferral._equal_sizes([1], [1])
 
     from transformers.loss.loss_for_object_detection import linear_sum_assignment
 
