@@ -75,6 +75,14 @@ def one_vocabulary() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """Nothing is waited for until it is on the disk: whether it would outlive a power cut is for
+    the tests that fail it there (tests/disk, tests/faults/disk.py). A run asks thirty times."""
+    with mock.patch.object(os, "fsync", lambda _: None):
+        yield
+
+
 @pytest.fixture(autouse=True, scope="module")
 def only_what_is_new_is_searched() -> None:
     """Takes what is there out of the search for garbage. Every run begins with such a search, and

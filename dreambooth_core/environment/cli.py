@@ -165,12 +165,12 @@ def _demo(layout: Layout, arguments: Sequence[str]) -> int:
 
 
 SIDE_BY_SIDE = (
-    "--numprocesses=auto",
-    "--maxprocesses=4",
+    f"--numprocesses={min(4, (os.cpu_count() or 1) + 1)}",
     "--dist=loadfile",
     "--no-loadscope-reorder",
 )
-"""pytest runs a file on each core, in the order of tests/conftest.py; more than four would ask for
+"""pytest runs a file on each core, in the order of tests/conftest.py, and one more, as there is
+always a test that waits: for a browser, an index or a disk. More than four would ask for
 more memory than many have."""
 
 

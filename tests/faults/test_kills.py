@@ -14,10 +14,10 @@ import pytest
 @pytest.mark.skipif(os.name == "nt", reason="forks")
 def test_what_is_killed_resumes_to_the_same_bytes() -> None:
     """One in each third of a run, by each signal: SIGINT, SIGTERM, SIGKILL."""
-    command = [sys.executable, "-m", "tests.faults.kills", "--processes", "1", "--every", "23"]
+    command = [sys.executable, "-m", "tests.faults.kills", "--processes", "1", "--every", "31"]
     done = subprocess.run(
         command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"^[4-9] kills and signals, 0 lost$", done.stdout, re.MULTILINE)
+    assert re.search(r"^[3-9] kills and signals, 0 lost$", done.stdout, re.MULTILINE)
     assert all(name in done.stdout for name in ("SIGINT", "SIGTERM", "SIGKILL"))
