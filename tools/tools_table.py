@@ -27,7 +27,7 @@ from dreambooth_core.formats.checkpoints.folder import write_folder
 from dreambooth_core.formats.checkpoints.single_write import write_single_file
 from tests.helpers.adapters import adapter_for
 from tests.helpers.family_adapters import family_adapter, native_file
-from tests.helpers.host_files import FP8, as_fp8, write_gguf, write_split
+from tests.helpers.host_files import as_fp8, write_gguf, write_split
 from tests.helpers.reduced_models import reduced_parts
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))  # where pytest finds the helpers, too
@@ -135,14 +135,10 @@ def _folder(family: Family, folder: Path) -> Path:
 
 
 def _stored(family: Family, folder: Path, scaled: str | None) -> Path:
-    path = folder / "fp8.safetensors"
-    tensors = storage.read_tensors(base_of(family, folder))
-    if names_of(family.names or family.name) is None:
-        storage.write_tensors(
-            path, {k: t.to(FP8) if k.startswith(PREFIX) else t for k, t in tensors.items()}
-        )
-        return path
-    storage.write_tensors(path, as_fp8(tensors, scaled))
+    path, whole = folder / "fp8.safetensors", base_of(family, folder)
+    tensors = storage.read_tensors(whole)
+    unet = {key: tensor for key, tensor in tensors.items() if key.startswith(PREFIX)}
+    storage.write_tensors(path, tensors | as_fp8(unet, scaled), storage.read_metadata(whole))
     return path
 
 

@@ -22,11 +22,9 @@ from dreambooth_core.formats import folders, gguf, storage
 from dreambooth_core.formats.adapters.naming import TRANSFORMER
 from dreambooth_core.formats.checkpoints.folder_layout import read_weights
 from dreambooth_core.formats.checkpoints.pieces import gguf_pieces
+from dreambooth_core.formats.eight_bits import MARKS, is_fp8, scale_of, scaled
 from dreambooth_core.formats.transformer_files import ADVICE, family_of, quantised_by
 
-_SCALES = (".scale_weight", ".weight_scale")
-_MARKS = (*_SCALES, ".scale_input", ".input_scale", ".comfy_quant")
-"""What stands beside a weight in 8 bits, and means nothing beside one in full."""
 _KINDS = ("weight", "bias")
 
 
@@ -71,22 +69,25 @@ class Denoiser:
             made = _halves(tensor) if place.swapped else tensor
             if place.first is not None:
                 whole = self._whole(place.key, result[place.key])
-                in_bits = self.raw[place.key].dtype.itemsize == 1
+                in_bits = is_fp8(self.raw[place.key].dtype)
                 wide = torch.promote_types(whole.dtype, made.dtype)
                 whole = whole.to(made.dtype if in_bits else wide)
                 whole[place.first : place.first + made.shape[0]] = made
                 made = whole
             result[place.key] = made
         for key, tensor in result.items():
-            if dtype is not None and tensor.is_floating_point() and not key.endswith(_MARKS):
+            if dtype is not None and tensor.is_floating_point() and not MARKS.search(key):
                 own = tensor is self.raw[key]
                 result[key] = (self._whole(key, tensor) if own else tensor).to(dtype)
-        for key, before in self.raw.items():
-            base, _, kind = key.rpartition(".")
-            if kind == "weight" and result[key] is not before:
-                for end in _MARKS:
-                    result.pop(f"{base}{end}", None)
-        return result
+        full = {
+            key.removesuffix(".weight")
+            for key, before in self.raw.items()
+            if key.endswith(".weight") and result[key] is not before
+        }
+        beside = {key: key.rpartition(".")[0] for key in result if MARKS.search(key)}
+        if not any(is_fp8(each.dtype) for key, each in result.items() if key not in beside):
+            full.update(beside.values())  # the mark of the whole file too
+        return {key: tensor for key, tensor in result.items() if beside.get(key) not in full}
 
     def _whole(self, key: str, tensor: Tensor) -> Tensor:
         """A tensor that may be written into: what was read is copied, in full precision."""
@@ -147,7 +148,7 @@ def read_denoiser(path: Path) -> Denoiser:
     if found is None:
         raise UserError("these are the weights of no known diffusion transformer", where=path)
     names, layers = found
-    if any(tensor.is_floating_point() and tensor.dtype.itemsize == 1 for tensor in raw.values()):
+    if any(is_fp8(tensor.dtype) for tensor in raw.values()):
         stored = "fp8"
     made = Denoiser(names, {}, raw, stored)
     for key, tensor in raw.items():
@@ -186,11 +187,10 @@ def _plain(raw: Mapping[str, Tensor], base: str, tensor: Tensor) -> Tensor:
             f"{base} is quantised to {str(tensor.dtype).removeprefix('torch.')}",
             do="Use the model in bf16, fp16 or fp8.",
         )
-    scale = next((raw[f"{base}{end}"] for end in _SCALES if f"{base}{end}" in raw), None)
-    full = tensor.to(torch.bfloat16)
+    scale = scale_of(f"{base}.weight", raw)
     if scale is None:
-        return full
-    return full.float() * scale.float().reshape(scale.shape + (1,) * (full.dim() - scale.dim()))
+        return tensor.to(torch.bfloat16)
+    return scaled(tensor, raw[scale])
 
 
 def _halves(tensor: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor
 from dreambooth_core.disk.reading import open_regular
 from dreambooth_core.errors import Unsupported
 from dreambooth_core.formats import gguf
+from dreambooth_core.formats.eight_bits import MARKS, is_fp8, scale_of, scaled
 from dreambooth_core.formats.storage import DTYPES, Stored, read_header, read_tensors
 from dreambooth_core.formats.transformer_files import ADVICE, quantised_by
 
@@ -27,14 +28,8 @@ _PREFIX = re.compile(
 )
 _BESIDE = re.compile(r"text_encoders\.[^.]+\.(?!transformer\.)")
 """What stands beside a text encoder and is no part of it, such as CLIP's logit scale."""
-_SCALES = (".scale_weight", ".weight_scale")
-"""ComfyUI's factor of an 8-bit weight; the older name and the newer."""
-_MARKS = re.compile(
-    r"(^|\.)(scaled_fp8|scale_input|input_scale|scale_weight|weight_scale|comfy_quant)$"
-)
 _AT_ONCE = 16
 """8-bit weights between two openings of their file."""
-_FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 
 
 @dataclass(frozen=True)
@@ -69,7 +64,7 @@ class Piece:
 
     def tensors(self) -> dict[str, Tensor]:
         """The weights, all in :attr:`dtype`."""
-        if any(DTYPES[entry.dtype] in _FP8 for entry in self.entries.values()):
+        if any(is_fp8(DTYPES[entry.dtype]) for entry in self.entries.values()):
             return self._widened()
         dtype, prefix = self.dtype, self.prefix
         found = read_tensors(self.path, [prefix + name for name in self.entries])
@@ -87,8 +82,7 @@ class Piece:
             for name in some:
                 value = found[self.prefix + name]
                 if name in self.scales:
-                    scale = found[self.scales[name]].float()
-                    value = value.float() * scale.reshape(scale.shape + (1,) * (2 - scale.dim()))
+                    value = scaled(value, found[self.scales[name]])
                 cast = _cast(value, self.dtype)
                 result[name] = cast.clone() if cast is value else cast
         return result
@@ -134,7 +128,7 @@ def pieces_of(path: Path) -> list[Piece]:
         )
     groups: dict[str, dict[str, Stored]] = {}
     for name, entry in header.tensors.items():
-        if _MARKS.search(name) or _BESIDE.match(name):
+        if MARKS.search(name) or _BESIDE.match(name):
             continue
         match = _PREFIX.match(name)
         prefix = match[0] if match else ""
@@ -160,14 +154,10 @@ def _scales(
     prefix: str, entries: Mapping[str, Stored], every: Mapping[str, Stored]
 ) -> Iterator[tuple[str, str]]:
     for name, entry in entries.items():
-        if not name.endswith(".weight") or DTYPES[entry.dtype] not in _FP8:
-            continue
-        for end in _SCALES:
-            scale = f"{prefix}{name.removesuffix('.weight')}{end}"
-            if scale in every:
-                yield name, scale
-                break
+        scale = scale_of(prefix + name, every) if is_fp8(DTYPES[entry.dtype]) else None
+        if scale is not None:
+            yield name, scale
 
 
 def _read_as(dtype: torch.dtype) -> torch.dtype:
-    return torch.bfloat16 if dtype in _FP8 else dtype
+    return torch.bfloat16 if is_fp8(dtype) else dtype

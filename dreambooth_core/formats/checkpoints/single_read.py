@@ -21,6 +21,7 @@ from dreambooth_core.formats.checkpoints import (
 from dreambooth_core.formats.checkpoints.config_rules import check_scheduler
 from dreambooth_core.formats.checkpoints.parts import ModelParts, check_complete
 from dreambooth_core.formats.checkpoints.single_components import Reading, components_of
+from dreambooth_core.formats.eight_bits import in_full
 
 OWN_KEY = "dreambooth.model"
 """Metadata key under which our own files keep the configurations that shapes cannot tell."""
@@ -99,7 +100,8 @@ def read_single_file(
 
 
 def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str], int | None]:
-    """All tensors of a file, its metadata, and the training steps that a pickle may name."""
+    """All tensors of a file, its metadata, and the training steps that a pickle may name. What a
+    safetensors file has in 8 bits is read as fp16."""
     if folders.is_folder(path):
         raise UserError("this is a folder, not a file", where=path)
     foreign = detect.foreign(path)
@@ -108,7 +110,7 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str], i
     if pickles.is_pickle(path):
         loaded = pickles.read_pickle(path)
         return loaded.tensors, loaded.metadata, loaded.global_step
-    return storage.read_tensors(path), storage.read_metadata(path), None
+    return in_full(storage.read_tensors(path)), storage.read_metadata(path), None
 
 
 def _own(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
