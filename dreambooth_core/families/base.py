@@ -288,7 +288,11 @@ class Family(ABC):
 
     @abstractmethod
     def latent_shape(self, configs: Configs, height: int, width: int) -> tuple[int, ...]:
-        """Shape of one image's latents ``(channels, …)`` for a size in pixels."""
+        """Shape of one image's latents ``(channels, …)`` for a size in pixels.
+
+        Raises:
+            UserError: this denoiser has no room for an image of that size.
+        """
 
     # Text
 

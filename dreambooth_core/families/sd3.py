@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Components, Configs, SizeInfo
 from dreambooth_core.families.hosts import HostFiles, Tensors, count, flow_scheduler
 from dreambooth_core.families.names.sd3 import NAMES
@@ -102,6 +103,20 @@ class StableDiffusion3(TransformerFamily):
         "transformer": rf"\.(attn2?\.({JOINT_ATTENTION})|{FEED_FORWARD})$",
         "all": r"\.(attn|attn2|ff|ff_context|norm1|norm1_context)\.",
     }
+
+    def latent_shape(self, configs: Configs, height: int, width: int) -> tuple[int, ...]:
+        """Raises ``UserError`` for a side that is longer than its table of places."""
+        config = configs["transformer"]
+        step = int(config["patch_size"]) * self.latent_scale(configs["vae"])
+        most = int(config["pos_embed_max_size"]) * step
+        if max(height, width) > most:
+            raise UserError(
+                f"this {self.label} takes no image of {width} x {height} pixels: a side has at "
+                f"most {most}",
+                where="data.resolution",
+                do=f"Set {most} or less.",
+            )
+        return super().latent_shape(configs, height, width)
 
     def native_size(self, configs: Configs) -> int:
         return int(configs["transformer"]["sample_size"]) * self.latent_scale(configs["vae"])

@@ -25,7 +25,7 @@ from dreambooth_core.data.plan import BatchPlan, Size
 from dreambooth_core.data.prior import ClassImages
 from dreambooth_core.devices import choose_device, make_precision
 from dreambooth_core.errors import UserError
-from dreambooth_core.families.base import Components, Family
+from dreambooth_core.families.base import Components
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.methods.base import Trainable, method_for
 from dreambooth_core.methods.quantized import require_package
@@ -119,7 +119,7 @@ def decide(
         for concept in concepts
         if config.prior.makes_images
     }
-    refuse_for_family(config, parts.family, [entry.size for entry in items.entries])
+    refuse_for_family(config, parts, [entry.size for entry in items.entries])
     trainables = _attach(config, parts, items, precision.trained)
     groups = parameter_groups(config, trainables, count)
     try_out(config.optim, groups, None if elsewhere else device)
@@ -149,8 +149,9 @@ def told_captions(parts: Components, items: Items) -> dict[str, dict[str, Any]]:
     }
 
 
-def refuse_for_family(config: TrainConfig, family: Family, sizes: Iterable[Size]) -> None:
-    """Raises ``UserError`` for what a base of this family cannot do."""
+def refuse_for_family(config: TrainConfig, parts: Components, sizes: Iterable[Size]) -> None:
+    """Raises ``UserError`` for what a base of this family, and of this size, cannot do."""
+    family = parts.family
     method = METHODS[config.method.kind]
     if not family.trains_text and (config.method.train_text_encoder or method.learns_token):
         raise UserError(
@@ -159,7 +160,7 @@ def refuse_for_family(config: TrainConfig, family: Family, sizes: Iterable[Size]
             do="Choose another method." if method.learns_token else "Switch it off.",
         )
     step = family.size_step
-    for height, width in sizes:
+    for height, width in dict.fromkeys(sizes):
         if height % step or width % step:
             raise UserError(
                 f"{family.label} takes images whose sides are multiples of {step}, "
@@ -167,6 +168,7 @@ def refuse_for_family(config: TrainConfig, family: Family, sizes: Iterable[Size]
                 where="data.resolution" if height == width else "data.bucket_reso_steps",
                 do=f"Choose a multiple of {step}.",
             )
+        family.latent_shape(parts.configs, height, width)
 
 
 def parameter_groups(

@@ -39,6 +39,10 @@ def sampling_settings(
             where="validation.size",
             do=f"Try {round(height / 64) * 64 or 64}.",
         )
+    try:
+        parts.family.latent_shape(parts.configs, height, width)
+    except UserError as error:
+        raise UserError(error.what, where="validation.size", do=error.do) from error
     return SamplingSettings(
         steps=options.num_inference_steps,
         guidance=options.guidance_scale,

@@ -9,6 +9,15 @@ import torch
 from families.flow_proofs import PROMPT, Bench, batch_parity, call_parity, overfit, trained_loss
 from helpers import flow_bases
 
+from dreambooth_core.errors import UserError
+from dreambooth_core.families.loading import load_base
+from dreambooth_core.families.options import BaseOptions
+from dreambooth_core.methods.options import MethodOptions
+from dreambooth_core.options import TrainConfig
+from dreambooth_core.options.run import ValidationOptions
+from dreambooth_core.trainer.decide import refuse_for_family
+from dreambooth_core.trainer.validation import sampling_settings
+
 TOKENS = 16
 
 
@@ -48,3 +57,15 @@ def test_the_loss_is_that_of_the_published_convention(benches: dict[str, Bench])
             (1 - s) * x0 + s * noise, embeds, pooled, torch.tensor([300.0])
         ).sample
     assert loss == pytest.approx(float((answer - (noise - x0)).square().mean()), rel=1e-5)
+
+
+def test_an_image_beyond_the_table_of_places_is_refused(benches: dict[str, Bench]) -> None:
+    """Before anything is read: 24 places of 16 pixels."""
+    parts = load_base(BaseOptions(model=str(benches["3"].folder)), weights=False)
+    config = TrainConfig(method=MethodOptions(train_text_encoder=False))
+    refuse_for_family(config, parts, [(384, 384), (384, 64)])
+    with pytest.raises(UserError, match="no image of 400 x 64 pixels: a side has at most 384"):
+        refuse_for_family(config, parts, [(384, 384), (64, 400)])
+    with pytest.raises(UserError, match="a side has at most 384") as refused:
+        sampling_settings(ValidationOptions(size=512), parts, (64, 64))
+    assert refused.value.where == "validation.size"

@@ -192,7 +192,8 @@ def _folders(name: str) -> Iterator[Case]:
             return options
 
         yield _case(f"{name}: a folder without its {part}", lacking)
-    for resolution in (24, 72, 100):
+    # Stable Diffusion 3 has a table of places, here of 24 x 16 px.
+    for resolution in (24, 72, 100, *([400] if name == "sd3" else [])):
         yield _case(
             f"{name}: images of {resolution} px",
             lambda place: _folder(place, name),
