@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import runs as sessions
+from helpers.observed import observe
 from helpers.runs import config_for, folder_for, losses, train
 from torch import nn
 from torch.utils._pytree import tree_leaves
@@ -140,14 +141,14 @@ def test_an_attention_that_cannot_run_is_refused(
 
 @pytest.mark.parametrize("method", ["lora", "textual_inversion", "full"])
 def test_gradient_checkpointing_changes_memory_not_losses(
-    base: Path, pictures: Path, tmp_path: Path, training_of: dict[str, Any], method: str
+    base: Path, pictures: Path, tmp_path: Path, method: str
 ) -> None:
     changes: dict[str, Any] = {"method__kind": method, "run__steps": 2}
     plain = losses(train(config_for(base, pictures, tmp_path, **changes)))
     changes |= {"memory__gradient_checkpointing": "true", "run__name": "checkpointed"}
-    again = losses(train(config_for(base, pictures, tmp_path, **changes)))
-    assert again == pytest.approx(plain, rel=1e-4)
-    parts = training_of["training"].parts
+    again = observe(config_for(base, pictures, tmp_path, **changes))
+    assert losses(again.folder) == pytest.approx(plain, rel=1e-4)
+    parts = again.training.parts
     assert parts.denoiser.is_gradient_checkpointing
     assert parts.text_encoders[0].is_gradient_checkpointing == (method == "textual_inversion")
 

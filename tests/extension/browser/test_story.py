@@ -1,4 +1,5 @@
-"""The tab from the first picture to a merged adapter, as a person clicks it."""
+"""The tab from the first picture to a merged adapter, as a person clicks it; on the way a run is
+resumed, and a model converted."""
 
 from __future__ import annotations
 
@@ -8,12 +9,17 @@ from typing import TYPE_CHECKING
 from helpers.engine_environment import ROOT
 from selenium.webdriver.common.keys import Keys
 
+from dreambooth_core.commands.main import main
+from dreambooth_core.formats.detect import identify
+
 if TYPE_CHECKING:
     from .conftest import Server
     from .driving import Browser
 
 STAR = ROOT / "dreambooth_core" / "assets" / "demo" / "star"
+NAME = "star & <b>moon</b>"
 PANEL = "return document.querySelector('#dreambooth_live .db-live')?.dataset"
+KEPT = "return sessionStorage.getItem('dreambooth.form')"
 
 
 # Read in one go: the panel is drawn anew each second.
@@ -58,7 +64,7 @@ def mark_wrong_value(browser: Browser) -> None:
 
 def train_and_come_back(browser: Browser, server: Server) -> None:
     """Progress is live; reloading the page or Reload UI loses nothing."""
-    browser.write("#dreambooth_run_name", "star & <b>moon</b>")
+    browser.write("#dreambooth_run_name", NAME)
     browser.press("#dreambooth_train")
     browser.until(lambda: state(browser) == "running" and step(browser) > 3, "progress")
     assert browser.script("return document.querySelector('#dreambooth_live .db-calm') !== null")
@@ -87,6 +93,53 @@ def use_result(browser: Browser, server: Server) -> str:
     assert "sks" in prompt
     browser.show()
     return name
+
+
+def resume(browser: Browser) -> None:
+    """A page that is loaded again has what was in it, one that is opened anew an empty form: the
+    run's settings fill it, and the run resumes."""
+    done = step(browser)
+    browser.set("run.steps", "4321")
+    browser.until(lambda: "4321" in str(browser.script(KEPT)), "the form to be kept")
+    browser.refresh()
+    browser.until(lambda: browser.value("#dreambooth_field_run_steps") == "4321", "the steps")
+    browser.until(lambda: browser.value("#dreambooth_run_name") == NAME, "the name")
+    assert browser.value("#dreambooth_field_concepts_0_instance_prompt") == "a photo of a sks star"
+    browser.reads("#dreambooth_pictures_0", "5")
+    browser.script("sessionStorage.clear()")
+    browser.refresh()
+    browser.until(lambda: browser.value("#dreambooth_field_run_steps") == "500", "the preset")
+    browser.script("dreambooth.page(3)")
+    browser.press("#dreambooth_runs [data-choose]")
+    browser.until(lambda: browser.find("#dreambooth_run_resume").is_displayed(), "its buttons")
+    kill = "return document.querySelector('#dreambooth_run_kill')?.offsetParent == null"
+    assert browser.script(kill), "a stopped run has no process to end"
+    browser.press("#dreambooth_run_settings")
+    browser.until(lambda: browser.value("#dreambooth_field_run_steps") == "4000", "its settings")
+    assert browser.value("#dreambooth_field_concepts_0_instance_prompt") == "a photo of a sks star"
+    browser.script("dreambooth.page(3)")
+    browser.press("#dreambooth_run_resume")
+    browser.reads("#dreambooth_runs_said", "resumes")
+    browser.script("dreambooth.page(0)")
+    browser.until(lambda: state(browser) == "running" and step(browser) > done, "more steps")
+    browser.press("#dreambooth_stop")
+    browser.until(lambda: state(browser) == "stopped", "the end")
+
+
+def convert(browser: Browser, server: Server) -> None:
+    """A checkpoint becomes a diffusers folder, away from where the host would list its parts."""
+    models = server.data / "models" / "Stable-diffusion"
+    pocket = ROOT / "dreambooth_core" / "assets" / "pocket"
+    assert main(["convert", str(pocket), str(models / "pocket.safetensors")]) == 0
+    browser.script("dreambooth.page(2)")
+    source = str(models / "pocket.safetensors")
+    browser.write("#dreambooth_model_convert_source", source, Keys.ENTER)
+    browser.write("#dreambooth_model_convert_target", "unpacked/")
+    browser.press("#dreambooth_model_convert")
+    folder = server.runs.parent / "models" / "unpacked"
+    browser.until(folder.is_dir, "the folder")
+    browser.reads("#dreambooth_tasks_models", "done")
+    assert identify(folder).family == "sd1"
 
 
 def merge(browser: Browser, server: Server, name: str) -> Path:
@@ -136,8 +189,10 @@ def test_from_pictures_to_a_merged_adapter(browser: Browser, server: Server) -> 
     mark_wrong_value(browser)
     train_and_come_back(browser, server)
     name = use_result(browser, server)
+    resume(browser)
     merged = merge(browser, server, name)
     assert merged.is_file()
+    convert(browser, server)
     show_evaluation(browser, server)
     delete(browser, server)
     assert merged.is_file()
