@@ -13,18 +13,17 @@ from pathlib import Path
 from dreambooth_core.jobs import RunFolder
 
 ROOT = Path(__file__).parents[2]
-EACH = """
-import os, sys
+BOTH = """
+import importlib, os, sys
 from pathlib import Path
 from unittest import mock
+from dreambooth_core.deferral import load_libraries
 from dreambooth_core.jobs import RunFolder
 from dreambooth_core.devices import is_sharded
 from dreambooth_core.trainer import train
 from dreambooth_core.trainer.train import Training
 from dreambooth_core.worker import supervise
 from tests.helpers.runs import bare
-
-codes, shard = [], train.shard
 
 def noting(parts, *rest, **options):
     shards = shard(parts, *rest, **options)
@@ -34,23 +33,35 @@ def noting(parts, *rest, **options):
     Path(folder, "held-" + os.environ["RANK"]).write_text(str(share))
     return shards
 
-backward = Training.backward
-
 def dying(self, step):
     if step == 1 and os.environ["RANK"] == "1" and Path(folder, "dies").exists():
         os._exit(9)
     return backward(self, step)
 
+codes, shard, backward = [], train.shard, Training.backward
+second, ranks, places = 0, sys.argv[1], sys.argv[2:]
+if ranks == "both":
+    load_libraries()
+    for name in ("diffusers.models.unets.unet_2d_condition", "torch._dynamo", "peft.tuners.lora",
+                 "transformers.models.clip.modeling_clip", "torch.distributed.fsdp"):
+        importlib.import_module(name)
+    second = os.fork()
+    ranks = "0" if second else "1"
+os.environ["RANK"] = os.environ["LOCAL_RANK"] = ranks
 noted = mock.patch.object(train, "shard", noting)
 with bare(), noted, mock.patch.object(Training, "backward", dying):
-    for place in sys.argv[1:]:
+    for place in places:
         os.environ["MASTER_PORT"], _, folder = place.partition(":")
         codes.append(supervise(RunFolder(Path(folder))))
+if second:
+    _, how = os.waitpid(second, 0)
+    print("second", os.waitstatus_to_exitcode(how))
 sys.exit(max(codes))
 """
-"""What each process does: one run after another, each group at a port of its own. Beside a run is
-told what part of a sharded denoiser the process holds; one that has a file "dies" loses its second
-process at the second step."""
+"""What two processes do: one run after another, each group at a port of its own. Where processes
+can be forked the second is, once all is imported. Beside a run is told what part of a sharded
+denoiser the process holds; one that has a file "dies" loses its second process at the second
+step."""
 
 
 def train_in_two(folders: Sequence[RunFolder]) -> list[int]:
@@ -58,13 +69,17 @@ def train_in_two(folders: Sequence[RunFolder]) -> list[int]:
     the exit codes of the two."""
     numbered = zip(ports(len(folders)), folders, strict=True)
     places = [f"{port}:{folder.path}" for port, folder in numbered]
+    environ = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     started = []
-    for rank in range(2):
-        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-        environ = {**os.environ, **place, "MASTER_ADDR": "127.0.0.1"}
-        command = [sys.executable, "-c", EACH, *places]
-        started.append(subprocess.Popen(command, cwd=ROOT, env=environ))
-    return [process.wait(900) for process in started]
+    for ranks in ["both"] if hasattr(os, "fork") else ["0", "1"]:
+        command = [sys.executable, "-c", BOTH, ranks, *places]
+        started.append(
+            subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, text=True)
+        )
+    said = [process.communicate(timeout=900)[0] for process in started]
+    codes = [process.returncode for process in started]
+    told = [int(line.split()[1]) for line in said[0].splitlines() if line.startswith("second ")]
+    return [*codes, *told]
 
 
 def ports(count: int) -> list[int]:

@@ -1,6 +1,6 @@
 """Every route against every payload, under both hosts' fastapi and pydantic.
 
-Each host gets another fifth of the attacks. All of them: ``ATTACKS=all python -m pytest -s
+Each host gets another eighth of the attacks. All of them: ``ATTACKS=all python -m pytest -s
 tests/extension/api/test_attacks.py``, which prints the counts.
 """
 
@@ -25,7 +25,7 @@ CLASSES = {
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_no_attack_gets_through(host: str, tmp_path: Path) -> None:
-    share = [] if os.environ.get("ATTACKS") == "all" else ["5", str(HOSTS.index(host))]
+    share = [] if os.environ.get("ATTACKS") == "all" else ["8", str(HOSTS.index(host))]
     script = Path(__file__).with_name("attacks.py")
     done = subprocess.run(
         [str(python_of(host)), str(script), str(ROOT), str(tmp_path / "host"), *share],
@@ -41,5 +41,5 @@ def test_no_attack_gets_through(host: str, tmp_path: Path) -> None:
     for kind, score in classes.items():
         print(f"{host} {kind}: {score['tried']} tried, {len(score['through'])} got through")
     assert set(classes) == CLASSES
-    assert told["routes"] >= 44 and sum(score["tried"] for score in classes.values()) > 2000
+    assert told["routes"] >= 44 and sum(score["tried"] for score in classes.values()) > 1200
     assert [words for score in classes.values() for words in score["through"]] == []
