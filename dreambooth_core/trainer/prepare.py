@@ -36,7 +36,7 @@ from dreambooth_core.data.prior import (
 )
 from dreambooth_core.devices import Precision, make_precision
 from dreambooth_core.errors import Stopped, UserError
-from dreambooth_core.families.base import Components
+from dreambooth_core.families.base import Components, config_of
 from dreambooth_core.families.sampling import SamplingSettings, generate
 from dreambooth_core.families.sd import SCHEDULERS
 from dreambooth_core.formats.fingerprint import fingerprint
@@ -57,6 +57,8 @@ CLASS_FOLDER = ".class_images"
 """Where class images are kept beside the runs: a dot, so that it is not taken for a run."""
 TEXT_CACHE_LIMIT = 256 * 1024 * 1024
 """Bytes of kept embeddings in memory; with shuffled tags there is no end of captions."""
+NO_MEANING = frozenset({"architectures", "dtype", "torch_dtype", "transformers_version"})
+"""What a text encoder's configuration says without changing what a caption becomes."""
 
 
 def class_images(config: TrainConfig, concept: Concept, base_fingerprint: str) -> ClassImages:
@@ -251,10 +253,9 @@ class Preparation:
         if stay:
             return None
         streams = [self.place.streaming(name) for name in parts.text_models]
-        settings = (str(parts.clip_skip), str(parts.max_prompt_chunks))
         cache = TextCache(
             lambda captions: encode_each(parts, captions),
-            fingerprint(*parts.text_encoders, also=settings),
+            text_fingerprint(parts),
             self._store("captions", TEXT_CACHE_LIMIT),
         )
         captions = [items.all_captions() for items in images if items is not None]
@@ -333,6 +334,18 @@ class Preparation:
             self.reporter.emit("progress", stage=stage, step=before + done, steps=steps)
 
         return tell
+
+
+def text_fingerprint(parts: Components) -> str:
+    """Differs where a caption is encoded in another way: by other weights, or by the same ones with
+    other settings (Z-Image and Flux.2 Klein 4B read different layers of one Qwen3)."""
+    configs = [
+        {name: value for name, value in config_of(encoder).items() if name not in NO_MEANING}
+        for encoder in parts.text_encoders
+    ]
+    told = json.dumps(configs, sort_keys=True, default=str)
+    settings = (parts.family.name, told, str(parts.clip_skip), str(parts.max_prompt_chunks))
+    return fingerprint(*parts.text_encoders, also=settings)
 
 
 def encode_each(parts: Components, captions: Sequence[str]) -> list[dict[str, Tensor]]:

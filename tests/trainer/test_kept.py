@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from dreambooth_core.jobs import Event, RunFolder
 from dreambooth_core.trainer import run as runs
 from dreambooth_core.trainer import train as trains
 from dreambooth_core.trainer.kept import Kept
+from dreambooth_core.trainer.prepare import text_fingerprint
 
 CPU = torch.device("cpu")
 Keep = Callable[..., Kept]
@@ -187,3 +189,18 @@ def test_nothing_is_kept_where_memory_is_short(
 ) -> None:
     monkeypatch.setattr("dreambooth_core.memory.wanted.LEAST", 1.0)
     assert taken(keep(), own) is None
+
+
+def test_captions_are_told_apart_by_how_they_are_encoded(base: Path) -> None:
+    """The same text encoder may be read otherwise: by another family, or another activation."""
+    parts = load_base(BaseOptions(model=str(base)))
+    mark = text_fingerprint(parts)
+    assert text_fingerprint(load_base(BaseOptions(model=str(base)))) == mark
+    other = copy(parts.family)
+    other.name = "another"
+    assert text_fingerprint(replace(parts, family=other)) != mark
+    config = parts.text_encoders[0].config
+    config.transformers_version = "another"
+    assert text_fingerprint(parts) == mark
+    config.hidden_act = "gelu_new"
+    assert text_fingerprint(parts) != mark
