@@ -5,7 +5,7 @@ gives it, and the scheduler would get the same back. Overfitting does not see a 
 time (0.08 to 0.25); this does. ``overfit``: trained on one latent and one prompt by our objective,
 sampled by diffusers, the latent comes back. ``trained_loss`` is for a comparison with a direct
 computation, which each family's test writes itself: where the calls and the loss are the published
-ones, overfitting follows, and is tried of one family of each kind, of the others with ``--long``.
+ones, overfitting follows, and is tried of one family, of the others with ``--long``.
 """
 
 from __future__ import annotations

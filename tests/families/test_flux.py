@@ -49,7 +49,8 @@ def test_a_guidance_in_training_is_for_bases_that_are_told_one(benches: dict[str
         assert caught.value.where == "base.guidance"
 
 
-@pytest.mark.parametrize("kind", ["dev", pytest.param("chroma", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["dev", "chroma"])
 def test_a_latent_that_was_trained_is_sampled_by_diffusers(
     benches: dict[str, Bench], kind: str
 ) -> None:

@@ -52,9 +52,8 @@ def test_batches_of_unequal_prompts(bench: proofs.Bench) -> None:
     assert proofs.batch_parity(bench) < 1e-5
 
 
-@pytest.mark.parametrize(
-    "bench", ["klein", pytest.param("dev", marks=pytest.mark.long)], indirect=True
-)
+@pytest.mark.long
+@pytest.mark.parametrize("bench", ["klein", "dev"], indirect=True)
 def test_overfit(bench: proofs.Bench) -> None:
     steps = 200 if bench.tokens == TOKENS["dev"] else 250
     assert proofs.overfit(bench, steps=steps) < 0.15

@@ -167,6 +167,7 @@ def test_a_prompt_that_is_too_long_is_refused(bench: proofs.Bench) -> None:
         parts.family.encode(parts, [f"{proofs.PROMPT} twice"])
 
 
+@pytest.mark.long
 def test_overfit(bench: proofs.Bench) -> None:
     """Uniformly: of so small an image the noise with which sampling begins is hardly ever drawn."""
     options = ObjectiveOptions(timestep_bias="none", shift="none")

@@ -47,6 +47,7 @@ def test_batches_of_unequal_prompts(bench: proofs.Bench) -> None:
     assert proofs.batch_parity(bench, height=SIZE, width=384) < 1e-5
 
 
+@pytest.mark.long
 def test_overfit(bench: proofs.Bench) -> None:
     """By its own sampler."""
     own = proofs.Bench(bench.folder, CALL, TOKENS)

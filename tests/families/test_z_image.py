@@ -19,6 +19,7 @@ def test_the_denoiser_gets_what_the_pipeline_gives_it(bench: Bench) -> None:
     assert batch_parity(bench) < 1e-5
 
 
+@pytest.mark.long
 def test_a_latent_that_was_trained_is_sampled_by_diffusers(bench: Bench) -> None:
     assert overfit(bench, steps=150) < 0.15
 
