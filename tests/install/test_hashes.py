@@ -55,10 +55,16 @@ def knows(clone: Clone, wheel: Path) -> None:
     table.write_text("# made here\n" + "\n".join(lines) + "\n", encoding="utf-8")
 
 
-def test_an_altered_package_is_refused_with_one_line(own: Clone) -> None:
+def test_an_altered_package_is_refused_with_one_line(own: Clone, tmp_path: Path) -> None:
+    """And a program that reads the progress is told the same."""
     tiny_wheel(own.wheels, "tinytwo", "1.0", "print('not from its author')")
-    done = own.install("--torch", "none")
+    file = tmp_path / "progress.jsonl"
+    done = own.install("build", "--torch", "none", "--progress-file", str(file))
     assert done.returncode == 1
+    events = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    assert [e["number"] for e in events if e["kind"] == "step"] == [1, 2]
+    assert events[-1]["kind"] == "end" and events[-1]["ok"] is False
+    assert events[-1]["text"] == done.stderr.strip()
     assert "tinytwo==1.0 is not the file that the lock names" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert own.leftovers() == []

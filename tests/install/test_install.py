@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -162,16 +161,6 @@ def test_a_folder_of_somebody_else_is_not_replaced(clone: Clone) -> None:
     assert done.returncode == 2
     assert "not an environment that install.py made" in done.stderr
     assert (clone.home / "thesis.tex").read_text(encoding="utf-8") == "years"
-
-
-def test_progress_for_programs(clone: Clone, tmp_path: Path) -> None:
-    clone.lock("tinyone==9.9")
-    file = tmp_path / "progress.jsonl"
-    done = clone.install("build", "--torch", "none", "--progress-file", str(file))
-    events = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    assert [e["number"] for e in events if e["kind"] == "step"] == [1, 2]
-    assert events[-1]["kind"] == "end" and events[-1]["ok"] is False
-    assert events[-1]["text"] == done.stderr.strip()
 
 
 @pytest.fixture

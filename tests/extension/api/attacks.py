@@ -495,7 +495,8 @@ def replaced(request: Request, **changes: Any) -> Request:
 
 def main() -> None:
     suite = Suite(*map(int, sys.argv[3:5]))
-    suite.run()
+    with suite.client:  # else each request starts a thread
+        suite.run()
     print(
         "ATTACKED"
         + json.dumps(

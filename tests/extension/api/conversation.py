@@ -26,13 +26,14 @@ ADDRESS = "http://127.0.0.1:7860"
 def host() -> Any:
     """The host's app with our routes, as after a start."""
     for name in list(sys.modules):
-        if name.partition(".")[0] in ("modules", "extension"):
+        if name.partition(".")[0] == "modules":
             del sys.modules[name]
     from modules import script_callbacks
 
-    from extension import register
+    import extension
 
-    register(CLONE)
+    extension._studios.clear()  # all that it keeps from one start to the next
+    extension.register(CLONE)
     app: Any = FastAPI()
     app.tokens = {"cookie-of-somebody": "you"}
     script_callbacks.call("app_started", None, app)
@@ -46,22 +47,29 @@ def token() -> str:
 
 
 def converse(requests: list[list[Any]]) -> list[Any]:
-    client = TestClient(host(), base_url=ADDRESS)
-    shown = token()
-    answers: list[Any] = []
-    for method, path, body, *rest in requests:
-        headers = {"x-dreambooth-token": shown} | (rest[0] if rest else {})
-        headers = {key: value.replace("TOKEN", shown) for key, value in headers.items() if value}
-        content = None if body is None else body if isinstance(body, str) else json.dumps(body)
-        if content is not None:
-            headers.setdefault("content-type", "application/json")
-        sent = {k: v.encode("latin-1") for k, v in headers.items() if v != "NONE"}
-        answer = client.request(method, path, content=content, headers=sent)
-        kind = answer.headers.get("content-type", "")
-        answers.append(
-            [answer.status_code, answer.json() if "json" in kind else len(answer.content)]
-        )
-    return answers
+    with TestClient(host(), base_url=ADDRESS) as client:  # else each request starts a thread
+        shown = token()
+        return [answered(client, shown, *request) for request in requests]
+
+
+def answered(
+    client: TestClient,
+    shown: str,
+    method: str,
+    path: str,
+    body: Any,
+    more: dict[str, str] | None = None,
+) -> list[Any]:
+    """Status and content of the answer; of what is no JSON its length."""
+    headers = {"x-dreambooth-token": shown} | (more or {})
+    headers = {key: value.replace("TOKEN", shown) for key, value in headers.items() if value}
+    content = None if body is None else body if isinstance(body, str) else json.dumps(body)
+    if content is not None:
+        headers.setdefault("content-type", "application/json")
+    sent = {k: v.encode("latin-1") for k, v in headers.items() if v != "NONE"}
+    answer = client.request(method, path, content=content, headers=sent)
+    kind = answer.headers.get("content-type", "")
+    return [answer.status_code, answer.json() if "json" in kind else len(answer.content)]
 
 
 def main() -> None:
