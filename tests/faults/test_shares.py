@@ -17,17 +17,23 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SHARES = {
-    "__main__": ["--every", "101"],
+    "__main__": ["--every", "211"],
     # One in each third of a run, by each signal.
     "kills": ["--processes", "1", "--every", "31"],
-    "disk": ["--share", "4", "merge", "adapter to peft, beside others", "to a folder", "run"],
+    "disk": ["--share", "4", "merge", "adapter to peft, beside others", "run"],
 }
 """What each command is asked."""
+LARGER = {
+    "__main__": ["--every", "101"],
+    "kills": SHARES["kills"],
+    "disk": [*SHARES["disk"], "to a folder"],
+}
+"""With ``--long``."""
 BEGINS = "=== begins "
 ALL = f"""
-import importlib, sys
-for name, arguments in {SHARES!r}.items():
-    sys.argv = [name, *arguments]
+import ast, importlib, sys
+for name, arguments in ast.literal_eval(sys.argv[1]).items():
+    sys.argv[1:] = arguments
     print("{BEGINS}" + name, flush=True)
     code = importlib.import_module("tests.faults." + name).main()
     print("exit code", code, flush=True)
@@ -37,11 +43,12 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="each case is a 
 
 
 @pytest.fixture(scope="module")
-def said() -> dict[str, str]:
+def said(request: pytest.FixtureRequest) -> dict[str, str]:
     """What each command said."""
+    shares = LARGER if request.config.getoption("--long") else SHARES
     # With as many threads as there are: what is forked can compute all the same.
     given = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
-    command = [sys.executable, "-c", ALL]
+    command = [sys.executable, "-c", ALL, repr(shares)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=given, check=False)
     parts = done.stdout.split(BEGINS)[1:]
     assert len(parts) == len(SHARES), done.stdout[-4000:] + done.stderr[-4000:]
