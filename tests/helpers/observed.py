@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
 
-from helpers.runs import bare, folder_for, undecorated
+from helpers.runs import KeptBase, bare, folder_for, undecorated
 from torch import Tensor
 
 from dreambooth_core.data.plan import Slot
 from dreambooth_core.families.text import Conditioning
 from dreambooth_core.formats.storage import read_tensors
 from dreambooth_core.jobs import Event, RunFolder, read_receipt
+from dreambooth_core.methods.table import METHODS
 from dreambooth_core.objective.objective import NoisySample, Objective
 from dreambooth_core.options import TrainConfig
 from dreambooth_core.trainer import run as runs
@@ -77,8 +78,12 @@ class Observed:
         return [event for event in self.folder.events if event["kind"] == "sample"]
 
 
-def observe(config: TrainConfig, *, proven: bool = False) -> Observed:
-    """Does a whole run in this process and keeps what went through it.
+_kept = KeptBase()
+
+
+def observe(config: TrainConfig, *, proven: bool = False, fresh: bool = False) -> Observed:
+    """Does a whole run in this process and keeps what went through it. A base that the last one
+    left unchanged is not read again, and after the run is as it was before it, but for ``fresh``.
 
     Without the estimate of its memory, the picture of its losses and, unless asked for, the proof
     of its result, which take most of the time of a run as short as this.
@@ -113,6 +118,7 @@ def observe(config: TrainConfig, *, proven: bool = False) -> Observed:
         passes.append(Pass(texts[-1], drawn[-1], sample, seen, mask, found.detach().clone()))
         return found
 
+    kept = None if fresh or METHODS[config.method.kind].learns_token else _kept
     with (
         undecorated() if proven else bare(),
         mock.patch.object(Training, "train", train_),
@@ -120,5 +126,5 @@ def observe(config: TrainConfig, *, proven: bool = False) -> Observed:
         mock.patch.object(Objective, "losses", losses_),
         mock.patch.object(Samples, "conditioning", conditioning_),
     ):
-        runs.run(folder)
+        runs.run(folder, kept=kept)
     return Observed(folder, trainings[0], passes, processors)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 from unittest import mock
 
 from dreambooth_core.config.loading import dump, load
+from dreambooth_core.data.cache import MemoryStore
 from dreambooth_core.families.base import Components
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.jobs import Event, RunFolder
@@ -68,8 +70,26 @@ def _text(value: Any) -> str:
 def folder_for(config: TrainConfig) -> RunFolder:
     """A new run folder with the configuration in it."""
     folder = RunFolder.create(config.run.output, config.run.name)
-    folder.config.write_text(dump(config), encoding="utf-8")
+    _write(config, folder)
     return folder
+
+
+def _write(config: TrainConfig, folder: RunFolder) -> None:
+    text = dump(config)
+    folder.config.write_text(text, encoding="utf-8")
+    _written[text] = copy.deepcopy(config)
+
+
+_written: dict[str, TrainConfig] = {}
+"""What the configurations say that were written and not read yet, by their texts."""
+
+
+def read_quickly(schema: type[TrainConfig], **given: Any) -> TrainConfig:
+    """What :func:`load` makes of a configuration that was written here, without the tenth of
+    a short run that reading it takes; that the two are equal is for the tests of the writing."""
+    (file,) = given["files"]
+    config = _written.pop(Path(file).read_text(encoding="utf-8"), None)
+    return config or load(schema, **given)
 
 
 def training_of(config: TrainConfig, folder: RunFolder, device: str = "cpu") -> Training:
@@ -79,6 +99,15 @@ def training_of(config: TrainConfig, folder: RunFolder, device: str = "cpu") -> 
     processes = join(device)
     decision = decide_quickly(config, processes=processes)
     return Training(decision, folder, reporter, processes, asked, saver)
+
+
+class KeptBase(Kept):
+    """Keeps the base for the next run, and nothing that was encoded."""
+
+    def store(self, things: str, limit: int | None) -> MemoryStore:
+        """A cache in memory, empty as a first run's."""
+        self._before.clear()
+        return super().store(things, limit)
 
 
 _kept = Kept()
@@ -138,7 +167,9 @@ def undecorated() -> Iterator[None]:
     """Runs without the estimate of their memory and the picture of their losses, which take a
     third of the time of a short one, and decided quickly."""
     with (
+        mock.patch.object(runs, "load", read_quickly),
         mock.patch.object(runs, "decide", decide_quickly),
+        mock.patch.object(decides, "decide", decide_quickly),
         mock.patch.object(runs, "estimate_of", lambda *_: None),
         mock.patch.object(runs, "loss_chart", lambda *_: b""),
     ):
@@ -165,7 +196,7 @@ def go_on(
     changes = {"run__resume": "latest", **changes}
     overrides = [f"{key.replace('__', '.')}={_text(value)}" for key, value in changes.items()]
     config = load(TrainConfig, files=[folder.config], overrides=overrides)
-    folder.config.write_text(dump(config), encoding="utf-8")
+    _write(config, folder)
     folder.control.mark_start(folder.events.size())
     with _as_far_as(decorated, proven):
         run(folder, on_event=on_event)

@@ -48,9 +48,9 @@ def weights(training: Training) -> dict[str, Tensor]:
     return {name: parameter.detach().clone() for name, parameter in parameters(training)}
 
 
-TOLD_BY_OTHERS = ("sd2-v", "sd2-inpainting", "sdxl-inpainting")
-"""What is particular to these is told by SD2, SDXL and SD1's inpainting model: here they are tried
-with two methods, with more in test_pairs, with all by ``--long``."""
+TOLD_BY_OTHERS = set(KINDS) - {"sd1", "sdxl"}
+"""What a method finds in these is what it finds in SD1 and SDXL: here they are tried with two
+methods, with one more each in test_pairs, with all by ``--long``."""
 
 PAIRS = [
     pytest.param(kind, method, marks=[pytest.mark.long] if told else [])

@@ -146,7 +146,7 @@ def test_gradient_checkpointing_changes_memory_not_losses(
     changes: dict[str, Any] = {"method__kind": method, "run__steps": 2}
     plain = losses(train(config_for(base, pictures, tmp_path, **changes)))
     changes |= {"memory__gradient_checkpointing": "true", "run__name": "checkpointed"}
-    again = observe(config_for(base, pictures, tmp_path, **changes))
+    again = observe(config_for(base, pictures, tmp_path, **changes), fresh=True)
     assert losses(again.folder) == pytest.approx(plain, rel=1e-4)
     parts = again.training.parts
     assert parts.denoiser.is_gradient_checkpointing

@@ -1,8 +1,8 @@
 """Options together, on families and with methods that no other test puts them on.
 
-Between them the runs have every pair of family and method that ``test_families`` leaves out, and
-every pair of a group of options with a family and with a method. Each group is seen to do its
-work in each run.
+Between them the runs have every pair of a group of options with a family and with a method. Each
+group is seen to do its work in each run. Those that are tried by ``--long`` alone add no family:
+their methods are tried in ``test_families``, each option with others here.
 """
 
 from __future__ import annotations
@@ -53,10 +53,12 @@ ROWS: list[tuple[str, str, set[str]]] = [
     ("sd2", "lora", ALL),
     ("sd2-v", "lokr", ALL),
     ("sdxl", "full", ALL - {"average"} | {"fused"}),
-    ("sdxl", "pivotal", {"average", "prior"}),
     ("sd1-inpainting", "pivotal", ALL),
     ("sd2-inpainting", "textual_inversion", ALL),
     ("sdxl-inpainting", "dora", ALL),
+]
+MORE_ROWS: list[tuple[str, str, set[str]]] = [
+    ("sdxl", "pivotal", {"average", "prior"}),
     ("sdxl-inpainting", "loha", ALL),
     ("sdxl-inpainting", "oft", ALL),
     ("sdxl-inpainting", "lokr", {"masks in buckets", "disk"}),
@@ -68,9 +70,11 @@ ROWS: list[tuple[str, str, set[str]]] = [
 def test_every_pair_is_there() -> None:
     for place, names in enumerate((KINDS, METHODS)):
         for name in names:
-            found: set[str] = set().union(*(row[2] for row in ROWS if row[place] == name))
+            found: set[str] = set().union(
+                *(row[2] for row in [*ROWS, *MORE_ROWS] if row[place] == name)
+            )
             assert found >= ALL, (name, ALL - found)
-    new = {(kind, method) for kind, method, _ in ROWS if kind == "sdxl-inpainting"}
+    new = {(kind, method) for kind, method, _ in [*ROWS, *MORE_ROWS] if kind == "sdxl-inpainting"}
     assert {method for _, method in new} | {"lora", "full"} == set(METHODS)
 
 
@@ -86,7 +90,11 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("kind", "method", "groups"), ROWS, ids=[f"{kind}-{method}" for kind, method, _ in ROWS]
+    ("kind", "method", "groups"),
+    [
+        pytest.param(*row, id=f"{row[0]}-{row[1]}", marks=[pytest.mark.long] * (row in MORE_ROWS))
+        for row in [*ROWS, *MORE_ROWS]
+    ],
 )
 def test_options_work_together(
     kind: str, method: str, groups: set[str], base_of: BaseOf, wide: Path, tmp_path: Path
@@ -99,7 +107,7 @@ def test_options_work_together(
     }
     for name in sorted(groups):
         changes |= GROUPS[name]
-    seen = observe(config_for(base_of(kind), wide, tmp_path, **changes), proven=True)
+    seen = observe(config_for(base_of(kind), wide, tmp_path, **changes), proven=True, fresh=True)
     assert seen.receipt["proof"]["passed"]
     for name in GROUPS:
         CHECKS[name](seen, name in groups)

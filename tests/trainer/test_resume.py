@@ -1,4 +1,4 @@
-"""2N steps in one go equal N steps, an interruption and N more, to the bit."""
+"""Steps in one go equal some steps, an interruption and the rest, to the bit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import flow_bases
-from helpers.runs import PRIOR, config_for, folder_for, go_on, losses, train
+from helpers.runs import PRIOR, bare, config_for, folder_for, go_on, losses, train
 
 from dreambooth_core.commands.main import main
 from dreambooth_core.errors import Stopped, UserError
@@ -92,24 +92,29 @@ def test_a_trained_text_encoder_resumes_exactly(base: Path, pictures: Path, tmp_
 
 FLOWS: dict[str, tuple[str, str]] = {
     "z_image": ("lokr", "prior"),
-    "flux2_klein": ("lora", "buckets"),
-    "flux": ("full", "ema"),
     "chroma": ("dora", "dropout"),
     "qwen_image": ("loha", "buckets"),
     "sd3": ("full", "schedule"),
     "lumina2": ("oft", "accumulation"),
-    "krea2": ("lora", "prior"),
-    "sana": ("lora", "accumulation"),
     "anima": ("lora", "ema"),
 }
-"""Each family with one method and one option; together all of them."""
+"""Families with one method and one option each; together all of them."""
+MORE_FLOWS: dict[str, tuple[str, str]] = {
+    "flux2_klein": ("lora", "buckets"),
+    "flux": ("full", "ema"),
+    "krea2": ("lora", "prior"),
+    "sana": ("lora", "accumulation"),
+}
+"""Families whose loop is one of those above: with ``--long`` alone."""
 
 
-@pytest.mark.parametrize("family", FLOWS)
+@pytest.mark.parametrize(
+    "family", [*FLOWS, *(pytest.param(name, marks=pytest.mark.long) for name in MORE_FLOWS)]
+)
 def test_a_rectified_flow_model_resumes_exactly(
     family: str, pictures: Path, tmp_path: Path
 ) -> None:
-    kind, option = FLOWS[family]
+    kind, option = {**FLOWS, **MORE_FLOWS}[family]
     changes = {"method__kind": kind, "method__train_text_encoder": "false", **OPTIONS[option]}
     base = flow_bases.WRITERS[family](tmp_path / "base")
     check(base, pictures, tmp_path / "runs", changes)
@@ -121,28 +126,32 @@ def check(
     tmp_path: Path,
     changes: dict[str, Any],
     *,
-    steps: int = 5,
     interrupted: bool = False,
 ) -> None:
-    """A run, and one that resumes from its step 2: a copy of it, or one that was interrupted."""
-    config = config_for(base, pictures, tmp_path, save__every_steps=2, run__steps=steps, **changes)
+    """A run, and one that resumes from its first checkpoint of two: a copy of it, or one that was
+    interrupted, whose first checkpoint comes a step later."""
+    every = 2 if interrupted else 1
+    steps = 2 * every + 1
+    config = config_for(
+        base, pictures, tmp_path, save__every_steps=every, run__steps=steps, **changes
+    )
     whole = train(config)
     if interrupted:
         # The schedule needs the whole length from the start: the first part is stopped, not short.
         config.run.name = "parts"
-        parts = interrupted_after(config, 2)
-        assert max(saved_steps(parts.checkpoints)) == 2
+        parts = interrupted_after(config, every)
+        assert max(saved_steps(parts.checkpoints)) == every
         go_on(parts, run__resume="latest")
     else:
         parts = RunFolder(shutil.copytree(whole.path, tmp_path / "parts"))
-        shutil.rmtree(saved_steps(parts.checkpoints)[4])
+        shutil.rmtree(saved_steps(parts.checkpoints)[2 * every])
         place = parts.path / read_receipt(parts)["result"]["file"]
         place.unlink() if place.is_file() else shutil.rmtree(place)
         go_on(parts, run__resume="latest")
-    assert read_receipt(parts)["resumed_at"] == 2
+    assert read_receipt(parts)["resumed_at"] == every
     assert losses(whole) == losses(parts)
     assert len(set(losses(whole).values())) == steps
-    assert_equal_state(whole, parts, 4)
+    assert_equal_state(whole, parts, 2 * every)
     result, again = (result_of(folder) for folder in (whole, parts))
     assert result.keys() == again.keys()
     assert all(torch.equal(result[name], again[name]) for name in result)
@@ -164,7 +173,7 @@ def interrupted_after(config: Any, step: int) -> RunFolder:
         if event.get("stage") == "train" and event["step"] == step + 1:
             folder.control.request("stop_without_saving")
 
-    with pytest.raises(Stopped):
+    with pytest.raises(Stopped), bare():
         run(folder, on_event=stop)
     return folder
 
@@ -236,7 +245,7 @@ def test_a_last_checkpoint_outlives_a_result_that_failed(
     folder = folder_for(config)
     with monkeypatch.context() as patch:
         patch.setattr(Results, "write", raiser(OSError(5, "a bad sector")))
-        with pytest.raises(OSError, match="a bad sector"):
+        with pytest.raises(OSError, match="a bad sector"), bare():
             run(folder)
     assert list(saved_steps(folder.checkpoints)) == [2]
     go_on(folder)
