@@ -162,11 +162,17 @@ def _comfy(host: Host) -> dict[str, types.ModuleType]:
 
 
 @pytest.fixture
-def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+def comfyui(tmp_path: Path) -> Path:
+    """Where the ComfyUI lies."""
+    return tmp_path / "comfyui"
+
+
+@pytest.fixture
+def host(comfyui: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     """A ComfyUI with empty folders, whose engine is this environment."""
-    made = Host(tmp_path / "comfyui")
+    made = Host(comfyui)
     for name in ("input", "output", "models/loras", "models/checkpoints", "models/diffusers"):
-        (made.root / name).mkdir(parents=True)
+        (made.root / name).mkdir(parents=True, exist_ok=True)
     server = types.ModuleType("server")
 
     def say(text: str, node: str) -> None:

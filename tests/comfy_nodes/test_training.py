@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,10 @@ from dreambooth_core.errors import DreamBoothError, UserError
 from dreambooth_core.formats.adapters.read import read_adapter
 from dreambooth_core.formats.checkpoints.single_write import write_single_file
 from dreambooth_core.formats.embeddings import read_embedding
-from dreambooth_core.jobs import RunFolder, status
+from dreambooth_core.jobs import RunFolder, spare, status
 from dreambooth_core.options import TrainConfig
 from tests.helpers.reduced_models import reduced_parts
+from tests.helpers.waiting import until
 
 PROMPTS = {"instance_prompt": "a photo of sks ball", "class_prompt": "a photo of a ball"}
 QUICK = (
@@ -28,14 +31,52 @@ QUICK = (
 )
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where all these tests have their ComfyUI, one after the other, and their caches: a worker
+    that has ended the run of one takes up that of the next."""
+    folder = tmp_path_factory.mktemp("place")
+    write_single_file(reduced_parts("sd1"), folder / "base.safetensors")
+    return folder
+
+
 @pytest.fixture
-def graph(host: Any, run: Any, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def comfyui(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    for name in ("HF_HOME", "XDG_CACHE_HOME", "DREAMBOOTH_CACHE"):
+        monkeypatch.setenv(name, str(place / "cache" / name))
+    kind_of = spare.kind_of
+
+    def kind(command: Any, environ: Any, code: Path) -> str:
+        """With what pytest writes there the worker of each test would be of another kind."""
+        return kind_of(
+            command, {k: v for k, v in environ.items() if k != "PYTEST_CURRENT_TEST"}, code
+        )
+
+    monkeypatch.setattr(spare, "kind_of", kind)
+    root = place / "comfyui"
+    yield root
+    runs = root / "output" / "dreambooth"
+    until(lambda: not any(RunFolder(path.parent).lock.is_held() for path in runs.glob(f"*/{FILE}")))
+    made = [root / "input", root / "models", *(runs.glob("*") if runs.is_dir() else ())]
+    mine = [folder for folder in made if folder.name != spare.FOLDER]
+
+    def gone() -> bool:
+        """A worker that waits may have something of its last run open."""
+        for folder in mine:
+            shutil.rmtree(folder, ignore_errors=True)
+        return not any(folder.exists() for folder in mine)
+
+    until(gone)
+
+
+@pytest.fixture
+def graph(host: Any, run: Any, pictures: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Images → Settings → a training node; keywords are the settings' or the training node's.
 
     As for people, a worker takes up the next run of its folder.
     """
     monkeypatch.setenv("DREAMBOOTH_SPARE_MINUTES", "0.2")
-    write_single_file(reduced_parts("sd1"), host.checkpoints() / "base.safetensors")
+    shutil.copy2(place / "base.safetensors", host.checkpoints())
     (concept,) = run("DreamBoothImages", folder="ball", **PROMPTS)
 
     def call(node: str = "DreamBoothTrainLora", *, steps: int = 4, **inputs: Any) -> Any:
@@ -230,13 +271,6 @@ def test_wrong_settings_start_nothing(
     assert host.freed == 0
 
 
-def test_a_failure_is_one_line(graph: Any, host: Any) -> None:
-    (host.checkpoints() / "broken.safetensors").write_bytes(b"no model")
-    with pytest.raises(DreamBoothError, match=r"broken\.safetensors") as caught:
-        graph(checkpoint="broken.safetensors")
-    assert "\n" not in caught.value.line
-
-
 def test_without_the_engine_the_command_is_named(
     graph: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -355,3 +389,10 @@ def test_a_word_is_learned_and_used(graph: Any, run: Any, host: Any) -> None:
     )
     (alone, *_) = run("DreamBoothRuns", run="my word")
     assert alone.message is None and run.lines[-1].startswith(f"sks is {name} in")
+
+
+def test_a_failure_is_one_line(graph: Any, host: Any) -> None:
+    (host.checkpoints() / "broken.safetensors").write_bytes(b"no model")
+    with pytest.raises(DreamBoothError, match=r"broken\.safetensors") as caught:
+        graph(checkpoint="broken.safetensors")
+    assert "\n" not in caught.value.line
