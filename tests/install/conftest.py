@@ -15,9 +15,11 @@ import pytest
 
 from dreambooth_core.environment.makers import base_python
 from dreambooth_core.environment.pins import Pin, read_pins
-from tests.install.wheelhouse import small_wheelhouse
+from tests.install.wheelhouse import small_wheelhouse, unpacked_seed
 
 ROOT = Path(__file__).resolve().parents[2]
+SEED = "seed"
+"""In the folder of wheels: see :func:`tests.install.wheelhouse.unpacked_seed`."""
 COPIED = ("install.py", "pyproject.toml", "LICENSE", "NOTICE")
 
 
@@ -118,6 +120,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """pip, flit_core, and two versions of two tiny packages."""
     folder = tmp_path_factory.mktemp("wheels")
     small_wheelhouse(folder)
+    unpacked_seed(folder / SEED)
     return folder
 
 
@@ -148,6 +151,8 @@ def make_clone(folder: Path, wheels: Path) -> Clone:
         "PIP_NO_INDEX": "1",
         "PIP_FIND_LINKS": wheels.as_uri(),
     }
+    if (wheels / SEED).is_dir():
+        clone.environ["PYTHONPATH"] = str(wheels / SEED)
     clone.lock("tinyone==1.0", "tinytwo==1.0")
     for name in ("py310-test", "py311-test"):
         clone.write_lock(name, "tinytest==1.0")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import compileall
 import importlib.metadata
+import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -15,6 +17,28 @@ def small_wheelhouse(folder: Path) -> None:
         tiny_wheel(folder, "tinyone", version)
         tiny_wheel(folder, "tinytwo", version)
     tiny_wheel(folder, "tinytest", "1.0")
+
+
+TELLS_THE_SEED = """
+import sysconfig
+sysconfig.get_config_vars()["WHEEL_PKG_DIR"] = {folder!r}
+"""
+
+
+def unpacked_seed(folder: Path) -> None:
+    """The pip that comes with Python, unpacked and compiled: a Python whose path begins with this
+    folder makes environments with it. From its wheel it is compiled at each start, which takes
+    longer than what it does."""
+    import ensurepip
+
+    bundled = sysconfig.get_config_var("WHEEL_PKG_DIR")
+    place = Path(bundled) if bundled else Path(ensurepip.__file__).parent / "_bundled"
+    for wheel in place.glob("pip-*.whl"):
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(folder / wheel.name)
+        compileall.compile_dir(folder / wheel.name, quiet=2)
+    code = TELLS_THE_SEED.format(folder=str(folder))
+    (folder / "sitecustomize.py").write_text(code, encoding="utf-8")
 
 
 def tiny_wheel(folder: Path, name: str, version: str, code: str = "", needs: str = "") -> Path:
