@@ -7,6 +7,7 @@ nothing has to be imported two thousand times. POSIX only, as is a part of the f
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import os
 import re
@@ -114,9 +115,15 @@ def preload() -> None:
     """Imports what the commands import when they are called, and takes care that what is forked
     from here can compute: a pool of threads does not outlive a fork, and who waits for it hangs."""
     torch.set_num_threads(1)
+    gc.disable()
     for name in PRELOADED:
         importlib.import_module(name)
     importlib.import_module("dreambooth_core.deferral").load_libraries()
+    # Every run begins with a search for garbage. Among the libraries' objects it takes longer than
+    # the run, and writes into each of them, so that the fork has to copy them.
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 def run(cases: Sequence[Case], *, side_by_side: int = 2) -> Iterator[Outcome]:

@@ -20,13 +20,13 @@ SHARES = {
     "__main__": ["--every", "211"],
     # One in each third of a run, by each signal.
     "kills": ["--processes", "1", "--every", "31"],
-    "disk": ["--share", "4", "merge", "adapter to peft, beside others", "run"],
+    "disk": ["--share", "3", "merge", "adapter to peft, beside others", "run"],
 }
 """What each command is asked."""
 LARGER = {
     "__main__": ["--every", "101"],
     "kills": SHARES["kills"],
-    "disk": [*SHARES["disk"], "to a folder"],
+    "disk": ["--share", "4", *SHARES["disk"][2:], "to a folder"],
 }
 """With ``--long``."""
 BEGINS = "=== begins "
