@@ -46,9 +46,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
             root / pictures,
             root,
             run__name=name,
-            run__steps=20,
+            run__steps=5,
             run__seed=len(files),
-            optim__learning_rate=4e-3,
+            optim__learning_rate=1e-2,
             method__target_modules="attention",
         )
         folder = train(config)

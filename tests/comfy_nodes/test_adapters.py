@@ -19,8 +19,7 @@ from dreambooth_core.formats.checkpoints.parts import ModelParts
 from dreambooth_core.formats.checkpoints.single_read import read_single_file
 from dreambooth_core.formats.checkpoints.single_write import write_single_file
 from dreambooth_core.formats.storage import read_metadata
-from tests.helpers.adapters import adapter_for, assert_same_change, base_of, states_of
-from tests.helpers.reduced_models import reduced_parts
+from tests.helpers.adapters import adapter_for, assert_same_change, base_of, parts_of, states_of
 
 
 @pytest.fixture
@@ -159,7 +158,7 @@ def test_resize(run: Any, two: Any) -> None:
 
 
 def test_bake_extract_and_convert(run: Any, host: Any, two: Any) -> None:
-    parts = reduced_parts("sd1")
+    parts = parts_of("sd1")
     write_single_file(parts, host.checkpoints() / "base.safetensors")
     given = {"checkpoint": "base.safetensors", "adapter": two[0], "weight": 0.5}
     assert run("DreamBoothBakeCheckpoint", **given) == ("base-a.safetensors",)

@@ -13,8 +13,7 @@ from dreambooth_core.formats.adapters.read import read_adapter
 from dreambooth_core.formats.adapters.write import write_adapter
 from dreambooth_core.formats.checkpoints.read import read_model
 from dreambooth_core.formats.checkpoints.single_write import write_single_file
-from tests.helpers.adapters import adapter_for, relative
-from tests.helpers.reduced_models import reduced_parts
+from tests.helpers.adapters import adapter_for, parts_of, relative
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +21,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("models")
     paths = {}
     for family in ("sd1", "sdxl"):
-        write_single_file(reduced_parts(family), folder / f"{family}.safetensors")
+        write_single_file(parts_of(family), folder / f"{family}.safetensors")
         write_adapter(adapter_for(family, every=4), folder / f"{family}-lora.safetensors")
         paths[family] = folder / f"{family}.safetensors"
         paths[f"{family}-lora"] = folder / f"{family}-lora.safetensors"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers.reduced_models import reduced_parts
+from helpers.runs import bare
 from helpers.tiny import draw_pictures, tiny_sd1
 
 from dreambooth_core.commands.main import main
@@ -43,9 +45,12 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def typed(base: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Typed:
-    """Types a short training command and returns its output folder."""
+    """Types a short training command and returns its output folder; a run without estimate, curve
+    and proof, but for ``whole``."""
 
-    def run(script: str, *flags: str, out: Path | None = None, **given: Any) -> Path:
+    def run(
+        script: str, *flags: str, out: Path | None = None, whole: bool = False, **given: Any
+    ) -> Path:
         folder = out or tmp_path_factory.mktemp("runs") / "out"
         values = {
             "pretrained_model_name_or_path": base,
@@ -60,7 +65,8 @@ def typed(base: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) 
             **given,
         }
         line = [f"--{name}={value}" for name, value in values.items() if value is not None]
-        assert main(["compat", script, "--center_crop", *line, *flags]) == 0
+        with nullcontext() if whole else bare():
+            assert main(["compat", script, "--center_crop", *line, *flags]) == 0
         return folder
 
     return run

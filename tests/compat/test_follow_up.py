@@ -57,6 +57,7 @@ def full(typed: Any) -> Path:
         checkpointing_steps=2,
         checkpoints_total_limit=1,
         learning_rate=1e-3,
+        whole=True,
     )
 
 

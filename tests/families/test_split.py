@@ -89,6 +89,7 @@ class Bases:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.made: dict[str, tuple[Path, Split]] = {}
+        self.read: dict[str, Components] = {}
 
     def of(self, name: str) -> tuple[Path, Split]:
         if name not in self.made:
@@ -96,6 +97,12 @@ class Bases:
             files = host_files.write_split(FAMILIES[name], folder, self.home / f"{name} files")
             self.made[name] = folder, files
         return self.made[name]
+
+    def loaded(self, name: str) -> Components:
+        """The folder's models, which no test changes."""
+        if name not in self.read:
+            self.read[name] = load_base(BaseOptions(model=str(self.of(name)[0])))
+        return self.read[name]
 
 
 @pytest.fixture(scope="module")
@@ -146,8 +153,8 @@ def same(ours: Components, theirs: Components) -> None:
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_files_are_the_folder_to_the_bit(bases: Bases, name: str) -> None:
-    folder, files = bases.of(name)
-    theirs = load_base(BaseOptions(model=str(folder)))
+    _, files = bases.of(name)
+    theirs = bases.loaded(name)
     ours = load_base(options(files))
     same(ours, theirs)
     assert ours.settings.get("is_distilled") == theirs.settings.get("is_distilled")
@@ -156,8 +163,8 @@ def test_files_are_the_folder_to_the_bit(bases: Bases, name: str) -> None:
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_full_result_is_the_hosts_file(bases: Bases, name: str, tmp_path: Path) -> None:
     """The denoiser in the hosts' names beside the folder; as a base it is the same to the bit."""
-    folder, files = bases.of(name)
-    theirs = load_base(BaseOptions(model=str(folder)))
+    _, files = bases.of(name)
+    theirs = bases.loaded(name)
     dtype, result = next(theirs.denoiser.parameters()).dtype, tmp_path / "result.safetensors"
     said = {"modelspec.title": "mine"}
     # Nothing could be generated from it alone: what counts is the folder.
@@ -180,7 +187,7 @@ def test_one_checkpoint_may_hold_all(bases: Bases, name: str, tmp_path: Path) ->
     write_tensors(tmp_path / "all.safetensors", whole)
     bring_companions(files, tmp_path)
     ours = load_base(BaseOptions(model=str(tmp_path / "all.safetensors"), tokenizer=str(folder)))
-    same(ours, load_base(BaseOptions(model=str(folder))))
+    same(ours, bases.loaded(name))
 
 
 def bring_companions(files: Split, folder: Path) -> None:
@@ -222,12 +229,12 @@ def test_8_bits_are_read_with_their_scales(
 ) -> None:
     if name == "flux2_dev":
         monkeypatch.setattr(host_language, "LLAMA_HEAD", 8)
-    folder, files = bases.of(name)
+    _, files = bases.of(name)
     stored = host_files.as_fp8(files.tensors["transformer"], scaled)
     write_tensors(tmp_path / "fp8.safetensors", stored)
     bring_companions(files, tmp_path)
     ours = load_base(options(replace(files, denoiser=tmp_path / "fp8.safetensors")))
-    theirs = load_base(BaseOptions(model=str(folder)))
+    theirs = bases.loaded(name)
     for name, tensor in theirs.denoiser.state_dict().items():
         mine = ours.denoiser.state_dict()[name]
         assert mine.dtype == torch.bfloat16

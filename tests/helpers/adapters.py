@@ -27,20 +27,26 @@ METHODS = ("lora", "dora", "loha", "lokr", "oft", "diff")
 
 
 @cache
-def _parts(family: str) -> ModelParts:
-    return reduced_parts(family)
+def parts_of(family: str) -> ModelParts:
+    """The reduced model that the adapters here fit, not to be changed."""
+    # diffusers counts on two blocks a level where it reads kohya's names for SDXL.
+    return reduced_parts(family, slim=family != "sdxl")
+
+
+@cache
+def _built(family: str) -> dict[str, nn.Module]:
+    parts = parts_of(family)
+    return build(parts, only=tuple(n for n in parts.components if n != "vae"))
 
 
 def models_of(family: str) -> dict[str, nn.Module]:
     """UNet and text encoders of a reduced model, the same each time."""
-    parts = _parts(family)
-    names = tuple(n for n in parts.components if n != "vae")
-    return {name: copy.deepcopy(model) for name, model in build(parts, only=names).items()}
+    return {name: copy.deepcopy(model) for name, model in _built(family).items()}
 
 
 def states_of(family: str) -> dict[str, dict[str, Tensor]]:
     """The same as state dicts in diffusers' names."""
-    parts = _parts(family)
+    parts = parts_of(family)
     return {n: dict(c.tensors) for n, c in parts.components.items() if n != "vae"}
 
 

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import runs as sessions
-from helpers.observed import observe
-from helpers.runs import config_for, folder_for, losses, train
+from helpers.runs import config_for, folder_for, train
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
@@ -109,9 +108,9 @@ def test_adapters_train_on_a_4_bit_base(
 def test_quantisation_changes_the_loss_a_little(
     base: Path, pictures: Path, tmp_path: Path, kind: str
 ) -> None:
-    plain = losses(train(config_for(base, pictures, tmp_path, run__steps=1)))[1]
-    changes = {"run__name": kind, "memory__quantize": kind, "run__steps": 1}
-    rounded = losses(train(config_for(base, pictures, tmp_path, **changes)))[1]
+    _, (plain, *_) = learned(config_for(base, pictures, tmp_path))
+    changes = {"run__name": kind, "memory__quantize": kind}
+    _, (rounded, *_) = learned(config_for(base, pictures, tmp_path, **changes))
     assert 0 < abs(rounded - plain) < 0.05 * plain
 
 
@@ -121,13 +120,11 @@ def test_a_quantised_base_is_not_fine_tuned(base: Path, pictures: Path, tmp_path
         train(config_for(base, pictures, tmp_path, **changes))
 
 
-def test_the_attention_asked_for_is_used(
-    base: Path, pictures: Path, tmp_path: Path, training_of: dict[str, Any]
-) -> None:
-    plain = losses(train(config_for(base, pictures, tmp_path, run__steps=2)))
-    changes = {"run__name": "chunked", "memory__attention": "chunked", "run__steps": 2}
-    chunked = losses(train(config_for(base, pictures, tmp_path, **changes)))
-    processors = training_of["training"].parts.denoiser.attn_processors.values()
+def test_the_attention_asked_for_is_used(base: Path, pictures: Path, tmp_path: Path) -> None:
+    _, plain = learned(config_for(base, pictures, tmp_path))
+    changes = {"run__name": "chunked", "memory__attention": "chunked"}
+    training, chunked = learned(config_for(base, pictures, tmp_path, **changes))
+    processors = training.parts.denoiser.attn_processors.values()
     assert all(isinstance(p, KernelProcessor) and p.name == "chunked" for p in processors)
     assert chunked == pytest.approx(plain, rel=1e-4)
 
@@ -143,12 +140,12 @@ def test_an_attention_that_cannot_run_is_refused(
 def test_gradient_checkpointing_changes_memory_not_losses(
     base: Path, pictures: Path, tmp_path: Path, method: str
 ) -> None:
-    changes: dict[str, Any] = {"method__kind": method, "run__steps": 2}
-    plain = losses(train(config_for(base, pictures, tmp_path, **changes)))
+    changes: dict[str, Any] = {"method__kind": method}
+    _, plain = learned(config_for(base, pictures, tmp_path, **changes))
     changes |= {"memory__gradient_checkpointing": "true", "run__name": "checkpointed"}
-    again = observe(config_for(base, pictures, tmp_path, **changes), fresh=True)
-    assert losses(again.folder) == pytest.approx(plain, rel=1e-4)
-    parts = again.training.parts
+    training, again = learned(config_for(base, pictures, tmp_path, **changes))
+    assert again == pytest.approx(plain, rel=1e-4)
+    parts = training.parts
     assert parts.denoiser.is_gradient_checkpointing
     assert parts.text_encoders[0].is_gradient_checkpointing == (method == "textual_inversion")
 
@@ -230,15 +227,15 @@ def test_compiled_blocks_are_recorded_when_asked(
 
 
 def test_fused_backward_steps_and_leaves_no_gradients(
-    base: Path, pictures: Path, tmp_path: Path, training_of: dict[str, Any]
+    base: Path, pictures: Path, tmp_path: Path
 ) -> None:
-    changes: dict[str, Any] = {"optim__max_grad_norm": 0, "run__steps": 3}
-    plain = losses(train(config_for(base, pictures, tmp_path, **changes)))
+    changes: dict[str, Any] = {"optim__max_grad_norm": 0}
+    _, plain = learned(config_for(base, pictures, tmp_path, **changes))
     changes |= {"optim__fused_backward_pass": "true", "run__name": "fused"}
-    fused = losses(train(config_for(base, pictures, tmp_path, **changes)))
+    training, fused = learned(config_for(base, pictures, tmp_path, **changes))
     assert fused == pytest.approx(plain, rel=1e-6)
-    assert training_of["training"].stepper._fused is not None
-    assert all(p.grad is None for p in training_of["training"].stepper.parameters)
+    assert training.stepper._fused is not None
+    assert all(p.grad is None for p in training.stepper.parameters)
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

@@ -6,11 +6,12 @@ import errno
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.runs import PRIOR, config_for, folder_for, go_on, losses, train
+from helpers.runs import PRIOR, bare, config_for, folder_for, go_on, losses, train
 
 from dreambooth_core.errors import SaveFailed, Stopped, TrainingFailed, UserError
 from dreambooth_core.jobs import RunFolder, saved_steps, status
@@ -21,6 +22,13 @@ from dreambooth_core.trainer.saving import Asked
 from dreambooth_core.trainer.state import Checkpoints
 from dreambooth_core.trainer.train import Training
 from dreambooth_core.worker import supervise
+
+
+@pytest.fixture(autouse=True)
+def quick() -> Iterator[None]:
+    """Every run here without what makes a short one long."""
+    with bare():
+        yield
 
 
 def ask(folder: RunFolder, verb: str, at_step: int) -> Any:

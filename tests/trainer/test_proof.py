@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
-from helpers.runs import config_for, folder_for
+from helpers.runs import config_for, folder_for, undecorated
 
 from dreambooth_core.errors import TrainingFailed
 from dreambooth_core.formats.storage import read_tensors, write_tensors
@@ -44,10 +45,7 @@ def asked(
             "run__steps": 2,
             **changes,
         }
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(runs, "prove", record)
-            patch.setattr(runs, "estimate_of", lambda *_: None)
-            patch.setattr(runs, "loss_chart", lambda *_: b"")
+        with undecorated(), mock.patch.object(runs, "prove", record):
             runs.run(folder_for(config_for(base, pictures, root, **values)))
         return given[0]
 
