@@ -10,7 +10,7 @@ from unittest import mock
 import pytest
 import torch
 from helpers.observed import observe
-from helpers.runs import config_for, folder_for, train, training_of
+from helpers.runs import bare, config_for, folder_for, train, training_of
 from helpers.tiny import draw_pictures
 
 from dreambooth_core.config.loading import dump
@@ -137,7 +137,8 @@ def test_a_resumed_run_knows_what_was_measured(
     folder = train(config)
     longer = replace(config.run, steps=3, resume="latest")
     folder.config.write_text(dump(replace(config, run=longer)), encoding="utf-8")
-    run(folder)
+    with bare():
+        run(folder)
     assert read_receipt(folder)["result"]["best_step"] == 1
     best = (folder.path / "run-best.safetensors").read_bytes()
     assert best == (folder.path / "run-000001.safetensors").read_bytes()

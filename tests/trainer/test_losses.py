@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from helpers.runs import PRIOR, config_for, folder_for, losses, training_of
+from helpers.runs import PRIOR, config_for, folder_for, losses, train, training_of, undecorated
 from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextModel
@@ -56,7 +56,7 @@ class Direct:
         return (answer - noise).square().mean()
 
 
-@pytest.mark.parametrize(("prior", "weight"), [(False, 1.0), (True, 1.0), (True, 0.3)])
+@pytest.mark.parametrize(("prior", "weight"), [(False, 1.0), (True, 0.3)])
 def test_the_losses_equal_a_direct_computation(
     base: Path, pictures: Path, tmp_path: Path, prior: bool, weight: float
 ) -> None:
@@ -66,7 +66,7 @@ def test_the_losses_equal_a_direct_computation(
     )
     folder = folder_for(config)
     # With a learning rate of 0 every step meets the base; the proof rightly refuses the result.
-    with pytest.raises(TrainingFailed, match="equals its base"):
+    with pytest.raises(TrainingFailed, match="equals its base"), undecorated():
         run(folder)
     training = training_of(config, folder)
     direct = Direct(base)
@@ -97,9 +97,8 @@ def test_noise_and_latents_do_not_depend_on_how_a_batch_is_split(
     split = {"run__batch_size": 1, "run__gradient_accumulation_steps": 3}
     runs = []
     for name, changes in {"whole": {"run__batch_size": 3}, "split": split}.items():
-        folder = folder_for(
+        folder = train(
             config_for(base, pictures, tmp_path, run__name=name, run__steps=3, **changes)
         )
-        run(folder)
         runs.append(losses(folder))
     assert list(runs[0].values()) == pytest.approx(list(runs[1].values()), rel=1e-5)
