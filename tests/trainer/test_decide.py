@@ -233,6 +233,7 @@ def test_tokenizers_are_read_once_unless_a_token_was_added(
         return original(*args)
 
     monkeypatch.setattr(loading, "_tokenizers", counted)
+    monkeypatch.setattr("helpers.runs._tried", {})  # by no test before
     config = make(method__kind=kind)
     training = training_of(config, folder_for(config))
     assert len(read) == times

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
 from helpers.engine_environment import ROOT
 from PIL import Image
 
@@ -34,6 +35,10 @@ def finished(server: Server) -> RunFolder:
     return run
 
 
+# What a page of the other gradio does differently is in test_form.py, for both.
+@pytest.mark.parametrize(
+    "python", ["a1111", pytest.param("forge", marks=pytest.mark.long)], indirect=True
+)
 def test_clicks_mark_images_and_the_form_goes_on(browser: Browser, server: Server) -> None:
     run = finished(server)
     browser.refresh()

@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 from helpers.engine_environment import ROOT
 from selenium.webdriver.common.keys import Keys
 
@@ -184,6 +185,10 @@ def delete(browser: Browser, server: Server) -> None:
     assert not list(server.runs.glob("star*"))
 
 
+# What a page of the other gradio does differently is in test_form.py, for both.
+@pytest.mark.parametrize(
+    "python", ["forge", pytest.param("a1111", marks=pytest.mark.long)], indirect=True
+)
 def test_from_pictures_to_a_merged_adapter(browser: Browser, server: Server) -> None:
     describe_subject(browser)
     mark_wrong_value(browser)
