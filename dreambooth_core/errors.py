@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -58,6 +60,15 @@ class UserError(DreamBoothError):
 
 class Unsupported(UserError):
     """A file or an option of a known kind that this program does not handle."""
+
+
+@contextmanager
+def at(where: str | Path) -> Iterator[None]:
+    """Inside, a ``UserError`` that does not know its place gets this one."""
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(error.what, where=error.where or where, do=error.do) from error
 
 
 class Stopped(DreamBoothError):

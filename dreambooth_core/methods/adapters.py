@@ -32,6 +32,7 @@ from dreambooth_core.methods.starting import (
     fill,
     kronecker,
     low_rank,
+    placed,
     read_start,
     require_layers,
 )
@@ -85,15 +86,10 @@ class AdapterMethod(Method):
             self._training = TrainingAdapter(
                 options.training_adapter, denoiser, self.parts.denoiser
             )
-        start = None
-        if options.init_from:
-            start = read_start(options.init_from, options.init_weight, models)
+        start = read_start(options.init_from, models) if options.init_from else {}
         self._trainables = [
-            Trainable(
-                component,
-                self._inject(component, model, seed, dtype, start.of(component) if start else {}),
-            )
-            for component, model in models.items()
+            Trainable(name, self._inject(name, model, seed, dtype, start.get(name, {})))
+            for name, model in models.items()
         ]
         return self._trainables
 
@@ -102,15 +98,10 @@ class AdapterMethod(Method):
 
     def _sizes(self, component: str) -> dict[str, Any]:
         """Rank, alpha and dropout of one model's adapter."""
-        options = self.options
-        if component == self.parts.family.denoiser:
-            return {"rank": options.rank, "alpha": options.alpha, "dropout": options.dropout}
-        dropout = options.dropout if options.text_dropout is None else options.text_dropout
-        return {
-            "rank": options.text_rank or options.rank,
-            "alpha": options.text_alpha or options.alpha,
-            "dropout": dropout,
-        }
+        names, text = ("rank", "alpha", "dropout"), component != self.parts.family.denoiser
+        options = vars(self.options)
+        own = {name: options[f"text_{name}"] if text else None for name in names}
+        return {name: options[name] if own[name] is None else own[name] for name in names}
 
     @property
     def adapted_models(self) -> dict[str, nn.Module]:
@@ -138,23 +129,13 @@ class AdapterMethod(Method):
         for parameter in trained.values():
             parameter.data = parameter.data.to(dtype)
         for name, weights in start.items():
-            try:
+            with placed(f"{component}.{name}"):
                 self.take_over(model.get_submodule(name), weights, self.options.init_weight)
-            except UserError as error:
-                what = f"{component}.{name}: {error.what}"
-                raise UserError(what, where=WHERE, do=error.do) from error
         return trained
 
     @contextmanager
     def as_base(self) -> Iterator[None]:
-        from peft.tuners.tuners_utils import BaseTunerLayer
-
-        layers = [
-            layer
-            for model in self.adapted_models.values()
-            for layer in model.modules()
-            if isinstance(layer, BaseTunerLayer)
-        ]
+        layers = [layer for model in self.adapted_models.values() for _, layer in _layers(model)]
         # Not by enable_adapters, which takes the adapter's gradients off as well.
         for layer in layers:
             layer._disable_adapters = True
@@ -165,24 +146,21 @@ class AdapterMethod(Method):
                 layer._disable_adapters = False
 
     def detach(self) -> bool:
-        from peft.tuners.tuners_utils import BaseTunerLayer
-
         if self._training is not None or self.embedding() is not None:
             return False
         for model in self.adapted_models.values():
-            for name, layer in list(model.named_modules()):
-                if isinstance(layer, BaseTunerLayer):
-                    parent, _, last = name.rpartition(".")
-                    setattr(model.get_submodule(parent), last, layer.get_base_layer())
+            for name, layer in _layers(model):
+                parent, _, last = name.rpartition(".")
+                setattr(model.get_submodule(parent), last, layer.get_base_layer())
             for attribute in ("peft_config", "_hf_peft_config_loaded"):
                 vars(model).pop(attribute, None)
         return True
 
+    @torch.no_grad()
     def round_to(self, dtype: torch.dtype) -> None:
-        with torch.no_grad():
-            for group in self._trainables:
-                for parameter in () if group.is_token else group.parameters.values():
-                    parameter.copy_(parameter.to(dtype))
+        for group in self._trainables:
+            for parameter in () if group.is_token else group.parameters.values():
+                parameter.copy_(parameter.to(dtype))
 
     def adapter(self) -> Adapter:
         modules = {}
@@ -195,18 +173,12 @@ class AdapterMethod(Method):
             layers_per_block=layers_of(self.parts.denoiser.config),
         )
 
-    def tensors(self) -> dict[str, Tensor]:
-        return {name: p.detach() for name, p in self._named()}
 
-    def restore(self, tensors: dict[str, Tensor]) -> None:
-        with torch.no_grad():
-            for name, parameter in self._named():
-                parameter.copy_(tensors[name])
+def _layers(model: nn.Module) -> list[tuple[str, Any]]:
+    """What peft has put into a model, by name."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
-    def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
-        for group in self._trainables:
-            for name, parameter in group.parameters.items():
-                yield f"{group.component}.{name}", parameter
+    return [(name, m) for name, m in model.named_modules() if isinstance(m, BaseTunerLayer)]
 
 
 class Lora(AdapterMethod):
@@ -350,17 +322,11 @@ class Oft(AdapterMethod):
         return OFTConfig(r=0, oft_block_size=rank, target_modules=layers, use_cayley_neumann=False)
 
     def weights(self, component: str, model: nn.Module) -> dict[str, Weights]:
-        return in_full(super().weights(component, model), model)
-
-
-def in_full(found: dict[str, Weights], model: nn.Module) -> dict[str, Weights]:
-    """The whole change of each weight, from OFT's rotations of a model's inputs.
-
-    The hosts' OFT turns outputs, and no rotation of outputs does what one of inputs does.
-    """
-    layers: list[Any] = [m for m in model.modules() if ADAPTER in getattr(m, "oft_R", ())]
-    changes: dict[str, Weights] = {}
-    for (name, weights), layer in zip(found.items(), layers, strict=True):
-        weight = layer.get_base_layer().weight
-        changes[name] = DiffWeights(weights.delta(weight.detach().cpu()))
-    return changes
+        # In full: the hosts' OFT turns outputs, and no rotation of outputs does what one of inputs
+        # does.
+        found = super().weights(component, model).items()
+        layers = [layer for _, layer in _layers(model) if ADAPTER in getattr(layer, "oft_R", ())]
+        return {
+            name: DiffWeights(weights.delta(layer.get_base_layer().weight.detach().cpu()))
+            for (name, weights), layer in zip(found, layers, strict=True)
+        }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -46,6 +46,9 @@ class Trainable:
 class Method(ABC):
     """One way of training: prepares a base's models and reads the result out of them."""
 
+    _trainables: Sequence[Trainable] = ()
+    """What :meth:`attach` gave; its parameters may be renewed in place."""
+
     def __init__(self, options: MethodOptions, parts: Components) -> None:
         self.options = options
         self.parts = parts
@@ -79,9 +82,9 @@ class Method(ABC):
             UserError: nothing is to be trained, or the base has nothing of that kind.
         """
 
-    @abstractmethod
     def adapter(self) -> Adapter | None:
-        """The result as an adapter, or None where the method changes the base itself."""
+        """The result as an adapter, or None where there is none."""
+        return None
 
     def embedding(self) -> dict[str, Tensor] | None:
         """The learned token's vectors under the hosts' names, or None without one."""
@@ -101,10 +104,9 @@ class Method(ABC):
 
     _start: Sequence[tuple[nn.Parameter, Tensor]] = ()
 
-    def remember(self, trainables: Sequence[Trainable]) -> None:
+    def remember(self) -> None:
         """Keeps a copy of what is trained as it is now, for :meth:`as_remembered`."""
-        parameters = [p for group in trainables for p in group.parameters.values()]
-        self._start = [(p, p.detach().clone()) for p in parameters]
+        self._start = [(p, p.detach().clone()) for _, p in self._named()]
 
     @contextmanager
     def as_remembered(self) -> Iterator[None]:
@@ -147,13 +149,20 @@ class Method(ABC):
         for model in [*self.parts.models.values(), self.parts.vae]:
             model.requires_grad_(False)
 
-    @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
         """Everything trained, by unique names, for a checkpoint."""
+        return {name: parameter.detach() for name, parameter in self._named()}
 
-    @abstractmethod
-    def restore(self, tensors: dict[str, Tensor]) -> None:
+    @torch.no_grad()
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Takes back what :meth:`tensors` gave. Raises ``KeyError`` if a name is missing."""
+        for name, parameter in self._named():
+            parameter.copy_(tensors[name])
+
+    def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
+        for group in self._trainables:
+            for name, parameter in group.parameters.items():
+                yield f"{group.component}.{name}", parameter
 
 
 def method_for(options: MethodOptions, parts: Components) -> Method:

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from dreambooth_core.errors import UserError
 from dreambooth_core.formats.adapters.apply import changed
-from dreambooth_core.formats.adapters.model import Adapter
+from dreambooth_core.formats.adapters.model import Weights
 from dreambooth_core.methods.base import Method, Trainable
-from dreambooth_core.methods.starting import WHERE, Start, read_start
+from dreambooth_core.methods.starting import placed, read_start
 
 
 class FullMethod(Method):
@@ -20,52 +19,31 @@ class FullMethod(Method):
 
     def attach(self, seed: int, dtype: torch.dtype = torch.float32) -> list[Trainable]:
         self.freeze()
-        groups = []
-        options, models = self.options, self.trained_models
+        models = self.trained_models
         for model in models.values():
             model.to(dtype)
-        if options.init_from:
-            add_start(read_start(options.init_from, options.init_weight, models), models)
-        for component, model in models.items():
+        if self.options.init_from:
+            start = read_start(self.options.init_from, models)
+            for component, model in models.items():
+                self._begin(component, model, start[component])
+        for model in models.values():
             model.requires_grad_(True)
-            groups.append(Trainable(component, dict(model.named_parameters())))
-        return groups
+        self._trainables = [Trainable(c, dict(m.named_parameters())) for c, m in models.items()]
+        return self._trainables
 
-    def adapter(self) -> Adapter | None:
-        return None
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {
-            f"{component}.{name}": parameter.detach()
-            for component, model in self.trained_models.items()
-            for name, parameter in model.named_parameters()
-        }
-
-    def restore(self, tensors: dict[str, Tensor]) -> None:
-        with torch.no_grad():
-            for component, model in self.trained_models.items():
-                for name, parameter in model.named_parameters():
-                    parameter.copy_(tensors[f"{component}.{name}"])
-
-
-@torch.no_grad()
-def add_start(start: Start, models: Mapping[str, nn.Module]) -> None:
-    """Adds what a run begins from to the models' weights.
-
-    Raises:
-        UserError: a change does not fit the weight that it is for.
-    """
-    for component, model in models.items():
-        for name, weights in start.of(component).items():
+    @torch.no_grad()
+    def _begin(self, component: str, model: nn.Module, start: Mapping[str, Weights]) -> None:
+        """Adds what the run begins from. Raises ``UserError`` where it does not fit."""
+        for name, weights in start.items():
             layer: Any = model.get_submodule(name)
-            bias = getattr(layer, "bias", None)
             if layer.weight.is_meta:
                 continue
-            try:
-                changes = changed(layer.weight, bias, [(weights, start.strength)])
-            except UserError as error:
-                what = f"{component}.{name}: {error.what}"
-                raise UserError(what, where=WHERE, do=error.do) from error
-            layer.weight.copy_(changes[0])
-            if bias is not None and changes[1] is not None:
-                bias.copy_(changes[1])
+            with placed(f"{component}.{name}"):
+                weight, bias = changed(
+                    layer.weight,
+                    getattr(layer, "bias", None),
+                    [(weights, self.options.init_weight)],
+                )
+            layer.weight.copy_(weight)
+            if bias is not None:
+                layer.bias.copy_(bias)

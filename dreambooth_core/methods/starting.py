@@ -6,8 +6,8 @@ Each method takes the file's change of a weight into its own matrices where they
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -31,23 +31,19 @@ EXACT = 3e-6
 """The largest relative error of a change that counts as held: fp32's rounding, and room for it."""
 
 
-@dataclass(frozen=True)
-class Start:
-    """What a run begins from."""
-
-    modules: Mapping[str, Mapping[str, Weights]]
-    """By component and the module's name in it."""
-    strength: float
-
-    def of(self, component: str) -> Mapping[str, Weights]:
-        """The changes of one model, by the names of its modules."""
-        return self.modules.get(component, {})
+@contextmanager
+def placed(name: str) -> Iterator[None]:
+    """Inside, errors name the module, and the option that is to be set otherwise."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{name}: {error.what}", where=WHERE, do=error.do) from error
 
 
 def read_start(
-    path: str, strength: float, models: Mapping[str, nn.Module], *, where: str = WHERE
-) -> Start:
-    """Reads an adapter, of any naming, for the models that are trained.
+    path: str, models: Mapping[str, nn.Module], *, where: str = WHERE
+) -> dict[str, dict[str, Weights]]:
+    """An adapter, of any naming, by the models that are trained and the names of their modules.
 
     ``where`` is the option that named it.
 
@@ -78,7 +74,7 @@ def read_start(
                 do="Use an adapter that was made for this kind of base.",
             )
         found[component][name] = weights
-    return Start(found, strength)
+    return found
 
 
 def require_layers(
@@ -86,20 +82,17 @@ def require_layers(
 ) -> None:
     """Raises ``UserError`` for a change of what no adapter of peft's can be put on."""
     for name, weights in start.items():
-        layer = model.get_submodule(name)
-        if not isinstance(layer, nn.Linear | nn.Conv2d):
-            raise UserError(
-                f"the adapter changes {component}.{name}, which is not a linear layer or a "
-                "convolution",
-                where=where,
-                do="Use another adapter, or bake this one into the base first.",
-            )
-        if weights.bias_delta() is not None:
-            raise UserError(
-                f"the adapter changes the bias of {component}.{name}, which is not trained",
-                where=where,
-                do="Use another adapter, or bake this one into the base first.",
-            )
+        if not isinstance(model.get_submodule(name), nn.Linear | nn.Conv2d):
+            what = f"{component}.{name}, which is not a linear layer or a convolution"
+        elif weights.bias_delta() is not None:
+            what = f"the bias of {component}.{name}, which is not trained"
+        else:
+            continue
+        raise UserError(
+            f"the adapter changes {what}",
+            where=where,
+            do="Use another adapter, or bake this one into the base first.",
+        )
 
 
 def low_rank(weights: Weights, rank: int, base: Tensor) -> tuple[Tensor, Tensor] | None:

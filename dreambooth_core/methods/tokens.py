@@ -18,7 +18,6 @@ from dreambooth_core.families.tokens import (
     embeddings_of,
     token_ids,
 )
-from dreambooth_core.formats.adapters.model import Adapter
 from dreambooth_core.formats.embeddings import KEYS
 from dreambooth_core.methods.adapters import Lora
 from dreambooth_core.methods.base import Method, Trainable
@@ -26,75 +25,69 @@ from dreambooth_core.methods.options import MethodOptions
 from dreambooth_core.randomness import generator
 
 
-class TextualInversion(Method):
-    """Learns a word; the model stays as it is."""
+class _Token(Method):
+    """A word is learned, whatever else is trained."""
 
     _tables: list[LearnedEmbedding]
+
+    @property
+    def trains_text(self) -> bool:
+        return True
+
+    def learn(self, seed: int) -> list[Trainable]:
+        """Adds the word; one group for each text encoder's rows."""
+        self._tables = learn_token(self.options, self.parts, seed)
+        names = ["token", *(f"token_{i}" for i in range(2, len(self._tables) + 1))]
+        pairs = zip(names, self._tables, strict=True)
+        return [Trainable(name, {"rows": table.rows}) for name, table in pairs]
+
+    def embedding(self) -> dict[str, Tensor]:
+        names = KEYS["sdxl" if len(self._tables) > 1 else self.parts.family.name]
+        return {
+            name: table.rows.detach().to("cpu", torch.float32, copy=True)
+            for name, table in zip(names, self._tables, strict=True)
+        }
+
+    def caption_for_proof(self, captions: Sequence[str]) -> str:
+        parts, word = self.parts, self.options.placeholder_token
+        for caption in captions:
+            if any(i in parts.expansions for i in token_ids(parts.tokenizers[0], caption)):
+                return caption
+        raise UserError(
+            f"no caption has the token {word!r} in it, so it cannot be learned",
+            where="method.placeholder_token",
+            do=f"Write it into the instance prompt: a photo of {word} …",
+        )
+
+
+class TextualInversion(_Token):
+    """Learns a word; the model stays as it is."""
 
     @property
     def trained_models(self) -> dict[str, nn.Module]:
         return self.parts.text_models
 
-    @property
-    def trains_text(self) -> bool:
-        return True
-
     def attach(self, seed: int, dtype: torch.dtype = torch.float32) -> list[Trainable]:
         self.freeze()
-        self._tables = learn_token(self.options, self.parts, seed)
-        return trainables(self._tables)
-
-    def adapter(self) -> Adapter | None:
-        return None
-
-    def embedding(self) -> dict[str, Tensor]:
-        return vectors(self.parts, self._tables)
-
-    def caption_for_proof(self, captions: Sequence[str]) -> str:
-        return caption_with(self.options.placeholder_token, self.parts, captions)
-
-    def tensors(self) -> dict[str, Tensor]:
-        return named_rows(self._tables)
-
-    def restore(self, tensors: dict[str, Tensor]) -> None:
-        restore_rows(self._tables, tensors)
+        self._trainables = self.learn(seed)
+        return self._trainables
 
 
-class PivotalTuning(Lora):
+class PivotalTuning(_Token, Lora):
     """A learned word and a LoRA that are trained together."""
-
-    _tables: list[LearnedEmbedding]
 
     @property
     def adapted_models(self) -> dict[str, nn.Module]:
-        return Method.trained_models.fget(self)  # type: ignore[attr-defined]
+        return super().trained_models
 
     @property
     def trained_models(self) -> dict[str, nn.Module]:
         return self.adapted_models | self.parts.text_models
 
-    @property
-    def trains_text(self) -> bool:
-        return True
-
     def attach(self, seed: int, dtype: torch.dtype = torch.float32) -> list[Trainable]:
         # The adapter first: peft freezes whatever is not its own.
-        adapters = super().attach(seed, dtype)
-        self._tables = learn_token(self.options, self.parts, seed)
-        return [*adapters, *trainables(self._tables)]
-
-    def embedding(self) -> dict[str, Tensor]:
-        return vectors(self.parts, self._tables)
-
-    def caption_for_proof(self, captions: Sequence[str]) -> str:
-        return caption_with(self.options.placeholder_token, self.parts, captions)
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {**super().tensors(), **named_rows(self._tables)}
-
-    def restore(self, tensors: dict[str, Tensor]) -> None:
-        super().restore(tensors)
-        restore_rows(self._tables, tensors)
+        self._trainables = [*super().attach(seed, dtype), *self.learn(seed)]
+        return self._trainables
 
 
 def learn_token(options: MethodOptions, parts: Components, seed: int) -> list[LearnedEmbedding]:
@@ -133,49 +126,3 @@ def starting_rows(
         )
         return noise * table.std(dim=0) + table.mean(dim=0)
     return table[[ids[i % len(ids)] for i in range(options.num_vectors)]]
-
-
-def trainables(tables: list[LearnedEmbedding]) -> list[Trainable]:
-    """One group for each text encoder's rows."""
-    return [Trainable(_name(i), {"rows": table.rows}) for i, table in enumerate(tables)]
-
-
-def vectors(parts: Components, tables: list[LearnedEmbedding]) -> dict[str, Tensor]:
-    """The token's vectors by the names of an embedding file."""
-    names = KEYS["sdxl" if len(tables) > 1 else parts.family.name]
-    return {
-        name: table.rows.detach().to("cpu", torch.float32, copy=True)
-        for name, table in zip(names, tables, strict=True)
-    }
-
-
-def named_rows(tables: list[LearnedEmbedding]) -> dict[str, Tensor]:
-    """For a checkpoint."""
-    return {f"{_name(i)}.rows": table.rows.detach() for i, table in enumerate(tables)}
-
-
-def restore_rows(tables: list[LearnedEmbedding], tensors: dict[str, Tensor]) -> None:
-    """Takes back what :func:`named_rows` gave."""
-    with torch.no_grad():
-        for i, table in enumerate(tables):
-            table.rows.copy_(tensors[f"{_name(i)}.rows"])
-
-
-def caption_with(word: str, parts: Components, captions: Sequence[str]) -> str:
-    """The first caption with the learned word in it.
-
-    Raises:
-        UserError: there is none, so nothing could be learned.
-    """
-    for caption in captions:
-        if any(i in parts.expansions for i in token_ids(parts.tokenizers[0], caption)):
-            return caption
-    raise UserError(
-        f"no caption has the token {word!r} in it, so it cannot be learned",
-        where="method.placeholder_token",
-        do=f"Write it into the instance prompt: a photo of {word} …",
-    )
-
-
-def _name(index: int) -> str:
-    return "token" if index == 0 else f"token_{index + 1}"

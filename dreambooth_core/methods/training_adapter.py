@@ -41,7 +41,7 @@ class TrainingAdapter:
     def __init__(self, path: str, component: str, network: nn.Module) -> None:
         self.on = True
         self._device = next(network.parameters()).device  # a quantised layer has none
-        found = read_start(path, 1.0, {component: network}, where=WHERE).of(component)
+        found = read_start(path, {component: network}, where=WHERE)[component]
         require_layers(component, network, found, where=WHERE)
         for name, weights in found.items():
             self._put_beside(network.get_submodule(name), weights, f"{component}.{name}")

@@ -132,7 +132,7 @@ class Training:
         shards = shard(parts, trainables, processes, offload=offload) if sharded else None
 
         if config.prefers:
-            method.remember(trainables)
+            method.remember()
 
         # Optimizer and average, and how they are saved.
         rates = parameter_groups(config, trainables, processes.count)

@@ -17,6 +17,7 @@ from dreambooth_core.formats.adapters.metadata import training_settings, trigger
 from dreambooth_core.formats.adapters.model import (
     COMPONENTS,
     Adapter,
+    DiffWeights,
     LoraWeights,
     OftWeights,
     Weights,
@@ -42,7 +43,9 @@ def describe(adapter: Adapter, path: str | Path | None = None) -> dict[str, Any]
         "alphas": _counted(w.alpha for w in weights if w.rank),
         "targets": _targets(adapter),
         "dtype": str(adapter.dtype).removeprefix("torch."),
-        "parameters": sum(w.elements() for w in weights),
+        "parameters": sum(
+            t.numel() for w in weights for tail, t in w.tensors().items() if tail != "alpha"
+        ),
         "trigger_words": trigger_words(metadata),
         "base": base_of(metadata),
         "settings": training_settings(metadata),
@@ -91,14 +94,12 @@ def squared_norm(weights: Weights) -> float:
     factors = weights.factors()
     if factors is not None:
         return energy(factors[0], factors[1])
-    if getattr(weights, "dora_scale", None) is not None:
-        plain = weights.to()
-        plain.__dict__["dora_scale"] = None
-        return float(plain.delta().double().square().sum())
-    bias = weights.bias_delta()
+    plain = weights.to()
+    plain.dora_scale = None
+    bias = plain.bias_delta()
     total = 0.0 if bias is None else float(bias.double().square().sum())
-    if getattr(weights, "weight", True) is not None:
-        total += float(weights.delta().double().square().sum())
+    if not isinstance(plain, DiffWeights) or plain.weight is not None:
+        total += float(plain.delta().double().square().sum())
     return total
 
 
@@ -140,12 +141,10 @@ def base_of(metadata: Mapping[str, str]) -> str | None:
 
 
 def _changes_nothing(weights: Weights) -> bool:
-    if isinstance(weights, LoraWeights) and weights.dora_scale is None and weights.bias is None:
+    if weights.dora_scale is not None or getattr(weights, "rescale", None) is not None:
+        return False
+    if isinstance(weights, LoraWeights) and weights.bias is None:
         return not bool(weights.up.any()) or not bool(weights.down.any()) or weights.alpha == 0
-    if getattr(weights, "dora_scale", None) is not None:
-        return False
-    if isinstance(weights, OftWeights) and weights.rescale is not None:
-        return False
     return squared_norm(weights) == 0.0
 
 

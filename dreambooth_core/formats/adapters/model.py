@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -62,10 +63,8 @@ class Adapter:
     @property
     def dtype(self) -> torch.dtype:
         """The widest floating-point type in the file; fp32 for an empty one."""
-        widest: torch.dtype | None = None
-        for weights in self.modules.values():
-            widest = torch.promote_types(widest or weights.dtype, weights.dtype)
-        return widest or torch.float32
+        kinds = [weights.dtype for weights in self.modules.values()]
+        return reduce(torch.promote_types, kinds) if kinds else torch.float32
 
     @property
     def components(self) -> list[str]:
@@ -95,7 +94,7 @@ def component_of(name: str) -> str:
 
 def kind_of(weights: Weights) -> str:
     """The method by its usual name: a LoRA on k x k convolutions is a LoCon."""
-    if getattr(weights, "dora_scale", None) is not None:
+    if weights.dora_scale is not None:
         return "dora" if weights.method == "lora" else f"{weights.method}-dora"
     if isinstance(weights, LoraWeights) and (
         weights.mid is not None or any(size > 1 for size in weights.down.shape[2:])
@@ -112,19 +111,11 @@ def block_of(name: str) -> str:
     What stands in no block (``conv_in``, ``time_embedding``, embeddings) is ``<component>.other``.
     """
     component, *path = name.split(".")
-    if component == "unet":
-        if path[0] in ("down_blocks", "up_blocks"):
-            return ".".join(("unet", *path[:2]))
-        return "unet.mid_block" if path[0] == "mid_block" else "unet.other"
-    if component == "transformer":
-        return (
-            ".".join((component, *path[:2]))
-            if path[1:2] and path[1].isdigit()
-            else (f"{component}.other")
-        )
     if component == "other":
         return component
-    if "layers" in path:
-        at = path.index("layers")
-        return f"{component}.layers.{path[at + 1]}"
-    return f"{component}.other"
+    if component.startswith("text_encoder"):
+        path = path[path.index("layers") :] if "layers" in path else []
+    if path[:1] == ["mid_block"]:
+        return "unet.mid_block"
+    numbered = path[1:2] and path[1].isdigit()
+    return ".".join((component, *path[:2])) if numbered else f"{component}.other"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,11 +12,11 @@ from torch import Tensor
 
 from dreambooth_core.errors import UserError
 from dreambooth_core.formats.adapters.weights import (
+    COMMON,
     Factors,
     Weights,
     check_magnitudes,
     check_size,
-    common,
     expect,
     finish,
 )
@@ -41,14 +42,14 @@ class LohaWeights(Weights):
     t2: Tensor | None = None
     dora_scale: Tensor | None = None
     method: ClassVar[str] = "loha"
+    TAILS: ClassVar[Mapping[str, str]] = {
+        **{name: f"hada_{name}" for name in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")},
+        **COMMON,
+    }
 
     @property
     def rank(self) -> int:
         return int(self.w1_b.shape[0])
-
-    @property
-    def needs_base(self) -> bool:
-        return self.dora_scale is not None
 
     def check(self) -> None:
         if (self.t1 is None) != (self.t2 is None):
@@ -75,17 +76,6 @@ class LohaWeights(Weights):
         down = torch.einsum("ri,si->rsi", self.w1_b.float(), self.w2_b.float()).flatten(0, 1)
         return up * (self.alpha / self.rank), down, (up.shape[0], down.shape[1])
 
-    def tensors(self) -> dict[str, Tensor]:
-        named = {
-            "hada_w1_a": self.w1_a,
-            "hada_w1_b": self.w1_b,
-            "hada_w2_a": self.w2_a,
-            "hada_w2_b": self.w2_b,
-        }
-        if self.t1 is not None and self.t2 is not None:
-            named.update({"hada_t1": self.t1, "hada_t2": self.t2})
-        return {**named, **common(self.alpha, self.dora_scale)}
-
 
 @dataclass(eq=False)
 class LokrWeights(Weights):
@@ -106,22 +96,20 @@ class LokrWeights(Weights):
     alpha: float = 1.0
     dora_scale: Tensor | None = None
     method: ClassVar[str] = "lokr"
+    TAILS: ClassVar[Mapping[str, str]] = {
+        **{name: f"lokr_{name}" for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
+        **COMMON,
+    }
 
     @property
     def rank(self) -> int:
-        for thin in (self.w2_b, self.w1_b):
-            if thin is not None:
-                return int(thin.shape[0])
-        return 0
+        thin = self.w1_b if self.w2_b is None else self.w2_b
+        return 0 if thin is None else int(thin.shape[0])
 
     @property
     def scale(self) -> float:
         """What the Kronecker product is multiplied by."""
         return self.alpha / self.rank if self.rank else 1.0
-
-    @property
-    def needs_base(self) -> bool:
-        return self.dora_scale is not None
 
     def check(self) -> None:
         a, b = factor_shape("lokr_w1", self.w1, self.w1_a, self.w1_b, None)
@@ -151,11 +139,6 @@ class LokrWeights(Weights):
         up, down = torch.kron(p, u) * self.scale, torch.kron(q, v)
         return up, down, (up.shape[0], down.shape[1])
 
-    def tensors(self) -> dict[str, Tensor]:
-        names = ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")
-        named = {f"lokr_{n}": getattr(self, n) for n in names if getattr(self, n) is not None}
-        return {**named, **common(self.alpha, self.dora_scale)}
-
 
 @dataclass(eq=False)
 class OftWeights(Weights):
@@ -176,15 +159,17 @@ class OftWeights(Weights):
     side: str = "out"
     terms: int = 0
     method: ClassVar[str] = "oft"
+    needs_base: ClassVar[bool] = True
+    TAILS: ClassVar[Mapping[str, str]] = {
+        "blocks": "oft_blocks",
+        "alpha": "alpha",
+        "rescale": "rescale",
+    }
 
     @property
     def rank(self) -> int:
         """The size of a block."""
         return int(self.blocks.shape[-1])
-
-    @property
-    def needs_base(self) -> bool:
-        return True
 
     def check(self) -> None:
         shape = self.blocks.shape
@@ -241,12 +226,6 @@ class OftWeights(Weights):
             turned = turned * self.rescale.float().reshape(-1, *[1] * (weight.ndim - 1))
         return turned - weight
 
-    def tensors(self) -> dict[str, Tensor]:
-        named = {"oft_blocks": self.blocks, "alpha": torch.tensor(float(self.alpha))}
-        if self.rescale is not None:
-            named["rescale"] = self.rescale
-        return named
-
 
 def product(a: Tensor, b: Tensor, core: Tensor | None) -> Tensor:
     """``a · b``, or with a Tucker core [r, r, h, w] the tensor [out, in, h, w], in fp32."""
@@ -284,8 +263,7 @@ def factor_shape(
 def _full(full: Tensor | None, a: Tensor | None, b: Tensor | None, core: Tensor | None) -> Tensor:
     if full is not None:
         return full.float()
-    if a is None or b is None:
-        raise UserError("a LoKr module lacks one of its factors", do="The file is incomplete.")
+    assert a is not None and b is not None
     return product(a, b, core)
 
 

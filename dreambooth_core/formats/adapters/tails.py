@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -24,11 +24,7 @@ from dreambooth_core.formats.adapters.model import (
     Weights,
 )
 from dreambooth_core.formats.adapters.peft_config import PeftSettings
-from dreambooth_core.formats.adapters.weights import (
-    check_size,
-    expect,
-    matrix_or_convolution,
-)
+from dreambooth_core.formats.adapters.weights import check_size, expect
 
 _PLAIN = (
     "alpha|dora_scale|hada_w[12]_[ab]|hada_t[12]|lokr_w[12](?:_[ab])?|lokr_t[12]|oft_blocks|"
@@ -81,7 +77,7 @@ class Piece:
     name: str
     tails: Mapping[str, Tensor]
     settings: PeftSettings | None = None
-    """peft's configuration, where the file came with one."""
+    """peft's configuration, where the module came with one."""
 
     def assemble(self, *, strict: bool = True) -> Weights:
         """The module's weights.
@@ -92,7 +88,6 @@ class Piece:
         """
         try:
             weights = self._built()
-            weights.check()
             if strict:
                 weights.check_numbers()
         except KeyError as error:
@@ -112,25 +107,47 @@ class Piece:
             if tail != "alpha" and (0 in tensor.shape or not tensor.is_floating_point()):
                 kind = str(tensor.dtype).removeprefix("torch.")
                 raise UserError(f"{tail} of shape {list(tensor.shape)}, {kind}, is not a weight")
-        for sign, (build, takes) in _BUILDERS.items():
-            if sign in self.tails:
-                strange = [t for t in self.tails if t not in takes and t != "alpha"]
-                if strange:
-                    raise UserError(f"{strange[0]} does not go with {sign}")
-                return build(self)
+        for build, signs, others in _KINDS:
+            sign = next((tail for tail in signs if tail in self.tails), None)
+            if sign is not None:
+                for tail in self.tails:
+                    if tail not in (*signs, *others, "alpha"):
+                        raise UserError(f"{tail} does not go with {sign}")
+                weights = build(self)
+                weights.check()
+                self._scale(weights)
+                return weights
         raise UserError(f"the adapter's module {self.name} has only {', '.join(self.tails)}")
 
-    def alpha(self, rank: int) -> float:
-        """The stored alpha, else peft's, else the rank (scale 1). Raises ``UserError``."""
-        if "alpha" in self.tails:
-            return _number("alpha", self.tails["alpha"])
-        if self.settings is not None:
-            return self.settings.effective_alpha(self.name, rank)
-        return float(rank)
+    def fields(self, kind: type[Weights]) -> dict[str, Any]:
+        """The tensors by the fields of a kind, its alpha still unknown. Raises ``KeyError``."""
+        found: dict[str, Any] = {"alpha": 1.0} if "alpha" in kind.TAILS else {}
+        for field in fields(cast(Any, kind)):
+            tail = _short(kind.TAILS.get(field.name, ""))
+            if tail in self.tails and tail != "alpha":
+                found[field.name] = self.tails[tail]
+            elif field.default is MISSING and tail != "alpha":
+                raise KeyError(tail)
+        return found
 
-    def dora(self) -> Tensor | None:
-        """The magnitudes in LyCORIS' shape, whichever form they came in."""
-        return self.tails.get("dora_scale")
+    def _scale(self, weights: Weights) -> None:
+        """Sets alpha: the stored one, else peft's, else the rank. Raises ``UserError``."""
+        if isinstance(weights, LokrWeights) and not weights.rank and self.settings is not None:
+            # peft scales also where both factors are full; elsewhere that is not so: put it inside.
+            scale = self.settings.scale(self.name)
+            if weights.w1 is not None and scale != 1.0:
+                weights.w1 = weights.w1 * scale
+        elif isinstance(weights, (LoraWeights, LohaWeights, LokrWeights)):
+            rank = weights.rank or 1
+            if "alpha" in self.tails:
+                weights.alpha = _number("alpha", self.tails["alpha"])
+            else:
+                said = self.settings
+                weights.alpha = said.effective_alpha(self.name, rank) if said else float(rank)
+
+
+def _short(tail: str) -> str:
+    return tail.removeprefix("lora_").removesuffix(".weight")
 
 
 def _number(name: str, tensor: Tensor) -> float:
@@ -145,84 +162,49 @@ def _number(name: str, tensor: Tensor) -> float:
 
 
 def _lora(piece: Piece) -> Weights:
-    down, up = piece.tails["down"], piece.tails["up"]
-    matrix_or_convolution("lora_down", down)
-    if up.ndim > 2 and math.prod(up.shape[2:]) != 1:
+    weights = LoraWeights(**piece.fields(LoraWeights))
+    if weights.up.ndim > 2 and math.prod(weights.up.shape[2:]) != 1:
         raise Unsupported(f"the adapter's module {piece.name} has a k x k up convolution")
-    dora = piece.dora()
     magnitude = piece.tails.get("lora_magnitude_vector")
-    if magnitude is not None and dora is not None:
-        raise UserError("it has two sets of magnitudes")
     if magnitude is not None:
-        dora = magnitude.reshape(-1, *[1] * (down.ndim - 1))
-    alpha = piece.alpha(int(down.shape[0]))
-    mid, bias = piece.tails.get("mid"), piece.tails.get("diff_b")
-    return LoraWeights(down, up, alpha, mid=mid, dora_scale=dora, bias=bias)
+        if weights.dora_scale is not None:
+            raise UserError("it has two sets of magnitudes")
+        weights.dora_scale = magnitude.reshape(-1, *[1] * (weights.down.ndim - 1))
+    return weights
 
 
 def _loha(piece: Piece) -> Weights:
-    tails = piece.tails
-    return LohaWeights(
-        tails["hada_w1_a"],
-        tails["hada_w1_b"],
-        tails["hada_w2_a"],
-        tails["hada_w2_b"],
-        piece.alpha(int(tails["hada_w1_b"].shape[0]) if tails["hada_w1_b"].ndim else 1),
-        tails.get("hada_t1"),
-        tails.get("hada_t2"),
-        piece.dora(),
-    )
+    return LohaWeights(**piece.fields(LohaWeights))
 
 
 def _lokr(piece: Piece) -> Weights:
     if "lokr_t1" in piece.tails:
         raise Unsupported(f"{piece.name} has a LoKr with a Tucker core in its first factor")
-    names = ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")
-    fields: dict[str, Any] = {
-        n: piece.tails[f"lokr_{n}"] for n in names if f"lokr_{n}" in piece.tails
-    }
-    weights = LokrWeights(**fields, dora_scale=piece.dora())
+    weights = LokrWeights(**piece.fields(LokrWeights))
     for factor in ("w1", "w2"):
         if getattr(weights, factor) is None:
             _ = piece.tails[f"lokr_{factor}_a"], piece.tails[f"lokr_{factor}_b"]
-    weights.check()
-    weights.alpha = piece.alpha(weights.rank or 1)
-    if piece.settings is not None and not weights.rank:
-        return scaled_full_lokr(weights, piece.settings.scale(piece.name))
-    return weights
-
-
-def scaled_full_lokr(weights: LokrWeights, scale: float) -> LokrWeights:
-    """peft scales also where both factors are full; elsewhere that is not so: put it inside."""
-    if weights.w1 is not None and scale != 1.0:
-        weights.w1 = weights.w1 * scale
-    weights.alpha = 1.0
     return weights
 
 
 def _oft(piece: Piece) -> Weights:
-    blocks = piece.tails["oft_blocks"]
     alpha = piece.tails.get("alpha")
     limit = 0.0 if alpha is None else _number("alpha", alpha)
-    return OftWeights(blocks, limit, piece.tails.get("rescale"))
+    return OftWeights(piece.tails["oft_blocks"], limit, piece.tails.get("rescale"))
 
 
 def _peft_oft(piece: Piece) -> Weights:
+    """Each row of ``oft_R [n, size * (size - 1) / 2]`` is an upper triangle.
+
+    peft's exact Cayley transform has the sign of Q the other way round than its series.
+    """
     vectors = piece.tails["oft_R"]
     expect("oft_R", vectors, None, None)
     size = (1 + math.isqrt(1 + 8 * vectors.shape[-1])) // 2
     if size * (size - 1) // 2 != vectors.shape[1]:
         raise UserError(f"oft_R has rows of {vectors.shape[1]}, and no square has such a triangle")
     check_size(size, vectors.shape[0], size, size)
-    settings = piece.settings or PeftSettings()
-    return oft_from_vectors(vectors, size, settings.neumann_terms)
-
-
-def oft_from_vectors(vectors: Tensor, size: int, terms: int) -> OftWeights:
-    """peft's OFT: each row of ``vectors [n, size * (size - 1) / 2]`` is an upper triangle.
-
-    peft's exact Cayley transform has the sign of Q the other way round than its series.
-    """
+    terms = (piece.settings or PeftSettings()).neumann_terms
     rows, columns = torch.triu_indices(size, size, 1)
     blocks = vectors.new_zeros(vectors.shape[0], size, size)
     blocks[:, rows, columns] = vectors if terms else -vectors
@@ -237,17 +219,16 @@ def _norm(piece: Piece) -> Weights:
     return DiffWeights(piece.tails.get("w_norm"), piece.tails.get("b_norm"), norm=True)
 
 
-_LORA_TAILS = ("down", "up", "mid", "dora_scale", "lora_magnitude_vector", "diff_b")
-_LOHA_TAILS = tuple(f"hada_{n}" for n in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2"))
-_LOKR_TAILS = tuple(f"lokr_{n}" for n in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t1", "t2"))
-_BUILDERS: dict[str, tuple[Callable[[Piece], Weights], tuple[str, ...]]] = {
-    **dict.fromkeys(("down", "up", "mid", "lora_magnitude_vector"), (_lora, _LORA_TAILS)),
-    **dict.fromkeys(_LOHA_TAILS, (_loha, (*_LOHA_TAILS, "dora_scale"))),
-    **dict.fromkeys(_LOKR_TAILS, (_lokr, (*_LOKR_TAILS, "dora_scale"))),
-    "oft_blocks": (_oft, ("oft_blocks", "rescale")),
-    "oft_R": (_peft_oft, ("oft_R",)),
-    **dict.fromkeys(("diff", "diff_b"), (_diff, ("diff", "diff_b"))),
-    **dict.fromkeys(("w_norm", "b_norm"), (_norm, ("w_norm", "b_norm"))),
-}
-"""By a tail that shows the method: what makes its weights, and the tails that may stand with it
+_HADA = tuple(tail for tail in LohaWeights.TAILS.values() if tail.startswith("hada_"))
+_KRON = (*(tail for tail in LokrWeights.TAILS.values() if tail.startswith("lokr_")), "lokr_t1")
+_KINDS: tuple[tuple[Callable[[Piece], Weights], tuple[str, ...], tuple[str, ...]], ...] = (
+    (_lora, ("down", "up", "mid", "lora_magnitude_vector"), ("dora_scale", "diff_b")),
+    (_loha, _HADA, ("dora_scale",)),
+    (_lokr, _KRON, ("dora_scale",)),
+    (_oft, ("oft_blocks",), ("rescale",)),
+    (_peft_oft, ("oft_R",), ()),
+    (_diff, ("diff", "diff_b"), ()),
+    (_norm, ("w_norm", "b_norm"), ()),
+)
+"""What makes a method's weights, by the tails that show it, and those that may stand with them
 (alpha may with all)."""

@@ -7,8 +7,12 @@ is the same change as a product of two thin matrices where that is exact and nee
 
 from __future__ import annotations
 
+import copy
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 from typing import ClassVar
 
 import torch
@@ -29,41 +33,56 @@ MAX_CHANGE = 1e30
 """Far beyond any weight, and far below what fp32 holds."""
 
 
-class Weights:
+COMMON = {"alpha": "alpha", "dora_scale": "dora_scale"}
+"""What all low-rank methods share, see :attr:`Weights.TAILS`."""
+
+
+class Weights(ABC):
     """The part of an adapter that changes one module of the base."""
 
-    method: ClassVar[str] = ""
+    method: ClassVar[str]
+    TAILS: ClassVar[Mapping[str, str]]
+    """By field, the tail under which kohya and LyCORIS store it."""
     alpha: float
+    dora_scale: Tensor | None = None
+    """DoRA's magnitudes, ``[out, 1, …]`` (per output) or ``[1, in, …]`` (per input)."""
+    bias: Tensor | None = None
+    """A change of the module's bias [out], stored as it is (``diff_b``)."""
 
     @property
+    @abstractmethod
     def rank(self) -> int:
         """The inner dimension; 0 where the method has none."""
-        raise NotImplementedError
 
     @property
     def needs_base(self) -> bool:
         """Whether ΔW depends on the weight that it changes."""
+        return self.dora_scale is not None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a LoRA and nothing more: what every program reads without loss."""
         return False
 
+    @abstractmethod
     def check(self) -> None:
         """Whether the tensors have shapes that make one weight change.
 
         Raises:
             UserError: they have not, or the change would be larger than any weight is.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def delta(self, base: Tensor | None = None) -> Tensor:
         """ΔW in fp32, in the shape of ``base`` where it is given.
 
         Raises:
             UserError: the base is needed and missing, or has another size.
         """
-        raise NotImplementedError
 
     def bias_delta(self) -> Tensor | None:
         """The change of the module's bias in fp32, shape [out]; most methods have none."""
-        return None
+        return None if self.bias is None else self.bias.float()
 
     def factors(self) -> Factors | None:
         """ΔW as a low-rank product, exact; ``None`` where there is no such thing."""
@@ -71,7 +90,12 @@ class Weights:
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors by kohya's tails, ``alpha`` among them."""
-        raise NotImplementedError
+        held = {tail: getattr(self, name) for name, tail in self.TAILS.items()}
+        return {
+            tail: value if isinstance(value, Tensor) else torch.tensor(float(value))
+            for tail, value in held.items()
+            if value is not None
+        }
 
     def check_numbers(self) -> None:
         """Whether all numbers are numbers, and so small that their products are too.
@@ -98,22 +122,15 @@ class Weights:
             for name, value in vars(self).items()
             if isinstance(value, Tensor) and value.is_floating_point()
         }
-        copy = object.__new__(type(self))
-        copy.__dict__.update({**vars(self), **changes})
-        return copy
+        made = copy.copy(self)
+        vars(made).update(changes)
+        return made
 
     @property
     def dtype(self) -> torch.dtype:
         """The widest floating-point type among the tensors."""
-        kinds = [v.dtype for n, v in self.tensors().items() if n != "alpha"]
-        widest = kinds[0]
-        for kind in kinds[1:]:
-            widest = torch.promote_types(widest, kind)
-        return widest
-
-    def elements(self) -> int:
-        """How many numbers the module stores, alpha apart."""
-        return sum(t.numel() for n, t in self.tensors().items() if n != "alpha")
+        kinds = (v.dtype for n, v in self.tensors().items() if n != "alpha")
+        return reduce(torch.promote_types, kinds)
 
 
 @dataclass(eq=False)
@@ -125,7 +142,6 @@ class LoraWeights(Weights):
 
     Shapes: linear ``down [rank, in]``, ``up [out, rank]``; convolution ``down [rank, in, h, w]``,
     ``up [out, rank, 1, 1]``; Tucker ``down [rank, in, 1, 1]``, ``mid [rank, rank, h, w]``.
-    ``dora_scale`` is ``[out, 1, …]`` (per output) or ``[1, in, …]`` (per input).
     """
 
     down: Tensor
@@ -134,29 +150,32 @@ class LoraWeights(Weights):
     mid: Tensor | None = None
     dora_scale: Tensor | None = None
     bias: Tensor | None = None
-    """A change of the module's bias [out], stored as it is (``diff_b``)."""
     method: ClassVar[str] = "lora"
+    TAILS: ClassVar[Mapping[str, str]] = {
+        "down": "lora_down.weight",
+        "up": "lora_up.weight",
+        "mid": "lora_mid.weight",
+        "bias": "diff_b",
+        **COMMON,
+    }
 
     @property
     def rank(self) -> int:
         return int(self.down.shape[0])
 
     @property
-    def needs_base(self) -> bool:
-        return self.dora_scale is not None
+    def is_plain(self) -> bool:
+        return self.mid is None and self.dora_scale is None and self.bias is None
 
     def check(self) -> None:
         matrix_or_convolution("lora_down", self.down)
         matrix_or_convolution("lora_up", self.up)
+        inner, kernel = self.rank, tuple(self.down.shape[2:])
         if self.mid is not None:
-            expect("lora_mid", self.mid, None, None, None, None)
-        inner = self.rank if self.mid is None else int(self.mid.shape[0])
-        expect("lora_up", self.up, self.up.shape[0], inner, *[1] * (self.up.ndim - 2))
-        kernel = tuple(self.down.shape[2:])
-        if self.mid is not None:
-            expect("lora_mid", self.mid, inner, self.rank, None, None)
+            expect("lora_mid", self.mid, None, self.rank, None, None)
             expect("lora_down", self.down, self.rank, None, *[1] * (self.down.ndim - 2))
-            kernel = tuple(self.mid.shape[2:])
+            inner, kernel = int(self.mid.shape[0]), tuple(self.mid.shape[2:])
+        expect("lora_up", self.up, self.up.shape[0], inner, *[1] * (self.up.ndim - 2))
         out, inputs = int(self.up.shape[0]), int(self.down.shape[1])
         check_size(self.rank, out, inputs, *kernel)
         check_magnitudes(self.dora_scale, out, inputs)
@@ -179,17 +198,6 @@ class LoraWeights(Weights):
         up, down, shape = self.low_rank()
         return finish((up @ down).reshape(shape), base, self.dora_scale)
 
-    def bias_delta(self) -> Tensor | None:
-        return None if self.bias is None else self.bias.float()
-
-    def tensors(self) -> dict[str, Tensor]:
-        named = {"lora_down.weight": self.down, "lora_up.weight": self.up}
-        if self.mid is not None:
-            named["lora_mid.weight"] = self.mid
-        if self.bias is not None:
-            named["diff_b"] = self.bias
-        return {**named, **common(self.alpha, self.dora_scale)}
-
 
 @dataclass(eq=False)
 class DiffWeights(Weights):
@@ -201,10 +209,8 @@ class DiffWeights(Weights):
     norm: bool = False
     """Written as LyCORIS writes normalisation layers (``w_norm``, ``b_norm``)."""
     method: ClassVar[str] = "diff"
-
-    @property
-    def rank(self) -> int:
-        return 0
+    rank: ClassVar[int] = 0
+    TAILS: ClassVar[Mapping[str, str]] = {"weight": "diff", "bias": "diff_b"}
 
     def check(self) -> None:
         if self.weight is not None:
@@ -222,16 +228,12 @@ class DiffWeights(Weights):
             raise UserError("a change of a bias alone needs the base's weight for its shape")
         return torch.zeros_like(base, dtype=torch.float32)
 
-    def bias_delta(self) -> Tensor | None:
-        return None if self.bias is None else self.bias.float()
-
     def tensors(self) -> dict[str, Tensor]:
-        named = {}
-        if self.weight is not None:
-            named["w_norm" if self.norm else "diff"] = self.weight
-        if self.bias is not None:
-            named["b_norm" if self.norm else "diff_b"] = self.bias
-        return named
+        named = super().tensors()
+        return {NORMS[tail]: t for tail, t in named.items()} if self.norm else named
+
+
+NORMS = {"diff": "w_norm", "diff_b": "b_norm"}
 
 
 def expect(name: str, tensor: Tensor, *sizes: int | None) -> None:
@@ -286,14 +288,6 @@ def add_bias(offset: Tensor | None, shift: Tensor, strength: float) -> Tensor:
             do="Use an adapter that was made for this base.",
         )
     return offset.float() + shift.reshape(offset.shape) * strength
-
-
-def common(alpha: float, dora_scale: Tensor | None) -> dict[str, Tensor]:
-    """The tensors that all low-rank methods share."""
-    named = {"alpha": torch.tensor(float(alpha))}
-    if dora_scale is not None:
-        named["dora_scale"] = dora_scale
-    return named
 
 
 def finish(delta: Tensor, base: Tensor | None, dora_scale: Tensor | None) -> Tensor:
