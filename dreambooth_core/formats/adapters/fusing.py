@@ -30,9 +30,7 @@ def outputs_of(weights: Weights) -> int | None:
         return int(weights.first().shape[0] * weights.second().shape[0])
     if isinstance(weights, OftWeights):
         alone = weights.blocks.ndim != 3 or weights.blocks.shape[0] == 1
-        return (
-            None if weights.side == "in" or alone else int(weights.blocks.shape[0]) * weights.rank
-        )
+        return None if weights.side == "in" or alone else len(weights.blocks) * weights.rank
     if isinstance(weights, DiffWeights):
         tensor = weights.weight if weights.weight is not None else weights.bias
         return None if tensor is None else int(tensor.shape[0])
@@ -70,40 +68,30 @@ def swap_halves(weights: Weights) -> Weights:
 
 def rows(weights: Weights, wanted: Sequence[slice]) -> Weights:
     """The same change of some of the outputs, in the order wanted. Raises ``Unsupported``."""
-    if isinstance(weights, LoraWeights):
-        up, down = _take(weights.up, wanted), weights.down
-        used = up.flatten(1).any(0) if up.ndim == 2 and weights.mid is None else None
-        alpha = weights.alpha
-        if used is not None and bool(used.any()) and not bool(used.all()):
-            up, down = up[:, used], down[used]
-            alpha *= down.shape[0] / weights.down.shape[0]
-        return replace(
-            weights,
-            up=up.contiguous(),
-            down=down.contiguous(),
-            alpha=alpha,
-            dora_scale=_magnitudes(weights, wanted),
-            bias=None if weights.bias is None else _take(weights.bias, wanted),
-        )
-    if isinstance(weights, LohaWeights):
-        side = 0 if weights.t1 is None else 1
-        return replace(
-            weights,
-            w1_a=_take(weights.w1_a, wanted, side),
-            w2_a=_take(weights.w2_a, wanted, side),
-            dora_scale=_magnitudes(weights, wanted),
-        )
-    if isinstance(weights, LokrWeights):
-        return _lokr_rows(weights, wanted)
-    if isinstance(weights, DiffWeights):
-        return replace(
-            weights,
-            weight=None if weights.weight is None else _take(weights.weight, wanted),
-            bias=None if weights.bias is None else _take(weights.bias, wanted),
-        )
     if isinstance(weights, OftWeights):
         return _oft_rows(weights, wanted)
-    raise Unsupported(f"a {weights.method} cannot be cut into parts")
+    if isinstance(weights, LokrWeights):
+        return _lokr_rows(weights, wanted)
+    made = weights.to()
+    made.dora_scale = _magnitudes(weights, wanted)
+    axis = 0 if getattr(weights, "t1", None) is None else 1
+    for name in _ROWS[type(weights)]:
+        if (held := getattr(weights, name)) is not None:
+            setattr(made, name, _take(held, wanted, axis).contiguous())
+    if isinstance(made, LoraWeights) and made.up.ndim == 2 and made.mid is None:
+        used = made.up.any(0)
+        if bool(used.any()) and not bool(used.all()):
+            up, down, rank = made.up[:, used].contiguous(), made.down[used], made.rank
+            return replace(made, up=up, down=down, alpha=made.alpha * (len(down) / rank))
+    return made
+
+
+_ROWS: dict[type[Weights], tuple[str, ...]] = {
+    LoraWeights: ("up", "bias"),
+    LohaWeights: ("w1_a", "w2_a"),
+    DiffWeights: ("weight", "bias"),
+}
+"""The tensors whose rows are outputs."""
 
 
 def join(parts: Sequence[Weights | None], sizes: Sequence[int]) -> Weights:
@@ -130,11 +118,9 @@ def join(parts: Sequence[Weights | None], sizes: Sequence[int]) -> Weights:
 
 def _join_products(parts: Sequence[Weights | None], sizes: Sequence[int]) -> LoraWeights:
     """Block by block: the ups stand on a diagonal, the downs below one another."""
-    scales = [getattr(part, "dora_scale", None) for part in parts]
+    scales = [None if part is None else part.dora_scale for part in parts]
     dora = _join_magnitudes(scales) if any(scale is not None for scale in scales) else None
-    found: list[tuple[Tensor, Tensor] | None] = []
-    for part in parts:
-        found.append(None if part is None else _product(part))
+    found = [None if part is None else _product(part) for part in parts]
     downs = [pair[1] for pair in found if pair is not None]
     shared = all(down.shape == downs[0].shape and torch.equal(down, downs[0]) for down in downs)
     rank = downs[0].shape[0] if shared else sum(down.shape[0] for down in downs)
@@ -156,16 +142,13 @@ def _join_products(parts: Sequence[Weights | None], sizes: Sequence[int]) -> Lor
 
 def _product(part: Weights) -> tuple[Tensor, Tensor]:
     """``(up, down)`` with the scale inside; a scale that is a power of two costs no rounding."""
-    if isinstance(part, LoraWeights):
-        up, down, shape = part.low_rank()
-    else:
-        factors = part.factors()
-        if factors is None:
-            raise Unsupported(
-                f"a {part.method} of this form is not a product of thin matrices",
-                do="Make it plain LoRA first: dreambooth resize with --base.",
-            )
-        up, down, shape = factors
+    factors = part.low_rank() if isinstance(part, LoraWeights) else part.factors()
+    if factors is None:
+        raise Unsupported(
+            f"a {part.method} of this form is not a product of thin matrices",
+            do="Make it plain LoRA first: dreambooth resize with --base.",
+        )
+    up, down, shape = factors
     if len(shape) != 2:
         raise Unsupported("convolutions are never kept as one")
     return up, down
@@ -182,26 +165,24 @@ def _join_magnitudes(scales: Sequence[Tensor | None]) -> Tensor:
 
 
 def _join_full(parts: Sequence[Weights | None], sizes: Sequence[int]) -> DiffWeights:
-    made: list[Tensor | None] = []
-    for part, size in zip(parts, sizes, strict=True):
-        weight = part.weight if isinstance(part, DiffWeights) else None
-        made.append(weight)
+    changes = [part.weight if isinstance(part, DiffWeights) else None for part in parts]
+    for weight, size in zip(changes, sizes, strict=True):
         if weight is not None and weight.shape[0] != size:
             raise Unsupported(f"a part has {weight.shape[0]} rows, {size} are wanted")
-    present = next((weight for weight in made if weight is not None), None)
-    weight = None
-    if present is not None:
-        blank = [present.new_zeros(size, *present.shape[1:]) for size in sizes]
-        weight = torch.cat([b if w is None else w for w, b in zip(made, blank, strict=True)])
-    return DiffWeights(weight, _join_biases(parts, sizes))
+    return DiffWeights(_stacked(changes, sizes), _join_biases(parts, sizes))
 
 
 def _join_biases(parts: Sequence[Weights | None], sizes: Sequence[int]) -> Tensor | None:
-    shifts = [None if part is None else part.bias_delta() for part in parts]
-    if all(shift is None for shift in shifts):
+    return _stacked([None if part is None else part.bias_delta() for part in parts], sizes)
+
+
+def _stacked(tensors: Sequence[Tensor | None], sizes: Sequence[int]) -> Tensor | None:
+    """One below the other, zeros where one is missing; ``None`` where all are."""
+    present = next((each for each in tensors if each is not None), None)
+    if present is None:
         return None
-    blank = [torch.zeros(size) for size in sizes]
-    return torch.cat([b if s is None else s for s, b in zip(shifts, blank, strict=True)])
+    blank = [present.new_zeros(size, *present.shape[1:]) for size in sizes]
+    return torch.cat([b if t is None else t for t, b in zip(tensors, blank, strict=True)])
 
 
 def _join_oft(parts: Sequence[Weights | None]) -> OftWeights:
@@ -227,20 +208,18 @@ def _join_oft(parts: Sequence[Weights | None]) -> OftWeights:
 def _lokr_rows(weights: LokrWeights, wanted: Sequence[slice]) -> Weights:
     """Rows of the left factor, where the parts end between two of them; else as plain LoRA."""
     step = int(weights.second().shape[0])
-    if all(part.start % step == 0 and part.stop % step == 0 for part in wanted):
-        coarse = [slice(part.start // step, part.stop // step) for part in wanted]
+    if _fits(wanted, step):
         left = "w1" if weights.w1 is not None else "w1_a"
-        taken: dict[str, Any] = {left: _take(getattr(weights, left), coarse)}
+        taken: dict[str, Any] = {left: _take(getattr(weights, left), _coarse(wanted, step))}
         return replace(weights, **taken, dora_scale=_magnitudes(weights, wanted))
-    plain = replace(weights, dora_scale=None)
-    factors = plain.factors()
+    factors = replace(weights, dora_scale=None).factors()
     if factors is None:
         raise Unsupported(
             "a LoKr of a convolution cannot be cut between the rows of its factors",
             do="Make it plain LoRA first: dreambooth resize.",
         )
     up, down, shape = factors
-    made = as_lora(_take(up, wanted), down, (shape[0], *shape[1:]), weights.dtype)
+    made = as_lora(_take(up, wanted), down, shape, weights.dtype)
     made.dora_scale = _magnitudes(weights, wanted)
     return made
 
@@ -249,20 +228,26 @@ def _oft_rows(weights: OftWeights, wanted: Sequence[slice]) -> OftWeights:
     if weights.side == "in":
         return weights  # the inputs are the same for every part
     size = weights.rank
-    apart = all(part.start % size == 0 and part.stop % size == 0 for part in wanted)
+    apart = _fits(wanted, size)
     if weights.blocks.ndim == 3 and weights.blocks.shape[0] > 1 and apart and not weights.alpha:
-        blocks = [slice(part.start // size, part.stop // size) for part in wanted]
+        blocks = _take(weights.blocks, _coarse(wanted, size))
         rescale = None if weights.rescale is None else _take(weights.rescale, wanted)
-        return replace(weights, blocks=_take(weights.blocks, blocks), rescale=rescale)
+        return replace(weights, blocks=blocks, rescale=rescale)
     raise Unsupported(
         "a rotation (OFT) of a fused layer mixes the outputs of its parts",
         do="Keep the layout, or make it plain LoRA: dreambooth resize with --base.",
     )
 
 
-def _magnitudes(
-    weights: LoraWeights | LohaWeights | LokrWeights, wanted: Sequence[slice]
-) -> Tensor | None:
+def _fits(wanted: Sequence[slice], step: int) -> bool:
+    return all(part.start % step == 0 and part.stop % step == 0 for part in wanted)
+
+
+def _coarse(wanted: Sequence[slice], step: int) -> list[slice]:
+    return [slice(part.start // step, part.stop // step) for part in wanted]
+
+
+def _magnitudes(weights: Weights, wanted: Sequence[slice]) -> Tensor | None:
     scale = weights.dora_scale
     if scale is None:
         return None

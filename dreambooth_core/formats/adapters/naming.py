@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from dreambooth_core.errors import Unsupported
+from dreambooth_core.errors import Unsupported, at
 from dreambooth_core.families.names import (
     DIFFUSERS,
     NAMES,
@@ -31,24 +31,49 @@ Shapes = Mapping[str, Sequence[int]]
 """Shapes of tensors by key."""
 TRANSFORMER, OTHER = "transformer", "other"
 
-_PREFIXES = (
-    *("lora_unet__", "lora_unet_", "lora_transformer_", "lycoris_unet_", "lycoris_", "oft_unet_"),
-    *("model.diffusion_model.", "diffusion_model.", "transformer.", "conditional_transformer."),
-    *("unet.", "net."),
-)
-_PEFT = "base_model.model."
+_PREFIXES = {
+    "lora_unet__": TRANSFORMER,
+    "lora_unet_": "unet",
+    "lora_transformer_": TRANSFORMER,
+    "lycoris_unet_": "unet",
+    "oft_unet_": "unet",
+    "lora_te1_": "text_encoder",
+    "lora_te2_": "text_encoder_2",
+    "lora_te_": "text_encoder",
+    "lycoris_te1_": "text_encoder",
+    "lycoris_te2_": "text_encoder_2",
+    "lycoris_te_": "text_encoder",
+    "lycoris_": "unet",
+    "model.diffusion_model.": "unet",
+    "diffusion_model.": "unet",
+    "transformer.": TRANSFORMER,
+    "conditional_transformer.": TRANSFORMER,
+    "unet.": "unet",
+    "net.": TRANSFORMER,
+    "text_encoders.clip_l.transformer.": "text_encoder",
+    "text_encoders.clip_h.transformer.": "text_encoder",
+    "text_encoders.clip_g.transformer.": "text_encoder_2",
+    "cond_stage_model.transformer.": "text_encoder",
+    "text_encoder_2.": "text_encoder_2",
+    "text_encoder.": "text_encoder",
+}
+"""What stands before a layer's own name in files, and of which network it is; ``unet`` may be any
+denoiser."""
+_PEFT = re.compile(r"^(?:base_model\.model\.)+")
 _TEXT = re.compile(r"(lora_te[0-9]?_|lycoris_te[0-9]?_|text_encoders?[._]|text_encoder_[23][._])")
 _USABLE = re.compile(r"[\w.\-]{1,300}", re.ASCII)
 
 
+def stripped(raw: str) -> tuple[str | None, str]:
+    """``(network, if the name says it; the layer's own name)`` from a layer's name in a file."""
+    raw = _PEFT.sub("", raw)
+    prefix = next((prefix for prefix in _PREFIXES if raw.startswith(prefix)), "")
+    return _PREFIXES.get(prefix), _PEFT.sub("", raw[len(prefix) :])
+
+
 def bare(raw: str) -> str:
     """A layer's name in a file without what stands before the layer's own."""
-    for prefix in (_PEFT, *_PREFIXES, _PEFT):
-        while raw.startswith(prefix) and prefix == _PEFT:
-            raw = raw[len(prefix) :]
-        if raw.startswith(prefix):
-            return raw[len(prefix) :].removeprefix(_PEFT)
-    return raw
+    return stripped(raw)[1]
 
 
 def is_text(name: str) -> bool:
@@ -110,21 +135,14 @@ def sizes_by_name(
         cut = tails.split(key)
         if cut is not None:
             parts.setdefault(cut[0], {})[cut[1]] = shape
-    return {raw: (_outputs(each), _inputs(each)) for raw, each in parts.items()}
 
+    def size(each: Mapping[str, Sequence[int]], axis: int, *tails: str) -> int | None:
+        return next((each[tail][axis] for tail in tails if len(each.get(tail, ())) > 1), None)
 
-def _outputs(parts: Mapping[str, Sequence[int]]) -> int | None:
-    for tail in ("up", "hada_w1_a", "diff"):
-        if len(parts.get(tail, ())) > 1:
-            return parts[tail][0]
-    return None
-
-
-def _inputs(parts: Mapping[str, Sequence[int]]) -> int | None:
-    for tail in ("down", "hada_w1_b", "diff"):
-        if len(parts.get(tail, ())) > 1:
-            return parts[tail][1]
-    return None
+    return {
+        raw: (size(each, 0, "up", "hada_w1_a", "diff"), size(each, 1, "down", "hada_w1_b", "diff"))
+        for raw, each in parts.items()
+    }
 
 
 def canonical(raw: str, layers: Mapping[str, Layer]) -> str | None:
@@ -147,13 +165,8 @@ def alike(adapters: Iterable[Adapter], family: str | None) -> list[Adapter]:
     for adapter in adapters:
         modules: dict[str, Weights] = {}
         for name, weights in adapter.modules.items():
-            layer = _layer(name, names)
-            if layer is not None and layer.fused is not None:
-                parts = _part_names(layer)
-                if present.intersection(parts):
-                    modules.update(_cut(name, weights, layer))
-                    continue
-            modules[name] = weights
+            apart = not present.isdisjoint(_part_names(_layer(name, names)))
+            modules |= _cut(name, weights, names) if apart else {name: weights}
         made.append(adapter.with_modules(modules))
     return made
 
@@ -212,50 +225,38 @@ def _prefixed(path: str, layout: str) -> str:
     return path if path.startswith(CONDITIONER) else f"{TRANSFORMER}.{path}"
 
 
-def turned(weights: Weights, layer: Layer | None) -> Weights:
-    """Weights as diffusers has them: halves that a host's name keeps the other way round are
-    turned. Raises ``Unsupported``."""
-    return fusing.swap_halves(weights) if layer is not None and layer.swapped else weights
-
-
 def _layer(name: str, names: LayerNames) -> Layer | None:
     component, _, path = name.partition(".")
     return names.find(path) if component == TRANSFORMER else None
 
 
-def _part_names(layer: Layer) -> list[str]:
-    fused: Fused | None = layer.fused
-    parts = () if fused is None else fused.parts
-    return [f"{TRANSFORMER}.{replace(layer, template=part).path}" for part in parts]
+def _part_names(layer: Layer | None) -> list[str]:
+    """The names of the layers that are one in this fused one."""
+    if layer is None or layer.fused is None:
+        return []
+    return [f"{TRANSFORMER}.{replace(layer, template=part).path}" for part in layer.fused.parts]
 
 
-def _cut(name: str, weights: Weights, layer: Layer) -> dict[str, Weights]:
-    fused = layer.fused
-    if fused is None:
+def _cut(name: str, weights: Weights, names: LayerNames) -> dict[str, Weights]:
+    layer = _layer(name, names)
+    if layer is None or layer.fused is None:
         return {name: weights}
-    total = fusing.outputs_of(weights)
-    if total is None:
-        sizes = [0] * len(fused.parts)
-    elif total % sum(fused.rows):
-        raise Unsupported(
-            f"{total} rows cannot be cut into parts of {', '.join(map(str, fused.rows))}",
-            where=name,
-        )
-    else:
-        sizes = [total * share // sum(fused.rows) for share in fused.rows]
-    try:
+    shares = layer.fused.rows
+    with at(name):
+        total = fusing.outputs_of(weights) or 0
+        if total % sum(shares):
+            raise Unsupported(
+                f"{total} rows cannot be cut into parts of {', '.join(map(str, shares))}"
+            )
+        sizes = [total * share // sum(shares) for share in shares]
         parts = dict(zip(_part_names(layer), fusing.split(weights, sizes), strict=True))
-    except Unsupported as error:
-        raise Unsupported(error.what, where=name, do=error.do) from error
     return {part: each for part, each in parts.items() if not fusing.is_zero(each)} or parts
 
 
 def _apart(modules: Mapping[str, Weights], names: LayerNames) -> dict[str, Weights]:
     result: dict[str, Weights] = {}
     for name, weights in modules.items():
-        layer = _layer(name, names)
-        cut = {name: weights} if layer is None else _cut(name, weights, layer)
-        for part, each in cut.items():
+        for part, each in _cut(name, weights, names).items():
             if part in result:
                 raise Unsupported(f"the file changes {part} twice, fused and separately")
             result[part] = each
@@ -279,22 +280,14 @@ def _joined(modules: Mapping[str, Weights], names: LayerNames) -> dict[str, Weig
             raise Unsupported(f"the file changes {key} twice, fused and separately")
         parts = [modules.get(part) for part in _part_names(whole)]
         done.update(_part_names(whole))
-        try:
+        with at(key):
             result[key] = fusing.join(parts, _rows(parts, fused))
-        except Unsupported as error:
-            raise Unsupported(error.what, where=key, do=error.do) from error
     return result
 
 
 def _rows(parts: list[Weights | None], fused: Fused) -> list[int]:
     """Rows of each part: its own, or by the family's shares where it is not changed."""
     known = [None if part is None else fusing.outputs_of(part) for part in parts]
-    units = [
-        rows / share for rows, share in zip(known, fused.rows, strict=True) if rows is not None
-    ]
-    if not units:
-        return [0] * len(parts)
-    return [
-        int(min(units) * share) if rows is None else rows
-        for rows, share in zip(known, fused.rows, strict=True)
-    ]
+    pairs = list(zip(known, fused.rows, strict=True))
+    unit = min((rows / share for rows, share in pairs if rows is not None), default=0)
+    return [int(unit * share) if rows is None else rows for rows, share in pairs]

@@ -17,37 +17,17 @@ from torch import Tensor
 
 from dreambooth_core.disk import settle
 from dreambooth_core.disk.reading import read_json, regular
-from dreambooth_core.errors import Unsupported, UserError
+from dreambooth_core.errors import Unsupported, UserError, at
 from dreambooth_core.families.names import Layer
 from dreambooth_core.formats import pickles, storage
 from dreambooth_core.formats.adapters import names, naming, tails
+from dreambooth_core.formats.adapters.fusing import swap_halves
 from dreambooth_core.formats.adapters.metadata import LAYERS_KEY, family_of
 from dreambooth_core.formats.adapters.model import NETWORKS, Adapter, Weights
 from dreambooth_core.formats.adapters.peft_config import PeftSettings, from_metadata
 
 log = logging.getLogger(__name__)
 
-_PREFIXES: tuple[tuple[str, str], ...] = (
-    ("lora_unet_", "unet"),
-    ("lycoris_unet_", "unet"),
-    ("oft_unet_", "unet"),
-    ("lora_te1_", "text_encoder"),
-    ("lora_te2_", "text_encoder_2"),
-    ("lora_te_", "text_encoder"),
-    ("lycoris_te1_", "text_encoder"),
-    ("lycoris_te2_", "text_encoder_2"),
-    ("lycoris_te_", "text_encoder"),
-    ("lycoris_", "unet"),
-    ("model.diffusion_model.", "unet"),
-    ("diffusion_model.", "unet"),
-    ("unet.", "unet"),
-    ("text_encoders.clip_l.transformer.", "text_encoder"),
-    ("text_encoders.clip_h.transformer.", "text_encoder"),
-    ("text_encoders.clip_g.transformer.", "text_encoder_2"),
-    ("cond_stage_model.transformer.", "text_encoder"),
-    ("text_encoder_2.", "text_encoder_2"),
-    ("text_encoder.", "text_encoder"),
-)
 _BARE_UNET = re.compile(
     r"(down_blocks|up_blocks|mid_block|conv_in|conv_out|time_embedding|"
     r"add_embedding|input_blocks|output_blocks|middle_block)[._]?"
@@ -94,15 +74,14 @@ def read_adapter(path: str | Path, *, strict: bool = True) -> Adapter:
         metadata = {**said, **metadata}
         if source.settings and source.settings.base:
             metadata.setdefault("base_model_name_or_path", source.settings.base)
-        try:
+        with at(source.path):
             group = _group(tensors, said, source)
             for key, piece in group.pieces.items():
                 made = piece.assemble(strict=strict)
-                modules[key] = naming.turned(made, group.layers.get(key))
+                turned = key in group.layers and group.layers[key].swapped
+                modules[key] = swap_halves(made) if turned else made
             if strict:
                 _check_extras(group.extras)
-        except UserError as error:
-            raise type(error)(error.what, where=source.path, do=error.do) from error
         extras.update(group.extras)
         skipped += group.unknown
         layers = group.per_level if group.per_level != 2 else layers
@@ -114,8 +93,8 @@ def read_adapter(path: str | Path, *, strict: bool = True) -> Adapter:
 
 def is_adapter_folder(path: Path) -> bool:
     """Whether a folder holds peft's adapter, one in a sub folder per model, or diffusers'."""
-    places = (*NETWORKS, *(f"{component}/*" for component in NETWORKS))
-    names = ["adapter_config.json", *(f"{place}/adapter_config.json" for place in places)]
+    places = ("", *(f"{name}/" for name in NETWORKS), *(f"{name}/*/" for name in NETWORKS))
+    names = (f"{place}adapter_config.json" for place in places)
     return any(next(path.glob(name), None) for name in (*names, *_DIFFUSERS_FILES))
 
 
@@ -218,11 +197,8 @@ def _named_after(folder: Path) -> str | None:
 
 
 def _settings(path: Path) -> PeftSettings:
-    config = read_json(path, "not a valid peft configuration")
-    try:
-        return PeftSettings.parse(config)
-    except UserError as error:
-        raise type(error)(error.what, where=path, do=error.do) from error
+    with at(path):
+        return PeftSettings.parse(read_json(path, "not a valid peft configuration"))
 
 
 @dataclass(frozen=True)
@@ -287,25 +263,9 @@ def _layers(metadata: Mapping[str, str], raw: Iterable[str]) -> int:
     said = metadata.get(LAYERS_KEY, "")
     if re.fullmatch(r"[1-9]", said):
         return int(said)
-    flats = []
-    for name in raw:
-        stripped = _strip(name)
-        if stripped and stripped[0] == "unet":
-            flats.append(stripped[1].replace(".", "_"))
+    found = map(naming.stripped, raw)
+    flats = [names.flat_name(rest) for component, rest in found if component == "unet"]
     return names.layers_shown(flats) or names.guess_layers_per_block(flats)
-
-
-def _strip(raw: str) -> tuple[str, str] | None:
-    """``(component, the name without its prefix)``."""
-    while raw.startswith("base_model.model."):
-        raw = raw[len("base_model.model.") :]
-    for prefix, component in _PREFIXES:
-        if raw.startswith(prefix):
-            rest = raw[len(prefix) :]
-            while rest.startswith("base_model.model."):
-                rest = rest[len("base_model.model.") :]
-            return component, rest
-    return None
 
 
 def module_name(raw: str, component: str | None = None, layers_per_block: int = 2) -> str | None:
@@ -313,32 +273,18 @@ def module_name(raw: str, component: str | None = None, layers_per_block: int = 
 
     ``component`` is what the folder says, for names that do not say it themselves.
     """
-    stripped = _strip(raw)
-    if stripped:
-        component, rest = stripped
-    else:
-        rest = raw
-        while rest.startswith("base_model.model."):
-            rest = rest[len("base_model.model.") :]
-        component = component or _bare(rest)
+    said, rest = naming.stripped(raw)
+    component = said or component
+    if component is None and _BARE_UNET.match(rest):
+        component = "unet"
+    elif component is None and _BARE_TEXT.match(rest):
+        component = "text_encoder"
     if component is None or component == naming.TRANSFORMER:
         return None
     rest = rest.replace(".processor.", ".").replace("_processor_", "_")
     if component == "unet":
-        path = names.unet_path(rest.replace(".", "_"), layers_per_block)
+        path = names.unet_path(names.flat_name(rest), layers_per_block)
     else:
-        for old, new in (
-            ("to_out", "out_proj"),
-            ("to_q", "q_proj"),
-            ("to_k", "k_proj"),
-            ("to_v", "v_proj"),
-        ):
-            rest = rest.removesuffix(f".{old}") + f".{new}" if rest.endswith(f".{old}") else rest
-        path = names.text_path(rest.replace(".", "_"))
+        rest = re.sub(r"\.to_(out|[qkv])$", r".\1_proj", rest)
+        path = names.text_path(names.flat_name(rest))
     return f"{component}.{path}" if path else None
-
-
-def _bare(rest: str) -> str | None:
-    if _BARE_UNET.match(rest):
-        return "unet"
-    return "text_encoder" if _BARE_TEXT.match(rest) else None
