@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dreambooth_core.errors import UserError
+from dreambooth_core.errors import UserError, at
 from dreambooth_core.formats.adapters.model import Adapter, Weights, component_of
 from dreambooth_core.formats.adapters.naming import is_text, unfused
 from dreambooth_core.formats.adapters.weights import add_bias
@@ -37,13 +38,9 @@ class AdapterStack:
         """``models``: by component: ``unet`` or ``transformer``, ``text_encoder`` …"""
         self._modules = {name: _by_path(model) for name, model in models.items()}
         self._adapters: dict[str, Adapter] = {}
-        self._strengths: dict[str, tuple[float, float]] = {}
         self._spots: dict[str, _Spot] = {}
-
-    @property
-    def weights(self) -> dict[str, tuple[float, float]]:
-        """The loaded adapters and their strengths ``(denoiser, text encoders)``."""
-        return dict(self._strengths)
+        self.weights: dict[str, tuple[float, float]] = {}
+        """The loaded adapters' strengths ``(denoiser, text encoders)``."""
 
     def load(self, name: str, adapter: Adapter, weight: Strength = 1.0) -> None:
         """Adds an adapter, at full strength unless told otherwise. The others stay as they are.
@@ -56,23 +53,22 @@ class AdapterStack:
             raise UserError(f"there is already an adapter named {name!r}", do="Unload it first.")
         adapter = unfused(adapter)
         self._locate(name, adapter)
-        before = dict(self._strengths)
         self._adapters[name] = adapter
-        self._strengths[name] = _pair(weight)
+        self.weights[name] = weight if isinstance(weight, tuple) else (weight, weight)
         try:
-            self._refresh(set(adapter.modules))
+            self._refresh(adapter)
         except UserError:
-            del self._adapters[name]
-            self._strengths = before
-            self._refresh(set(adapter.modules))
+            self.unload(name)
             raise
 
     def unload(self, name: str) -> None:
         """Takes an adapter off; what no other adapter changes is the base again, bit for bit."""
-        self._known(name)
+        if name not in self._adapters:
+            loaded = ", ".join(self._adapters) or "none"
+            raise UserError(f"there is no adapter named {name!r}", do=f"Loaded: {loaded}.")
         adapter = self._adapters.pop(name)
-        del self._strengths[name]
-        self._refresh(set(adapter.modules))
+        del self.weights[name]
+        self._refresh(adapter)
         for module in adapter.modules:
             if not any(module in other.modules for other in self._adapters.values()):
                 del self._spots[module]
@@ -82,49 +78,37 @@ class AdapterStack:
         for name in list(self._adapters):
             self.unload(name)
 
-    def _known(self, name: str) -> None:
-        if name not in self._adapters:
-            loaded = ", ".join(self._adapters) or "none"
-            raise UserError(f"there is no adapter named {name!r}", do=f"Loaded: {loaded}.")
-
     def _locate(self, name: str, adapter: Adapter) -> None:
-        missing: list[str] = []
-        spots: dict[str, _Spot] = {}
-        for path in adapter.modules:
-            if path in self._spots:
-                continue
-            module = self._modules.get(component_of(path), {}).get(path.split(".", 1)[1])
-            if module is None:
-                missing.append(path)
-                continue
-            spots[path] = _kept(path, module)
+        found = {
+            path: self._modules.get(component_of(path), {}).get(path.split(".", 1)[1])
+            for path in adapter.modules
+        }
+        missing = [path for path, module in found.items() if module is None]
         if missing:
             raise UserError(
                 f"adapter {name!r} changes {len(missing)} modules that this base does not have, "
                 f"the first is {missing[0]}",
                 do="Use it with the kind of base that it was made for.",
             )
+        spots = {p: _kept(p, m) for p, m in found.items() if m is not None and p not in self._spots}
         self._spots.update(spots)
 
-    def _active(self, path: str) -> Iterator[tuple[Weights, float]]:
-        side = 1 if is_text(path) else 0
-        for name, adapter in self._adapters.items():
-            strength = self._strengths[name][side]
-            if path in adapter.modules and strength:
-                yield adapter.modules[path], strength
-
     @torch.no_grad()
-    def _refresh(self, paths: set[str]) -> None:
-        for path in paths:
-            spot = self._spots[path]
-            active = list(self._active(path))
-            try:
+    def _refresh(self, adapter: Adapter) -> None:
+        """Makes the weights that an adapter changes anew, with all that are loaded."""
+        for path in adapter.modules:
+            spot, side = self._spots[path], int(is_text(path))
+            active = [
+                (other.modules[path], self.weights[name][side])
+                for name, other in self._adapters.items()
+                if path in other.modules and self.weights[name][side]
+            ]
+            with at(path):
                 weight, bias = changed(spot.weight, spot.bias, active)
-            except UserError as error:
-                raise UserError(error.what, where=path, do=error.do) from error
-            _put(spot.module, "weight", weight)
-            if spot.bias is not None and bias is not None:
-                _put(spot.module, "bias", bias)
+            layer: Any = spot.module
+            layer.weight.data.copy_(weight)
+            if bias is not None:
+                layer.bias.data.copy_(bias)
 
 
 def changed(
@@ -193,13 +177,3 @@ def _by_path(model: nn.Module) -> dict[str, nn.Module]:
         if path.startswith(("encoder.layers.", "embeddings.", "final_layer_norm")):
             found.setdefault(f"text_model.{path}", inner)
     return found
-
-
-def _put(module: nn.Module, name: str, value: Tensor) -> None:
-    getattr(module, name).data.copy_(value)
-
-
-def _pair(weight: Strength) -> tuple[float, float]:
-    if isinstance(weight, tuple):
-        return float(weight[0]), float(weight[1])
-    return float(weight), float(weight)

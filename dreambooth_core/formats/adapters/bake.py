@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from dreambooth_core.errors import UserError
+from dreambooth_core.errors import UserError, at
 from dreambooth_core.formats.adapters.apply import rounded, summed
-from dreambooth_core.formats.adapters.merge import Part
-from dreambooth_core.formats.adapters.model import component_of
+from dreambooth_core.formats.adapters.lowrank import root, squares
+from dreambooth_core.formats.adapters.merge import Part, terms_of
 from dreambooth_core.formats.adapters.naming import unfused
 from dreambooth_core.formats.detect import family_label
 
@@ -27,18 +26,6 @@ class Baked:
     """‖ΔW‖ / ‖W‖ over them."""
     rounding: float
     """‖stored - exact‖ / ‖ΔW‖: the share of the change that the stored type loses."""
-
-
-@dataclass
-class _Sums:
-    weight: float = 0.0
-    change: float = 0.0
-    wrong: float = 0.0
-
-    def add(self, before: Tensor, exact: Tensor, stored: Tensor) -> None:
-        self.weight += _squares(before.float())
-        self.change += _squares(exact - before.float())
-        self.wrong += _squares(stored.float() - exact)
 
 
 def bake(
@@ -57,12 +44,12 @@ def bake(
     """
     parts = [replace(part, adapter=unfused(part.adapter)) for part in parts]
     result = {component: dict(tensors) for component, tensors in states.items()}
-    sums, count = _Sums(), 0
-    for name in dict.fromkeys(n for part in parts for n in part.adapter.modules):
+    weight = change = wrong = 0.0
+    names = dict.fromkeys(n for part in parts for n in part.adapter.modules)
+    for name in names:
         component, path = name.split(".", 1)
-        tensors = result.get(component_of(name), {})
-        key = f"{path}.weight"
-        if key not in tensors:
+        tensors = result.get(component, {})
+        if f"{path}.weight" not in tensors:
             family = next(p.adapter.family for p in parts if name in p.adapter.modules)
             made_for = family_label(family)
             raise UserError(
@@ -70,36 +57,18 @@ def bake(
                 f"{f', made for {made_for},' * bool(made_for)} changes",
                 do="Use the adapter with the kind of model that it was made for.",
             )
-        _add(tensors, path, name, parts, dtype, sums)
-        count += 1
-    change = math.sqrt(sums.change / sums.weight) if sums.weight else 0.0
-    rounding = math.sqrt(sums.wrong / sums.change) if sums.change else 0.0
-    return result, Baked(count, change, rounding)
-
-
-def _add(
-    tensors: dict[str, Tensor],
-    path: str,
-    name: str,
-    parts: Sequence[Part],
-    dtype: torch.dtype | None,
-    sums: _Sums,
-) -> None:
-    before, bias = tensors[f"{path}.weight"], tensors.get(f"{path}.bias")
-    active = [
-        (part.adapter.modules[name], part.weight_of(name))
-        for part in parts
-        if name in part.adapter.modules and part.weight_of(name)
-    ]
-    try:
-        exact, offset = summed(before, bias, active)
-        stored = rounded(exact, dtype or before.dtype)
-        if bias is not None and any(w.bias_delta() is not None for w, _ in active):
-            tensors[f"{path}.bias"] = rounded(offset, dtype or bias.dtype)
-    except UserError as error:
-        raise UserError(error.what, where=name, do=error.do) from error
-    sums.add(before, exact, stored)
-    tensors[f"{path}.weight"] = stored
+        before, bias = tensors[f"{path}.weight"], tensors.get(f"{path}.bias")
+        active = [(weights, strength) for weights, strength in terms_of(name, parts) if strength]
+        with at(name):
+            exact, offset = summed(before, bias, active)
+            stored = rounded(exact, dtype or before.dtype)
+            if bias is not None and any(w.bias_delta() is not None for w, _ in active):
+                tensors[f"{path}.bias"] = rounded(offset, dtype or bias.dtype)
+        weight += squares(before.float())
+        change += squares(exact - before.float())
+        wrong += squares(stored.float() - exact)
+        tensors[f"{path}.weight"] = stored
+    return result, Baked(len(names), root(change, weight), root(wrong, change))
 
 
 def base_weights(states: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -110,7 +79,3 @@ def base_weights(states: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor
         for key, tensor in tensors.items()
         if key.endswith(".weight")
     }
-
-
-def _squares(tensor: Tensor) -> float:
-    return float(tensor.double().square().sum())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -10,7 +9,14 @@ import torch
 from torch import Tensor
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.formats.adapters.lowrank import Keep, as_lora, reduce_matrix
+from dreambooth_core.formats.adapters.lowrank import (
+    Keep,
+    Reduced,
+    as_lora,
+    reduce_matrix,
+    root,
+    squares,
+)
 from dreambooth_core.formats.adapters.model import (
     COMPONENTS,
     Adapter,
@@ -59,18 +65,15 @@ class Extracted:
 
 @dataclass
 class _Sums:
-    lost: float = 0.0
-    total: float = 0.0
+    blocks: dict[str, list[float]] = field(default_factory=dict)
+    """What was cut off, and the whole, by block."""
     outside: float = 0.0
     unchanged: int = 0
-    blocks: dict[str, list[float]] = field(default_factory=dict)
 
-    def add(self, module: str, lost: float, total: float) -> None:
-        self.lost += max(0.0, lost)
-        self.total += total
+    def add(self, module: str, reduced: Reduced) -> None:
         sums = self.blocks.setdefault(block_of(module), [0.0, 0.0])
-        sums[0] += max(0.0, lost)
-        sums[1] += total
+        sums[0] += max(0.0, reduced.lost)
+        sums[1] += reduced.total
 
 
 def extract(
@@ -98,13 +101,12 @@ def extract(
         )
     if not modules:
         raise UserError("the models differ only in norms, biases or embeddings", do="Give --rest.")
-    ranks = {n: w.rank for n, w in modules.items() if w.rank}
-    whole = sums.total + sums.outside
+    lost, total = (sum(pair[axis] for pair in sums.blocks.values()) for axis in (0, 1))
     report = Extracted(
-        ranks,
-        _ratio(sums.lost, sums.total),
-        {block: _ratio(*pair) for block, pair in sums.blocks.items()},
-        _ratio(sums.outside, whole),
+        {name: w.rank for name, w in modules.items() if w.rank},
+        root(lost, total),
+        {block: root(*pair) for block, pair in sums.blocks.items()},
+        root(sums.outside, total + sums.outside),
         sums.unchanged,
     )
     return Adapter(modules, {}, family), report
@@ -158,21 +160,13 @@ def _module(name: str, change: Change, options: Extraction, sums: _Sums) -> Weig
         if options.rest and not embedding:
             norm = weight is not None and weight.ndim == 1
             return DiffWeights(weight, bias, norm=norm).to(options.dtype)
-        sums.outside += sum(_squares(t) for t in change.values())
+        sums.outside += sum(map(squares, change.values()))
         return None
     assert weight is not None
     if bias is not None and not options.rest:
-        sums.outside += _squares(bias)
+        sums.outside += squares(bias)
     reduced = reduce_matrix(weight.flatten(1), options.keep_of(name))
-    sums.add(name, reduced.lost, reduced.total)
+    sums.add(name, reduced)
     made = as_lora(reduced.up, reduced.down, weight.shape)
     made.bias = bias if options.rest else None
     return made.to(options.dtype)
-
-
-def _squares(tensor: Tensor) -> float:
-    return float(tensor.double().square().sum())
-
-
-def _ratio(part: float, whole: float) -> float:
-    return math.sqrt(part / whole) if whole else 0.0

@@ -59,7 +59,17 @@ class Reduced:
     @property
     def error(self) -> float:
         """Relative error in the Frobenius norm."""
-        return math.sqrt(max(0.0, self.lost) / self.total) if self.total else 0.0
+        return root(self.lost, self.total)
+
+
+def squares(tensor: Tensor) -> float:
+    """‖tensor‖² in the Frobenius norm, in double."""
+    return float(tensor.double().square().sum())
+
+
+def root(part: float, whole: float) -> float:
+    """The share of one norm in another, from their squares; 0 of nothing."""
+    return math.sqrt(max(part, 0.0) / whole) if whole else 0.0
 
 
 def energy(up: Tensor, down: Tensor) -> float:
@@ -67,7 +77,7 @@ def energy(up: Tensor, down: Tensor) -> float:
     Gram matrices."""
     up, down = up.double(), down.double()
     if up.shape[0] * down.shape[1] < up.shape[1] ** 2:
-        return float((up @ down).square().sum())
+        return squares(up @ down)
     return max(0.0, float(((up.t() @ up) * (down @ down.t()).t()).sum()))
 
 
@@ -91,8 +101,7 @@ def reduce_product(up: Tensor, down: Tensor, keep: Keep) -> Reduced:
     q1, r1 = torch.linalg.qr(up.float())
     q2, r2 = torch.linalg.qr(down.float().t())
     u, s, vh = torch.linalg.svd(r1.double() @ r2.double().t(), full_matrices=False)
-    total = float(s.square().sum())
-    return _cut(q1.double() @ u, s, vh @ q2.double().t(), keep, total)
+    return _cut(q1.double() @ u, s, vh @ q2.double().t(), keep, squares(s))
 
 
 def reduce_matrix(matrix: Tensor, keep: Keep, seed: int = 0) -> Reduced:
@@ -106,13 +115,11 @@ def reduce_matrix(matrix: Tensor, keep: Keep, seed: int = 0) -> Reduced:
     smaller = min(matrix.shape)
     if keep.rank is None or smaller <= 256 or keep.rank * 5 >= smaller:
         u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
-        return _cut(u, s, vh, keep, float(s.double().square().sum()))
-    total = float(matrix.double().square().sum())
+        return _cut(u, s, vh, keep, squares(s))
     u, s, vh = _randomised(matrix, keep.rank, seed)
-    found = _cut(u, s, vh, keep, total)
+    found = _cut(u, s, vh, keep, squares(matrix))
     # Taken from the residual: what is left of a difference of two sums is mostly rounding.
-    lost = float((matrix - found.up @ found.down).double().square().sum())
-    return replace(found, lost=lost)
+    return replace(found, lost=squares(matrix - found.up @ found.down))
 
 
 def as_lora(
@@ -127,9 +134,9 @@ def as_lora(
 
 def _cut(u: Tensor, s: Tensor, vh: Tensor, keep: Keep, total: float) -> Reduced:
     count = keep.count(s, total)
-    lost = float(s[count:].double().square().sum())
-    root = s[:count].sqrt()
-    return Reduced((u[:, :count] * root).float(), (root[:, None] * vh[:count]).float(), lost, total)
+    half = s[:count].sqrt()
+    up, down = (u[:, :count] * half).float(), (half[:, None] * vh[:count]).float()
+    return Reduced(up, down, squares(s[count:]), total)
 
 
 def _randomised(matrix: Tensor, rank: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:

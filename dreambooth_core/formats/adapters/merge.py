@@ -15,12 +15,13 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import NoReturn
 
 import torch
 from torch import Tensor
 
-from dreambooth_core.errors import UserError
+from dreambooth_core.errors import UserError, at
 from dreambooth_core.formats.adapters import names
 from dreambooth_core.formats.adapters.lowrank import (
     Keep,
@@ -30,14 +31,17 @@ from dreambooth_core.formats.adapters.lowrank import (
     energy,
     reduce_matrix,
     reduce_product,
+    root,
+    squares,
 )
-from dreambooth_core.formats.adapters.merged_metadata import merged_metadata
+from dreambooth_core.formats.adapters.metadata import merged_metadata
 from dreambooth_core.formats.adapters.model import (
     COMPONENTS,
     Adapter,
     DiffWeights,
     LoraWeights,
     Weights,
+    component_of,
 )
 from dreambooth_core.formats.adapters.naming import alike, is_text, unfused
 from dreambooth_core.formats.adapters.sparse import Coin, combine
@@ -65,18 +69,14 @@ class Part:
     def weight_of(self, module: str) -> float:
         """The weight of one module: its model's, times the most specific block's factor."""
         weight = self.weight
-        if is_text(module) and self.text_weight is not None:
+        if self.text_weight is not None and is_text(module):
             weight = self.text_weight
-        best = ""
-        for block in self.blocks:
-            full = block if block.split(".")[0] in _STARTS else f"unet.{block}"
-            if (module == full or module.startswith(f"{full}.")) and len(full) > len(best):
-                best = full
-                factor = self.blocks[block]
-        return weight * factor if best else weight
-
-
-_STARTS = COMPONENTS
+        full = {
+            name if component_of(name) in COMPONENTS else f"unet.{name}": factor
+            for name, factor in self.blocks.items()
+        }
+        fitting = [name for name in full if f"{module}.".startswith(f"{name}.")]
+        return weight * full[max(fitting, key=len)] if fitting else weight
 
 
 @dataclass
@@ -141,32 +141,33 @@ def merge(
     adapters = [part.adapter for part in parts]
     matched = alike(adapters, family) if base is None else list(map(unfused, adapters))
     parts = [replace(part, adapter=each) for part, each in zip(parts, matched, strict=True)]
-    dtype = plan.dtype or _widest(parts)
+    dtype = plan.dtype or reduce(torch.promote_types, (each.dtype for each in matched))
     modules: dict[str, Weights] = {}
     tally = _Tally()
     for name in dict.fromkeys(n for part in parts for n in part.adapter.modules):
-        terms = [
-            (p.adapter.modules[name], p.weight_of(name)) for p in parts if name in p.adapter.modules
-        ]
-        try:
+        terms = terms_of(name, parts)
+        with at(name):
             made = _module(name, terms, plan, base, tally)
             if isinstance(made, LoraWeights):
                 made.bias = _bias(terms)
             modules[name] = made.to(dtype)
-        except UserError as error:
-            raise UserError(error.what, where=error.where or name, do=error.do) from error
         if plan.method != "cat" or dtype.itemsize < 4:  # cat in fp32 is the sum by construction
             tally.compare(name, modules[name], terms, base)
-    warnings = _warnings(plan, len(parts))
-    for text in warnings:
-        log.warning(text)
-    if not math.isfinite(tally.error) or not math.isfinite(tally.truncation):
+    warnings: tuple[str, ...] = ()
+    if plan.method in ("linear", *SPARSE) and len(parts) > 1:
+        warnings = (
+            f"{plan.method} mixes the up and down matrices apart, as peft does: the result is not "
+            "the sum of the adapters. Use cat for the exact sum, or svd for a compact one",
+        )
+        log.warning(warnings[0])
+    error, truncated = root(tally.wrong, tally.right), root(tally.cut, tally.whole)
+    if not math.isfinite(error) or not math.isfinite(truncated):
         raise UserError(
             "the merged adapter has NaN or infinity: its numbers are too large",
             do="Use smaller weights.",
         )
     ranks = tuple(sorted({w.rank for w in modules.values() if w.rank}))
-    report = Report(plan.method, len(modules), ranks, tally.error, tally.truncation, warnings)
+    report = Report(plan.method, len(modules), ranks, error, truncated, warnings)
     extras = {k: t for part in reversed(parts) for k, t in part.adapter.extras.items()}
     layers = max((p.adapter.layers_per_block for p in parts), key=lambda n: n != 2)
     metadata = merged_metadata([(p.name, p.weight, p.adapter.metadata) for p in parts], plan.method)
@@ -174,6 +175,13 @@ def merge(
 
 
 Term = tuple[Weights, float]
+
+
+def terms_of(name: str, parts: Sequence[Part]) -> list[Term]:
+    """The changes of one module, and how much of each."""
+    return [
+        (p.adapter.modules[name], p.weight_of(name)) for p in parts if name in p.adapter.modules
+    ]
 
 
 @dataclass
@@ -184,14 +192,6 @@ class _Tally:
     right: float = 0.0
     cut: float = 0.0
     whole: float = 0.0
-
-    @property
-    def error(self) -> float:
-        return math.sqrt(self.wrong / self.right) if self.right else 0.0
-
-    @property
-    def truncation(self) -> float:
-        return math.sqrt(max(0.0, self.cut) / self.whole) if self.whole else 0.0
 
     def keep(self, reduced: Reduced) -> Reduced:
         self.cut += reduced.lost
@@ -208,14 +208,14 @@ class _Tally:
             self.wrong += energy(*concatenate([(up, down), (-found[0], found[1])]))
         elif not (isinstance(result, DiffWeights) and result.weight is None):
             true = _dense(name, terms, base)
-            self.right += float(true.double().square().sum())
-            self.wrong += float((result.delta(true) - true).double().square().sum())
+            self.right += squares(true)
+            self.wrong += squares(result.delta(true) - true)
 
 
 def _module(name: str, terms: list[Term], plan: Plan, base: Base | None, tally: _Tally) -> Weights:
     if plan.method in ("linear", *SPARSE):
         return _apart(name, terms, plan)
-    if any(isinstance(w, DiffWeights) for w, _ in terms) and _is_small(terms):
+    if any(isinstance(w, DiffWeights) and w.is_small for w, _ in terms):
         return _full(name, terms, base)
     pairs = _pairs(terms)
     if plan.method == "cat":
@@ -237,13 +237,6 @@ def _module(name: str, terms: list[Term], plan: Plan, base: Base | None, tally: 
     return as_lora(reduced.up, reduced.down, dense.shape)
 
 
-def _is_small(terms: list[Term]) -> bool:
-    """Norms and biases: vectors have no rank to speak of and are summed in full."""
-    return any(
-        isinstance(w, DiffWeights) and (w.weight is None or w.weight.ndim < 2) for w, _ in terms
-    )
-
-
 def _pairs(terms: list[Term]) -> list[tuple[Tensor, Tensor, tuple[int, ...]]] | None:
     """Each term's factors with its weight inside, or ``None`` if one has no exact factors."""
     pairs = []
@@ -251,7 +244,7 @@ def _pairs(terms: list[Term]) -> list[tuple[Tensor, Tensor, tuple[int, ...]]] | 
         found = weights.factors()
         if found is None:
             return None
-        pairs.append((found[0] * strength, found[1], found[2]))
+        pairs.append((found[0] * strength, *found[1:]))
     shapes = {(u.shape[0], d.shape[1]) for u, d, _ in pairs}
     kernels = {shape for _, _, shape in pairs if len(shape) > 2}
     if len(shapes) > 1 or len(kernels) > 1:
@@ -261,16 +254,18 @@ def _pairs(terms: list[Term]) -> list[tuple[Tensor, Tensor, tuple[int, ...]]] | 
 
 def _dense(name: str, terms: list[Term], base: Base | None) -> Tensor:
     """Σ wᵢ ΔWᵢ in fp32."""
-    total: Tensor | None = None
-    for weights, strength in terms:
-        delta = _delta(name, weights, base) * strength
-        total = delta if total is None else total + _shaped(delta, total)
-    if total is None:
-        raise UserError("there is nothing to add up", where=name)
-    return total
+    deltas = (_delta(name, weights, base) * strength for weights, strength in terms)
+    return reduce(lambda total, delta: total + _shaped(delta, total), deltas)
 
 
 def _delta(name: str, weights: Weights, base: Base | None) -> Tensor:
+    weight = base_for(name, weights, base)
+    delta = weights.delta(weight)
+    return delta if weight is not None else delta.reshape(names.kernel_shape(name, delta.shape))
+
+
+def base_for(name: str, weights: Weights, base: Base | None) -> Tensor | None:
+    """The weight that a change is for, if it is known. Raises ``UserError`` where it must be."""
     weight = base.get(name) if base is not None else None
     if weight is None and weights.needs_base:
         raise UserError(
@@ -278,8 +273,7 @@ def _delta(name: str, weights: Weights, base: Base | None) -> Tensor:
             where=name,
             do="Give the base model with --base.",
         )
-    delta = weights.delta(weight)
-    return delta if weight is not None else delta.reshape(names.kernel_shape(name, delta.shape))
+    return weight
 
 
 def _full(name: str, terms: list[Term], base: Base | None) -> DiffWeights:
@@ -322,9 +316,8 @@ def _sparse_sum(name: str, terms: list[Term], plan: Plan, base: Base | None) -> 
     deltas = [_delta(name, weights, base) for weights, _ in terms]
     deltas = [_shaped(delta, deltas[0]) for delta in deltas]
     kind = plan.method.removesuffix("_svd")
-    return combine(
-        kind, deltas, [s for _, s in terms], plan.density, plan.sign, _coin(plan, name, "full")
-    )
+    strengths = [strength for _, strength in terms]
+    return combine(kind, deltas, strengths, plan.density, plan.sign, _coin(plan, name, "full"))
 
 
 def _apart(name: str, terms: list[Term], plan: Plan) -> LoraWeights:
@@ -332,7 +325,7 @@ def _apart(name: str, terms: list[Term], plan: Plan) -> LoraWeights:
     loras = [
         (w, s)
         for w, s in terms
-        if isinstance(w, LoraWeights) and w.factors() is not None and w.mid is None
+        if isinstance(w, LoraWeights) and w.dora_scale is None and w.mid is None
     ]
     ranks = {w.rank for w, _ in loras}
     if len(loras) < len(terms) or len(ranks) != 1:
@@ -348,26 +341,19 @@ def _apart(name: str, terms: list[Term], plan: Plan) -> LoraWeights:
             _refuse_sizes(shapes)
     scaled = [strength * w.alpha / w.rank for w, strength in loras]
     roots = [math.sqrt(abs(s)) for s in scaled]
-    signed = [math.copysign(root, s) for root, s in zip(roots, scaled, strict=True)]
-    pieces = {
-        "down": combine(
+    signed = [math.copysign(half, s) for half, s in zip(roots, scaled, strict=True)]
+    pieces = [
+        combine(
             plan.method,
-            [w.down.float() for w, _ in loras],
-            signed,
+            [getattr(w, kind).float() for w, _ in loras],
+            strengths,
             plan.density,
             plan.sign,
-            _coin(plan, name, "down"),
-        ),
-        "up": combine(
-            plan.method,
-            [w.up.float() for w, _ in loras],
-            roots,
-            plan.density,
-            plan.sign,
-            _coin(plan, name, "up"),
-        ),
-    }
-    return LoraWeights(pieces["down"], pieces["up"], float(ranks.pop()))
+            _coin(plan, name, kind),
+        )
+        for kind, strengths in (("down", signed), ("up", roots))
+    ]
+    return LoraWeights(pieces[0], pieces[1], float(ranks.pop()))
 
 
 def _coin(plan: Plan, name: str, what: str) -> Coin:
@@ -382,8 +368,7 @@ def _coin(plan: Plan, name: str, what: str) -> Coin:
 
 
 def _family(parts: Sequence[Part]) -> str | None:
-    families = {p.adapter.family or "" for p in parts}
-    known = families - {""}
+    known = {p.adapter.family for p in parts if p.adapter.family}
     strange = any(
         not p.adapter.family and any(n.startswith("other.") for n in p.adapter.modules)
         for p in parts
@@ -395,19 +380,3 @@ def _family(parts: Sequence[Part]) -> str | None:
             do="Merge adapters of one family.",
         )
     return next(iter(known), None)
-
-
-def _widest(parts: Sequence[Part]) -> torch.dtype:
-    widest = parts[0].adapter.dtype
-    for part in parts[1:]:
-        widest = torch.promote_types(widest, part.adapter.dtype)
-    return widest
-
-
-def _warnings(plan: Plan, count: int) -> tuple[str, ...]:
-    if plan.method in ("linear", *SPARSE) and count > 1:
-        return (
-            f"{plan.method} mixes the up and down matrices apart, as peft does: the result is not "
-            "the sum of the adapters. Use cat for the exact sum, or svd for a compact one",
-        )
-    return ()

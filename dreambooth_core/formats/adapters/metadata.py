@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dreambooth_core.disk.reading import parse_json
@@ -11,6 +13,9 @@ from dreambooth_core.formats.adapters.model import LoraWeights, Weights
 
 LAYERS_KEY = "dreambooth_layers_per_block"
 """Resblocks per level, written for reduced SDXL layouts only: LDM's names depend on it."""
+
+RECIPE_KEY = "dreambooth_merge"
+"""JSON: the method, and name and weight of each adapter."""
 
 BASE_VERSION = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
 """kohya's ``ss_base_model_version`` by family."""
@@ -57,17 +62,46 @@ def trigger_words(metadata: Mapping[str, str], count: int = 8) -> list[str]:
     for key in ("modelspec.trigger_phrase", "ss_trigger_words", "trigger_words", "instance_prompt"):
         if metadata.get(key):
             return [word.strip() for word in metadata[key].split(",") if word.strip()]
-    try:
-        folders = parse_json(metadata.get("ss_tag_frequency", "{}"))
-    except ValueError:
-        return []
-    totals: dict[str, int] = {}
-    for tags in folders.values():
-        for tag, times in tags.items() if isinstance(tags, dict) else ():
-            if isinstance(times, int):
-                totals[tag.strip()] = totals.get(tag.strip(), 0) + times
-    ranked = sorted(totals.items(), key=lambda item: (-item[1], item[0]))
-    return [tag for tag, _ in ranked[:count]]
+    totals: Counter[str] = Counter()
+    for tags in _tags([metadata]).values():
+        for tag, times in tags.items():
+            totals[tag.strip()] += times
+    return sorted(totals, key=lambda tag: (-totals[tag], tag))[:count]
+
+
+def merged_metadata(
+    parts: Sequence[tuple[str, float, Mapping[str, str]]], method: str
+) -> dict[str, str]:
+    """What all parts agree on, all trigger words, all tag counts, and the recipe.
+
+    ``parts``: name, weight and metadata of each adapter.
+    """
+    sources = [said for _, _, said in parts]
+    common = {k: v for k, v in sources[0].items() if all(said.get(k) == v for said in sources)}
+    kept = without_network(common)
+    words = dict.fromkeys(w for _, weight, said in parts if weight > 0 for w in trigger_words(said))
+    if len(parts) > 1 and words:
+        kept["modelspec.trigger_phrase"] = ", ".join(words)
+    if tags := _tags(sources):
+        kept["ss_tag_frequency"] = json.dumps(tags, ensure_ascii=False)
+    recipe = {"method": method, "adapters": [{"name": n, "weight": w} for n, w, _ in parts]}
+    kept[RECIPE_KEY] = json.dumps(recipe, ensure_ascii=False)
+    return kept
+
+
+def _tags(sources: Sequence[Mapping[str, str]]) -> dict[str, Counter[str]]:
+    """kohya's tables of tags by folder; the same folder's name in two of them is added up."""
+    total: dict[str, Counter[str]] = {}
+    for metadata in sources:
+        try:
+            folders = parse_json(metadata.get("ss_tag_frequency", "{}"))
+        except ValueError:
+            continue
+        for folder, tags in folders.items():
+            counts = tags.items() if isinstance(tags, dict) else ()
+            table = total.setdefault(str(folder), Counter())
+            table.update({tag: times for tag, times in counts if isinstance(times, int)})
+    return total
 
 
 def for_kohya(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from dreambooth_core.errors import UserError
+from dreambooth_core.errors import at
 from dreambooth_core.formats.adapters import names
 from dreambooth_core.formats.adapters.lowrank import (
     Keep,
@@ -17,7 +16,9 @@ from dreambooth_core.formats.adapters.lowrank import (
     as_lora,
     reduce_matrix,
     reduce_product,
+    root,
 )
+from dreambooth_core.formats.adapters.merge import base_for
 from dreambooth_core.formats.adapters.metadata import without_network
 from dreambooth_core.formats.adapters.model import (
     Adapter,
@@ -60,30 +61,22 @@ def resize(
     errors: dict[str, float] = {}
     lost = total = 0.0
     for name, weights in adapter.modules.items():
-        if _stays(weights):
+        if isinstance(weights, DiffWeights) and weights.is_small:
             modules[name] = weights
             continue
-        try:
+        with at(name):
             reduced, shape = _reduce(name, weights, keep, base)
-        except UserError as error:
-            raise UserError(error.what, where=error.where or name, do=error.do) from error
-        shape = names.kernel_shape(name, shape)
-        made = as_lora(reduced.up, reduced.down, shape, dtype or weights.dtype)
+        kind = dtype or weights.dtype
+        made = as_lora(reduced.up, reduced.down, names.kernel_shape(name, shape), kind)
         bias = weights.bias_delta()
-        made.bias = None if bias is None else bias.to(dtype or weights.dtype)
+        made.bias = None if bias is None else bias.to(kind)
         modules[name] = made
         errors[name] = reduced.error
         lost, total = lost + max(0.0, reduced.lost), total + reduced.total
     ranks = {name: w.rank for name, w in modules.items() if isinstance(w, LoraWeights)}
     smaller = adapter.with_modules(modules)
     smaller.metadata = without_network(adapter.metadata)
-    return smaller, Resized(ranks, math.sqrt(lost / total) if total else 0.0, errors)
-
-
-def _stays(weights: Weights) -> bool:
-    if not isinstance(weights, DiffWeights):
-        return False
-    return weights.weight is None or weights.weight.ndim < 2
+    return smaller, Resized(ranks, root(lost, total), errors)
 
 
 def _reduce(
@@ -95,16 +88,5 @@ def _reduce(
         if up.shape[1] <= min(up.shape[0], down.shape[1]):
             return reduce_product(up, down, keep), shape
         return reduce_matrix(up @ down, keep), shape
-    delta = weights.delta(_base_of(name, weights, base))
+    delta = weights.delta(base_for(name, weights, base))
     return reduce_matrix(delta.flatten(1), keep), tuple(delta.shape)
-
-
-def _base_of(name: str, weights: Weights, base: Mapping[str, Tensor] | None) -> Tensor | None:
-    weight = base.get(name) if base is not None else None
-    if weight is None and weights.needs_base:
-        raise UserError(
-            f"the change that this {weights.method} makes depends on the base",
-            where=name,
-            do="Give the base model with --base.",
-        )
-    return weight

@@ -212,6 +212,11 @@ class DiffWeights(Weights):
     rank: ClassVar[int] = 0
     TAILS: ClassVar[Mapping[str, str]] = {"weight": "diff", "bias": "diff_b"}
 
+    @property
+    def is_small(self) -> bool:
+        """Norms and biases: vectors have no rank to speak of, and stay as they are."""
+        return self.weight is None or self.weight.ndim < 2
+
     def check(self) -> None:
         if self.weight is not None:
             expect("diff", self.weight, *[None] * min(max(self.weight.ndim, 1), 4))
