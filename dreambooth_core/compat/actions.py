@@ -1,4 +1,7 @@
-"""What flags do whose value is not simply that of a configuration key."""
+"""What flags do whose value is not simply that of a configuration key.
+
+The docstring of each says what becomes of the value, in the words of the table for people.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from dreambooth_core.errors import UserError
 
 
 def interpolation(draft: Draft, value: str) -> None:
+    """lanczos only"""
     if value.lower() != "lanczos":
         raise UserError(
             f"images are scaled by Lanczos, not {value}",
@@ -23,13 +27,14 @@ def interpolation(draft: Draft, value: str) -> None:
 
 
 def concepts_list(draft: Draft, value: str) -> None:
+    """read from the file"""
     for flag in ("instance_data_dir", "instance_prompt", "class_data_dir", "class_prompt"):
         draft.note(flag, "--concepts_list says it instead, as there")
     draft.config.concepts = read_concepts_list(value)
 
 
 def vae(draft: Draft, value: str) -> None:
-    """A folder, a file, or a hub id, whose files are fetched."""
+    # A folder, a file, or a hub id, whose files are fetched.
     path = Path(value).expanduser()
     if not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", value):
         path = _hub_vae(value)
@@ -56,6 +61,7 @@ def _hub_vae(name: str) -> Path:
 
 
 def tokenizer(draft: Draft, value: str) -> None:
+    """only the base's own"""
     if value != draft.values["pretrained_model_name_or_path"]:
         raise UserError(
             "another tokenizer than the base's own would give its text encoder wrong tokens",
@@ -65,6 +71,7 @@ def tokenizer(draft: Draft, value: str) -> None:
 
 
 def use_lora(draft: Draft, value: bool) -> None:
+    """lora on queries and values; without it full"""
     draft.set("method.kind", "lora" if value else "full")
     if value:
         draft.set("method.target_modules", "query_value")
@@ -75,13 +82,15 @@ def use_lora(draft: Draft, value: bool) -> None:
 
 
 def rank(draft: Draft, value: int) -> None:
-    """``rank`` or ``lora_rank``, whichever was given."""
+    """alpha is the rank"""
+    # rank or lora_rank, whichever was given.
     value = next((draft.values[n] for n in ("rank", "lora_rank") if n in draft.given), value)
     draft.set("method.rank", value)
     draft.set("method.alpha", float(value))
 
 
 def lora_blocks(draft: Draft, value: str) -> None:
+    """the layers in these transformer blocks"""
     layers = [re.escape(name.strip()) for name in draft.config.method.target_modules.split(",")]
     blocks = "|".join(re.escape(block.strip()) for block in value.split(","))
     pattern = rf"transformer_blocks\.({blocks})\.(.*\.)?({'|'.join(layers)})"
@@ -89,6 +98,7 @@ def lora_blocks(draft: Draft, value: str) -> None:
 
 
 def unet_blocks(draft: Draft, value: str) -> None:
+    """the attention layers in these blocks"""
     names = [re.escape(name.strip().removeprefix("unet.")) for name in value.split(",")]
     pattern = rf"({'|'.join(names)})\..*\.(to_q|to_k|to_v|to_out\.0)"
     draft.set("method.target_modules", pattern)
@@ -99,23 +109,27 @@ B_LORA = "up_blocks.0.attentions.0,up_blocks.0.attentions.1"
 
 
 def b_lora(draft: Draft, value: bool) -> None:
+    """B-LoRA's two blocks"""
     if value:
         unet_blocks(draft, B_LORA)
 
 
 def pivotal(draft: Draft, value: bool) -> None:
+    """pivotal: a token and a LoRA"""
     if value:
         draft.set("method.kind", "pivotal")
 
 
 def weighting_scheme(draft: Draft, value: str) -> None:
+    """the noise levels for logit_normal and mode, the weights for sigma_sqrt and cosmap"""
     drawn = value if value in ("logit_normal", "mode") else "none"
     draft.set("objective.timestep_bias", drawn)
     draft.set("objective.weighting", value if value in ("sigma_sqrt", "cosmap") else "none")
 
 
 def precondition_outputs(draft: Draft, value: int) -> None:
-    """The loss between images is that between directions times the squared share of noise."""
+    """1: times the squared share of noise"""
+    # The loss between images is that between directions times the squared share of noise.
     if not value:
         return
     weighting = draft.config.objective.weighting
@@ -126,6 +140,7 @@ def precondition_outputs(draft: Draft, value: int) -> None:
 
 
 def mixed_precision(draft: Draft, value: str) -> None:
+    """what the device can do; without it what accelerate was told"""
     reason = draft.machine.refuses_precision(value)
     if reason:
         other = "fp16" if draft.machine.device == "cuda" else "no"
@@ -135,12 +150,14 @@ def mixed_precision(draft: Draft, value: str) -> None:
 
 
 def upcast_before_saving(draft: Draft, value: bool) -> None:
+    """fp32; without it that of --mixed_precision"""
     half = draft.config.run.mixed_precision
     draft.set("save.precision", "fp32" if value or half == "no" else half)
 
 
 def quantization(draft: Draft, value: str) -> None:
-    """A file of transformers' ``BitsAndBytesConfig``."""
+    """int8, or nf4 for 4 bits"""
+    # A file of transformers' BitsAndBytesConfig.
     path = Path(value).expanduser()
     found = read_json(path)
     if found.get("load_in_4bit"):
@@ -156,6 +173,7 @@ def quantization(draft: Draft, value: str) -> None:
 
 
 def aspect_ratio_buckets(draft: Draft, value: bool | str) -> None:
+    """bucket, with the engine's own sizes"""
     if not value:
         return
     draft.set("data.crop", "bucket")
@@ -163,6 +181,7 @@ def aspect_ratio_buckets(draft: Draft, value: bool | str) -> None:
 
 
 def prior_precision(draft: Draft, value: str) -> None:
+    """no is fp32"""
     wanted = "no" if value == "fp32" else value
     reason = draft.machine.refuses_precision(wanted)
     if reason:
@@ -172,6 +191,7 @@ def prior_precision(draft: Draft, value: str) -> None:
 
 
 def xformers(draft: Draft, value: bool) -> None:
+    """auto: xformers, if it works"""
     if not value:
         return
     # "auto" tries xformers first, for every head size there is.
@@ -185,6 +205,7 @@ def xformers(draft: Draft, value: bool) -> None:
 
 
 def eight_bit(draft: Draft, value: bool) -> None:
+    """adamw8bit, if it works"""
     if not value:
         return
     reason = draft.machine.refuses_8bit
@@ -195,6 +216,7 @@ def eight_bit(draft: Draft, value: bool) -> None:
 
 
 def tf32(draft: Draft, value: bool) -> None:
+    """on an NVIDIA GPU"""
     if value and draft.machine.device != "cuda":
         draft.warn("allow_tf32", "there is no NVIDIA GPU here; fp32 instead")
         return
@@ -202,7 +224,8 @@ def tf32(draft: Draft, value: bool) -> None:
 
 
 def optimizer(draft: Draft, value: str) -> None:
-    """AdamW or Prodigy; anything else becomes AdamW with a warning, as there."""
+    """adamw or prodigy"""
+    # AdamW or Prodigy; anything else becomes AdamW with a warning, as there.
     name = value.lower()
     if name not in ("adamw", "prodigy"):
         draft.warn("optimizer", f"{value} is not one of AdamW, prodigy; AdamW instead, as there")
@@ -228,16 +251,19 @@ def prodigy_argument(name: str) -> Callable[[Draft, Any], None]:
 
 
 def max_grad_norm(draft: Draft, value: float) -> None:
+    """negative is off"""
     draft.set("optim.max_grad_norm", max(value, 0.0))
 
 
 def snr_gamma(draft: Draft, value: float) -> None:
+    """min_snr"""
     draft.set("objective.weighting", "min_snr")
     draft.set("objective.min_snr_gamma", value)
 
 
 def resume(draft: Draft, value: str) -> None:
-    """``latest``, ``checkpoint-100`` or a path that ends so."""
+    """the step's number"""
+    # latest, checkpoint-100 or a path that ends so.
     match = re.fullmatch(r"(?:checkpoint-)?(\d+)", Path(value).name)
     if value != "latest" and not match:
         raise UserError(
@@ -253,6 +279,7 @@ def validation_prompt(draft: Draft, value: str) -> None:
 
 
 def validation_scheduler(draft: Draft, value: str) -> None:
+    """dpm++; ddim for DDPM"""
     if value == "DDPMScheduler":
         draft.warn("validation_scheduler", "DDPM needs 1000 steps for an image; DDIM instead")
         draft.set("validation.scheduler", "ddim")
@@ -261,6 +288,7 @@ def validation_scheduler(draft: Draft, value: str) -> None:
 
 
 def report_to(draft: Draft, value: str) -> None:
+    """TensorBoard, wandb where it is installed, all or none"""
     name = value.lower()
     draft.set("log.tensorboard", name not in ("none", "wandb"))
     if name == "visualdl":
@@ -280,6 +308,7 @@ def _wandb(draft: Draft, *, only: bool) -> None:
 
 
 def wandb_key(draft: Draft, value: str) -> None:
+    """the environment variable WANDB_API_KEY, for this process"""
     if not draft.config.log.wandb:
         draft.note("wandb_key", "nothing is sent to Weights & Biases")
         return
@@ -287,7 +316,8 @@ def wandb_key(draft: Draft, value: str) -> None:
 
 
 def push_to_hub(draft: Draft, value: bool) -> None:
-    """Publishes where all is said that publishing needs; else says how to do it by hand."""
+    """with --hub_licence and --hub_consent; without them it says how to upload"""
+    # Publishes where all is said that publishing needs; else says how to do it by hand.
     if not value:
         return
     output = Path(draft.values["output_dir"]).expanduser()
@@ -305,11 +335,13 @@ def push_to_hub(draft: Draft, value: bool) -> None:
 
 
 def hub_model_id(draft: Draft, value: str) -> None:
+    """with --push_to_hub"""
     if not draft.values.get("push_to_hub"):
         draft.note("hub_model_id", "nothing without --push_to_hub, as there")
 
 
 def hub_token(draft: Draft, value: str) -> None:
+    """the environment variable HF_TOKEN, for this process; written nowhere"""
     if not draft.config.publish.repository:
         draft.note("hub_token", "not needed: nothing is uploaded")
         return
@@ -318,20 +350,24 @@ def hub_token(draft: Draft, value: str) -> None:
 
 
 def pad_tokens(draft: Draft, value: bool) -> None:
+    """prompts are always padded"""
     draft.note("pad_tokens", "prompts are always padded to 77 tokens, as hosts do")
 
 
 def final_prompt(draft: Draft, value: str) -> None:
+    """as --validation_prompt, where that is not given"""
     if not draft.config.validation.prompts:
         validation_prompt(draft, value)
 
 
 def validation_guidance(draft: Draft, value: float) -> None:
+    """plus 1: 1 is none here"""
     draft.set("validation.guidance_scale", value + 1.0)
 
 
 def embedded_guidance(draft: Draft, value: float) -> None:
-    """The scripts ask the denoiser; of a hub id that is not here yet the name tells."""
+    """nothing with a base that is not told its guidance, as there"""
+    # The scripts ask the denoiser; of a hub id that is not here yet the name tells.
     model = draft.config.base.model
     config = Path(model).expanduser() / "transformer" / "config.json"
     if config.is_file():

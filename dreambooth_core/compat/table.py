@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth_core.compat.conversions import FLAGS as CONVERSION_FLAGS
-from dreambooth_core.compat.dialect import Dialect
-from dreambooth_core.compat.dialects import CONVERSIONS, SCRIPTS, dialects_of
+from dreambooth_core.compat.dialects import CONVERSIONS, LATER, SCRIPTS, Dialect, dialects_of
 from dreambooth_core.compat.flags import FLAGS, Flag
-from dreambooth_core.compat.later import LATER
 
 INTRODUCTION = """\
 # The command lines that tutorials name

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dreambooth_core.compat.dialect import Dialect
-from dreambooth_core.compat.dialects import dialects_of, infer, others_that_have
+from dreambooth_core.compat.dialects import Dialect, dialects_of, infer, others_that_have
 from dreambooth_core.compat.draft import Draft
 from dreambooth_core.compat.flags import BY_NAME, FLAGS, Flag
 from dreambooth_core.compat.machine import Machine
