@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dreambooth_core.config.fields import FieldInfo
+from dreambooth_core.config.fields import FieldInfo, described
 from dreambooth_core.config.loading import check_value
 from dreambooth_core.config.shapes import Member, Shape, members
 from dreambooth_core.config.suggest import advice
@@ -43,13 +43,13 @@ class Words:
 
     flags: tuple[str, ...]
     """None: it is positional."""
-    metavar: str | None
-    group: str
+    metavar: str | None = None
+    group: str = ""
     """A heading in the help, and ``/`` before the name of fields that exclude each other."""
-    repeated: bool
+    repeated: bool = False
     """Of a list: the flag is given again for each; else the values follow one flag."""
-    hidden: bool
-    rest: bool
+    hidden: bool = False
+    rest: bool = False
     """Of a positional list: it takes all that follows, flags too."""
 
 
@@ -59,17 +59,13 @@ def argument(
     help: str,
     label: str = "",
     kind: str = "",
-    choices: Sequence[str] | None = None,
+    choices: Sequence[str] = (),
     minimum: float | None = None,
     maximum: float | None = None,
     factory: Callable[[], Any] | None = None,
     positional: bool = False,
-    flags: Sequence[str] = (),
-    metavar: str | None = None,
-    group: str = "",
-    repeated: bool = False,
-    hidden: bool = False,
-    rest: bool = False,
+    flags: Sequence[str] = ("--",),
+    **words: Any,
 ) -> Any:
     """A field of a command's options.
 
@@ -78,15 +74,11 @@ def argument(
         minimum: of a number, or of each in a list.
         maximum: likewise.
         flags: by default ``--`` and the field's name.
+        words: what else there is in :class:`Words`.
     """
-    named = tuple(choices) if choices else None
-    info = FieldInfo(label, help, minimum, maximum, choices=named, path=kind)
-    spelled = () if positional else tuple(flags) or ("--",)
-    words = Words(spelled, metavar, group, repeated, hidden, rest)
-    metadata = {"info": info, "words": words}
-    if factory is not None:
-        return dataclasses.field(default_factory=factory, metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
+    info = FieldInfo(label, help, minimum, maximum, choices=tuple(choices) or None, path=kind)
+    spelled = () if positional else tuple(flags)
+    return described(info, default, factory, words=Words(spelled, **words))
 
 
 @dataclass(frozen=True)
@@ -120,27 +112,20 @@ def arguments(schema: type) -> list[Argument]:
 
 
 def _argument(member: Member) -> Argument:
-    shape, field = member.shape, member.field
-    item = shape.item
+    shape, info, item = member.shape, member.info, member.shape.item
     weighted = item is not None and item.schema is WeightedFile
-    default: Any = None
-    if field.default is not dataclasses.MISSING:
-        default = field.default
-    elif field.default_factory is not dataclasses.MISSING:
-        default = field.default_factory()
     return Argument(
         name=member.name,
-        label=member.info.label or member.name.replace("_", " ").capitalize(),
-        help=member.info.help,
-        type="weighted" if weighted else "choice" if member.info.choices else shape.kind,
-        kind=member.info.path,
-        required=field.default is dataclasses.MISSING
-        and field.default_factory is dataclasses.MISSING,
+        label=info.label or member.name.replace("_", " ").capitalize(),
+        help=info.help,
+        type="weighted" if weighted else "choice" if info.choices else shape.kind,
+        kind=info.path,
+        required=member.required,
         optional=shape.optional,
-        default=default,
-        choices=tuple(member.info.choices) if member.info.choices else None,
+        default=member.default,
+        choices=tuple(info.choices) if info.choices else None,
         numbers=item is not None and item.kind in ("int", "float"),
-        words=field.metadata["words"],
+        words=member.field.metadata["words"],
         shape=shape,
     )
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from dreambooth_core.compat.dialects import Dialect
 from dreambooth_core.compat.machine import Machine
 from dreambooth_core.data.concept_options import ConceptOptions
 from dreambooth_core.options import TrainConfig
@@ -14,9 +16,12 @@ CONCEPT = "concepts[0]."
 
 @dataclass
 class Draft:
-    """What the actions of flags work on."""
+    """What the actions of flags work on, and what a command line means in the end."""
 
-    values: dict[str, Any]
+    dialect: Dialect
+    telling: list[str]
+    """The flags by which the dialect was told."""
+    values: dict[str, Any] = field(repr=False)
     """The value of every flag: what was given, and the dialect's defaults."""
     given: frozenset[str]
     """The flags that were given."""
@@ -25,7 +30,16 @@ class Draft:
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     secrets: dict[str, str] = field(default_factory=dict, repr=False)
-    """Environment variables of the run, which are written nowhere."""
+    """Environment variables of the run, such as a token: for this process alone, written
+    nowhere."""
+    folder: Path = Path()
+    """The run's, when all is known."""
+
+    @property
+    def headline(self) -> str:
+        """Which dialect it is, and why."""
+        why = f" (by {', '.join('--' + flag for flag in self.telling)})" if self.telling else ""
+        return f"{self.dialect.script}: {self.dialect.whose} dialect{why}, with its defaults"
 
     def set(self, key: str, value: Any) -> None:
         """Sets a key of the configuration; ``concepts[0]`` is made when first needed."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dreambooth_core.compat import actions
+from dreambooth_core.compat.dialects import dialects_of
 from dreambooth_core.compat.draft import Draft
 
 Kind = Literal["text", "int", "float", "switch", "truth", "texts"]
@@ -308,3 +309,9 @@ FLAGS: tuple[Flag, ...] = (
 )
 
 BY_NAME = {flag.name: flag for flag in FLAGS}
+
+
+def flags_of(script: str) -> list[Flag]:
+    """Those that any dialect of a script has, in the table's order."""
+    names = {name for dialect in dialects_of(script) for name in dialect.defaults}
+    return [flag for flag in FLAGS if flag.name in names]

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from dreambooth_core.compat.translate import Translation
+from dreambooth_core.compat.draft import Draft
 from dreambooth_core.config.loading import dump
 from dreambooth_core.disk import write_text
 from dreambooth_core.errors import UserError
@@ -18,9 +18,7 @@ PATIENCE = 120.0
 """Seconds that the other processes wait for the first to write the configuration."""
 
 
-def prepare(
-    translation: Translation, tell: Callable[[str], None]
-) -> tuple[RunFolder, Proposal | None]:
+def prepare(translation: Draft, tell: Callable[[str], None]) -> tuple[RunFolder, Proposal | None]:
     """Makes the run's folder with its configuration in it.
 
     An earlier run there is set aside, unless this one resumes it: then nothing changes before the

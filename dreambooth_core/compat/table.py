@@ -12,7 +12,7 @@ from typing import Any
 
 from dreambooth_core.compat.conversions import FLAGS as CONVERSION_FLAGS
 from dreambooth_core.compat.dialects import CONVERSIONS, LATER, SCRIPTS, Dialect, dialects_of
-from dreambooth_core.compat.flags import FLAGS, Flag
+from dreambooth_core.compat.flags import FLAGS, Flag, flags_of
 
 INTRODUCTION = """\
 # The command lines that tutorials name
@@ -87,12 +87,10 @@ def page() -> str:
 def training_table(script: str) -> str:
     """The flags of a training script with their defaults in each dialect."""
     dialects = dialects_of(script)
-    names = {name for dialect in dialects for name in dialect.defaults}
     head = ["flag", "becomes", *(dialect.name for dialect in dialects)]
     rows = [
         [f"`--{flag.name}`", becomes(flag), *(_default(d, flag.name) for d in dialects)]
-        for flag in FLAGS
-        if flag.name in names
+        for flag in flags_of(script)
     ]
     return _table(head, rows)
 
@@ -143,11 +141,7 @@ def becomes(flag: Flag) -> str:
 
 def usage(script: str) -> str:
     """The flags of a script in plain text, for ``--help``."""
-    if script in CONVERSION_FLAGS:
-        flags: Sequence[Flag] = CONVERSION_FLAGS[script]
-    else:
-        names = {name for dialect in dialects_of(script) for name in dialect.defaults}
-        flags = [flag for flag in FLAGS if flag.name in names]
+    flags = CONVERSION_FLAGS.get(script) or flags_of(script)
     width = max(len(flag.name) for flag in flags)
     lines = [f"  --{flag.name:<{width}}  {becomes(flag).replace('`', '')}" for flag in flags]
     return "\n".join([f"usage: dreambooth compat {script} --flags …", "", *lines]) + "\n"

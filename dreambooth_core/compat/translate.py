@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dreambooth_core.compat.dialects import Dialect, dialects_of, infer, others_that_have
+from dreambooth_core.compat.dialects import infer, others_that_have
 from dreambooth_core.compat.draft import Draft
-from dreambooth_core.compat.flags import BY_NAME, FLAGS, Flag
+from dreambooth_core.compat.flags import BY_NAME, FLAGS, Flag, flags_of
 from dreambooth_core.compat.machine import Machine
 from dreambooth_core.config.loading import validate
 from dreambooth_core.config.suggest import nearest
@@ -23,29 +22,7 @@ LEAST_PRODIGY_RATE = 0.01
 """Below it Prodigy, whose learning rate is a factor, would learn next to nothing."""
 
 
-@dataclass
-class Translation:
-    """What a command line means."""
-
-    dialect: Dialect
-    telling: list[str]
-    """The flags by which the dialect was told."""
-    config: TrainConfig
-    folder: Path
-    """The run's folder."""
-    notes: list[str]
-    warnings: list[str]
-    secrets: dict[str, str] = field(default_factory=dict, repr=False)
-    """Environment variables that the run needs, such as a token; for this process alone."""
-
-    @property
-    def headline(self) -> str:
-        """Which dialect it is, and why."""
-        why = f" (by {', '.join('--' + flag for flag in self.telling)})" if self.telling else ""
-        return f"{self.dialect.script}: {self.dialect.whose} dialect{why}, with its defaults"
-
-
-def translate(script: str, argv: Sequence[str], machine: Machine | None = None) -> Translation:
+def translate(script: str, argv: Sequence[str], machine: Machine | None = None) -> Draft:
     """Makes a configuration out of a training script's command line.
 
     Raises:
@@ -55,7 +32,8 @@ def translate(script: str, argv: Sequence[str], machine: Machine | None = None) 
     given = read_flags(script, argv)
     dialect, telling = infer(script, given)
     _refuse(given)
-    draft = Draft({**dialect.defaults, **given}, frozenset(given), machine or Machine())
+    values = {**dialect.defaults, **given}
+    draft = Draft(dialect, telling, values, frozenset(given), machine or Machine())
     for name in sorted(given):
         others = others_that_have(script, name, dialect)
         if name not in dialect.defaults and others:
@@ -64,10 +42,9 @@ def translate(script: str, argv: Sequence[str], machine: Machine | None = None) 
         draft.set(key, value)
     for flag in FLAGS:
         _apply(flag, draft)
-    folder = _finish(draft, dialect)
+    _finish(draft)
     _validate(draft.config)
-    said = (draft.notes, draft.warnings, draft.secrets)
-    return Translation(dialect, telling, draft.config, folder, *said)
+    return draft
 
 
 def _validate(config: TrainConfig) -> None:
@@ -91,8 +68,7 @@ def read_flags(script: str, argv: Sequence[str]) -> dict[str, Any]:
     Raises:
         UserError: one is unknown (names the nearest), or its value is missing or wrong.
     """
-    known = {name: None for dialect in dialects_of(script) for name in dialect.defaults}
-    return parse(script, [flag for flag in FLAGS if flag.name in known], argv)
+    return parse(script, flags_of(script), argv)
 
 
 def parse(script: str, flags: Sequence[Flag], argv: Sequence[str]) -> dict[str, Any]:
@@ -159,8 +135,8 @@ def _apply(flag: Flag, draft: Draft) -> None:
         draft.note(flag.name, flag.how)
 
 
-def _finish(draft: Draft, dialect: Dialect) -> Path:
-    """What depends on several flags, or on what is no flag; returns the run's folder."""
+def _finish(draft: Draft) -> None:
+    """What depends on several flags, or on what is no flag."""
     config, values = draft.config, draft.values
     _require(draft)
     if values["seed"] is not None:
@@ -168,8 +144,9 @@ def _finish(draft: Draft, dialect: Dialect) -> Path:
     if draft.machine.forced_cpu:
         config.run.device = "cpu"
     launched = draft.machine.launched_precision
-    if "mixed_precision" in dialect.defaults and not values["mixed_precision"] and launched:
-        _apply(BY_NAME["mixed_precision"], _with(draft, "mixed_precision", launched))
+    if "mixed_precision" in draft.dialect.defaults and not values["mixed_precision"] and launched:
+        values["mixed_precision"] = launched
+        _apply(BY_NAME["mixed_precision"], draft)
     _absolute(config)
     _schedule(draft)
     _prodigy(draft)
@@ -179,12 +156,12 @@ def _finish(draft: Draft, dialect: Dialect) -> Path:
         config.save.at_end = True  # there the last step is one like the others
     if not config.validation.prompts:
         config.validation.every_steps = None
-    folder = Path(values["output_dir"]).expanduser().absolute() / dialect.run_folder
-    config.run.output, config.run.name = str(folder.parent), folder.name
-    config.prior.folder = str(folder / "class_images")
+    output = Path(values["output_dir"]).expanduser().absolute()
+    draft.folder = output / draft.dialect.run_folder
+    config.run.output, config.run.name = str(draft.folder.parent), draft.folder.name
+    config.prior.folder = str(draft.folder / "class_images")
     if not config.prior.enabled and "class_data_dir" in draft.given:
         draft.note("class_data_dir", "not used without --with_prior_preservation, as there")
-    return folder
 
 
 def _absolute(config: TrainConfig) -> None:
@@ -195,11 +172,6 @@ def _absolute(config: TrainConfig) -> None:
         concept.images = str(Path(concept.images).expanduser().absolute())
         if concept.class_images:
             concept.class_images = str(Path(concept.class_images).expanduser().absolute())
-
-
-def _with(draft: Draft, name: str, value: Any) -> Draft:
-    draft.values[name] = value
-    return draft
 
 
 def _require(draft: Draft) -> None:

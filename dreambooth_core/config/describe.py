@@ -120,13 +120,13 @@ def split_key(key: str) -> list[str | int]:
 def _flatten(value: Any, key: str, flat: dict[str, Any]) -> None:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         for name in members(type(value)):
-            _flatten(getattr(value, name), f"{key}.{name}" if key else name, flat)
+            _flatten(getattr(value, name), joined(key, name), flat)
     elif isinstance(value, dict) and (value or not key):
         for name, item in value.items():
-            _flatten(item, f"{key}.{name}" if key else str(name), flat)
+            _flatten(item, joined(key, str(name)), flat)
     elif isinstance(value, list) and any(map(_has_keys, value)):
         for number, item in enumerate(value):
-            _flatten(item, f"{key}[{number}]", flat)
+            _flatten(item, joined(key, number), flat)
     else:
         flat[key] = value
 
@@ -139,26 +139,14 @@ def _has_keys(item: Any) -> bool:
 def _member(member: Member, prefix: str) -> dict[str, Any]:
     info = member.info
     key = prefix + member.name
-    default, required = _default(member)
-    described: dict[str, Any] = {
-        "name": member.name,
-        "key": key,
-        "required": required,
-        "label": info.label,
-        "help": info.help,
-        "minimum": info.minimum,
-        "maximum": info.maximum,
-        "choices": list(info.choices) if info.choices is not None else None,
-        "open": info.open,
-        "unit": info.unit,
-        "advanced": info.advanced,
-        "path": info.path,
-        "aliases": list(info.aliases),
-    }
+    described: dict[str, Any] = {"name": member.name, "key": key, "required": member.required}
+    described |= vars(info)
+    described["choices"] = list(info.choices) if info.choices is not None else None
+    described["aliases"] = list(info.aliases)
+    del described["renamed"]
     if member.shape.kind != "section":
-        described["default"] = default
-    described.update(_shape(member.shape, key))
-    return described
+        described["default"] = _data(member.default)
+    return described | _shape(member.shape, key)
 
 
 def _shape(shape: Shape, key: str) -> dict[str, Any]:
@@ -169,17 +157,6 @@ def _shape(shape: Shape, key: str) -> dict[str, Any]:
     if shape.item is not None:
         described["item"] = _shape(shape.item, key + "[]")
     return described
-
-
-def _default(member: Member) -> tuple[Any, bool]:
-    field = member.field
-    if field.default is not dataclasses.MISSING:
-        return _data(field.default), False
-    if field.default_factory is not dataclasses.MISSING:
-        if member.shape.kind == "section":
-            return None, False
-        return _data(field.default_factory()), False
-    return None, True
 
 
 def _data(value: Any) -> Any:

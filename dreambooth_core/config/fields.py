@@ -43,40 +43,23 @@ class FieldInfo:
 def option(
     default: Any = dataclasses.MISSING,
     *,
-    label: str,
     help: str,
-    minimum: float | None = None,
-    maximum: float | None = None,
-    choices: Collection[str] | None = None,
-    open: bool = False,
-    unit: str = "",
-    advanced: bool = False,
-    path: str = "",
-    aliases: tuple[str, ...] = (),
-    renamed: Mapping[str, str] | None = None,
     factory: Callable[[], Any] | None = None,
+    **facts: Any,
 ) -> Any:
-    """A dataclass field with its :class:`FieldInfo`.
+    """A dataclass field with its :class:`FieldInfo`, whose other values ``facts`` are.
 
     ``default`` for plain values, ``factory`` for lists, dicts and nested dataclasses.
     """
-    info = FieldInfo(
-        label=label,
-        help=" ".join(help.split()),
-        minimum=minimum,
-        maximum=maximum,
-        choices=choices,
-        open=open,
-        unit=unit,
-        advanced=advanced,
-        path=path,
-        aliases=aliases,
-        renamed=renamed or {},
-    )
-    metadata = {"info": info}
-    if factory is not None:
-        return dataclasses.field(default_factory=factory, metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
+    return described(FieldInfo(help=" ".join(help.split()), **facts), default, factory)
+
+
+def described(
+    info: FieldInfo, default: Any, factory: Callable[[], Any] | None, **metadata: Any
+) -> Any:
+    """A dataclass field of which ``info`` is known, and whatever else."""
+    given = {"default_factory": factory} if factory is not None else {"default": default}
+    return dataclasses.field(metadata={"info": info, **metadata}, **given)
 
 
 def section(kind: type, *, label: str, help: str) -> Any:

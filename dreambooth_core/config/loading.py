@@ -102,7 +102,9 @@ def load(
             _override(config, override, source)
         missing = OmegaConf.missing_keys(config)
         if missing:
-            raise _required(sorted(missing), origins)
+            what = f"{', '.join(sorted(missing))} must be set"
+            do = "Set it in the file or as key=value."
+            raise UserError(what, where=_origin(min(missing), origins), do=do)
         built = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
@@ -240,37 +242,27 @@ def _value(text: str, shape: Shape, key: str, info: FieldInfo | None, source: So
     if shape.kind in ("section", "list", "dict"):
         node = compose(text, source)
         if node is None:
-            return {} if shape.kind != "list" else []
+            return [] if shape.kind == "list" else {}
         return read_node(node, shape, key, info, source)
     return read_text(text, shape, key, info, source)
 
 
-def _required(missing: list[str], origins: dict[str, str]) -> UserError:
-    what = f"{', '.join(missing)} must be set"
-    where = _origin(missing[0], origins)
-    return UserError(what, where=where, do="Set it in the file or as key=value.")
-
-
-def validate(config: Any, origins: dict[str, str] | None = None) -> None:
+def validate(config: Any, origins: dict[str, str] | None = None, prefix: str = "") -> None:
     """Checks ranges and choices of every field, in sections and lists too.
 
     Raises:
         UserError: the first value that is outside, and what is allowed.
     """
-    _validate(config, "", origins or {})
-
-
-def _validate(config: Any, prefix: str, origins: dict[str, str]) -> None:
     schema: type = type(config)
     for member in members(schema).values():
         key = prefix + member.name
-        check_value(getattr(config, member.name), key, member.info, origins)
+        check_value(getattr(config, member.name), key, member.info, origins or {})
 
 
 def check_value(value: Any, key: str, info: FieldInfo, origins: dict[str, str]) -> None:
     """Checks one value, and what is in it. Raises ``UserError`` as :func:`validate` does."""
     if dataclasses.is_dataclass(value):
-        _validate(value, key + ".", origins)
+        validate(value, origins, key + ".")
     elif isinstance(value, list):
         for number, item in enumerate(value):
             check_value(item, f"{key}[{number}]", info, origins)

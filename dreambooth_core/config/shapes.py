@@ -41,6 +41,20 @@ class Member:
     info: FieldInfo
     field: dataclasses.Field[Any]
 
+    @property
+    def required(self) -> bool:
+        """Whether it has no default."""
+        missing = dataclasses.MISSING
+        return self.field.default is missing and self.field.default_factory is missing
+
+    @property
+    def default(self) -> Any:
+        """Its default, made anew where it is made; None where it has none."""
+        if self.field.default is not dataclasses.MISSING:
+            return self.field.default
+        made = self.field.default_factory
+        return None if made is dataclasses.MISSING else made()
+
 
 @cache
 def members(schema: type) -> dict[str, Member]:

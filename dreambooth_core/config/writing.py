@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from textwrap import wrap
 from typing import Any
 
 from dreambooth_core.config.shapes import Member, members
@@ -59,15 +60,8 @@ def _comment(member: Member, depth: int) -> list[str]:
     text = info.help
     if info.choices is not None:
         text += f" ({' | '.join(info.choices)}{' | …' if info.open else ''})"
-    width = 96 - 2 * depth
-    lines, line = [], ""
-    for word in text.split():
-        if line and len(line) + len(word) >= width:
-            lines.append(line)
-            line = word
-        else:
-            line = f"{line} {word}" if line else word
-    return [f"{'  ' * depth}# {each}" for each in [*lines, line]]
+    lines = wrap(text, 96 - 2 * depth, break_long_words=False, break_on_hyphens=False)
+    return [f"{'  ' * depth}# {line}" for line in lines]
 
 
 def _scalar(value: Any) -> str:

@@ -11,7 +11,8 @@ from diffusers import DiffusionPipeline
 from helpers.flow_bases import WRITERS
 from safetensors import safe_open
 
-from dreambooth_core.compat.translate import Translation, translate
+from dreambooth_core.compat.draft import Draft
+from dreambooth_core.compat.translate import translate
 from dreambooth_core.errors import Unsupported, UserError
 
 LORA = "pytorch_lora_weights.safetensors"
@@ -42,7 +43,7 @@ def line(**given: Any) -> list[str]:
     return [f"--{name}" if value is True else f"--{name}={value}" for name, value in values.items()]
 
 
-def meant(script: str, **given: Any) -> Translation:
+def meant(script: str, **given: Any) -> Draft:
     return translate(f"train_dreambooth_{script}", line(**given))
 
 

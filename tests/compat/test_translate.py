@@ -10,8 +10,9 @@ import pytest
 from helpers.tiny import draw_pictures
 
 from dreambooth_core.compat.dialects import script_of
+from dreambooth_core.compat.draft import Draft
 from dreambooth_core.compat.machine import Machine
-from dreambooth_core.compat.translate import Translation, translate
+from dreambooth_core.compat.translate import translate
 from dreambooth_core.config.loading import dump
 from dreambooth_core.errors import Unsupported, UserError
 
@@ -44,7 +45,7 @@ class Poor(Machine):
     refuses_wandb = "no wandb here"
 
 
-def typed(*flags: str, script: str = "train_dreambooth", on: Any = Poor) -> Translation:
+def typed(*flags: str, script: str = "train_dreambooth", on: Any = Poor) -> Draft:
     return translate(script, [*LEAST, *flags], on())
 
 
