@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreambooth_core.commands.options import Reporting, argument, print_json
-from dreambooth_core.errors import UserError, escaped
+from dreambooth_core.commands.options import Reporting, argument, tell
+from dreambooth_core.errors import UserError
 from dreambooth_core.formats.layouts import LAYOUTS
 from dreambooth_core.jobs.weighted import WeightedFile
 
@@ -150,24 +150,15 @@ def write(args: Writing, adapter: Adapter, path: Path) -> list[dict[str, Any]]:
     return host_table(path, adapter.family)
 
 
-def tell(
-    args: Reporting,
-    report: Mapping[str, Any],
-    lines: list[str],
-    hosts: Sequence[Mapping[str, Any]] = (),
+def tell_written(
+    args: Reporting, report: dict[str, Any], lines: list[str], hosts: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Prints a report, as JSON or as lines; of a written adapter with what hosts load of it."""
-    if hosts:
-        from dreambooth_core.formats.adapters.hosts import unheard
+    """Prints a report of a written adapter, with what hosts load of it."""
+    from dreambooth_core.formats.adapters.hosts import unheard
 
-        report = {**report, "hosts": list(hosts)}
-        warning = unheard(hosts)
-        lines = [*lines, *([f"warning: {warning}"] if warning else [])]
-    if args.json:
-        print_json(report)
-        return
-    for line in lines:
-        print(escaped(line))
+    if warning := unheard(hosts):
+        lines = [*lines, f"warning: {warning}"]
+    tell(args, {**report, "hosts": list(hosts)} if hosts else report, lines)
 
 
 def _factors(blocks: list[str], count: int) -> list[dict[str, float]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreambooth_core.commands import adapter_parts
-from dreambooth_core.commands.options import Reporting, argument
+from dreambooth_core.commands.options import Reporting, argument, tell
 from dreambooth_core.errors import UserError
 from dreambooth_core.jobs.weighted import WeightedFile
 
@@ -46,7 +46,7 @@ class Options(adapter_parts.Weighted, Reporting):
     )
 
 
-def run(args: Options) -> int:
+def run(args: Options) -> None:
     """Bakes. Raises ``UserError`` and ``SaveFailed``."""
     from dreambooth_core.formats.adapters.bake import bake
     from dreambooth_core.formats.adapters.denoisers import is_transformer
@@ -58,7 +58,8 @@ def run(args: Options) -> int:
     dtype = adapter_parts.dtype_of(args.dtype)
     refuse_overlap(args.base, args.out)
     if is_transformer(args.base):
-        return _denoiser(args, dtype)
+        _denoiser(args, dtype)
+        return
     model = read_model(args.base, prediction_type=args.prediction_type, dtype=dtype)
     parts = adapter_parts.read_parts(args, args.adapters)
     states, report = bake({n: c.tensors for n, c in model.components.items()}, parts, dtype)
@@ -71,10 +72,9 @@ def run(args: Options) -> int:
     else:
         write_folder(model, args.out, dtype=dtype)
     _report(args, len(parts), report, warnings)
-    return 0
 
 
-def _denoiser(args: Options, dtype: torch.dtype | None) -> int:
+def _denoiser(args: Options, dtype: torch.dtype | None) -> None:
     """A diffusion transformer: the same file with other weights; its encoders are not asked."""
     import torch
 
@@ -103,7 +103,6 @@ def _denoiser(args: Options, dtype: torch.dtype | None) -> int:
     metadata["dreambooth_baked"] = ", ".join(f"{p.name}:{p.weight:g}" for p in parts)
     storage.write_tensors(args.out, base.with_changes(states[TRANSFORMER], dtype), metadata)
     _report(args, len(parts), report, warnings)
-    return 0
 
 
 def _report(args: Options, count: int, report: Baked, warnings: list[str]) -> None:
@@ -114,4 +113,4 @@ def _report(args: Options, count: int, report: Baked, warnings: list[str]) -> No
         *(f"warning: {text}" for text in warnings),
     ]
     told = {"file": str(args.out), **vars(report), "warnings": warnings}
-    adapter_parts.tell(args, told, lines)
+    tell(args, told, lines)

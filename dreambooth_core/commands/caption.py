@@ -66,8 +66,8 @@ class Options(OfImages):
     device: str = argument("auto", help="auto, cuda, mps, xpu or cpu")
 
 
-def run(args: Options) -> int:
-    """Writes the captions; returns the exit code."""
+def run(args: Options) -> None:
+    """Writes the captions."""
     from dreambooth_core.data.stocktaking import take_stock
 
     images = take_stock(args.folder).taken
@@ -85,7 +85,6 @@ def run(args: Options) -> int:
         print_json(report)
     elif report["kept"]:
         print(f"{report['kept']} captions that were there stay; --overwrite replaces them")
-    return 0
 
 
 def _captions(args: Options, wanted: list[Any]) -> Iterator[dict[str, str]]:

@@ -28,8 +28,8 @@ class Options(Configured):
     json: bool = argument(False, help="print the report as JSON")
 
 
-def run(args: Options) -> int:
-    """Prints the report; returns the exit code."""
+def run(args: Options) -> None:
+    """Prints the report."""
     config, by_hand = read_by_hand(args)
     if args.values:
         refuse_settings(config)
@@ -43,7 +43,7 @@ def run(args: Options) -> int:
             print_json({"config": values})
         else:
             sys.stdout.writelines(f"{key} = {value}\n" for key, value in values.items())
-        return 0
+        return
     load_libraries()
     found = forecast(config, by_hand)
     if args.json:
@@ -52,7 +52,6 @@ def run(args: Options) -> int:
         from dreambooth_core.commands.console import terminal
 
         show(found, terminal())
-    return 0
 
 
 def forecast(config: TrainConfig, by_hand: Collection[str] = ()) -> dict[str, Any]:

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreambooth_core.commands import adapter_parts
-from dreambooth_core.commands.options import Reporting, argument, print_json
+from dreambooth_core.commands.options import Reporting, argument, tell
 from dreambooth_core.errors import UserError
 from dreambooth_core.formats.layouts import LAYOUTS
 
 if TYPE_CHECKING:
     import torch
 
-    from dreambooth_core.formats.checkpoints.convert import Report
 
 EXAMPLES = """\
 examples:
@@ -123,24 +122,25 @@ class Options(Reporting):
     )
 
 
-def run(args: Options) -> int:
+def run(args: Options) -> None:
     """Converts. Raises ``UserError`` and ``SaveFailed``."""
     from dreambooth_core.formats.detect import identify
 
     identity = identify(args.source)
     if identity.kind == "adapter":
-        return _adapter(args)
+        _adapter(args)
+        return
     if args.layout:
         raise UserError(f"--layout is for adapters; this is {identity.label}", where=args.source)
     if _flow(args):
-        return 0
+        return
     if identity.kind not in ("checkpoint", "diffusers"):
         raise UserError(
             f"this is {identity.label}; checkpoints and adapters can be converted",
             where=args.source,
             do=identity.advice,
         )
-    return _checkpoint(args)
+    _checkpoint(args)
 
 
 UNETS_ALONE = (
@@ -166,18 +166,14 @@ def _flow(args: Options) -> bool:
     refuse_overlap(args.source, args.target)
     numbers = convert_flow(flow, args.target, _dtype(args), _metadata(args))
     layout = "hosts" if args.target.suffix == ".safetensors" else "diffusers"
-    adapter_parts.tell(
-        args,
-        {"kind": "denoiser", "family": flow.family.name, "layout": layout, "parameters": numbers},
-        [
-            f"{args.target}: the denoiser of {flow.family.label} in {layout}' names, "
-            f"{numbers / 1e6:,.1f}M parameters"
-        ],
-    )
+    family = flow.family
+    told = {"kind": "denoiser", "family": family.name, "layout": layout, "parameters": numbers}
+    size = f"{numbers / 1e6:,.1f}M parameters"
+    tell(args, told, [f"{args.target}: the denoiser of {family.label} in {layout}' names, {size}"])
     return True
 
 
-def _checkpoint(args: Options) -> int:
+def _checkpoint(args: Options) -> None:
     from dreambooth_core.formats.checkpoints.convert import Request, convert_checkpoint
 
     report = convert_checkpoint(
@@ -198,11 +194,18 @@ def _checkpoint(args: Options) -> int:
             metadata=_metadata(args),
         )
     )
-    _say(args, report)
-    return 0
+    size = sum(report.parameters.values()) / 1e6
+    kind = " inpainting" if report.inpainting else ""
+    beside = [f for f in report.files if f != args.target and f.parent == args.target.parent]
+    lines = [
+        f"{args.target}: {report.family}{kind}, {report.prediction_type}, {size:,.1f}M parameters",
+        *(f"also written: {file.name}" for file in beside),
+        *(f"warning: {warning}" for warning in report.warnings),
+    ]
+    tell(args, {"kind": "checkpoint", **report.as_dict()}, lines)
 
 
-def _adapter(args: Options) -> int:
+def _adapter(args: Options) -> None:
     from dreambooth_core.formats.adapters.hosts import host_table
     from dreambooth_core.formats.adapters.read import read_adapter
     from dreambooth_core.formats.adapters.write import host_layout, write_adapter
@@ -211,13 +214,12 @@ def _adapter(args: Options) -> int:
     layout = host_layout(adapter) if args.layout in (None, "host") else args.layout
     adapter.metadata.update(_metadata(args))
     write_adapter(adapter, args.target, args.layout or "host", dtype=_dtype(args))
-    adapter_parts.tell(
+    adapter_parts.tell_written(
         args,
         {"kind": "adapter", "layout": layout, "files": [str(args.target)]},
         [f"{args.target}: an adapter in {layout} names, {len(adapter.modules)} modules"],
         host_table(args.target, adapter.family),
     )
-    return 0
 
 
 def _dtype(args: Options) -> torch.dtype | None:
@@ -235,19 +237,3 @@ def _metadata(args: Options) -> dict[str, str]:
             raise UserError(f"--metadata {item}: not of the form KEY=VALUE")
         found[key] = value
     return found
-
-
-def _say(args: Options, report: Report) -> None:
-    if args.json:
-        print_json({"kind": "checkpoint", **report.as_dict()})
-        return
-    size = sum(report.parameters.values()) / 1e6
-    kind = " inpainting" if report.inpainting else ""
-    print(
-        f"{args.target}: {report.family}{kind}, {report.prediction_type}, {size:,.1f}M parameters"
-    )
-    for file in report.files:
-        if file != args.target and file.parent == args.target.parent:
-            print(f"also written: {file.name}")
-    for warning in report.warnings:
-        print(f"warning: {warning}")

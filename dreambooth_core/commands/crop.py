@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth_core.commands.image_parts import OfImages, write_sheet
-from dreambooth_core.commands.options import argument, print_json
-from dreambooth_core.errors import UserError, escaped
+from dreambooth_core.commands.options import argument, tell
+from dreambooth_core.errors import UserError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -52,8 +52,8 @@ class Options(OfImages):
     )
 
 
-def run(args: Options) -> int:
-    """Writes, deletes or lists crops; returns the exit code."""
+def run(args: Options) -> None:
+    """Writes, deletes or lists crops."""
     from dreambooth_core.data.stocktaking import take_stock
 
     if args.suggest and args.clear:
@@ -65,12 +65,7 @@ def run(args: Options) -> int:
     told = list(_cleared(args, images) if args.clear else _found(args, ratio, images))
     if args.preview is not None:
         _preview(args.preview, images, told)
-    if args.json:
-        print_json({"images": told})
-        return 0
-    for one in told:
-        print(escaped(f"{one['image']}: {one['what']}"))
-    return 0
+    tell(args, {"images": told}, (f"{one['image']}: {one['what']}" for one in told))
 
 
 def _ratio(text: str) -> float | None:

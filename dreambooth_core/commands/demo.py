@@ -10,11 +10,7 @@ from rich.table import Table
 
 from dreambooth_core.bases.embedded import EMBEDDED
 from dreambooth_core.commands.console import terminal
-from dreambooth_core.commands.demonstration import (
-    FOLDER,
-    Demonstration,
-    report,
-)
+from dreambooth_core.commands.demonstration import FOLDER, Demonstration
 from dreambooth_core.commands.options import Reporting, argument, print_json
 from dreambooth_core.commands.train import train_here
 from dreambooth_core.config.loading import dump, load
@@ -77,13 +73,14 @@ def run(args: Options) -> int:
     write_bytes(grid, encode(shows.grid(before, after), optimize=True))
     losses = [e["loss"] for e in folder.events if e.get("stage") == "train"]
     window = max(1, len(losses) // 10)
+    scores = {"before": shows.score(before), "after": shows.score(after)}
     values: dict[str, object] = {
         "steps": result["steps"],
         "train_seconds": result["train_seconds"],
         "loss_first": round(sum(losses[:window]) / window, 5),
         "loss_last": round(sum(losses[-window:]) / window, 5),
         "prior_preservation": config.prior.enabled,
-        **report(shows.score(before), shows.score(after)),
+        **{f"{name}_{when}": scores[when][name] for name in MEASURES for when in scores},
         "adapter_file": str(adapter),
         "grid_image": str(grid),
         "loss_image": str(folder.path / "loss.png"),

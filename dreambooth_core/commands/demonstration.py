@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
@@ -44,20 +44,6 @@ class Gallery:
     """The class prompt, one for each seed."""
 
 
-@dataclass(frozen=True)
-class Scores:
-    """What the images of one model score."""
-
-    subject_similarity: float
-    """Likeness of the subject's prompt to the training images, -1 to 1."""
-    class_similarity: float
-    """The same of the class prompt; it should not rise."""
-    prompt_fidelity: float
-    """Share of the subject's images with the background that the prompt names."""
-    class_diversity: float
-    """How different the class prompt's images are from each other."""
-
-
 class Demonstration:
     """Draws and scores with a base, with and without an adapter."""
 
@@ -87,7 +73,8 @@ class Demonstration:
         stack = AdapterStack(self.parts.models)
         if adapter is not None:
             stack.load("trained", read_adapter(adapter))
-        prompts = [prompt for prompt in self._prompts(BACKGROUNDS) for _ in SUBJECT_SEEDS]
+        scenes = [f"{self.instance_prompt} on a {name} background" for name in BACKGROUNDS]
+        prompts = [prompt for prompt in scenes for _ in SUBJECT_SEEDS]
         seeds = [*SUBJECT_SEEDS] * len(BACKGROUNDS)
         classes = [self.class_prompt] * len(CLASS_SEEDS)
         try:
@@ -98,21 +85,23 @@ class Demonstration:
             stack.clear()
         return Gallery(images[: len(prompts)], images[len(prompts) :])
 
-    def score(self, gallery: Gallery) -> Scores:
-        """The gallery's scores."""
+    def score(self, gallery: Gallery) -> dict[str, float]:
+        """The gallery's scores: likeness of the subject's prompt to the training images, and of
+        the class prompt, which should not rise (-1 to 1); the share of the subject's images with
+        the background that the prompt names; how different the class prompt's images are from each
+        other."""
         real = self.scorer.identities(self.subject)
         subject = self.scorer.identities(gallery.subject)
         of_class = self.scorer.identities(gallery.of_class)
         captions = self.scorer.captions([f"a star on a {name} background" for name in CHOICES])
         right = [CHOICES.index(name) for name in BACKGROUNDS for _ in SUBJECT_SEEDS]
-        return Scores(
-            subject_similarity=round(similarity(subject, real), 4),
-            class_similarity=round(similarity(of_class, real), 4),
-            prompt_fidelity=round(
-                agreement(self.scorer.images(gallery.subject), captions, right), 4
-            ),
-            class_diversity=round(diversity(of_class), 4),
-        )
+        found = {
+            "subject_similarity": similarity(subject, real),
+            "class_similarity": similarity(of_class, real),
+            "prompt_fidelity": agreement(self.scorer.images(gallery.subject), captions, right),
+            "class_diversity": diversity(of_class),
+        }
+        return {name: round(value, 4) for name, value in found.items()}
 
     def grid(self, before: Gallery, after: Gallery) -> Image.Image:
         """The images trained on, and both galleries below each other."""
@@ -131,15 +120,3 @@ class Demonstration:
             columns=[f"… {name}" for name in BACKGROUNDS],
             title="dreambooth demo: the same prompts and seeds before and after training",
         )
-
-    def _prompts(self, backgrounds: tuple[str, ...]) -> list[str]:
-        return [f"{self.instance_prompt} on a {name} background" for name in backgrounds]
-
-
-def report(before: Scores, after: Scores) -> dict[str, float]:
-    """Both scores with ``_before`` and ``_after`` behind their names."""
-    found: dict[str, float] = {}
-    for name, value in asdict(before).items():
-        found[f"{name}_before"] = value
-        found[f"{name}_after"] = asdict(after)[name]
-    return found

@@ -73,8 +73,8 @@ class Options(Reporting):
     device: str = argument("auto", help="auto, cuda, mps, xpu or cpu")
 
 
-def run(args: Options) -> int:
-    """Makes the images and judges them; returns the exit code."""
+def run(args: Options) -> None:
+    """Makes the images and judges them."""
     from dreambooth_core.deferral import load_libraries
 
     load_libraries()
@@ -96,7 +96,6 @@ def run(args: Options) -> int:
         print_json(report)
     else:
         show(contest, files)
-    return 0
 
 
 def show(contest: Contest, files: dict[str, str]) -> None:

@@ -55,7 +55,7 @@ class Options(adapter_parts.Writing):
     rest: bool = argument(False, help="also norms and biases, in full")
 
 
-def run(args: Options) -> int:
+def run(args: Options) -> None:
     """Extracts. Raises ``UserError`` and ``SaveFailed``."""
     from dreambooth_core.formats.adapters.denoisers import is_transformer, read_denoiser
     from dreambooth_core.formats.adapters.extract import extract
@@ -106,8 +106,7 @@ def run(args: Options) -> int:
         )
     lines += [f"warning: {text}" for text in warnings]
     told = {"file": str(args.target), **vars(report), "warnings": warnings}
-    adapter_parts.tell(args, told, lines, hosts)
-    return 0
+    adapter_parts.tell_written(args, told, lines, hosts)
 
 
 def _options(args: Options) -> Extraction:

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dreambooth_core.commands import adapter_parts
-from dreambooth_core.commands.options import Reporting, argument
+from dreambooth_core.commands.options import Reporting, argument, tell
 from dreambooth_core.deferral import importing
 from dreambooth_core.errors import UserError, escaped
 
@@ -36,7 +35,7 @@ class Options(Reporting):
     metadata: bool = argument(False, help="show all of an adapter's metadata")
 
 
-def run(args: Options) -> int:
+def run(args: Options) -> None:
     """Inspects. Raises ``UserError`` for what is no model, or, after the report, a damaged one."""
     with importing():
         from dreambooth_core.families.registry import FAMILIES, named
@@ -62,9 +61,8 @@ def run(args: Options) -> int:
         if identity.advice:
             lines.append(f"{identity.advice}.")
         _tell(args, found, lines, warning)
-        return 0
+        return
     _tell_adapter(args, identity.label, warning)
-    return 0
 
 
 def _tokenizer(path: Path) -> str:
@@ -85,7 +83,7 @@ def _tell(args: Options, report: dict[str, Any], lines: list[str], warning: str 
     if warning:
         report["warnings"] = [warning]
         lines.append(f"warning: {warning}")
-    adapter_parts.tell(args, report, lines)
+    tell(args, report, lines)
 
 
 def _gives_away(path: Path) -> str | None:

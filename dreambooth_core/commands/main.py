@@ -1,8 +1,8 @@
 """``dreambooth COMMAND``: finds the command, runs it, turns errors into one line.
 
-A command is a module with a dataclass ``Options`` (see ``options.py``) and ``run(options) -> int``.
-It is imported only when it is called, so that ``dreambooth check`` does not wait for what
-``dreambooth train`` needs.
+A command is a module with a dataclass ``Options`` (see ``options.py``) and ``run(options)``, which
+returns the exit code where that is not always 0. It is imported only when it is called, so that
+``dreambooth check`` does not wait for what ``dreambooth train`` needs.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(parser, arguments)
     try:
         module = load(args.command)
-        return int(module.run(from_arguments(module.Options, args)))
+        return int(module.run(from_arguments(module.Options, args)) or 0)
     except DreamBoothError as error:
         if "--debug" in arguments:
             traceback.print_exc()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from typing import Any
 
-from dreambooth_core.commands.options import Reporting, argument, print_json
+from dreambooth_core.commands.options import Reporting, argument, tell
 from dreambooth_core.data.marks import BAD, GOOD
-from dreambooth_core.errors import UserError, escaped
+from dreambooth_core.errors import UserError
 from dreambooth_core.jobs import RunFolder
 from dreambooth_core.options.marking import counted, generated, mark_run
 
@@ -39,8 +38,8 @@ class Options(Reporting):
     )
 
 
-def run(args: Options) -> int:
-    """Marks the images and lists them all; returns the exit code."""
+def run(args: Options) -> None:
+    """Marks the images and lists them all."""
     folder = RunFolder.open(args.run)
     given = [(GOOD, args.good), (BAD, args.bad), ("", args.clear)]
     named = [name for _, names in given for name in names]
@@ -51,11 +50,6 @@ def run(args: Options) -> int:
         mark_run(folder, {name: mark for mark, names in given for name in names})
     found = generated(folder)
     report: dict[str, Any] = {"images": [one.as_dict() for one in found], **counted(found)}
-    if args.json:
-        print_json(report)
-        return 0
-    for one in found:
-        sys.stdout.write(escaped(f"{one.mark or '-':<5} {one.image}  {one.prompt}") + "\n")
+    lines = [f"{one.mark or '-':<5} {one.image}  {one.prompt}" for one in found]
     good, bad, both = report["good"], report["bad"], report["pairs"]
-    sys.stdout.write(f"{good} good, {bad} bad; {both} prompts have both\n")
-    return 0
+    tell(args, report, [*lines, f"{good} good, {bad} bad; {both} prompts have both"])

@@ -57,8 +57,8 @@ class Options(OfImages):
     device: str = argument("auto", help="auto, cuda, mps, xpu or cpu")
 
 
-def run(args: Options) -> int:
-    """Writes the masks; returns the exit code."""
+def run(args: Options) -> None:
+    """Writes the masks."""
     from dreambooth_core.data.stocktaking import take_stock
 
     words = [word.strip() for word in args.word if word.strip()]
@@ -86,7 +86,6 @@ def run(args: Options) -> int:
         print_json(report)
     elif report["kept"]:
         print(f"{report['kept']} masks that were there stay; --overwrite replaces them")
-    return 0
 
 
 def _masks(

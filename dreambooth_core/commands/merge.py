@@ -69,7 +69,7 @@ class Options(adapter_parts.Weighted, adapter_parts.Writing):
     )
 
 
-def run(args: Options) -> int:
+def run(args: Options) -> None:
     """Merges. Raises ``UserError`` and ``SaveFailed``."""
     from dreambooth_core.formats.adapters.merge import Plan, merge
 
@@ -95,5 +95,4 @@ def run(args: Options) -> int:
     lines += [f"warning: {text}" for text in report.warnings]
     told = {"file": str(args.out), **vars(report), "ranks": list(report.ranks)}
     told["warnings"] = list(report.warnings)
-    adapter_parts.tell(args, told, lines, hosts)
-    return 0
+    adapter_parts.tell_written(args, told, lines, hosts)

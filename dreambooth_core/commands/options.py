@@ -13,7 +13,7 @@ import inspect
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +22,7 @@ from dreambooth_core.config.fields import FieldInfo, described
 from dreambooth_core.config.loading import check_value
 from dreambooth_core.config.shapes import Member, Shape, members
 from dreambooth_core.config.suggest import advice
-from dreambooth_core.errors import UserError
+from dreambooth_core.errors import UserError, escaped
 from dreambooth_core.jobs.weighted import WeightedFile, parse_weighted
 
 READ = ("model", "adapter", "any", "yaml")
@@ -304,3 +304,12 @@ def print_json(value: Any) -> None:
     """Prints a report for programs."""
     json.dump(value, sys.stdout, indent=2, ensure_ascii=False)
     sys.stdout.write("\n")
+
+
+def tell(args: Reporting, report: Any, lines: Iterable[str]) -> None:
+    """Prints a report, as JSON or as lines."""
+    if args.json:
+        print_json(report)
+        return
+    for line in lines:
+        print(escaped(line))

@@ -20,25 +20,24 @@ class Options(Reporting):
     name: str | None = argument(None, positional=True, help="show this one, with its reasons")
 
 
-def run(args: Options) -> int:
-    """Lists them, or prints the YAML of one; returns the exit code."""
+def run(args: Options) -> None:
+    """Lists them, or prints the YAML of one."""
     if args.name is not None:
         text = preset_text(args.name)
         if args.json:
             print_json({**_facts(entry(args.name)), "yaml": text})
         else:
             sys.stdout.write(text)
-        return 0
+        return
     if args.json:
         print_json([_facts(each) for each in entries()])
-        return 0
+        return
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("name", "version", "what"):
         table.add_column(column)
     for each in entries():
         table.add_row(each.name, each.version, each.about)
     terminal().print(table)
-    return 0
 
 
 def _facts(preset: Entry) -> dict[str, object]:

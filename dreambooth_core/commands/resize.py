@@ -37,7 +37,7 @@ class Options(adapter_parts.Writing):
     )
 
 
-def run(args: Options) -> int:
+def run(args: Options) -> None:
     """Resizes. Raises ``UserError`` and ``SaveFailed``."""
     from dreambooth_core.formats.adapters.lowrank import Keep
     from dreambooth_core.formats.adapters.read import read_adapter
@@ -56,14 +56,9 @@ def run(args: Options) -> int:
     hosts = adapter_parts.write(args, smaller, args.target)
     ranks = Counter(report.ranks.values())
     told = {"file": str(args.target), "ranks": report.ranks, "error": report.error}
-    adapter_parts.tell(
-        args,
-        told,
-        [
-            f"{args.target}: {len(smaller.modules)} modules, ranks "
-            + ", ".join(f"{rank} ({ranks[rank]})" for rank in sorted(ranks)),
-            f"lost: {report.error:.2%} of the change",
-        ],
-        hosts,
-    )
-    return 0
+    lines = [
+        f"{args.target}: {len(smaller.modules)} modules, ranks "
+        + ", ".join(f"{rank} ({ranks[rank]})" for rank in sorted(ranks)),
+        f"lost: {report.error:.2%} of the change",
+    ]
+    adapter_parts.tell_written(args, told, lines, hosts)

@@ -7,9 +7,8 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from dreambooth_core.commands.options import Reporting, argument, print_json
+from dreambooth_core.commands.options import Reporting, argument, print_json, tell
 from dreambooth_core.errors import UserError
 from dreambooth_core.jobs import (
     VERBS,
@@ -79,11 +78,11 @@ def run(args: Options) -> int:
         return _follow(folder, as_json=args.json)
     if args.action == "kill":
         outcome = terminate(folder, patience=args.patience)
-        _say(args.json, f"{folder.name}: {outcome}", run=folder.name, outcome=outcome)
+        tell(args, {"run": folder.name, "outcome": outcome}, [f"{folder.name}: {outcome}"])
         return 0
     verb = args.action.replace("-", "_")
     command(folder, verb)
-    _say(args.json, f"{folder.name}: asked to {VERBS[verb]}", run=folder.name, verb=verb)
+    tell(args, {"run": folder.name, "verb": verb}, [f"{folder.name}: asked to {VERBS[verb]}"])
     return 0
 
 
@@ -184,10 +183,3 @@ def _when(moment: float | None) -> str:
     if moment is None:
         return ""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
-
-
-def _say(as_json: bool, line: str, **facts: Any) -> None:
-    if as_json:
-        print_json(facts)
-    else:
-        sys.stdout.write(line + "\n")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from dreambooth_core.bases.locate import is_commit
-from dreambooth_core.commands.options import Reporting, argument, print_json
+from dreambooth_core.commands.options import Reporting, argument, tell
 from dreambooth_core.config.fields import MAX_SEED
 from dreambooth_core.config.loading import load
 from dreambooth_core.data.decode import encode
@@ -79,8 +78,8 @@ class Options(Reporting):
     device: str = argument("auto", help="auto, cuda, mps, xpu or cpu")
 
 
-def run(args: Options) -> int:
-    """Makes the images; returns the exit code."""
+def run(args: Options) -> None:
+    """Makes the images."""
     check_numbers(args)
     _like(args)
     options, adapters, tokens = sources(args)
@@ -118,11 +117,8 @@ def run(args: Options) -> int:
         path = free_path(Path(args.out), prompt, seed)
         write_bytes(path, encode(image))
         made.append({"file": str(path), "prompt": prompt, "seed": seed, "sha256": sha256(path)})
-    if args.json:
-        print_json({"base": options.model, "adapters": adapters, "tokens": tokens, "images": made})
-    else:
-        sys.stdout.writelines(f"{one['file']}\n" for one in made)
-    return 0
+    told = {"base": options.model, "adapters": adapters, "tokens": tokens, "images": made}
+    tell(args, told, (one["file"] for one in made))
 
 
 def _like(args: Options) -> Like | None:

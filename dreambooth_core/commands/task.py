@@ -54,7 +54,7 @@ class Options(Reporting):
 def run(args: Options) -> int:
     """Does the task; returns its exit code."""
     name, options = read_request(args.request)
-    return int(load(name).run(options))
+    return int(load(name).run(options) or 0)
 
 
 def load(name: str) -> ModuleType:
