@@ -8,7 +8,7 @@ from typing import Any
 
 from dreambooth_core.commands.merge import METHODS, SIGNS
 from dreambooth_core.errors import UserError
-from dreambooth_core.jobs.weighted import WeightedFile
+from dreambooth_core.jobs.requests import WeightedFile
 
 from . import engine, host
 from .adapters import ADAPTER_INPUT, ADAPTER_OUTPUT, Adapter, made, strength

@@ -78,30 +78,23 @@ def supervise(
     """
     if not folder.path.is_dir():
         raise UserError("no such run", where=folder.path, do="'dreambooth runs' lists them.")
-    if proposal is None:
-        return _supervise(folder, runner, on_event, noted=noted, queued=queued)
-    proposal.check(folder)
-    chosen: Callable[..., None] = runner or _late_trainer
-    work = functools.partial(chosen, proposal=proposal)
+    work: Callable[..., None] = runner or _trainer
+    if proposal is not None:
+        proposal.check(folder)
+        work = functools.partial(work, proposal=proposal)
     if int(os.environ.get("RANK") or 0) > 0:
-        return _supervise(folder, work, on_event, noted=noted, queued=queued)
+        with signals_to(folder):
+            return _follow(folder, work)
     try:
         return _supervise(folder, work, on_event, noted=noted, queued=queued)
     finally:
-        proposal.withdraw()
+        if proposal is not None:
+            proposal.withdraw()
 
 
 def _supervise(
-    folder: RunFolder,
-    runner: Runner | None,
-    on_event: OnEvent | None,
-    *,
-    noted: bool,
-    queued: bool,
+    folder: RunFolder, runner: Runner, on_event: OnEvent | None, *, noted: bool, queued: bool
 ) -> int:
-    if int(os.environ.get("RANK") or 0) > 0:
-        with signals_to(folder):
-            return _follow(folder, runner)
     folder.make()
     lock = folder.lock
     if not lock.acquire():
@@ -117,10 +110,10 @@ def _supervise(
         lock.release()
 
 
-def _follow(folder: RunFolder, runner: Runner | None) -> int:
+def _follow(folder: RunFolder, runner: Runner) -> int:
     """Does the part of one process of several; the first (rank 0) locks, speaks and writes."""
     try:
-        (runner or _trainer())(folder)
+        runner(folder)
     except (Stopped, KeyboardInterrupt):
         return Stopped.exit_code
     except (Exception, SystemExit) as error:
@@ -129,10 +122,10 @@ def _follow(folder: RunFolder, runner: Runner | None) -> int:
     return 0
 
 
-def _ending(folder: RunFolder, runner: Runner | None, on_event: OnEvent | None, since: int) -> int:
+def _ending(folder: RunFolder, runner: Runner, on_event: OnEvent | None, since: int) -> int:
     home = folder.identity()
     try:
-        (runner or _trainer())(folder, on_event=on_event)
+        runner(folder, on_event=on_event)
         ending: dict[str, Any] = {"kind": "finished", "outcome": "done"}
         code = 0
     except (Stopped, KeyboardInterrupt) as stop:
@@ -182,7 +175,7 @@ def _at_once(folder: RunFolder) -> str:
     return f"ended at once; the run resumes from step {last}"
 
 
-def _queued(runner: Runner | None) -> Runner:
+def _queued(runner: Runner) -> Runner:
     """The same runner, when its turn has come."""
 
     def run(folder: RunFolder, *, on_event: OnEvent | None = None) -> None:
@@ -204,16 +197,19 @@ def _queued(runner: Runner | None) -> Runner:
             turn.wait(tell)
             if told:
                 _tell(folder, {"kind": "progress", "stage": "starting"}, on_event)
-            (runner or _trainer())(folder, on_event=on_event)
+            runner(folder, on_event=on_event)
         finally:
             turn.leave()
 
     return run
 
 
-def _late_trainer(folder: RunFolder, **arguments: Any) -> None:
-    """The trainer, imported when it is called."""
-    _trainer()(folder, **arguments)
+def _trainer(folder: RunFolder, **arguments: Any) -> None:
+    """The trainer, imported when it is called: torch takes seconds, and can be broken."""
+    with importing():
+        from dreambooth_core.trainer.run import run
+
+    run(folder, **arguments)
 
 
 class _Lasting:
@@ -223,25 +219,16 @@ class _Lasting:
         self._kept: Any = None
 
     def __call__(self, folder: RunFolder, **arguments: Any) -> None:
-        trainer: Any = _trainer()
         with importing():
             from dreambooth_core.trainer.kept import Kept
 
         self._kept = self._kept or Kept()
-        trainer(folder, kept=self._kept, **arguments)
+        _trainer(folder, kept=self._kept, **arguments)
 
     def forget(self) -> None:
         """Lets go of what is kept."""
         self._kept = None
         gc.collect()
-
-
-def _trainer() -> Runner:
-    with importing():  # late: torch takes seconds, and can be broken
-        from dreambooth_core.trainer.run import run
-
-    runner: Runner = run
-    return runner
 
 
 def _tell(folder: RunFolder, ending: dict[str, Any], on_event: OnEvent | None) -> None:

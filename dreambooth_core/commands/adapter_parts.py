@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dreambooth_core.commands.options import Reporting, argument, tell
 from dreambooth_core.errors import UserError
 from dreambooth_core.formats.layouts import LAYOUTS
-from dreambooth_core.jobs.weighted import WeightedFile
+from dreambooth_core.jobs.requests import WeightedFile
 
 if TYPE_CHECKING:
     import torch

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dreambooth_core.commands import adapter_parts
 from dreambooth_core.commands.options import Reporting, argument, tell
 from dreambooth_core.errors import UserError
-from dreambooth_core.jobs.weighted import WeightedFile
+from dreambooth_core.jobs.requests import WeightedFile
 
 if TYPE_CHECKING:
     import torch

@@ -8,7 +8,7 @@ from pathlib import Path
 from dreambooth_core.commands import adapter_parts
 from dreambooth_core.commands.options import argument
 from dreambooth_core.config.fields import MAX_SEED
-from dreambooth_core.jobs.weighted import WeightedFile
+from dreambooth_core.jobs.requests import WeightedFile
 
 METHODS = (
     "cat",

@@ -23,7 +23,7 @@ from dreambooth_core.config.loading import check_value
 from dreambooth_core.config.shapes import Member, Shape, members
 from dreambooth_core.config.suggest import advice
 from dreambooth_core.errors import UserError, escaped
-from dreambooth_core.jobs.weighted import WeightedFile, parse_weighted
+from dreambooth_core.jobs.requests import WeightedFile, parse_weighted
 
 READ = ("model", "adapter", "any", "yaml")
 """Kinds of paths that are read: a base or checkpoint, an adapter, either, a model's YAML."""

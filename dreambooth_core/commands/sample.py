@@ -24,7 +24,7 @@ from dreambooth_core.formats.adapters.read import read_adapter
 from dreambooth_core.formats.embeddings import read_embedding
 from dreambooth_core.formats.storage import sha256, write_bytes
 from dreambooth_core.jobs import RunFolder, read_made
-from dreambooth_core.jobs.weighted import parse_weighted
+from dreambooth_core.jobs.requests import parse_weighted
 from dreambooth_core.options import TrainConfig
 
 

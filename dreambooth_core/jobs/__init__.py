@@ -15,9 +15,8 @@ from dreambooth_core.jobs.client import attach, command, terminate
 from dreambooth_core.jobs.control import STOPS, VERBS, Control
 from dreambooth_core.jobs.environment import engine_command, worker_environment
 from dreambooth_core.jobs.events import ENDINGS, KINDS, Event, EventLog, read_events
-from dreambooth_core.jobs.folder import RunFolder
+from dreambooth_core.jobs.folder import RunFolder, sanitise
 from dreambooth_core.jobs.launch import start
-from dreambooth_core.jobs.names import sanitise
 from dreambooth_core.jobs.proposal import Proposal
 from dreambooth_core.jobs.queue import Turn
 from dreambooth_core.jobs.receipt import read_made, read_receipt, write_receipt

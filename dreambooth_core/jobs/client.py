@@ -18,7 +18,7 @@ from dreambooth_core.jobs.status import status
 
 
 def attach(
-    folder: RunFolder | str | os.PathLike[str],
+    folder: str | os.PathLike[str],
     *,
     offset: int = 0,
     poll: float = 0.25,
@@ -32,7 +32,7 @@ def attach(
     Raises:
         UserError: there is no such run.
     """
-    run = folder if isinstance(folder, RunFolder) else RunFolder(folder)
+    run = RunFolder(folder)
     quiet_since = time.monotonic()
     last_kind = ""
     while True:
@@ -56,13 +56,13 @@ def attach(
         time.sleep(poll)
 
 
-def command(folder: RunFolder | str | os.PathLike[str], verb: str) -> None:
+def command(folder: str | os.PathLike[str], verb: str) -> None:
     """Asks a run's worker for ``verb``, one of :data:`~dreambooth_core.jobs.control.VERBS`.
 
     Raises:
         UserError: no such verb or run, or no worker that could hear it.
     """
-    run = folder if isinstance(folder, RunFolder) else RunFolder(folder)
+    run = RunFolder(folder)
     state = status(run).state
     if state not in ("running", "waiting"):
         raise UserError(f"cannot {verb.replace('_', ' ')}: the run is {state}", where=run.name)
@@ -70,7 +70,7 @@ def command(folder: RunFolder | str | os.PathLike[str], verb: str) -> None:
 
 
 def terminate(
-    folder: RunFolder | str | os.PathLike[str],
+    folder: str | os.PathLike[str],
     *,
     patience: float = 30.0,
     grace: float = 5.0,
@@ -90,7 +90,7 @@ def terminate(
     Raises:
         UserError: the worker is on another machine, or does not die.
     """
-    run = folder if isinstance(folder, RunFolder) else RunFolder(folder)
+    run = RunFolder(folder)
     if not run.lock.is_held():
         return "not running"
     run.control.request("stop")

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
+import unicodedata
 from pathlib import Path
 
 from dreambooth_core.disk.locks import FileLock
 from dreambooth_core.errors import UserError
 from dreambooth_core.jobs.control import Control
 from dreambooth_core.jobs.events import EventLog
-from dreambooth_core.jobs.names import sanitise
 
 MOST_NAMES = 10_000
+LONGEST = 80
+"""Characters of a run's name; Windows allows 260 for a whole path."""
+
+_FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]+')
+_RESERVED = re.compile(
+    r"^(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])(\.|$)", re.IGNORECASE
+)
+"""Device names, which Windows refuses with any extension too."""
 
 
 class RunFolder:
@@ -21,7 +30,22 @@ class RunFolder:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(os.path.expanduser(path)).absolute()
+        self.path = path = Path(os.path.expanduser(path)).absolute()
+        self.name = path.name
+        self.config = path / "config.yaml"
+        """The configuration in effect."""
+        self.receipt = path / "receipt.json"
+        """What ran with what: versions, seeds, hashes, results."""
+        self.events_file = path / "events.jsonl"
+        self.control_file = path / "control.jsonl"
+        self.lock_file = path / "worker.lock"
+        self.checkpoints = path / "checkpoints"
+        """States to resume from."""
+        self.samples = path / "samples"
+        self.logs = path / "logs"
+        """TensorBoard's files, ``worker.log`` (raw output) and ``engine.log`` (messages)."""
+        self.worker_log = self.logs / "worker.log"
+        self.engine_log = self.logs / "engine.log"
 
     def __repr__(self) -> str:
         return f"RunFolder({str(self.path)!r})"
@@ -34,54 +58,6 @@ class RunFolder:
 
     def __fspath__(self) -> str:
         return str(self.path)
-
-    @property
-    def name(self) -> str:
-        return self.path.name
-
-    @property
-    def config(self) -> Path:
-        """The configuration in effect."""
-        return self.path / "config.yaml"
-
-    @property
-    def receipt(self) -> Path:
-        """What ran with what: versions, seeds, hashes, results."""
-        return self.path / "receipt.json"
-
-    @property
-    def events_file(self) -> Path:
-        return self.path / "events.jsonl"
-
-    @property
-    def control_file(self) -> Path:
-        return self.path / "control.jsonl"
-
-    @property
-    def lock_file(self) -> Path:
-        return self.path / "worker.lock"
-
-    @property
-    def checkpoints(self) -> Path:
-        """States to resume from."""
-        return self.path / "checkpoints"
-
-    @property
-    def samples(self) -> Path:
-        return self.path / "samples"
-
-    @property
-    def logs(self) -> Path:
-        """TensorBoard's files, ``worker.log`` (raw output) and ``engine.log`` (messages)."""
-        return self.path / "logs"
-
-    @property
-    def worker_log(self) -> Path:
-        return self.logs / "worker.log"
-
-    @property
-    def engine_log(self) -> Path:
-        return self.logs / "engine.log"
 
     @property
     def events(self) -> EventLog:
@@ -180,3 +156,21 @@ def _not_writable(path: Path, error: OSError) -> UserError:
         where=error.filename or path,
         do="Choose another place for runs, or make this one writable.",
     )
+
+
+def sanitise(name: str) -> str:
+    """The nearest name that can be a folder on Windows, macOS and Linux; never empty.
+
+    >>> sanitise("my dog: <best>/2. ")
+    'my dog_ _best_2'
+    """
+    text = unicodedata.normalize("NFC", name)
+    text = text.encode("utf-8", errors="replace").decode("utf-8")  # lone surrogates
+    text = _FORBIDDEN.sub("_", text)
+    text = re.sub(r"\s+", " ", text)[:LONGEST]
+    while len(text.encode("utf-8")) > 2 * LONGEST:
+        text = text[:-1]
+    text = text.strip(" .")
+    if _RESERVED.match(text):
+        text = "_" + text
+    return text or "run"

@@ -42,7 +42,7 @@ CREATE_BREAKAWAY_FROM_JOB = 0x01000000
 
 
 def start(
-    folder: RunFolder | str | os.PathLike[str],
+    folder: str | os.PathLike[str],
     python: str | os.PathLike[str] | Sequence[str] | None = None,
     env: Mapping[str, str] | None = None,
     *,
@@ -66,7 +66,7 @@ def start(
     Raises:
         UserError: a worker is at work there already, or none could be started.
     """
-    run = folder if isinstance(folder, RunFolder) else RunFolder(folder)
+    run = RunFolder(folder)
     offered = Proposal(proposal) if isinstance(proposal, (str, os.PathLike)) else proposal
     try:
         _start(run, python, env, offered, queued=queued)

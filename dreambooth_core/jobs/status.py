@@ -12,8 +12,7 @@ from typing import Any
 
 from dreambooth_core.errors import UserError
 from dreambooth_core.jobs.events import ENDINGS, Event
-from dreambooth_core.jobs.folder import RunFolder
-from dreambooth_core.jobs.names import sanitise
+from dreambooth_core.jobs.folder import RunFolder, sanitise
 from dreambooth_core.jobs.queue import STAGE
 
 STATES = ("waiting", "running", "stopped", "finished", "failed", "lost")
@@ -137,13 +136,13 @@ _digests: dict[Path, _Digest] = {}
 _digesting = threading.Lock()
 
 
-def status(folder: RunFolder | str | os.PathLike[str]) -> RunSummary:
+def status(folder: str | os.PathLike[str]) -> RunSummary:
     """The present state of one run.
 
     Raises:
         UserError: there is no such run.
     """
-    run = folder if isinstance(folder, RunFolder) else RunFolder(folder)
+    run = RunFolder(folder)
     if not run.path.is_dir():
         raise UserError("no such run", where=run.path, do="'dreambooth runs' lists them.")
     # The lock first: a worker writes its ending before it lets go, never after.

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from dreambooth_core.commands.options import WRITTEN, Argument, arguments, from_request
 from dreambooth_core.errors import UserError
-from dreambooth_core.jobs.weighted import WeightedFile
+from dreambooth_core.jobs.requests import WeightedFile
 
 from .types import ToolOption
 

@@ -22,8 +22,7 @@ from dreambooth_core.commands.options import (
 )
 from dreambooth_core.commands.task import TASKS, typed
 from dreambooth_core.errors import UserError
-from dreambooth_core.jobs.requests import as_request
-from dreambooth_core.jobs.weighted import WeightedFile
+from dreambooth_core.jobs.requests import WeightedFile, as_request
 
 
 def parsed(schema: type, *argv: str) -> Any:

@@ -14,7 +14,7 @@ from PIL import Image
 from dreambooth_core.commands.main import main
 from dreambooth_core.errors import UserError
 from dreambooth_core.jobs import RunFolder
-from dreambooth_core.jobs.weighted import parse_weighted
+from dreambooth_core.jobs.requests import parse_weighted
 
 SIZE = ["--width", "64", "--height", "64", "--steps", "2"]
 

@@ -188,7 +188,7 @@ def test_a_worker_that_goes_on_keeps_what_serves_the_next_run(
         given.append(arguments.get("kept"))
 
     commands = [[str(run.path), "--spare", "k"], None]
-    monkeypatch.setattr(worker, "_trainer", lambda: trainer)
+    monkeypatch.setattr(worker, "_trainer", trainer)
     monkeypatch.setattr(worker, "_spare", lambda *_: commands.pop(0))
     monkeypatch.setattr(worker, "print_to", lambda _: None)
     assert worker.main([str(run.path), "--spare", "k"]) == 0
@@ -205,7 +205,7 @@ def test_what_waits_for_another_run_keeps_nothing_meanwhile(
     def trainer(folder: RunFolder, **arguments: object) -> None:
         given.append(arguments["kept"])
 
-    monkeypatch.setattr(worker, "_trainer", lambda: trainer)
+    monkeypatch.setattr(worker, "_trainer", trainer)
     lasting, ahead = worker._Lasting(), [0]
     monkeypatch.setattr(worker.Turn, "wait", lambda _, tell: tell(1) if ahead[0] else None)
     queued = worker._queued(functools.partial(lasting))

@@ -9,8 +9,7 @@ import pytest
 
 from dreambooth_core.commands.task import typed
 from dreambooth_core.errors import UserError
-from dreambooth_core.jobs.requests import as_request
-from dreambooth_core.jobs.weighted import WeightedFile
+from dreambooth_core.jobs.requests import WeightedFile, as_request
 from extension.service.requests import TOOLS, options, request
 
 
