@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dreambooth_core.bases.locate import is_commit
 from dreambooth_core.commands.options import Reporting, argument, tell
@@ -112,7 +113,7 @@ def run(args: Options) -> None:
         like=_like(args),
     )
     images = generate(parts, prompts, seeds, settings)
-    made = []
+    made: list[dict[str, Any]] = []
     for prompt, seed, image in zip(prompts, seeds, images, strict=True):
         path = free_path(Path(args.out), prompt, seed)
         write_bytes(path, encode(image))

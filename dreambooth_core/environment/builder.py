@@ -17,7 +17,7 @@ from dreambooth_core.environment import makers, recipe
 from dreambooth_core.environment import marker as markers
 from dreambooth_core.environment.layout import Layout
 from dreambooth_core.environment.machine import Machine, detect
-from dreambooth_core.environment.pins import Pin, hashes_of_torch
+from dreambooth_core.environment.pins import Pin
 from dreambooth_core.environment.pip import Pip
 from dreambooth_core.environment.plan import UNPACKED
 from dreambooth_core.environment.processes import run_logged, started
@@ -145,9 +145,8 @@ class Builder:
             known.kind = "target" if makers.is_target(self.layout) else "venv"
             source = self._announce(pip, choice, machine, wish)
             self.reporter.step(2, total, f"{self.recipe.count()} packages")
-            pip.install_pins(
-                self._pins_for(known), step="the packages", progress=self.reporter.progress
-            )
+            pip.progress = self.reporter.progress
+            pip.install_pins(self._pins_for(known), step="the packages")
             self.reporter.step(3, total, f"torch {TORCH_VERSION}" if source else "no torch")
             if source:
                 self._install_torch(pip, source, machine, known)
@@ -200,41 +199,27 @@ class Builder:
         """The lock; without pip where pip would replace itself while it runs."""
         return [pin for pin in self.recipe.pins() if known.kind == "venv" or pin.name != "pip"]
 
-    def _hashes(self, source: Source, machine: Machine) -> tuple[str, ...]:
-        """The published digests of the wheels of torch that the source may serve us."""
-        return hashes_of_torch(
-            self.recipe.torch_wheels(),
-            source.versions,
-            sys.version_info[:2],
-            machine.system,
-            machine.architecture,
-        )
-
     def _install_torch(
         self, pip: Pip, source: Source, machine: Machine, known: markers.Marker
     ) -> None:
         """torch, and what only its GPU builds need; the lock holds what all builds need."""
         # The options of a source stand for themselves: INDEX_URL must not come before them.
         own = len(package_options(self.environ))
-        alone = Pip(pip.command, pip.log, [*source.options, *pip.options[own:]])
-        hashes = self._hashes(source, machine)
+        alone = Pip(pip.command, pip.log, [*source.options, *pip.options[own:]], pip.progress)
+        hashes = self.recipe.torch_hashes(source.versions, machine)
         needs: list[Pin] = []
         if hashes:
             pin = Pin(source.requirement, hashes=hashes)
-            alone.install_pins([pin], step="torch", progress=self.reporter.progress)
+            alone.install_pins([pin], step="torch")
             known.torch = self._installed_build(machine) or known.torch
             needs = self.recipe.beside(f"torch-{known.torch}")
         if needs:
-            pip.install_pins(needs, step="what torch needs", progress=self.reporter.progress)
+            pip.install_pins(needs, step="what torch needs")
         elif not hashes or known.torch != "cpu":
             index = source.index if source.official else f"{PYTORCH_INDEX}/{known.torch}"
-            known.unverified += alone.install_unverified(
-                source.requirement,
-                index,
-                self.recipe.pins(),
-                step="torch" if not hashes else "what torch needs",
-                progress=self.reporter.progress,
-            )
+            step = "what torch needs" if hashes else "torch"
+            pins = self.recipe.pins()
+            known.unverified += alone.install_unverified(source.requirement, index, pins, step=step)
             known.torch = self._installed_build(machine) or known.torch
 
     def _installed_build(self, machine: Machine) -> str:
@@ -275,7 +260,7 @@ class Builder:
         Raises:
             UserError: it would come from a place that nothing vouches for.
         """
-        if self._hashes(source, machine):
+        if self.recipe.torch_hashes(source.versions, machine):
             return
         python = ".".join(map(str, sys.version_info[:2]))
         unknown = (
@@ -305,9 +290,7 @@ class Builder:
         number, total = (int(part) for part in numbers.split("/"))
         count = self.recipe.count(test=True)
         self.reporter.step(number, total, f"{count} packages for the test suite")
-        pip.install_pins(
-            self.recipe.pins(test=True), step="the test tools", progress=self.reporter.progress
-        )
+        pip.install_pins(self.recipe.pins(test=True), step="the test tools")
         known.added["test"] = recipe.test_fingerprint(self.recipe)
         markers.write(self.layout.marker, known)
 
@@ -315,14 +298,8 @@ class Builder:
         version = xformers_for(known.torch)
         index = f"{PYTORCH_INDEX}/{known.torch}"
         self.reporter.step(1, 1, f"xformers {version} from {index} (no hash of it is known)")
-        files = pip.install_unverified(
-            f"xformers=={version}",
-            index,
-            [],
-            "--no-deps",
-            step="xformers",
-            progress=self.reporter.progress,
-        )
+        asked = f"xformers=={version}"
+        files = pip.install_unverified(asked, index, [], "--no-deps", step="xformers")
         known.unverified = sorted({*known.unverified, *files})
         known.added["xformers"] = version
         markers.write(self.layout.marker, known)
@@ -331,7 +308,7 @@ class Builder:
         options = package_options(self.environ)
         if known.kind == "target":
             options = [*options, "--target", str(self.layout.site), "--upgrade"]
-        return Pip([*self.layout.command(), "-m", "pip"], log, options)
+        return Pip([*self.layout.command(), "-m", "pip"], log, options, self.reporter.progress)
 
     @contextmanager
     def _log(self) -> Iterator[IO[str]]:

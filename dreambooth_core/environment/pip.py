@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import urlopen
 
 from dreambooth_core.environment.pins import Pin
-from dreambooth_core.environment.processes import started
+from dreambooth_core.environment.processes import run, started
 from dreambooth_core.errors import DreamBoothError
 
 Progress = Callable[[int, int, str], None]
@@ -81,41 +81,36 @@ class Pip:
         command: what runs it, ``[python, "-m", "pip"]``.
         log: where all that it prints is written.
         options: added to each installation (where packages come from, where they go).
+        progress: is told how far an installation is.
     """
 
-    def __init__(self, command: Sequence[str], log: IO[str], options: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        log: IO[str],
+        options: Sequence[str] = (),
+        progress: Progress | None = None,
+    ) -> None:
         self.command = list(command)
         self.log = log
         self.options = list(options)
+        self.progress = progress
         self.variables: dict[str, str | None] = {}
         """Environment variables of its own; None leaves one out."""
 
-    def install(
-        self,
-        arguments: Sequence[str],
-        *,
-        step: str,
-        count: int = 0,
-        progress: Progress | None = None,
-    ) -> None:
+    def install(self, arguments: Sequence[str], *, step: str, count: int) -> None:
         """``pip install``; ``count`` is how many packages are expected, for the progress.
 
         Raises:
             DreamBoothError: pip failed; the message says why and what to do.
         """
         # An old pip, from before the locked one is in, does not know "raw".
-        fixed = ["install", "--progress-bar", "raw" if progress else "off", "--no-input"]
+        fixed = ["install", "--progress-bar", "raw" if self.progress else "off", "--no-input"]
         fixed += ["--only-binary", ":all:"]
         fixed += ["--no-warn-script-location", "--disable-pip-version-check"]
-        self._run([*fixed, *self.options, *arguments], step, count, progress)
+        self._run([*fixed, *self.options, *arguments], step, count)
 
-    def install_pins(
-        self,
-        pins: Sequence[Pin],
-        *arguments: str,
-        step: str,
-        progress: Progress | None = None,
-    ) -> None:
+    def install_pins(self, pins: Sequence[Pin], *arguments: str, step: str) -> None:
         """Installs these packages and no others, each from a file whose hash its pin holds.
 
         Where the file comes from does not matter then: mirrors need no trust.
@@ -128,12 +123,8 @@ class Pip:
             file.write_text("\n".join(pin.text for pin in pins) + "\n", encoding="utf-8")
             if len(pins) > 1 and not arguments and self._uv_installed(file):
                 return
-            self.install(
-                [*arguments, "--no-deps", "--require-hashes", "-r", str(file)],
-                step=step,
-                count=len(pins),
-                progress=progress,
-            )
+            checked = [*arguments, "--no-deps", "--require-hashes", "-r", str(file)]
+            self.install(checked, step=step, count=len(pins))
 
     def _uv_installed(self, file: Path) -> bool:
         """Whether there is a uv, and it installed a file of pins: it is several times quicker.
@@ -168,20 +159,10 @@ class Pip:
                 command += [option, place]
         self.log.write(f"\n$ {' '.join(map(hide_credentials, command))} -r {file}\n")
         self.log.flush()
-        with started(
-            [*command, "-r", str(file)], variables, stdout=self.log, stderr=self.log
-        ) as child:
-            pass
-        return child.returncode == 0
+        return run([*command, "-r", str(file)], self.log, variables) == 0
 
     def install_unverified(
-        self,
-        requirement: str,
-        index: str,
-        pins: Sequence[Pin],
-        *arguments: str,
-        step: str,
-        progress: Progress | None = None,
+        self, requirement: str, index: str, pins: Sequence[Pin], *arguments: str, step: str
     ) -> list[str]:
         """Installs a package for which there are no hashes, from one index and nowhere else.
 
@@ -195,35 +176,23 @@ class Pip:
         Raises:
             DreamBoothError: pip failed.
         """
-        settings = self._settings()
-        kept = [
-            f"--{key}={settings[key]}"
-            for key in ("cert", "client-cert", "proxy")
-            if key in settings
-        ]
-        target = (
-            self.options[self.options.index("--target") :] if "--target" in self.options else []
-        )
-        alone = Pip(self.command, self.log, [*kept, "--index-url", index, *target])
+        settings, options = self._settings(), self.options
+        reach = [key for key in ("cert", "client-cert", "proxy") if key in settings]
+        kept = [f"--{key}={settings[key]}" for key in reach]
+        target = options[options.index("--target") :] if "--target" in options else []
+        alone = Pip(self.command, self.log, [*kept, "--index-url", index, *target], self.progress)
         alone.variables = {"PIP_CONFIG_FILE": os.devnull, **dict.fromkeys(PLACES)}
         with tempfile.TemporaryDirectory(prefix="dreambooth-") as folder:
             report, limits = Path(folder, "report.json"), Path(folder, "limits.txt")
             limits.write_text("\n".join(pin.line for pin in pins) + "\n", encoding="utf-8")
-            alone.install(
-                [*arguments, "--report", str(report), "-c", str(limits), requirement],
-                step=step,
-                count=1,
-                progress=progress,
-            )
-            files = [
-                (
-                    item["download_info"]["archive_info"]["hashes"]["sha256"],
-                    item["download_info"]["url"],
-                )
-                for item in json.loads(report.read_text(encoding="utf-8"))["install"]
-            ]
+            told = [*arguments, "--report", str(report), "-c", str(limits), requirement]
+            alone.install(told, step=step, count=1)
+            installed = json.loads(report.read_text(encoding="utf-8"))["install"]
+        files = [item["download_info"] for item in installed]
         return [
-            f"{digest}  {unquote(urlsplit(url).path).rpartition('/')[2]}" for digest, url in files
+            f"{file['archive_info']['hashes']['sha256']}  "
+            + unquote(urlsplit(file["url"]).path).rpartition("/")[2]
+            for file in files
         ]
 
     def link(self, project: Path) -> None:
@@ -253,11 +222,7 @@ class Pip:
             report = Path(folder, "report.json")
             command = [*self.command, "install", "--dry-run", "--no-deps", "--ignore-installed"]
             command += ["--only-binary", ":all:", "--no-input", "--quiet", "--report", str(report)]
-            with started(
-                [*command, *options, requirement], stdout=self.log, stderr=self.log
-            ) as done:
-                pass
-            if done.returncode or not report.is_file():
+            if run([*command, *options, requirement], self.log) or not report.is_file():
                 return None
             installs = json.loads(report.read_text(encoding="utf-8")).get("install", [])
             return installs[0]["download_info"]["url"] if installs else None
@@ -276,13 +241,11 @@ class Pip:
             said = child.stdout.read()
         return dict(re.findall(r"^[^=]*\.([a-z-]+)='(.*)'$", said, re.MULTILINE))
 
-    def _run(
-        self, arguments: list[str], step: str, count: int = 0, progress: Progress | None = None
-    ) -> None:
+    def _run(self, arguments: list[str], step: str, count: int = 0) -> None:
         self.log.write(f"\n$ pip {' '.join(map(hide_credentials, arguments))}\n")
         self.log.flush()
         output: list[str] = []
-        follow = _Follower(count, progress) if progress else None
+        follow = _Follower(count, self.progress) if self.progress else None
         with started(
             [*self.command, *arguments],
             self.variables,

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from dreambooth_core.environment import marker as markers
 from dreambooth_core.environment.layout import Layout
 from dreambooth_core.environment.machine import detect
-from dreambooth_core.environment.pins import hashes_of_torch
 from dreambooth_core.environment.recipe import recipe_for
 from dreambooth_core.environment.sources import package_place
 from dreambooth_core.environment.torch_builds import TORCH_VERSION, choose
@@ -39,17 +37,10 @@ def plan(layout: Layout, environ: Mapping[str, str] | None = None) -> dict[str, 
     known = markers.read(layout.marker)
     machine = detect()
     choice = choose(machine, known.asked if known and known.asked != "none" else "auto")
-    name = choice.build.name
-    needs = name == "cpu" or recipe_for(layout).beside(f"torch-{name}")
+    name, recipe = choice.build.name, recipe_for(layout)
+    needs = name == "cpu" or recipe.beside(f"torch-{name}")
     place = variables.get("TORCH_INDEX_URL") or choice.build.index(machine.system)
-    recipe = recipe_for(layout)
-    hashes = hashes_of_torch(
-        recipe.torch_wheels(),
-        [choice.build.version(machine.system)],
-        sys.version_info[:2],
-        machine.system,
-        machine.architecture,
-    )
+    hashes = recipe.torch_hashes([choice.build.version(machine.system)], machine)
     megabytes = choice.build.megabytes[machine.system] + recipe.download_bytes() // 1_000_000
     general = package_place(variables, {})
     return {

@@ -206,6 +206,15 @@ def run_in_front(command: Sequence[str], folder: Path, environ: Mapping[str, str
     return child.returncode
 
 
+def run(
+    command: Sequence[str], log: IO[str], variables: Mapping[str, str | None] | None = None
+) -> int:
+    """Runs a program as :func:`started` has it, its output going into ``log``; the exit code."""
+    with started(command, variables, stdout=log, stderr=log) as child:
+        pass
+    return child.returncode
+
+
 def run_logged(command: Sequence[str], log: IO[str], step: str) -> None:
     """Runs a program in a clean environment, its output going into ``log``.
 
@@ -214,11 +223,9 @@ def run_logged(command: Sequence[str], log: IO[str], step: str) -> None:
     """
     log.write(f"\n$ {' '.join(command)}\n")
     log.flush()
-    with started(command, stdout=log, stderr=log) as child:
-        pass
-    if child.returncode:
+    if code := run(command, log):
         raise DreamBoothError(
-            f"{step} could not be made (exit code {child.returncode})",
+            f"{step} could not be made (exit code {code})",
             where=command[0],
             do="The log says why; another Python from 3.10 to 3.13 may work",
         )

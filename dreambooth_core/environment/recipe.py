@@ -6,13 +6,20 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from dreambooth_core.environment import marker as markers
 from dreambooth_core.environment.layout import Layout
-from dreambooth_core.environment.pins import Pin, read_pins, read_wheels, without_hashes
+from dreambooth_core.environment.machine import Machine
+from dreambooth_core.environment.pins import (
+    Pin,
+    hashes_of_torch,
+    read_pins,
+    read_wheels,
+    without_hashes,
+)
 
 EDITION = "1"
 """Raised when a new installer builds an environment of another make from the same lock."""
@@ -47,9 +54,12 @@ class Recipe:
         """
         return read_pins(_text(self.lock.with_name(f"{name}.txt")))
 
-    def torch_wheels(self) -> dict[str, str]:
-        """The published digests of torch's own wheels, by file name."""
-        return read_wheels(_text(self.lock.with_name("torch.sha256")))
+    def torch_hashes(self, versions: Iterable[str], machine: Machine) -> tuple[str, ...]:
+        """The published digests of torch's own wheels of some versions that serve a machine and
+        this Python."""
+        wheels = read_wheels(_text(self.lock.with_name("torch.sha256")))
+        python = sys.version_info[:2]
+        return hashes_of_torch(wheels, versions, python, machine.system, machine.architecture)
 
     def download_bytes(self, test: bool = False) -> int:
         """About how much the lock downloads, as tools/lock.py measured it."""
