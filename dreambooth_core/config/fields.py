@@ -44,14 +44,18 @@ def option(
     default: Any = dataclasses.MISSING,
     *,
     help: str,
+    between: tuple[float | None, float | None] = (None, None),
     factory: Callable[[], Any] | None = None,
     **facts: Any,
 ) -> Any:
     """A dataclass field with its :class:`FieldInfo`, whose other values ``facts`` are.
 
-    ``default`` for plain values, ``factory`` for lists, dicts and nested dataclasses.
+    ``default`` for plain values, ``factory`` for lists, dicts and nested dataclasses; ``between``
+    the least and the largest number, both inclusive.
     """
-    return described(FieldInfo(help=" ".join(help.split()), **facts), default, factory)
+    low, high = between
+    info = FieldInfo(help=" ".join(help.split()), minimum=low, maximum=high, **facts)
+    return described(info, default, factory)
 
 
 def described(

@@ -30,8 +30,7 @@ class DataOptions:
     resolution: int | None = option(
         None,
         label="Resolution",
-        minimum=SMALLEST,
-        maximum=LARGEST,
+        between=(SMALLEST, LARGEST),
         unit="px",
         help="""Side of a square image. Buckets of other aspect ratios have at most as many pixels.
         Empty: the size that the base was made for.""",
@@ -41,14 +40,13 @@ class DataOptions:
         label="More resolutions",
         help="""Sides of further squares, such as [768, 1024]: each image is trained at these too,
         in buckets of their own. An epoch shows it once at each.""",
-        minimum=SMALLEST,
-        maximum=LARGEST,
+        between=(SMALLEST, LARGEST),
     )
     height: int | None = option(
-        None, label="Height", minimum=64, maximum=4096, unit="px", help="Empty: the resolution."
+        None, label="Height", between=(64, 4096), unit="px", help="Empty: the resolution."
     )
     width: int | None = option(
-        None, label="Width", minimum=64, maximum=4096, unit="px", help="Empty: the resolution."
+        None, label="Width", between=(64, 4096), unit="px", help="Empty: the resolution."
     )
     crop: str = option(
         "bucket",
@@ -60,8 +58,7 @@ class DataOptions:
     crop_positions: int = option(
         8,
         label="Crop positions",
-        minimum=0,
-        maximum=1_000,
+        between=(0, 1_000),
         advanced=True,
         help="""Random crops take one of this many positions, so that their latents can be kept.
         0: any position, encoded anew each time.""",
@@ -69,8 +66,7 @@ class DataOptions:
     bucket_reso_steps: int = option(
         64,
         label="Bucket resolution steps",
-        minimum=8,
-        maximum=1_024,
+        between=(8, 1_024),
         unit="px",
         advanced=True,
         help="Sides of buckets are multiples of this. 64 suits every Stable Diffusion UNet.",
@@ -79,8 +75,7 @@ class DataOptions:
     bucket_stretch: float = option(
         2.0,
         label="Bucket stretch",
-        minimum=1.0,
-        maximum=8.0,
+        between=(1.0, 8.0),
         advanced=True,
         help="The longest side of a bucket, as a multiple of the resolution.",
     )
@@ -93,24 +88,21 @@ class DataOptions:
     rotation: float = option(
         0.0,
         label="Random rotation",
-        minimum=0.0,
-        maximum=45.0,
+        between=(0.0, 45.0),
         help="""Turn instance images by up to so much to either side. They are enlarged until no
         corner is empty: 5° cuts off 8% of a square's sides.""",
     )
     color_jitter: float = option(
         0.0,
         label="Colour jitter",
-        minimum=0.0,
-        maximum=0.9,
+        between=(0.0, 0.9),
         help="""Change brightness, contrast and saturation of instance images by up to this share:
         0.1 is what a camera does. Not for styles, nor where the colours matter.""",
     )
     variants: int = option(
         4,
         label="Variants of an image",
-        minimum=0,
-        maximum=1_000,
+        between=(0, 1_000),
         advanced=True,
         help="""Random rotation and colour jitter take turns with this many changed versions of each
         image and itself, so that their latents can be kept. 0: another each time, encoded anew.""",
@@ -149,24 +141,21 @@ class DataOptions:
     keep_tokens: int = option(
         0,
         label="Keep first N tags",
-        minimum=0,
-        maximum=1_000,
+        between=(0, 1_000),
         help="The first N tags of a caption are neither shuffled nor dropped.",
         aliases=("keep_tags",),
     )
     caption_tag_dropout_rate: float = option(
         0.0,
         label="Tag dropout rate",
-        minimum=0.0,
-        maximum=1.0,
+        between=(0.0, 1.0),
         help="The probability that a tag is left out.",
         aliases=("tag_dropout",),
     )
     caption_dropout_rate: float = option(
         0.0,
         label="Caption dropout rate",
-        minimum=0.0,
-        maximum=1.0,
+        between=(0.0, 1.0),
         help="The probability that an instance image is trained with an empty caption.",
         aliases=("caption_dropout",),
     )
@@ -181,16 +170,14 @@ class DataOptions:
     unmasked_weight: float = option(
         0.0,
         label="Weight outside the mask",
-        minimum=0.0,
-        maximum=1.0,
+        between=(0.0, 1.0),
         help="How much the loss counts where the mask is black; 1 ignores masks.",
         aliases=("objective.mask_floor",),
     )
     held_out: int | None = option(
         None,
         label="Images held out",
-        minimum=0,
-        maximum=10_000,
+        between=(0, 10_000),
         help="""How many images of each concept are not trained on, to tell which step is best.
         Empty: one in five of eight or more where the best step is looked for, else none.""",
     )
@@ -216,8 +203,7 @@ class DataOptions:
     cache_batch_size: int = option(
         1,
         label="VAE batch size",
-        minimum=1,
-        maximum=1_024,
+        between=(1, 1_024),
         advanced=True,
         help="""Images that are encoded at once while caching. More is faster on some GPUs; 1 keeps
         results independent of the order.""",

@@ -63,8 +63,7 @@ class BaseOptions:
         label="Clip skip",
         help="""Which layer of the text encoder conditions the UNet, counted as the WebUI
         does: 1 is the last layer, 2 the one before it.""",
-        minimum=1,
-        maximum=12,
+        between=(1, 12),
         advanced=True,
     )
     guidance: float = option(
@@ -73,8 +72,7 @@ class BaseOptions:
         help="""What a base distilled to guidance (Flux.1 dev, Flux.2 dev) is told in training. At
         1 its answer is that of plain flow, which images are examples of. Validation images have
         their own guidance.""",
-        minimum=0.0,
-        maximum=100.0,
+        between=(0.0, 100.0),
         advanced=True,
     )
     max_prompt_chunks: int = option(
@@ -82,7 +80,6 @@ class BaseOptions:
         label="Longest prompt",
         help="""Prompts longer than 75 tokens are encoded in chunks of 75, as both hosts do;
         this is the most chunks that are used, the rest of the prompt is cut with a warning.""",
-        minimum=1,
-        maximum=10,
+        between=(1, 10),
         advanced=True,
     )

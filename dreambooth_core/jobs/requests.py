@@ -25,7 +25,7 @@ class WeightedFile:
 
     path: Path
     weight: float = option(
-        1.0, label="Weight", help="How strongly it counts.", minimum=-1000.0, maximum=1000.0
+        1.0, label="Weight", help="How strongly it counts.", between=(-1000.0, 1000.0)
     )
 
 

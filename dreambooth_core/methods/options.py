@@ -39,22 +39,19 @@ class MethodOptions:
         label="Rank",
         help="""Rank (dimension) of the adapter: 4 to 32 is plenty for a subject, more for a style.
         For OFT the block size.""",
-        minimum=1,
-        maximum=1024,
+        between=(1, 1024),
     )
     alpha: float = option(
         16.0,
         label="Alpha",
         help="The adapter's output is scaled by alpha / rank. Usually equal to the rank.",
-        minimum=0.001,
-        maximum=1000000.0,
+        between=(0.001, 1000000.0),
     )
     dropout: float = option(
         0.0,
         label="Dropout",
         help="Share of the adapter's inputs that are dropped while training. Not for OFT.",
-        minimum=0.0,
-        maximum=0.9,
+        between=(0.0, 0.9),
         advanced=True,
     )
     target_modules: str = option(
@@ -73,24 +70,21 @@ class MethodOptions:
         None,
         label="Rank, text encoder",
         help="Rank of the text encoder's adapter. Empty: the denoiser's.",
-        minimum=1,
-        maximum=1024,
+        between=(1, 1024),
         advanced=True,
     )
     text_alpha: float | None = option(
         None,
         label="Alpha, text encoder",
         help="Alpha of the text encoder's adapter. Empty: the denoiser's.",
-        minimum=0.001,
-        maximum=1000000.0,
+        between=(0.001, 1000000.0),
         advanced=True,
     )
     text_dropout: float | None = option(
         None,
         label="Dropout, text encoder",
         help="Dropout of the text encoder's adapter. Empty: the denoiser's.",
-        minimum=0.0,
-        maximum=0.9,
+        between=(0.0, 0.9),
         advanced=True,
     )
     placeholder_token: str = option(
@@ -110,8 +104,7 @@ class MethodOptions:
         1,
         label="Vectors per token",
         help="textual_inversion, pivotal: how many tokens of a prompt it takes.",
-        minimum=1,
-        maximum=64,
+        between=(1, 64),
         advanced=True,
         aliases=("vectors",),
     )
@@ -135,7 +128,6 @@ class MethodOptions:
         1.0,
         label="Weight of that adapter",
         help="The strength at which the adapter is taken over.",
-        minimum=-10.0,
-        maximum=10.0,
+        between=(-10.0, 10.0),
         advanced=True,
     )

@@ -44,16 +44,14 @@ class ObjectiveOptions:
         label="DPO beta",
         help="""How close the adapter stays to what it was at the start: higher stays closer. 1000
         to 5000 is usual.""",
-        minimum=1.0,
-        maximum=1e6,
+        between=(1.0, 1e6),
         advanced=True,
     )
     huber_c: float = option(
         0.1,
         label="Huber threshold",
         help="Error from which Huber and smooth L1 grow linearly instead of squared.",
-        minimum=1e-6,
-        maximum=10.0,
+        between=(1e-6, 10.0),
         advanced=True,
     )
     huber_schedule: str = option(
@@ -79,8 +77,7 @@ class ObjectiveOptions:
         5.0,
         label="Min-SNR gamma",
         help="Cap of the signal-to-noise ratio for min_snr. The paper recommends 5.",
-        minimum=0.01,
-        maximum=100.0,
+        between=(0.01, 100.0),
         advanced=True,
     )
     max_weight: float = option(
@@ -88,8 +85,7 @@ class ObjectiveOptions:
         label="Largest weight",
         help="""Cap of the weight for debiased_estimation and v_equivalent, which grow without bound
         where there is almost only noise, and for sigma_sqrt, where there is almost none.""",
-        minimum=1.0,
-        maximum=1e6,
+        between=(1.0, 1e6),
         advanced=True,
     )
     noise_offset: float = option(
@@ -97,8 +93,7 @@ class ObjectiveOptions:
         label="Noise offset",
         help="""Strength of noise that is constant over each channel: teaches very dark and very
         bright images. 0 is off, 0.05 to 0.1 is usual.""",
-        minimum=0.0,
-        maximum=1.0,
+        between=(0.0, 1.0),
         aliases=("offset_noise",),
     )
     multires_noise_discount: float = option(
@@ -106,16 +101,14 @@ class ObjectiveOptions:
         label="Multires noise discount",
         help="""Multi-resolution (pyramid) noise: the share that each coarser level keeps. 0 is off,
         0.1 to 0.4 suits fine-tuning, 0.9 training from scratch.""",
-        minimum=0.0,
-        maximum=0.99,
+        between=(0.0, 0.99),
         aliases=("pyramid_noise",),
     )
     multires_noise_iterations: int = option(
         10,
         label="Multires noise iterations",
         help="The number of coarser levels of multi-resolution noise; fewer for small images.",
-        minimum=1,
-        maximum=16,
+        between=(1, 16),
         advanced=True,
         aliases=("pyramid_levels",),
     )
@@ -124,8 +117,7 @@ class ObjectiveOptions:
         label="IP noise gamma",
         help="""Input perturbation: extra noise in the input that is not part of the target, so that
         the model learns to correct its own errors. 0 is off, 0.1 is recommended.""",
-        minimum=0.0,
-        maximum=1.0,
+        between=(0.0, 1.0),
         aliases=("input_perturbation",),
     )
     zero_terminal_snr: bool = option(
@@ -138,16 +130,14 @@ class ObjectiveOptions:
         0,
         label="Min timestep",
         help="The lowest timestep (noise level) that is trained.",
-        minimum=0,
-        maximum=999,
+        between=(0, 999),
         advanced=True,
     )
     max_timestep: int = option(
         999,
         label="Max timestep",
         help="The highest timestep (noise level) that is trained, inclusive.",
-        minimum=0,
-        maximum=999,
+        between=(0, 999),
         advanced=True,
     )
     timestep_bias: str = option(
@@ -162,48 +152,42 @@ class ObjectiveOptions:
         2.0,
         label="Bias multiplier",
         help="How many times more often earlier or later draw the favoured range.",
-        minimum=0.0,
-        maximum=100.0,
+        between=(0.0, 100.0),
         advanced=True,
     )
     timestep_bias_portion: float = option(
         0.25,
         label="Bias portion",
         help="Share of the timesteps that earlier or later favour.",
-        minimum=0.01,
-        maximum=0.99,
+        between=(0.01, 0.99),
         advanced=True,
     )
     logit_mean: float = option(
         0.0,
         label="Logit-normal mean",
         help="Location for logit_normal; above 0 draws more noise.",
-        minimum=-5.0,
-        maximum=5.0,
+        between=(-5.0, 5.0),
         advanced=True,
     )
     logit_std: float = option(
         1.0,
         label="Logit-normal width",
         help="Width for logit_normal.",
-        minimum=0.05,
-        maximum=10.0,
+        between=(0.05, 10.0),
         advanced=True,
     )
     sigmoid_scale: float = option(
         1.0,
         label="Sigmoid scale",
         help="Width for sigmoid, which is logit_normal around the middle.",
-        minimum=0.05,
-        maximum=10.0,
+        between=(0.05, 10.0),
         advanced=True,
     )
     mode_scale: float = option(
         1.29,
         label="Mode scale",
         help="How much mode favours the middle; below 0 it favours the ends.",
-        minimum=-1.0,
-        maximum=1.75,
+        between=(-1.0, 1.75),
         advanced=True,
     )
     shift: str = option(
@@ -218,8 +202,7 @@ class ObjectiveOptions:
         None,
         label="Shift factor",
         help="Factor of the static shift; 1 is none, 3 is usual. Empty takes the base's own.",
-        minimum=0.01,
-        maximum=100.0,
+        between=(0.01, 100.0),
         advanced=True,
     )
 

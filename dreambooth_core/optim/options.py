@@ -34,8 +34,7 @@ class EmaOptions:
         0.9999,
         label="EMA decay",
         help="Share of the old average that each step keeps. Short runs: 0.99 to 0.999.",
-        minimum=0.0,
-        maximum=1.0,
+        between=(0.0, 1.0),
     )
     warmup: bool = option(
         True,
@@ -48,8 +47,7 @@ class EmaOptions:
         label="EMA update every … steps",
         help="""Update the average only so often, with the decay adjusted to match. Saves time on a
         CPU.""",
-        minimum=1,
-        maximum=1000,
+        between=(1, 1000),
         advanced=True,
     )
     on_cpu: bool = option(
@@ -77,23 +75,20 @@ class OptimOptions:
         label="Learning rate",
         help="""Empty: 1 for Prodigy and D-Adaptation, otherwise 1e-4 for adapters and 2e-6 for
         full fine-tuning.""",
-        minimum=0.0,
-        maximum=1000.0,
+        between=(0.0, 1000.0),
     )
     text_encoder_lr: float | None = option(
         None,
         label="Text encoder learning rate",
         help="Learning rate of the text encoders. Empty: the same.",
-        minimum=0.0,
-        maximum=1000.0,
+        between=(0.0, 1000.0),
         aliases=("text_learning_rate",),
     )
     embedding_lr: float | None = option(
         None,
         label="Embedding learning rate",
         help="Learning rate of learned tokens. Empty: 5e-3 with a fixed-rate optimizer.",
-        minimum=0.0,
-        maximum=1000.0,
+        between=(0.0, 1000.0),
         advanced=True,
         aliases=("embedding_learning_rate",),
     )
@@ -114,8 +109,7 @@ class OptimOptions:
         0,
         label="Warm-up steps",
         help="Steps over which the learning rate rises from 0. Not with constant.",
-        minimum=0,
-        maximum=MAX_STEPS,
+        between=(0, MAX_STEPS),
         aliases=("warmup_steps",),
     )
     lr_num_cycles: float | None = option(
@@ -123,8 +117,7 @@ class OptimOptions:
         label="Number of cycles",
         help="""cosine: number of waves (empty: 0.5, one fall to 0);
         cosine_with_restarts: number of restarts (empty: 1).""",
-        minimum=0.0,
-        maximum=1000.0,
+        between=(0.0, 1000.0),
         advanced=True,
         aliases=("cycles",),
     )
@@ -132,8 +125,7 @@ class OptimOptions:
         1.0,
         label="Polynomial power",
         help="Exponent of the polynomial schedule.",
-        minimum=0.0,
-        maximum=100.0,
+        between=(0.0, 100.0),
         advanced=True,
         aliases=("power",),
     )
@@ -141,8 +133,7 @@ class OptimOptions:
         1e-7,
         label="Final learning rate",
         help="Where the polynomial schedule ends.",
-        minimum=0.0,
-        maximum=1.0,
+        between=(0.0, 1.0),
         advanced=True,
     )
     step_rules: str = option(
@@ -156,8 +147,7 @@ class OptimOptions:
         None,
         label="Beta 1",
         help="Decay of the running mean of gradients. Empty: the optimizer's own (AdamW 0.9).",
-        minimum=0.0,
-        maximum=0.99999,
+        between=(0.0, 0.99999),
         advanced=True,
     )
     beta2: float | None = option(
@@ -165,32 +155,28 @@ class OptimOptions:
         label="Beta 2",
         help="""Decay of the running mean of squared gradients. Empty: the optimizer's own (AdamW
         0.999).""",
-        minimum=0.0,
-        maximum=0.99999,
+        between=(0.0, 0.99999),
         advanced=True,
     )
     weight_decay: float = option(
         0.01,
         label="Weight decay",
         help="How strongly weights are pulled towards 0.",
-        minimum=0.0,
-        maximum=10.0,
+        between=(0.0, 10.0),
         advanced=True,
     )
     text_weight_decay: float | None = option(
         None,
         label="Weight decay, text encoder",
         help="Weight decay of the text encoders. Empty: the same.",
-        minimum=0.0,
-        maximum=10.0,
+        between=(0.0, 10.0),
         advanced=True,
     )
     epsilon: float | None = option(
         None,
         label="Epsilon",
         help="Small number against division by zero. Empty: the optimizer's own (AdamW 1e-8).",
-        minimum=0.0,
-        maximum=1.0,
+        between=(0.0, 1.0),
         advanced=True,
     )
     optimizer_args: dict[str, str] = option(
@@ -204,8 +190,7 @@ class OptimOptions:
         1.0,
         label="Gradient clipping",
         help="Largest norm of all gradients together. 0 does not clip.",
-        minimum=0.0,
-        maximum=1e6,
+        between=(0.0, 1e6),
         advanced=True,
     )
     fused_backward_pass: bool = option(

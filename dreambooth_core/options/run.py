@@ -35,39 +35,34 @@ class RunOptions:
         0,
         label="Seed",
         help="Fixes every random choice of the run: the same seed gives the same result.",
-        minimum=0,
-        maximum=MAX_SEED,
+        between=(0, MAX_SEED),
     )
     steps: int | None = option(
         None,
         label="Steps",
         help="Optimizer steps. If empty, the number of epochs decides; if that is empty too, the "
         "run ends when it gets no better (Stop when no better).",
-        minimum=1,
-        maximum=MAX_STEPS,
+        between=(1, MAX_STEPS),
     )
     epochs: int | None = option(
         None,
         label="Epochs",
         help="Passes over all images, where no number of steps is given. Empty: 100, or as many as "
         "make it better, where Stop when no better is set.",
-        minimum=1,
-        maximum=1_000_000,
+        between=(1, 1_000_000),
     )
     batch_size: int = option(
         1,
         label="Batch size",
         help="Instance images per batch. With prior preservation as many class images are added.",
-        minimum=1,
-        maximum=1024,
+        between=(1, 1024),
     )
     gradient_accumulation_steps: int = option(
         1,
         label="Gradient accumulation steps",
         help="""Batches whose gradients are added up for one optimizer step: a larger batch without
         more memory.""",
-        minimum=1,
-        maximum=1024,
+        between=(1, 1024),
         advanced=True,
         aliases=("accumulation",),
     )
@@ -89,8 +84,7 @@ class RunOptions:
         label="Stop when no better",
         help="""Ends the run after so many saves in a row whose loss on held-out images was no lower
         than the best one's. Empty: never.""",
-        minimum=1,
-        maximum=10_000,
+        between=(1, 10_000),
     )
     sharding: str = option(
         "no",
@@ -123,30 +117,26 @@ class SaveOptions:
         help="How often the training state is saved, so that the run can be resumed whatever "
         "happens. Each replaces the one before, and saving takes at most a twentieth of the time. "
         "Empty: never.",
-        minimum=0.01,
-        maximum=1_000_000,
+        between=(0.01, 1_000_000),
     )
     every_steps: int | None = option(
         None,
         label="Checkpoint every … steps",
         help="How often a checkpoint is saved that is kept, with the result so far. Empty: never.",
-        minimum=1,
-        maximum=MAX_STEPS,
+        between=(1, MAX_STEPS),
     )
     every_epochs: int | None = option(
         None,
         label="Checkpoint every … epochs",
         help="The same in epochs.",
-        minimum=1,
-        maximum=1_000_000,
+        between=(1, 1_000_000),
         advanced=True,
     )
     first_step: int = option(
         0,
         label="First checkpoint",
         help="No checkpoint is written before this step.",
-        minimum=0,
-        maximum=MAX_STEPS,
+        between=(0, MAX_STEPS),
         advanced=True,
     )
     at_end: bool = option(
@@ -177,8 +167,7 @@ class SaveOptions:
         label="Images to judge by",
         help="""Best by images: about how many of the subject are drawn at each save, and as many
         of the class (8 to 50). More take longer, and chance counts less.""",
-        minimum=2,
-        maximum=50,
+        between=(2, 50),
         advanced=True,
     )
     full_steps: str = option(
@@ -195,8 +184,7 @@ class SaveOptions:
         label="Checkpoints to keep",
         help="The oldest are deleted beyond this number, and the results saved with them; empty "
         "keeps all. The final result always stays.",
-        minimum=1,
-        maximum=1_000_000,
+        between=(1, 1_000_000),
     )
     layout: str = option(
         "host",
@@ -244,37 +232,31 @@ class ValidationOptions:
         None,
         label="Every … steps",
         help="How often validation images are generated.",
-        minimum=1,
-        maximum=MAX_STEPS,
+        between=(1, MAX_STEPS),
     )
     every_epochs: int | None = option(
         None,
         label="Every … epochs",
         help="The same in epochs.",
-        minimum=1,
-        maximum=1_000_000,
+        between=(1, 1_000_000),
         advanced=True,
     )
     images: int = option(
-        1, label="Images per prompt", help="With seeds that count up.", minimum=1, maximum=64
+        1, label="Images per prompt", help="With seeds that count up.", between=(1, 64)
     )
-    seed: int = option(
-        0, label="Seed", help="Seed of the first image.", minimum=0, maximum=MAX_SEED
-    )
+    seed: int = option(0, label="Seed", help="Seed of the first image.", between=(0, MAX_SEED))
     num_inference_steps: int = option(
         25,
         label="Sampling steps",
         help="Denoising steps for one image.",
-        minimum=1,
-        maximum=1000,
+        between=(1, 1000),
         aliases=("steps",),
     )
     guidance_scale: float = option(
         7.0,
         label="Guidance scale (CFG)",
         help="How strictly the prompt is followed.",
-        minimum=0.0,
-        maximum=50,
+        between=(0.0, 50),
         aliases=("guidance",),
     )
     scheduler: str = option(
@@ -296,8 +278,7 @@ class ValidationOptions:
         None,
         label="Size",
         help="Side in pixels; the training resolution if empty.",
-        minimum=8,
-        maximum=4096,
+        between=(8, 4096),
         advanced=True,
     )
 
@@ -330,8 +311,7 @@ class LogOptions:
         1,
         label="Progress every … steps",
         help="How often progress is reported; loss is averaged over that many steps.",
-        minimum=1,
-        maximum=MAX_STEPS,
+        between=(1, MAX_STEPS),
         advanced=True,
     )
 

@@ -15,7 +15,7 @@ from dreambooth_core.config.suggest import advice, nearest
 @dataclass
 class Leaf:
     where: str = option(label="Where", help="Place.", path="folder")
-    size: int = option(8, label="Size", help="How\n  big.", minimum=1, maximum=9, unit="pixels")
+    size: int = option(8, label="Size", help="How\n  big.", between=(1, 9), unit="pixels")
 
 
 @dataclass

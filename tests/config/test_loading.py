@@ -24,15 +24,15 @@ from dreambooth_core.options import TrainConfig
 class Pictures:
     images: str = option(label="Images", help="The folder.", path="folder")
     prompt: str = option("", label="Prompt", help="What they show.")
-    repeats: int = option(1, label="Repeats", help="How often.", minimum=1)
+    repeats: int = option(1, label="Repeats", help="How often.", between=(1, None))
 
 
 @dataclass
 class Speed:
-    rate: float = option(1e-4, label="Rate", help="Of learning.", minimum=0, maximum=1)
+    rate: float = option(1e-4, label="Rate", help="Of learning.", between=(0, 1))
     name: str = option("adamw", label="Name", help="Which.", choices=("adamw", "lion", "off"))
     betas: List[float] = option(factory=lambda: [0.9, 0.999], label="Betas", help="Moments.")  # noqa: UP006
-    steps: Optional[int] = option(None, label="Steps", help="None: by epochs.", minimum=1)  # noqa: UP045
+    steps: Optional[int] = option(None, label="Steps", help="None: by epochs.", between=(1, None))  # noqa: UP045
     rank: int | None = option(None, label="Rank", help="Of the adapter.", unit="columns")
 
 
