@@ -29,8 +29,7 @@ class Weighted:
         factory=list,
         label="Text encoder weights",
         flags=["--te-weight"],
-        minimum=-1000,
-        maximum=1000,
+        between=(-1000, 1000),
         metavar="W",
         help="other weights for the text encoders: one for all adapters, or one for each",
     )

@@ -28,10 +28,7 @@ examples:
 """
 
 
-MODELS = (
-    *("blip", "blip-large", "florence-2", "florence-2-large"),
-    *("wd-vit", "wd-vit-large"),
-)
+MODELS = (*("blip", "blip-large", "florence-2", "florence-2-large"), *("wd-vit", "wd-vit-large"))
 """Those with short names."""
 
 
@@ -48,20 +45,15 @@ class Options(OfImages):
     )
     overwrite: bool = argument(False, help="replace captions that are there")
     dry_run: bool = argument(False, flags=["--dry-run"], help="write nothing")
-    threshold: float = argument(
-        0.35, minimum=0.0, maximum=1.0, help="taggers: how likely a tag must be"
-    )
+    threshold: float = argument(0.35, between=(0.0, 1.0), help="taggers: how likely a tag must be")
     character_threshold: float = argument(
         0.85,
         flags=["--character-threshold"],
-        minimum=0.0,
-        maximum=1.0,
+        between=(0.0, 1.0),
         help="taggers: how likely the name of a known character must be",
     )
-    longest: int = argument(75, minimum=5, maximum=1000, help="tokens of a description")
-    batch_size: int = argument(
-        4, flags=["--batch-size"], minimum=1, maximum=1024, help="images at once"
-    )
+    longest: int = argument(75, between=(5, 1000), help="tokens of a description")
+    batch_size: int = argument(4, flags=["--batch-size"], between=(1, 1024), help="images at once")
     download: bool = argument(False, help="let a model that is not on this machine be fetched")
     device: str = argument("auto", help="auto, cuda, mps, xpu or cpu")
 

@@ -68,10 +68,7 @@ class Options(Reporting):
         help="the model was trained with a noise schedule that ends in pure noise",
     )
     ema: bool = argument(
-        False,
-        group=READ,
-        flags=["--ema", "--extract_ema"],
-        help="take the EMA weights of the UNet",
+        False, group=READ, flags=["--ema", "--extract_ema"], help="take the EMA weights of the UNet"
     )
     vae: Path | None = argument(
         None,

@@ -36,11 +36,11 @@ class Options(OfImages):
     suggest: bool = argument(False, help="write a crop for each image that has none")
     clear: bool = argument(False, help="delete the crops; the images stay")
     margin: float = argument(
-        10.0, minimum=0.0, maximum=100.0, help="percent of the subject left around it"
+        10.0, between=(0.0, 100.0), help="percent of the subject left around it"
     )
     ratio: str = argument("", metavar="W:H", help="the crops' shape, such as 1:1 or 3:4")
     least: int = argument(
-        512, minimum=0, maximum=16384, help="pixels that each side of a crop keeps if it can"
+        512, between=(0, 16384), help="pixels that each side of a crop keeps if it can"
     )
     overwrite: bool = argument(False, help="replace crops that are there")
     dry_run: bool = argument(False, flags=["--dry-run"], help="write and delete nothing")

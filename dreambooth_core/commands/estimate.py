@@ -23,8 +23,7 @@ class Options(Configured):
         None,
         metavar="GIB",
         help="what it must fit into as it is; without it, memory.budget decides",
-        minimum=0.1,
-        maximum=100_000,
+        between=(0.1, 100_000),
     )
     json: bool = argument(False, help="print the report as JSON")
 

@@ -52,14 +52,12 @@ class Options(Reporting):
         metavar="FILE",
         help='other prompts: a JSON list of texts with "{}" for the subject',
     )
-    images: int = argument(4, minimum=1, maximum=64, help="images for each prompt")
+    images: int = argument(4, between=(1, 64), help="images for each prompt")
     saves: bool = argument(False, help="judge every saved result, not the last one alone")
-    seed: int = argument(0, minimum=0, maximum=MAX_SEED, help="of the first image")
-    steps: int | None = argument(None, minimum=1, maximum=1000, help="denoising steps")
-    guidance: float | None = argument(None, minimum=0, maximum=100, help="guidance scale")
-    batch_size: int = argument(
-        4, flags=["--batch-size"], minimum=1, maximum=1024, help="images at once"
-    )
+    seed: int = argument(0, between=(0, MAX_SEED), help="of the first image")
+    steps: int | None = argument(None, between=(1, 1000), help="denoising steps")
+    guidance: float | None = argument(None, between=(0, 100), help="guidance scale")
+    batch_size: int = argument(4, flags=["--batch-size"], between=(1, 1024), help="images at once")
     clip: str = argument("", metavar="NAME", help="another CLIP: a hub id or a folder")
     dino: str = argument("", metavar="NAME", help="another DINO: a hub id or a folder")
     download: bool = argument(

@@ -36,14 +36,9 @@ class Options(adapter_parts.Writing):
         metavar="OUT",
         help="the adapter to write",
     )
-    rank: int | None = argument(
-        None, help="the largest rank (default: 32)", minimum=1, maximum=65536
-    )
+    rank: int | None = argument(None, help="the largest rank (default: 32)", between=(1, 65536))
     energy: float | None = argument(
-        None,
-        help="keep this share of every change's energy, for example 0.95",
-        minimum=1e-6,
-        maximum=1,
+        None, help="keep this share of every change's energy, for example 0.95", between=(1e-6, 1)
     )
     block: list[str] = argument(
         factory=list,

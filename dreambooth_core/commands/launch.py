@@ -37,10 +37,10 @@ class Options(Resuming):
 
     gpus: str | None = argument(None, metavar="0,1,…", help="the GPUs to use, by their numbers")
     processes: int | None = argument(
-        None, metavar="N", help="how many processes", minimum=1, maximum=4096
+        None, metavar="N", help="how many processes", between=(1, 4096)
     )
     cpu: bool = argument(False, help="on the CPU, however many GPUs")
-    nodes: int = argument(1, metavar="N", help="how many machines", minimum=1, maximum=4096)
+    nodes: int = argument(1, metavar="N", help="how many machines", between=(1, 4096))
     rendezvous: str | None = argument(
         None, metavar="HOST:PORT", help="the first machine, and a free port there, for several"
     )
@@ -49,8 +49,7 @@ class Options(Resuming):
         flags=["--node-rank"],
         metavar="K",
         help="which machine this is, from 0",
-        minimum=0,
-        maximum=4095,
+        between=(0, 4095),
     )
     join: str | None = argument(
         None,

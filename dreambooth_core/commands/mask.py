@@ -35,14 +35,12 @@ class Options(OfImages):
         factory=list, repeated=True, metavar="WORDS", help="what counts; again for more"
     )
     model: str = argument("clipseg", help="clipseg, or a hub id or folder of such a model")
-    threshold: float = argument(
-        0.4, minimum=0.0, maximum=1.0, help="how likely a place must be to count"
-    )
+    threshold: float = argument(0.4, between=(0.0, 1.0), help="how likely a place must be to count")
     grow: float = argument(
-        2.0, minimum=0.0, maximum=20.0, help="make it wider, in percent of the shorter side"
+        2.0, between=(0.0, 20.0), help="make it wider, in percent of the shorter side"
     )
     feather: float = argument(
-        1.0, minimum=0.0, maximum=20.0, help="fade it out, in percent of the shorter side"
+        1.0, between=(0.0, 20.0), help="fade it out, in percent of the shorter side"
     )
     invert: bool = argument(False, help="what was found is left out, the rest counts")
     overwrite: bool = argument(False, help="replace masks that are there")

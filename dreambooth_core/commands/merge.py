@@ -54,16 +54,13 @@ class Options(adapter_parts.Weighted, adapter_parts.Writing):
     out: Path = argument(kind="adapter result", label="Name of the result", help="what to write")
     method: str = argument("cat", choices=METHODS, help="how to merge")
     rank: int | None = argument(
-        None, help="rank to cut to (default: the largest)", minimum=1, maximum=65536
+        None, help="rank to cut to (default: the largest)", between=(1, 65536)
     )
     density: float = argument(
-        0.5,
-        help="share of numbers that TIES and the others keep",
-        minimum=1e-6,
-        maximum=1,
+        0.5, help="share of numbers that TIES and the others keep", between=(1e-6, 1)
     )
     sign: str = argument("total", choices=SIGNS, help="TIES: how signs are voted")
-    seed: int = argument(0, help="for the random methods (DARE)", minimum=0, maximum=MAX_SEED)
+    seed: int = argument(0, help="for the random methods (DARE)", between=(0, MAX_SEED))
     base: Path | None = argument(
         None, kind="model", help="the base model, for adapters that depend on it (DoRA, OFT)"
     )

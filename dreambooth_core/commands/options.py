@@ -60,8 +60,7 @@ def argument(
     label: str = "",
     kind: str = "",
     choices: Sequence[str] = (),
-    minimum: float | None = None,
-    maximum: float | None = None,
+    between: tuple[float | None, float | None] = (None, None),
     factory: Callable[[], Any] | None = None,
     positional: bool = False,
     flags: Sequence[str] = ("--",),
@@ -71,12 +70,11 @@ def argument(
 
     Args:
         kind: what a path is: one of ``READ``, ``WRITTEN`` or ``OWN``.
-        minimum: of a number, or of each in a list.
-        maximum: likewise.
+        between: the least and the largest number, or of each in a list.
         flags: by default ``--`` and the field's name.
         words: what else there is in :class:`Words`.
     """
-    info = FieldInfo(label, help, minimum, maximum, choices=tuple(choices) or None, path=kind)
+    info = FieldInfo(label, help, *between, choices=tuple(choices) or None, path=kind)
     spelled = () if positional else tuple(flags)
     return described(info, default, factory, words=Words(spelled, **words))
 
@@ -116,7 +114,7 @@ def _argument(member: Member) -> Argument:
     weighted = item is not None and item.schema is WeightedFile
     return Argument(
         name=member.name,
-        label=info.label or member.name.replace("_", " ").capitalize(),
+        label=info.label,
         help=info.help,
         type="weighted" if weighted else "choice" if info.choices else shape.kind,
         kind=info.path,

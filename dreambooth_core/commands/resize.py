@@ -25,12 +25,11 @@ class Options(adapter_parts.Writing):
         metavar="OUT",
         help="what to write: plain LoRA",
     )
-    rank: int | None = argument(None, help="the largest rank", minimum=1, maximum=65536)
+    rank: int | None = argument(None, help="the largest rank", between=(1, 65536))
     energy: float | None = argument(
         None,
         help="keep this share of every weight change's energy, for example 0.95",
-        minimum=1e-6,
-        maximum=1,
+        between=(1e-6, 1),
     )
     base: Path | None = argument(
         None, kind="model", help="the base model, for adapters that depend on it (DoRA, OFT)"

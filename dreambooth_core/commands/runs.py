@@ -60,7 +60,7 @@ class Options(Reporting):
     )
     runs: str = argument("runs", kind="run folder", metavar="FOLDER", help="where runs are")
     patience: float = argument(
-        30.0, minimum=0, maximum=86_400, metavar="SECONDS", help="how long kill waits (30)"
+        30.0, between=(0, 86_400), metavar="SECONDS", help="how long kill waits (30)"
     )
 
 

@@ -54,11 +54,11 @@ class Options(Reporting):
         help="a learned token, called by its file's name in prompts; may be given several times",
     )
     out: str = argument("samples", help="folder for the images")
-    count: int = argument(1, minimum=1, maximum=10_000, help="images for each prompt")
-    seed: int = argument(0, minimum=0, maximum=MAX_SEED, help="seed of the first image")
+    count: int = argument(1, between=(1, 10_000), help="images for each prompt")
+    seed: int = argument(0, between=(0, MAX_SEED), help="seed of the first image")
     negative: str = argument("", help="what the images should not show")
-    steps: int | None = argument(None, minimum=1, maximum=1000, help="denoising steps")
-    guidance: float | None = argument(None, minimum=0, maximum=100, help="guidance scale")
+    steps: int | None = argument(None, between=(1, 1000), help="denoising steps")
+    guidance: float | None = argument(None, between=(0, 100), help="guidance scale")
     scheduler: str = argument("ddim", choices=tuple(SCHEDULERS), help="sampler")
     like: str = argument(
         "", choices=("", *HOSTS), help="make the very image that this host makes of a seed"
@@ -71,11 +71,9 @@ class Options(Reporting):
     cpu_noise: bool = argument(
         False, flags=["--cpu-noise"], help="with --like a1111: its noise is drawn on the CPU"
     )
-    width: int | None = argument(None, minimum=8, maximum=16384, help="in pixels, a multiple of 8")
-    height: int | None = argument(None, minimum=8, maximum=16384, help="in pixels, a multiple of 8")
-    batch_size: int = argument(
-        4, flags=["--batch-size"], minimum=1, maximum=1024, help="images at once"
-    )
+    width: int | None = argument(None, between=(8, 16384), help="in pixels, a multiple of 8")
+    height: int | None = argument(None, between=(8, 16384), help="in pixels, a multiple of 8")
+    batch_size: int = argument(4, flags=["--batch-size"], between=(1, 1024), help="images at once")
     device: str = argument("auto", help="auto, cuda, mps, xpu or cpu")
 
 

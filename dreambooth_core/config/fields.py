@@ -21,8 +21,9 @@ MAX_STEPS = 100_000_000
 class FieldInfo:
     """What a user interface needs to know of one field."""
 
-    label: str
-    help: str
+    label: str = ""
+    """Empty where the field's own name says it."""
+    help: str = ""
     minimum: float | None = None
     maximum: float | None = None
     choices: Collection[str] | None = None
@@ -66,6 +67,6 @@ def described(
     return dataclasses.field(metadata={"info": info, **metadata}, **given)
 
 
-def section(kind: type, *, label: str, help: str) -> Any:
+def section(kind: type, *, help: str, label: str = "") -> Any:
     """A nested group of options, itself a dataclass of options."""
     return option(factory=kind, label=label, help=help)

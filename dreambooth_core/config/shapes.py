@@ -72,7 +72,9 @@ def members(schema: type) -> dict[str, Member]:
             shape = shape_of(hints[field.name])
         except TypeError as error:
             raise TypeError(f"{schema.__name__}.{field.name}: {error}") from None
-        info = field.metadata.get("info") or FieldInfo(label=field.name, help="")
+        info: FieldInfo = field.metadata.get("info") or FieldInfo(label=field.name)
+        label = info.label or field.name.replace("_", " ").capitalize()
+        info = dataclasses.replace(info, label=label)
         found[field.name] = Member(field.name, shape, info, field)
     return found
 

@@ -31,13 +31,9 @@ from dreambooth_core.options.run import (
 class TrainConfig:
     """What is trained, from what, on what, how, and what is written."""
 
-    base: BaseOptions = section(
-        BaseOptions, label="Base", help="The model that training starts from."
-    )
+    base: BaseOptions = section(BaseOptions, help="The model that training starts from.")
     concepts: list[ConceptOptions] = option(
-        factory=list,
-        label="Concepts",
-        help="The subjects: images and prompts of each.",
+        factory=list, help="The subjects: images and prompts of each."
     )
     data: DataOptions = section(
         DataOptions, label="Images", help="How images and captions are prepared."
@@ -50,19 +46,13 @@ class TrainConfig:
         label="Prior preservation",
         help="Class images that keep the class from turning into the subject.",
     )
-    method: MethodOptions = section(
-        MethodOptions, label="Method", help="What is trained, and how large it is."
-    )
-    objective: ObjectiveOptions = section(
-        ObjectiveOptions, label="Objective", help="Noise, loss and loss weighting."
-    )
+    method: MethodOptions = section(MethodOptions, help="What is trained, and how large it is.")
+    objective: ObjectiveOptions = section(ObjectiveOptions, help="Noise, loss and loss weighting.")
     optim: OptimOptions = section(
         OptimOptions, label="Optimizer", help="Optimizer, learning rate and its schedule."
     )
-    memory: MemoryOptions = section(
-        MemoryOptions, label="Memory", help="What saves memory, and what it costs."
-    )
-    run: RunOptions = section(RunOptions, label="Run", help="Name, length, batch size, device.")
+    memory: MemoryOptions = section(MemoryOptions, help="What saves memory, and what it costs.")
+    run: RunOptions = section(RunOptions, help="Name, length, batch size, device.")
     save: SaveOptions = section(SaveOptions, label="Saving", help="Checkpoints and results.")
     validation: ValidationOptions = section(
         ValidationOptions, label="Validation images", help="Images generated during training."

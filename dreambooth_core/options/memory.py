@@ -28,13 +28,10 @@ class MemoryOptions:
         what you set yourself stays.""",
     )
     gradient_checkpointing: bool = option(
-        False,
-        label="Gradient checkpointing",
-        help="Recomputes activations in the backward pass: much less memory, a third slower.",
+        False, help="Recomputes activations in the backward pass: much less memory, a third slower."
     )
     attention: str = option(
         "auto",
-        label="Attention",
         help="""The attention implementation. auto takes the first that works here: xformers,
         PyTorch's own (sdpa), or the chunked one that needs little memory anywhere. fastest tries
         those of PyTorch (flash, cuDNN, efficient) and xformers at the run's own sizes first, for a
@@ -44,7 +41,6 @@ class MemoryOptions:
     )
     channels_last: str = option(
         AUTO,
-        label="Channels last",
         help="""How the frozen convolutions' weights lie in memory: on (the order that a GPU's
         tensor cores read in half precision), off, or auto, which tries both for two steps on such
         a GPU and remembers what won. Networks without convolutions have nothing to arrange.""",
@@ -76,7 +72,6 @@ class MemoryOptions:
     )
     compile: bool = option(
         False,
-        label="Compile",
         help="""Compile the denoiser's repeated blocks with torch.compile: a minute or more at the
         start, faster steps on a GPU; needs Triton there, and on a CPU a C++ compiler.""",
         advanced=True,

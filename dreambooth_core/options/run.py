@@ -20,46 +20,34 @@ MOST_STEPS = 10_000
 class RunOptions:
     """Name, length, batch size and device of the run."""
 
-    name: str = option(
-        "run",
-        label="Name",
-        help="Name of the run, its folder and its results.",
-    )
+    name: str = option("run", help="Name of the run, its folder and its results.")
     output: str = option(
-        "runs",
-        label="Runs folder",
-        help="Folder that holds a folder for each run.",
-        path="folder",
+        "runs", label="Runs folder", help="Folder that holds a folder for each run.", path="folder"
     )
     seed: int = option(
         0,
-        label="Seed",
         help="Fixes every random choice of the run: the same seed gives the same result.",
         between=(0, MAX_SEED),
     )
     steps: int | None = option(
         None,
-        label="Steps",
         help="Optimizer steps. If empty, the number of epochs decides; if that is empty too, the "
         "run ends when it gets no better (Stop when no better).",
         between=(1, MAX_STEPS),
     )
     epochs: int | None = option(
         None,
-        label="Epochs",
         help="Passes over all images, where no number of steps is given. Empty: 100, or as many as "
         "make it better, where Stop when no better is set.",
         between=(1, 1_000_000),
     )
     batch_size: int = option(
         1,
-        label="Batch size",
         help="Instance images per batch. With prior preservation as many class images are added.",
         between=(1, 1024),
     )
     gradient_accumulation_steps: int = option(
         1,
-        label="Gradient accumulation steps",
         help="""Batches whose gradients are added up for one optimizer step: a larger batch without
         more memory.""",
         between=(1, 1024),
@@ -68,13 +56,11 @@ class RunOptions:
     )
     device: str = option(
         "auto",
-        label="Device",
         help="auto takes a GPU where there is one; otherwise cuda, cuda:1, mps, xpu or cpu.",
         advanced=True,
     )
     mixed_precision: str = option(
         "no",
-        label="Mixed precision",
         help="""bf16 or fp16 save memory and time on a GPU; trained weights stay in fp32.
         full_bf16 keeps those in bf16 too, which wants optim.stochastic_rounding.""",
         choices=PRECISIONS,
@@ -88,7 +74,6 @@ class RunOptions:
     )
     sharding: str = option(
         "no",
-        label="Sharding",
         help="""With several processes: no gives each a whole model (DDP), full cuts the denoising
         network into a piece for each (FSDP2), offload keeps the pieces in RAM besides.""",
         choices=SHARDINGS,
@@ -101,7 +86,6 @@ class RunOptions:
     )
     presets: dict[str, str] = option(
         factory=dict,
-        label="Presets",
         help="The presets that this configuration was built on, with their versions.",
         advanced=True,
     )
@@ -155,7 +139,6 @@ class SaveOptions:
     )
     best_by: str = option(
         "loss",
-        label="Best by",
         help="""loss: the loss on held-out images. images: a few are drawn at each save, and CLIP
         and DINO on this machine (or the base's own encoders) compare them with the real ones: the
         subject as alike as can be while prompt and class stay near the base's.""",
@@ -221,13 +204,9 @@ class ValidationOptions:
     """Images generated during the run, always from the same seeds, to watch its progress."""
 
     prompts: list[str] = option(
-        factory=list,
-        label="Prompts",
-        help="One image for each prompt, each time. Empty: none are generated.",
+        factory=list, help="One image for each prompt, each time. Empty: none are generated."
     )
-    negative_prompt: str = option(
-        "", label="Negative prompt", help="What the images should not show."
-    )
+    negative_prompt: str = option("", help="What the images should not show.")
     every_steps: int | None = option(
         None,
         label="Every … steps",
@@ -244,7 +223,7 @@ class ValidationOptions:
     images: int = option(
         1, label="Images per prompt", help="With seeds that count up.", between=(1, 64)
     )
-    seed: int = option(0, label="Seed", help="Seed of the first image.", between=(0, MAX_SEED))
+    seed: int = option(0, help="Seed of the first image.", between=(0, MAX_SEED))
     num_inference_steps: int = option(
         25,
         label="Sampling steps",
@@ -276,7 +255,6 @@ class ValidationOptions:
     )
     size: int | None = option(
         None,
-        label="Size",
         help="Side in pixels; the training resolution if empty.",
         between=(8, 4096),
         advanced=True,
@@ -321,18 +299,12 @@ class PublishOptions:
     """Publishing the result on the Hugging Face hub. The token is in ``HF_TOKEN``."""
 
     repository: str = option(
-        "",
-        label="Repository",
-        help="Name on the hub, as owner/name. Empty: nothing is published.",
+        "", help="Name on the hub, as owner/name. Empty: nothing is published."
     )
-    private: bool = option(True, label="Private", help="Only you see the repository.")
+    private: bool = option(True, help="Only you see the repository.")
     licence: str = option(
-        "",
-        label="Licence",
-        help="Licence of the result by the hub's name; the base's own may prescribe it.",
+        "", help="Licence of the result by the hub's name; the base's own may prescribe it."
     )
     consent: str = option(
-        "",
-        label="Consent",
-        help="Who agreed that the subject is trained and published; goes into the model card.",
+        "", help="Who agreed that the subject is trained and published; goes into the model card."
     )
