@@ -13,6 +13,7 @@ from dreambooth_core.config.fields import MAX_SEED
 from dreambooth_core.config.loading import load
 from dreambooth_core.data.decode import encode
 from dreambooth_core.devices import choose_device
+from dreambooth_core.disk import sha256, write_bytes
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.host_sampling import HOSTS, SCHEDULES, Like
 from dreambooth_core.families.loading import load_base, pinned
@@ -23,7 +24,6 @@ from dreambooth_core.families.tokens import add_token
 from dreambooth_core.formats.adapters.apply import AdapterStack
 from dreambooth_core.formats.adapters.read import read_adapter
 from dreambooth_core.formats.embeddings import read_embedding
-from dreambooth_core.formats.storage import sha256, write_bytes
 from dreambooth_core.jobs import RunFolder, read_made
 from dreambooth_core.jobs.requests import parse_weighted
 from dreambooth_core.options import TrainConfig

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from dreambooth_core.families.base import Components, SizeInfo
+from dreambooth_core.families.base import Components
 from dreambooth_core.families.hosts import HostFiles, Tensors, count, flow_scheduler
 from dreambooth_core.families.names.anima import NAMES
 from dreambooth_core.families.qwen_image import VideoAutoencoder
@@ -90,6 +90,7 @@ class Anima(VideoAutoencoder):
         "text_conditioner": "diffusers.AnimaTextConditioner",
     }
     files: ClassVar[HostFiles | None] = FILES
+    context: ClassVar[str] = "text_embed_dim"
     targets: ClassVar[Mapping[str, str]] = {
         "query_value": r"\.attn[12]\.(to_q|to_v)$",
         "attention": r"\.attn[12]\.(to_q|to_k|to_v|to_out\.0)$",
@@ -128,23 +129,18 @@ class Anima(VideoAutoencoder):
         )
         return Conditioning(embeds)
 
-    def predict(
-        self,
-        parts: Components,
-        noisy: Tensor,
-        timesteps: Tensor,
-        conditioning: Conditioning,
-        sizes: Sequence[SizeInfo],
-        inpainting: Tensor | None = None,
-    ) -> Tensor:
+    def inputs(
+        self, parts: Components, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning
+    ) -> dict[str, Any]:
         height, width = (side * parts.latent_scale for side in noisy.shape[-2:])
-        answer: Tensor = parts.denoiser(
-            hidden_states=noisy.unsqueeze(2),
-            timestep=timesteps,
-            encoder_hidden_states=conditioning.embeds,
-            padding_mask=noisy.new_zeros(1, 1, height, width),
-            return_dict=False,
-        )[0]
+        return {
+            "hidden_states": noisy.unsqueeze(2),
+            "timestep": timesteps,
+            "encoder_hidden_states": conditioning.embeds,
+            "padding_mask": noisy.new_zeros(1, 1, height, width),
+        }
+
+    def answered(self, answer: Tensor, noisy: Tensor) -> Tensor:
         return answer.squeeze(2)
 
     # Sampling
@@ -155,23 +151,14 @@ class Anima(VideoAutoencoder):
     def sampling_arguments(
         self, parts: Components, prompts: Sequence[str], negative: str, guidance: float
     ) -> dict[str, Any]:
-        found = self.placed(parts, self.encode(parts, prompts))
-        arguments: dict[str, Any] = {"prompt_embeds": found.embeds, "guidance_scale": guidance}
-        if guidance > 1:
-            other = self.placed(parts, self.encode(parts, [negative] * len(prompts)))
-            arguments["negative_prompt_embeds"] = other.embeds
-
         def predict(noisy: Tensor, times: Tensor, given: Conditioning) -> Tensor:
             return self.predict(parts, noisy, times, given, [])
 
-        return {**arguments, "predict": predict}
+        found = super().sampling_arguments(parts, prompts, negative, guidance)
+        return {**found, "predict": predict}
 
     def latents_of(self, parts: Components, made: Tensor, height: int, width: int) -> Tensor:
         return made.squeeze(2)
-
-    def blank(self, parts: Components, batch: int, dtype: torch.dtype) -> Conditioning:
-        width = parts.denoiser.config.text_embed_dim
-        return Conditioning(torch.empty(batch, self.most_tokens, width, dtype=dtype, device="meta"))
 
 
 class Sampler:

@@ -158,6 +158,8 @@ class Family(ABC):
     names: ClassVar[str] = ""
     """Under which its layers' names stand in :mod:`dreambooth_core.families.names`, if not under
     its own."""
+    distilled: ClassVar[str] = ""
+    """What someone should know who is about to train one that was distilled to few steps."""
     marks: ClassVar[tuple[str, ...]] = ()
     """What its prompts are framed with and not every tokenizer of the kind has as one token."""
 
@@ -310,9 +312,13 @@ class Family(ABC):
         """
         return Conditioning.joined(items)
 
+    def is_distilled(self, parts: Components) -> bool:
+        """Whether a base was distilled to few steps, as far as it tells."""
+        return bool(parts.settings.get("is_distilled"))
+
     def warnings(self, parts: Components) -> list[str]:
         """What someone who is about to train this base should know."""
-        return []
+        return [self.distilled] if self.distilled and self.is_distilled(parts) else []
 
     def first_tokens(self, parts: Components, prompt: str) -> list[str]:
         """A prompt as its tokens, for the receipt: shows what the model really reads."""

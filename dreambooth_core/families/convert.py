@@ -13,18 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreambooth_core.disk import replacing_folder
+from dreambooth_core.disk import replacing_folder, write_json
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Family
-from dreambooth_core.families.host_texts import WITHIN, kind_of
+from dreambooth_core.families.host_texts import hosts_file
 from dreambooth_core.families.hosts import HostFiles
 from dreambooth_core.families.registry import family_of_file, family_of_pipeline
 from dreambooth_core.families.split import pieces_in
+from dreambooth_core.formats.checkpoints.build import in_precision
 from dreambooth_core.formats.checkpoints.folder_layout import read_config, read_weights
 from dreambooth_core.formats.detect import identify
 from dreambooth_core.formats.folders import is_folder
 from dreambooth_core.formats.privacy import cleaned
-from dreambooth_core.formats.storage import read_metadata, write_json, write_tensors
+from dreambooth_core.formats.storage import read_metadata, write_tensors
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -45,11 +46,7 @@ class Flow:
                 for piece in pieces_in(self.source)
                 for name, tensor in piece.tensors().items()
             }
-        found = self.files.to_hosts(read_weights(self.source / self.family.denoiser))
-        for name in self._within():
-            inside = read_weights(self.source / name)
-            found |= {f"{WITHIN}{key}": tensor for key, tensor in inside.items()}
-        return found
+        return hosts_file(self.family, lambda name: read_weights(self.source / name))
 
     def diffusers(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Its configuration and its weights in diffusers' names."""
@@ -57,16 +54,12 @@ class Flow:
             folder = self.source / self.family.denoiser
             return read_config(folder), read_weights(folder)
         piece = next(p for p in pieces_in(self.source) if self.files.fits(p.entries))
-        tensors = self.files.to_diffusers(piece.tensors())
-        return self.files.config(tensors), tensors
+        return self.files.read(piece.tensors())
 
     def metadata(self) -> dict[str, str]:
         """What its file says of itself; a GGUF file and a folder say nothing."""
         plain = self.source.suffix == ".safetensors" and not is_folder(self.source)
         return read_metadata(self.source) if plain else {}
-
-    def _within(self) -> list[str]:
-        return [name for name in self.family.text_encoders if kind_of(self.family, name).within]
 
 
 def find_flow(source: Path) -> Flow | None:
@@ -105,18 +98,12 @@ def convert_flow(
             do="Give NAME.safetensors for the file that hosts load, or a folder's name.",
         )
     if target.suffix == ".safetensors":
-        tensors = _stored(flow.hosts(), dtype)
+        tensors = in_precision(flow.hosts(), dtype)
         write_tensors(target, tensors, {"format": "pt", **flow.metadata(), **metadata})
         return sum(tensor.numel() for tensor in tensors.values())
     config, tensors = flow.diffusers()
-    tensors = _stored(tensors, dtype)
+    tensors = in_precision(tensors, dtype)
     with replacing_folder(target, [WEIGHTS, "config.json"]) as part:
         write_tensors(part / WEIGHTS, tensors, {"format": "pt", **metadata})
         write_json(part / "config.json", cleaned(config))
     return sum(tensor.numel() for tensor in tensors.values())
-
-
-def _stored(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
-    if dtype is None:
-        return dict(tensors)
-    return {k: t.to(dtype) if t.is_floating_point() else t for k, t in tensors.items()}

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from dreambooth_core.families.base import Components, SizeInfo
+from dreambooth_core.families.base import Components
 from dreambooth_core.families.hosts import HostFiles, Tensors, axes, count, flow_scheduler
 from dreambooth_core.families.names import chroma, flux
 from dreambooth_core.families.packing import image_ids, packed, unpacked
@@ -135,6 +135,9 @@ class Flux(TransformerFamily):
         "text_encoder_2": "transformers.T5EncoderModel",
     }
     files: ClassVar[HostFiles | None] = FLUX_FILES
+    pooled: ClassVar[str] = "pooled_projection_dim"
+    # The guidance is told to dev; schnell has none.
+    negatives: ClassVar[bool] = False
     # diffusers' scripts train uniformly: their scheduler shifts by size, and only when sampling.
     flow: ClassVar[FlowDefaults] = FlowDefaults(resolution_mu=linear_mu())
     # A quarter of its weights modulate: 3.2 of 11.9 billion, a layer for each block and stream,
@@ -149,75 +152,42 @@ class Flux(TransformerFamily):
         "all": r"\.(attn|ff|ff_context|norm|norm1|norm1_context)\.|\.(proj_mlp|proj_out)$",
     }
 
-    def warnings(self, parts: Components) -> list[str]:
-        if parts.is_told_guidance:
-            return []
-        return [
-            "this is Flux.1 schnell, distilled to few steps: the longer it is trained the more of "
-            "that it forgets. Better is to train on dev, whose adapters schnell takes too."
-        ]
+    distilled: ClassVar[str] = (
+        "this is Flux.1 schnell, distilled to few steps: the longer it is trained the more of "
+        "that it forgets. Better is to train on dev, whose adapters schnell takes too."
+    )
+
+    def is_distilled(self, parts: Components) -> bool:
+        return not parts.is_told_guidance
 
     def encode(self, parts: Components, prompts: Sequence[str]) -> Conditioning:
-        embeds, pooled, _ = self.text_pipeline(parts).encode_prompt(
-            list(prompts),
-            device=self.text_device(parts),
-            max_sequence_length=self.most_tokens,
-        )
+        embeds, pooled, _ = self.encoded(parts, prompts)
         return Conditioning(embeds, pooled)
 
-    def predict(
-        self,
-        parts: Components,
-        noisy: Tensor,
-        timesteps: Tensor,
-        conditioning: Conditioning,
-        sizes: Sequence[SizeInfo],
-        inpainting: Tensor | None = None,
-    ) -> Tensor:
+    def inputs(
+        self, parts: Components, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning
+    ) -> dict[str, Any]:
         embeds = conditioning.embeds
-        answer: Tensor = parts.denoiser(
-            hidden_states=packed(noisy),
-            timestep=timesteps,
-            encoder_hidden_states=embeds,
-            txt_ids=embeds.new_zeros(embeds.shape[1], 3),
-            img_ids=image_ids(noisy),
-            return_dict=False,
+        return {
+            "hidden_states": packed(noisy),
+            "timestep": timesteps,
+            "encoder_hidden_states": embeds,
+            "txt_ids": embeds.new_zeros(embeds.shape[1], 3),
+            "img_ids": image_ids(noisy),
             **self.further(parts, noisy, conditioning),
-        )[0]
-        return unpacked(answer, noisy.shape[-2], noisy.shape[-1])
+        }
+
+    def answered(self, answer: Tensor, noisy: Tensor) -> Tensor:
+        return unpacked(answer, *noisy.shape[-2:])
 
     def further(
         self, parts: Components, noisy: Tensor, conditioning: Conditioning
     ) -> dict[str, Any]:
         """What the denoiser takes besides."""
-        found: dict[str, Any] = {"pooled_projections": conditioning.pooled}
-        if parts.is_told_guidance:
-            found["guidance"] = torch.full((len(noisy),), parts.guidance, device=noisy.device)
-        return found
-
-    def sampling_arguments(
-        self, parts: Components, prompts: Sequence[str], negative: str, guidance: float
-    ) -> dict[str, Any]:
-        """The guidance is told to dev; schnell has none, and neither takes a negative prompt."""
-        found = self.placed(parts, self.encode(parts, prompts))
-        return {
-            "prompt_embeds": found.embeds,
-            "pooled_prompt_embeds": found.pooled,
-            "guidance_scale": guidance,
-        }
+        return {"pooled_projections": conditioning.pooled, "guidance": self.told(parts, noisy)}
 
     def latents_of(self, parts: Components, made: Tensor, height: int, width: int) -> Tensor:
-        _, rows, columns = self.latent_shape(parts.configs, height, width)
-        return unpacked(made, rows, columns)
-
-    def blank(self, parts: Components, batch: int, dtype: torch.dtype) -> Conditioning:
-        config = parts.denoiser.config
-        return Conditioning(
-            torch.empty(
-                batch, self.most_tokens, config.joint_attention_dim, dtype=dtype, device="meta"
-            ),
-            torch.empty(batch, config.pooled_projection_dim, dtype=dtype, device="meta"),
-        )
+        return unpacked(made, *self.latent_shape(parts.configs, height, width)[1:])
 
 
 class Chroma(Flux):
@@ -234,19 +204,14 @@ class Chroma(Flux):
         "text_encoder": "transformers.T5EncoderModel",
     }
 
-    def warnings(self, parts: Components) -> list[str]:
-        return []
-
+    distilled: ClassVar[str] = ""
     files: ClassVar[HostFiles | None] = CHROMA_FILES
+    pooled: ClassVar[str] = ""
+    negatives: ClassVar[bool] = True
 
     def encode(self, parts: Components, prompts: Sequence[str]) -> Conditioning:
         """The mask has 1 for the prompt and one token of padding after it."""
-        embeds, _, mask, *_ = self.text_pipeline(parts).encode_prompt(
-            list(prompts),
-            device=self.text_device(parts),
-            do_classifier_free_guidance=False,
-            max_sequence_length=self.most_tokens,
-        )
+        embeds, _, mask, *_ = self.encoded(parts, prompts, do_classifier_free_guidance=False)
         return Conditioning(embeds, mask=mask)
 
     def further(
@@ -263,22 +228,6 @@ class Chroma(Flux):
     def pipeline_modules(self, parts: Components) -> dict[str, Any]:
         return {**super().pipeline_modules(parts), "image_encoder": None, "feature_extractor": None}
 
-    def sampling_arguments(
-        self, parts: Components, prompts: Sequence[str], negative: str, guidance: float
-    ) -> dict[str, Any]:
-        found = self.placed(parts, self.encode(parts, prompts))
-        arguments = {
-            "prompt_embeds": found.embeds,
-            "prompt_attention_mask": found.mask,
-            "guidance_scale": guidance,
-        }
-        if guidance > 1:
-            other = self.placed(parts, self.encode(parts, [negative] * len(prompts)))
-            arguments["negative_prompt_embeds"] = other.embeds
-            arguments["negative_prompt_attention_mask"] = other.mask
-        return arguments
-
     def blank(self, parts: Components, batch: int, dtype: torch.dtype) -> Conditioning:
-        width = parts.denoiser.config.joint_attention_dim
-        embeds = torch.empty(batch, self.most_tokens, width, dtype=dtype, device="meta")
-        return Conditioning(embeds, mask=embeds.new_empty(batch, self.most_tokens))
+        embeds = super().blank(parts, batch, dtype).embeds
+        return Conditioning(embeds, mask=embeds.new_empty(embeds.shape[:2]))

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from dreambooth_core.families.base import Components, Configs, SizeInfo
+from dreambooth_core.families.base import Components, Configs
 from dreambooth_core.families.flux import NORMS, SCALES, SHIFT_BY_SIZE, blocks_of
 from dreambooth_core.families.hosts import HostFiles, Tensors, axes, flow_scheduler
 from dreambooth_core.families.names.flux2 import NAMES
@@ -110,51 +110,25 @@ class Flux2(FoldedLatents):
         return super().matches(configs) and reads == [kind]
 
     def encode(self, parts: Components, prompts: Sequence[str]) -> Conditioning:
-        embeds, _ = self.text_pipeline(parts).encode_prompt(
-            list(prompts),
-            device=self.text_device(parts),
-            max_sequence_length=self.most_tokens,
-        )
-        return Conditioning(embeds)
+        return Conditioning(self.encoded(parts, prompts)[0])
 
-    def predict(
-        self,
-        parts: Components,
-        noisy: Tensor,
-        timesteps: Tensor,
-        conditioning: Conditioning,
-        sizes: Sequence[SizeInfo],
-        inpainting: Tensor | None = None,
-    ) -> Tensor:
+    def inputs(
+        self, parts: Components, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning
+    ) -> dict[str, Any]:
         count, _, height, width = noisy.shape
         tokens = conditioning.embeds.shape[1]
-        answer: Tensor = parts.denoiser(
-            hidden_states=noisy.flatten(2).transpose(1, 2),
-            timestep=timesteps,
-            guidance=self._told(parts, noisy),
-            encoder_hidden_states=conditioning.embeds,
-            txt_ids=_places(1, 1, tokens, noisy.device).expand(count, -1, -1),
-            img_ids=_places(height, width, 1, noisy.device).expand(count, -1, -1),
-            return_dict=False,
-        )[0]
-        return cells(answer[:, : height * width], height, width)
-
-    def _told(self, parts: Components, noisy: Tensor) -> Tensor | None:
-        if not parts.is_told_guidance:
-            return None
-        return torch.full((len(noisy),), parts.guidance, device=noisy.device)
-
-    def sampling_arguments(
-        self, parts: Components, prompts: Sequence[str], negative: str, guidance: float
-    ) -> dict[str, Any]:
         return {
-            "prompt_embeds": self.placed(parts, self.encode(parts, prompts)).embeds,
-            "guidance_scale": guidance,
+            "hidden_states": noisy.flatten(2).transpose(1, 2),
+            "timestep": timesteps,
+            "guidance": self.told(parts, noisy),
+            "encoder_hidden_states": conditioning.embeds,
+            "txt_ids": _places(1, 1, tokens, noisy.device).expand(count, -1, -1),
+            "img_ids": _places(height, width, 1, noisy.device).expand(count, -1, -1),
         }
 
-    def blank(self, parts: Components, batch: int, dtype: torch.dtype) -> Conditioning:
-        width = parts.denoiser.config.joint_attention_dim
-        return Conditioning(torch.empty(batch, self.most_tokens, width, dtype=dtype, device="meta"))
+    def answered(self, answer: Tensor, noisy: Tensor) -> Tensor:
+        height, width = noisy.shape[-2:]
+        return cells(answer[:, : height * width], height, width)
 
 
 class Flux2Klein(Flux2):
@@ -171,26 +145,17 @@ class Flux2Klein(Flux2):
     files: ClassVar[HostFiles | None] = FILES
     marks: ClassVar[tuple[str, ...]] = ("<think>", "</think>")
 
-    def warnings(self, parts: Components) -> list[str]:
-        if not parts.settings.get("is_distilled"):
-            return []
-        return [
-            "this is a Klein distilled to few steps: the longer it is trained the more of that "
-            "it forgets. Better is to train on the Klein base model of the same size and use "
-            "the result on this one."
-        ]
+    distilled: ClassVar[str] = (
+        "this is a Klein distilled to few steps: the longer it is trained the more of that "
+        "it forgets. Better is to train on the Klein base model of the same size and use "
+        "the result on this one."
+    )
 
     def latents_of(self, parts: Components, made: Tensor, height: int, width: int) -> Tensor:
         return self.scaled(parts, made)
 
-    def sampling_arguments(
-        self, parts: Components, prompts: Sequence[str], negative: str, guidance: float
-    ) -> dict[str, Any]:
-        found = super().sampling_arguments(parts, prompts, negative, guidance)
-        if guidance > 1:
-            other = self.placed(parts, self.encode(parts, [negative])).embeds
-            found["negative_prompt_embeds"] = other.expand(len(prompts), -1, -1)
-        return found
+    def unwanted(self, parts: Components, negative: str, count: int) -> Conditioning:
+        return Conditioning(self.encode(parts, [negative]).embeds.expand(count, -1, -1))
 
 
 class Flux2Dev(Flux2):
@@ -205,6 +170,7 @@ class Flux2Dev(Flux2):
         "text_encoder": "transformers.Mistral3ForConditionalGeneration",
     }
     files: ClassVar[HostFiles | None] = DEV_FILES
+    negatives: ClassVar[bool] = False
 
     def latents_of(self, parts: Components, made: Tensor, height: int, width: int) -> Tensor:
         return cells(made, height // 16, width // 16)

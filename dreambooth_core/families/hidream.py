@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.families.base import Components, Configs, SizeInfo
+from dreambooth_core.families.base import Components, Configs
 from dreambooth_core.families.flux import LATENTS
 from dreambooth_core.families.hosts import HostFiles, Tensors, axes, count, flow_scheduler
 from dreambooth_core.families.names.hidream import NAMES
@@ -90,18 +90,8 @@ class HiDream(TransformerFamily):
     label: ClassVar[str] = "HiDream"
     pipelines: ClassVar[tuple[str, ...]] = ("HiDreamImagePipeline",)
     block_classes: ClassVar[tuple[str, ...]] = ("HiDreamBlock",)
-    text_encoders: ClassVar[tuple[str, ...]] = (
-        "text_encoder",
-        "text_encoder_2",
-        "text_encoder_3",
-        "text_encoder_4",
-    )
-    tokenizers: ClassVar[tuple[str, ...]] = (
-        "tokenizer",
-        "tokenizer_2",
-        "tokenizer_3",
-        "tokenizer_4",
-    )
+    text_encoders: ClassVar[tuple[str, ...]] = tuple(FILES.texts)
+    tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer", *(f"tokenizer_{n}" for n in (2, 3, 4)))
     classes: ClassVar[Mapping[str, str]] = {
         "transformer": "diffusers.HiDreamImageTransformer2DModel",
         "vae": "diffusers.AutoencoderKL",
@@ -142,33 +132,24 @@ class HiDream(TransformerFamily):
 
     def encode(self, parts: Components, prompts: Sequence[str]) -> Conditioning:
         """T5's last layer and all of Llama's side by side: ``[batch, tokens, widths]``."""
-        t5, _, llama, _, pooled, _ = self.text_pipeline(parts).encode_prompt(
-            list(prompts),
-            device=self.text_device(parts),
-            do_classifier_free_guidance=False,
-            max_sequence_length=self.most_tokens,
-        )
+        found = self.encoded(parts, prompts, do_classifier_free_guidance=False)
+        t5, _, llama, _, pooled, _ = found
         return Conditioning(torch.cat([t5, llama.permute(1, 2, 0, 3).flatten(2)], dim=2), pooled)
 
-    def predict(
-        self,
-        parts: Components,
-        noisy: Tensor,
-        timesteps: Tensor,
-        conditioning: Conditioning,
-        sizes: Sequence[SizeInfo],
-        inpainting: Tensor | None = None,
-    ) -> Tensor:
+    def inputs(
+        self, parts: Components, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning
+    ) -> dict[str, Any]:
         """It counts noise in thousandths, and answers with the direction towards the image."""
         t5, llama = _apart(parts, conditioning.embeds)
-        answer: Tensor = parts.denoiser(
-            hidden_states=noisy,
-            timesteps=1000.0 * timesteps,
-            encoder_hidden_states_t5=t5,
-            encoder_hidden_states_llama3=llama,
-            pooled_embeds=conditioning.pooled,
-            return_dict=False,
-        )[0]
+        return {
+            "hidden_states": noisy,
+            "timesteps": 1000.0 * timesteps,
+            "encoder_hidden_states_t5": t5,
+            "encoder_hidden_states_llama3": llama,
+            "pooled_embeds": conditioning.pooled,
+        }
+
+    def answered(self, answer: Tensor, noisy: Tensor) -> Tensor:
         if answer.shape != noisy.shape:
             answer = _spatial(answer, *noisy.shape[-2:])
         return -answer
@@ -178,21 +159,12 @@ class HiDream(TransformerFamily):
         its own. A hair more, because it rounds down."""
         pipeline.default_sample_size = math.sqrt(height * width) / pipeline.vae_scale_factor + 1e-6
 
-    def sampling_arguments(
-        self, parts: Components, prompts: Sequence[str], negative: str, guidance: float
-    ) -> dict[str, Any]:
-        arguments = self._given(parts, prompts, "")
-        if guidance > 1:
-            arguments |= self._given(parts, [negative] * len(prompts), "negative_")
-        return {**arguments, "guidance_scale": guidance}
-
-    def _given(self, parts: Components, prompts: Sequence[str], which: str) -> dict[str, Any]:
-        found = self.placed(parts, self.encode(parts, prompts))
-        t5, llama = _apart(parts, found.embeds)
+    def given(self, parts: Components, conditioning: Conditioning) -> dict[str, Any]:
+        t5, llama = _apart(parts, conditioning.embeds)
         return {
-            f"{which}prompt_embeds_t5": t5,
-            f"{which}prompt_embeds_llama3": llama,
-            f"{which}pooled_prompt_embeds": found.pooled,
+            "prompt_embeds_t5": t5,
+            "prompt_embeds_llama3": llama,
+            "pooled_prompt_embeds": conditioning.pooled,
         }
 
     def blank(self, parts: Components, batch: int, dtype: torch.dtype) -> Conditioning:
@@ -202,22 +174,12 @@ class HiDream(TransformerFamily):
         embeds = torch.empty(batch, self.most_tokens, width, dtype=dtype, device="meta")
         return Conditioning(embeds, embeds.new_empty(batch, config.text_emb_dim))
 
-    def meta_step(
-        self,
-        parts: Components,
-        texts: Mapping[str, nn.Module] | None,
-        *,
-        batch: int,
-        height: int,
-        width: int,
-        dtype: torch.dtype,
-    ) -> Callable[[], Tensor]:
-        """With every expert as busy as the others: who gets which token, only values tell."""
-        parts.denoiser.train()
-        for module in parts.denoiser.modules():
+    def ready_for_meta(self, denoiser: Any) -> None:
+        """Every expert is as busy as the others: who gets which token, only values tell."""
+        denoiser.train()
+        for module in denoiser.modules():
             if hasattr(module, "experts"):
                 module.forward = partial(_evenly, module)
-        return super().meta_step(parts, texts, batch=batch, height=height, width=width, dtype=dtype)
 
 
 def _apart(parts: Components, embeds: Tensor) -> tuple[Tensor, Tensor]:

@@ -97,7 +97,31 @@ class Like:
         """
         levels = Levels(alphas_of(parts.scheduler_config))
         sigmas, first, last = self.plan(levels, steps)
-        ask = _Denoiser(parts, levels, self.host, prompts, negative, guidance, size, should_stop)
+        guided = guidance != 1.0
+        texts = [*prompts, *[negative] * len(prompts) * guided]
+        parameter = next(parts.denoiser.parameters())
+        conditioning = parts.family.encode(parts, texts).to(
+            device=parameter.device, dtype=parameter.dtype
+        )
+        sizes = [SizeInfo(size, (0, 0), size)] * len(texts)
+
+        def ask(latents: Tensor, sigma: float) -> Tensor:
+            """``latents`` with noise of level ``sigma`` without it; the same shape, fp32."""
+            if should_stop and should_stop():
+                raise Stopped("stopped while making images")
+            scale = (1 + sigma**2) ** 0.5
+            noisy = (latents / scale).to(parameter.dtype)
+            time = levels.time(sigma, rounded=self.host == "comfyui")
+            times = torch.full((len(latents) * (1 + guided),), time, device=latents.device)
+            both = torch.cat([noisy] * (1 + guided))
+            output = parts.family.predict(parts, both, times, conditioning, sizes).float()
+            if guided:
+                wanted, unwanted = output.chunk(2)
+                output = unwanted + guidance * (wanted - unwanted)
+            if parts.prediction_type == "v_prediction":
+                return latents / scale**2 - output * (sigma / scale)
+            return latents - output * sigma
+
         sampler = _dpmpp_2m if self.sampler == "dpm++" else _euler
         return sampler(ask, self.noise(parts, seeds, size) * first, sigmas) * last
 
@@ -185,54 +209,11 @@ class Levels:
         return [*(self.sigma(float(time)) for time in times), 0.0]
 
 
-class _Denoiser:
-    """Latents without their noise, as the base and guidance see them."""
-
-    def __init__(
-        self,
-        parts: Components,
-        levels: Levels,
-        host: str,
-        prompts: Sequence[str],
-        negative: str,
-        guidance: float,
-        size: tuple[int, int],
-        should_stop: Callable[[], bool] | None,
-    ) -> None:
-        self.should_stop = should_stop
-        self.parts, self.levels, self.host, self.guidance = parts, levels, host, guidance
-        self.guided = guidance != 1.0
-        texts = [*prompts, *[negative] * len(prompts) * self.guided]
-        self.parameter = next(parts.denoiser.parameters())
-        self.conditioning = parts.family.encode(parts, texts).to(
-            device=self.parameter.device, dtype=self.parameter.dtype
-        )
-        self.sizes = [SizeInfo(size, (0, 0), size)] * len(texts)
-
-    def __call__(self, latents: Tensor, sigma: float) -> Tensor:
-        """``latents`` with noise of level ``sigma``; the same shape, fp32."""
-        if self.should_stop and self.should_stop():
-            raise Stopped("stopped while making images")
-        size = (1 + sigma**2) ** 0.5
-        noisy = (latents / size).to(self.parameter.dtype)
-        time = self.levels.time(sigma, rounded=self.host == "comfyui")
-        count = len(latents) * (1 + self.guided)
-        output = self.parts.family.predict(
-            self.parts,
-            torch.cat([noisy] * (1 + self.guided)),
-            torch.full((count,), time, device=latents.device),
-            self.conditioning,
-            self.sizes,
-        ).float()
-        if self.guided:
-            wanted, unwanted = output.chunk(2)
-            output = unwanted + self.guidance * (wanted - unwanted)
-        if self.parts.prediction_type == "v_prediction":
-            return latents / size**2 - output * (sigma / size)
-        return latents - output * sigma
+Denoiser = Callable[[Tensor, float], Tensor]
+"""Latents without their noise of a level, as the base and guidance see them."""
 
 
-def _euler(ask: _Denoiser, latents: Tensor, sigmas: Sequence[float]) -> Tensor:
+def _euler(ask: Denoiser, latents: Tensor, sigmas: Sequence[float]) -> Tensor:
     """Euler's method from the first level to the last."""
     for sigma, after in pairwise(sigmas):
         slope = (latents - ask(latents, sigma)) / sigma
@@ -240,7 +221,7 @@ def _euler(ask: _Denoiser, latents: Tensor, sigmas: Sequence[float]) -> Tensor:
     return latents
 
 
-def _dpmpp_2m(ask: _Denoiser, latents: Tensor, sigmas: Sequence[float]) -> Tensor:
+def _dpmpp_2m(ask: Denoiser, latents: Tensor, sigmas: Sequence[float]) -> Tensor:
     """DPM-Solver++ of the second order by what the step before said; of the first at both ends."""
     before: tuple[float, Tensor] | None = None
     for sigma, after in pairwise(sigmas):

@@ -40,9 +40,9 @@ class TextKind:
     """Told the shapes by name."""
     config: Callable[[Tensors], dict[str, Any]]
     """From its tensors (their shapes)."""
-    rename: Callable[[str, Tensors], dict[str, Tensor]]
+    rename: Callable[[str, Tensors], dict[str, Tensor]] = language.language_names
     """Its weights in the names of a class."""
-    width: str
+    width: str = "hidden_size"
     """The configuration's key of its width."""
     chat: str = ""
     """The chat template that its tokenizer needs."""
@@ -55,6 +55,12 @@ class TextKind:
     within: bool = False
     """Whether it stands in the denoiser's file."""
 
+    def read(self, kind: str, tensors: Tensors) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Its configuration and its weights in the names of a class, from those in a file."""
+        plain = canonical(tensors)
+        renamed = self.rename(kind, plain)
+        return {**self.config(plain), "architectures": [kind]}, renamed
+
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -63,7 +69,7 @@ def _has(*names: str, without: tuple[str, ...] = ()) -> Callable[[Shapes], bool]
     return lambda there: there.keys() >= set(names) and there.keys().isdisjoint(without)
 
 
-_is_llama_or_mistral = _has(
+_IS_PLAIN = _has(
     "layers.0.self_attn.q_proj.weight",
     "layers.0.mlp.gate_proj.weight",
     without=(
@@ -74,16 +80,16 @@ _is_llama_or_mistral = _has(
 )
 
 
-def _is_mistral(there: Shapes) -> bool:
-    """Mistral Small's queries are narrower than what they are made of, Llama's as wide."""
-    return _is_llama_or_mistral(there) and not _is_llama(there)
+def _plain(*, square: bool) -> Callable[[Shapes], bool]:
+    """Llama's queries are as wide as what they are made of, Mistral Small's narrower."""
 
+    def fits(there: Shapes) -> bool:
+        if not _IS_PLAIN(there):
+            return False
+        rows, width = there["layers.0.self_attn.q_proj.weight"]
+        return (rows == width) is square
 
-def _is_llama(there: Shapes) -> bool:
-    if not _is_llama_or_mistral(there):
-        return False
-    rows, width = there["layers.0.self_attn.q_proj.weight"]
-    return rows == width
+    return fits
 
 
 def _t5_config(tensors: Tensors) -> dict[str, Any]:
@@ -107,20 +113,12 @@ def _t5_names(kind: str, tensors: Tensors) -> dict[str, Tensor]:
     return {"encoder.embed_tokens.weight": tensors["shared.weight"], **tensors}
 
 
-def _is_clip_l(there: Shapes) -> bool:
-    return _CLIP.format(0) in there and not _is_clip_g(there)
-
-
-def _is_clip_g(there: Shapes) -> bool:
-    return _CLIP.format(CLIP_L_LAYERS) in there
-
-
 def _clip(activation: str) -> Callable[[Tensors], dict[str, Any]]:
     def config(tensors: Tensors) -> dict[str, Any]:
         shapes = {name: tuple(t.shape) for name, t in tensors.items() if name != _PROJECTION}
         plan = text.clip_plan(shapes)
         heads = text.default_heads(plan.width)
-        found = text.config_from_plan(plan, heads=heads, activation=activation, layers=plan.layers)
+        found = text.config_from_plan(plan, heads=heads, activation=activation)
         # Begin and end are the last two words; the pooled answer is the end's.
         ends = {"bos_token_id": plan.vocabulary - 2, "eos_token_id": plan.vocabulary - 1}
         return {**found, **ends}
@@ -174,10 +172,8 @@ TEXT_KINDS: tuple[TextKind, ...] = (
         ("Qwen3VLModel",),
         _has("layers.0.self_attn.q_norm.weight", "visual.pos_embed.weight"),
         language.qwen3_vl_config,
-        language.language_names,
-        "hidden_size",
-        language.QWEN3_VL_CHAT,
-        _QWEN_TOKENIZER,
+        chat=language.QWEN3_VL_CHAT,
+        tokenizer=_QWEN_TOKENIZER,
     ),
     TextKind(
         "Qwen3",
@@ -187,18 +183,14 @@ TEXT_KINDS: tuple[TextKind, ...] = (
             without=("visual.pos_embed.weight", "layers.0.pre_feedforward_layernorm.weight"),
         ),
         language.qwen3_config,
-        language.language_names,
-        "hidden_size",
-        language.QWEN3_CHAT,
-        _QWEN_TOKENIZER,
+        chat=language.QWEN3_CHAT,
+        tokenizer=_QWEN_TOKENIZER,
     ),
     TextKind(
         "Qwen2.5-VL",
         ("Qwen2_5_VLForConditionalGeneration",),
         _has("layers.0.self_attn.k_proj.bias", "visual.merger.ln_q.weight"),
         language.qwen25_vl_config,
-        language.language_names,
-        "hidden_size",
         tokenizer=_QWEN_TOKENIZER,
     ),
     TextKind(
@@ -209,24 +201,19 @@ TEXT_KINDS: tuple[TextKind, ...] = (
             without=("layers.0.self_attn.q_norm.weight",),
         ),
         language.gemma2_config,
-        language.language_names,
-        "hidden_size",
     ),
     TextKind(
         "Mistral",
         ("Mistral3ForConditionalGeneration",),
-        _is_mistral,
+        _plain(square=False),
         language.mistral_config,
         language.mistral_names,
-        "hidden_size",
     ),
     TextKind(
         "Llama",
         ("LlamaForCausalLM",),
-        _is_llama,
+        _plain(square=True),
         language.llama_config,
-        language.language_names,
-        "hidden_size",
         tokenizer="comfy/text_encoders/llama_tokenizer",
         end="<|eot_id|>",
     ),
@@ -242,19 +229,17 @@ TEXT_KINDS: tuple[TextKind, ...] = (
     TextKind(
         "CLIP-G",
         ("CLIPTextModelWithProjection",),
-        _is_clip_g,
+        lambda there: _CLIP.format(CLIP_L_LAYERS) in there,
         _clip("gelu"),
         _clip_g_names,
-        "hidden_size",
         own="sdxl_refiner",
     ),
     TextKind(
         "CLIP-L",
         ("CLIPTextModel", "CLIPTextModelWithProjection"),
-        _is_clip_l,
+        _has(_CLIP.format(0), without=(_CLIP.format(CLIP_L_LAYERS),)),
         _clip("quick_gelu"),
         _clip_l_names,
-        "hidden_size",
         own="sd1",
     ),
     TextKind(
@@ -300,6 +285,21 @@ def kind_of(family: Family, name: str) -> TextKind:
     called = family.files.texts[name] if family.files is not None else ""
     its = family.classes[name].rpartition(".")[2]
     return next(k for k in TEXT_KINDS if its in k.classes and called.startswith(k.label))
+
+
+def hosts_file(family: Family, states: Callable[[str], Tensors]) -> dict[str, Tensor]:
+    """What the hosts' file of a denoiser holds, in their names.
+
+    Args:
+        states: gives a network's weights in diffusers' names, by its folder there.
+    """
+    if family.files is None:
+        raise ValueError(f"no files are known of {family.name}")
+    found = family.files.to_hosts(states(family.denoiser))
+    for name in family.text_encoders:
+        if kind_of(family, name).within:
+            found |= {f"{WITHIN}{key}": tensor for key, tensor in states(name).items()}
+    return found
 
 
 def text_values(config: Mapping[str, Any]) -> Mapping[str, Any]:

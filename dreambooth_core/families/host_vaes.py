@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dreambooth_core.formats.checkpoints import vae
 from dreambooth_core.formats.checkpoints.pairs import to_diffusers
+from dreambooth_core.formats.storage import Stored
 
 NORM_GROUPS = 32
 """Of the group norms, which no shape tells."""
@@ -34,15 +35,16 @@ class VaeKind:
     rename: Callable[[Tensors, Path], dict[str, Tensor]]
     """Its weights in diffusers' names."""
 
+    def channels(self, entries: Mapping[str, Stored]) -> int:
+        """Of the latents; 0 where the file does not tell."""
+        shape = entries[self.first].shape if self.first in entries else ()
+        return shape[1] if len(shape) > 1 else 0
+
 
 def _ldm(tensors: Tensors) -> dict[str, Tensor]:
     """Flux.2's makers keep the outermost convolutions within the encoder and the decoder."""
-    return {
-        name.replace("encoder.quant_conv", "quant_conv").replace(
-            "decoder.post_quant_conv", "post_quant_conv"
-        ): tensor
-        for name, tensor in tensors.items()
-    }
+    inner = re.compile(r"(en|de)coder\.((post_)?quant_conv)")
+    return {inner.sub(r"\2", name): tensor for name, tensor in tensors.items()}
 
 
 def _shapes(tensors: Tensors) -> dict[str, tuple[int, ...]]:

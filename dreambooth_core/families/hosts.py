@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreambooth_core.families.names.record import LayerNames
+from dreambooth_core.families.names.record import Layer, LayerNames
 
 _BLOCK = re.compile(r"(?<=\.)\d+(?=\.|$)")
 
@@ -79,18 +79,30 @@ class HostFiles:
         there = set(names)
         return there.issuperset(self.keys) and there.isdisjoint(self.without)
 
+    def latent_channels(self, config: Mapping[str, Any]) -> int:
+        """Of the autoencoder that fits a denoiser."""
+        return int(config["in_channels"]) // self.patch
+
+    def read(self, tensors: Tensors) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """A denoiser's configuration, and its weights in diffusers' names."""
+        renamed = self.to_diffusers(tensors)
+        return self.config(renamed), renamed
+
     def to_diffusers(self, tensors: Tensors) -> dict[str, Tensor]:
         """A denoiser's weights in diffusers' names. Only halves that are swapped are copied."""
         found: dict[str, Tensor] = {}
         last = self._last(tensors)
         for name, tensor in tensors.items():
-            stem, _, kind = name.rpartition(".")
-            layer = self.names.find(stem) if kind in ("weight", "bias") else None
             if name.endswith(self.unused):
                 continue
+            layer, kind = self._layer(name)
             if layer is None:
-                theirs, table = self._norm(name)
-                found[theirs] = tensor.reshape(table, -1) if table else tensor
+                stem, template, block, kind = _apart(name)
+                theirs = self.norms.get(stem) or self.norms.get(template, template)
+                table = self.tables.get(theirs)
+                kind = ".weight" if kind == ".scale" else kind
+                value = tensor.reshape(table, -1) if table else tensor
+                found[f"{theirs.replace('#', block)}{kind}"] = value
             elif layer.fused is not None:
                 rows = layer.fused.rows
                 unit = len(tensor) // sum(rows)
@@ -99,8 +111,7 @@ class HostFiles:
                     found[f"{part.replace('#', str(layer.block))}.{kind}"] = rest
             else:
                 turned = layer.swapped or layer.path == last
-                value = torch.cat(tensor.chunk(2)[::-1]) if turned else tensor
-                found[f"{layer.path}.{kind}"] = value
+                found[f"{layer.path}.{kind}"] = _turned(tensor) if turned else tensor
         return found
 
     def to_hosts(self, tensors: Tensors) -> dict[str, Tensor]:
@@ -110,36 +121,29 @@ class HostFiles:
         last = self._last(tensors)
         found: dict[str, Tensor] = {}
         for name, tensor in tensors.items():
-            stem, _, kind = name.rpartition(".")
-            layer = self.names.find(stem) if kind in ("weight", "bias") else None
+            layer, kind = self._layer(name)
             if layer is None:
-                theirs, flat = self._host_norm(name, back)
-                found[theirs] = tensor.flatten() if flat else tensor
+                stem, template, block, kind = _apart(name)
+                theirs = back.get(stem) or back.get(template, template)
+                kind = ".scale" if kind == ".weight" and theirs.endswith(self.scales) else kind
+                value = tensor.flatten() if template in self.tables else tensor
+                found[f"{theirs.replace('#', block)}{kind}"] = value
                 continue
             fused = self.names.fused_of(layer.template)
             if fused is None:
                 turned = layer.template in self.names.swapped or layer.path == last
-                value = torch.cat(tensor.chunk(2)[::-1]) if turned else tensor
+                value = _turned(tensor) if turned else tensor
                 found[f"{self.names.native(layer)}.{kind}"] = value
             elif layer.template == fused.parts[0]:
                 block = str(layer.block)
                 parts = [tensors[f"{part.replace('#', block)}.{kind}"] for part in fused.parts]
                 found[f"{fused.native.replace('#', block)}.{kind}"] = torch.cat(parts)
-        for name, like in self.ones.items():
-            found[name] = torch.ones_like(tensors[like])
-        return found
+        return found | {name: torch.ones_like(tensors[like]) for name, like in self.ones.items()}
 
-    def _host_norm(self, name: str, back: Mapping[str, str]) -> tuple[str, bool]:
-        """What is no layer, in the hosts' names, and whether it is one row there."""
+    def _layer(self, name: str) -> tuple[Layer | None, str]:
+        """The layer that a weight is of, if it is of one, and which of its weights."""
         stem, _, kind = name.rpartition(".")
-        if kind not in ("weight", "bias"):
-            stem, kind = name, ""
-        block = _BLOCK.search(stem)
-        template = stem if block is None else f"{stem[: block.start()]}#{stem[block.end() :]}"
-        theirs = back.get(stem) or back.get(template, template)
-        kind = "scale" if kind == "weight" and theirs.endswith(self.scales) else kind
-        theirs = theirs.replace("#", block[0] if block else "#")
-        return f"{theirs}.{kind}" if kind else theirs, template in self.tables
+        return self.names.find(stem) if kind in ("weight", "bias") else None, kind
 
     def _last(self, tensors: Iterable[str]) -> str | None:
         """The path of the layer that is turned in the last block."""
@@ -150,17 +154,20 @@ class HostFiles:
         blocks = [n.block for n in layers if n.template == self.turned_last and n.block is not None]
         return self.turned_last.replace("#", str(max(blocks, default=0)))
 
-    def _norm(self, name: str) -> tuple[str, int]:
-        """What is no layer, in diffusers' names, and how many rows it has there if it is told."""
-        stem, _, kind = name.rpartition(".")
-        if kind not in ("weight", "bias", "scale"):
-            stem, kind = name, ""
-        block = _BLOCK.search(stem)
-        template = stem if block is None else f"{stem[: block.start()]}#{stem[block.end() :]}"
-        theirs = self.norms.get(stem) or self.norms.get(template, template)
-        stem = theirs.replace("#", block[0] if block else "#")
-        kind = "weight" if kind == "scale" else kind
-        return f"{stem}.{kind}" if kind else stem, self.tables.get(theirs, 0)
+
+def _turned(tensor: Tensor) -> Tensor:
+    return torch.cat(tensor.chunk(2)[::-1])
+
+
+def _apart(name: str) -> tuple[str, str, str, str]:
+    """A weight's name without its kind, the same with ``#`` for a block's number, the number and
+    the kind (``.weight`` …; empty for a tensor that is no module's)."""
+    stem, _, kind = name.rpartition(".")
+    if kind not in ("weight", "bias", "scale"):
+        stem, kind = name, ""
+    block = _BLOCK.search(stem)
+    template = _BLOCK.sub("#", stem, count=1)
+    return stem, template, block[0] if block else "#", f".{kind}" if kind else ""
 
 
 def count(tensors: Iterable[str], prefix: str) -> int:

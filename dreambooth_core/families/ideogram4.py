@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dreambooth_core.devices import send
 from dreambooth_core.errors import UserError
-from dreambooth_core.families.base import Components, Loaded, SizeInfo
+from dreambooth_core.families.base import Components, Loaded
 from dreambooth_core.families.flux2 import FoldedLatents, cells
 from dreambooth_core.families.hosts import HostFiles, Tensors, count, flow_scheduler
 from dreambooth_core.families.names.ideogram4 import NAMES
@@ -83,6 +83,7 @@ class Ideogram4(FoldedLatents):
     )
     native: ClassVar[int] = 2048
     most_tokens: ClassVar[int] = 2048
+    context: ClassVar[str] = "llm_features_dim"
     targets: ClassVar[Mapping[str, str]] = {
         "query_value": r"\.attention\.(to_q|to_v)$",
         "attention": r"\.attention\.(to_q|to_k|to_v|to_out\.0)$",
@@ -140,33 +141,28 @@ class Ideogram4(FoldedLatents):
                 )
         return counts
 
-    def predict(
-        self,
-        parts: Components,
-        noisy: Tensor,
-        timesteps: Tensor,
-        conditioning: Conditioning,
-        sizes: Sequence[SizeInfo],
-        inpainting: Tensor | None = None,
-    ) -> Tensor:
+    def inputs(
+        self, parts: Components, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning
+    ) -> dict[str, Any]:
         """It counts the share of the image, and answers with the direction towards it."""
         count, channels, height, width = noisy.shape
         text, image = conditioning.embeds, noisy.flatten(2).transpose(1, 2)
         tokens = text.shape[1]
         lengths = conditioning.lengths or (tokens,) * count
         places, segments, kinds = _layout(lengths, tokens, height, width)
-        answer: Tensor = parts.denoiser(
-            hidden_states=torch.cat([image.new_zeros(count, tokens, channels), image], dim=1),
-            timestep=(1.0 - timesteps).to(noisy.dtype),
-            encoder_hidden_states=torch.cat(
-                [text, text.new_zeros(count, height * width, text.shape[2])], dim=1
-            ),
-            position_ids=send(places, noisy.device),
-            segment_ids=send(segments, noisy.device),
-            indicator=send(kinds, noisy.device),
-            return_dict=False,
-        )[0]
-        return -cells(answer[:, tokens:], height, width)
+        blind = text.new_zeros(count, height * width, text.shape[2])
+        return {
+            "hidden_states": torch.cat([image.new_zeros(count, tokens, channels), image], dim=1),
+            "timestep": (1.0 - timesteps).to(noisy.dtype),
+            "encoder_hidden_states": torch.cat([text, blind], dim=1),
+            "position_ids": send(places, noisy.device),
+            "segment_ids": send(segments, noisy.device),
+            "indicator": send(kinds, noisy.device),
+        }
+
+    def answered(self, answer: Tensor, noisy: Tensor) -> Tensor:
+        height, width = noisy.shape[-2:]
+        return -cells(answer[:, -height * width :], height, width)
 
     def pipeline_modules(self, parts: Components) -> dict[str, Any]:
         return {**super().pipeline_modules(parts), **parts.companions, "prompt_enhancer_head": None}
@@ -182,24 +178,10 @@ class Ideogram4(FoldedLatents):
             "guidance_schedule": None,
         }
 
-    def blank(self, parts: Components, batch: int, dtype: torch.dtype) -> Conditioning:
-        width = parts.denoiser.config.llm_features_dim
-        return Conditioning(torch.empty(batch, self.most_tokens, width, dtype=dtype, device="meta"))
-
-    def meta_step(
-        self,
-        parts: Components,
-        texts: Mapping[str, nn.Module] | None,
-        *,
-        batch: int,
-        height: int,
-        width: int,
-        dtype: torch.dtype,
-    ) -> Callable[[], Tensor]:
-        """Without the angles of places: the model takes care of their precision by the name of the
-        device, and the meta device has none that counts."""
-        parts.denoiser.rotary_emb.forward = partial(_angles, parts.denoiser.config)
-        return super().meta_step(parts, texts, batch=batch, height=height, width=width, dtype=dtype)
+    def ready_for_meta(self, denoiser: Any) -> None:
+        """The model takes care of the angles' precision by the name of the device, and the meta
+        device has none that counts."""
+        denoiser.rotary_emb.forward = partial(_angles, denoiser.config)
 
 
 def _angles(config: Any, places: Tensor) -> tuple[Tensor, Tensor]:

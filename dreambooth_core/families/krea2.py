@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from dreambooth_core.devices import send
-from dreambooth_core.families.base import Components, SizeInfo
+from dreambooth_core.families.base import Components
 from dreambooth_core.families.hosts import HostFiles, Tensors, axes, count, flow_scheduler
-from dreambooth_core.families.names.krea2 import NAMES
+from dreambooth_core.families.names.krea2 import BLOCKS, NAMES
 from dreambooth_core.families.packing import image_ids, packed, unpacked
 from dreambooth_core.families.qwen_image import VideoAutoencoder
-from dreambooth_core.families.text import Conditioning
+from dreambooth_core.families.text import Conditioning, longer
 from dreambooth_core.objective.shift import FlowDefaults, linear_mu
 
 AXES = (32, 48, 48)
@@ -52,11 +52,6 @@ def _settings(file: str) -> dict[str, Any]:
     return {"text_encoder_select_layers": list(LAYERS), "is_distilled": "turbo" in file.lower()}
 
 
-_BLOCKS = {
-    "blocks.#": "transformer_blocks.#",
-    "txtfusion.layerwise_blocks.#": "text_fusion.layerwise_blocks.#",
-    "txtfusion.refiner_blocks.#": "text_fusion.refiner_blocks.#",
-}
 _INSIDE = {
     "prenorm": "norm1",
     "postnorm": "norm2",
@@ -74,7 +69,7 @@ FILES = HostFiles(
     norms={
         **{
             f"{host}.{norm}": f"{ours}.{its}"
-            for host, ours in _BLOCKS.items()
+            for ours, host in BLOCKS.items()
             for norm, its in _INSIDE.items()
         },
         "txtmlp.0": "txt_in.norm",
@@ -102,6 +97,7 @@ class Krea2(VideoAutoencoder):
         "text_encoder": "transformers.Qwen3VLModel",
     }
     files: ClassVar[HostFiles | None] = FILES
+    guidance_from: ClassVar[float] = 1.0
     # diffusers' script trains uniformly: the scheduler shifts by size, and only when sampling.
     flow: ClassVar[FlowDefaults] = FlowDefaults(resolution_mu=linear_mu(0.5, 1.15, 256, 6400))
     targets: ClassVar[Mapping[str, str]] = {
@@ -112,69 +108,46 @@ class Krea2(VideoAutoencoder):
         "all": r"\.(attn|ff)\.|^(img_in|txt_in|time_embed|time_mod_proj|final_layer|text_fusion)",
     }
 
-    def warnings(self, parts: Components) -> list[str]:
-        if not parts.settings.get("is_distilled"):
-            return []
-        return [
-            "this is a Krea 2 distilled to few steps: the longer it is trained the more of that "
-            "it forgets. Better is to train on the base model and use the result on this one."
-        ]
+    distilled: ClassVar[str] = (
+        "this is a Krea 2 distilled to few steps: the longer it is trained the more of that "
+        "it forgets. Better is to train on the base model and use the result on this one."
+    )
 
     def encode(self, parts: Components, prompts: Sequence[str]) -> Conditioning:
         """The pipeline pads in the middle of its template; what is masked there is left out here:
         the denoiser looks at no such token, and text tokens have no places of their own."""
-        pipeline, found = self.text_pipeline(parts), []
-        for prompt in prompts:
-            embeds, mask = pipeline.encode_prompt(
-                [prompt], self.text_device(parts), max_sequence_length=self.most_tokens
-            )
-            found.append(Conditioning(embeds[mask][None]))
-        return Conditioning.joined(found)
+        both = [self.encoded(parts, [prompt]) for prompt in prompts]
+        return Conditioning.joined([Conditioning(embeds[mask][None]) for embeds, mask in both])
 
-    def predict(
-        self,
-        parts: Components,
-        noisy: Tensor,
-        timesteps: Tensor,
-        conditioning: Conditioning,
-        sizes: Sequence[SizeInfo],
-        inpainting: Tensor | None = None,
-    ) -> Tensor:
+    def inputs(
+        self, parts: Components, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning
+    ) -> dict[str, Any]:
         tokens = conditioning.embeds.shape[1]
         places = image_ids(noisy).float()
-        answer: Tensor = parts.denoiser(
-            hidden_states=packed(noisy),
-            encoder_hidden_states=conditioning.embeds,
-            timestep=timesteps,
-            position_ids=torch.cat([places.new_zeros(tokens, 3), places]),
-            encoder_attention_mask=_mask(conditioning),
-            return_dict=False,
-        )[0]
+        return {
+            "hidden_states": packed(noisy),
+            "encoder_hidden_states": conditioning.embeds,
+            "timestep": timesteps,
+            "position_ids": torch.cat([places.new_zeros(tokens, 3), places]),
+            "encoder_attention_mask": _mask(conditioning),
+        }
+
+    def answered(self, answer: Tensor, noisy: Tensor) -> Tensor:
         return unpacked(answer, *noisy.shape[-2:])
+
+    def given(self, parts: Components, conditioning: Conditioning) -> dict[str, Any]:
+        return {"prompt_embeds": conditioning.embeds, "prompt_embeds_mask": _mask(conditioning)}
 
     def sampling_arguments(
         self, parts: Components, prompts: Sequence[str], negative: str, guidance: float
     ) -> dict[str, Any]:
-        # diffusers counts from 0 here what everybody else counts from 1: no guidance.
-        scale = max(guidance - 1.0, 0.0)
-        found = self.placed(parts, self.encode(parts, prompts))
-        arguments = {
-            "prompt_embeds": found.embeds,
-            "prompt_embeds_mask": _mask(found),
-            "guidance_scale": scale,
-        }
-        if scale:
+        arguments = super().sampling_arguments(parts, prompts, negative, guidance)
+        if guidance > 1:
             # One call has one list of places: both prompts are as long as the longer.
-            other = self.encode(parts, [negative] * len(prompts))
-            both = Conditioning.joined([found, self.placed(parts, other)])
-            count, lengths = len(prompts), [*_lengths(found), *_lengths(other)]
-            mask = _valid(lengths, both.embeds)
-            arguments |= {
-                "prompt_embeds": both.embeds[:count],
-                "prompt_embeds_mask": mask[:count],
-                "negative_prompt_embeds": both.embeds[count:],
-                "negative_prompt_embeds_mask": mask[count:],
-            }
+            both = ("prompt_embeds", "negative_prompt_embeds")
+            most = max(arguments[name].shape[1] for name in both)
+            for name in (*both, *(f"{name}_mask" for name in both)):
+                arguments[name] = longer(arguments[name], most)
         return arguments
 
     def blank(self, parts: Components, batch: int, dtype: torch.dtype) -> Conditioning:
@@ -183,16 +156,8 @@ class Krea2(VideoAutoencoder):
         return Conditioning(torch.empty(shape, dtype=dtype, device="meta"))
 
 
-def _lengths(conditioning: Conditioning) -> Sequence[int]:
-    count, tokens = conditioning.embeds.shape[:2]
-    return conditioning.lengths or [tokens] * count
-
-
 def _mask(conditioning: Conditioning) -> Tensor:
     """True where a token counts, ``[batch, tokens]``."""
-    return _valid(_lengths(conditioning), conditioning.embeds)
-
-
-def _valid(lengths: Sequence[int], embeds: Tensor) -> Tensor:
-    rows = [[i < length for i in range(embeds.shape[1])] for length in lengths]
-    return send(torch.tensor(rows), embeds.device)
+    count, tokens = conditioning.embeds.shape[:2]
+    lengths = torch.tensor(conditioning.lengths or [tokens] * count)
+    return send(torch.arange(tokens) < lengths[:, None], conditioning.embeds.device)

@@ -12,11 +12,11 @@ from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Components, Family
 from dreambooth_core.families.options import BaseOptions
 from dreambooth_core.families.registry import family_of, family_of_file, family_of_pipeline
-from dreambooth_core.families.split import SplitParts, pieces_in, read_split
+from dreambooth_core.families.split import SplitParts, pieces_in, read_split, there
 from dreambooth_core.families.split_tokenizers import split_tokenizers
-from dreambooth_core.families.stored import read_stored
 from dreambooth_core.formats.checkpoints.folder_layout import read_config
 from dreambooth_core.formats.checkpoints.parts import ModelParts
+from dreambooth_core.formats.checkpoints.read import read_model, read_vae
 from dreambooth_core.formats.checkpoints.rules import check, number, whole
 from dreambooth_core.formats.detect import identify
 from dreambooth_core.formats.fingerprint import fingerprint
@@ -44,19 +44,23 @@ def load_base(
     """
     quieten_loading()
     path = locate(options.model, revision=options.revision, variant=options.variant)
-    looked = family, _, stored = _look(options, path)
+    family, configs, stored = _look(options, path)
     loaded = family.load(path, stored, weights=weights)
     models = loaded.models
     for model in models.values():
         model.eval().requires_grad_(False)
     encoders = [models[name] for name in family.text_encoders]
     denoiser, vae = models[family.denoiser], models["vae"]
+    if tokenizers is None and isinstance(stored, SplitParts):
+        tokenizers = split_tokenizers(family, options.tokenizer, configs, stored.words)
+    elif tokenizers is None:
+        tokenizers = family.load_tokenizers(path, configs)
     parts = Components(
         family=family,
         denoiser=denoiser,
         vae=vae,
         text_encoders=encoders,
-        tokenizers=tokenizers if tokenizers is not None else _tokenizers(options, path, *looked),
+        tokenizers=tokenizers,
         scheduler_config=loaded.scheduler,
         prediction_type=loaded.prediction_type,
         source=options.model,
@@ -77,18 +81,6 @@ def load_base(
             do="Leave it at 1; validation.guidance_scale is that of validation images.",
         )
     return parts
-
-
-def _tokenizers(
-    options: BaseOptions,
-    path: Path,
-    family: Family,
-    configs: dict[str, dict[str, Any]],
-    stored: ModelParts | None,
-) -> list[Any]:
-    if isinstance(stored, SplitParts):
-        return split_tokenizers(family, options.tokenizer, configs, stored.words)
-    return family.load_tokenizers(path, configs)
 
 
 def read_configs(options: BaseOptions, path: Path) -> dict[str, dict[str, Any]]:
@@ -128,15 +120,20 @@ def _look(
             )
     family = family_of_pipeline(str(identity.details.get("pipeline", "")))
     if family is not None:
-        return family, {name: _config(family, path, name) for name in family.networks}, None
-    stored = read_stored(options, path, values=values)
+        for name in family.networks:
+            family.require_part(path, name)
+        return family, {name: read_config(path / name) for name in family.networks}, None
+    stored = read_model(
+        path,
+        prediction_type=None if options.prediction_type == "auto" else options.prediction_type,
+        variant=options.variant,
+        need_vae=options.vae is None,
+        values=values,
+    )
+    if options.vae:
+        stored.components["vae"] = read_vae(there(options.vae, "base.vae"))
     configs = {name: part.config for name, part in stored.components.items()}
     return family_of(configs, where), configs, stored
-
-
-def _config(family: Family, path: Path, name: str) -> dict[str, Any]:
-    family.require_part(path, name)
-    return read_config(path / name)
 
 
 def pinned(options: BaseOptions, recorded: str | None = None) -> BaseOptions:

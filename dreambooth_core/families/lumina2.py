@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from dreambooth_core.families.base import Components, SizeInfo
+from dreambooth_core.families.base import Components
 from dreambooth_core.families.flux import LATENTS
 from dreambooth_core.families.hosts import HostFiles, Tensors, axes, count, flow_scheduler
-from dreambooth_core.families.names.lumina2 import NAMES
+from dreambooth_core.families.names.lumina2 import BLOCKS, NAMES
 from dreambooth_core.families.text import Conditioning
 from dreambooth_core.families.transformer import TransformerFamily
 
@@ -42,7 +43,6 @@ def _config(tensors: Tensors) -> dict[str, Any]:
 
 
 _MODULATED = ("layers.#", "noise_refiner.#")
-_BLOCKS = (*_MODULATED, "context_refiner.#")
 
 FILES = HostFiles(
     names=NAMES,
@@ -58,12 +58,12 @@ FILES = HostFiles(
         "cap_embedder.0": "time_caption_embed.caption_embedder.0",
         **{
             f"{block}.attention.{letter}_norm": f"{block}.attn.norm_{letter}"
-            for block in _BLOCKS
+            for block in BLOCKS
             for letter in "qk"
         },
         **{f"{block}.attention_norm1": f"{block}.norm1.norm" for block in _MODULATED},
         "context_refiner.#.attention_norm1": "context_refiner.#.norm1",
-        **{f"{block}.attention_norm2": f"{block}.norm2" for block in _BLOCKS},
+        **{f"{block}.attention_norm2": f"{block}.norm2" for block in BLOCKS},
     },
     unused=("norm_final.weight",),
     ones={"norm_final.weight": "layers.0.norm2.weight"},
@@ -87,6 +87,7 @@ class Lumina2(TransformerFamily):
     }
     files: ClassVar[HostFiles | None] = FILES
     most_tokens: ClassVar[int] = 256
+    context: ClassVar[str] = "cap_feat_dim"
     targets: ClassVar[Mapping[str, str]] = {
         "query_value": r"\.attn\.(to_q|to_v)$",
         "attention": r"\.attn\.(to_q|to_k|to_v|to_out\.0)$",
@@ -101,51 +102,36 @@ class Lumina2(TransformerFamily):
         self, parts: Components, prompts: Sequence[str], negative: str
     ) -> tuple[Conditioning, Conditioning]:
         """Prompts behind the system prompt, and a negative one, which gets none."""
-        embeds, mask, other, other_mask = self.text_pipeline(parts).encode_prompt(
-            list(prompts),
-            negative_prompt=[negative] * len(prompts),
-            device=self.text_device(parts),
-            max_sequence_length=self.most_tokens,
+        embeds, mask, other, other_mask = self.encoded(
+            parts, prompts, negative_prompt=[negative] * len(prompts)
         )
         return Conditioning(embeds, mask=mask), Conditioning(other, mask=other_mask)
 
-    def predict(
-        self,
-        parts: Components,
-        noisy: Tensor,
-        timesteps: Tensor,
-        conditioning: Conditioning,
-        sizes: Sequence[SizeInfo],
-        inpainting: Tensor | None = None,
-    ) -> Tensor:
+    def inputs(
+        self, parts: Components, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning
+    ) -> dict[str, Any]:
         """It counts the share of the image, and answers with the direction towards it."""
-        answer: Tensor = parts.denoiser(
-            hidden_states=noisy,
-            timestep=1.0 - timesteps,
-            encoder_hidden_states=conditioning.embeds,
-            encoder_attention_mask=conditioning.mask,
-            return_dict=False,
-        )[0]
+        return {
+            "hidden_states": noisy,
+            "timestep": 1.0 - timesteps,
+            "encoder_hidden_states": conditioning.embeds,
+            "encoder_attention_mask": conditioning.mask,
+        }
+
+    def answered(self, answer: Tensor, noisy: Tensor) -> Tensor:
         return -answer
 
     def sampling_arguments(
         self, parts: Components, prompts: Sequence[str], negative: str, guidance: float
     ) -> dict[str, Any]:
-        positive, other = (
-            self.placed(parts, found) for found in self._encode(parts, prompts, negative)
+        found, other = (
+            self.given(parts, self.placed(parts, both))
+            for both in self._encode(parts, prompts, negative)
         )
-        return {
-            "prompt_embeds": positive.embeds,
-            "prompt_attention_mask": positive.mask,
-            "negative_prompt_embeds": other.embeds,
-            "negative_prompt_attention_mask": other.mask,
-            "guidance_scale": guidance,
-        }
+        unwanted = {f"negative_{key}": value for key, value in other.items()}
+        return {**found, **unwanted, "guidance_scale": guidance}
 
     def blank(self, parts: Components, batch: int, dtype: torch.dtype) -> Conditioning:
-        width = parts.denoiser.config.cap_feat_dim
-        return Conditioning(
-            torch.empty(batch, self.most_tokens, width, dtype=dtype, device="meta"),
-            # Its numbers are asked for, which the meta device does not have.
-            mask=torch.ones(batch, self.most_tokens, dtype=torch.int64),
-        )
+        # The mask's numbers are asked for, which the meta device does not have.
+        mask = torch.ones(batch, self.most_tokens, dtype=torch.int64)
+        return replace(super().blank(parts, batch, dtype), mask=mask)

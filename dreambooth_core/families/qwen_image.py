@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dreambooth_core.devices import send
-from dreambooth_core.families.base import Components, Configs, SizeInfo
+from dreambooth_core.families.base import Components, Configs
 from dreambooth_core.families.hosts import HostFiles, Tensors, axes, count, flow_scheduler
 from dreambooth_core.families.names.qwen_image import NAMES
 from dreambooth_core.families.packing import packed, unpacked
@@ -48,8 +48,7 @@ class VideoAutoencoder(TransformerFamily):
         return super().decode_pixels(parts, latents.unsqueeze(2)).squeeze(2)
 
     def latents_of(self, parts: Components, made: Tensor, height: int, width: int) -> Tensor:
-        _, rows, columns = self.latent_shape(parts.configs, height, width)
-        return unpacked(made, rows, columns)
+        return unpacked(made, *self.latent_shape(parts.configs, height, width)[1:])
 
 
 def _statistics(parts: Components, latents: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,52 +120,33 @@ class QwenImage(VideoAutoencoder):
 
     def encode(self, parts: Components, prompts: Sequence[str]) -> Conditioning:
         """The last layer without the template's first 34 tokens; as many tokens as a prompt has."""
-        pipeline = self.text_pipeline(parts)
-        device = self.text_device(parts)
-        found = [
-            pipeline.encode_prompt([prompt], device, max_sequence_length=self.most_tokens)[0]
-            for prompt in prompts
-        ]
-        return Conditioning.joined([Conditioning(embeds) for embeds in found])
+        return Conditioning.joined(
+            [Conditioning(self.encoded(parts, [prompt])[0]) for prompt in prompts]
+        )
 
-    def predict(
-        self,
-        parts: Components,
-        noisy: Tensor,
-        timesteps: Tensor,
-        conditioning: Conditioning,
-        sizes: Sequence[SizeInfo],
-        inpainting: Tensor | None = None,
-    ) -> Tensor:
+    def inputs(
+        self, parts: Components, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning
+    ) -> dict[str, Any]:
         batch, _, height, width = noisy.shape
-        answer: Tensor = parts.denoiser(
-            hidden_states=packed(noisy),
-            timestep=timesteps,
-            encoder_hidden_states=conditioning.embeds,
-            encoder_hidden_states_mask=_mask(conditioning),
-            img_shapes=[[(1, height // 2, width // 2)]] * batch,
-            return_dict=False,
-        )[0]
-        return unpacked(answer, height, width)
+        return {
+            "hidden_states": packed(noisy),
+            "timestep": timesteps,
+            "encoder_hidden_states": conditioning.embeds,
+            "encoder_hidden_states_mask": _mask(conditioning),
+            "img_shapes": [[(1, height // 2, width // 2)]] * batch,
+        }
+
+    def answered(self, answer: Tensor, noisy: Tensor) -> Tensor:
+        return unpacked(answer, *noisy.shape[-2:])
+
+    def given(self, parts: Components, conditioning: Conditioning) -> dict[str, Any]:
+        return {"prompt_embeds": conditioning.embeds, "prompt_embeds_mask": _mask(conditioning)}
 
     def sampling_arguments(
         self, parts: Components, prompts: Sequence[str], negative: str, guidance: float
     ) -> dict[str, Any]:
-        found = self.placed(parts, self.encode(parts, prompts))
-        arguments = {
-            "prompt_embeds": found.embeds,
-            "prompt_embeds_mask": _mask(found),
-            "true_cfg_scale": guidance,
-        }
-        if guidance > 1:
-            other = self.placed(parts, self.encode(parts, [negative] * len(prompts)))
-            arguments["negative_prompt_embeds"] = other.embeds
-            arguments["negative_prompt_embeds_mask"] = _mask(other)
-        return arguments
-
-    def blank(self, parts: Components, batch: int, dtype: torch.dtype) -> Conditioning:
-        width = parts.denoiser.config.joint_attention_dim
-        return Conditioning(torch.empty(batch, self.most_tokens, width, dtype=dtype, device="meta"))
+        found = super().sampling_arguments(parts, prompts, negative, guidance)
+        return {**found, "true_cfg_scale": found.pop("guidance_scale")}
 
 
 def _mask(conditioning: Conditioning) -> Tensor | None:

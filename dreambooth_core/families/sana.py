@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from dreambooth_core.families.base import Components, Configs, SizeInfo
+from dreambooth_core.families.base import Components, Configs
 from dreambooth_core.families.text import Conditioning
 from dreambooth_core.families.transformer import TransformerFamily
 from dreambooth_core.objective.shift import FlowDefaults
@@ -32,6 +33,7 @@ class Sana(TransformerFamily):
     flow: ClassVar[FlowDefaults] = FlowDefaults("logit_normal", shift="static", factor=3.0, patch=1)
     size_step: ClassVar[int] = 32
     most_tokens: ClassVar[int] = 300
+    context: ClassVar[str] = "caption_channels"
     targets: ClassVar[Mapping[str, str]] = {
         "query_value": r"\.attn[12]\.(to_q|to_v)$",
         "attention": rf"\.{_ATTENTION}$",
@@ -59,66 +61,46 @@ class Sana(TransformerFamily):
     def encode(self, parts: Components, prompts: Sequence[str]) -> Conditioning:
         """Behind the long instruction that the pipeline puts before every prompt by itself: as
         what is trained will be sampled. diffusers' script leaves it out unless it is given."""
-        pipeline = self.text_pipeline(parts)
-        called = inspect.signature(type(pipeline).__call__).parameters
-        embeds, mask, _, _ = pipeline.encode_prompt(
-            list(prompts),
+        called = inspect.signature(self.pipeline_class(parts).__call__).parameters
+        return self._encode(parts, prompts, called["complex_human_instruction"].default)
+
+    def _encode(
+        self, parts: Components, prompts: Sequence[str], instruction: list[str] | None
+    ) -> Conditioning:
+        embeds, mask, _, _ = self.encoded(
+            parts,
+            prompts,
             do_classifier_free_guidance=False,
-            device=self.text_device(parts),
-            max_sequence_length=self.most_tokens,
-            complex_human_instruction=called["complex_human_instruction"].default,
+            complex_human_instruction=instruction,
         )
         return Conditioning(embeds, mask=mask)
 
-    def predict(
-        self,
-        parts: Components,
-        noisy: Tensor,
-        timesteps: Tensor,
-        conditioning: Conditioning,
-        sizes: Sequence[SizeInfo],
-        inpainting: Tensor | None = None,
-    ) -> Tensor:
+    def inputs(
+        self, parts: Components, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning
+    ) -> dict[str, Any]:
         """It counts noise in thousandths, times a factor of its own."""
-        answer: Tensor = parts.denoiser(
-            noisy,
-            encoder_hidden_states=conditioning.embeds,
-            encoder_attention_mask=conditioning.mask,
-            timestep=1000.0 * timesteps * parts.denoiser.config.timestep_scale,
-            return_dict=False,
-        )[0]
-        return answer
+        return {
+            "hidden_states": noisy,
+            "encoder_hidden_states": conditioning.embeds,
+            "encoder_attention_mask": conditioning.mask,
+            "timestep": 1000.0 * timesteps * parts.denoiser.config.timestep_scale,
+        }
+
+    def unwanted(self, parts: Components, negative: str, count: int) -> Conditioning:
+        """Without the instruction."""
+        return self._encode(parts, [negative] * count, None)
 
     def sampling_arguments(
         self, parts: Components, prompts: Sequence[str], negative: str, guidance: float
     ) -> dict[str, Any]:
-        found = self.placed(parts, self.encode(parts, prompts))
-        arguments = {
+        return {
+            **super().sampling_arguments(parts, prompts, negative, guidance),
             # Checked beside embeddings too, where there is a negative prompt.
             "negative_prompt": None,
-            "prompt_embeds": found.embeds,
-            "prompt_attention_mask": found.mask,
-            "guidance_scale": guidance,
             # Sizes are as they were asked for.
             "use_resolution_binning": False,
         }
-        if guidance > 1:
-            other = self.placed(parts, self._negative(parts, [negative] * len(prompts)))
-            arguments["negative_prompt_embeds"] = other.embeds
-            arguments["negative_prompt_attention_mask"] = other.mask
-        return arguments
-
-    def _negative(self, parts: Components, prompts: Sequence[str]) -> Conditioning:
-        """Without the instruction."""
-        embeds, mask, _, _ = self.text_pipeline(parts).encode_prompt(
-            list(prompts),
-            do_classifier_free_guidance=False,
-            device=self.text_device(parts),
-            max_sequence_length=self.most_tokens,
-        )
-        return Conditioning(embeds, mask=mask)
 
     def blank(self, parts: Components, batch: int, dtype: torch.dtype) -> Conditioning:
-        width = parts.denoiser.config.caption_channels
-        embeds = torch.empty(batch, self.most_tokens, width, dtype=dtype, device="meta")
-        return Conditioning(embeds, mask=torch.ones(batch, self.most_tokens, device="meta"))
+        mask = torch.ones(batch, self.most_tokens, device="meta")
+        return replace(super().blank(parts, batch, dtype), mask=mask)

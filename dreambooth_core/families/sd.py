@@ -46,6 +46,12 @@ class UNetFamily(Family):
     """What the families with a UNet and CLIP text encoders share."""
 
     denoiser: ClassVar[str] = "unet"
+    pipelines: ClassVar[tuple[str, ...]] = ()
+    pipeline: ClassVar[str]
+    """With which the names of diffusers' pipelines begin."""
+    is_normed: ClassVar[bool] = True
+    """Whether the text goes through the encoder's last norm, from the last layer on; else it is
+    from the one before, and beside it stands the pooled one."""
     size_step: ClassVar[int] = 1  # of latent cells
     schedulers = SCHEDULERS
     reads_in_fp32: ClassVar[bool] = True
@@ -139,6 +145,27 @@ class UNetFamily(Family):
             items = [item.padded(longest, filler) for item in items]
         return Conditioning.joined(items)
 
+    def encode(self, parts: Components, prompts: Sequence[str]) -> Conditioning:
+        hidden, pooled = [], None
+        skip = parts.clip_skip - self.is_normed
+        for tokenizer, encoder in zip(parts.tokenizers, parts.text_encoders, strict=True):
+            ids = tokenise(
+                tokenizer,
+                prompts,
+                max_chunks=parts.max_prompt_chunks,
+                expansions=parts.expansions,
+            )
+            embeds, pooled = encode_chunks(encoder, ids, skip=skip, normalise=self.is_normed)
+            hidden.append(embeds)
+        return Conditioning(torch.cat(hidden, dim=-1), None if self.is_normed else pooled)
+
+    def pipeline_class(self, parts: Components) -> type[Any]:
+        import diffusers
+
+        kind = f"{self.pipeline}{'Inpaint' if parts.is_inpainting else ''}Pipeline"
+        found: type[Any] = getattr(diffusers, kind)
+        return found
+
     def objective(self, options: ObjectiveOptions, parts: Components) -> Objective:
         if parts.prediction_type == "flow":
             return Flow(options, _flow_defaults(parts.scheduler_config))
@@ -229,16 +256,7 @@ class UNetFamily(Family):
 class SingleEncoder(UNetFamily):
     """What the families with one text encoder share."""
 
-    def encode(self, parts: Components, prompts: Sequence[str]) -> Conditioning:
-        ids = tokenise(
-            parts.tokenizers[0],
-            prompts,
-            max_chunks=parts.max_prompt_chunks,
-            expansions=parts.expansions,
-        )
-        skip = parts.clip_skip - 1
-        embeds, _ = encode_chunks(parts.text_encoders[0], ids, skip=skip, normalise=True)
-        return Conditioning(embeds)
+    pipeline: ClassVar[str] = "StableDiffusion"
 
     def pipeline_modules(self, parts: Components) -> dict[str, Any]:
         return {
@@ -248,22 +266,12 @@ class SingleEncoder(UNetFamily):
             "requires_safety_checker": False,
         }
 
-    def pipeline_class(self, parts: Components) -> type[Any]:
-        if parts.is_inpainting:
-            from diffusers import StableDiffusionInpaintPipeline
-
-            return StableDiffusionInpaintPipeline
-        from diffusers import StableDiffusionPipeline
-
-        return StableDiffusionPipeline
-
 
 class StableDiffusion1(SingleEncoder):
     """SD 1.x and its inpainting models: CLIP ViT-L with quick GELU."""
 
     name: ClassVar[str] = "sd1"
     label: ClassVar[str] = "Stable Diffusion 1"
-    pipelines: ClassVar[tuple[str, ...]] = ()
 
     def matches(self, configs: Configs) -> bool:
         return _texts(configs) == 1 and not is_openclip(configs["text_encoder"])
@@ -274,7 +282,6 @@ class StableDiffusion2(SingleEncoder):
 
     name: ClassVar[str] = "sd2"
     label: ClassVar[str] = "Stable Diffusion 2"
-    pipelines: ClassVar[tuple[str, ...]] = ()
 
     def matches(self, configs: Configs) -> bool:
         return _texts(configs) == 1 and is_openclip(configs["text_encoder"])

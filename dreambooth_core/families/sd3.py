@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.families.base import Components, Configs, SizeInfo
+from dreambooth_core.families.base import Components, Configs
 from dreambooth_core.families.hosts import HostFiles, Tensors, count, flow_scheduler
 from dreambooth_core.families.names.sd3 import NAMES
 from dreambooth_core.families.text import Conditioning
@@ -97,6 +98,7 @@ class StableDiffusion3(TransformerFamily):
     )
     most_tokens: ClassVar[int] = 256
     """Of T5; CLIP reads 77."""
+    pooled: ClassVar[str] = "pooled_projection_dim"
     targets: ClassVar[Mapping[str, str]] = {
         "query_value": r"\.attn2?\.(to_q|to_v)$",
         "attention": rf"\.attn2?\.({JOINT_ATTENTION})$",
@@ -123,52 +125,22 @@ class StableDiffusion3(TransformerFamily):
 
     def encode(self, parts: Components, prompts: Sequence[str]) -> Conditioning:
         """CLIP's last but one layers side by side, widened with zeros to T5's, which follows."""
-        embeds, _, pooled, _ = self.text_pipeline(parts).encode_prompt(
-            list(prompts),
-            None,
-            None,
-            device=self.text_device(parts),
-            do_classifier_free_guidance=False,
-            max_sequence_length=self.most_tokens,
-        )
+        more = {"prompt_2": None, "prompt_3": None, "do_classifier_free_guidance": False}
+        embeds, _, pooled, _ = self.encoded(parts, prompts, **more)
         return Conditioning(embeds, pooled)
 
-    def predict(
-        self,
-        parts: Components,
-        noisy: Tensor,
-        timesteps: Tensor,
-        conditioning: Conditioning,
-        sizes: Sequence[SizeInfo],
-        inpainting: Tensor | None = None,
-    ) -> Tensor:
-        """It counts noise in thousandths."""
-        answer: Tensor = parts.denoiser(
-            hidden_states=noisy,
-            timestep=1000.0 * timesteps,
-            encoder_hidden_states=conditioning.embeds,
-            pooled_projections=conditioning.pooled,
-            return_dict=False,
-        )[0]
-        return answer
-
-    def sampling_arguments(
-        self, parts: Components, prompts: Sequence[str], negative: str, guidance: float
+    def inputs(
+        self, parts: Components, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning
     ) -> dict[str, Any]:
-        found = self.placed(parts, self.encode(parts, prompts))
-        arguments = {
-            "prompt_embeds": found.embeds,
-            "pooled_prompt_embeds": found.pooled,
-            "guidance_scale": guidance,
+        """It counts noise in thousandths."""
+        return {
+            "hidden_states": noisy,
+            "timestep": 1000.0 * timesteps,
+            "encoder_hidden_states": conditioning.embeds,
+            "pooled_projections": conditioning.pooled,
         }
-        if guidance > 1:
-            other = self.placed(parts, self.encode(parts, [negative] * len(prompts)))
-            arguments["negative_prompt_embeds"] = other.embeds
-            arguments["negative_pooled_prompt_embeds"] = other.pooled
-        return arguments
 
     def blank(self, parts: Components, batch: int, dtype: torch.dtype) -> Conditioning:
-        config = parts.denoiser.config
-        shape = (batch, CLIP_TOKENS + self.most_tokens, config.joint_attention_dim)
-        embeds = torch.empty(shape, dtype=dtype, device="meta")
-        return Conditioning(embeds, embeds.new_empty(batch, config.pooled_projection_dim))
+        found = super().blank(parts, batch, dtype)
+        tokens = CLIP_TOKENS + self.most_tokens
+        return replace(found, embeds=found.embeds.new_empty(batch, tokens, found.embeds.shape[2]))

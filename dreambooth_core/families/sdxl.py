@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from dreambooth_core.devices import send
 from dreambooth_core.families.base import Components, Configs, SizeInfo
 from dreambooth_core.families.sd import UNetFamily
-from dreambooth_core.families.text import Conditioning, encode_chunks, tokenise
+from dreambooth_core.families.text import Conditioning
 
 
 class StableDiffusionXL(UNetFamily):
@@ -19,7 +19,8 @@ class StableDiffusionXL(UNetFamily):
 
     name: ClassVar[str] = "sdxl"
     label: ClassVar[str] = "Stable Diffusion XL"
-    pipelines: ClassVar[tuple[str, ...]] = ()
+    pipeline: ClassVar[str] = "StableDiffusionXL"
+    is_normed: ClassVar[bool] = False
     text_encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2")
     tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer", "tokenizer_2")
 
@@ -27,20 +28,6 @@ class StableDiffusionXL(UNetFamily):
         unet = configs.get("unet", {})
         both = all(name in configs for name in self.text_encoders)
         return both and unet.get("addition_embed_type") == "text_time"
-
-    def encode(self, parts: Components, prompts: Sequence[str]) -> Conditioning:
-        hidden = []
-        pooled = None
-        for tokenizer, encoder in zip(parts.tokenizers, parts.text_encoders, strict=True):
-            ids = tokenise(
-                tokenizer,
-                prompts,
-                max_chunks=parts.max_prompt_chunks,
-                expansions=parts.expansions,
-            )
-            embeds, pooled = encode_chunks(encoder, ids, skip=parts.clip_skip, normalise=False)
-            hidden.append(embeds)
-        return Conditioning(torch.cat(hidden, dim=-1), pooled)
 
     def added_conditions(
         self, parts: Components, conditioning: Conditioning, sizes: Sequence[SizeInfo]
@@ -51,10 +38,3 @@ class StableDiffusionXL(UNetFamily):
         if conditioning.pooled is None:
             raise ValueError("SDXL needs the pooled output of its second text encoder")
         return {"text_embeds": conditioning.pooled, "time_ids": time_ids}
-
-    def pipeline_class(self, parts: Components) -> type[Any]:
-        from diffusers import StableDiffusionXLInpaintPipeline, StableDiffusionXLPipeline
-
-        return (
-            StableDiffusionXLInpaintPipeline if parts.is_inpainting else StableDiffusionXLPipeline
-        )

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from dreambooth_core.disk.reading import open_regular
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Components, Family
 from dreambooth_core.families.host_language import WORDS
-from dreambooth_core.families.host_texts import TextKind, canonical, kind_of, text_kind, text_values
+from dreambooth_core.families.host_texts import TextKind, kind_of, text_kind, text_values
 from dreambooth_core.families.host_vaes import vae_kind, vae_kind_of_class
 from dreambooth_core.families.hosts import HostFiles
 from dreambooth_core.families.options import BaseOptions
@@ -33,10 +34,10 @@ from dreambooth_core.formats.folders import is_folder
 TEXT_FOLDERS = "models/text_encoders in ComfyUI, models/text_encoder in Forge and Forge Neo"
 VAE_FOLDERS = "models/vae in ComfyUI, models/VAE in Forge and Forge Neo"
 _LETTERS = re.compile(r"[^a-z0-9.]")
-FIRST = "decoder.conv_in.weight"
-"""diffusers' name of the weight whose inputs are the latents' channels."""
 
 Tensors = Mapping[str, Tensor]
+Read = Callable[[Tensors], tuple[dict[str, Any], dict[str, Tensor]]]
+"""A network's configuration and its weights in diffusers' names, from those in a file."""
 
 
 @dataclass
@@ -88,17 +89,15 @@ def read_split(
     files = family.files
     if files is None:
         raise ValueError(f"no files are known of {family.name}")
-    stored = SplitParts(family.name, {}, {})
-    _add(stored, family, family.denoiser, denoiser, files.config, files.to_diffusers)
+    base = _Base(options, family, files, SplitParts(family.name, {}, {}))
+    base.add(family.denoiser, denoiser, files.read)
     for name, word in files.beside.items():
-        piece = beside(family, files, denoiser.path, word)
-        _add(stored, family, name, piece, files.config, files.to_diffusers)
-    config = stored.components[family.denoiser].config
-    stored.scheduler = files.scheduler(denoiser.path.name, config)
-    stored.settings = files.settings(denoiser.path.name)
-    _add_texts(stored, options, family, files, denoiser, others)
-    _add_vae(stored, options, family, files, others)
-    return stored
+        base.add(name, beside(family, files, denoiser.path, word), files.read)
+    base.stored.scheduler = files.scheduler(denoiser.path.name, base.denoiser)
+    base.stored.settings = files.settings(denoiser.path.name)
+    base.add_texts(denoiser, others)
+    base.add_vae(others)
+    return base.stored
 
 
 def beside(family: Family, files: HostFiles, path: Path, word: str) -> Piece:
@@ -110,13 +109,9 @@ def beside(family: Family, files: HostFiles, path: Path, word: str) -> Piece:
             where=f"base.model: {path}",
             do=f"Name the other one: this one is found beside it by the word {word}.",
         )
+    own = _LETTERS.sub("", path.name.lower())
     named = [each for each in sorted(path.parent.iterdir()) if word in each.name.lower()]
-    named.sort(
-        key=lambda each: (
-            _LETTERS.sub("", each.name.lower().replace(word, ""))
-            != _LETTERS.sub("", path.name.lower())
-        )
-    )
+    named.sort(key=lambda each: _LETTERS.sub("", each.name.lower().replace(word, "")) != own)
     for each in named:
         for piece in pieces_in(each) if each.is_file() else ():
             if files.fits(piece.entries):
@@ -129,219 +124,192 @@ def beside(family: Family, files: HostFiles, path: Path, word: str) -> Piece:
     )
 
 
-def _add_texts(
-    stored: SplitParts,
-    options: BaseOptions,
-    family: Family,
-    files: HostFiles,
-    denoiser: Piece,
-    inside: Sequence[Piece],
-) -> None:
-    found = [(piece, kind) for piece in inside if (kind := text_kind(piece.entries))]
-    named = []
-    for text in options.text_encoders:
-        path = _path(text, "base.text_encoders")
-        known = [(piece, kind) for piece in pieces_in(path) if (kind := text_kind(piece.entries))]
+@dataclass(frozen=True)
+class _Base:
+    """A base that is put together."""
+
+    options: BaseOptions
+    family: Family
+    files: HostFiles
+    stored: SplitParts
+
+    @property
+    def denoiser(self) -> Mapping[str, Any]:
+        """Its configuration."""
+        return self.stored.components[self.family.denoiser].config
+
+    def add(self, name: str, piece: Piece, read: Read) -> None:
+        """Adds one network of a file, if every weight that it needs is there in its shape."""
+        what = f"{'VAE' if name == 'vae' else name.replace('_', ' ')} of {self.family.label}"
+        try:
+            config, renamed = read(piece.shapes())
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise UserError(
+                f"this is not a whole {what} ({' '.join(str(error).split())[:100]} "
+                "is missing or of another shape)",
+                where=piece.path,
+                do="Download or copy it again.",
+            ) from error
+        _check(self.family.empty(name, config), renamed, what, piece.path)
+        self.stored.components[name] = Component(config, renamed)
+        self.stored.readers[name] = lambda: read(piece.tensors())[1]
+
+    def add_texts(self, denoiser: Piece, inside: Sequence[Piece]) -> None:
+        """Adds the text encoders, from the denoiser's file and those that are named."""
+        family, files = self.family, self.files
+        named = []
+        for text in self.options.text_encoders:
+            path = there(text, "base.text_encoders")
+            known = _known(pieces_in(path))
+            if not known:
+                raise UserError(
+                    f"{describe(path)}; no text encoder that is known is in it",
+                    where=f"base.text_encoders: {text}",
+                    do=f"Name a .safetensors file; hosts keep it in {TEXT_FOLDERS}.",
+                )
+            named += known
+        kinds = {name: kind_of(family, name) for name in family.text_encoders}
+        for name, kind in kinds.items():
+            fitting = [piece for piece, its in (*named, *_known(inside)) if its is kind]
+            if not fitting and kind.within:
+                raise UserError(
+                    f"this denoiser lacks the {files.texts[name]} of {family.label}, which stands "
+                    "in the same file: it is another model, such as Cosmos-Predict2, or not whole",
+                    where=f"base.model: {denoiser.path}",
+                )
+            if not fitting:
+                others = ", ".join(dict.fromkeys(its.label for _, its in named))
+                raise UserError(
+                    f"{family.label} also needs its text encoder {files.texts[name]}, in a file of "
+                    f"its own{f'; named is {others}' * bool(others)}",
+                    where="base.text_encoders",
+                    do=f"Name the file; hosts keep it in {TEXT_FOLDERS}.",
+                )
+            if sum(its is kind for _, its in named) > 1:
+                raise UserError(
+                    f"{len(fitting)} text encoders are {kind.label}, and {family.label} has one",
+                    where="base.text_encoders",
+                    do="Name one.",
+                )
+            self._add_text(name, kind, fitting[0])
+        for piece, kind in named:
+            if kind not in kinds.values():
+                raise UserError(
+                    f"this is a {kind.label} text encoder, and {family.label} has none",
+                    where=f"base.text_encoders: {piece.path}",
+                    do=f"It needs {' and '.join(files.texts.values())}.",
+                )
+
+    def _add_text(self, name: str, kind: TextKind, piece: Piece) -> None:
+        self.add(name, piece, partial(kind.read, self.family.classes[name].rpartition(".")[2]))
+        config = self.stored.components[name].config
+        wrong = unfit(self.family, self.files, name, config, self.denoiser)
+        if wrong:
+            raise UserError(
+                wrong,
+                where=f"base.text_encoders: {piece.path}",
+                do=f"This {self.family.label} needs {self.files.texts[name]}.",
+            )
+        inside = next((each for each in WORDS if each in piece.entries), None)
+        if inside is not None:
+            self.stored.words[name] = lambda: piece.one(inside).numpy().tobytes()
+
+    def add_vae(self, inside: Sequence[Piece]) -> None:
+        """Adds the autoencoder that is named, or else the one in the denoiser's file."""
+        family, pieces = self.family, inside
+        if self.options.vae:
+            path = there(self.options.vae, "base.vae")
+            if is_folder(path):
+                self._add_vae_folder(path)
+                return
+            pieces = pieces_in(path)
+        known = [(piece, kind) for piece in pieces if (kind := vae_kind(piece.entries))]
+        if not known and self.options.vae:
+            raise UserError(f"{describe(path)}; there is no VAE in it", where=f"base.vae: {path}")
         if not known:
             raise UserError(
-                f"{describe(path)}; no text encoder that is known is in it",
-                where=f"base.text_encoders: {text}",
-                do=f"Name a .safetensors file; hosts keep it in {TEXT_FOLDERS}.",
+                f"{family.label} also needs its VAE, in a file of its own",
+                where="base.vae",
+                do=f"Name the file; hosts keep it in {VAE_FOLDERS}.",
             )
-        named += known
-    config = stored.components[family.denoiser].config
-    for name in family.text_encoders:
-        kind = kind_of(family, name)
-        fitting = [piece for piece, its in (*named, *found) if its is kind]
-        if not fitting and kind.within:
+        found, kind = known[0]
+        wanted = vae_kind_of_class(family.classes["vae"])
+        if kind is not wanted:
             raise UserError(
-                f"this denoiser lacks the {files.texts[name]} of {family.label}, which stands in "
-                "the same file: it is another model, such as Cosmos-Predict2, or not whole",
-                where=f"base.model: {denoiser.path}",
+                f"this is a VAE of {kind.label}, and {family.label} has one of {wanted.label}: it "
+                "belongs to another model",
+                where=f"base.vae: {found.path}",
             )
-        if not fitting:
-            others = ", ".join(dict.fromkeys(its.label for _, its in named))
+        self._check_channels(kind.channels(found.entries), found.path)
+        facts = {**self.files.latents, "_class_name": family.classes["vae"].rpartition(".")[2]}
+
+        def read(tensors: Tensors) -> tuple[dict[str, Any], dict[str, Tensor]]:
+            renamed = kind.rename(tensors, found.path)
+            return {**kind.config(tensors), **facts}, renamed
+
+        self.add("vae", found, read)
+
+    def _add_vae_folder(self, path: Path) -> None:
+        folder = path / "vae" if os.path.isdir(path / "vae") else path
+        weights, config = read_weights(folder), read_config(folder)
+        first = weights.get("decoder.conv_in.weight")
+        channels = 0 if first is None or first.dim() < 2 else first.shape[1]
+        self._check_channels(channels, path)
+        what = f"VAE of {self.family.label}"
+        _check(self.family.empty("vae", config), weights, what, folder)
+        self.stored.components["vae"] = Component(config, weights)
+        self.stored.readers["vae"] = lambda: weights
+
+    def _check_channels(self, channels: int, where: Path) -> None:
+        wanted = self.files.latent_channels(self.denoiser)
+        if channels != wanted:
             raise UserError(
-                f"{family.label} also needs its text encoder {files.texts[name]}, in a file of "
-                f"its own{f'; named is {others}' * bool(others)}",
-                where="base.text_encoders",
-                do=f"Name the file; hosts keep it in {TEXT_FOLDERS}.",
-            )
-        if len([1 for _, its in named if its is kind]) > 1:
-            raise UserError(
-                f"{len(fitting)} text encoders are {kind.label}, and {family.label} has one",
-                where="base.text_encoders",
-                do="Name one.",
-            )
-        _add_text(stored, family, name, kind, fitting[0])
-        _check_text(stored.components[name].config, files, name, kind, fitting[0], family, config)
-    used = {kind_of(family, name).label for name in family.text_encoders}
-    for piece, kind in named:
-        if kind.label not in used:
-            raise UserError(
-                f"this is a {kind.label} text encoder, and {family.label} has none",
-                where=f"base.text_encoders: {piece.path}",
-                do=f"It needs {' and '.join(files.texts.values())}.",
+                f"this VAE has {channels} latent channels, and the denoiser was made for "
+                f"{wanted}: it belongs to another model",
+                where=f"base.vae: {where}",
             )
 
 
-def _check_text(
-    config: Mapping[str, Any],
+def _known(pieces: Sequence[Piece]) -> list[tuple[Piece, TextKind]]:
+    return [(piece, kind) for piece in pieces if (kind := text_kind(piece.entries))]
+
+
+def unfit(
+    family: Family,
     files: HostFiles,
     name: str,
-    kind: TextKind,
-    piece: Piece,
-    family: Family,
+    config: Mapping[str, Any],
     denoiser: Mapping[str, Any],
-) -> None:
-    values = text_values(config)
+) -> str | None:
+    """Why a text encoder of the right kind is another model's; None where it fits a denoiser."""
+    kind, values = kind_of(family, name), text_values(config)
     width, wanted = int(values[kind.width]), files.text_width(name, denoiser)
-    least = files.text_tokens.get(name, 0)
     if wanted not in (None, width):
-        what = (
+        return (
             f"this {kind.label} is {width:,} wide, and the denoiser was made for {wanted:,}: it "
             "belongs to another model"
         )
-    elif least and int(values["max_position_embeddings"]) < least:
-        tokens = int(values["max_position_embeddings"])
-        what = f"this {kind.label} reads {tokens} tokens, and {family.label} gives it {least}"
-    else:
-        return
-    raise UserError(
-        what,
-        where=f"base.text_encoders: {piece.path}",
-        do=f"This {family.label} needs {files.texts[name]}.",
-    )
-
-
-def _add_text(stored: SplitParts, family: Family, name: str, kind: TextKind, piece: Piece) -> None:
-    as_class = family.classes[name].rpartition(".")[2]
-
-    def config(tensors: Tensors) -> dict[str, Any]:
-        return {**kind.config(canonical(tensors)), "architectures": [as_class]}
-
-    def rename(tensors: Tensors) -> dict[str, Tensor]:
-        return kind.rename(as_class, canonical(tensors))
-
-    _add(stored, family, name, piece, config, rename, own=True)
-    inside = next((each for each in WORDS if each in piece.entries), None)
-    if inside is not None:
-        stored.words[name] = lambda: piece.one(inside).numpy().tobytes()
-
-
-def _add_vae(
-    stored: SplitParts,
-    options: BaseOptions,
-    family: Family,
-    files: HostFiles,
-    inside: Sequence[Piece],
-) -> None:
-    pieces = list(inside)
-    if options.vae:
-        path = _path(options.vae, "base.vae")
-        if is_folder(path):
-            folder = path / "vae" if os.path.isdir(path / "vae") else path
-            weights, found_config = read_weights(folder), read_config(folder)
-            _check_channels(stored, family, files, weights, path)
-            _check(family.empty("vae", found_config), weights, f"VAE of {family.label}", folder)
-            stored.components["vae"] = Component(found_config, weights)
-            stored.readers["vae"] = lambda: weights
-            return
-        pieces = pieces_in(path)
-    known = [(piece, kind) for piece in pieces if (kind := vae_kind(piece.entries))]
-    if not known and options.vae:
-        raise UserError(f"{describe(path)}; there is no VAE in it", where=f"base.vae: {path}")
-    if not known:
-        raise UserError(
-            f"{family.label} also needs its VAE, in a file of its own",
-            where="base.vae",
-            do=f"Name the file; hosts keep it in {VAE_FOLDERS}.",
-        )
-    found, kind = known[0]
-    wanted = vae_kind_of_class(family.classes["vae"])
-    if kind is not wanted:
-        raise UserError(
-            f"this is a VAE of {kind.label}, and {family.label} has one of {wanted.label}: it "
-            "belongs to another model",
-            where=f"base.vae: {found.path}",
-        )
-
-    def config(tensors: Tensors) -> dict[str, Any]:
-        name = family.classes["vae"].rpartition(".")[2]
-        return {**kind.config(tensors), **files.latents, "_class_name": name}
-
-    def rename(tensors: Tensors) -> dict[str, Tensor]:
-        return kind.rename(tensors, found.path)
-
-    first = found.shapes().get(kind.first)
-    _check_channels(stored, family, files, {} if first is None else {FIRST: first}, found.path)
-    _add(stored, family, "vae", found, config, rename)
-
-
-def _check_channels(
-    stored: SplitParts, family: Family, files: HostFiles, tensors: Tensors, where: Path
-) -> None:
-    first = tensors.get(FIRST)
-    channels = 0 if first is None or first.dim() < 2 else first.shape[1]
-    wanted = int(stored.components[family.denoiser].config["in_channels"]) // files.patch
-    if channels != wanted:
-        raise UserError(
-            f"this VAE has {channels} latent channels, and the denoiser was made for {wanted}: "
-            "it belongs to another model",
-            where=f"base.vae: {where}",
-        )
-
-
-def _add(
-    stored: SplitParts,
-    family: Family,
-    name: str,
-    piece: Piece,
-    config: Callable[[Tensors], dict[str, Any]],
-    rename: Callable[[Tensors], dict[str, Tensor]],
-    *,
-    own: bool = False,
-) -> None:
-    """Adds one network of a file, if every weight that it needs is there in its shape.
-
-    Args:
-        own: the configuration follows from the names in the file and not from diffusers'.
-    """
-    shapes = piece.shapes()
-    what = "VAE" if name == "vae" else name.replace("_", " ")
-    try:
-        renamed = rename(shapes)
-        found = config(shapes if own or name == "vae" else renamed)
-    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(
-            f"this is not a whole {what} of {family.label} ({' '.join(str(error).split())[:100]} "
-            "is missing or of another shape)",
-            where=piece.path,
-            do="Download or copy it again.",
-        ) from error
-    _check(family.empty(name, found), renamed, f"{what} of {family.label}", piece.path)
-    stored.components[name] = Component(found, renamed)
-    stored.readers[name] = lambda: rename(piece.tensors())
+    least = files.text_tokens.get(name, 0)
+    if least and (tokens := int(values["max_position_embeddings"])) < least:
+        return f"this {kind.label} reads {tokens} tokens, and {family.label} gives it {least}"
+    return None
 
 
 def _check(model: nn.Module, tensors: Tensors, what: str, where: Path) -> None:
     own = model.state_dict()
     there = names_of(own, tensors)
     for name, tensor in own.items():
-        if name not in there:
-            if name.endswith(OPTIONAL):
-                continue
-            line = f"{name} is missing"
-        elif there[name].shape != tensor.shape:
+        if name in there and there[name].shape != tensor.shape:
             line = f"{name} has the shape {list(there[name].shape)}, not {list(tensor.shape)}"
+        elif name not in there and not name.endswith(OPTIONAL):
+            line = f"{name} is missing"
         else:
             continue
         raise UserError(f"this is not a whole {what}: {line}", where=where)
-    strange = next(
-        (name for name in there if name not in own and not name.endswith(OPTIONAL)), None
-    )
-    if strange is not None:
-        raise UserError(f"this is not a {what} that is known: {strange} has no place", where=where)
+    strange = [name for name in there if name not in own and not name.endswith(OPTIONAL)]
+    if strange:
+        line = f"{strange[0]} has no place"
+        raise UserError(f"this is not a {what} that is known: {line}", where=where)
 
 
 OPTIONAL = ("num_batches_tracked", "position_ids")
@@ -373,7 +341,8 @@ def put_denoiser(parts: Components, path: Path) -> None:
     fill(parts.denoiser, {name: tensor.to(dtype) for name, tensor in tensors.items()})
 
 
-def _path(text: str, where: str) -> Path:
+def there(text: str, where: str) -> Path:
+    """A path as it was written. Raises ``UserError`` where nothing is there."""
     path = Path(os.path.expanduser(text))
     if not os.path.exists(path):
         raise UserError("there is no such file or folder", where=f"{where}: {text}")

@@ -10,10 +10,10 @@ from typing import Any
 
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Family
-from dreambooth_core.families.host_texts import TextKind, canonical, kind_of, text_kind, text_values
+from dreambooth_core.families.host_texts import TextKind, canonical, kind_of, text_kind
 from dreambooth_core.families.host_vaes import vae_kind, vae_kind_of_class
 from dreambooth_core.families.registry import family_of_file
-from dreambooth_core.families.split import TEXT_FOLDERS, VAE_FOLDERS, beside, pieces_in
+from dreambooth_core.families.split import TEXT_FOLDERS, VAE_FOLDERS, beside, pieces_in, unfit
 from dreambooth_core.families.split_tokenizers import split_tokenizers
 from dreambooth_core.formats.checkpoints.pieces import Piece
 
@@ -56,9 +56,9 @@ def find_parts(
     if known is None or (files := known[1].files) is None:
         return None
     denoiser, family = known
-    config = files.config(files.to_diffusers(denoiser.shapes()))
+    config, _ = files.read(denoiser.shapes())
     inside = [piece for piece in pieces if piece is not denoiser]
-    around = list(_pieces(folders))
+    around = [*inside, *_pieces(folders)]
     found = Parts(family.name, family.label)
     configs: dict[str, dict[str, Any]] = {}
     for word in files.beside.values():
@@ -68,24 +68,27 @@ def find_parts(
             found.missing.append(f"its {word} denoiser (beside it)")
     for name in family.text_encoders:
         kind = kind_of(family, name)
-        wanted = files.text_width(name, config)
-        pieces = inside if kind.within else [*inside, *around]
-        fitting = _text_of(pieces, kind, wanted, files.text_tokens.get(name, 0))
-        if fitting is None and kind.within:
-            found.missing.append(f"its {files.texts[name]}, which stands in the denoiser's file")
-            continue
-        if fitting is None:
-            found.missing.append(f"its text encoder {files.texts[name]} (in {TEXT_FOLDERS})")
-            continue
-        piece, configs[name] = fitting
-        if piece not in inside:
-            found.text_encoders.append(str(piece.path))
-    channels = int(config["in_channels"]) // files.patch
-    vae = next((each for each in [*inside, *around] if _fits(each, family, channels)), None)
-    if vae is None:
+        for piece, its in _texts(inside if kind.within else around, kind):
+            if unfit(family, files, name, its, config) is None:
+                configs[name] = its
+                if piece not in inside:
+                    found.text_encoders.append(str(piece.path))
+                break
+        else:
+            called = files.texts[name]
+            found.missing.append(
+                f"its {called}, which stands in the denoiser's file"
+                if kind.within
+                else f"its text encoder {called} (in {TEXT_FOLDERS})"
+            )
+    channels, wanted = files.latent_channels(config), vae_kind_of_class(family.classes["vae"])
+    for piece in around:
+        if vae_kind(piece.entries) is wanted and wanted.channels(piece.entries) == channels:
+            if piece not in inside:
+                found.vae = str(piece.path)
+            break
+    else:
         found.missing.append(f"its VAE (in {VAE_FOLDERS})")
-    elif vae not in inside:
-        found.vae = str(vae.path)
     if len(configs) == len(family.text_encoders):
         _add_tokenizer(found, family, configs, tokenizers)
     return found
@@ -109,35 +112,15 @@ def _pieces(folders: Sequence[Path]) -> Iterator[Piece]:
                     continue
 
 
-def _text_of(
-    pieces: Sequence[Piece], kind: TextKind, wanted: int | None, least: int
-) -> tuple[Piece, dict[str, Any]] | None:
-    """The first text encoder of a kind and width (None for any) that reads so many tokens, with
-    its configuration."""
+def _texts(pieces: Sequence[Piece], kind: TextKind) -> Iterator[tuple[Piece, dict[str, Any]]]:
+    """The whole text encoders of a kind, with their configurations."""
     for piece in pieces:
-        if text_kind(piece.entries) is not kind:
-            continue
-        try:
-            config = kind.config(canonical(piece.shapes()))
-        except (ArithmeticError, LookupError, TypeError, ValueError):  # not whole
-            continue
-        values = text_values(config)
-        if least and int(values["max_position_embeddings"]) < least:
-            continue
-        if wanted in (None, int(values[kind.width])):
-            return piece, config
-    return None
-
-
-def _fits(piece: Piece, family: Family, channels: int) -> bool:
-    """Whether a network is an autoencoder of the family's kind with as many latent channels."""
-    kind = vae_kind(piece.entries)
-    if kind is None or kind is not vae_kind_of_class(family.classes["vae"]):
-        return False
-    first = piece.shapes().get(kind.first)
-    if first is None:
-        return False
-    return first.dim() > 1 and first.shape[1] == channels
+        if text_kind(piece.entries) is kind:
+            try:
+                config = kind.config(canonical(piece.shapes()))
+            except (ArithmeticError, LookupError, TypeError, ValueError):  # not whole
+                continue
+            yield piece, config
 
 
 def _add_tokenizer(
@@ -146,8 +129,7 @@ def _add_tokenizer(
     configs: Mapping[str, dict[str, Any]],
     folders: Sequence[Path],
 ) -> None:
-    kinds = [kind_of(family, name) for name in family.text_encoders]
-    if not any(kind.tokenizer for kind in kinds):
+    if not any(kind_of(family, name).tokenizer for name in family.text_encoders):
         return
     for folder in folders:
         try:

@@ -14,7 +14,6 @@ from dreambooth_core.families.base import Configs, Family
 from dreambooth_core.families.host_language import MISTRAL_CHAT
 from dreambooth_core.families.host_texts import TEXT_KINDS, TextKind, kind_of, text_values
 from dreambooth_core.families.transformer import readable
-from dreambooth_core.formats.sentencepiece import pieces
 from dreambooth_core.formats.tokenizers import load_tokenizers
 
 _FILES = ("tokenizer.json", "vocab.json", "tokenizer.model", "spiece.model", "tekken.json")
@@ -126,16 +125,25 @@ def _mistral(data: bytes) -> Any:
 
 def _gemma(data: bytes) -> Any:
     """Gemma's tokenizer of a SentencePiece model: a begin stands before every text."""
+    from google.protobuf.message import DecodeError
     from transformers import AddedToken, GemmaTokenizer
-    from transformers.convert_slow_tokenizer import generate_merges
+    from transformers.convert_slow_tokenizer import generate_merges, import_protobuf
 
-    found = pieces(data)
-    ids = {piece.text: i for i, piece in enumerate(found)}
-    merges = generate_merges(ids, {piece.text: piece.score for piece in found})
+    model = import_protobuf().ModelProto()
+    try:
+        model.ParseFromString(data)
+    except (DecodeError, UnicodeDecodeError) as error:
+        raise UserError("the tokenizer stored in this file is damaged") from error
+    ids = {piece.piece: i for i, piece in enumerate(model.pieces)}
+    if not ids or "" in ids:
+        raise UserError(f"the tokenizer stored in this file is {'damaged' if ids else 'empty'}")
+    merges = generate_merges(ids, {piece.piece: piece.score for piece in model.pieces})
     made = GemmaTokenizer(ids, merges, padding_side="right")
     made.add_bos_token = True
     made.update_post_processor()
-    made.add_tokens([AddedToken(piece.text, normalized=False) for piece in found if piece.whole])
+    # Those that are never cut, such as the marks of a conversation.
+    whole = [piece.piece for piece in model.pieces if piece.type == piece.USER_DEFINED]
+    made.add_tokens([AddedToken(text, normalized=False) for text in whole])
     return made
 
 

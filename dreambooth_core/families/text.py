@@ -46,9 +46,9 @@ class Conditioning:
         lengths = tuple(item.embeds.shape[1] for item in items for _ in range(len(item.embeds)))
         longest = max(lengths)
         pooled = [item.pooled for item in items if item.pooled is not None]
-        masks = [_longer(item.mask, longest) for item in items if item.mask is not None]
+        masks = [longer(item.mask, longest) for item in items if item.mask is not None]
         return cls(
-            torch.cat([_longer(item.embeds, longest) for item in items]),
+            torch.cat([longer(item.embeds, longest) for item in items]),
             torch.cat(pooled) if pooled else None,
             torch.cat(masks) if masks else None,
             lengths if min(lengths) < longest else None,
@@ -66,7 +66,8 @@ class Conditioning:
         return Conditioning(torch.cat([self.embeds, *[filler] * missing], dim=1), self.pooled)
 
 
-def _longer(values: Tensor, tokens: int) -> Tensor:
+def longer(values: Tensor, tokens: int) -> Tensor:
+    """``[batch, tokens, …]`` lengthened with zeros."""
     missing = tokens - values.shape[1]
     if not missing:
         return values

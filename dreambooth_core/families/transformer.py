@@ -7,7 +7,6 @@ encoded by the pipeline's own ``encode_prompt``, so that what is trained is what
 from __future__ import annotations
 
 import importlib
-from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,19 +16,26 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from dreambooth_core.disk import replacing_folder
+from dreambooth_core.disk import replacing_folder, write_json
 from dreambooth_core.disk.reading import read_json
 from dreambooth_core.errors import UserError
-from dreambooth_core.families.base import Components, Configs, Family, Loaded, config_of
-from dreambooth_core.families.host_texts import WITHIN, kind_of
+from dreambooth_core.families.base import (
+    Components,
+    Configs,
+    Family,
+    Loaded,
+    SizeInfo,
+    config_of,
+)
+from dreambooth_core.families.host_texts import hosts_file
 from dreambooth_core.families.split import SplitParts, fill
 from dreambooth_core.families.text import Conditioning
-from dreambooth_core.formats.checkpoints.build import UNRUN, without_initial_values
+from dreambooth_core.formats.checkpoints.build import UNRUN, in_precision, without_initial_values
 from dreambooth_core.formats.checkpoints.folder_layout import read_weights
 from dreambooth_core.formats.checkpoints.parts import ModelParts
 from dreambooth_core.formats.folders import index_of, read_scheduler
 from dreambooth_core.formats.privacy import cleaned
-from dreambooth_core.formats.storage import write_json, write_tensors
+from dreambooth_core.formats.storage import write_tensors
 from dreambooth_core.objective.flow import Flow
 from dreambooth_core.objective.objective import Objective
 from dreambooth_core.objective.options import ObjectiveOptions
@@ -73,6 +79,14 @@ class TransformerFamily(Family):
     whole_layers: ClassVar[str] = (
         r"(^|\.)\w*(embed|modulation|norm|adaLN|time_|guidance)|^(proj_out|img_in|txt_in|final_layer)"
     )
+    context: ClassVar[str] = "joint_attention_dim"
+    """The key of the denoiser's configuration that has the width of its text …"""
+    pooled: ClassVar[str] = ""
+    """… and the one that has that of the pooled text, where it takes one."""
+    negatives: ClassVar[bool] = True
+    """Whether its pipeline takes a negative prompt."""
+    guidance_from: ClassVar[float] = 0.0
+    """How much less its pipeline counts guidance than everybody else, whose 1 is none."""
     samples_latents: ClassVar[bool] = True
     """Whether its makers train on latents drawn from the autoencoder's distribution, or on its
     mode."""
@@ -206,10 +220,7 @@ class TransformerFamily(Family):
                 index[name] = [kind.__module__.partition(".")[0], kind.__name__]
                 is_text = self._is_text(name)
                 stem = "model" if is_text else "diffusion_pytorch_model"
-                tensors = {
-                    key: tensor.to(dtype) if tensor.is_floating_point() else tensor
-                    for key, tensor in model.state_dict().items()
-                }
+                tensors = in_precision(model.state_dict(), dtype)
                 write_tensors(part / name / f"{stem}.safetensors", tensors, {"format": "pt"})
                 config = config_of(model)
                 config["architectures" if is_text else "_class_name"] = (
@@ -229,18 +240,10 @@ class TransformerFamily(Family):
         text encoders and autoencoder are the base's. So it is not the whole base: None."""
         if self.files is None:
             return None
-        found = self.files.to_hosts(parts.denoiser.state_dict())
-        for name, model in parts.text_models.items():
-            if kind_of(self, name).within:
-                state = model.state_dict()
-                found |= {f"{WITHIN}{key}": tensor for key, tensor in state.items()}
-        tensors = {
-            key: tensor.to(dtype) if tensor.is_floating_point() else tensor
-            for key, tensor in found.items()
-        }
+        found = hosts_file(self, lambda name: parts.models[name].state_dict())
         architecture = self.files.names.architecture.removesuffix("/lora")
         own = {"modelspec.architecture": architecture} if architecture else {}
-        write_tensors(file, tensors, {"format": "pt", **own, **metadata})
+        write_tensors(file, in_precision(found, dtype), {"format": "pt", **own, **metadata})
         return None
 
     # Sizes
@@ -269,7 +272,66 @@ class TransformerFamily(Family):
         """Where prompts are encoded."""
         return next(parts.text_encoders[0].parameters()).device
 
+    def encoded(self, parts: Components, prompts: Sequence[str], **more: Any) -> Any:
+        """What the pipeline's ``encode_prompt`` makes of prompts."""
+        return self.text_pipeline(parts).encode_prompt(
+            list(prompts),
+            device=self.text_device(parts),
+            max_sequence_length=self.most_tokens,
+            **more,
+        )
+
     # Training and sampling
+
+    def inputs(
+        self, parts: Components, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning
+    ) -> dict[str, Any]:
+        """What the denoiser is called with."""
+        raise NotImplementedError(f"{self.name} does not say how its denoiser is called")
+
+    def told(self, parts: Components, noisy: Tensor) -> Tensor | None:
+        """The guidance ``[batch]`` that a denoiser with an embedding of it is told."""
+        if not parts.is_told_guidance:
+            return None
+        return torch.full((len(noisy),), parts.guidance, device=noisy.device)
+
+    def answered(self, answer: Tensor, noisy: Tensor) -> Tensor:
+        """The denoiser's answer in the shape and the sign of the target."""
+        return answer
+
+    def predict(
+        self,
+        parts: Components,
+        noisy: Tensor,
+        timesteps: Tensor,
+        conditioning: Conditioning,
+        sizes: Sequence[SizeInfo],
+        inpainting: Tensor | None = None,
+    ) -> Tensor:
+        given = self.inputs(parts, noisy, timesteps, conditioning)
+        return self.answered(parts.denoiser(**given, return_dict=False)[0], noisy)
+
+    def given(self, parts: Components, conditioning: Conditioning) -> dict[str, Any]:
+        """Conditioning as the pipeline's call takes it."""
+        named = {
+            "prompt_embeds": conditioning.embeds,
+            "pooled_prompt_embeds": conditioning.pooled,
+            "prompt_attention_mask": conditioning.mask,
+        }
+        return {name: value for name, value in named.items() if value is not None}
+
+    def unwanted(self, parts: Components, negative: str, count: int) -> Conditioning:
+        """Conditioning of a negative prompt for as many images."""
+        return self.encode(parts, [negative] * count)
+
+    def sampling_arguments(
+        self, parts: Components, prompts: Sequence[str], negative: str, guidance: float
+    ) -> dict[str, Any]:
+        found = self.given(parts, self.placed(parts, self.encode(parts, prompts)))
+        if guidance > 1 and self.negatives:
+            other = self.placed(parts, self.unwanted(parts, negative, len(prompts)))
+            found |= {f"negative_{key}": value for key, value in self.given(parts, other).items()}
+        return {**found, "guidance_scale": max(guidance - self.guidance_from, 0.0)}
 
     def pipeline_class(self, parts: Components) -> type[Any]:
         """The first of ``pipelines``: the others are names that it had before."""
@@ -298,9 +360,17 @@ class TransformerFamily(Family):
         parameter = next(parts.denoiser.parameters())
         return conditioning.to(device=parameter.device, dtype=parameter.dtype)
 
-    @abstractmethod
     def blank(self, parts: Components, batch: int, dtype: torch.dtype) -> Conditioning:
         """Conditioning of the longest prompts without values, on the meta device."""
+        config = parts.denoiser.config
+        shape = (batch, self.most_tokens, config[self.context])
+        embeds = torch.empty(shape, dtype=dtype, device="meta")
+        return Conditioning(
+            embeds, embeds.new_empty(batch, config[self.pooled]) if self.pooled else None
+        )
+
+    def ready_for_meta(self, denoiser: Any) -> None:
+        """Takes out of a denoiser what the meta device cannot do."""
 
     def meta_step(
         self,
@@ -313,6 +383,7 @@ class TransformerFamily(Family):
         dtype: torch.dtype,
     ) -> Callable[[], Tensor]:
         shape = (batch, *self.latent_shape(parts.configs, height, width))
+        self.ready_for_meta(parts.denoiser)
 
         def run() -> Tensor:
             noisy = torch.empty(shape, dtype=dtype, device="meta")
@@ -322,13 +393,6 @@ class TransformerFamily(Family):
             return (found.float() - target).square().flatten(1).mean()
 
         return run
-
-
-def per_prompt(values: Tensor, lengths: Sequence[int] | None) -> list[Tensor]:
-    """Rows ``[tokens, …]`` of ``[batch, tokens, …]`` without the padding."""
-    if lengths is None:
-        return list(values)
-    return [row[:length] for row, length in zip(values, lengths, strict=True)]
 
 
 @contextmanager

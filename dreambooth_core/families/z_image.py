@@ -8,17 +8,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from dreambooth_core.families.base import Components, SizeInfo
+from dreambooth_core.families.base import Components
 from dreambooth_core.families.flux import LATENTS
 from dreambooth_core.families.hosts import HostFiles, Tensors, axes, count, flow_scheduler
-from dreambooth_core.families.names.z_image import NAMES
+from dreambooth_core.families.names.z_image import BLOCKS, NAMES
 from dreambooth_core.families.text import Conditioning
-from dreambooth_core.families.transformer import TransformerFamily, per_prompt
+from dreambooth_core.families.transformer import TransformerFamily
 
 TURBO_SHIFT = 3.0
-
-
-_BLOCKS = ("layers.#", "noise_refiner.#", "context_refiner.#")
 
 
 def _config(tensors: Tensors) -> dict[str, Any]:
@@ -53,7 +50,7 @@ FILES = HostFiles(
     scheduler=_scheduler,
     norms={
         f"{block}.attention.{letter}_norm": f"{block}.attention.norm_{letter}"
-        for block in _BLOCKS
+        for block in BLOCKS
         for letter in "qk"
     },
     unused=("norm_final.weight",),
@@ -77,6 +74,8 @@ class ZImage(TransformerFamily):
         "text_encoder": "transformers.Qwen3Model",
     }
     files: ClassVar[HostFiles | None] = FILES
+    context: ClassVar[str] = "cap_feat_dim"
+    guidance_from: ClassVar[float] = 1.0
     samples_latents: ClassVar[bool] = False
     targets: ClassVar[Mapping[str, str]] = {
         "query_value": r"\.attention\.(to_q|to_v)$",
@@ -85,58 +84,42 @@ class ZImage(TransformerFamily):
         "all": r"(\.attention\.|\.feed_forward\.|\.adaLN_modulation\.)",
     }
 
-    def warnings(self, parts: Components) -> list[str]:
-        # Both have the same configuration but for the scheduler's shift: 3 of Turbo, 6 of the base.
-        if parts.scheduler_config.get("shift") != TURBO_SHIFT:
-            return []
-        return [
-            "this looks like Z-Image Turbo, which was distilled to draw in few steps: the longer "
-            "it is trained the more of that it forgets, and images become soft. Few steps and a "
-            "low learning rate help; better is to train on Z-Image and use the result on Turbo."
-        ]
+    distilled: ClassVar[str] = (
+        "this looks like Z-Image Turbo, which was distilled to draw in few steps: the longer "
+        "it is trained the more of that it forgets, and images become soft. Few steps and a "
+        "low learning rate help; better is to train on Z-Image and use the result on Turbo."
+    )
+
+    def is_distilled(self, parts: Components) -> bool:
+        """Both have the same configuration but for the scheduler's shift."""
+        return bool(parts.scheduler_config.get("shift") == TURBO_SHIFT)
 
     def encode(self, parts: Components, prompts: Sequence[str]) -> Conditioning:
-        found, _ = self.text_pipeline(parts).encode_prompt(
-            list(prompts),
-            device=self.text_device(parts),
-            do_classifier_free_guidance=False,
-            max_sequence_length=self.most_tokens,
-        )
+        found, _ = self.encoded(parts, prompts, do_classifier_free_guidance=False)
         return Conditioning.joined([Conditioning(embeds[None]) for embeds in found])
 
-    def predict(
-        self,
-        parts: Components,
-        noisy: Tensor,
-        timesteps: Tensor,
-        conditioning: Conditioning,
-        sizes: Sequence[SizeInfo],
-        inpainting: Tensor | None = None,
-    ) -> Tensor:
-        """It counts the share of the image, and answers with the direction towards it."""
-        answers = parts.denoiser(
-            list(noisy.unsqueeze(2)),
-            1.0 - timesteps,
-            per_prompt(conditioning.embeds, conditioning.lengths),
-            return_dict=False,
-        )[0]
-        return -torch.stack(list(answers)).squeeze(2)
-
-    def sampling_arguments(
-        self, parts: Components, prompts: Sequence[str], negative: str, guidance: float
+    def inputs(
+        self, parts: Components, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning
     ) -> dict[str, Any]:
-        # diffusers counts from 0 here what everybody else counts from 1: no guidance.
-        scale = max(guidance - 1.0, 0.0)
-        positive = self.placed(parts, self.encode(parts, prompts))
-        found: dict[str, Any] = {
-            "prompt_embeds": per_prompt(positive.embeds, positive.lengths),
-            "guidance_scale": scale,
+        """It counts the share of the image, and answers with the direction towards it."""
+        return {
+            "x": list(noisy.unsqueeze(2)),
+            "t": 1.0 - timesteps,
+            "cap_feats": _per_prompt(conditioning.embeds, conditioning.lengths),
         }
-        if scale:
-            other = self.placed(parts, self.encode(parts, [negative]))
-            found["negative_prompt_embeds"] = [other.embeds[0]] * len(prompts)
-        return found
 
-    def blank(self, parts: Components, batch: int, dtype: torch.dtype) -> Conditioning:
-        width = parts.denoiser.config.cap_feat_dim
-        return Conditioning(torch.empty(batch, self.most_tokens, width, dtype=dtype, device="meta"))
+    def answered(self, answer: Any, noisy: Tensor) -> Tensor:
+        return -torch.stack(list(answer)).squeeze(2)
+
+    def given(self, parts: Components, conditioning: Conditioning) -> dict[str, Any]:
+        return {"prompt_embeds": _per_prompt(conditioning.embeds, conditioning.lengths)}
+
+    def unwanted(self, parts: Components, negative: str, count: int) -> Conditioning:
+        return Conditioning(self.encode(parts, [negative]).embeds.expand(count, -1, -1))
+
+
+def _per_prompt(values: Tensor, lengths: Sequence[int] | None) -> list[Tensor]:
+    """Rows ``[tokens, …]`` of ``[batch, tokens, …]`` without the padding."""
+    if lengths is None:
+        return list(values)
+    return [row[:length] for row, length in zip(values, lengths, strict=True)]

@@ -37,6 +37,7 @@ _FAMILY_NAMES = {
     "sdxl_refiner": "Stable Diffusion XL refiner",
 }
 _VARIANTS = {9: "inpainting", 8: "edit (image and instruction)", 5: "depth"}
+_PARTS = {"UNet2DConditionModel": "unet", "AutoencoderKL": "vae", "ControlNetModel": "controlnet"}
 _KEY_OR_VALUE = re.compile(r"to_[kv](?=[._])")
 _UNET_LAYER = re.compile(
     r"(?:down_blocks|up_blocks|mid_block|(?:in|out)put_blocks|middle_block)[._]"
@@ -63,14 +64,8 @@ class Identity:
 
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``."""
-        return {
-            "path": str(self.path),
-            "kind": self.kind,
-            "family": self.family,
-            "label": self.label,
-            "container": self.container,
-            **self.details,
-        }
+        found = {**vars(self), **self.details, "path": str(self.path)}
+        return {key: value for key, value in found.items() if key not in ("advice", "details")}
 
 
 def identify(path: str | Path) -> Identity:
@@ -91,9 +86,11 @@ def identify(path: str | Path) -> Identity:
         return strange
     if pickles.is_pickle(path):
         loaded = pickles.load(path)
-        special = _special_pickle(path, loaded)
-        if special is not None:
-            return special
+        if isinstance(loaded, Mapping) and "string_to_param" in loaded:
+            label = "a textual inversion embedding"
+            return Identity(path, "embedding", None, label, "pickle")
+        if isinstance(loaded, Mapping) and {320, 640, 768, 1024, 1280}.intersection(loaded):
+            return Identity(path, "hypernetwork", None, "a hypernetwork", "pickle")
         sorted_out = pickles.read_pickle(path)
         shapes = {name: tuple(t.shape) for name, t in sorted_out.tensors.items()}
         dtypes = Counter(str(t.dtype).removeprefix("torch.") for t in sorted_out.tensors.values())
@@ -228,27 +225,18 @@ def _is_embedding(shapes: Shapes) -> bool:
     )
 
 
-def _special_pickle(path: Path, loaded: Any) -> Identity | None:
-    if not isinstance(loaded, Mapping):
-        return None
-    if "string_to_param" in loaded:
-        label = "a textual inversion embedding"
-        return Identity(path, "embedding", None, label, "pickle")
-    if any(isinstance(key, int) and key in (320, 640, 768, 1024, 1280) for key in loaded):
-        return Identity(path, "hypernetwork", None, "a hypernetwork", "pickle")
-    return None
-
-
 def foreign(path: Path) -> Identity | None:
     """Files that hold no tensors this program could read, by their first bytes or their name."""
     with open_regular(path) as file:
         head = file.read(2048)
+        file.seek(max(0, file.seek(0, 2) - 65536))
+        tail = file.read()
     lower = head.lstrip().lower()
 
     def found(label: str, advice: str) -> Identity:
         return Identity(path, NOT_A_MODEL, None, label, "other", advice=advice)
 
-    if path.suffix == ".pdparams" or b"StructuredToParameterName@@" in _tail(path):
+    if path.suffix == ".pdparams" or b"StructuredToParameterName@@" in tail:
         return found("a Paddle checkpoint (.pdparams)", "Get the model in PyTorch's format")
     if path.suffix == ".onnx":
         return found("an ONNX model", "Get the model as .safetensors")
@@ -282,59 +270,32 @@ def _is_text(head: bytes) -> bool:
     return all(char.isprintable() or char in "\r\n\t" for char in text)
 
 
-def _tail(path: Path) -> bytes:
-    with open_regular(path) as file:
-        file.seek(max(0, file.seek(0, 2) - 65536))
-        return file.read()
-
-
 def _folder(path: Path) -> Identity:
-    for name, read in (
-        *((name, _diffusers_folder) for name in INDEXES),
-        ("adapter_config.json", _peft_folder),
-        ("config.json", _part_folder),
-    ):
-        if is_file(path / name):
-            return read(path, read_json(path / name))
-    from dreambooth_core.formats.adapters.read import is_adapter_folder
+    def told(kind: str, family: str | None, label: str, **details: str) -> Identity:
+        return Identity(path, kind, family, label, "folder", details=details)
 
-    if is_adapter_folder(path):
-        return Identity(path, "adapter", None, "a folder of adapters, one per network", "folder")
-    what = ", ".join(entry.name for entry in entries(path)[:3]) or "nothing"
-    raise UserError(f"this folder holds no model (found: {what})", where=path)
+    files = (*INDEXES, "adapter_config.json", "config.json")
+    file = next((name for name in files if is_file(path / name)), None)
+    if file is None:
+        from dreambooth_core.formats.adapters.read import is_adapter_folder
 
+        if is_adapter_folder(path):
+            return told("adapter", None, "a folder of adapters, one per network")
+        what = ", ".join(entry.name for entry in entries(path)[:3]) or "nothing"
+        raise UserError(f"this folder holds no model (found: {what})", where=path)
+    config = read_json(path / file)
+    if file in INDEXES:
+        from dreambooth_core.formats.checkpoints import folder
 
-def _diffusers_folder(path: Path, index: dict[str, Any]) -> Identity:
-    from dreambooth_core.formats.checkpoints import folder
-
-    kind = str(index.get("_class_name", ""))
-    family = folder.family_of(path, index)
-    name = _FAMILY_NAMES.get(family or "", kind or "an unknown pipeline")
-    return Identity(
-        path,
-        "diffusers",
-        family,
-        f"a diffusers folder of {name}",
-        "folder",
-        details={"pipeline": kind},
-    )
-
-
-def _peft_folder(path: Path, config: dict[str, Any]) -> Identity:
-    method = str(config.get("peft_type", "adapter"))
-    return Identity(
-        path, "adapter", None, f"a peft adapter ({method})", "folder", details={"peft": method}
-    )
-
-
-def _part_folder(path: Path, config: dict[str, Any]) -> Identity:
-    kinds = {
-        "UNet2DConditionModel": "unet",
-        "AutoencoderKL": "vae",
-        "ControlNetModel": "controlnet",
-    }
+        pipeline = str(config.get("_class_name", ""))
+        family = folder.family_of(path, config)
+        name = _FAMILY_NAMES.get(family or "", pipeline or "an unknown pipeline")
+        return told("diffusers", family, f"a diffusers folder of {name}", pipeline=pipeline)
+    if file == "adapter_config.json":
+        method = str(config.get("peft_type", "adapter"))
+        return told("adapter", None, f"a peft adapter ({method})", peft=method)
     listed = config.get("architectures")
     first = listed[0] if isinstance(listed, list) and listed else "unknown"
     name = str(config.get("_class_name") or first)[:80]
-    kind = kinds.get(name, "text encoder" if name.startswith("CLIPTextModel") else "part")
-    return Identity(path, kind, None, f"a folder with a {name}", "folder")
+    kind = _PARTS.get(name, "text encoder" if name.startswith("CLIPTextModel") else "part")
+    return told(kind, None, f"a folder with a {name}")

@@ -29,19 +29,7 @@ _LONGEST = 64_000_000
 _MOST_DIMENSIONS = 8
 _ORIGINAL = "comfy.gguf.orig_shape."
 """Before the name of a tensor that was stored in another shape."""
-_SIMPLE = {
-    0: "B",
-    1: "b",
-    2: "H",
-    3: "h",
-    4: "I",
-    5: "i",
-    6: "f",
-    7: "?",
-    10: "Q",
-    11: "q",
-    12: "d",
-}
+_SIMPLE = dict(zip((*range(8), 10, 11, 12), "BbHhIif?Qqd", strict=True))
 _TEXT, _LIST = 8, 9
 
 
@@ -94,20 +82,12 @@ def _small(*, high: bool, least: bool) -> Callable[[Tensor], Tensor]:
     number of the block's own, or lie about zero."""
 
     def read(blocks: Tensor) -> Tensor:
-        factor, rest = _half(blocks[:, :2]), blocks[:, 2:]
-        start = None
-        if least:
-            start, rest = _half(rest[:, :2]), rest[:, 2:]
-        upper = None
+        factor, numbers = _half(blocks[:, :2]), _spread(blocks[:, -16:], 4, 16)
         if high:
             # The fifth bits, of the first number lowest.
-            upper = _spread(rest[:, :4], 1, 1).reshape(len(rest), 32)
-            rest = rest[:, 4:]
-        numbers = _spread(rest, 4, 16)
-        if upper is not None:
-            numbers = numbers | (upper << 4)
-        if start is not None:
-            return factor * numbers + start
+            numbers = numbers | (_spread(blocks[:, -20:-16], 1, 1) << 4)
+        if least:
+            return factor * numbers + _half(blocks[:, 2:4])
         return factor * (numbers - (16 if high else 8))
 
     return read
@@ -193,7 +173,8 @@ def read_index(path: Path) -> dict[str, Entry]:
     """
     with open_regular(path) as file:
         reader = _Reader(file, path)
-        reader.expect(MAGIC)
+        if reader.take(len(MAGIC)) != MAGIC:
+            raise UserError("this is not a GGUF file", where=path)
         version = reader.number("I")
         if version not in _VERSIONS:
             raise Unsupported(f"this GGUF file has version {version}", where=path, do="Get it anew")
@@ -202,7 +183,7 @@ def read_index(path: Path) -> dict[str, Entry]:
         entries = [reader.tensor() for _ in range(tensors)]
         step = int(said.get("general.alignment", 32))
         if not 1 <= step <= 1 << 20:
-            raise UserError(f"this GGUF file is damaged: alignment {step}", where=path)
+            raise _damaged(f"alignment {step}", path)
         begin = -(-file.tell() // step) * step
         end = file.seek(0, 2)
     found = {}
@@ -216,17 +197,15 @@ def read_index(path: Path) -> dict[str, Entry]:
                 ".safetensors.",
             )
         if math.prod(shape) % kind.numbers:
-            raise UserError(
-                f"this GGUF file is damaged: {name} does not fill its last block", where=path
-            )
+            raise _damaged(f"{name} does not fill its last block", path)
         whole = said.get(_ORIGINAL + name)
         if isinstance(whole, list) and math.prod(map(int, whole)) == math.prod(shape):
             shape = tuple(map(int, whole))
-        found[name] = Entry(shape, kind, begin + offset)
-        if found[name].start + found[name].size > end:
+        found[name] = entry = Entry(shape, kind, begin + offset)
+        if entry.start + entry.size > end:
             raise UserError(
                 f"this GGUF file is cut short: {name} should end at byte "
-                f"{found[name].start + found[name].size:,} of {end:,}",
+                f"{entry.start + entry.size:,} of {end:,}",
                 where=path,
                 do="Download or copy it again.",
             )
@@ -240,6 +219,10 @@ def read_tensor(file: BinaryIO, entry: Entry) -> Tensor:
     return entry.kind.read(raw.reshape(-1, entry.kind.bytes)).reshape(entry.shape)
 
 
+def _damaged(how: str, path: Path) -> UserError:
+    return UserError(f"this GGUF file is damaged: {how}", where=path)
+
+
 class _Reader:
     """Reads the header's numbers and texts, within limits."""
 
@@ -248,7 +231,7 @@ class _Reader:
 
     def take(self, count: int) -> bytes:
         if not 0 <= count <= _LONGEST:
-            raise UserError("this GGUF file is damaged: a text without an end", where=self.path)
+            raise _damaged("a text without an end", self.path)
         data = self.file.read(count)
         if len(data) != count:
             raise UserError(
@@ -256,17 +239,13 @@ class _Reader:
             )
         return data
 
-    def expect(self, wanted: bytes) -> None:
-        if self.take(len(wanted)) != wanted:
-            raise UserError("this is not a GGUF file", where=self.path)
-
     def number(self, form: str) -> Any:
         return struct.unpack(f"<{form}", self.take(struct.calcsize(f"<{form}")))[0]
 
     def count(self) -> int:
         found = int(self.number("Q"))
         if found > _LARGEST:
-            raise UserError(f"this GGUF file is damaged: {found:,} entries", where=self.path)
+            raise _damaged(f"{found:,} entries", self.path)
         return found
 
     def text(self) -> str:
@@ -282,10 +261,10 @@ class _Reader:
         if kind == _TEXT:
             return self.text()
         if kind != _LIST or deep > 2:
-            raise UserError(f"this GGUF file is damaged: a fact of kind {kind}", where=self.path)
+            raise _damaged(f"a fact of kind {kind}", self.path)
         inner, many = self.number("I"), self.number("Q")
         if many > _LONGEST:
-            raise UserError(f"this GGUF file is damaged: a list of {many:,}", where=self.path)
+            raise _damaged(f"a list of {many:,}", self.path)
         if inner in _SIMPLE:
             form = f"{many}{_SIMPLE[inner]}"
             return list(struct.unpack(f"<{form}", self.take(struct.calcsize(f"<{form}"))))
@@ -295,6 +274,6 @@ class _Reader:
         """Name, shape from the slowest dimension on, number of its kind, first byte."""
         name, dimensions = self.text(), self.number("I")
         if dimensions > _MOST_DIMENSIONS:
-            raise UserError(f"this GGUF file is damaged: {dimensions} dimensions", where=self.path)
+            raise _damaged(f"{dimensions} dimensions", self.path)
         shape = [int(self.number("Q")) for _ in range(dimensions)]
         return name, tuple(reversed(shape)), int(self.number("I")), int(self.number("Q"))

@@ -20,32 +20,10 @@ from typing import Any, BinaryIO
 import torch
 from safetensors import SafetensorError, safe_open
 
-from dreambooth_core.disk import (
-    replacing,
-    sha256,
-    write_bytes,
-    write_json,
-    write_text,
-)
+from dreambooth_core.disk import replacing
 from dreambooth_core.disk.reading import open_regular, parse_json, unreadable
 from dreambooth_core.errors import SaveFailed, Unsupported, UserError
 from dreambooth_core.formats.privacy import cleaned
-
-__all__ = [
-    "Header",
-    "Lazy",
-    "Stored",
-    "TensorLike",
-    "read_header",
-    "read_metadata",
-    "read_tensors",
-    "replacing",
-    "sha256",
-    "write_bytes",
-    "write_json",
-    "write_tensors",
-    "write_text",
-]
 
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,

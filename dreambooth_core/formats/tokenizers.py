@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from dreambooth_core.bases.embedded import embedded_folder
 from dreambooth_core.disk import reading
 from dreambooth_core.errors import UserError
 from dreambooth_core.formats import folders
+from dreambooth_core.formats.checkpoints.rules import refuse
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -143,7 +144,7 @@ def _checked(folder: Path, words: int, states: tuple[tuple[int, int, int], ...])
     pair = [folder / "vocab.json", folder / "merges.txt"]
     if all(folders.is_file(file) for file in pair):
         if all(reading.read_bytes(f, reading.MAX_JSON) == _asset(f.name) for f in pair):
-            _check_range(range(STANDARD), words, pair[0])
+            refuse(_out_of_range(range(STANDARD), words), pair[0])
             return  # CLIP's own, as in nearly every base
         vocabulary: Any = reading.read_json(pair[0])
         lines = folders.read_text(pair[1]).split("\n")
@@ -170,12 +171,11 @@ def _asset(name: str) -> bytes:
     return (ASSETS / name).read_bytes()
 
 
-def _check_range(ids: Collection[int], words: int, file: Path) -> None:
+def _out_of_range(ids: Collection[int], words: int) -> Iterator[str]:
     if min(ids) < 0 or max(ids) >= words:
-        raise UserError(
+        yield (
             f"the vocabulary has numbers from {min(ids)} to {max(ids)}, and the text encoder "
-            f"knows 0 to {words - 1}",
-            where=file,
+            f"knows 0 to {words - 1}"
         )
 
 
@@ -190,17 +190,24 @@ def _check_settings(folder: Path) -> None:
 
 
 def _check_words(vocabulary: Any, merges: list[Any], words: int, files: list[Path]) -> None:
+    refuse(_faults_of_words(vocabulary, words), files[0])
+    refuse(_faults_of_merges(merges, vocabulary), files[1])
+
+
+def _faults_of_words(vocabulary: Any, words: int) -> Iterator[str]:
     if not isinstance(vocabulary, dict) or not all(type(i) is int for i in vocabulary.values()):
-        raise UserError("the vocabulary must give a whole number for each token", where=files[0])
-    lacking = next((token for token in (BEGIN, END) if token not in vocabulary), None)
-    if lacking is not None:
-        raise UserError(f"the vocabulary lacks the token {lacking}", where=files[0])
+        yield "the vocabulary must give a whole number for each token"
+    for lacking in (token for token in (BEGIN, END) if token not in vocabulary):
+        yield f"the vocabulary lacks the token {lacking}"
     ids = set(vocabulary.values())
     if len(ids) < len(vocabulary):
-        raise UserError("two tokens of the vocabulary have one number", where=files[0])
-    _check_range(ids, words, files[0])
+        yield "two tokens of the vocabulary have one number"
+    yield from _out_of_range(ids, words)
+
+
+def _faults_of_merges(merges: list[Any], vocabulary: Mapping[str, int]) -> Iterator[str]:
     if not merges:
-        raise UserError("there are no merges", where=files[1])
+        yield "there are no merges"
     for pair in merges:
         if (
             not isinstance(pair, list)
@@ -208,10 +215,7 @@ def _check_words(vocabulary: Any, merges: list[Any], words: int, files: list[Pat
             or not all(isinstance(part, str) and part in vocabulary for part in pair)
             or "".join(pair) not in vocabulary
         ):
-            raise UserError(
-                f"the merge {str(pair)[:60]} is not of two tokens of the vocabulary that make one",
-                where=files[1],
-            )
+            yield f"the merge {str(pair)[:60]} is not of two tokens of the vocabulary that make one"
 
 
 def _load(folder: Path, padding: str, words: int | None = None) -> CLIPTokenizer:

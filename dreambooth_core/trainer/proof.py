@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dreambooth_core.attention.processors import apply_attention
 from dreambooth_core.devices import STORED
+from dreambooth_core.disk import sha256
 from dreambooth_core.errors import TrainingFailed
 from dreambooth_core.families.base import Components, SizeInfo
 from dreambooth_core.families.loading import load_base
@@ -25,7 +26,7 @@ from dreambooth_core.formats.adapters.verify import Proof, verify_adapter
 from dreambooth_core.formats.embeddings import read_embedding
 from dreambooth_core.formats.fingerprint import fingerprint
 from dreambooth_core.formats.folders import index_of
-from dreambooth_core.formats.storage import read_tensors, sha256
+from dreambooth_core.formats.storage import read_tensors
 from dreambooth_core.methods.quantized import dequantize, quantize
 from dreambooth_core.options import TrainConfig
 from dreambooth_core.randomness import generator

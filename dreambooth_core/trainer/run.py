@@ -16,11 +16,11 @@ import torch
 
 from dreambooth_core.config.loading import load
 from dreambooth_core.deferral import load_libraries
+from dreambooth_core.disk import write_bytes
 from dreambooth_core.errors import FAILURES, RunGone, Stopped
 from dreambooth_core.evaluation.curves import loss_chart
 from dreambooth_core.families.loading import pinned
 from dreambooth_core.formats.adapters.hosts import host_table, unheard
-from dreambooth_core.formats.storage import write_bytes
 from dreambooth_core.jobs import Event, Proposal, RunFolder, saved_steps, write_receipt
 from dreambooth_core.jobs.checkpoints import remove_rolling
 from dreambooth_core.memory.advice import is_out_of_memory, out_of_memory

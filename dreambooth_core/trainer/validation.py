@@ -13,11 +13,11 @@ from PIL import Image
 from dreambooth_core.data.decode import encode
 from dreambooth_core.data.items import Items
 from dreambooth_core.devices import Precision
+from dreambooth_core.disk import write_bytes
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Components
 from dreambooth_core.families.host_sampling import SAMPLERS, Like
 from dreambooth_core.families.sampling import SamplingSettings, generate
-from dreambooth_core.formats.storage import write_bytes
 from dreambooth_core.jobs import RunFolder
 from dreambooth_core.options.run import ValidationOptions
 from dreambooth_core.trainer.reports import Reporter

@@ -12,6 +12,7 @@ from helpers import flow_bases
 from helpers.family_adapters import family_adapter
 from torch import Tensor
 
+from dreambooth_core.disk import write_json
 from dreambooth_core.disk.reading import read_json
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Components
@@ -21,7 +22,6 @@ from dreambooth_core.formats.adapters.merge import Part, merge
 from dreambooth_core.formats.adapters.read import read_adapter
 from dreambooth_core.formats.adapters.write import write_adapter
 from dreambooth_core.formats.detect import identify
-from dreambooth_core.formats.storage import write_json
 
 TOKENS = {"klein": 32, "dev": 48}
 """Of a prompt within its template."""

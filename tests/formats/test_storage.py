@@ -215,7 +215,7 @@ def test_missing_names_and_files(tmp_path):
 
 
 def test_json_and_hash(tmp_path: Path):
-    storage.write_json(tmp_path / "new" / "a.json", {"ä": [1]})
+    disk.write_json(tmp_path / "new" / "a.json", {"ä": [1]})
     assert json.loads((tmp_path / "new" / "a.json").read_text("utf-8")) == {"ä": [1]}
     disk.write_bytes(tmp_path / "b", b"abc")
-    assert storage.sha256(tmp_path / "b").startswith("ba7816bf8f01cfea")
+    assert disk.sha256(tmp_path / "b").startswith("ba7816bf8f01cfea")

@@ -36,7 +36,9 @@ def parts_of(family: str) -> ModelParts:
 @cache
 def _built(family: str) -> dict[str, nn.Module]:
     parts = parts_of(family)
-    return build(parts, only=tuple(n for n in parts.components if n != "vae"))
+    parts = ModelParts(parts.family, {**parts.components}, parts.scheduler)
+    del parts.components["vae"]
+    return build(parts)
 
 
 def models_of(family: str) -> dict[str, nn.Module]:

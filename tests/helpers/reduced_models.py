@@ -59,7 +59,7 @@ def text_of(width: int = 32, *, layers: int = 2, heads: int = 2, act: str, proje
     """A text encoder configuration."""
     projection = width if projected else None
     plan = text.TextPlan(layers, width, width * 2, VOCABULARY, 77, projection)
-    return text.config_from_plan(plan, heads=heads, activation=act, layers=layers)
+    return text.config_from_plan(plan, heads=heads, activation=act)
 
 
 def reduced_configs(

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from dreambooth_core.disk import write_bytes
 from dreambooth_core.errors import RunGone, SaveFailed, Stopped
-from dreambooth_core.formats.storage import write_bytes
 from dreambooth_core.jobs import RunFolder, status
 from dreambooth_core.trainer.reports import Reporter
 from dreambooth_core.trainer.saving import Asked, Saver, disk_full

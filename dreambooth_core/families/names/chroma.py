@@ -8,6 +8,12 @@ from dreambooth_core.families.names import flux
 from dreambooth_core.families.names.record import GENERIC, LayerNames
 
 _GUIDE = "distilled_guidance_layer"
+_GUIDING = {
+    f"{_GUIDE}.in_proj": f"{_GUIDE}.in_proj",
+    f"{_GUIDE}.out_proj": f"{_GUIDE}.out_proj",
+    f"{_GUIDE}.layers.#.linear_1": f"{_GUIDE}.layers.#.in_layer",
+    f"{_GUIDE}.layers.#.linear_2": f"{_GUIDE}.layers.#.out_layer",
+}
 
 NAMES = LayerNames(
     family="chroma",
@@ -18,20 +24,10 @@ NAMES = LayerNames(
         "proj_out": "final_layer.linear",
         "x_embedder": "img_in",
         "context_embedder": "txt_in",
-        f"{_GUIDE}.in_proj": f"{_GUIDE}.in_proj",
-        f"{_GUIDE}.out_proj": f"{_GUIDE}.out_proj",
-        f"{_GUIDE}.layers.#.linear_1": f"{_GUIDE}.layers.#.in_layer",
-        f"{_GUIDE}.layers.#.linear_2": f"{_GUIDE}.layers.#.out_layer",
+        **_GUIDING,
     },
     fused=flux.NAMES.fused,
-    unknown_to_hosts=frozenset(
-        {
-            f"{_GUIDE}.in_proj",
-            f"{_GUIDE}.out_proj",
-            f"{_GUIDE}.layers.#.linear_1",
-            f"{_GUIDE}.layers.#.linear_2",
-        }
-    ),
+    unknown_to_hosts=frozenset(_GUIDING),
     hosts={**flux.NAMES.hosts, "Forge": GENERIC},
     written="diffusers",
     variants=flux.NAMES.variants,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dreambooth_core.families.names.record import DIFFUSERS, GENERIC, LayerNames, Variant
+from dreambooth_core.families.names.record import DIFFUSERS, TABLES, LayerNames, Variant
 
-_BLOCKS = {
+BLOCKS = {
     "transformer_blocks.#": "blocks.#",
     "text_fusion.layerwise_blocks.#": "txtfusion.layerwise_blocks.#",
     "text_fusion.refiner_blocks.#": "txtfusion.refiner_blocks.#",
@@ -19,21 +19,13 @@ _INSIDE = {
     "ff.up": "mlp.up",
     "ff.down": "mlp.down",
 }
-_HOSTS = (
-    *GENERIC,
-    ("diffusion_model.", DIFFUSERS),
-    ("transformer.", DIFFUSERS),
-    ("lycoris_", DIFFUSERS),
-    ("", DIFFUSERS),
-)
-
 NAMES = LayerNames(
     family="krea2",
     label="Krea 2",
     layers={
         **{
             f"{block}.{layer}": f"{native}.{own}"
-            for block, native in _BLOCKS.items()
+            for block, native in BLOCKS.items()
             for layer, own in _INSIDE.items()
         },
         "img_in": "first",
@@ -46,8 +38,8 @@ NAMES = LayerNames(
         "text_fusion.projector": "txtfusion.projector",
     },
     hosts={
-        "Forge Neo": _HOSTS,
-        "ComfyUI": _HOSTS,
+        "Forge Neo": TABLES,
+        "ComfyUI": TABLES,
         "diffusers": (("transformer.", DIFFUSERS), ("diffusion_model.", "native")),
     },
     variants=(Variant(6144, {"transformer_blocks": 28}),),

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from dreambooth_core.families.names.record import DIFFUSERS, GENERIC, Fused, LayerNames, Variant
 
-_BLOCKS = ("layers.#", "noise_refiner.#", "context_refiner.#")
+BLOCKS = ("layers.#", "noise_refiner.#", "context_refiner.#")
 _TIME = "time_caption_embed"
 
 NAMES = LayerNames(
     family="lumina2",
     label="Lumina 2",
     layers={
-        **{f"{block}.attn.to_out.0": f"{block}.attention.out" for block in _BLOCKS},
+        **{f"{block}.attn.to_out.0": f"{block}.attention.out" for block in BLOCKS},
         **{
             f"{block}.feed_forward.linear_{n}": f"{block}.feed_forward.w{n}"
-            for block in _BLOCKS
+            for block in BLOCKS
             for n in (1, 2, 3)
         },
-        **{f"{block}.norm1.linear": f"{block}.adaLN_modulation.1" for block in _BLOCKS},
+        **{f"{block}.norm1.linear": f"{block}.adaLN_modulation.1" for block in BLOCKS},
         "x_embedder": "x_embedder",
         "norm_out.linear_1": "final_layer.adaLN_modulation.1",
         "norm_out.linear_2": "final_layer.linear",
@@ -33,7 +33,7 @@ NAMES = LayerNames(
         Fused(
             f"{block}.attention.qkv", tuple(f"{block}.attn.to_{part}" for part in "qkv"), (3, 1, 1)
         )
-        for block in _BLOCKS
+        for block in BLOCKS
     ),
     hosts={
         "Forge Neo": GENERIC,
@@ -41,6 +41,6 @@ NAMES = LayerNames(
         "diffusers": (("transformer.", DIFFUSERS),),
     },
     variants=(Variant(2304, {"layers": 26, "noise_refiner": 2, "context_refiner": 2}),),
-    ratios={f"{block}.attention.qkv": 5 / 3 for block in _BLOCKS},
+    ratios={f"{block}.attention.qkv": 5 / 3 for block in BLOCKS},
     base_version="lumina",
 )

@@ -24,6 +24,15 @@ FLAT: Form = ("lora_unet_", NATIVE)
 GENERIC: tuple[Form, ...] = (FLAT, ("diffusion_model.", NATIVE))
 """What ComfyUI, and Forge after it, load for every model: their own names of its layers."""
 
+TABLES: tuple[Form, ...] = (
+    *GENERIC,
+    ("diffusion_model.", DIFFUSERS),
+    ("transformer.", DIFFUSERS),
+    ("lycoris_", DIFFUSERS),
+    ("", DIFFUSERS),
+)
+"""What they load where they have a table of diffusers' names too, as of Lumina's class."""
+
 HOSTS = ("A1111", "Forge", "Forge Neo", "ComfyUI", "diffusers")
 
 _BLOCK = re.compile(r"_([0-9]{1,4})(?=_|$)")
@@ -172,19 +181,18 @@ class LayerNames:
                 continue
             if layer.template not in self.few.get(host, (layer.template,)):
                 continue
-            if rest in self._spellings(layer, side, flat=prefix.endswith("_")):
+            if self._is_spelled(rest, layer, side, flat=prefix.endswith("_")):
                 return True
         return False
 
-    def _spellings(self, layer: Layer, side: str, flat: bool) -> set[str]:
+    def _is_spelled(self, spelled: str, layer: Layer, side: str, flat: bool) -> bool:
+        """Whether a side writes a layer's name so."""
+        name = self.native(layer) if side == NATIVE and not layer.fused else layer.path
         if side == NATIVE:
-            names = {layer.path} if layer.fused else {self.native(layer)}
-            if layer.fused is None and layer.template in self._parts:
-                names = set()
+            known = layer.fused is not None or layer.template not in self._parts
         else:
             known = layer.fused is None and layer.template not in self.unknown_to_hosts
-            names = {layer.path} if known else set()
-        return {_flat(name) for name in names} if flat else names
+        return known and spelled == (_flat(name) if flat else name)
 
 
 def recognise(
@@ -253,18 +261,14 @@ class _Measured:
 def _fit(names: LayerNames, found: Mapping[str, Layer], sizes: Sizes) -> tuple[int, ...]:
     """How well the sizes agree: ``(-contradictions, blocks, width, all blocks)``."""
     measured = _Measured.of(names, found, sizes)
-    highest = measured.highest
-    room = exact = wide = 0
-    for variant in names.variants:
-        if not measured.fits(variant):
-            continue
-        room = 1
-        wide = max(wide, int(variant.width in measured.widths))
-        full = bool(highest) and all(
-            n == variant.blocks.get(kind, 1 << 30) - 1 for kind, n in highest.items()
-        )
-        exact = max(exact, int(full))
-    return -measured.contradictions, room, wide, exact
+    fitting = [variant for variant in names.variants if measured.fits(variant)]
+    wide = any(variant.width in measured.widths for variant in fitting)
+    exact = any(
+        all(n + 1 == variant.blocks.get(kind) for kind, n in measured.highest.items())
+        for variant in fitting
+        if measured.highest
+    )
+    return -measured.contradictions, bool(fitting), wide, exact
 
 
 def _flat(name: str) -> str:

@@ -9,22 +9,13 @@ from __future__ import annotations
 from dreambooth_core.families.names.record import (
     DIFFUSERS,
     FLAT,
-    GENERIC,
+    TABLES,
     Fused,
     LayerNames,
     Variant,
 )
 
 BLOCKS = ("layers.#", "noise_refiner.#", "context_refiner.#")
-HOSTS = (
-    *GENERIC,
-    ("diffusion_model.", DIFFUSERS),
-    ("transformer.", DIFFUSERS),
-    ("lycoris_", DIFFUSERS),
-    ("", DIFFUSERS),
-)
-"""What ComfyUI and Forge Neo load for models of Lumina's class, Z-Image among them."""
-
 _SAME = ("feed_forward.w1", "feed_forward.w2", "feed_forward.w3", "adaLN_modulation.0")
 
 NAMES = LayerNames(
@@ -45,8 +36,8 @@ NAMES = LayerNames(
         for block in BLOCKS
     ),
     hosts={
-        "Forge Neo": HOSTS,
-        "ComfyUI": HOSTS,
+        "Forge Neo": TABLES,
+        "ComfyUI": TABLES,
         "diffusers": (
             ("transformer.", DIFFUSERS),
             ("diffusion_model.", DIFFUSERS),

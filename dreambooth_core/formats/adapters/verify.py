@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dreambooth_core.disk import sha256
 from dreambooth_core.errors import DreamBoothError
-from dreambooth_core.formats import storage
 from dreambooth_core.formats.adapters.apply import AdapterStack
 from dreambooth_core.formats.adapters.describe import faults
 from dreambooth_core.formats.adapters.model import NETWORKS, Adapter, LoraWeights, Weights
@@ -70,7 +70,7 @@ def verify_adapter(path: str | Path, models: Models, probe: Probe, expected: Ten
     output of ``probe`` in training. A proof is returned in every case; look at ``passed``.
     """
     path = Path(path)
-    hashes = {str(f.relative_to(path.parent).as_posix()): storage.sha256(f) for f in _files(path)}
+    hashes = {str(f.relative_to(path.parent).as_posix()): sha256(f) for f in _files(path)}
     try:
         adapter = read_adapter(path)
         problems = _problems(adapter)

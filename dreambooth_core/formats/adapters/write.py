@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dreambooth_core.bases.locate import hub_id
-from dreambooth_core.disk import replacing_folder
+from dreambooth_core.disk import replacing_folder, write_json
 from dreambooth_core.errors import Unsupported, UserError
 from dreambooth_core.families.names import names_of
 from dreambooth_core.families.names.anima import CONDITIONER
@@ -306,7 +306,7 @@ def _write_peft(adapter: Adapter, folder: Path) -> Path:
             storage.write_tensors(
                 place / "adapter_model.safetensors", tensors, {**kept, "format": "pt"}
             )
-            storage.write_json(place / "adapter_config.json", cleaned(config))
+            write_json(place / "adapter_config.json", cleaned(config))
     return folder
 
 

@@ -15,44 +15,35 @@ from dreambooth_core.errors import UserError
 from dreambooth_core.formats.checkpoints.parts import Component, ModelParts
 
 
-def build(
-    parts: ModelParts, *, only: tuple[str, ...] | None = None, dtype: torch.dtype | None = None
-) -> dict[str, nn.Module]:
-    """The networks of a model, in evaluation mode, on the CPU.
+def build(parts: ModelParts, *, dtype: torch.dtype | None = None) -> dict[str, nn.Module]:
+    """The networks of a model that ``check_model`` let pass, in evaluation mode, on the CPU.
 
     Without ``dtype`` the parameters are the parts' own tensors (often memory maps): nothing is
     copied until it is used or changed.
 
     Args:
         parts: the model.
-        only: names of the networks to build; default: all.
         dtype: what floating-point weights are cast to.
-
-    Raises:
-        UserError: weights do not fit their configuration.
     """
-    names = only or tuple(parts.components)
-    return {name: build_component(name, parts.components[name], dtype) for name in names}
+    return {name: build_component(name, part, dtype) for name, part in parts.components.items()}
 
 
 def build_component(name: str, component: Component, dtype: torch.dtype | None = None) -> nn.Module:
-    """One network from its configuration and weights. Raises ``UserError``."""
+    """One network from its configuration and weights."""
     model = empty(name, component.config)
     state = names_of(model.state_dict(), component.tensors)
-    if dtype is not None:
-        state = {k: t.to(dtype) if t.is_floating_point() else t for k, t in state.items()}
-    try:
-        missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
-    except RuntimeError as error:
-        line = " ".join(str(error).split())
-        raise UserError(f"the {name}'s weights do not fit its configuration: {line}") from error
-    missing = [key for key in missing if not key.endswith("position_ids")]
-    unexpected = [key for key in unexpected if not key.endswith(UNUSED)]
-    if missing or unexpected:
-        what = f"{missing[0]} is missing" if missing else f"{unexpected[0]} has no place"
-        raise UserError(f"the {name}'s weights do not fit its configuration: {what}")
+    model.load_state_dict(in_precision(state, dtype), strict=False, assign=True)
     _fill_buffers(model)
     return model.eval()
+
+
+def in_precision(
+    tensors: Mapping[str, torch.Tensor], dtype: torch.dtype | None
+) -> dict[str, torch.Tensor]:
+    """Tensors with those of floating point in a dtype; None leaves them as they are."""
+    if dtype is None:
+        return dict(tensors)
+    return {k: t.to(dtype) if t.is_floating_point() else t for k, t in tensors.items()}
 
 
 UNUSED = ("position_ids", "text_projection.weight")
@@ -121,18 +112,16 @@ def _maker(name: str) -> Callable[[dict[str, Any]], nn.Module]:
     Imported before initial values are switched off: transformers keeps torch's functions for them
     as it finds them at its import.
     """
-    if name == "unet":
-        from diffusers import UNet2DConditionModel
+    kind: Any
+    if name in ("unet", "vae"):
+        import diffusers
 
-        return cast("Callable[[dict[str, Any]], nn.Module]", UNet2DConditionModel.from_config)
-    if name == "vae":
-        from diffusers import AutoencoderKL
-
-        return cast("Callable[[dict[str, Any]], nn.Module]", AutoencoderKL.from_config)
+        kind = diffusers.UNet2DConditionModel if name == "unet" else diffusers.AutoencoderKL
+        return lambda values: cast("nn.Module", kind.from_config(values))
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    kind: Any = CLIPTextModelWithProjection if name == "text_encoder_2" else CLIPTextModel
-    return lambda values: kind(CLIPTextConfig(**values))
+    kind = CLIPTextModelWithProjection if name == "text_encoder_2" else CLIPTextModel
+    return lambda values: cast("nn.Module", kind(CLIPTextConfig(**values)))
 
 
 @contextmanager
@@ -158,14 +147,18 @@ def component_of(name: str, model: nn.Module) -> Component:
     """A network's configuration and weights, in the parts' names. Shares the weights."""
     own: Any = model.config  # transformers' has a method, diffusers' is a dictionary
     config: dict[str, Any] = own.to_dict() if hasattr(own, "to_dict") else dict(own)
-    tensors = {}
-    for key, tensor in model.state_dict().items():
-        if key.endswith("position_ids"):
-            continue
-        if name.startswith("text") and key.startswith(("embeddings.", "encoder.", "final_layer")):
-            key = f"text_model.{key}"
-        tensors[key] = tensor.detach()
-    return Component(config, tensors)
+    tensors = {key: tensor.detach() for key, tensor in model.state_dict().items()}
+    return Component(config, prefixed(tensors) if name.startswith("text") else tensors)
+
+
+def prefixed(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A text encoder's weights with ``text_model.``, and without buffers."""
+    own = ("embeddings.", "encoder.", "final_layer_norm.")
+    return {
+        f"text_model.{key}" if key.startswith(own) else key: tensor
+        for key, tensor in tensors.items()
+        if not key.endswith("position_ids")
+    }
 
 
 def names_of(own: Iterable[str], tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -185,6 +178,3 @@ def _fill_buffers(model: nn.Module) -> None:
             module.register_buffer(
                 "position_ids", torch.arange(ids.shape[-1]).unsqueeze(0), persistent=False
             )
-    left = [n for n, t in model.named_buffers() if t.device.type == "meta"]
-    if left:
-        raise UserError(f"the buffer {left[0]} has no data")

@@ -7,9 +7,8 @@ holds no data), so what fits here fits the libraries.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +21,7 @@ from dreambooth_core.formats.checkpoints.config_rules import (
     check_scheduler,
 )
 from dreambooth_core.formats.checkpoints.parts import CASTABLE, Component, ModelParts
+from dreambooth_core.formats.checkpoints.rules import refuse
 
 TITLES = {
     "unet": "UNet",
@@ -47,7 +47,7 @@ def check_model(parts: ModelParts, where: Path) -> None:
         check_component(name, component, where / name if where.is_dir() else where)
     scheduler = where / "scheduler" / "scheduler_config.json"
     check_scheduler(parts.scheduler, scheduler if scheduler.is_file() else where)
-    _check_together(parts, where)
+    refuse(_strangers(parts), where)
 
 
 def check_component(name: str, component: Component, where: Path) -> None:
@@ -60,32 +60,36 @@ def check_component(name: str, component: Component, where: Path) -> None:
     check_config(name, component.config, config)
     tensors = component.tensors
     for key, tensor in tensors.items():
-        _check_type(name, key, tensor, where)
+        if tensor.dtype not in CASTABLE and not key.endswith("position_ids"):
+            raise Unsupported(
+                f"the {TITLES[name]}'s weight {key[:80]} is stored as "
+                f"{str(tensor.dtype).removeprefix('torch.')}; weights must be fp32, fp16, bf16 or "
+                "fp64",
+                where=where,
+                do="Get the model in one of these",
+            )
     if blocks_in(name, component.config) > len(tensors):
-        raise UserError(
-            f"the {TITLES[name]}'s configuration asks for more blocks than there are weights",
-            where=config,
-        )
+        what = "configuration asks for more blocks than there are weights"
+        raise UserError(f"the {TITLES[name]}'s {what}", where=config)
     wanted = shapes(name, component.config, config)
-    there = names_of(wanted, tensors)
+    refuse(_misfits(f"the {TITLES[name]}", wanted, names_of(wanted, tensors)), where)
+
+
+def _misfits(
+    title: str, wanted: Mapping[str, tuple[int, ...]], there: Mapping[str, Tensor]
+) -> Iterator[str]:
     for key, shape in wanted.items():
         if key.endswith("position_ids"):
             continue  # counted anew
         if key not in there:
-            raise UserError(f"the {TITLES[name]}'s weight {key} is missing", where=where)
-        if tuple(there[key].shape) != shape:
-            raise UserError(
-                f"the {TITLES[name]}'s weight {key} has the shape {list(there[key].shape)}, "
-                f"and by its configuration {list(shape)}",
-                where=where,
+            yield f"{title}'s weight {key} is missing"
+        elif tuple(there[key].shape) != shape:
+            yield (
+                f"{title}'s weight {key} has the shape {list(there[key].shape)}, "
+                f"and by its configuration {list(shape)}"
             )
-    strange = next((k for k in there if k not in wanted and not k.endswith(UNUSED)), None)
-    if strange is not None:
-        raise UserError(
-            f"the {TITLES[name]} has a weight {strange[:80]!r}, which its configuration has no "
-            "place for",
-            where=where,
-        )
+    for strange in (key for key in there if key not in wanted and not key.endswith(UNUSED)):
+        yield f"{title} has a weight {strange[:80]!r}, which its configuration has no place for"
 
 
 def check_values(
@@ -141,66 +145,38 @@ def check_finite(
         )
 
 
-def _check_type(name: str, key: str, tensor: Tensor, where: Path) -> None:
-    if tensor.dtype in CASTABLE or key.endswith("position_ids"):
-        return
-    raise Unsupported(
-        f"the {TITLES[name]}'s weight {key[:80]} is stored as "
-        f"{str(tensor.dtype).removeprefix('torch.')}; weights must be fp32, fp16, bf16 or fp64",
-        where=where,
-        do="Get the model in one of these",
-    )
-
-
-def _check_together(parts: ModelParts, where: Path) -> None:
-    """Parts of two models: widths that meet must be equal."""
+def _strangers(parts: ModelParts) -> Iterator[str]:
+    """Signs of parts of two models: widths that meet must be equal."""
     configs = {name: component.config for name, component in parts.components.items()}
-    unet = configs["unet"]
-    xl = parts.family.startswith("sdxl")
+    unet, different = configs["unet"], "the parts are of different models: "
     added = unet.get("addition_embed_type") == "text_time"
-    if added != xl:
+    if added != parts.family.startswith("sdxl"):
         what = "takes" if added else "does not take"
-        raise UserError(
+        yield (
             f"the text encoders are of another model: the UNet {what} sizes, as in "
-            "Stable Diffusion XL",
-            where=where,
+            "Stable Diffusion XL"
         )
     texts = [config for name, config in configs.items() if name.startswith("text_encoder")]
     width = sum(config["hidden_size"] for config in texts)
     if unet["cross_attention_dim"] != width:
-        raise UserError(
-            f"the parts are of different models: the UNet takes text {unet['cross_attention_dim']} "
-            f"wide (cross_attention_dim), and the text encoders make {width}",
-            where=where,
+        yield (
+            f"{different}the UNet takes text {unet['cross_attention_dim']} wide "
+            f"(cross_attention_dim), and the text encoders make {width}"
         )
     if added:
-        projection = parts.components["text_encoder_2"].tensors["text_projection.weight"]
-        _check_added(unet, int(projection.shape[0]), where)
+        total = unet["projection_class_embeddings_input_dim"]
+        numbers = unet["addition_time_embed_dim"]
+        pooled = int(parts.components["text_encoder_2"].tensors["text_projection.weight"].shape[0])
+        if total - pooled not in (5 * numbers, 6 * numbers):
+            yield (
+                f"{different}the UNet's added conditions ({total} wide) do not fit the text "
+                f"({pooled} wide)"
+            )
     if "vae" in configs:
-        _check_latents(unet, configs["vae"], where)
-
-
-def _check_added(unet: dict[str, Any], pooled: int, where: Path) -> None:
-    rest = unet["projection_class_embeddings_input_dim"] - pooled
-    if rest not in (count * unet["addition_time_embed_dim"] for count in (5, 6)):
-        raise UserError(
-            "the parts are of different models: the UNet's added conditions "
-            f"({unet['projection_class_embeddings_input_dim']} wide) do not fit the text "
-            f"({pooled} wide)",
-            where=where,
-        )
-
-
-def _check_latents(unet: dict[str, Any], vae: dict[str, Any], where: Path) -> None:
-    latent, out = vae.get("latent_channels", 4), unet.get("out_channels", 4)
-    if latent != out:
-        raise UserError(
-            f"the parts are of different models: the VAE has {latent} latent channels, "
-            f"the UNet {out}",
-            where=where,
-        )
-    if unet.get("in_channels", 4) < latent:
-        raise UserError(
-            f"in_channels of the UNet is {unet['in_channels']}, fewer than the VAE's {latent}",
-            where=where,
-        )
+        latent, out = configs["vae"].get("latent_channels", 4), unet.get("out_channels", 4)
+        if latent != out:
+            yield f"{different}the VAE has {latent} latent channels, the UNet {out}"
+        if unet.get("in_channels", 4) < latent:
+            yield (
+                f"in_channels of the UNet is {unet['in_channels']}, fewer than the VAE's {latent}"
+            )

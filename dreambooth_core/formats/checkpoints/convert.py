@@ -10,15 +10,15 @@ from typing import Any
 import torch
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.formats.checkpoints import vae_read
 from dreambooth_core.formats.checkpoints.check import check_values
-from dreambooth_core.formats.checkpoints.extras import kept
 from dreambooth_core.formats.checkpoints.folder import write_folder
 from dreambooth_core.formats.checkpoints.parts import ModelParts, check_complete
 from dreambooth_core.formats.checkpoints.prediction import spelled
-from dreambooth_core.formats.checkpoints.read import read_model
+from dreambooth_core.formats.checkpoints.read import read_model, read_vae
 from dreambooth_core.formats.checkpoints.scheduler import default_scheduler, with_scheduler
+from dreambooth_core.formats.checkpoints.single_layout import kept
 from dreambooth_core.formats.checkpoints.single_write import write_single_file
+from dreambooth_core.formats.checkpoints.vae import SCALING
 
 SINGLE = (".safetensors", ".ckpt")
 LARGEST = 16384
@@ -121,21 +121,17 @@ def refuse_overlap(source: Path, target: Path) -> None:
     """
     # Not Path.resolve: that raises for a link to itself.
     here, there = (Path(os.path.realpath(path)) for path in (source, target))
+    single = target.suffix in SINGLE
     if here == there:
         what = "the target is the source"
-    elif here in there.parents and source.is_dir() and not _beside_parts(here, there):
+    # A single file may lie in a diffusers folder's root, where nothing is read: tutorials do so.
+    elif here in there.parents and source.is_dir() and not (single and there.parent == here):
         what = "the target lies in the source"
-    elif there in here.parents and target.suffix not in SINGLE:
+    elif there in here.parents and not single:
         what = "the source lies in the target"
     else:
         return
     raise UserError(what, where=target, do="Choose another name to write to")
-
-
-def _beside_parts(folder: Path, target: Path) -> bool:
-    """Whether a single file is to lie in a diffusers folder's root, where nothing is read from
-    and where tutorials put it."""
-    return target.suffix in SINGLE and target.parent == folder
 
 
 def apply(parts: ModelParts, request: Request) -> None:
@@ -143,8 +139,7 @@ def apply(parts: ModelParts, request: Request) -> None:
     if request.vae is not None:
         old = parts.components.get("vae")
         scaling = old.config.get("scaling_factor") if old else None
-        default = 0.13025 if parts.family.startswith("sdxl") else 0.18215
-        new = vae_read.read_vae(request.vae, scaling=scaling or default)
+        new = read_vae(request.vae, scaling=scaling or SCALING[parts.family])
         latent = parts.components["unet"].config["out_channels"]
         if new.config.get("latent_channels", 4) != latent:
             raise UserError(

@@ -14,8 +14,8 @@ from dreambooth_core.errors import Unsupported, UserError
 from dreambooth_core.formats import folders, storage
 from dreambooth_core.formats.checkpoints import folder_layout as layout
 from dreambooth_core.formats.checkpoints import vae
+from dreambooth_core.formats.checkpoints.build import prefixed
 from dreambooth_core.formats.checkpoints.config_rules import check_config
-from dreambooth_core.formats.checkpoints.extras import kept
 from dreambooth_core.formats.checkpoints.parts import (
     FLOW,
     TEXT_ENCODERS,
@@ -27,6 +27,7 @@ from dreambooth_core.formats.checkpoints.parts import (
 from dreambooth_core.formats.checkpoints.prediction import spelled
 from dreambooth_core.formats.checkpoints.rules import shown
 from dreambooth_core.formats.checkpoints.scheduler import default_scheduler
+from dreambooth_core.formats.checkpoints.single_layout import kept
 from dreambooth_core.formats.privacy import cleaned
 from dreambooth_core.formats.tokenizers import (
     PADDING,
@@ -161,34 +162,29 @@ def write_folder(
 def _write_files(
     parts: ModelParts, path: Path, dtype: torch.dtype | None, extras: str, variant: str | None
 ) -> list[Path]:
-    files = []
+    files: list[Path] = []
+
+    def put(name: str, value: Any) -> None:
+        files.append(path / name)
+        write_json(path / name, value)
+
     for name, component in parts.components.items():
-        files.append(_write_weights(path / name, name, component, dtype, variant))
-        files.append(path / name / "config.json")
-        write_json(files[-1], layout.stored_config(name, component.config))
+        stem = "model" if name.startswith("text_encoder") else "diffusion_pytorch_model"
+        stem = f"{stem}.{variant}" if variant else stem
+        files.append(path / name / f"{stem}.safetensors")
+        tensors = {key: cast(tensor, dtype) for key, tensor in component.tensors.items()}
+        storage.write_tensors(files[-1], tensors, {"format": "pt"})
+        put(f"{name}/config.json", layout.stored_config(name, component.config))
     files += _write_tokenizers(parts, path)
-    write_json(path / "scheduler" / "scheduler_config.json", cleaned(parts.scheduler))
-    files.append(path / "scheduler" / "scheduler_config.json")
+    put("scheduler/scheduler_config.json", cleaned(parts.scheduler))
     if not parts.family.startswith("sdxl"):
-        write_json(path / "feature_extractor" / "preprocessor_config.json", layout.FEATURES)
-        files.append(path / "feature_extractor" / "preprocessor_config.json")
-    files += _write_remainder(parts, path, extras)
-    write_json(path / "model_index.json", layout.model_index(parts))
-    return [*files, path / "model_index.json"]
-
-
-def _write_weights(
-    folder: Path,
-    name: str,
-    component: Component,
-    dtype: torch.dtype | None,
-    variant: str | None,
-) -> Path:
-    stem = "model" if name.startswith("text_encoder") else "diffusion_pytorch_model"
-    path = folder / (f"{stem}.{variant}.safetensors" if variant else f"{stem}.safetensors")
-    tensors = {k: cast(t, dtype) for k, t in component.tensors.items()}
-    storage.write_tensors(path, tensors, {"format": "pt"})
-    return path
+        put("feature_extractor/preprocessor_config.json", layout.FEATURES)
+    remainder = kept(parts, extras)
+    if remainder or parts.metadata:
+        files.append(path / REMAINDER)
+        storage.write_tensors(files[-1], remainder, parts.metadata)
+    put("model_index.json", layout.model_index(parts))
+    return files
 
 
 def _write_tokenizers(parts: ModelParts, path: Path) -> list[Path]:
@@ -197,8 +193,11 @@ def _write_tokenizers(parts: ModelParts, path: Path) -> list[Path]:
         name = tokenizer_name(parts.family, i)
         own = parts.tokenizers.get(name)
         if own is not None and own.is_dir():
-            texts = tokenizer_texts(own)
-            content = {file: _without_paths(file, data) for file, data in texts.items()}
+            content = tokenizer_texts(own)
+            file = "tokenizer_config.json"
+            if file in content:  # which often names the folder that it was loaded from
+                settings = cleaned(json.loads(content[file]))
+                content[file] = json.dumps(settings, indent=2, ensure_ascii=False).encode()
         else:
             encoder = parts.components[TEXT_ENCODERS[parts.family][i]].config
             length = int(encoder.get("max_position_embeddings", 77))
@@ -209,35 +208,13 @@ def _write_tokenizers(parts: ModelParts, path: Path) -> list[Path]:
     return files
 
 
-def _without_paths(name: str, data: bytes) -> bytes:
-    """A tokenizer's file; its configuration often names the folder that it was loaded from."""
-    if name != "tokenizer_config.json":
-        return data
-    return json.dumps(cleaned(json.loads(data)), indent=2, ensure_ascii=False).encode()
-
-
-def _write_remainder(parts: ModelParts, path: Path, extras: str) -> list[Path]:
-    remainder = kept(parts, extras)
-    if not remainder and not parts.metadata:
-        return []
-    storage.write_tensors(path / REMAINDER, remainder, parts.metadata)
-    return [path / REMAINDER]
-
-
 def _todays_names(name: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Text encoders with ``text_model.`` and without buffers; the VAE's attention as it is now."""
     if name == "vae":
         return vae.todays_names(tensors)
     if not name.startswith("text_encoder"):
         return tensors
-    found = {}
-    for key, tensor in tensors.items():
-        if key.endswith("position_ids"):
-            continue
-        if key.startswith(("embeddings.", "encoder.", "final_layer_norm.")):
-            key = f"text_model.{key}"
-        found[key] = tensor
-    return found
+    return prefixed(tensors)
 
 
 def _scheduler(path: Path, family: str, asked: str | None) -> dict[str, Any]:

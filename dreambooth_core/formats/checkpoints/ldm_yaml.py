@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,15 @@ from dreambooth_core.disk import reading
 from dreambooth_core.errors import UserError
 from dreambooth_core.formats import folders
 from dreambooth_core.formats.checkpoints.config_rules import SCHEDULER, TEXT
-from dreambooth_core.formats.checkpoints.rules import NOTHING, Rule, check, number, one_of, whole
+from dreambooth_core.formats.checkpoints.rules import (
+    NOTHING,
+    Rule,
+    check,
+    number,
+    one_of,
+    refuse,
+    whole,
+)
 from dreambooth_core.formats.checkpoints.unet import UNetPlan
 from dreambooth_core.formats.checkpoints.unet_config import heads_of_width
 
@@ -39,12 +47,12 @@ class LdmYaml:
     """What a yaml says that weights do not, and what it says that can be checked by them."""
 
     path: Path
-    prediction_type: str
-    num_heads: int | None
-    head_width: int | None
-    betas: dict[str, Any]
-    scale_factor: float | None
-    text_folders: tuple[Path | None, ...]
+    prediction_type: str = "epsilon"
+    num_heads: int | None = None
+    head_width: int | None = None
+    betas: dict[str, Any] = field(default_factory=dict)
+    scale_factor: float | None = None
+    text_folders: tuple[Path | None, ...] = ()
     """For each text encoder the folder with its ``config.json``, if the yaml names one."""
     unet: dict[str, Any] = field(default_factory=dict)
     """The UNet's parameters as written."""
@@ -67,52 +75,42 @@ class LdmYaml:
             "context_dim": plan.context,
             "channel_mult": [level.channels / width for level in plan.levels],
         }
+        refuse(self._strange(plan, real), self.path)
+
+    def _strange(self, plan: UNetPlan, real: Mapping[str, Any]) -> Iterator[str]:
+        of_another = "this yaml is of another model: "
         for name, value in real.items():
             said = self.unet.get(name)
             if isinstance(said, list) and name == "context_dim" and said:
                 said = said[0]
             if said is not None and said != value:
-                raise UserError(
-                    f"this yaml is of another model: {name} is {str(said)[:80]}, the file has "
-                    f"{value}",
-                    where=self.path,
-                )
-        heads = self.heads(plan)
-        for level, count in zip(plan.levels, heads or (), strict=False):
+                yield f"{of_another}{name} is {str(said)[:80]}, the file has {value}"
+        for level, count in zip(plan.levels, self.heads(plan) or (), strict=False):
             if level.attends and level.channels % count:
-                raise UserError(
-                    f"this yaml is of another model: {level.channels} channels do not divide into "
-                    f"{count} attention heads",
-                    where=self.path,
+                yield (
+                    f"{of_another}{level.channels} channels do not divide into {count} attention "
+                    "heads"
                 )
-
-
-def _known(name: str, family: str, prediction_type: str = "epsilon") -> LdmYaml:
-    heads = {"num_heads": 8, "head_width": None} if family == "sd1" else {"head_width": 64}
-    return LdmYaml(
-        path=Path(name),
-        prediction_type=prediction_type,
-        num_heads=heads.get("num_heads"),
-        head_width=heads["head_width"],
-        betas={},
-        scale_factor=None,
-        text_folders=(),
-        family=family,
-    )
 
 
 KNOWN = {
-    yaml.path.name: yaml
-    for yaml in (
-        _known("v1-inference.yaml", "sd1"),
-        _known("v1-finetune.yaml", "sd1"),
-        _known("v1-inpainting-inference.yaml", "sd1"),
-        _known("v2-inference.yaml", "sd2"),
-        _known("v2-inference-v.yaml", "sd2", "v_prediction"),
-        _known("v2-inpainting-inference.yaml", "sd2"),
-        _known("sd_xl_base.yaml", "sdxl"),
-        _known("sd_xl_refiner.yaml", "sdxl_refiner"),
+    name: LdmYaml(
+        Path(name),
+        "v_prediction" if name.endswith("-v.yaml") else "epsilon",
+        num_heads=8 if family == "sd1" else None,
+        head_width=None if family == "sd1" else 64,
+        family=family,
     )
+    for name, family in {
+        "v1-inference.yaml": "sd1",
+        "v1-finetune.yaml": "sd1",
+        "v1-inpainting-inference.yaml": "sd1",
+        "v2-inference.yaml": "sd2",
+        "v2-inference-v.yaml": "sd2",
+        "v2-inpainting-inference.yaml": "sd2",
+        "sd_xl_base.yaml": "sdxl",
+        "sd_xl_refiner.yaml": "sdxl_refiner",
+    }.items()
 }
 """The yamls that come with the models' own code, by name: command lines name them, and the code
 is seldom there."""

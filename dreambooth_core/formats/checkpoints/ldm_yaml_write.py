@@ -70,26 +70,26 @@ def _latent_diffusion(parts: ModelParts, text_folders: dict[str, str]) -> dict[s
         params["finetune_keys"] = None
     unet_params = {"image_size": 32, **_unet_params(parts), "legacy": False}
     whole = all(isinstance(multiple, int) for multiple in unet_params["channel_mult"])
-    params["unet_config"] = {"target": UNET if whole else ANY_WIDTHS, "params": unet_params}
+    params["unet_config"] = _made(UNET if whole else ANY_WIDTHS, **unet_params)
     params["first_stage_config"] = _first_stage(parts, "ldm.models.autoencoder.AutoencoderKL")
     params["cond_stage_config"] = _text(parts, text_folders)
-    return {
-        "base_learning_rate": 1e-4,
-        "target": f"ldm.models.diffusion.ddpm.{kind}",
-        "params": params,
-    }
+    return {"base_learning_rate": 1e-4, **_made(f"ldm.models.diffusion.ddpm.{kind}", **params)}
+
+
+def _made(target: str, **params: Any) -> dict[str, Any]:
+    """How these yamls name a class and what it is made with."""
+    return {"target": target, "params": params}
 
 
 def _text(parts: ModelParts, text_folders: dict[str, str]) -> dict[str, Any]:
     where = "ldm.modules.encoders.modules"
     if parts.family == "sd2":
-        params = {"freeze": True, "layer": "penultimate"}
-        return {"target": f"{where}.FrozenOpenCLIPEmbedder", "params": params}
-    config: dict[str, Any] = {"target": f"{where}.FrozenCLIPEmbedder"}
-    if "text_encoder" in text_folders:
-        positions = parts.components["text_encoder"].config.get("max_position_embeddings", 77)
-        config["params"] = {"version": text_folders["text_encoder"], "max_length": positions}
-    return config
+        return _made(f"{where}.FrozenOpenCLIPEmbedder", freeze=True, layer="penultimate")
+    if "text_encoder" not in text_folders:
+        return {"target": f"{where}.FrozenCLIPEmbedder"}
+    positions = parts.components["text_encoder"].config.get("max_position_embeddings", 77)
+    folder = text_folders["text_encoder"]
+    return _made(f"{where}.FrozenCLIPEmbedder", version=folder, max_length=positions)
 
 
 def _generative_models(parts: ModelParts, text_folders: dict[str, str]) -> dict[str, Any]:
@@ -101,80 +101,57 @@ def _generative_models(parts: ModelParts, text_folders: dict[str, str]) -> dict[
         **_unet_params(parts),
         "spatial_transformer_attn_type": "softmax-xformers",
     }
-    return {
-        "target": "sgm.models.diffusion.DiffusionEngine",
-        "params": {
-            "scale_factor": parts.components["vae"].config.get("scaling_factor", 0.13025),
-            "disable_first_stage_autocast": True,
-            "denoiser_config": {
-                "target": f"{modules}.denoiser.DiscreteDenoiser",
-                "params": {
-                    "num_idx": parts.scheduler.get("num_train_timesteps", 1000),
-                    "weighting_config": {"target": f"{modules}.denoiser_weighting.EpsWeighting"},
-                    "scaling_config": {"target": f"{modules}.denoiser_scaling.{scaling}"},
-                    "discretization_config": {
-                        "target": f"{modules}.discretizer.LegacyDDPMDiscretization"
-                    },
-                },
-            },
-            "network_config": {
-                "target": f"{modules}.openaimodel.UNetModel",
-                "params": unet_params,
-            },
-            "conditioner_config": {
-                "target": "sgm.modules.GeneralConditioner",
-                "params": {"emb_models": _embedders(parts, text_folders)},
-            },
-            "first_stage_config": _first_stage(
-                parts, "sgm.models.autoencoder.AutoencoderKLInferenceWrapper"
-            ),
-        },
-    }
+    return _made(
+        "sgm.models.diffusion.DiffusionEngine",
+        scale_factor=parts.components["vae"].config.get("scaling_factor", 0.13025),
+        disable_first_stage_autocast=True,
+        denoiser_config=_made(
+            f"{modules}.denoiser.DiscreteDenoiser",
+            num_idx=parts.scheduler.get("num_train_timesteps", 1000),
+            weighting_config={"target": f"{modules}.denoiser_weighting.EpsWeighting"},
+            scaling_config={"target": f"{modules}.denoiser_scaling.{scaling}"},
+            discretization_config={"target": f"{modules}.discretizer.LegacyDDPMDiscretization"},
+        ),
+        network_config=_made(f"{modules}.openaimodel.UNetModel", **unet_params),
+        conditioner_config=_made(
+            "sgm.modules.GeneralConditioner", emb_models=_embedders(parts, text_folders)
+        ),
+        first_stage_config=_first_stage(
+            parts, "sgm.models.autoencoder.AutoencoderKLInferenceWrapper"
+        ),
+    )
 
 
 def _embedders(parts: ModelParts, text_folders: dict[str, str]) -> list[dict[str, Any]]:
-    where = "sgm.modules.encoders.modules"
-    embedders: list[dict[str, Any]] = []
+    def embedder(key: str, kind: str, **params: Any) -> dict[str, Any]:
+        made = _made(f"sgm.modules.encoders.modules.{kind}", **params)
+        return {"is_trainable": False, "input_key": key, **made}
+
+    embedders = []
     if "text_encoder" in parts.components:
         layers = int(parts.components["text_encoder"].config["num_hidden_layers"])
         params: dict[str, Any] = {"layer": "hidden", "layer_idx": layers - 1}
         if "text_encoder" in text_folders:
             params["version"] = text_folders["text_encoder"]
-        embedders.append(
-            {
-                "is_trainable": False,
-                "input_key": "txt",
-                "target": f"{where}.FrozenCLIPEmbedder",
-                "params": params,
-            }
-        )
+        embedders.append(embedder("txt", "FrozenCLIPEmbedder", **params))
     embedders.append(
-        {
-            "is_trainable": False,
-            "input_key": "txt",
-            "target": f"{where}.FrozenOpenCLIPEmbedder2",
-            "params": {
-                "arch": "ViT-bigG-14",
-                "version": "laion2b_s39b_b160k",
-                "freeze": True,
-                "layer": "penultimate",
-                "always_return_pooled": True,
-                "legacy": False,
-            },
-        }
+        embedder(
+            "txt",
+            "FrozenOpenCLIPEmbedder2",
+            arch="ViT-bigG-14",
+            version="laion2b_s39b_b160k",
+            freeze=True,
+            layer="penultimate",
+            always_return_pooled=True,
+            legacy=False,
+        )
     )
     width = parts.components["unet"].config.get("addition_time_embed_dim") or 256
     last = "aesthetic_score" if parts.family == "sdxl_refiner" else "target_size_as_tuple"
-    for key in ("original_size_as_tuple", "crop_coords_top_left", last):
-        embedders.append(
-            {
-                "is_trainable": False,
-                "input_key": key,
-                "target": f"{where}.ConcatTimestepEmbedderND",
-                "params": {"outdim": width},
-            }
-        )
-    return embedders
+    return embedders + [
+        embedder(key, "ConcatTimestepEmbedderND", outdim=width)
+        for key in ("original_size_as_tuple", "crop_coords_top_left", last)
+    ]
 
 
 def _unet_params(parts: ModelParts) -> dict[str, Any]:
@@ -227,26 +204,24 @@ def _depth(plan: unet.UNetPlan) -> int | list[int]:
 
 def _first_stage(parts: ModelParts, target: str) -> dict[str, Any]:
     plan = vae.plan_from_config(parts.components["vae"].config)
-    return {
-        "target": target,
-        "params": {
-            "embed_dim": plan.latent,
-            "monitor": "val/rec_loss",
-            "ddconfig": {
-                "double_z": True,
-                "z_channels": plan.latent,
-                "resolution": 256,
-                "in_channels": plan.in_channels,
-                "out_ch": plan.out_channels,
-                "ch": plan.channels[0],
-                "ch_mult": _multiples(list(plan.channels)),
-                "num_res_blocks": plan.blocks,
-                "attn_resolutions": [],
-                "dropout": 0.0,
-            },
-            "lossconfig": {"target": "torch.nn.Identity"},
+    return _made(
+        target,
+        embed_dim=plan.latent,
+        monitor="val/rec_loss",
+        ddconfig={
+            "double_z": True,
+            "z_channels": plan.latent,
+            "resolution": 256,
+            "in_channels": plan.in_channels,
+            "out_ch": plan.out_channels,
+            "ch": plan.channels[0],
+            "ch_mult": _multiples(list(plan.channels)),
+            "num_res_blocks": plan.blocks,
+            "attn_resolutions": [],
+            "dropout": 0.0,
         },
-    }
+        lossconfig={"target": "torch.nn.Identity"},
+    )
 
 
 def _multiples(channels: Sequence[int], *, whole: bool = True) -> list[int | float]:

@@ -38,6 +38,15 @@ def module(single: str, diffusers: str, *, kind: str = "same", bias: bool = True
     return pairs
 
 
+def modules(single: str, diffusers: str, names: Mapping[str, str]) -> list[Pair]:
+    """The pairs of several layers of a block, by their names in the single file."""
+    return [
+        pair
+        for own, theirs in names.items()
+        for pair in module(f"{single}.{own}", f"{diffusers}.{theirs}")
+    ]
+
+
 def to_diffusers(
     pairs: Iterable[Pair], tensors: Mapping[str, torch.Tensor], where: str | Path
 ) -> dict[str, torch.Tensor]:

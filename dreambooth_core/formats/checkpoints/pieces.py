@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,7 +48,8 @@ class Piece:
         sizes: Counter[torch.dtype] = Counter()
         for entry in self.entries.values():
             if DTYPES[entry.dtype].is_floating_point:
-                sizes[_read_as(DTYPES[entry.dtype])] += math.prod(entry.shape)
+                read = DTYPES[entry.dtype]
+                sizes[torch.bfloat16 if is_fp8(read) else read] += math.prod(entry.shape)
         return sizes.most_common(1)[0][0] if sizes else torch.float32
 
     def shapes(self) -> dict[str, Tensor]:
@@ -126,17 +127,18 @@ def pieces_of(path: Path) -> list[Piece]:
         raise Unsupported(
             f"the weights in this file are quantised by {method}", where=path, do=f"{ADVICE}."
         )
-    groups: dict[str, dict[str, Stored]] = {}
+    found: dict[str, tuple[dict[str, Stored], dict[str, str]]] = {}
     for name, entry in header.tensors.items():
         if MARKS.search(name) or _BESIDE.match(name):
             continue
         match = _PREFIX.match(name)
         prefix = match[0] if match else ""
-        groups.setdefault(prefix, {})[name.removeprefix(prefix)] = entry
-    return [
-        Piece(path, prefix, entries, dict(_scales(prefix, entries, header.tensors)))
-        for prefix, entries in groups.items()
-    ]
+        entries, scales = found.setdefault(prefix, ({}, {}))
+        entries[name.removeprefix(prefix)] = entry
+        scale = scale_of(name, header.tensors) if is_fp8(DTYPES[entry.dtype]) else None
+        if scale is not None:
+            scales[name.removeprefix(prefix)] = scale
+    return [Piece(path, prefix, *inside) for prefix, inside in found.items()]
 
 
 def gguf_pieces(path: Path) -> list[Piece]:
@@ -148,16 +150,3 @@ def gguf_pieces(path: Path) -> list[Piece]:
     index = gguf.read_index(path)
     entries = {name: Stored("BF16", entry.shape, 0, 0) for name, entry in index.items()}
     return [QuantisedPiece(path, "", entries, {}, index)]
-
-
-def _scales(
-    prefix: str, entries: Mapping[str, Stored], every: Mapping[str, Stored]
-) -> Iterator[tuple[str, str]]:
-    for name, entry in entries.items():
-        scale = scale_of(prefix + name, every) if is_fp8(DTYPES[entry.dtype]) else None
-        if scale is not None:
-            yield name, scale
-
-
-def _read_as(dtype: torch.dtype) -> torch.dtype:
-    return torch.bfloat16 if is_fp8(dtype) else dtype

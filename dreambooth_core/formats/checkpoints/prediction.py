@@ -7,7 +7,6 @@ nothing the person is asked.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 
@@ -15,19 +14,14 @@ from dreambooth_core.errors import UserError
 from dreambooth_core.formats.checkpoints.parts import FLOW, PREDICTIONS
 
 _SPELLINGS = {
-    "epsilon": "epsilon",
-    "eps": "epsilon",
-    "noise": "epsilon",
-    "v": "v_prediction",
-    "v_prediction": "v_prediction",
-    "v-prediction": "v_prediction",
-    "vpred": "v_prediction",
-    "velocity": "v_prediction",
-    "sample": "sample",
-    "x0": "sample",
-    "flow": FLOW,
-    FLOW: FLOW,
-    "rectified_flow": FLOW,
+    word: kind
+    for kind, words in {
+        "epsilon": ("epsilon", "eps", "noise"),
+        "v_prediction": ("v", "v_prediction", "v-prediction", "vpred", "velocity"),
+        "sample": ("sample", "x0"),
+        FLOW: ("flow", FLOW, "rectified_flow"),
+    }.items()
+    for word in words
 }
 
 FLOW_NAME = "rectified"
@@ -118,9 +112,5 @@ def _hint(tensors: Mapping[str, torch.Tensor]) -> str:
 
 def markers(prediction_type: str, *, zero_terminal_snr: bool) -> dict[str, torch.Tensor]:
     """The empty tensors by which ComfyUI, Forge and A1111 know a v model and its schedule."""
-    keys: dict[str, Any] = {}
-    if prediction_type == "v_prediction":
-        keys["v_pred"] = torch.tensor([])
-    if zero_terminal_snr:
-        keys["ztsnr"] = torch.tensor([])
-    return keys
+    said = {"v_pred": prediction_type == "v_prediction", "ztsnr": zero_terminal_snr}
+    return {name: torch.tensor([]) for name, true in said.items() if true}

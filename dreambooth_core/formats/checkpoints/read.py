@@ -1,4 +1,4 @@
-"""Reads a model whatever it is stored as."""
+"""Reads a model, or an autoencoder alone, whatever it is stored as."""
 
 from __future__ import annotations
 
@@ -6,10 +6,20 @@ from pathlib import Path
 
 import torch
 
-from dreambooth_core.formats.checkpoints.check import check_model, check_values
+from dreambooth_core.errors import UserError
+from dreambooth_core.formats import detect
+from dreambooth_core.formats.checkpoints import folder_layout, single_layout, vae
+from dreambooth_core.formats.checkpoints.check import (
+    check_component,
+    check_finite,
+    check_model,
+    check_values,
+)
+from dreambooth_core.formats.checkpoints.config_rules import check_config
 from dreambooth_core.formats.checkpoints.folder import read_folder
-from dreambooth_core.formats.checkpoints.parts import ModelParts
-from dreambooth_core.formats.checkpoints.single_read import read_single_file
+from dreambooth_core.formats.checkpoints.pairs import to_diffusers
+from dreambooth_core.formats.checkpoints.parts import Component, ModelParts
+from dreambooth_core.formats.checkpoints.single_read import load_tensors, read_single_file
 from dreambooth_core.formats.folders import is_folder
 
 
@@ -55,3 +65,40 @@ def read_model(
     if values:
         check_values(parts, path, dtype)
     return parts
+
+
+def read_vae(path: str | Path, *, scaling: float = vae.SCALING["sd1"]) -> Component:
+    """Reads a VAE from its own file or folder, a whole checkpoint, or a diffusers folder.
+
+    Args:
+        path: where the VAE is.
+        scaling: what latents are scaled with, for files that do not say.
+
+    Raises:
+        UserError: there is no VAE, it is of another kind, or damaged.
+    """
+    path = Path(path)
+    component = _read(path, scaling)
+    check_component("vae", component, path)
+    for key, tensor in component.tensors.items():
+        check_finite(tensor, f"the VAE's weight {key}", path)
+    return component
+
+
+def _read(path: Path, scaling: float) -> Component:
+    if is_folder(path):
+        inside = path / "vae" if (path / "vae").is_dir() else path
+        config = folder_layout.read_config(inside)
+        check_config("vae", config, inside / "config.json")
+        return Component(config, vae.todays_names(folder_layout.read_weights(inside)))
+    tensors, _, _ = load_tensors(path)
+    tensors = single_layout.under(tensors, single_layout.VAE) or tensors
+    theirs = any(".up_blocks." in name for name in tensors)
+    if theirs:
+        tensors = vae.todays_names(tensors)
+    elif "decoder.conv_in.weight" not in tensors:
+        raise UserError(f"{detect.describe(path)}; there is no VAE in it", where=path)
+    plan_of = vae.plan_from_diffusers_shapes if theirs else vae.plan_from_shapes
+    plan = plan_of({name: tuple(t.shape) for name, t in tensors.items()})
+    tensors = tensors if theirs else to_diffusers(vae.pairs_of(plan), tensors, path)
+    return Component(vae.config_from_plan(plan, scaling=scaling, sample_size=512), tensors)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,11 @@ FLAG = one_of(True, False)
 NOTHING = one_of(None)
 
 
+def named(*groups: Sequence[Any]) -> dict[str, Rule]:
+    """The rule of each key, from groups of a rule and the keys that it is for."""
+    return {key: rule for rule, *keys in groups for key in keys}
+
+
 def check(
     config: Mapping[str, Any],
     rules: Mapping[str, Rule],
@@ -87,12 +92,27 @@ def check(
     Raises:
         UserError: names the key and what it must be.
     """
-    for key in required:
-        if key not in config:
-            raise UserError(f"{key} is missing from the configuration", where=where)
+    refuse(_broken(config, rules, required), where)
+
+
+def _broken(
+    config: Mapping[str, Any], rules: Mapping[str, Rule], required: tuple[str, ...]
+) -> Iterator[str]:
+    yield from (f"{key} is missing from the configuration" for key in required if key not in config)
     for key, rule in rules.items():
         if key in config and not rule.holds(config[key]):
-            raise UserError(f"{key} is {shown(config[key])}, and must be {rule.says}", where=where)
+            yield f"{key} is {shown(config[key])}, and must be {rule.says}"
+
+
+def refuse(faults: Iterable[str], where: str | Path | None) -> None:
+    """Raises the first fault as a ``UserError``; those behind it are not looked for."""
+    for fault in faults:
+        raise UserError(fault, where=where)
+
+
+def each(value: Any, count: int) -> list[Any]:
+    """A value of each level: a list has them all, anything else is that of every one."""
+    return list(value) if isinstance(value, (list, tuple)) else [value] * count
 
 
 def shown(value: Any) -> str:

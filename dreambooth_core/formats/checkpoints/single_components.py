@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,11 @@ class Reading:
     used: set[str] = field(default_factory=set)
     """Names that a network has taken; the rest are extras."""
 
+    def shapes(self, prefix: str) -> dict[str, tuple[int, ...]]:
+        """Of the tensors below a prefix."""
+        inside = single_layout.under(self.tensors, prefix)
+        return {name: tuple(tensor.shape) for name, tensor in inside.items()}
+
     def take(self, prefix: str, pairs: list[Pair]) -> dict[str, torch.Tensor]:
         """The weights below a prefix in diffusers' names; what stays behind is an extra."""
         inside = single_layout.under(self.tensors, prefix)
@@ -58,8 +63,7 @@ def components_of(reading: Reading, *, ema: bool) -> dict[str, Component]:
     for index, (name, prefix) in enumerate(single_layout.PREFIXES[reading.family].items()):
         if not any(key.startswith(prefix) for key in reading.tensors):
             continue
-        openclip = (reading.family, name) in single_layout.OPENCLIP
-        components[name] = (_openclip if openclip else _clip)(reading, name, prefix, index)
+        components[name] = _text(reading, name, prefix, index)
     second = components.get("text_encoder_2")
     if second is not None and "unet" not in reading.own:
         unet_config.set_time_width(components["unet"].config, second.config["projection_dim"])
@@ -69,29 +73,22 @@ def components_of(reading: Reading, *, ema: bool) -> dict[str, Component]:
 def _unet(reading: Reading, *, ema: bool) -> Component:
     prefix = single_layout.UNET
     inside = single_layout.under(reading.tensors, prefix)
-    plan = unet.plan_from_shapes({name: tuple(t.shape) for name, t in inside.items()})
+    plan = unet.plan_from_shapes(reading.shapes(prefix))
     pairs = unet.pairs_of(plan)
     strange = sorted(set(inside) - {pair.single for pair in pairs})
     if strange:
         raise Unsupported(f"the UNet has a part that is not Stable Diffusion's: {strange[0]}")
     config = _own_config(reading, "unet", lambda own: unet.plan_from_config(own) == plan)
     if config is None:
-        config = unet_config.config_from_plan(
-            plan,
-            _unet_heads(reading, plan),
-            sample_size=None,
-        )
+        said = reading.yaml.heads(plan) if reading.yaml else None
+        heads = said or unet_config.default_heads(plan, reading.family)
+        config = unet_config.config_from_plan(plan, heads, sample_size=None)
     if reading.yaml is not None:
         reading.yaml.check(plan)
     if ema:
         inside = _ema(reading, pairs)
     reading.used |= {prefix + pair.single for pair in pairs}
     return Component(config, to_diffusers(pairs, inside, reading.path))
-
-
-def _unet_heads(reading: Reading, plan: unet.UNetPlan) -> tuple[int, ...]:
-    said = reading.yaml.heads(plan) if reading.yaml else None
-    return said or unet_config.default_heads(plan, reading.family)
 
 
 def _ema(reading: Reading, pairs: list[Pair]) -> dict[str, torch.Tensor]:
@@ -106,8 +103,7 @@ def _ema(reading: Reading, pairs: list[Pair]) -> dict[str, torch.Tensor]:
 
 
 def _vae(reading: Reading) -> Component:
-    inside = single_layout.under(reading.tensors, single_layout.VAE)
-    plan = vae.plan_from_shapes({name: tuple(t.shape) for name, t in inside.items()})
+    plan = vae.plan_from_shapes(reading.shapes(single_layout.VAE))
     config = _own_config(reading, "vae", lambda own: vae.plan_from_config(own) == plan)
     if config is None:
         said = reading.yaml.scale_factor if reading.yaml else None
@@ -119,23 +115,28 @@ def _vae(reading: Reading) -> Component:
     return Component(config, reading.take(single_layout.VAE, vae.pairs_of(plan)))
 
 
-def _clip(reading: Reading, name: str, prefix: str, index: int) -> Component:
-    inside = single_layout.under(reading.tensors, prefix)
-    plan = text.clip_plan({key: tuple(t.shape) for key, t in inside.items()})
-    config = _text_config(reading, name, index, plan, plan.layers, "quick_gelu")
-    reading.used.add(f"{prefix}text_model.embeddings.position_ids")
-    return Component(config, reading.take(prefix, text.clip_pairs(plan)))
-
-
-def _openclip(reading: Reading, name: str, prefix: str, index: int) -> Component:
-    inside = single_layout.under(reading.tensors, prefix)
-    plan = text.openclip_plan({key: tuple(t.shape) for key, t in inside.items()})
+def _text(reading: Reading, name: str, prefix: str, index: int) -> Component:
+    openclip = (reading.family, name) in single_layout.OPENCLIP
+    plan = (text.openclip_plan if openclip else text.clip_plan)(reading.shapes(prefix))
     if reading.family == "sd2":
         # The text is read before the last layer, and its projection is not used.
-        used = _sd2_layers(reading, plan)
-        plan = text.TextPlan(used, plan.width, plan.inner, plan.vocabulary, plan.positions, None)
-    config = _text_config(reading, name, index, plan, plan.layers, "gelu")
-    return Component(config, reading.take(prefix, text.openclip_pairs(plan)))
+        plan = replace(plan, layers=_sd2_layers(reading, plan), projection=None)
+    projected = plan.projection is not None
+    config = _own_config(
+        reading, name, lambda own: text.plan_from_config(own, projected=projected) == plan
+    )
+    if config is None:
+        folders = reading.yaml.text_folders if reading.yaml else ()
+        beside = ldm_yaml.text_config(folders[index] if index < len(folders) else None) or {}
+        config = text.config_from_plan(
+            plan,
+            heads=beside.get("num_attention_heads") or text.default_heads(plan.width),
+            activation=beside.get("hidden_act", "gelu" if openclip else "quick_gelu"),
+        )
+    if not openclip:
+        reading.used.add(f"{prefix}text_model.embeddings.position_ids")
+    pairs = (text.openclip_pairs if openclip else text.clip_pairs)(plan)
+    return Component(config, reading.take(prefix, pairs))
 
 
 def _sd2_layers(reading: Reading, plan: text.TextPlan) -> int:
@@ -148,25 +149,6 @@ def _sd2_layers(reading: Reading, plan: text.TextPlan) -> int:
         return said
     full = plan.projection is not None or plan.layers == 24
     return plan.layers - 1 if full and plan.layers != 23 else plan.layers
-
-
-def _text_config(
-    reading: Reading, name: str, index: int, plan: text.TextPlan, layers: int, activation: str
-) -> dict[str, Any]:
-    projected = plan.projection is not None
-
-    def fits(config: Mapping[str, Any]) -> bool:
-        return text.plan_from_config(config, projected=projected) == plan
-
-    own = _own_config(reading, name, fits)
-    if own is not None:
-        return own
-    folders = reading.yaml.text_folders if reading.yaml else ()
-    beside = ldm_yaml.text_config(folders[index] if index < len(folders) else None) or {}
-    heads = beside.get("num_attention_heads") or text.default_heads(plan.width)
-    return text.config_from_plan(
-        plan, heads=heads, activation=beside.get("hidden_act", activation), layers=layers
-    )
 
 
 def _own_config(

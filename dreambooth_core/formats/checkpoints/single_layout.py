@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
+import torch
+
+from dreambooth_core.errors import UserError
+from dreambooth_core.formats.checkpoints.parts import ModelParts
 from dreambooth_core.formats.checkpoints.unet import Shapes
 
 T = TypeVar("T")
@@ -72,7 +76,7 @@ def normalised(tensors: Mapping[str, T], family: str) -> dict[str, T]:
     text encoder where SDXL does.
     """
     found: dict[str, T] = {}
-    plain = [p for f, p in _clip_prefixes(family)]
+    plain = [p for name, p in PREFIXES[family].items() if (family, name) not in OPENCLIP]
     for name, value in tensors.items():
         if family == "sd2" and name.startswith("conditioner.embedders.0.model."):
             name = "cond_stage_model." + name.removeprefix("conditioner.embedders.0.")
@@ -84,16 +88,33 @@ def normalised(tensors: Mapping[str, T], family: str) -> dict[str, T]:
     return found
 
 
+EXTRAS = ("text", "all", "none")
+"""``text``: the text encoder's unused weights; ``all``: also moving averages, schedules and
+whatever else there was; ``none``."""
+
+
+def kept(parts: ModelParts, extras: str) -> dict[str, torch.Tensor]:
+    """The unused tensors to keep, in the single file's names.
+
+    Raises:
+        UserError: ``extras`` is not one of :data:`EXTRAS`.
+    """
+    if extras not in EXTRAS:
+        raise UserError(f"extras is {extras!r}", do=f"Choose one of {', '.join(EXTRAS)}")
+    if extras == "none":
+        return {}
+    if extras == "all":
+        return parts.extras
+    prefixes = tuple(PREFIXES[parts.family].values())
+    return {k: v for k, v in parts.extras.items() if k.startswith(prefixes)}
+
+
 def ema_name(name: str) -> str:
     """The name of a UNet weight's moving average: latent diffusion drops the dots.
 
     ``name`` is the weight's name without the UNet's prefix.
     """
     return EMA + f"diffusion_model.{name}".replace(".", "")
-
-
-def _clip_prefixes(family: str) -> list[tuple[str, str]]:
-    return [(f, p) for f, p in PREFIXES[family].items() if (family, f) not in OPENCLIP]
 
 
 def _context(inside: Mapping[str, Sequence[int]]) -> int:

@@ -72,23 +72,23 @@ def read_single_file(
     try:
         components = components_of(found, ema=ema)
     except UserError as error:
-        if error.where is None:
-            error = type(error)(error.what, where=path, do=error.do)
-        raise error from None
+        raise (error if error.where else type(error)(error.what, where=path, do=error.do)) from None
+    said = (own.get("scheduler") or {}).get("prediction_type")
     answer = prediction.find(
         family,
         found.tensors,
         asked=prediction_type,
         yaml=yaml.prediction_type if yaml else None,
-        metadata=_with_own_prediction(metadata, own),
+        metadata=metadata | ({"modelspec.prediction_type": str(said)} if said else {}),
         global_step=steps,
         name=path.name,
     )
+    used = found.used | set(single_layout.MARKERS)
     parts = ModelParts(
         family=family,
         components=components,
         scheduler=_scheduler(found, answer),
-        extras=_extras(found),
+        extras={name: tensor for name, tensor in found.tensors.items() if name not in used},
         metadata={k: v for k, v in metadata.items() if k != OWN_KEY},
         warnings=found.warnings,
     )
@@ -115,25 +115,16 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str], i
 
 def _own(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
     """The configurations that our own metadata holds. Raises ``UserError`` if it is damaged."""
-    own = _parsed(metadata.get(OWN_KEY, "{}"), path)
+    try:
+        own = reading.parse_json(metadata.get(OWN_KEY, "{}"))
+    except ValueError as error:
+        raise UserError(f"its metadata {OWN_KEY} is damaged: {error}", where=path) from error
     strange = next((name for name, config in own.items() if not isinstance(config, dict)), None)
     if strange is not None:
         raise UserError(
             f"the configuration {strange[:40]!r} in the metadata is not an object", where=path
         )
     return own
-
-
-def _parsed(text: str, path: Path) -> dict[str, Any]:
-    try:
-        return reading.parse_json(text)
-    except ValueError as error:
-        raise UserError(f"its metadata {OWN_KEY} is damaged: {error}", where=path) from error
-
-
-def _with_own_prediction(metadata: Mapping[str, str], own: Mapping[str, Any]) -> dict[str, str]:
-    said = (own.get("scheduler") or {}).get("prediction_type")
-    return {**metadata, **({"modelspec.prediction_type": str(said)} if said else {})}
 
 
 def _scheduler(found: Reading, answer: str) -> dict[str, Any]:
@@ -149,11 +140,6 @@ def _scheduler(found: Reading, answer: str) -> dict[str, Any]:
     return config
 
 
-def _extras(found: Reading) -> dict[str, torch.Tensor]:
-    skip = found.used | set(single_layout.MARKERS)
-    return {name: tensor for name, tensor in found.tensors.items() if name not in skip}
-
-
 def _size(parts: ModelParts) -> dict[str, Any]:
     """The edge of the latents that the model was made for, by metadata or family.
 
@@ -166,9 +152,6 @@ def _size(parts: ModelParts) -> dict[str, Any]:
     said = re.fullmatch(r"(\d{2,4})x(\d{2,4})", parts.metadata.get("modelspec.resolution", ""))
     if said:
         edge = max(int(said[1]), int(said[2]))
-    levels = (
-        len(parts.components["vae"].config["block_out_channels"])
-        if "vae" in parts.components
-        else 4
-    )
+    vae = parts.components.get("vae")
+    levels = len(vae.config["block_out_channels"]) if vae else 4
     return {"sample_size": max(1, edge // 2 ** (levels - 1)), "upcast_attention": velocity}

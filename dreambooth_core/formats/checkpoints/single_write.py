@@ -23,9 +23,9 @@ from dreambooth_core.formats.checkpoints import (
     unet,
     vae,
 )
-from dreambooth_core.formats.checkpoints.extras import kept
 from dreambooth_core.formats.checkpoints.pairs import Pair, to_single
 from dreambooth_core.formats.checkpoints.parts import FLOW, ModelParts, cast, check_complete
+from dreambooth_core.formats.checkpoints.single_layout import kept
 from dreambooth_core.formats.checkpoints.single_read import OWN_KEY
 from dreambooth_core.formats.checkpoints.stock import is_stock_text
 from dreambooth_core.formats.storage import Lazy, TensorLike, write_tensors
@@ -120,17 +120,20 @@ def tensors_of(
     extras: str = "text",
 ) -> dict[str, TensorLike]:
     """Every tensor of the single file, by name; fused and cast ones are made when written."""
-    found: dict[str, TensorLike] = {}
+    used: dict[str, TensorLike] = {}
+    rest: dict[str, TensorLike] = {}
     for name, prefix in single_layout.prefixes(parts.family).items():
         component = parts.components[name]
         single = to_single(pairs_for(parts, name), component.tensors, where)
-        found |= {prefix + key: value for key, value in single.items()}
+        used |= {prefix + key: value for key, value in single.items()}
         if name.startswith("text_encoder"):
-            found |= _text_rest(parts, name, prefix)
-    found |= {k: v for k, v in kept(parts, extras).items() if k not in found or _filled(k, parts)}
-    found = {key: cast(value, dtype) for key, value in found.items()}
-    found |= prediction.markers(parts.prediction_type, zero_terminal_snr=parts.zero_terminal_snr)
-    return found
+            rest |= _text_rest(parts, name, prefix)
+    # What was kept goes before the neutral values, and never before what a network uses.
+    every = {**rest, **kept(parts, extras), **used}
+    found = {key: cast(value, dtype) for key, value in every.items()}
+    return found | prediction.markers(
+        parts.prediction_type, zero_terminal_snr=parts.zero_terminal_snr
+    )
 
 
 def pairs_for(parts: ModelParts, name: str) -> list[Pair]:
@@ -187,24 +190,10 @@ def _text_rest(parts: ModelParts, name: str, prefix: str) -> dict[str, TensorLik
     return {prefix + key: value for key, value in rest.items()}
 
 
-def _filled(key: str, parts: ModelParts) -> bool:
-    """Whether a name was only filled with a neutral value, so that a kept tensor goes first."""
-    used = {
-        prefix + pair.single
-        for name, prefix in single_layout.PREFIXES[parts.family].items()
-        for pair in pairs_for(parts, name)
-    }
-    return key.startswith(tuple(single_layout.PREFIXES[parts.family].values())) and key not in used
-
-
 def _write_weights(path: Path, tensors: Mapping[str, TensorLike], texts: dict[str, str]) -> None:
     if path.suffix == ".safetensors":
         write_tensors(path, tensors, {"format": "pt", **texts})
-    else:
-        _write_pickle(path, tensors, texts)
-
-
-def _write_pickle(path: Path, tensors: Mapping[str, TensorLike], texts: dict[str, str]) -> None:
+        return
     made = {
         name: (value() if isinstance(value, Lazy) else value).detach().contiguous()
         for name, value in tensors.items()

@@ -46,7 +46,7 @@ def stock_configs(family: str, *, in_channels: int = 4) -> dict[str, dict[str, A
     for name in TEXT_ENCODERS[family]:
         size, activation = _TEXTS[family, name]
         configs[name] = text.config_from_plan(
-            size, heads=text.default_heads(size.width), activation=activation, layers=size.layers
+            size, heads=text.default_heads(size.width), activation=activation
         )
     return configs
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.formats.checkpoints.pairs import Pair, module
+from dreambooth_core.formats.checkpoints.pairs import Pair, module, modules
 from dreambooth_core.formats.checkpoints.unet import Shapes, dimension
 
 HEAD_WIDTH = 64
@@ -49,47 +49,44 @@ def plan_from_config(config: Mapping[str, Any], *, projected: bool) -> TextPlan:
 
 def clip_plan(shapes: Shapes) -> TextPlan:
     """The plan of a text encoder in transformers' names, with ``text_model.``."""
-    tokens, projection = (
-        "text_model.embeddings.token_embedding.weight",
-        "text_projection.weight",
-    )
-    layers = 0
-    while f"text_model.encoder.layers.{layers}.mlp.fc1.weight" in shapes:
-        layers += 1
-    return TextPlan(
-        layers=layers,
-        width=dimension(shapes, tokens, 1),
-        inner=dimension(shapes, "text_model.encoder.layers.0.mlp.fc1.weight", 0),
-        vocabulary=dimension(shapes, tokens, 0),
-        positions=dimension(shapes, "text_model.embeddings.position_embedding.weight", 0),
-        projection=dimension(shapes, projection, 0) if projection in shapes else None,
+    embeddings = "text_model.embeddings.{}_embedding.weight"
+    return _plan(
+        shapes,
+        (embeddings.format("token"), embeddings.format("position"), "text_projection.weight"),
+        "text_model.encoder.layers.{}.mlp.fc1.weight",
+        projected=0,
     )
 
 
 def openclip_plan(shapes: Shapes) -> TextPlan:
     """The plan of a text encoder in OpenCLIP's names."""
-    tokens, projection = "token_embedding.weight", "text_projection"
+    names = ("token_embedding.weight", "positional_embedding", "text_projection")
+    return _plan(shapes, names, "transformer.resblocks.{}.mlp.c_fc.weight", projected=1)
+
+
+def _plan(shapes: Shapes, names: tuple[str, str, str], inner: str, *, projected: int) -> TextPlan:
+    """``names``: of tokens, positions and projection, with its answer on axis ``projected``."""
+    tokens, positions, projection = names
     layers = 0
-    while f"transformer.resblocks.{layers}.mlp.c_fc.weight" in shapes:
+    while inner.format(layers) in shapes:
         layers += 1
     return TextPlan(
         layers=layers,
         width=dimension(shapes, tokens, 1),
-        inner=dimension(shapes, "transformer.resblocks.0.mlp.c_fc.weight", 0),
+        inner=dimension(shapes, inner.format(0), 0),
         vocabulary=dimension(shapes, tokens, 0),
-        positions=dimension(shapes, "positional_embedding", 0),
-        projection=dimension(shapes, projection, 1) if projection in shapes else None,
+        positions=dimension(shapes, positions, 0),
+        projection=dimension(shapes, projection, projected) if projection in shapes else None,
     )
 
 
-def config_from_plan(plan: TextPlan, *, heads: int, activation: str, layers: int) -> dict[str, Any]:
+def config_from_plan(plan: TextPlan, *, heads: int, activation: str) -> dict[str, Any]:
     """A transformers CLIP text configuration.
 
     Args:
         plan: what the shapes say.
         heads: attention heads.
         activation: ``quick_gelu`` (OpenAI's CLIP) or ``gelu`` (OpenCLIP).
-        layers: how many layers are used (SD2 stops one before the last).
     """
     kind = "CLIPTextModel" if plan.projection is None else "CLIPTextModelWithProjection"
     return {
@@ -99,7 +96,7 @@ def config_from_plan(plan: TextPlan, *, heads: int, activation: str, layers: int
         "hidden_size": plan.width,
         "intermediate_size": plan.inner,
         "projection_dim": plan.projection or plan.width,
-        "num_hidden_layers": layers,
+        "num_hidden_layers": plan.layers,
         "num_attention_heads": heads,
         "max_position_embeddings": plan.positions,
         "hidden_act": activation,
@@ -125,18 +122,17 @@ def default_heads(width: int) -> int:
 
 def clip_pairs(plan: TextPlan) -> list[Pair]:
     """Every weight of a CLIP text model; the names are transformers' on both sides."""
-    names = ["embeddings.token_embedding.weight", "embeddings.position_embedding.weight"]
-    pairs = [Pair(f"text_model.{name}", (f"text_model.{name}",)) for name in names]
-    for layer in range(plan.layers):
-        here = f"text_model.encoder.layers.{layer}"
-        for name in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"):
-            pairs += module(f"{here}.{name}", f"{here}.{name}")
-        for name in ("self_attn.out_proj", "layer_norm1", "mlp.fc1", "mlp.fc2", "layer_norm2"):
-            pairs += module(f"{here}.{name}", f"{here}.{name}")
-    pairs += module("text_model.final_layer_norm", "text_model.final_layer_norm")
-    if plan.projection is not None:
-        pairs.append(Pair("text_projection.weight", ("text_projection.weight",)))
-    return pairs
+    names = [name for pair in openclip_pairs(plan) for name in pair.diffusers]
+    return [Pair(name, (name,)) for name in names]
+
+
+_LAYERS = {
+    "attn.out_proj": "self_attn.out_proj",
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+}
 
 
 def openclip_pairs(plan: TextPlan) -> list[Pair]:
@@ -152,11 +148,7 @@ def openclip_pairs(plan: TextPlan) -> list[Pair]:
         for end in ("weight", "bias"):
             fused = tuple(f"{there}.self_attn.{part}_proj.{end}" for part in "qkv")
             pairs.append(Pair(f"{here}.attn.in_proj_{end}", fused, "fused"))
-        pairs += module(f"{here}.attn.out_proj", f"{there}.self_attn.out_proj")
-        pairs += module(f"{here}.ln_1", f"{there}.layer_norm1")
-        pairs += module(f"{here}.ln_2", f"{there}.layer_norm2")
-        pairs += module(f"{here}.mlp.c_fc", f"{there}.mlp.fc1")
-        pairs += module(f"{here}.mlp.c_proj", f"{there}.mlp.fc2")
+        pairs += modules(here, there, _LAYERS)
     pairs += module("ln_final", "text_model.final_layer_norm")
     if plan.projection is not None:
         pairs.append(Pair("text_projection", ("text_projection.weight",), "transposed"))

@@ -37,7 +37,7 @@ def remainder(
         return found
     width, inner = plan.width, plan.inner
     here = f"transformer.resblocks.{plan.layers}"
-    shapes: dict[str, tuple[int, ...]] = {
+    zeros: dict[str, tuple[int, ...]] = {
         "attn.in_proj_weight": (3 * width, width),
         "attn.in_proj_bias": (3 * width,),
         "attn.out_proj.weight": (width, width),
@@ -49,10 +49,10 @@ def remainder(
         "ln_1.bias": (width,),
         "ln_2.bias": (width,),
     }
-    for name, shape in shapes.items():
-        found[f"{here}.{name}"] = _filled(shape, dtype, 0.0, device)
-    for name in ("ln_1.weight", "ln_2.weight"):
-        found[f"{here}.{name}"] = _filled((width,), dtype, 1.0, device)
+    ones = {"ln_1.weight": (width,), "ln_2.weight": (width,)}
+    for value, shapes in ((0.0, zeros), (1.0, ones)):
+        for name, shape in shapes.items():
+            found[f"{here}.{name}"] = _filled(shape, dtype, value, device)
     found["text_projection"] = torch.eye(width, dtype=dtype, device=device)
     return found
 

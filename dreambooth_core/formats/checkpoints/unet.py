@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from dreambooth_core.errors import Unsupported, UserError
 from dreambooth_core.formats.checkpoints.config_rules import UNET
-from dreambooth_core.formats.checkpoints.pairs import Pair, module
-from dreambooth_core.formats.checkpoints.rules import NOTHING, shown
+from dreambooth_core.formats.checkpoints.pairs import Pair, module, modules
+from dreambooth_core.formats.checkpoints.rules import NOTHING, each, shown
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -61,6 +62,10 @@ class UNetPlan:
     added: int | None
     """Width of the vector of added conditions (SDXL), or ``None``."""
 
+    def attends(self, level: Level) -> bool:
+        """Whether a level has attention, or the middle block behind it."""
+        return level.attends or bool(level is self.levels[-1] and self.middle)
+
 
 def plan_from_config(config: Mapping[str, Any]) -> UNetPlan:
     """The plan of a diffusers ``UNet2DConditionModel`` configuration.
@@ -70,15 +75,14 @@ def plan_from_config(config: Mapping[str, Any]) -> UNetPlan:
     """
     _refuse_foreign(config)
     channels = list(config["block_out_channels"])
-    count = len(channels)
-    layers = _per_level(config.get("layers_per_block", 2), count)
-    depths = _per_level(config.get("transformer_layers_per_block", 1), count)
+    layers = each(config.get("layers_per_block", 2), len(channels))
+    depths = each(config.get("transformer_layers_per_block", 1), len(channels))
     reverse = config.get("reverse_transformer_layers_per_block")
     up_depths = list(reversed(reverse)) if reverse else depths
     downs = list(config["down_block_types"])
     ups = list(reversed(config["up_block_types"]))
     levels = []
-    for i in range(count):
+    for i in range(len(channels)):
         down = _depths(depths[i], layers[i]) if downs[i].startswith("CrossAttn") else None
         up = _depths(up_depths[i], layers[i] + 1) if ups[i].startswith("CrossAttn") else None
         levels.append(Level(channels[i], down or (0,) * layers[i], up or (0,) * (layers[i] + 1)))
@@ -102,11 +106,7 @@ def plan_from_shapes(shapes: Shapes) -> UNetPlan:
         UserError: the names are not those of a latent diffusion UNet.
     """
     width = dimension(shapes, "input_blocks.0.0.weight", 0)
-    down = _walk_down(shapes)
-    levels = tuple(
-        Level(channels, depths, up)
-        for (channels, depths), up in zip(down, _walk_up(shapes, down), strict=True)
-    )
+    levels = _levels(shapes)
     if levels[0].channels != width:
         raise Unsupported("the UNet's first level is wider than its first convolution")
     middle = "middle_block.0.in_layers.2.weight" in shapes
@@ -177,14 +177,17 @@ def _up_pairs(plan: UNetPlan) -> list[Pair]:
     return pairs
 
 
+_RESBLOCK = {
+    "in_layers.0": "norm1",
+    "in_layers.2": "conv1",
+    "emb_layers.1": "time_emb_proj",
+    "out_layers.0": "norm2",
+    "out_layers.3": "conv2",
+}
+
+
 def _resblock(single: str, diffusers: str, *, skip: bool) -> list[Pair]:
-    pairs = [
-        *module(f"{single}.in_layers.0", f"{diffusers}.norm1"),
-        *module(f"{single}.in_layers.2", f"{diffusers}.conv1"),
-        *module(f"{single}.emb_layers.1", f"{diffusers}.time_emb_proj"),
-        *module(f"{single}.out_layers.0", f"{diffusers}.norm2"),
-        *module(f"{single}.out_layers.3", f"{diffusers}.conv2"),
-    ]
+    pairs = modules(single, diffusers, _RESBLOCK)
     if skip:
         pairs += module(f"{single}.skip_connection", f"{diffusers}.conv_shortcut")
     return pairs
@@ -209,9 +212,9 @@ def _transformer(single: str, diffusers: str, depth: int) -> list[Pair]:
     ]
 
 
-def _walk_down(shapes: Shapes) -> list[tuple[int, tuple[int, ...]]]:
-    """Channels and depths of each level, read along the input blocks."""
-    levels: list[tuple[int, list[int]]] = []
+def _levels(shapes: Shapes) -> tuple[Level, ...]:
+    """Each level, the finest first: channels and depths along the input and output blocks."""
+    downs: list[tuple[int, list[int]]] = []
     fresh, index = True, 1
     while True:
         here = f"input_blocks.{index}"
@@ -220,26 +223,23 @@ def _walk_down(shapes: Shapes) -> list[tuple[int, tuple[int, ...]]]:
             fresh = True
         elif conv in shapes:
             if fresh:
-                levels.append((dimension(shapes, conv, 0), []))
-            levels[-1][1].append(_depth(shapes, f"{here}.1"))
+                downs.append((dimension(shapes, conv, 0), []))
+            downs[-1][1].append(_depth(shapes, f"{here}.1"))
             fresh = False
         else:
             break
         index += 1
-    if not levels:
+    if not downs:
         raise UserError("the UNet has no resblocks")
-    return [(channels, tuple(depths)) for channels, depths in levels]
-
-
-def _walk_up(shapes: Shapes, down: list[tuple[int, tuple[int, ...]]]) -> list[tuple[int, ...]]:
-    """Depths along the output blocks, grouped by level, the finest level first."""
-    groups: list[tuple[int, ...]] = []
-    index = 0
-    for _, depths in reversed(down):
-        size = len(depths) + 1
-        groups.append(tuple(_depth(shapes, f"output_blocks.{index + j}.1") for j in range(size)))
-        index += size
-    return groups[::-1]
+    ups = count()
+    return tuple(
+        Level(
+            channels,
+            tuple(down),
+            tuple(_depth(shapes, f"output_blocks.{next(ups)}.1") for _ in range(len(down) + 1)),
+        )
+        for channels, down in reversed(downs)
+    )[::-1]
 
 
 def _depth(shapes: Shapes, here: str) -> int:
@@ -248,10 +248,6 @@ def _depth(shapes: Shapes, here: str) -> int:
     while f"{here}.transformer_blocks.{depth}.norm1.weight" in shapes:
         depth += 1
     return depth
-
-
-def _per_level(value: Any, count: int) -> list[Any]:
-    return list(value) if isinstance(value, (list, tuple)) else [value] * count
 
 
 def _depths(value: Any, blocks: int) -> tuple[int, ...]:

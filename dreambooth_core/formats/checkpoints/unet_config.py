@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dreambooth_core.errors import Unsupported, UserError
+from dreambooth_core.formats.checkpoints.rules import each
 from dreambooth_core.formats.checkpoints.unet import Level, UNetPlan
 
 HEAD_WIDTH = 64
@@ -24,8 +25,7 @@ def heads_from_config(config: Mapping[str, Any]) -> tuple[int, ...]:
     """
     count = len(config["block_out_channels"])
     value = config.get("num_attention_heads") or config.get("attention_head_dim", 8)
-    heads = list(value) if isinstance(value, (list, tuple)) else [value] * count
-    return tuple(int(n) for n in heads)
+    return tuple(int(n) for n in each(value, count))
 
 
 def default_heads(plan: UNetPlan, family: str) -> tuple[int, ...]:
@@ -41,10 +41,8 @@ def default_heads(plan: UNetPlan, family: str) -> tuple[int, ...]:
 
 def heads_of_width(plan: UNetPlan, width: int) -> tuple[int, ...]:
     """Attention heads of ``width`` channels each. Raises ``UserError`` where that leaves a rest."""
-    last = len(plan.levels) - 1
-    for i, level in enumerate(plan.levels):
-        used = level.attends or (i == last and plan.middle)
-        if used and level.channels % width:
+    for level in plan.levels:
+        if plan.attends(level) and level.channels % width:
             raise UserError(
                 f"the number of attention heads of this reduced model is not known "
                 f"({level.channels} channels do not divide into heads of {width})",
@@ -55,11 +53,10 @@ def heads_of_width(plan: UNetPlan, width: int) -> tuple[int, ...]:
 
 def head_width(plan: UNetPlan, heads: tuple[int, ...]) -> int | None:
     """Channels per head where that is one number for all levels that attend, else ``None``."""
-    last = len(plan.levels) - 1
     widths = {
         level.channels / n
-        for i, (level, n) in enumerate(zip(plan.levels, heads, strict=True))
-        if level.attends or (i == last and plan.middle)
+        for level, n in zip(plan.levels, heads, strict=True)
+        if plan.attends(level)
     }
     return int(widths.pop()) if len(widths) == 1 else None
 

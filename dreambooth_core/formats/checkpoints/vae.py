@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from dreambooth_core.errors import Unsupported
-from dreambooth_core.formats.checkpoints.pairs import Pair, module
+from dreambooth_core.formats.checkpoints.pairs import Pair, module, modules
 from dreambooth_core.formats.checkpoints.unet import Shapes, dimension
 
 SCALING = {"sd1": 0.18215, "sd2": 0.18215, "sdxl": 0.13025, "sdxl_refiner": 0.13025}
@@ -127,13 +127,13 @@ def pairs_of(plan: VAEPlan) -> list[Pair]:
     if plan.quant:
         pairs += module("quant_conv", "quant_conv") + module("post_quant_conv", "post_quant_conv")
     for half in ("encoder", "decoder"):
-        pairs += module(f"{half}.conv_in", f"{half}.conv_in")
-        pairs += module(f"{half}.norm_out", f"{half}.conv_norm_out")
-        pairs += module(f"{half}.conv_out", f"{half}.conv_out")
+        outer = {"conv_in": "conv_in", "norm_out": "conv_norm_out", "conv_out": "conv_out"}
+        pairs += modules(half, half, outer)
         pairs += _resblock(f"{half}.mid.block_1", f"{half}.mid_block.resnets.0", skip=False)
         pairs += _attention(f"{half}.mid.attn_1", f"{half}.mid_block.attentions.0")
         pairs += _resblock(f"{half}.mid.block_2", f"{half}.mid_block.resnets.1", skip=False)
-    return pairs + _encoder(plan) + _decoder(plan)
+        pairs += _levels(plan, half)
+    return pairs
 
 
 def todays_names(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -163,38 +163,27 @@ def plan_from_diffusers_shapes(shapes: Shapes) -> VAEPlan:
     return replace(plan, channels=plan.channels[::-1])  # the coarsest level comes first there
 
 
-def _encoder(plan: VAEPlan) -> list[Pair]:
+def _levels(plan: VAEPlan, half: str) -> list[Pair]:
+    """The encoder's levels, from the finest on, or the decoder's, from the coarsest on."""
     pairs: list[Pair] = []
-    width, last = plan.channels[0], len(plan.channels) - 1
-    for i, channels in enumerate(plan.channels):
-        here, there = f"encoder.down.{i}", f"encoder.down_blocks.{i}"
-        for j in range(plan.blocks):
+    down, last = half == "encoder", len(plan.channels) - 1
+    way = "down" if down else "up"
+    levels = plan.channels if down else plan.channels[::-1]
+    width = levels[0]
+    for i, channels in enumerate(levels):
+        here, there = f"{half}.{way}.{i if down else last - i}", f"{half}.{way}_blocks.{i}"
+        for j in range(plan.blocks if down else plan.blocks + 1):
             skip = width != channels
             pairs += _resblock(f"{here}.block.{j}", f"{there}.resnets.{j}", skip=skip)
             width = channels
         if i < last:
-            pairs += module(f"{here}.downsample.conv", f"{there}.downsamplers.0.conv")
-    return pairs
-
-
-def _decoder(plan: VAEPlan) -> list[Pair]:
-    pairs: list[Pair] = []
-    width, last = plan.channels[-1], len(plan.channels) - 1
-    for i in range(last, -1, -1):
-        here, there = f"decoder.up.{i}", f"decoder.up_blocks.{last - i}"
-        for j in range(plan.blocks + 1):
-            skip = width != plan.channels[i]
-            pairs += _resblock(f"{here}.block.{j}", f"{there}.resnets.{j}", skip=skip)
-            width = plan.channels[i]
-        if i > 0:
-            pairs += module(f"{here}.upsample.conv", f"{there}.upsamplers.0.conv")
+            pairs += module(f"{here}.{way}sample.conv", f"{there}.{way}samplers.0.conv")
     return pairs
 
 
 def _resblock(single: str, diffusers: str, *, skip: bool) -> list[Pair]:
-    pairs = []
-    for name in ("norm1", "conv1", "norm2", "conv2"):
-        pairs += module(f"{single}.{name}", f"{diffusers}.{name}")
+    names = ("norm1", "conv1", "norm2", "conv2")
+    pairs = modules(single, diffusers, dict(zip(names, names, strict=True)))
     if skip:
         pairs += module(f"{single}.nin_shortcut", f"{diffusers}.conv_shortcut")
     return pairs
