@@ -29,9 +29,8 @@ from dreambooth_core.families.base import Components
 from dreambooth_core.jobs import Event
 from dreambooth_core.objective.objective import Objective
 from dreambooth_core.options import TrainConfig
-from dreambooth_core.trainer.distributed import Processes
-from dreambooth_core.trainer.reports import Reporter
 from dreambooth_core.trainer.samples import Samples
+from dreambooth_core.trainer.saving import Context
 from dreambooth_core.trainer.validation import drawn, sampling_settings
 
 POSITIONS = tuple((place + 0.5) / 8 for place in range(8))
@@ -161,10 +160,6 @@ class Look:
         taken = max(0.0, self.drift - base.drift - TOLERANCE)
         return self.likeness - strayed - taken
 
-    def numbers(self) -> dict[str, float]:
-        """For events."""
-        return asdict(self)
-
 
 class Judge:
     """Draws with the present weights, always from the same seeds, and compares.
@@ -219,61 +214,48 @@ class Judge:
         )
 
 
+@dataclass
 class Best:
-    """Measures which step is best, where that is asked for, and remembers it.
+    """Measures which step is best, where that is asked for, and remembers it."""
 
-    Args:
-        held_out: the loss on held-out images, if there are any.
-        judge: of images; in the first process alone.
-    """
-
-    def __init__(
-        self,
-        config: TrainConfig,
-        processes: Processes,
-        reporter: Reporter,
-        held_out: HeldOut | None,
-        judge: Judge | None,
-    ) -> None:
-        self.config = config
-        self.processes = processes
-        self.reporter = reporter
-        self.held_out = held_out
-        self.judge = judge
-        self.record = Record()
-        self._measured_at = -1
+    run: Context
+    held_out: HeldOut | None
+    """The loss on held-out images, if there are any."""
+    judge: Judge | None
+    """Of images; in the first process alone."""
+    record: Record = field(default_factory=Record)
+    _measured_at: int = -1
 
     def measure(
         self, step: int, weights: AbstractContextManager[None], should_stop: Callable[[], bool]
     ) -> None:
         """Measures a step once, inside ``weights``, if there is anything to tell by. All processes
         must come here: each computes the loss, the first one draws, and its numbers count."""
-        if not self.config.seeks_best or self._measured_at == step:
+        if not self.run.config.seeks_best or self._measured_at == step:
             return
         self._measured_at = step
-        found: dict[str, float] = {}
+        found, reporter = dict[str, float](), self.run.reporter
         with weights:
             if self.held_out:
-                with self.reporter.decorative("measuring the held-out loss"):
+                with reporter.decorative("measuring the held-out loss"):
                     found["held_out_loss"] = self.held_out.loss()
             if self.judge:
-                with self.reporter.decorative("judging images"), suppress(Stopped):
+                with reporter.decorative("judging images"), suppress(Stopped):
                     look = self.judge.look(should_stop)
-                    found |= {**look.numbers(), "score": round(look.score(self.judge.base), 5)}
-        said = self.processes.agree([f"{name}={value!r}" for name, value in found.items()])
-        numbers = ((name, float(value)) for name, value in (each.split("=") for each in said))
-        found = {name: value for name, value in numbers if isfinite(value)}
+                    found |= {**asdict(look), "score": round(look.score(self.judge.base), 5)}
+        said = self.run.processes.agree(found)
+        found = {name: value for name, value in said.items() if isfinite(value)}
         if "held_out_loss" in found:
             self.record.losses[step] = found["held_out_loss"]
         if "score" in found:
             self.record.scores[step] = found["score"]
         if found:
-            self.reporter.emit(MEASURED, step=step, **found, best=self.record.best)
+            reporter.emit(MEASURED, step=step, **found, best=self.record.best)
 
     @property
     def gets_no_better(self) -> bool:
         """Whether so many measurements in a row as ``run.stop_when`` says were no better."""
-        patience = self.config.run.stop_when
+        patience = self.run.config.run.stop_when
         return patience is not None and self.record.worse() >= patience
 
     def as_dict(self) -> dict[str, float]:

@@ -31,16 +31,13 @@ from dreambooth_core.methods.base import Trainable, method_for
 from dreambooth_core.methods.quantized import require_package
 from dreambooth_core.methods.table import METHODS
 from dreambooth_core.optim.build import ParamGroup, try_out
-from dreambooth_core.optim.rates import Rates, rates
+from dreambooth_core.optim.rates import rates
 from dreambooth_core.options import TrainConfig, with_resolution
 from dreambooth_core.options.combinations import refuse_settings
 from dreambooth_core.trainer import publish
 from dreambooth_core.trainer.distributed import Processes
 from dreambooth_core.trainer.prepare import class_images, image_precision
 from dreambooth_core.trainer.validation import sampling_settings
-
-TRACKERS = {"log.tensorboard": "tensorboard", "log.wandb": "wandb"}
-"""Options that need a package, and which."""
 
 
 @dataclass(frozen=True)
@@ -182,27 +179,15 @@ def parameter_groups(
         accumulation=config.run.gradient_accumulation_steps,
         processes=processes,
     )
-    return [
-        ParamGroup(
-            group.component,
-            list(group.parameters.values()),
-            _rate(group, learning),
-            weight_decay=_decay(group, config),
-        )
-        for group in trainables
-    ]
-
-
-def _rate(group: Trainable, learning: Rates) -> float:
-    if group.is_token:
-        return learning.embedding
-    return learning.text if group.is_text else learning.unet
-
-
-def _decay(group: Trainable, config: TrainConfig) -> float | None:
-    if group.is_token:
-        return 0.0
-    return config.optim.text_weight_decay if group.is_text else None
+    found = []
+    for group in trainables:
+        rate, decay = learning.unet, None
+        if group.is_token:
+            rate, decay = learning.embedding, 0.0
+        elif group.is_text:
+            rate, decay = learning.text, config.optim.text_weight_decay
+        found.append(ParamGroup(group.component, list(group.parameters.values()), rate, decay))
+    return found
 
 
 def _attach(
@@ -218,14 +203,13 @@ def _attach(
 
 
 def _require_packages(config: TrainConfig) -> None:
-    wanted = {"log.tensorboard": config.log.tensorboard, "log.wandb": config.log.wandb}
-    for where, package in TRACKERS.items():
-        if wanted[where] and not _is_installed(package):
+    for package in ("tensorboard", "wandb"):
+        if getattr(config.log, package) and not _is_installed(package):
             raise UserError(
                 f"the package {package} is not installed",
-                where=where,
+                where=f"log.{package}",
                 do=f"Install it into the engine's environment (pip install {package}), or set "
-                f"{where} to false.",
+                f"log.{package} to false.",
             )
     if config.memory.quantize != "no":
         require_package(config.memory.quantize)

@@ -12,10 +12,10 @@ import copy
 import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,8 @@ from dreambooth_core.errors import Stopped, UserError
 from dreambooth_core.families.base import Components
 from dreambooth_core.methods.base import Trainable
 from dreambooth_core.options import TrainConfig
+
+T = TypeVar("T")
 
 PATIENCE = timedelta(days=2)
 """How long processes wait for each other: the first may be waiting for room on the disk. Whoever
@@ -62,11 +64,11 @@ class Processes:
         torch.distributed.all_reduce(there)
         return there.to(values)
 
-    def agree(self, words: list[str]) -> list[str]:
-        """What the main process has heard, in every process: all must stop at one step."""
+    def agree(self, found: T) -> T:
+        """What the main process has heard or found, in every process: all must do the same."""
         if self.count == 1:
-            return words
-        said = [words]
+            return found
+        said = [found]
         torch.distributed.broadcast_object_list(said)
         return said[0]
 
@@ -283,8 +285,3 @@ def replicated(
         find_unused_parameters=True,
         gradient_as_bucket_view=True,
     )
-
-
-def no_sync(ddp: nn.parallel.DistributedDataParallel | None) -> AbstractContextManager[None]:
-    """Inside, gradients are only added up in this process."""
-    return ddp.no_sync() if ddp is not None else nullcontext()

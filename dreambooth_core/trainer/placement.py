@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -73,29 +74,34 @@ class Placement:
         if self.config.memory.compile:
             compile_blocks(self.parts, graphs=self.config.memory.cuda_graphs)
 
-    def end_streaming(self) -> None:
-        """The denoiser is whole again."""
-        if self.parts.streaming:
-            self.parts.streaming.close()
-            self.parts.streaming = None
+    @contextmanager
+    def streamed(self) -> Iterator[None]:
+        """Inside, the denoiser is streamed, if that is asked; afterwards it is whole again."""
+        self.parts.streaming = self.streaming(self.parts.family.denoiser)
+        try:
+            yield
+        finally:
+            if self.parts.streaming:
+                self.parts.streaming.close()
+                self.parts.streaming = None
 
     def attend(self, model: nn.Module, dtype: torch.dtype) -> None:
         """Attention as the run wants it, for what computes in ``dtype``."""
         apply_attention(model, self.config.memory.attention, self.precision.device, dtype)
 
-    def all(self, precision: Precision, weights: torch.dtype) -> None:
-        """All models on the device, with attention for the computing precision, to make images.
-        Frozen weights in ``weights``; the autoencoder stays in fp32."""
-        parts = self.parts
-        for name, model in (*parts.models.items(), *parts.companions.items()):
-            if name == parts.family.denoiser and self.config.memory.share > 0:
-                model.to(weights)
-                parts.streaming = self.streaming(name)
-            else:
-                model.to(precision.device, weights)
+    @contextmanager
+    def all(self, precision: Precision, weights: torch.dtype) -> Iterator[None]:
+        """Inside, all models are on the device, with attention for the computing precision, to make
+        images. Frozen weights in ``weights``; the autoencoder stays in fp32."""
+        parts, streams = self.parts, self.config.memory.share > 0
+        for model in (*parts.models.values(), *parts.companions.values()):
+            home = "cpu" if model is parts.denoiser and streams else precision.device
+            model.to(home, weights)
         parts.vae.to(precision.device)
         self.attend(parts.denoiser, precision.dtype)
         self.attend(parts.vae, torch.float32)
+        with self.streamed():
+            yield
 
 
 def compile_blocks(parts: Components, *, graphs: bool = False) -> None:

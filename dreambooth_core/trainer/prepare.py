@@ -11,12 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from dreambooth_core.data.cache import (
+    Cache,
     DiskStore,
     LatentCache,
     MemoryStore,
@@ -43,13 +45,13 @@ from dreambooth_core.formats.fingerprint import fingerprint
 from dreambooth_core.objective.objective import Objective
 from dreambooth_core.options import TrainConfig
 from dreambooth_core.trainer.best import Judge
-from dreambooth_core.trainer.distributed import Processes
 from dreambooth_core.trainer.kept import Kept
 from dreambooth_core.trainer.placement import Placement
 from dreambooth_core.trainer.references import Answers, answer_of
-from dreambooth_core.trainer.reports import Reporter
 from dreambooth_core.trainer.samples import Samples
-from dreambooth_core.trainer.saving import Asked, Saver
+from dreambooth_core.trainer.saving import Context
+
+T = TypeVar("T")
 
 CACHE_FOLDER = ".cache"
 """Where the disk cache lies beside the runs."""
@@ -104,24 +106,15 @@ class Preparation:
     """Makes what a run needs before its first step.
 
     Args:
+        run: who shares the work, is told how far it is, and asks for a stop.
         place: puts the base's networks where they are needed.
-        processes: those that share the work.
-        reporter: is told how far it is.
-        asked: tells whether the user wants to stop.
         kept: what this process has made for the run before.
     """
 
-    def __init__(
-        self,
-        place: Placement,
-        processes: Processes,
-        reporter: Reporter,
-        asked: Asked,
-        kept: Kept,
-    ) -> None:
-        self.place = place
+    def __init__(self, run: Context, place: Placement, kept: Kept) -> None:
+        self.place, self.kept, self.saver = place, kept, run.saver
         self.config, self.parts, self.precision = place.config, place.parts, place.precision
-        self.processes, self.reporter, self.asked, self.kept = processes, reporter, asked, kept
+        self.processes, self.reporter, self.asked = run.processes, run.reporter, run.asked
 
     def stop_here(self) -> None:
         """Raises ``Stopped``, in all processes, if the user asked for it while models loaded."""
@@ -139,7 +132,7 @@ class Preparation:
         for warning in (*items.warnings(), *self.parts.family.warnings(self.parts)):
             self.reporter.warn(warning)
 
-    def class_images(self, concepts: list[Concept], saver: Saver) -> list[Concept]:
+    def class_images(self, concepts: list[Concept]) -> list[Concept]:
         """The concepts with all their class images, the missing ones made by the base, before any
         weight is rounded for the run where they are to be made in another precision.
 
@@ -151,7 +144,7 @@ class Preparation:
         if not config.prior.makes_images:
             return concepts
         images = image_precision(config, self.precision)
-        self.place.all(images, images.dtype if images is self.precision else torch.float32)
+        weights = images.dtype if images is self.precision else torch.float32
         states = [class_images(config, concept, parts.fingerprint) for concept in concepts]
         # All must have looked before one makes any, or each would share out another list.
         self.processes.wait()
@@ -162,7 +155,7 @@ class Preparation:
             for batch in batches_of(state, size, *share)
         )
         done = 0
-        with self.processes.together():
+        with self.processes.together(), self.place.all(images, weights):
             for state in states:
                 done += make_missing(
                     state,
@@ -172,9 +165,8 @@ class Preparation:
                     processes=share[1],
                     progress=self._progress("class_images", before=done, total=total),
                     stop=self.asked.stops,
-                    save=lambda write: saver("a class image", write),
+                    save=lambda write: self.saver("a class image", write),
                 )
-        self.place.end_streaming()
         found = []
         for concept in concepts:
             state = class_images(config, concept, parts.fingerprint)
@@ -209,7 +201,7 @@ class Preparation:
         Raises:
             Stopped: the user asked for it.
         """
-        parts, processes, data = self.parts, self.processes, self.config.data
+        parts, data = self.parts, self.config.data
 
         def encode(pixels: Tensor) -> tuple[Tensor, Tensor]:
             parameter = next(parts.vae.parameters())
@@ -230,11 +222,7 @@ class Preparation:
             views = items.views(plan)
             if held_out is not None:
                 views += held_out.views(held_out.plan(batch_size=1))
-            # A cache on disk is filled by all processes, one in memory by each for itself.
-            sharers = processes.count if data.cache == "disk" else 1
-            wanted = views[processes.rank % sharers :: sharers]
-            with processes.together():
-                cache.fill(wanted, progress=self._progress("latents"), stop=self.asked.stops)
+            self._fill(cache, self._shared(views), "latents")
             if not parts.is_inpainting:
                 parts.vae.to("cpu")
         return cache
@@ -260,9 +248,7 @@ class Preparation:
         )
         captions = [items.all_captions() for items in images if items is not None]
         if None not in captions:
-            known = [text for some in captions for text in some or ()]
-            with self.processes.together():
-                cache.fill(known, progress=self._progress("texts"), stop=self.asked.stops)
+            self._fill(cache, [text for some in captions for text in some or ()], "texts")
         for stream in streams:
             if stream is not None:
                 stream.close()
@@ -286,21 +272,14 @@ class Preparation:
             (parts.clip_skip, parts.max_prompt_chunks, parts.guidance),
             (str(self.precision.dtype), config.run.seed, samples.items.recipe),
         )
-        on_disk = config.data.cache == "disk"
         cache = Answers(
             partial(answer_of, samples, objective),
             f"{parts.fingerprint} {json.dumps(about, sort_keys=True)}",
-            self._store("answers") if on_disk else MemoryStore(),
+            self._store("answers") if config.data.cache == "disk" else MemoryStore(),
             items=samples.items,
         )
-        self.parts.streaming = self.place.streaming(self.parts.family.denoiser)
-        sharers = self.processes.count if on_disk else 1
-        mine = wanted[self.processes.rank % sharers :: sharers]
-        try:
-            with self.processes.together():
-                cache.fill(mine, progress=self._progress("answers"), stop=self.asked.stops)
-        finally:
-            self.place.end_streaming()
+        with self.place.streamed():
+            self._fill(cache, self._shared(wanted), "answers")
         return cache
 
     def judge(self, items: Items) -> Judge | None:
@@ -310,14 +289,12 @@ class Preparation:
         wanted = config.seeks_best and config.save.best_by == "images"
         if not (wanted and self.processes.is_main):
             return None
-        self.parts.streaming = self.place.streaming(self.parts.family.denoiser)
         try:
-            return Judge(config, self.parts, self.precision, items)
+            with self.place.streamed():
+                return Judge(config, self.parts, self.precision, items)
         except UserError as error:
             self.reporter.warn(f"images are not judged: {error.line}")
             return None
-        finally:
-            self.place.end_streaming()
 
     def _store(self, things: str, limit: int | None = None) -> Store:
         """Where ``data.cache`` says that encoded things lie."""
@@ -325,6 +302,16 @@ class Preparation:
         if data.cache == "disk":
             return DiskStore(data.cache_folder or Path(self.config.run.output) / CACHE_FOLDER)
         return self.kept.store(things, limit) if data.cache == "memory" else NoStore()
+
+    def _shared(self, wanted: Sequence[T]) -> Sequence[T]:
+        """This process's part: a cache on disk is filled by all, one in memory by each for
+        itself."""
+        sharers = self.processes.count if self.config.data.cache == "disk" else 1
+        return wanted[self.processes.rank % sharers :: sharers]
+
+    def _fill(self, cache: Cache[T], wanted: Sequence[T], stage: str) -> None:
+        with self.processes.together():
+            cache.fill(wanted, progress=self._progress(stage), stop=self.asked.stops)
 
     def _progress(
         self, stage: str, *, before: int = 0, total: int | None = None

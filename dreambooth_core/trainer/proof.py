@@ -6,7 +6,7 @@ It runs after the trainer has freed its memory, is part of the result, and stand
 from __future__ import annotations
 
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -192,19 +192,12 @@ def prove(question: Question, config: TrainConfig, checkpoint: int | None = None
         plain = answer(parts, caption)
         add_token(parts, word, read_embedding(place).rows)
     if token is not None and token[1] == file:
-        proof = _verify_token(file, plain, answer(parts, caption), expected, dtype)
+        tolerance = WHOLE if dtype == torch.float32 else 5e-3
+        actual = answer(parts, caption)
+        proof = _compared("embedding", question, file, plain, actual, tolerance)
     elif whole:
         plain = answer(as_stored(parts, STORED[config.save.precision]), caption)
-        proof = _verify_model(
-            file,
-            folder,
-            plain,
-            caption,
-            expected,
-            question.sums,
-            parts.family.denoiser,
-            config.base.guidance,
-        )
+        proof = _verify_model(question, folder, plain, parts.family.denoiser, config.base.guidance)
     else:
         proof = verify_adapter(file, parts.models, lambda _: answer(parts, caption), expected)
     if not proof.passed:
@@ -223,72 +216,52 @@ def prove(question: Question, config: TrainConfig, checkpoint: int | None = None
     return proof.as_dict()
 
 
-def _verify_token(
-    file: Path, plain: Tensor, actual: Tensor, expected: Tensor, dtype: torch.dtype
+def _compared(
+    reader: str,
+    question: Question,
+    weights: Path,
+    plain: Tensor,
+    actual: Tensor,
+    tolerance: float,
+    problems: Sequence[str] = (),
 ) -> Proof:
-    """A learned token, read back into a new base."""
+    """The proof of a file by the answers of the base and of what was read back.
+
+    Args:
+        weights: the file that they are in.
+        problems: what was found out already.
+    """
+    expected, found = question.expected, [*problems]
     size = float(expected.norm())
     difference = float((actual - expected).norm()) / size
     effect = float((expected - plain).norm()) / size
-    tolerance = 2e-5 if dtype == torch.float32 else 5e-3
-    problems = []
     if not difference <= tolerance:
-        problems.append(f"the output differs by {difference:.2e}, allowed is {tolerance:.2e}")
-    if effect == 0.0:
-        problems.append("it equals its base")
-    return Proof(
-        passed=not problems,
-        reader="embedding",
-        difference=difference,
-        tolerance=tolerance,
-        effect=effect,
-        sha256={file.name: sha256(file)},
-        problems=tuple(problems),
-    )
+        found.append(f"the output differs by {difference:.2e}, allowed is {tolerance:.2e}")
+    if effect == 0.0 or float((actual - plain).norm()) == 0.0:
+        found.append("it equals its base")
+    hashes = {weights.relative_to(question.file.parent).as_posix(): sha256(weights)}
+    return Proof(not found, reader, difference, tolerance, effect, hashes, tuple(found))
 
 
 def _verify_model(
-    file: Path,
-    folder: Path,
-    plain: Tensor,
-    caption: str,
-    expected: Tensor,
-    sums: Mapping[str, int],
-    denoiser: str,
-    guidance: float,
+    question: Question, folder: Path, plain: Tensor, denoiser: str, guidance: float
 ) -> Proof:
     """Reads a whole model through diffusers' own loader: every tensor must be what was trained,
     to the bit, and so must the answer be, but for the order of additions."""
+    file = question.file
     weights = file if file.is_file() else next((file / denoiser).glob("*.safetensors"))
-    tensors = read_tensors(weights)
     damaged = [
         name
-        for name, tensor in tensors.items()
+        for name, tensor in read_tensors(weights).items()
         if tensor.is_floating_point() and not bool(tensor.isfinite().all())
     ]
-    read = _through_diffusers(file, folder, guidance)
-    actual = answer(read, caption)
-    size = float(expected.norm())
-    difference = float((actual - expected).norm()) / size
-    effect = float((expected - plain).norm()) / size
     problems = [f"{len(damaged)} tensors have NaN, the first is {damaged[0]}"] if damaged else []
-    if not difference <= WHOLE:
-        problems.append(f"the output differs by {difference:.2e}, allowed is {WHOLE:.2e}")
-    found = sums_of(read)
-    changed = [name for name, value in sums.items() if found.get(name) != value]
+    read = _through_diffusers(file, folder, guidance)
+    actual, found = answer(read, question.caption), sums_of(read)
+    changed = [name for name, value in question.sums.items() if found.get(name) != value]
     if changed:
         problems.append(f"{len(changed)} tensors are not as they were, the first is {changed[0]}")
-    if effect == 0.0 or float((actual - plain).norm()) == 0.0:
-        problems.append("it equals its base")
-    return Proof(
-        passed=not problems,
-        reader="diffusers",
-        difference=difference,
-        tolerance=WHOLE,
-        effect=effect,
-        sha256={weights.relative_to(file.parent).as_posix(): sha256(weights)},
-        problems=tuple(problems),
-    )
+    return _compared("diffusers", question, weights, plain, actual, WHOLE, problems)
 
 
 def _through_diffusers(file: Path, folder: Path, guidance: float) -> Components:

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from PIL import Image
@@ -28,6 +28,7 @@ from dreambooth_core.errors import (
     TrainingFailed,
 )
 from dreambooth_core.jobs import Event, RunFolder
+from dreambooth_core.options.run import LogOptions
 from dreambooth_core.trainer.distributed import Processes
 
 log = logging.getLogger(__name__)
@@ -69,30 +70,24 @@ class Reporter:
         self,
         folder: RunFolder,
         *,
-        tensorboard: bool,
-        board_folder: str = "",
-        wandb_project: str | None = None,
         on_event: Callable[[Event], None] | None = None,
         enabled: bool = True,
     ) -> None:
-        self.folder = folder
-        self.enabled = enabled
-        self._home = folder.identity()
-        self._events = folder.events
-        self._on_event = on_event
-        self._trackers: dict[str, _Tracker] = {}
-        self._wanted: dict[str, Callable[[], _Tracker]] = {}
-        if wandb_project and enabled:
-            self._wanted["Weights & Biases"] = lambda: _Wandb(folder, wandb_project)
-        if tensorboard and enabled:
-            board = folder.path / board_folder if board_folder else folder.logs
-            self._wanted["TensorBoard"] = lambda: _Board(board)
+        self.folder, self.enabled = folder, enabled
+        self._home, self._events, self._on_event = folder.identity(), folder.events, on_event
+        self._trackers: dict[str, _Board | _Wandb] = {}
 
-    def begin(self) -> None:
+    def begin(self, options: LogOptions) -> None:
         """Starts the trackers. Until then nothing but events is written."""
-        for name, start in self._wanted.items():
+        trackers: dict[str, tuple[object, type[_Board] | type[_Wandb]]] = {
+            "Weights & Biases": (options.wandb and options.project, _Wandb),
+            "TensorBoard": (options.tensorboard, _Board),
+        }
+        for name, (wanted, kind) in trackers.items():
+            if not (wanted and self.enabled):
+                continue
             try:
-                self._trackers[name] = start()
+                self._trackers[name] = kind(self.folder, options)
             except Exception as error:  # wandb's derive from nothing else
                 log.exception("%s does not start", name)
                 self.warn(f"{name} does not start, the run continues without: {reason_of(error)}")
@@ -169,7 +164,7 @@ class Reporter:
                     (self.folder.path / BALLAST).unlink()
         return unwritten
 
-    def _each(self, tell: Callable[[_Tracker], None]) -> None:
+    def _each(self, tell: Callable[[_Board | _Wandb], None]) -> None:
         """Tells every tracker; one that fails is told no more."""
         for name, tracker in list(self._trackers.items()):
             try:
@@ -188,19 +183,6 @@ def reason_of(error: BaseException) -> str:
     return text or type(error).__name__
 
 
-class _Tracker(Protocol):
-    """Where curves and images go."""
-
-    def add(self, numbers: Mapping[str, float], step: int) -> None:
-        """The numbers of one step, by their tags."""
-
-    def image(self, tag: str, image: Image.Image, step: int) -> None:
-        """One image."""
-
-    def close(self) -> None:
-        """Hands over what is waiting."""
-
-
 class _Board:
     """TensorBoard's files of one run.
 
@@ -208,10 +190,11 @@ class _Board:
     the numbers of a step are one record, and records are handed over together.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: RunFolder, options: LogOptions) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer: Any = SummaryWriter(str(folder))
+        place = folder.path / options.folder if options.folder else folder.logs
+        self.writer: Any = SummaryWriter(str(place))
         self._waiting: list[tuple[float, int, Mapping[str, float]]] = []
 
     def add(self, numbers: Mapping[str, float], step: int) -> None:
@@ -244,11 +227,11 @@ class _Board:
 class _Wandb:
     """One run at Weights & Biases."""
 
-    def __init__(self, folder: RunFolder, project: str) -> None:
+    def __init__(self, folder: RunFolder, options: LogOptions) -> None:
         import wandb
 
         self._library: Any = wandb
-        self._run: Any = wandb.init(project=project, name=folder.name, dir=str(folder.logs))
+        self._run: Any = wandb.init(project=options.project, name=folder.name, dir=str(folder.logs))
 
     def add(self, numbers: Mapping[str, float], step: int) -> None:
         """The numbers of one step, by their tags."""

@@ -24,7 +24,6 @@ import re
 import shutil
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -53,7 +52,7 @@ from dreambooth_core.formats.privacy import cleaned
 from dreambooth_core.formats.storage import write_tensors
 from dreambooth_core.jobs import RunFolder
 from dreambooth_core.methods.base import Method
-from dreambooth_core.options import TrainConfig
+from dreambooth_core.trainer.saving import Context
 
 ALONE = "0"
 """The run that has its folder of runs for itself."""
@@ -78,17 +77,11 @@ class Results:
     """
 
     def __init__(
-        self,
-        config: TrainConfig,
-        folder: RunFolder,
-        parts: Components,
-        method: Method,
-        items: Items,
-        plan: BatchPlan,
+        self, run: Context, parts: Components, method: Method, items: Items, plan: BatchPlan
     ) -> None:
-        self.config, self.folder, self.parts, self.method = config, folder, parts, method
+        self.config, self.folder, self.parts, self.method = run.config, run.folder, parts, method
         self.items, self.plan = items, plan
-        self.dtype = STORED[config.save.precision]
+        self.dtype = STORED[self.config.save.precision]
         self.written: list[str] = []
         """What is a result, relative to the run's folder."""
 
@@ -101,16 +94,7 @@ class Results:
         Raises:
             SaveFailed: it could not be written.
         """
-        metadata = result_metadata(
-            self.config,
-            self.parts,
-            name=name,
-            step=step,
-            epoch=self.plan.epoch_of(max(step - 1, 0)) + 1,
-            captions=self._captions(),
-            size=self.items.entries[0].size,
-        )
-        path = self._write(name, step, metadata)
+        path = self._write(name, step, self._metadata(name, step))
         self.written.append(self.folder.relative(path))
         return path
 
@@ -202,12 +186,46 @@ class Results:
             for path in found[step]:
                 remove(path)
 
-    def _captions(self) -> dict[str, list[str]]:
-        """The captions of each concept's images."""
-        found: dict[str, list[str]] = {}
-        for entry, text in zip(self.items.entries, self.items.captioner.texts, strict=True):
-            found.setdefault(self.items.concepts[entry.concept].name, []).append(text)
-        return found
+    def _metadata(self, name: str, step: int) -> dict[str, str]:
+        """Metadata for the file of the result ``name``: kohya's ``ss_*`` keys and the SAI model
+        spec (1.0.0)."""
+        config, parts, items = self.config, self.parts, self.items
+        words = ", ".join(c.instance_prompt for c in config.concepts if c.instance_prompt)
+        height, width = items.entries[0].size
+        tags: dict[str, Counter[str]] = {}  # parts of captions between commas, by concept
+        for entry, text in zip(items.entries, items.captioner.texts, strict=True):
+            counts = tags.setdefault(items.concepts[entry.concept].name, Counter())
+            counts.update(tag.strip() for tag in text.split(","))
+        facts: dict[str, Any] = {
+            "ss_output_name": name,
+            "ss_sd_model_name": hub_id(parts.source) or Path(parts.source).name,
+            "base_model_name_or_path": hub_id(parts.source),
+            "ss_sd_model_hash": parts.fingerprint,
+            "ss_v2": str(parts.family.name == "sd2"),
+            "ss_steps": step,
+            "ss_epoch": self.plan.epoch_of(max(step - 1, 0)) + 1,
+            "ss_seed": config.run.seed,
+            "ss_learning_rate": config.optim.learning_rate,
+            "ss_optimizer": config.optim.optimizer,
+            "ss_lr_scheduler": config.optim.lr_scheduler,
+            "ss_batch_size_per_device": config.run.batch_size,
+            "ss_gradient_accumulation_steps": config.run.gradient_accumulation_steps,
+            "ss_mixed_precision": config.run.mixed_precision,
+            "ss_clip_skip": parts.clip_skip,
+            "ss_resolution": f"({width}, {height})",
+            "ss_prior_loss_weight": config.prior.loss_weight if config.prior.enabled else 0,
+            "ss_num_train_images": len(self.items.entries),
+            "ss_training_finished_at": round(time.time(), 1),
+            "ss_tag_frequency": json.dumps(tags, ensure_ascii=False),
+            "modelspec.title": name,
+            "modelspec.author": "",
+            "modelspec.date": time.strftime("%Y-%m-%dT%H:%M:%S"),
+            "modelspec.resolution": f"{width}x{height}",
+            "modelspec.prediction_type": PREDICTION.get(parts.prediction_type),
+            "modelspec.trigger_phrase": words,
+            "modelspec.description": f"Made with dreambooth {__version__}.",
+        }
+        return {key: str(value) for key, value in facts.items() if value not in (None, "")}
 
     # --- as other scripts leave them ------------------------------------------------------------
     def _write_for_scripts(
@@ -302,62 +320,3 @@ def _copied(result: Path, stem: str) -> Path:
     else:
         copy_file(result, target, link=True)
     return target
-
-
-def result_metadata(
-    config: TrainConfig,
-    parts: Components,
-    *,
-    name: str,
-    step: int,
-    epoch: int,
-    captions: Mapping[str, Sequence[str]],
-    size: tuple[int, int],
-) -> dict[str, str]:
-    """Metadata for a file that holds this run's result: kohya's ``ss_*`` keys and the SAI model
-    spec (1.0.0).
-
-    Args:
-        name: name of the result, without an ending.
-        captions: the captions trained on, by concept, for ``ss_tag_frequency``.
-        size: (height, width) in pixels.
-    """
-    words = ", ".join(c.instance_prompt for c in config.concepts if c.instance_prompt)
-    facts: dict[str, Any] = {
-        "ss_output_name": name,
-        "ss_sd_model_name": hub_id(parts.source) or Path(parts.source).name,
-        "base_model_name_or_path": hub_id(parts.source),
-        "ss_sd_model_hash": parts.fingerprint,
-        "ss_v2": str(parts.family.name == "sd2"),
-        "ss_steps": step,
-        "ss_epoch": epoch,
-        "ss_seed": config.run.seed,
-        "ss_learning_rate": config.optim.learning_rate,
-        "ss_optimizer": config.optim.optimizer,
-        "ss_lr_scheduler": config.optim.lr_scheduler,
-        "ss_batch_size_per_device": config.run.batch_size,
-        "ss_gradient_accumulation_steps": config.run.gradient_accumulation_steps,
-        "ss_mixed_precision": config.run.mixed_precision,
-        "ss_clip_skip": parts.clip_skip,
-        "ss_resolution": f"({size[1]}, {size[0]})",
-        "ss_prior_loss_weight": config.prior.loss_weight if config.prior.enabled else 0,
-        "ss_num_train_images": sum(len(texts) for texts in captions.values()),
-        "ss_training_finished_at": round(time.time(), 1),
-        "ss_tag_frequency": json.dumps(_tags(captions), ensure_ascii=False),
-        "modelspec.title": name,
-        "modelspec.author": "",
-        "modelspec.date": time.strftime("%Y-%m-%dT%H:%M:%S"),
-        "modelspec.resolution": f"{size[1]}x{size[0]}",
-        "modelspec.prediction_type": PREDICTION.get(parts.prediction_type),
-        "modelspec.trigger_phrase": words,
-        "modelspec.description": f"Made with dreambooth {__version__}.",
-    }
-    return {key: str(value) for key, value in facts.items() if value not in (None, "")}
-
-
-def _tags(captions: Mapping[str, Sequence[str]]) -> dict[str, dict[str, int]]:
-    """Tags (parts between commas) and how often each occurs, by concept."""
-    return {
-        concept: dict(Counter(tag.strip() for text in texts for tag in text.split(",")))
-        for concept, texts in captions.items()
-    }

@@ -30,11 +30,11 @@ from dreambooth_core.options import TrainConfig
 from dreambooth_core.quiet import quieten
 from dreambooth_core.trainer import kernels, publish
 from dreambooth_core.trainer.decide import Decision, decide, told_captions
-from dreambooth_core.trainer.distributed import Processes, as_launched, join
+from dreambooth_core.trainer.distributed import as_launched, join
 from dreambooth_core.trainer.kept import Kept
 from dreambooth_core.trainer.proof import Question, ask, prove, release
 from dreambooth_core.trainer.reports import Reporter, reason_of
-from dreambooth_core.trainer.saving import Asked, Saver
+from dreambooth_core.trainer.saving import Context
 from dreambooth_core.trainer.state import (
     check_resume,
     choose,
@@ -85,15 +85,8 @@ def run(
     try:
         if decision is None or decision.config != config:
             decision = decide(config, processes=processes)
-        reporter = Reporter(
-            folder,
-            tensorboard=config.log.tensorboard,
-            board_folder=config.log.folder,
-            wandb_project=config.log.project if config.log.wandb else None,
-            on_event=on_event,
-            enabled=processes.is_main,
-        )
-        _run(decision, folder, processes, reporter, proposal, kept)
+        reporter = Reporter(folder, on_event=on_event, enabled=processes.is_main)
+        _run(decision, Context(decision.config, folder, processes, reporter), proposal, kept)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -106,18 +99,12 @@ def run(
 
 
 def _run(
-    decision: Decision,
-    folder: RunFolder,
-    processes: Processes,
-    reporter: Reporter,
-    proposal: Proposal | None,
-    kept: Kept | None,
+    decision: Decision, context: Context, proposal: Proposal | None, kept: Kept | None
 ) -> None:
     """Results come first, then their proof, then whatever is only shown."""
-    config, started = decision.config, time.time()
-    asked = Asked(folder)
-    saver = Saver(folder.path, Path(config.run.output), asked, reporter)
-    training = _prepared(decision, folder, processes, reporter, asked, saver, proposal, kept)
+    config, folder, reporter = context.config, context.folder, context.reporter
+    started = time.time()
+    training = _prepared(decision, context, proposal, kept)
     try:
         question = _train(training)
     except Stopped:
@@ -138,7 +125,8 @@ def _run(
     seconds = {"total_seconds": round(time.time() - started, 3)}
     is_adapter = METHODS[config.method.kind].is_adapter
     hosts = host_table(question.file, family) if is_adapter else []
-    saver("the receipt", lambda: write_receipt(folder, result=seconds, proof=proof, hosts=hosts))
+    told = partial(write_receipt, folder, result=seconds, proof=proof, hosts=hosts)
+    context.saver("the receipt", told)
     warning = unheard(hosts) if config.save.layout == "host" else None
     if warning:
         reporter.warn(warning)
@@ -162,21 +150,14 @@ def _run(
 
 
 def _prepared(
-    decision: Decision,
-    folder: RunFolder,
-    processes: Processes,
-    reporter: Reporter,
-    asked: Asked,
-    saver: Saver,
-    proposal: Proposal | None,
-    kept: Kept | None,
+    decision: Decision, context: Context, proposal: Proposal | None, kept: Kept | None
 ) -> Training:
     """The training at the step where it begins. Nothing of the run has changed until all that can
     be refused has been."""
-    config = decision.config
-    point = _resume_point(config, folder, reporter)
+    folder, reporter = context.folder, context.reporter
+    point = _resume_point(context)
     try:
-        training = Training(decision, folder, reporter, processes, asked, saver, kept)
+        training = Training(decision, context, kept or Kept())
     except Stopped as stop:
         raise Stopped(f"{stop.what}; what was made so far is kept", where=stop.where) from None
     if point is not None:
@@ -185,13 +166,12 @@ def _prepared(
         training.restore(state)
         log.info("resumed from %s", point)
     facts = _facts(training)
-    if processes.is_main:
-        asked.look()
+    if context.processes.is_main:
+        context.asked.look()
         if proposal is not None:
             proposal.accept(folder)
-        reporter.begin()
-        saver("the receipt", lambda: write_receipt(folder, **facts))
-    if processes.is_main:
+        reporter.begin(context.config.log)
+        context.saver("the receipt", lambda: write_receipt(folder, **facts))
         training.watch.estimate = partial(_estimate, training)
     reporter.emit(
         "started",
@@ -213,19 +193,19 @@ def _estimate(training: Training) -> int | None:
     return needs.peak if needs else None
 
 
-def _resume_point(config: TrainConfig, folder: RunFolder, reporter: Reporter) -> Path | None:
+def _resume_point(run: Context) -> Path | None:
     """The checkpoint to resume from, if there is any.
 
     Raises:
         UserError: there is no such checkpoint, or it is not of these settings.
     """
-    if not config.run.resume:
+    if not run.config.run.resume:
         return None
-    path = choose(folder.checkpoints, config.run.resume)
+    path = choose(run.folder.checkpoints, run.config.run.resume)
     if path is None:
-        reporter.warn("there is no checkpoint to resume from; starting at step 0")
-        return None
-    check_resume(path, config)
+        run.reporter.warn("there is no checkpoint to resume from; starting at step 0")
+    else:
+        check_resume(path, run.config)
     return path
 
 

@@ -9,6 +9,7 @@ import errno
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +17,8 @@ from dreambooth_core.errors import DreamBoothError, RunGone, SaveFailed, Stopped
 from dreambooth_core.jobs import STOPS, RunFolder
 from dreambooth_core.jobs.checkpoints import Removable, removable
 from dreambooth_core.memory.measure import amount
+from dreambooth_core.options import TrainConfig
+from dreambooth_core.trainer.distributed import Processes
 from dreambooth_core.trainer.reports import Reporter
 
 log = logging.getLogger(__name__)
@@ -92,34 +95,21 @@ class Asked:
             )
 
 
+@dataclass
 class Saver:
     """Does writes, and does them again while the disk is full."""
 
-    def __init__(
-        self,
-        folder: Path,
-        runs: Path,
-        asked: Asked,
-        reporter: Reporter,
-        *,
-        sleep: Callable[[float], None] = time.sleep,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """
-        Args:
-            folder: the run's.
-            runs: the folder of runs, where others may have something to delete.
-            asked: tells whether the user wants to stop meanwhile.
-            reporter: is told of the waiting.
-            sleep: for tests.
-            clock: for tests; seconds.
-        """
-        self._folder = folder
-        self._runs = runs
-        self._asked = asked
-        self._reporter = reporter
-        self._sleep = sleep
-        self._clock = clock
+    folder: Path
+    """The run's."""
+    runs: Path
+    """The folder of runs, where others may have something to delete."""
+    asked: Asked
+    """Tells whether the user wants to stop meanwhile."""
+    reporter: Reporter
+    """Is told of the waiting."""
+    sleep: Callable[[float], None] = time.sleep
+    clock: Callable[[], float] = time.monotonic
+    """In seconds. Both are others in tests."""
 
     def __call__(self, what: str, write: Callable[[], T]) -> T:
         """What ``write`` returns, once there is room for it.
@@ -133,64 +123,59 @@ class Saver:
             SaveFailed: there was no room for a whole day.
             RunGone: the run's folder is not there any more.
         """
-        self._asked.look()
-        try:
-            return write()
-        except (OSError, RuntimeError, DreamBoothError) as error:
-            first = disk_full(error)
-            if first is None:
-                self._asked.look()
-                raise
-            log.warning("%s: %s", what, error)
-        return self._wait(what, write, first)
-
-    def _wait(self, what: str, write: Callable[[], T], first: OSError) -> T:
-        cause = f"{first.strerror or first}" + (f" ({first.filename})" if first.filename else "")
-        since = self._clock()
-        self._tell(what, cause)
-        pause = FIRST_PAUSE
-        while self._clock() - since < PATIENCE:
-            self._rest(pause, what, cause)
-            pause = min(pause * 2, LONGEST_PAUSE)
+        self.asked.look()
+        first, cause, since, pause = None, "", 0.0, FIRST_PAUSE
+        while first is None or self.clock() - since < PATIENCE:
+            if first is not None:
+                self._rest(pause, what, cause)
+                pause = min(pause * 2, LONGEST_PAUSE)
             try:
                 done = write()
             except (OSError, RuntimeError, DreamBoothError) as error:
-                if disk_full(error) is None:
-                    self._asked.look()
+                full = disk_full(error)
+                if full is None:
+                    self.asked.look()
                     raise
+                if first is None:
+                    log.warning("%s: %s", what, error)
+                    cause = f"{full.strerror or full}"
+                    cause += f" ({full.filename})" if full.filename else ""
+                    first, since = full, self.clock()
+                    self._tell(what, cause)
                 continue
-            waited = self._clock() - since
-            self._reporter.warn(f"there is room again: {what} was saved after {waited:.0f} s")
+            if first is not None:
+                waited = self.clock() - since
+                self.reporter.warn(f"there is room again: {what} was saved after {waited:.0f} s")
             return done
         raise SaveFailed(
             f"{what} could not be saved, the disk was full for {PATIENCE / 3600:.0f} hours; the "
             f"first cause was: {cause}",
-            where=self._folder,
+            where=self.folder,
             do="Make room and resume the run.",
         ) from first
 
     def _rest(self, seconds: float, what: str, cause: str) -> None:
-        until = self._clock() + seconds
-        while self._clock() < until:
-            if self._asked.stops():
+        until = self.clock() + seconds
+        while self.clock() < until:
+            if self.asked.stops():
                 raise Stopped(
                     f"stopped while it waited for room; {what} is not saved. The cause: {cause}"
                 )
-            self._sleep(POLL)
+            self.sleep(POLL)
 
     def _tell(self, what: str, cause: str) -> None:
-        found = removable(self._runs, self._folder)
-        names = ", ".join(_named(one, self._runs) for one in found[:SHOWN])
+        found = removable(self.runs, self.folder)
+        names = ", ".join(_named(one, self.runs) for one in found[:SHOWN])
         advice = "No old checkpoint lies here: delete something else"
         if found:
             total = amount(sum(one.size for one in found))
             more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
             advice = f"Old checkpoints that could be deleted, {total} in all: {names}{more}"
-        self._reporter.warn(
+        self.reporter.warn(
             f"the disk is full: {what} waits and is tried again until there is room ({cause}). "
             f"{advice}."
         )
-        self._reporter.emit(
+        self.reporter.emit(
             "progress",
             stage=STAGE,
             step=0,
@@ -205,6 +190,18 @@ def _named(one: Removable, runs: Path) -> str:
     except ValueError:
         name = str(one.path)
     return f"{name} ({amount(one.size)})"
+
+
+class Context:
+    """A run but for its models: what was asked for, where it lies, and who takes part."""
+
+    def __init__(
+        self, config: TrainConfig, folder: RunFolder, processes: Processes, reporter: Reporter
+    ) -> None:
+        self.config, self.folder = config, folder
+        self.processes, self.reporter = processes, reporter
+        self.asked = Asked(folder)
+        self.saver = Saver(folder.path, Path(config.run.output), self.asked, reporter)
 
 
 SAVING_SHARE = 0.05

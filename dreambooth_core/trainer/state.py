@@ -28,7 +28,6 @@ from dreambooth_core.disk.reading import parse_json
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Components
 from dreambooth_core.formats.storage import read_metadata, read_tensors, write_tensors
-from dreambooth_core.jobs import RunFolder
 from dreambooth_core.jobs.checkpoints import (
     MANIFEST,
     ROLLING,
@@ -42,9 +41,8 @@ from dreambooth_core.methods.table import METHODS
 from dreambooth_core.optim.ema import Ema
 from dreambooth_core.optim.stepper import Stepper
 from dreambooth_core.options import TrainConfig
-from dreambooth_core.trainer.distributed import Processes, Shards, scattered
-from dreambooth_core.trainer.reports import Reporter
-from dreambooth_core.trainer.saving import Asked, Saver
+from dreambooth_core.trainer.distributed import Shards, scattered
+from dreambooth_core.trainer.saving import Context
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +126,7 @@ def load_state(folder: Path) -> TrainState:
         UserError: it is damaged, or of a version that is not known; names the newest earlier one,
             if there is any.
     """
-    try:
+    with _sound(folder):
         for name in (MANIFEST, WEIGHTS, STATES):
             if not (folder / name).is_file():  # a pipe in its place would be waited for
                 raise ValueError(f"{name} is not there")
@@ -141,20 +139,30 @@ def load_state(folder: Path) -> TrainState:
             raise ValueError(f"{MANIFEST} names another step than {WEIGHTS}")
         weights = read_tensors(folder / WEIGHTS)
         states = torch.load(folder / STATES, map_location="cpu", weights_only=True)
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        EOFError,
-        RuntimeError,
-        RecursionError,
-        pickle.UnpicklingError,
-    ) as error:
+    return TrainState(step, weights, states, identity)
+
+
+DAMAGED: tuple[type[Exception], ...] = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    EOFError,
+    RuntimeError,
+)
+DAMAGED += (AttributeError, pickle.UnpicklingError)
+"""What reading a checkpoint raises that is not what was written."""
+
+
+@contextmanager
+def _sound(folder: Path) -> Iterator[None]:
+    """Inside, what goes wrong means that the checkpoint is damaged."""
+    try:
+        yield
+    except DAMAGED as error:
         raise UserError(
             f"this checkpoint is damaged ({error})", where=folder, do=_advice(folder)
         ) from error
-    return TrainState(step, weights, states, identity)
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -197,19 +205,16 @@ def check_resume(folder: Path, config: TrainConfig) -> None:
     Raises:
         UserError: the checkpoint is damaged, or belongs to other settings.
     """
-    try:
-        manifest = _read_manifest(folder)
-        saved = dict(manifest["identity"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(
-            f"this checkpoint is damaged ({error})", where=folder, do=_advice(folder)
-        ) from error
+    with _sound(folder):
+        saved = dict(_read_manifest(folder)["identity"])
     refuse_changes(saved, settings_identity(config))
 
 
 def settings_identity(config: TrainConfig) -> dict[str, Any]:
     """Settings that cannot change when a run is resumed."""
     method = config.method
+    # The adapter that pairs are compared with is made anew from its file when a run resumes.
+    compared = {"compared_with": sha256(method.init_from) if method.init_from else None}
     return {
         "method": method.kind,
         "rank": method.rank,
@@ -219,14 +224,9 @@ def settings_identity(config: TrainConfig) -> dict[str, Any]:
         "targets": method.target_modules,
         "optimizer": config.optim.optimizer,
         "ema": config.optim.ema.enabled,
-        **({"compared_with": _compared_with(method.init_from)} if config.prefers else {}),
+        **(compared if config.prefers else {}),
         "training_adapter": sha256(method.training_adapter) if method.training_adapter else None,
     }
-
-
-def _compared_with(init_from: str) -> str | None:
-    """The adapter that pairs are compared with is made anew from its file when a run resumes."""
-    return sha256(init_from) if init_from else None
 
 
 TOLD = ("commit",)
@@ -240,7 +240,7 @@ def commit_in(folder: Path) -> str | None:
     """
     try:
         commit = _read_manifest(folder)["identity"].get("commit")
-    except (OSError, UserError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (UserError, *DAMAGED):
         return None
     return commit if is_commit(commit if isinstance(commit, str) else None) else None
 
@@ -338,28 +338,28 @@ class Trained:
 class Checkpoints:
     """Writes the state of what is trained into a run's folder."""
 
+    run: Context
     trained: Trained
-    folder: RunFolder
-    processes: Processes
-    reporter: Reporter
-    asked: Asked
-    saver: Saver
 
     @property
     def takes_part(self) -> bool:
         """Whether this process has a part in it: the main one, or in pieces all."""
-        return self.processes.is_main or self.trained.shards is not None
+        return self.run.processes.is_main or self.trained.shards is not None
+
+    @property
+    def _root(self) -> Path:
+        return self.run.folder.checkpoints
 
     def are_kept(self, step: int) -> bool:
         """Whether there is a checkpoint of this step that stays: nothing else may replace it.
         In pieces all processes must ask, and hear what the main one sees."""
-        path = saved_steps(self.folder.checkpoints).get(step)
-        kept = ["kept"] if path is not None and not is_rolling(path) else []
-        return bool(self.processes.agree(kept) if self.trained.shards else kept)
+        path = saved_steps(self._root).get(step)
+        kept = path is not None and not is_rolling(path)
+        return self.run.processes.agree(kept) if self.trained.shards else kept
 
     def latest(self) -> str:
         """What the run resumes from, in words."""
-        last = max(saved_steps(self.folder.checkpoints), default=None)
+        last = max(saved_steps(self._root), default=None)
         if last is None:
             return "nothing is saved, it resumes from its beginning"
         return f"it resumes from step {last} (checkpoints/{name_of(last)})"
@@ -368,20 +368,19 @@ class Checkpoints:
         """Writes a checkpoint to resume from; on a full disk, once there is room."""
         if self.takes_part:
             state, what = self.trained.at(step), f"the checkpoint of step {step}"
-            if self.processes.is_main:
-                root = self.folder.checkpoints
-                self._tell(self.saver(what, lambda: save_state(root, state)), step)
+            if self.run.processes.is_main:
+                self._tell(self.run.saver(what, lambda: save_state(self._root, state)), step)
 
     def save_rolling(self, step: int) -> None:
         """Writes a checkpoint that the next one replaces. It is worth no waiting: where it cannot
         be written, that is a warning."""
         if self.takes_part and not self.are_kept(step):
-            with self.reporter.decorative(f"saving the resume state of step {step}"):
+            with self.run.reporter.decorative(f"saving the resume state of step {step}"):
                 state = self.trained.at(step)
-                if self.processes.is_main:
-                    self.asked.look()
-                    self._tell(save_state(self.folder.checkpoints, state, rolling=True), step)
+                if self.run.processes.is_main:
+                    self.run.asked.look()
+                    self._tell(save_state(self._root, state, rolling=True), step)
 
     def _tell(self, path: Path, step: int) -> None:
-        self.reporter.saved(path, step)
-        prune(self.folder.checkpoints, self.trained.config.save.keep)
+        self.run.reporter.saved(path, step)
+        prune(self._root, self.trained.config.save.keep)

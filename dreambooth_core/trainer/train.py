@@ -24,7 +24,7 @@ from dreambooth_core.data.plan import CLASS, Slot
 from dreambooth_core.devices import make_precision, send
 from dreambooth_core.errors import Stopped
 from dreambooth_core.families.loading import load_base
-from dreambooth_core.jobs import RunFolder, write_receipt
+from dreambooth_core.jobs import write_receipt
 from dreambooth_core.memory.advice import next_measure
 from dreambooth_core.memory.measure import MemoryWatch
 from dreambooth_core.methods.base import method_for
@@ -36,15 +36,15 @@ from dreambooth_core.randomness import seed_globally
 from dreambooth_core.trainer.best import Best, HeldOut, Record
 from dreambooth_core.trainer.compiling import Compiling
 from dreambooth_core.trainer.decide import Decision, parameter_groups
-from dreambooth_core.trainer.distributed import Processes, no_sync, replicated, shard
+from dreambooth_core.trainer.distributed import replicated, shard
 from dreambooth_core.trainer.kept import Kept
 from dreambooth_core.trainer.placement import Placement
 from dreambooth_core.trainer.prepare import Preparation, image_precision
 from dreambooth_core.trainer.references import References
-from dreambooth_core.trainer.reports import MOST_WAITING, Reporter, Window
+from dreambooth_core.trainer.reports import MOST_WAITING, Window
 from dreambooth_core.trainer.results import Results
 from dreambooth_core.trainer.samples import Samples
-from dreambooth_core.trainer.saving import Asked, Clock, Saver
+from dreambooth_core.trainer.saving import Clock, Context
 from dreambooth_core.trainer.state import Checkpoints, Trained, TrainState
 from dreambooth_core.trainer.validation import Validation
 
@@ -63,19 +63,16 @@ class Training:
     def __init__(
         self,
         decision: Decision,
-        folder: RunFolder,
-        reporter: Reporter,
-        processes: Processes,
-        asked: Asked,
-        saver: Saver,
-        kept: Kept | None = None,
+        run: Context,
+        kept: Kept,
     ) -> None:
-        config = self.config = decision.config
-        self.folder, self.reporter, self.processes = folder, reporter, processes
-        self.asked, self.saver, self.seed = asked, saver, config.run.seed
+        config = self.config = run.config
+        self.folder, self.reporter, self.processes = run.folder, run.reporter, run.processes
+        self.asked, self.saver, self.seed = run.asked, run.saver, config.run.seed
+        processes = run.processes
         self.step = self._began_at = self._saved_at = 0  # optimizer steps that are done
         self._sampled_at, self._stops_at_epoch_end = -1, False
-        reporter.emit("progress", stage="loading")
+        run.reporter.emit("progress", stage="loading")
 
         # The base. A token that is learned was added to the tokenizers that decided, to try it out.
         kind = METHODS[config.method.kind]
@@ -83,18 +80,17 @@ class Training:
             config.run.mixed_precision, processes.device, tf32=config.memory.tf32
         )
         tokenizers = None if kind.learns_token else decision.parts.tokenizers
-        kept = kept or Kept()
         unrounded = kind.trains_base or image_precision(config, precision) is not precision
         found = kept.take(config.base, precision.dtype, processes.device, unrounded=unrounded)
         parts = self.parts = found or load_base(config.base, tokenizers=tokenizers)
         place = Placement(config, parts, precision)
-        prepare = Preparation(place, processes, reporter, asked, kept)
+        prepare = Preparation(run, place, kept)
         prepare.stop_here()
         if config.marks.file:
             require_base(config.marks.file, parts.fingerprint)
 
         # The images, and the batches of the whole run.
-        concepts = prepare.class_images(decision.concepts, saver)
+        concepts = prepare.class_images(decision.concepts)
         items = self.items = Items(concepts, config.data, seed=self.seed)
         held_out = items.held_out() if config.seeks_best else None
         prepare.warn_of(items)
@@ -145,9 +141,9 @@ class Training:
         self.trained = Trained(
             config, parts, method, trainables, self.stepper, self.ema, precision.scaler, shards
         )
-        self.checkpoints = Checkpoints(self.trained, folder, processes, reporter, asked, saver)
+        self.checkpoints = Checkpoints(run, self.trained)
         self.clock = Clock(config.save.every_minutes)
-        self.results = Results(config, folder, parts, method, items, self.plan)
+        self.results = Results(run, parts, method, items, self.plan)
 
         # What a step computes with.
         self.references = References(method, self.samples, self.objective, answers)
@@ -161,11 +157,11 @@ class Training:
         advice = partial(next_measure, config, processes.device, parts.configs)
         self.watch = MemoryWatch(processes.device, advice)
         self.compiling = Compiling(wanted=config.memory.compile)
-        self.validation = Validation(config.validation, parts, precision, folder, reporter, items)
+        self.validation = Validation(run, parts, precision, items)
         size, unseen = config.run.batch_size, None
         if held_out is not None:
             unseen = HeldOut(slots_of(held_out, seed=0), self.objective, size)
-        self.best = Best(config, processes, reporter, unseen, judge)
+        self.best = Best(run, unseen, judge)
 
     # --- the loop -------------------------------------------------------------------------------
     def train(self) -> None:
@@ -228,7 +224,8 @@ class Training:
             device = self.precision.device.type
             seed_globally("dropout", self.seed, step, group[0].number, device=device)
             # Gradients travel once a step, with the last pass.
-            with nullcontext() if number == len(passes) else no_sync(self.ddp):
+            last = number == len(passes)
+            with nullcontext() if last or self.ddp is None else self.ddp.no_sync():
                 total, instance, prior = forward(group, step, counts)
                 # The engines average over processes; the step's losses are shares of one sum.
                 shared = total * self.processes.count if self.processes.count > 1 else total

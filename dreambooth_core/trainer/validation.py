@@ -6,6 +6,7 @@ They come from seeds of their own, so that training is not disturbed.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from PIL import Image
@@ -18,9 +19,8 @@ from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Components
 from dreambooth_core.families.host_sampling import SAMPLERS, Like
 from dreambooth_core.families.sampling import SamplingSettings, generate
-from dreambooth_core.jobs import RunFolder
 from dreambooth_core.options.run import ValidationOptions
-from dreambooth_core.trainer.reports import Reporter
+from dreambooth_core.trainer.saving import Context
 
 
 def sampling_settings(
@@ -89,31 +89,22 @@ def drawn(
         torch.set_rng_state(state)
 
 
+@dataclass
 class Validation:
     """Makes and writes the validation images of a run, in the size of its first image unless the
     options say another."""
 
-    def __init__(
-        self,
-        options: ValidationOptions,
-        parts: Components,
-        precision: Precision,
-        folder: RunFolder,
-        reporter: Reporter,
-        items: Items,
-    ) -> None:
-        self.options = options
-        self.parts = parts
-        self.precision = precision
-        self.folder = folder
-        self.reporter = reporter
-        self.items = items
+    run: Context
+    parts: Components
+    precision: Precision
+    items: Items
 
     def prompts(self, *, asked: bool = False) -> list[str]:
         """What is shown: the options' prompts; where there are none and somebody asks to see
         images, what is trained on."""
-        if self.options.prompts or not asked:
-            return self.options.prompts
+        wanted = self.run.config.validation.prompts
+        if wanted or not asked:
+            return wanted
         return [next(iter(self.items.first_captions().values()))]
 
     def make(
@@ -124,22 +115,19 @@ class Validation:
         Raises:
             Stopped: ``should_stop`` said so, asked at each denoising step.
         """
-        each = range(self.options.images)
-        wanted = [(prompt, self.options.seed + i) for prompt in prompts for i in each]
-        self.reporter.emit("progress", stage="samples", step=0, steps=len(wanted))
-        with self.reporter.decorative("making the validation images"):
-            settings = sampling_settings(self.options, self.parts, self.items.entries[0].size)
-            said, seeds = [prompt for prompt, _ in wanted], [seed for _, seed in wanted]
+        options, folder, reporter = self.run.config.validation, self.run.folder, self.run.reporter
+        said = [prompt for prompt in prompts for _ in range(options.images)]
+        seeds = [options.seed + i for _ in prompts for i in range(options.images)]
+        reporter.emit("progress", stage="samples", step=0, steps=len(said))
+        with reporter.decorative("making the validation images"):
+            settings = sampling_settings(options, self.parts, self.items.entries[0].size)
             images = drawn(self.parts, self.precision, said, seeds, settings, should_stop)
+            made = enumerate(zip(images, said, seeds, strict=True))
             # Of several processes, the main one alone writes.
-            for index, image in enumerate(images if self.reporter.enabled else ()):
-                self._show(step, index, said[index], seeds[index], image)
-        self.reporter.emit("progress", stage="samples", step=len(wanted), steps=len(wanted))
-
-    def _show(self, step: int, index: int, prompt: str, seed: int, image: Image.Image) -> None:
-        path = self.folder.samples / f"step-{step:06d}-{index:02d}.png"
-        write_bytes(path, encode(image))
-        self.reporter.image(f"validation/{index:02d} {prompt}", image, step)
-        self.reporter.emit(
-            "sample", path=self.folder.relative(path), step=step, prompt=prompt, seed=seed
-        )
+            for index, (image, prompt, seed) in made if reporter.enabled else ():
+                path = folder.samples / f"step-{step:06d}-{index:02d}.png"
+                write_bytes(path, encode(image))
+                reporter.image(f"validation/{index:02d} {prompt}", image, step)
+                told = {"step": step, "prompt": prompt, "seed": seed}
+                reporter.emit("sample", path=folder.relative(path), **told)
+        reporter.emit("progress", stage="samples", step=len(said), steps=len(said))

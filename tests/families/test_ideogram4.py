@@ -144,8 +144,8 @@ def test_class_images_are_made_by_both_denoisers(
     config = load(TrainConfig, overrides=[f"base.model={folder.as_posix()}", *prior])
     precision = Precision(torch.device("meta"), torch.float32, None)
     monkeypatch.setattr("dreambooth_core.trainer.placement.apply_attention", lambda *_: None)
-    Placement(config, parts, precision).all(precision, torch.float32)
-    assert {p.device.type for model in parts.networks for p in model.parameters()} == {"meta"}
+    with Placement(config, parts, precision).all(precision, torch.float32):
+        assert {p.device.type for model in parts.networks for p in model.parameters()} == {"meta"}
     both = Planner(config, device="cuda").needs().class_images
     monkeypatch.setattr(Ideogram4, "companions", ())
     alone = Planner(config, device="cuda").needs().class_images

@@ -24,7 +24,7 @@ from dreambooth_core.trainer.distributed import join
 from dreambooth_core.trainer.kept import Kept
 from dreambooth_core.trainer.reports import Reporter
 from dreambooth_core.trainer.run import run
-from dreambooth_core.trainer.saving import Asked, Saver
+from dreambooth_core.trainer.saving import Context
 from dreambooth_core.trainer.train import Training
 
 Changes = dict[str, Any]
@@ -94,11 +94,10 @@ def read_quickly(schema: type[TrainConfig], **given: Any) -> TrainConfig:
 
 def training_of(config: TrainConfig, folder: RunFolder, device: str = "cpu") -> Training:
     """A run that is not trained yet."""
-    reporter, asked = Reporter(folder, tensorboard=False), Asked(folder)
-    saver = Saver(folder.path, folder.path.parent, asked, reporter)
     processes = join(device)
     decision = decide_quickly(config, processes=processes)
-    return Training(decision, folder, reporter, processes, asked, saver)
+    run = Context(decision.config, folder, processes, Reporter(folder))
+    return Training(decision, run, Kept())
 
 
 class KeptBase(Kept):

@@ -24,14 +24,9 @@ class Disk:
         self.tries = 0
         self.seconds = seconds
         self.number = number
-        reporter = Reporter(folder, tensorboard=False)
+        asked, reporter = Asked(folder), Reporter(folder)
         self.save = Saver(
-            folder.path,
-            folder.path.parent,
-            Asked(folder),
-            reporter,
-            sleep=self.sleep,
-            clock=lambda: self.now,
+            folder.path, folder.path.parent, asked, reporter, self.sleep, lambda: self.now
         )
 
     def sleep(self, seconds: float) -> None:
@@ -73,14 +68,14 @@ def test_a_second_or_an_hour_ends_nothing(folder: RunFolder, seconds: int, numbe
 
 def test_it_can_be_stopped_meanwhile(folder: RunFolder) -> None:
     disk = Disk(folder, 1e9)
-    asleep = disk.save._sleep
+    asleep = disk.save.sleep
 
     def sleep(seconds: float) -> None:
         asleep(seconds)
         if disk.now > 100:
             folder.control.request("stop")
 
-    disk.save._sleep = sleep
+    disk.save.sleep = sleep
     with pytest.raises(Stopped, match=r"the result dog is not saved\. The cause: full at try 1 "):
         disk.save("the result dog", disk.write)
     assert disk.now < 102
