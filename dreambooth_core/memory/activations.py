@@ -56,12 +56,15 @@ class Trace:
         counted = sum(size for storage, size in kept.items() if storage in self.copies)
         return sum(kept.values()) + self.copied - counted
 
+    def _kept_by_block(self, checkpointing: bool) -> list[dict[int, int]]:
+        """Storages and their bytes, of which some are kept by several blocks."""
+        return [
+            dict(inputs if checkpointing and number % 2 else block.saved)
+            for number, (block, inputs) in enumerate(zip(self.blocks, self.inputs, strict=True))
+        ]
+
     def _kept(self, checkpointing: bool) -> dict[int, int]:
-        seen: dict[int, int] = {}
-        for number, block in enumerate(self.blocks):
-            is_block = number % 2 == 1
-            seen.update(self.inputs[number] if checkpointing and is_block else block.saved)
-        return seen
+        return {s: size for kept in self._kept_by_block(checkpointing) for s, size in kept.items()}
 
     @property
     def largest_block(self) -> int:
@@ -74,48 +77,31 @@ class Trace:
         ``gradients``: ``grow`` where they appear during the backward pass, ``there`` where an
         earlier part of the batch left them all, ``one`` where each is used and freed at once.
         """
-        sizes: dict[int, int] = {}
-        for block in self.blocks:
-            for parameter in block.parameters:
-                sizes[id(parameter)] = parameter.numel() * parameter.element_size()
-        kept = self._kept(checkpointing)
-        now = sum(kept.values()) + (sum(sizes.values()) if gradients == "there" else 0)
-        peak = now
-        last_use = self._last_uses(checkpointing)
-        born: set[int] = set()
-        for number in reversed(range(len(self.blocks))):
-            block = self.blocks[number]
-            again = checkpointing and number % 2 == 1
-            inside = sum(n for storage, n in dict(block.saved).items() if storage not in kept)
-            if again:
-                now += inside
-                peak = max(peak, now)
-            for size in self._births(block, born, sizes):
-                if gradients == "grow":
-                    now += size
-                    peak = max(peak, now)
-                elif gradients == "one":
-                    peak = max(peak, now + size)
-            now -= (inside if again else 0) + last_use[number]
-        return peak
-
-    def _last_uses(self, checkpointing: bool) -> list[int]:
-        """For each block, the bytes whose first use, their last in the backward pass, it is."""
-        seen: set[int] = set()
-        freed = []
-        for number, block in enumerate(self.blocks):
-            kept = self.inputs[number] if checkpointing and number % 2 == 1 else block.saved
-            fresh = {storage: size for storage, size in kept if storage not in seen}
-            seen.update(fresh)
-            freed.append(sum(fresh.values()))
-        return freed
-
-    @staticmethod
-    def _births(block: Block, born: set[int], sizes: dict[int, int]) -> Iterator[int]:
-        for parameter in reversed(block.parameters):
-            if id(parameter) not in born:
+        kept, freed = dict[int, int](), list[int]()
+        for own in self._kept_by_block(checkpointing):
+            # What a block is the first to use it is the last to use in the backward pass.
+            freed.append(sum(size for storage, size in own.items() if storage not in kept))
+            kept.update(own)
+        now = sum(kept.values())
+        if gradients == "there":
+            every = {id(p): p.nbytes for block in self.blocks for p in block.parameters}
+            now += sum(every.values())
+        peak, born = now, set[int]()
+        for number, block in reversed(list(enumerate(self.blocks))):
+            inside = 0
+            if checkpointing and number % 2:  # computed again
+                saved = dict(block.saved).items()
+                inside = sum(size for storage, size in saved if storage not in kept)
+            now += inside
+            peak = max(peak, now)
+            for parameter in reversed(block.parameters):
+                if id(parameter) in born or gradients == "there":
+                    continue
                 born.add(id(parameter))
-                yield sizes[id(parameter)]
+                peak = max(peak, now + parameter.nbytes)
+                now += parameter.nbytes if gradients == "grow" else 0
+            now -= inside + freed[number]
+        return peak
 
 
 class _Recorder:

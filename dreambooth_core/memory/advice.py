@@ -99,7 +99,7 @@ def fit(
     refuse_settings(config)
     if config.memory.stream.strip().lower() == AUTO:
         by_hand = set(by_hand) - {"memory.stream"}
-    budget = config.memory.limit
+    limit = budget = config.memory.limit
     device = device_kind(config.run.device)
     if device == "cpu" and not (elsewhere and config.run.device == "auto" and _knows_gpus()):
         config = _for_processor(config, by_hand)
@@ -107,15 +107,15 @@ def fit(
         room = None if device == "cpu" else device_room(device)
         if room is None:
             return Fit(config)
-        found = _fitted(config, by_hand, configs, device, room.free)
-        if not found.fits:
-            log.warning("%s", _too_large(found, configs).line)
-        return found
-    if elsewhere and config.run.device == "auto":
+        budget = room.free
+    elif elsewhere and config.run.device == "auto":
         device = "cuda"  # a budget is a GPU's
     found = _fitted(config, by_hand, configs, device, budget)
     if not found.fits:
-        raise _too_large(found, configs)
+        error = _too_large(found, configs)
+        if limit is not None:
+            raise error
+        log.warning("%s", error.line)
     return found
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from dreambooth_core.memory.needs import Needs, Planner
@@ -49,7 +50,8 @@ class Taken:
     @property
     def words(self) -> str:
         """Its changes as one would type them."""
-        return " ".join(f"{key}={_text(value)}" for key, value in self.changes.items())
+        said = {k: str(v).lower() if isinstance(v, bool) else v for k, v in self.changes.items()}
+        return " ".join(f"{key}={value}" for key, value in said.items())
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -86,7 +88,7 @@ def reduced(
         if needs.peak <= limit:
             break
         now = planner.config
-        new = {k: v for k, v in measure.changes(now).items() if _get(now, k) != v}
+        new = {k: v for k, v in measure.changes(now).items() if attrgetter(k)(now) != v}
         if not new or any(key in by_hand for key in new):
             continue
         changed = changed_config(now, new)
@@ -116,32 +118,14 @@ def changed_config(config: TrainConfig, changes: Changes) -> TrainConfig:
     """A copy of the configuration with new values."""
     changed = copy.deepcopy(config)
     for key, value in changes.items():
-        *sections, name = key.split(".")
-        target: Any = changed
-        for section in sections:
-            target = getattr(target, section)
-        setattr(target, name, value)
+        section, _, name = key.rpartition(".")
+        setattr(attrgetter(section)(changed), name, value)
     return changed
-
-
-def _get(config: TrainConfig, key: str) -> Any:
-    value: Any = config
-    for name in key.split("."):
-        value = getattr(value, name)
-    return value
-
-
-def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 # --- the measures ---------------------------------------------------------------------------------
 def _full(config: TrainConfig) -> bool:
     return METHODS[config.method.kind].trains_base
-
-
-def _adapts(config: TrainConfig) -> bool:
-    return not _full(config)
 
 
 def _adam(config: TrainConfig) -> bool:
@@ -220,12 +204,12 @@ MEASURES: tuple[Measure, ...] = (
     Measure(
         "base in 8 bits",
         "the base is slightly less exact, steps are slower",
-        lambda c: {"memory.quantize": "int8"} if _adapts(c) else {},
+        lambda c: {"memory.quantize": "int8"} if not _full(c) else {},
     ),
     Measure(
         "base in 4 bits",
         "the base is less exact, steps are slower",
-        lambda c: {"memory.quantize": "nf4"} if _adapts(c) else {},
+        lambda c: {"memory.quantize": "nf4"} if not _full(c) else {},
     ),
     *(_streamed(share) for share in (0.25, 0.5, 0.75, 1)),
     Measure(
@@ -248,7 +232,7 @@ MEASURES: tuple[Measure, ...] = (
 FP8 = Measure(
     "base in fp8, as in its files",
     "steps are slower; the base stays exactly what its files hold",
-    lambda c: {"memory.quantize": "fp8"} if _adapts(c) else {},
+    lambda c: {"memory.quantize": "fp8"} if not _full(c) else {},
 )
 
 

@@ -158,13 +158,12 @@ class Estimator:
             raise ValueError("this trace is for another precision or device")
         passes, ema = asked.config.run.gradient_accumulation_steps, asked.optim.ema
         fused = asked.optim.fused_backward_pass
-        trained = _trained(self.parts)
-        gradients = [_size(p) for p in trained]
+        trained = [t for part in self.parts for t in part.tensors if t.requires_grad]
+        gradients = [p.nbytes for p in trained]
         checkpointing = asked.config.memory.gradient_checkpointing
-        mode = "grow" if passes == 1 else "there"
-        mode = "one" if fused else mode
-        streams = [Streamed(part, asked) for part in self.parts if part.resident]
-        away = sum(stream.weights for stream in streams)
+        mode = "one" if fused else "grow" if passes == 1 else "there"
+        streams = [Lying(part, asked) for part in self.parts if part.resident]
+        away = sum(stream.away for stream in streams)
         states_away = sum(stream.states for stream in streams)
         forward = self.trace.forward_peak(checkpointing)
         if states_away:  # autocast then keeps no copies of trained weights
@@ -175,7 +174,7 @@ class Estimator:
             0 if mode == "one" else sum(gradients),
         )
         return Estimate(
-            weights=sum(on_device(part, asked) for part in self.parts if part.resident),
+            weights=sum(stream.on_device for stream in streams),
             gradients=max(gradients, default=0) if fused else sum(gradients),
             optimizer=sum(_states(p, asked) for p in trained)
             - states_away
@@ -210,16 +209,8 @@ class Estimator:
             size += max(sizes, default=0)
         if asked.processes > 1:
             # Buckets in which gradients travel.
-            size += min(sum(_size(p) for p in trained), 25 * 1024 * 1024)
+            size += min(sum(p.nbytes for p in trained), 25 * 1024 * 1024)
         return size
-
-
-def _trained(parts: Sequence[Part]) -> list[Tensor]:
-    return [t for part in parts for t in part.tensors if t.requires_grad]
-
-
-def _size(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
 
 
 def _states(parameter: Tensor, asked: Asked) -> int:
@@ -227,41 +218,30 @@ def _states(parameter: Tensor, asked: Asked) -> int:
     return asked.optimizer.state_bytes(parameter.shape, seen)
 
 
-def weights_of(part: Part, asked: Asked) -> int:
-    """Bytes of a part's weights and buffers, frozen linear layers quantised if asked."""
-    return sum(map(_sizes(part, asked), part.tensors))
-
-
-def on_device(part: Part, asked: Asked) -> int:
-    """Those of its bytes that are on the device at a time."""
-    stream = Streamed(part, asked)
-    return weights_of(part, asked) - stream.weights + stream.here
-
-
-def _sizes(part: Part, asked: Asked) -> Callable[[Tensor], int]:
-    """Tells the bytes of each of a part's tensors as it lies in memory."""
-    quantized = _QUANTIZED_BYTES.get(asked.config.memory.quantize)
-    if quantized is None or part.name == "vae":
-        return _size
-    return lambda t: int(t.numel() * quantized) if id(t) in part.quantized else _size(t)
-
-
-class Streamed:
-    """What of a part lies in RAM, and what of that is on the device at any time, in bytes."""
+class Lying:
+    """A part's weights and buffers, frozen linear layers quantised if asked; what of them lies in
+    RAM, and what of that is on the device at any time, in bytes."""
 
     def __init__(self, part: Part, asked: Asked, *, quantized: bool = True) -> None:
         """``quantized``: whether it is quantised yet, if that is asked."""
+        kind = asked.config.memory.quantize if quantized and part.name != "vae" else "no"
+        small = frozenset[int]() if kind == "no" else part.quantized
+
+        def size(tensor: Tensor) -> int:
+            least = id(tensor) in small
+            return int(tensor.numel() * _QUANTIZED_BYTES[kind]) if least else tensor.nbytes
+
         chosen = [part.blocks[n] for n in spread(len(part.blocks), asked.config.memory.share)]
         trained = all(p.requires_grad for block in chosen for p in block.parameters())
         blocks = [
             [t for t in [*b.parameters(), *b.buffers()] if trained or not t.requires_grad]
             for b in chosen
         ]
-        size = _sizes(part, asked) if quantized else _size
         weights = [sum(map(size, tensors)) for tensors in blocks]
         states = [sum(_states(t, asked) for t in tensors if t.requires_grad) for tensors in blocks]
-        self.weights, self.states = sum(weights), sum(states)
+        self.whole, self.away, self.states = sum(map(size, part.tensors)), sum(weights), sum(states)
         self.here = sum(sorted(weights)[-TOGETHER:])
+        self.on_device = self.whole - self.away + self.here
         self.states_here = sum(sorted(states)[-TOGETHER:])
 
 

@@ -23,10 +23,8 @@ from dreambooth_core.memory.estimate import (
     CUDA_CONTEXT,
     Estimate,
     Estimator,
+    Lying,
     Part,
-    Streamed,
-    on_device,
-    weights_of,
 )
 from dreambooth_core.memory.measure import Room, room
 from dreambooth_core.memory.models import encoding_peak
@@ -86,15 +84,6 @@ class Needs:
         ]
 
 
-def configs_of(config: TrainConfig) -> dict[str, dict[str, Any]]:
-    """The configurations of the base's networks. No weight is read where the file allows it.
-
-    Raises:
-        UserError: there is no such base, or it is none.
-    """
-    return read_configs(config.base, locate_base(config))
-
-
 def locate_base(config: TrainConfig) -> Path:
     """Where the base lies. Raises ``UserError`` if it is nowhere."""
     base = config.base
@@ -117,40 +106,26 @@ class Base:
         parts = self._parts(config, configs, family)
         self.family = family.name
         self.reads_in_fp32 = family.reads_in_fp32
-        whole = parts.networks
-        self.bytes = sum(_bytes(model) for model in whole)
-        self.numbers = sum(p.numel() for model in whole for p in model.parameters())
+        self.bytes = sum(_bytes(model) for model in parts.networks)
+        self.numbers = sum(p.numel() for model in parts.networks for p in model.parameters())
         method = method_for(config.method, parts)
-        if config.run.mixed_precision == "full_bf16":
-            method.attach(0, self.dtype)
-        else:
-            method.attach(0)
+        in_bf16 = config.run.mixed_precision == "full_bf16"
+        method.attach(0, self.dtype if in_bf16 else torch.float32)
         self.vae: Any = parts.vae
         self.channels = family.vae_channels(configs["vae"])
         models = parts.models
         texts = {name: model for name, model in models.items() if name != family.denoiser}
         cached = config.data.cache != "none"
         texts_stay = method.trains_text or not cached
-        vae_stays = not (cached and keeps_latents(config)) or parts.is_inpainting
+        vae_stays = not (cached and config.data.has_finite_views) or parts.is_inpainting
         height, width = config.data.fixed_size()
+        seen = []
+        for name, model in models.items():
+            denoises, whole = name == family.denoiser, family.whole_in(name)
+            blocks = family.blocks(model) if denoises or not texts_stay else ()
+            seen.append(Part(name, model, denoises or texts_stay, whole, blocks))
         self.estimator = Estimator(
-            [
-                *(
-                    Part(
-                        name,
-                        model,
-                        resident=name == family.denoiser or texts_stay,
-                        whole=family.whole_in(name),
-                        blocks=(
-                            family.blocks(model)
-                            if name == family.denoiser or not texts_stay
-                            else ()
-                        ),
-                    )
-                    for name, model in models.items()
-                ),
-                Part("vae", parts.vae, resident=vae_stays),
-            ],
+            [*seen, Part("vae", parts.vae, resident=vae_stays)],
             family.meta_step(
                 parts,
                 texts if method.trains_text else None,
@@ -218,11 +193,13 @@ class Planner:
         device: str | None = None,
         processes: int | None = None,
     ) -> None:
-        self.configs: Configs = configs_of(config) if configs is None else configs
-        family = family_of(self.configs, f"base.model: {config.base.model}")
-        native = family.native_size(self.configs)
-        if configs is None:
-            native = int(recommended(locate_base(config)).get("resolution", native))
+        said: dict[str, Any] = {}
+        if configs is None:  # no weight is read where the file allows it
+            place = locate_base(config)
+            configs, said = read_configs(config.base, place), recommended(place)
+        self.configs: Configs = configs
+        family = family_of(configs, f"base.model: {config.base.model}")
+        native = int(said.get("resolution", family.native_size(configs)))
         self.config = config = with_resolution(config, native)
         self.device = device or device_kind(config.run.device)
         self.processes = processes or int(os.environ.get("WORLD_SIZE") or 1)
@@ -264,10 +241,8 @@ class Planner:
     def _ram(self) -> int:
         """The base as it is read, with what lies in RAM beside the rest of it while training."""
         read = self.base.numbers * (4 if self.base.reads_in_fp32 else torch.bfloat16.itemsize)
-        denoiser = self.estimator.parts[0]
-        others = sum(weights_of(part, self.asked) for part in self.estimator.parts[1:])
-        stream = Streamed(denoiser, self.asked)
-        lying = others + stream.weights + stream.states
+        denoiser, *others = (Lying(part, self.asked) for part in self.estimator.parts)
+        lying = sum(part.whole for part in others) + denoiser.away + denoiser.states
         return PROGRAM + max(read, lying)
 
     def _encoding(self) -> int:
@@ -279,7 +254,7 @@ class Planner:
         )
         if self.config.prior.makes_images:
             return self.base.bytes + images - _bytes(self.base.vae)
-        denoiser, *texts, _ = (on_device(part, self.asked) for part in self.estimator.parts)
+        denoiser, *texts, _ = (Lying(p, self.asked).on_device for p in self.estimator.parts)
         return max(images, denoiser, sum(texts))
 
     def _imaging(self) -> int:
@@ -287,8 +262,8 @@ class Planner:
         have a precision of their own. A denoiser that is streamed is then streamed too."""
         own = STORED.get(self.config.prior.precision, self.base.dtype) != self.base.dtype
         whole = 4 * self.base.numbers if own else self.base.bytes
-        stream = Streamed(self.estimator.parts[0], self.asked, quantized=False)
-        away = stream.weights - stream.here
+        stream = Lying(self.estimator.parts[0], self.asked, quantized=False)
+        away = stream.away - stream.here
         return whole - (2 * away if own else away) + self._decoding()
 
     def _decoding(self) -> int:
@@ -326,10 +301,5 @@ def images_at_once(config: TrainConfig) -> int:
     return config.run.batch_size * (1 + config.prior.enabled + config.prefers)
 
 
-def keeps_latents(config: TrainConfig) -> bool:
-    """Whether all latents can be cached."""
-    return config.data.has_finite_views
-
-
 def _bytes(model: nn.Module) -> int:
-    return sum(p.numel() * p.element_size() for p in model.parameters())
+    return sum(p.nbytes for p in model.parameters())
