@@ -19,13 +19,15 @@ import logging
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from dreambooth_core.data.inventory import ImageFile
 from dreambooth_core.data.plan import Size, View
@@ -53,33 +55,29 @@ class Distribution(NamedTuple):
         return self.mean + self.std * noise
 
 
+@dataclass
 class Cache(ABC, Generic[Item]):
-    """What an encoder makes of things, by what that depends on.
+    """What an encoder makes of things, by what that depends on."""
 
-    Args:
-        encode: The encoder. May be replaced or set to ``None`` once everything is kept and the
-            encoder has left.
-        fingerprint: Of its weights (``fingerprint.fingerprint``) and whatever else counts.
-        store: Where values are kept. Where tags are shuffled there is no end of captions: give
-            ``MemoryStore`` a limit.
-        batch_size: Things encoded at once. 1 makes each independent of its company to the bit.
-    """
-
-    things: str
-
-    def __init__(self, encode: Any, fingerprint: str, store: Store, *, batch_size: int = 1) -> None:
-        self.encode = encode
-        self.fingerprint = fingerprint
-        self.store = store
-        self.batch_size = batch_size
+    encode: Any
+    """The encoder: takes items, and gives the value of each."""
+    fingerprint: str
+    """Of its weights (``fingerprint.fingerprint``) and whatever else counts."""
+    store: Store
+    """Where values are kept. Where tags are shuffled there is no end of captions: give
+    ``MemoryStore`` a limit."""
+    _: KW_ONLY
+    batch_size: int = 1
+    """Things encoded at once. 1 makes each independent of its company to the bit."""
+    things: ClassVar[str]
 
     @abstractmethod
     def key(self, item: Item) -> str:
         """Changes with anything that the value depends on."""
 
-    @abstractmethod
     def _encoded(self, items: list[Item]) -> Sequence[Any]:
         """The value of each item; all go together into a batch."""
+        return list(self.encode(items))
 
     def _alike(self, items: list[Item]) -> list[list[Item]]:
         """The items in parts that can be batches."""
@@ -118,13 +116,7 @@ class Cache(ABC, Generic[Item]):
 
     @torch.no_grad()
     def _make(self, items: list[Item]) -> Sequence[Any]:
-        if self.encode is None:
-            raise RuntimeError(
-                f"one of the {self.things} is not in the cache; the encoder has left"
-            )
         made = self._encoded(items)
-        if len(made) != len(items):
-            raise ValueError(f"{len(items)} {self.things} gave {len(made)} values")
         for item, value in zip(items, made, strict=True):
             self.store.put(self.key(item), value)
         return made
@@ -135,32 +127,20 @@ def hashed(text: str) -> str:
     return hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=20).hexdigest()
 
 
+@dataclass
 class LatentCache(Cache[Wanted]):
     """Distributions of views of images.
 
     ``encode`` is the autoencoder's encoder, before any scaling of latents: float32 [N, 3, H, W] in
     [-1, 1] → mean and deviation, each [N, C, H/f, W/f].
-
-    Args:
-        pixels: Loads a view, float32 [3, H, W] (``Items.pixels``).
-        recipe: Whatever else the pixels depend on, such as the background of transparent ones.
     """
 
+    _: KW_ONLY
+    pixels: Callable[[ImageFile, View], Tensor]
+    """Loads a view, float32 [3, H, W] (``Items.pixels``)."""
+    recipe: str = ""
+    """Whatever else the pixels depend on, such as the background of transparent ones."""
     things = "images"
-
-    def __init__(
-        self,
-        encode: Callable[[Tensor], tuple[Tensor, Tensor]] | None,
-        fingerprint: str,
-        store: Store,
-        *,
-        pixels: Callable[[ImageFile, View], Tensor],
-        recipe: str = "",
-        batch_size: int = 1,
-    ) -> None:
-        super().__init__(encode, fingerprint, store, batch_size=batch_size)
-        self.pixels = pixels
-        self.recipe = recipe
 
     def key(self, item: Wanted) -> str:
         image, view = item
@@ -208,13 +188,6 @@ class TextCache(Cache[str]):
 
     def key(self, item: str) -> str:
         return hashed(f"texts\0{self.fingerprint}\0{item}")
-
-    def embedding(self, caption: str) -> Any:
-        """The caption's embedding, encoded now if it is not there. Do not change it in place."""
-        return self.value(caption)
-
-    def _encoded(self, items: list[str]) -> list[Any]:
-        return list(self.encode(items))
 
 
 class Store(Protocol):
@@ -265,7 +238,7 @@ class MemoryStore:
         """Keep a value and, if the limit asks for it, drop others."""
         if key in self._values:
             self.size -= self._values.pop(key)[1]
-        size = _bytes_of(value)
+        size = sum(leaf.nbytes if isinstance(leaf, Tensor) else 64 for leaf in tree_leaves(value))
         self._values[key] = (value, size)
         self.size += size
         while self.limit is not None and self.size > self.limit and len(self._values) > 1:
@@ -387,13 +360,3 @@ def _unflatten(tree: Any, tensors: dict[str, Tensor]) -> Any:
         return inside
     items = [_unflatten(item, tensors) for item in inside]
     return tuple(items) if kind == "tuple" else items
-
-
-def _bytes_of(value: Any) -> int:
-    if isinstance(value, Tensor):
-        return value.numel() * value.element_size()
-    if isinstance(value, dict):
-        return sum(_bytes_of(item) for item in value.values())
-    if isinstance(value, (list, tuple)):
-        return sum(_bytes_of(item) for item in value)
-    return 64

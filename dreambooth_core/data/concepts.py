@@ -80,17 +80,7 @@ class Concept:
     def of_held_out(self) -> Concept:
         """A concept of the images that are held out alone."""
         taken = [self.inventory.taken[i] for i in self._held]
-        inventory = replace(self.inventory, taken=taken)
-        return replace(
-            self,
-            inventory=inventory,
-            class_inventory=None,
-            held_out=0,
-            is_own_class=False,
-            answers=0,
-            examples=(),
-            only_examples=False,
-        )
+        return Concept(self.index, self.options, replace(self.inventory, taken=taken))
 
     @property
     def class_images(self) -> list[ImageFile]:
@@ -116,13 +106,10 @@ class Concept:
         own = sum(self.repeats_of(image) for image in self.trained_images)
         return own + len(self.examples)
 
-    def with_class_images(self, inventory: Inventory) -> Concept:
-        """The same concept with its class images."""
-        return replace(self, class_inventory=inventory)
-
     def as_dict(self) -> dict[str, Any]:
         """For receipts: plain JSON values."""
-        classes = self.class_inventory
+        classes, pairs = self.class_inventory, sum(one.rival is not None for one in self.examples)
+        marked = {"marked": {"joined": len(self.examples) - pairs, "pairs": pairs}}
         return {
             "name": self.name,
             "instance_prompt": self.options.instance_prompt,
@@ -132,12 +119,8 @@ class Concept:
             "class_images_used": len(self.class_images),
             "held_out": [self.inventory.taken[i].name for i in self._held],
             "showings_per_epoch": self.showings,
-            **({"marked": self._marked()} if self.examples else {}),
+            **(marked if self.examples else {}),
         }
-
-    def _marked(self) -> dict[str, int]:
-        pairs = sum(example.rival is not None for example in self.examples)
-        return {"joined": len(self.examples) - pairs, "pairs": pairs}
 
 
 def gather(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from itertools import product
 from typing import Any
@@ -35,17 +35,6 @@ _KEPT_IMAGES = 32
 _KEPT_MASKS = 64
 _BLOWN_UP = 1.25
 _MUCH_CUT = 0.35
-
-
-@dataclass(frozen=True)
-class Item:
-    """One sample, named but not yet loaded. Sizes are (height, width), as SDXL's time ids."""
-
-    image: ImageFile
-    caption: str
-    original_size: Size
-    crop_top_left: tuple[int, int]
-    target_size: Size
 
 
 class Items:
@@ -184,18 +173,12 @@ class Items:
             return self.captioner.fixed[slot.image]
         return self.captioner.caption(slot.image, slot.epoch, slot.turn)
 
-    def item(self, slot: Slot) -> Item:
-        """Everything about a slot but its pixels."""
-        image = self.image(slot)
+    def sizes(self, slot: Slot) -> tuple[Size, tuple[int, int], Size]:
+        """What SDXL is told of a slot's image: its own size, where it is cut (top, left), and what
+        is left. Sizes are (height, width)."""
         entries = self.class_entries if slot.kind == CLASS else self.entries
         original = entries[slot.image].original
-        return Item(
-            image=image,
-            caption=self.caption(slot),
-            original_size=original,
-            crop_top_left=crop_top_left(original, slot.view),
-            target_size=slot.view.size,
-        )
+        return original, crop_top_left(original, slot.view), slot.size
 
     def pixels(self, image: ImageFile, view: View) -> Tensor:
         """float32 [3, height, width] in [-1, 1]."""

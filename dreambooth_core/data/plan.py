@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import lru_cache
 
 from dreambooth_core.data.changes import Change, Changes
@@ -116,54 +116,40 @@ class _Showing:
     """How many showings of its concept came before it in this epoch."""
 
 
+@dataclass(eq=False)
 class BatchPlan:
-    """The batches of a run.
+    """The batches of a run."""
 
-    Args:
-        instances: The subject's images.
-        classes: The class images; none without prior preservation. Each instance slot has a
-            class slot of its concept beside it; the class images of a concept take turns, each
-            seen once before any is seen again.
-        seed: Of the run.
-        batch_size: Instance slots of a micro batch in one process.
-        accumulation: Micro batches of a step.
-        processes: How many processes share a step.
-        flip: Mirror half of the showings.
-        crop: ``center``, ``random``, or ``bucket`` (which cuts in the centre).
-        crop_positions: Random crops take one of so many places; 0 for any.
-        answers: Of each concept, how many of the base's answers to class slots are kept: so many
-            slots there are, which come back again and again. They are asked beforehand.
-        changes: Of instance images.
-    """
+    instances: Sequence[Entry]
+    """The subject's images."""
+    classes: Sequence[Entry] = ()
+    """The class images; none without prior preservation. Each instance slot has a class slot of its
+    concept beside it; the class images of a concept take turns, each seen once before any is seen
+    again."""
+    _: KW_ONLY
+    seed: int = 0
+    """Of the run."""
+    batch_size: int = 1
+    """Instance slots of a micro batch in one process."""
+    accumulation: int = 1
+    """Micro batches of a step."""
+    processes: int = 1
+    """How many processes share a step."""
+    flip: bool = False
+    """Mirror half of the showings."""
+    crop: str = "bucket"
+    """``center``, ``random``, or ``bucket`` (which cuts in the centre)."""
+    crop_positions: int = 8
+    """Random crops take one of so many places; 0 for any."""
+    answers: Mapping[int, int] = field(default_factory=dict)
+    """Of each concept, how many of the base's answers to class slots are kept: so many slots there
+    are, which come back again and again. They are asked beforehand."""
+    changes: Changes | None = None
+    """Of instance images."""
 
-    def __init__(
-        self,
-        instances: Sequence[Entry],
-        classes: Sequence[Entry] = (),
-        *,
-        seed: int = 0,
-        batch_size: int = 1,
-        accumulation: int = 1,
-        processes: int = 1,
-        flip: bool = False,
-        crop: str = "bucket",
-        crop_positions: int = 8,
-        answers: Mapping[int, int] | None = None,
-        changes: Changes | None = None,
-    ) -> None:
-        if not instances:
+    def __post_init__(self) -> None:
+        if not self.instances:
             raise UserError("there is no image to train on", where="concepts")
-        self.instances = list(instances)
-        self.classes = list(classes)
-        self.seed = seed
-        self.batch_size = batch_size
-        self.accumulation = accumulation
-        self.processes = processes
-        self.flip = flip
-        self.random_crop = crop == "random"
-        self.crop_positions = crop_positions
-        self.answers = dict(answers or {})
-        self.changes = changes
         self._class_members: dict[int, list[int]] = {}
         for index, entry in enumerate(self.classes):
             self._class_members.setdefault(entry.concept, []).append(index)
@@ -272,11 +258,11 @@ class BatchPlan:
     @property
     def is_finite(self) -> bool:
         """Whether the views can be listed."""
-        any_place = self.random_crop and not self.crop_positions
+        any_place = self.crop == "random" and not self.crop_positions
         return not any_place and (self.changes is None or self.changes.variants > 0)
 
     def _places(self) -> list[tuple[float, float]]:
-        if not self.random_crop:
+        if self.crop != "random":
             return [(0.5, 0.5)]
         return [self._grid(index, index) for index in range(self.crop_positions)]
 
@@ -368,7 +354,7 @@ class BatchPlan:
         drawn = (self.seed, kind, epoch, image, turn)
         flip = self.flip and uniform("flip", *drawn) < 0.5
         at = (0.5, 0.5)
-        if self.random_crop:
+        if self.crop == "random":
             at = uniform("crop", *drawn), uniform("crop across", *drawn)
             if self.crop_positions:
                 # An image overhangs on one side only, so one number places it on both.

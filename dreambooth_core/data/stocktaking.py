@@ -95,18 +95,7 @@ def look_at(path: Path, *, name: str | None = None, repeats: int = 1) -> ImageFi
         found = probe(content, path.suffix)
     except Undecodable as reason_not:
         return Skipped(name, str(reason_not))
-    return ImageFile(
-        path=path,
-        name=name,
-        width=found.width,
-        height=found.height,
-        content_hash=hash_bytes(content),
-        format=found.format,
-        mode=found.mode,
-        has_alpha=found.has_alpha,
-        notes=found.notes,
-        repeats=repeats,
-    )
+    return ImageFile(path, name, content_hash=hash_bytes(content), repeats=repeats, **vars(found))
 
 
 @dataclass

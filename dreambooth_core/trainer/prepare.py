@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -172,7 +172,7 @@ class Preparation:
             state = class_images(config, concept, parts.fingerprint)
             for warning in state.inventory.warnings:
                 self.reporter.warn(warning)
-            found.append(concept.with_class_images(state.inventory))
+            found.append(replace(concept, class_inventory=state.inventory))
         return found
 
     def _maker(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, replace
 
 import torch
 from torch import Tensor
 
-from dreambooth_core.data.cache import RECIPE, Cache, Store, hashed
+from dreambooth_core.data.cache import RECIPE, Cache, hashed
 from dreambooth_core.data.items import Items
 from dreambooth_core.data.plan import CLASS, Slot
 from dreambooth_core.devices import send
@@ -18,27 +18,17 @@ from dreambooth_core.objective.preference import preference
 from dreambooth_core.trainer.samples import Samples
 
 
+@dataclass
 class Answers(Cache[Slot]):
     """What the base answers to class slots, asked before it is trained and changes.
 
     ``encode`` takes a slot and gives ``[C, H, W]``, fp32, on the CPU: each is asked alone.
-
-    Args:
-        items: what the slots name.
     """
 
+    _: KW_ONLY
+    items: Items
+    """What the slots name."""
     things = "answers of the base"
-
-    def __init__(
-        self,
-        encode: Callable[[Slot], Tensor],
-        fingerprint: str,
-        store: Store,
-        *,
-        items: Items,
-    ) -> None:
-        super().__init__(encode, fingerprint, store)
-        self.items = items
 
     def key(self, item: Slot) -> str:
         about = (self.items.image(item).pixels_hash, item.view.key, self.items.caption(item))
@@ -58,25 +48,17 @@ def answer_of(samples: Samples, objective: Objective, slot: Slot) -> Tensor:
     return answer[0].float().cpu()
 
 
+@dataclass
 class References:
-    """Asks the models as they were.
+    """Asks the models as they were."""
 
-    Args:
-        method: puts them back to what they were, for as long as they are asked.
-        samples: asks them.
-        objective: of the run.
-        answers: of the base, where it cannot be asked any more.
-    """
-
-    def __init__(
-        self,
-        method: Method,
-        samples: Samples,
-        objective: Objective,
-        answers: Answers | None = None,
-    ) -> None:
-        self.method, self.samples, self.objective = method, samples, objective
-        self.answers = answers
+    method: Method
+    """Puts them back to what they were, for as long as they are asked."""
+    samples: Samples
+    """Asks them."""
+    objective: Objective
+    answers: Answers | None
+    """Of the base, where it cannot be asked any more."""
 
     def preserved(
         self, noisy: NoisySample, group: Sequence[Slot], step: int, inpainting: Tensor | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,34 +19,23 @@ from dreambooth_core.families.text import Conditioning
 from dreambooth_core.randomness import generator
 
 
+@dataclass
 class Samples:
     """Turns slots into tensors on the device.
 
     Latents are drawn anew each time from the autoencoder's distribution, keyed by
     (seed, step, slot), or by what is kept.
-
-    Args:
-        items: what the slots name.
-        latents: their distributions.
-        texts: conditioning that was encoded once; None while text encoders are trained.
     """
 
-    def __init__(
-        self,
-        parts: Components,
-        items: Items,
-        latents: LatentCache,
-        texts: TextCache | None,
-        *,
-        seed: int,
-        precision: Precision,
-    ) -> None:
-        self.parts = parts
-        self.items = items
-        self._latents = latents
-        self._texts = texts
-        self.seed = seed
-        self.precision = precision
+    parts: Components
+    items: Items
+    """What the slots name."""
+    views: LatentCache
+    """Their distributions."""
+    texts: TextCache | None
+    """Conditioning that was encoded once; None while text encoders are trained."""
+    seed: int
+    precision: Precision
 
     @property
     def device(self) -> torch.device:
@@ -56,19 +46,19 @@ class Samples:
         """Scaled latents ``[batch, channels, height, width]``."""
         drawn = []
         for slot in group:
-            distribution = self._latents.distribution(self.items.image(slot), slot.view)
+            distribution = self.views.distribution(self.items.image(slot), slot.view)
             drawn.append(distribution.sample(generator("latent", self.seed, *slot.key(step))))
         return send(self.parts.family.scaled(self.parts, torch.stack(drawn)), self.device)
 
     def conditioning(self, group: Sequence[Slot], step: int) -> Conditioning:
         """Text conditioning of the group's captions, differentiable if the encoders are trained."""
         captions = [self.items.caption(slot) for slot in group]
-        family, cache = self.parts.family, self._texts
+        family, cache = self.parts.family, self.texts
         if cache is None:
             found = family.encode(self.parts, captions)
         else:
-            kept = [Conditioning(**cache.embedding(caption)) for caption in captions]
-            found = family.stack(kept, lambda: Conditioning(**cache.embedding("")))
+            kept = [Conditioning(**cache.value(caption)) for caption in captions]
+            found = family.stack(kept, lambda: Conditioning(**cache.value("")))
         return found.to(device=self.device, dtype=self.precision.dtype)
 
     def inpainting(self, group: Sequence[Slot], step: int) -> Tensor | None:
@@ -90,8 +80,7 @@ class Samples:
 
     def sizes(self, group: Sequence[Slot]) -> list[SizeInfo]:
         """Where each image came from."""
-        items = [self.items.item(slot) for slot in group]
-        return [SizeInfo(i.original_size, i.crop_top_left, i.target_size) for i in items]
+        return [SizeInfo(*self.items.sizes(slot)) for slot in group]
 
     def masks(self, group: Sequence[Slot]) -> Tensor | None:
         """Weights of the loss ``[batch, 1, height, width]`` at the latents' size, or None."""

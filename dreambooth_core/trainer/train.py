@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -116,8 +117,7 @@ class Training:
             place.bring(denoiser, streams=True)
         place.attend(parts.denoiser, precision.dtype)
         # While the models are still the base.
-        slots_of = partial(Samples, parts, latents=latents, texts=texts, precision=precision)
-        self.samples = slots_of(items, seed=self.seed)
+        self.samples = Samples(parts, items, latents, texts, self.seed, precision)
         self.objective = parts.family.objective(config.objective, parts)
         judge = prepare.judge(held_out or items)
         answers = prepare.answers(self.samples, self.objective, self.plan.kept_slots())
@@ -160,7 +160,8 @@ class Training:
         self.validation = Validation(run, parts, precision, items)
         size, unseen = config.run.batch_size, None
         if held_out is not None:
-            unseen = HeldOut(slots_of(held_out, seed=0), self.objective, size)
+            others = replace(self.samples, items=held_out, seed=0)
+            unseen = HeldOut(others, self.objective, size)
         self.best = Best(run, unseen, judge)
 
     # --- the loop -------------------------------------------------------------------------------

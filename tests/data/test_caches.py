@@ -139,12 +139,12 @@ def test_a_disk_cache_outlives_the_run_and_needs_no_encoder(tmp_path, pictures):
     made = Encoder().cache(DiskStore(tmp_path / "c"))
     made.fill(_wanted(pictures))
     again = Encoder().cache(DiskStore(tmp_path / "c"))
-    again.encode = None
+    again.encode = None  # the encoder has left
     for picture, view in _wanted(pictures):
         assert torch.equal(
             again.distribution(picture, view).std, made.distribution(picture, view).std
         )
-    with pytest.raises(RuntimeError, match="has left"):
+    with pytest.raises(TypeError, match="not callable"):
         again.distribution(pictures[0], View(64, 64, flip=True))
 
 
@@ -336,16 +336,16 @@ def test_captions_are_encoded_once(store):
     assert made == 3
     assert encoder.batches == [["a"], ["bb"], [""]]
     assert seen == [(1, 3), (2, 3), (3, 3)]
-    assert cache.embedding("bb")["embeds"].tolist() == [[2.0] * 3] * 2
-    assert cache.embedding("new")["pooled"] is None
+    assert cache.value("bb")["embeds"].tolist() == [[2.0] * 3] * 2
+    assert cache.value("new")["pooled"] is None
     assert len(encoder.batches) == 4
     other = TextCache(encoder, "g", store)
-    other.embedding("a")
+    other.value("a")
     assert len(encoder.batches) == 5
     cache.encode = None
-    assert torch.equal(cache.embedding("a")["embeds"], torch.ones(2, 3))
-    with pytest.raises(RuntimeError, match="has left"):
-        cache.embedding("never seen")
+    assert torch.equal(cache.value("a")["embeds"], torch.ones(2, 3))
+    with pytest.raises(TypeError, match="not callable"):
+        cache.value("never seen")
 
 
 def test_stopping_while_captions_are_encoded():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ def _items(folder, *, class_folder=None, data=None, prior=None, **more) -> Items
     data = data or DataOptions(resolution=64)
     concepts = gather([_concept(folder, **more)], data, prior or OFF)
     if class_folder is not None:
-        concepts = [c.with_class_images(take_stock(class_folder)) for c in concepts]
+        concepts = [replace(c, class_inventory=take_stock(class_folder)) for c in concepts]
     return Items(concepts, data, seed=1)
 
 
@@ -104,14 +105,12 @@ def test_an_item_is_its_slot(photos, class_folder):
     seen = set()
     for step in range(plan.steps_per_epoch):
         for slot in plan.slots(step):
-            item = items.item(slot)
-            picture = item.image
+            picture = items.image(slot)
             seen.add(picture.path.parent.name)
-            assert item.original_size == (picture.height, picture.width)
-            assert item.target_size == slot.size
-            assert item.crop_top_left == slot.view.crop
+            original = (picture.height, picture.width)
+            assert items.sizes(slot) == (original, slot.view.crop, slot.size)
             wanted = "a photo of sks dog" if slot.kind == "instance" else "a photo of a dog"
-            assert item.caption == wanted
+            assert items.caption(slot) == wanted
             pixels = items.pixels(picture, slot.view)
             assert pixels.shape == (3, *slot.size)
             assert torch.equal(pixels, images.pixels(picture, slot.view))
@@ -219,7 +218,7 @@ def test_class_pictures_belong_to_their_concept(tmp_path, draw, encode):
         )
     data = DataOptions(resolution=64)
     found = [
-        concept.with_class_images(take_stock(tmp_path / f"class{concept.index}"))
+        replace(concept, class_inventory=take_stock(tmp_path / f"class{concept.index}"))
         for concept in gather(concepts, data, ON)
     ]
     items = Items(found, data, seed=0)

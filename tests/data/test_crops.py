@@ -44,7 +44,7 @@ def test_training_sees_the_part_and_its_mask(photos: Path) -> None:
     assert cropped.images[1].size == (160, 160) and cropped.images[0].size == (200, 200)
     slot = next(s for n in range(9) for s in cropped.plan(batch_size=1).slots(n) if s.image == 1)
     own = hand.plan(batch_size=1).slots(0)[0]
-    assert cropped.item(slot).original_size == hand.item(own).original_size == (160, 160)
+    assert cropped.sizes(slot)[0] == hand.sizes(own)[0] == (160, 160)
     assert torch.equal(
         cropped.pixels(cropped.images[1], slot.view), hand.pixels(hand.images[0], own.view)
     )

@@ -222,5 +222,5 @@ def test_class_prompts_that_follow_the_subjects_words(tmp_path, photos):
     assert [prompt for batch in maker.asked for prompt, _ in batch] == list(recipe.prompts) * 2
     state = find_class_images(recipe, concept.class_images_wanted, kept_in=tmp_path / "kept")
     assert state.missing == ()
-    items = Items([concept.with_class_images(state.inventory)], data, seed=0)
+    items = Items([replace(concept, class_inventory=state.inventory)], data, seed=0)
     assert items.class_captions == list(recipe.prompts) * 2
