@@ -53,7 +53,12 @@ class Diffusion(Objective):
         self, options: ObjectiveOptions, alphas_cumprod: Tensor, prediction_type: str
     ) -> None:
         super().__init__(options)
-        self.prediction_type = check(prediction_type)
+        if prediction_type not in PREDICTION_TYPES:
+            raise UserError(
+                f"the prediction type {prediction_type!r} is not known",
+                do=f"Known are {', '.join(PREDICTION_TYPES)}.",
+            )
+        self.prediction_type = prediction_type
         self.alphas_cumprod = alphas_cumprod.detach().float().cpu()
         self.range = options.timestep_range(self.steps)
         if options.shift not in ("auto", "none"):
@@ -72,7 +77,7 @@ class Diffusion(Objective):
                 )
             self.alphas_cumprod = rescale_to_zero_terminal_snr(self.alphas_cumprod)
         self.snr = snr_of(self.alphas_cumprod)
-        self._weights(self.snr[:1])
+        weights(self.snr[:1], prediction_type, options)
 
     @property
     def steps(self) -> int:
@@ -96,60 +101,35 @@ class Diffusion(Objective):
             target=target(self.prediction_type, clean, asked, kept_there),
             timesteps=send(timesteps, on),
             noise=asked,
-            weights=send(self._weights(self.snr[timesteps]), on),
-            thresholds=send(
-                huber_threshold(
-                    options.huber_schedule, options.huber_c, timesteps, kept, self.steps
-                ),
-                on,
-            ),
-        )
-
-    def _weights(self, snr: Tensor) -> Tensor:
-        options = self.options
-        return weights(
-            snr,
-            self.prediction_type,
-            options.weighting,
-            options.min_snr_gamma,
-            options.max_weight,
+            weights=send(weights(self.snr[timesteps], self.prediction_type, options), on),
+            thresholds=send(huber_threshold(options, timesteps, kept, self.steps), on),
         )
 
 
-def alphas_cumprod(
-    steps: int = 1000,
-    beta_start: float = 0.00085,
-    beta_end: float = 0.012,
-    beta_schedule: str = "scaled_linear",
-) -> Tensor:
-    """``alpha_bar`` of each timestep, shape ``[steps]``, fp32, from a scheduler's config.
-
-    The defaults are Stable Diffusion's. ``scaled_linear`` is linear in the square root of beta.
+def alphas_of(scheduler: Mapping[str, Any]) -> Tensor:
+    """``alpha_bar`` of each timestep, shape ``[steps]``, fp32, from a base's scheduler's
+    configuration; what that leaves out is Stable Diffusion's. ``scaled_linear`` is linear in the
+    square root of beta.
 
     Raises:
         UserError: ``beta_schedule`` is neither ``linear`` nor ``scaled_linear``.
     """
-    if beta_schedule == "scaled_linear":
-        betas = torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float32) ** 2
-    elif beta_schedule == "linear":
-        betas = torch.linspace(beta_start, beta_end, steps, dtype=torch.float32)
+    steps = int(scheduler.get("num_train_timesteps", 1000))
+    start, end = (
+        float(scheduler.get("beta_start", 0.00085)),
+        float(scheduler.get("beta_end", 0.012)),
+    )
+    schedule = str(scheduler.get("beta_schedule", "scaled_linear"))
+    if schedule == "scaled_linear":
+        betas = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float32) ** 2
+    elif schedule == "linear":
+        betas = torch.linspace(start, end, steps, dtype=torch.float32)
     else:
         raise UserError(
-            f"the base's beta schedule {beta_schedule!r} is not known",
+            f"the base's beta schedule {schedule!r} is not known",
             do="Known are scaled_linear and linear.",
         )
     return torch.cumprod(1.0 - betas, dim=0)
-
-
-def alphas_of(scheduler: Mapping[str, Any]) -> Tensor:
-    """``alpha_bar`` of a base, from its scheduler's configuration; what that leaves out is Stable
-    Diffusion's. Raises ``UserError`` as :func:`alphas_cumprod`."""
-    return alphas_cumprod(
-        int(scheduler.get("num_train_timesteps", 1000)),
-        float(scheduler.get("beta_start", 0.00085)),
-        float(scheduler.get("beta_end", 0.012)),
-        str(scheduler.get("beta_schedule", "scaled_linear")),
-    )
 
 
 def rescale_to_zero_terminal_snr(alphas_bar: Tensor) -> Tensor:
@@ -175,23 +155,12 @@ def add_noise(latents: Tensor, noise: Tensor, alphas_bar: Tensor) -> Tensor:
     return kept.sqrt() * latents + (1.0 - kept).sqrt() * noise
 
 
-def check(prediction_type: str) -> str:
-    """Returns a known prediction type. Raises ``UserError`` for any other."""
-    if prediction_type not in PREDICTION_TYPES:
-        raise UserError(
-            f"the prediction type {prediction_type!r} is not known",
-            do=f"Known are {', '.join(PREDICTION_TYPES)}.",
-        )
-    return prediction_type
-
-
 def target(prediction_type: str, latents: Tensor, noise: Tensor, alphas_bar: Tensor) -> Tensor:
     """The target for clean ``latents`` and the ``noise`` that was added to them."""
     if prediction_type == "epsilon":
         return noise
     if prediction_type == "sample":
         return latents
-    check(prediction_type)
     kept = per_sample(alphas_bar, latents)
     return kept.sqrt() * noise - (1.0 - kept).sqrt() * latents
 
@@ -203,7 +172,7 @@ def min_snr(snr: Tensor, prediction_type: str, gamma: float = 5.0) -> Tensor:
     Epsilon: ``min(SNR, gamma) / SNR``, which is 1 at zero SNR; v: ``min(SNR, gamma) /
     (SNR + 1)``; sample: ``min(SNR, gamma)``.
     """
-    if check(prediction_type) == "epsilon":
+    if prediction_type == "epsilon":
         return (gamma / snr).clamp(max=1.0)
     if prediction_type == "v_prediction":
         return snr.clamp(max=gamma) / (snr + 1.0)
@@ -217,7 +186,7 @@ def debiased(snr: Tensor, prediction_type: str, cap: float = 20.0) -> Tensor:
     Epsilon: ``1 / sqrt(SNR)``; v: ``sqrt(SNR) / (SNR + 1)``; sample: ``sqrt(SNR)``.
     """
     on_epsilon = snr.rsqrt().clamp(max=cap)
-    if check(prediction_type) == "epsilon":
+    if prediction_type == "epsilon":
         return on_epsilon
     on_sample = snr * on_epsilon
     return on_sample / (snr + 1.0) if prediction_type == "v_prediction" else on_sample
@@ -230,20 +199,20 @@ def v_equivalent(snr: Tensor, prediction_type: str, cap: float = 20.0) -> Tensor
     Epsilon's own loss hardly counts errors of the image where noise prevails, and there its
     colours and composition are decided.
     """
-    if check(prediction_type) == "v_prediction":
+    if prediction_type == "v_prediction":
         return torch.ones_like(snr)
     natural = (snr + 1.0) / snr if prediction_type == "epsilon" else snr + 1.0
     return natural.clamp(max=cap)
 
 
-def weights(snr: Tensor, prediction_type: str, weighting: str, gamma: float, cap: float) -> Tensor:
+def weights(snr: Tensor, prediction_type: str, options: ObjectiveOptions) -> Tensor:
     """The weights that ``objective.weighting`` names."""
-    if weighting == "none":
+    if options.weighting == "none":
         return torch.ones_like(snr)
-    if weighting == "min_snr":
-        return min_snr(snr, prediction_type, gamma)
-    if weighting == "debiased_estimation":
-        return debiased(snr, prediction_type, cap)
-    if weighting == "v_equivalent":
-        return v_equivalent(snr, prediction_type, cap)
-    raise unknown_weighting(weighting, "diffusion", DIFFUSION_WEIGHTINGS)
+    if options.weighting == "min_snr":
+        return min_snr(snr, prediction_type, options.min_snr_gamma)
+    if options.weighting == "debiased_estimation":
+        return debiased(snr, prediction_type, options.max_weight)
+    if options.weighting == "v_equivalent":
+        return v_equivalent(snr, prediction_type, options.max_weight)
+    raise unknown_weighting(options.weighting, "diffusion", DIFFUSION_WEIGHTINGS)

@@ -73,6 +73,7 @@ class Flow(Objective):
         timesteps = timesteps.float()
         clean = latents.float()
         share = send(timesteps, on)
+        kept = (1.0 - timesteps).square() / ((1.0 - timesteps).square() + timesteps.square())
         spread = per_sample(share, clean)
         return NoisySample(
             noisy=((1.0 - spread) * clean + spread * shown).to(latents.dtype),
@@ -80,13 +81,8 @@ class Flow(Objective):
             timesteps=share,
             noise=asked,
             weights=weights(share, options.weighting, options.max_weight),
-            thresholds=send(self._thresholds(timesteps), on),
+            thresholds=send(huber_threshold(options, timesteps, kept, 1), on),
         )
-
-    def _thresholds(self, share: Tensor) -> Tensor:
-        options = self.options
-        kept = (1.0 - share).square() / ((1.0 - share).square() + share.square())
-        return huber_threshold(options.huber_schedule, options.huber_c, share, kept, 1)
 
     def _factor(self, shape: torch.Size) -> float:
         """The factor of the shift for latents of ``shape`` ``[..., height, width]``."""

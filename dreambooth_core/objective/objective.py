@@ -204,9 +204,7 @@ def position(uniform: float, options: ObjectiveOptions) -> float:
     portion, multiplier = options.timestep_bias_portion, options.timestep_bias_multiplier
     if bias == "earlier":
         return _two_parts(uniform, portion, multiplier, 1.0)
-    if bias == "later":
-        return _two_parts(uniform, 1.0 - portion, 1.0, multiplier)
-    raise UserError(f"timestep bias {bias!r} is not known", where="objective.timestep_bias")
+    return _two_parts(uniform, 1.0 - portion, 1.0, multiplier)
 
 
 def _logit_normal(uniform: float, mean: float, std: float) -> float:
@@ -243,28 +241,25 @@ def elementwise(kind: str, prediction: Tensor, target: Tensor, threshold: Tensor
         # The same as in the paper, without the difference of two nearly equal numbers.
         square = difference.square()
         return 2.0 * c * square / ((square + c.square()).sqrt() + c)
-    if kind == "smooth_l1":
-        size = difference.abs()
-        return torch.where(size < c, difference.square() / (2.0 * c), size - c / 2.0)
-    raise UserError(f"loss {kind!r} is not known", where="objective.loss")
+    size = difference.abs()
+    return torch.where(size < c, difference.square() / (2.0 * c), size - c / 2.0)
 
 
 def huber_threshold(
-    schedule: str, c: float, timesteps: Tensor, alphas_bar: Tensor, steps: int
+    options: ObjectiveOptions, timesteps: Tensor, alphas_bar: Tensor, steps: int
 ) -> Tensor:
     """The threshold of each sample, ``[B]``, fp32. Khrapov et al. 2024.
 
     ``exponential``: ``c ** (t / steps)``; ``snr``: ``(1 - c) / (1 + sigma)² + c`` with
     ``sigma² = 1 / SNR``. Both are 1 without noise and tend to ``c``.
     """
-    if schedule == "constant":
+    c = options.huber_c
+    if options.huber_schedule == "constant":
         return torch.full_like(alphas_bar, c, dtype=torch.float32)
-    if schedule == "exponential":
+    if options.huber_schedule == "exponential":
         return torch.exp(timesteps.float() * (math.log(c) / steps))
-    if schedule == "snr":
-        sigma = ((1.0 - alphas_bar.float()) / alphas_bar.float()).sqrt()
-        return (1.0 - c) / (1.0 + sigma).square() + c
-    raise UserError(f"Huber schedule {schedule!r} is not known", where="objective.huber_schedule")
+    sigma = ((1.0 - alphas_bar.float()) / alphas_bar.float()).sqrt()
+    return (1.0 - c) / (1.0 + sigma).square() + c
 
 
 def mean_per_sample(losses: Tensor, mask: Tensor | None = None) -> Tensor:

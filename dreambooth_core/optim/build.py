@@ -10,7 +10,7 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -53,7 +53,10 @@ def build_optimizer(options: OptimOptions, groups: Sequence[ParamGroup]) -> Opti
     """
     spec = OPTIMIZERS[options.optimizer]
     build = _find(spec)
-    arguments = _arguments(options, spec, build)
+    arguments = _own_arguments(options, spec)
+    if spec.averages and "warmup_steps" in inspect.signature(build).parameters:
+        arguments["warmup_steps"] = options.lr_warmup_steps
+    arguments |= _further(options, spec, build)
     if spec.fused and _fused_works(groups):
         arguments["fused"] = True
     rate = max((group.learning_rate for group in groups), default=0.0)
@@ -101,21 +104,13 @@ def try_out(
     _own_arguments(options, spec)
     if spec.package in ALWAYS_THERE and not options.optimizer_args:
         return  # nothing can be wrong, and the libraries take seconds to read
-    small = [
-        ParamGroup(
-            group.name,
-            [nn.Parameter(torch.ones(2, 2, device=device))],
-            group.learning_rate,
-            group.weight_decay,
-        )
-        for group in groups
-    ]
-    optimizer = build_optimizer(options, small)
+    small = [nn.Parameter(torch.ones(2, 2, device=device)) for _ in groups]
+    described = [replace(g, parameters=[p]) for g, p in zip(groups, small, strict=True)]
+    optimizer = build_optimizer(options, described)
     if device is None:
         return
-    for group in small:
-        for parameter in group.parameters:
-            parameter.grad = torch.full_like(parameter, 0.1)
+    for parameter in small:
+        parameter.grad = torch.full_like(parameter, 0.1)
     try:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -147,19 +142,8 @@ def _find(spec: OptimizerSpec) -> Callable[..., Optimizer]:
     return found
 
 
-def _arguments(
-    options: OptimOptions, spec: OptimizerSpec, build: Callable[..., Optimizer]
-) -> dict[str, Any]:
-    """Keyword arguments but for ``params``, ``lr`` and ``weight_decay``."""
-    arguments = _own_arguments(options, spec)
-    if spec.averages and "warmup_steps" in inspect.signature(build).parameters:
-        arguments["warmup_steps"] = options.lr_warmup_steps
-    arguments.update(_further(options, spec, build))
-    return arguments
-
-
 def _own_arguments(options: OptimOptions, spec: OptimizerSpec) -> dict[str, Any]:
-    """Those that have an option here."""
+    """Keyword arguments that have an option here, but for ``lr`` and ``weight_decay``."""
     arguments = dict(spec.arguments)
     given = [options.beta1, options.beta2]
     if spec.momentum:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -26,36 +27,20 @@ def only(optimizer: Optimizer, group: dict[str, Any], parameter: nn.Parameter) -
         optimizer.param_groups, group["params"] = groups, parameters
 
 
-class FusedBackward:
-    """Calls ``step`` for each parameter as soon as its gradient is there.
+def step_in_backward(
+    optimizer: Optimizer, step: Callable[[dict[str, Any], nn.Parameter], None]
+) -> None:
+    """From now on each parameter takes its step as soon as its gradient is there.
 
     Args:
         optimizer: one whose kind is ``per_parameter``.
         step: takes a torch group and a parameter with its gradient, and makes its step.
     """
 
-    def __init__(
-        self, optimizer: Optimizer, step: Callable[[dict[str, Any], nn.Parameter], None]
-    ) -> None:
-        self.enabled = True
-        self._handles = [
-            parameter.register_post_accumulate_grad_hook(self._hook(group, step))
-            for group in optimizer.param_groups
-            for parameter in group["params"]
-        ]
+    def take(group: dict[str, Any], parameter: nn.Parameter) -> None:
+        step(group, parameter)
+        parameter.grad = None
 
-    def close(self) -> None:
-        """Takes the hooks off the parameters."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-
-    def _hook(
-        self, group: dict[str, Any], step: Callable[[dict[str, Any], nn.Parameter], None]
-    ) -> Callable[[Any], None]:
-        def hook(parameter: nn.Parameter) -> None:
-            if self.enabled and parameter.grad is not None:
-                step(group, parameter)
-                parameter.grad = None
-
-        return hook
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.register_post_accumulate_grad_hook(partial(take, group))

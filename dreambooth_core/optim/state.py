@@ -48,7 +48,13 @@ def load_optimizer_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
     configured = [
         {key: group[key] for key in _CONFIGURED if key in group} for group in optimizer.param_groups
     ]
-    state = _cut(optimizer, state)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    numbers = [n for group in state["param_groups"] for n in group["params"]]
+    states = dict(state["state"])
+    for parameter, number in zip(parameters, numbers, strict=False):
+        if is_sharded(parameter) and isinstance(states.get(number), dict):  # in pieces (FSDP2)
+            states[number] = {k: cut_like(v, parameter) for k, v in states[number].items()}
+    state = {**state, "state": states}
     try:
         optimizer.load_state_dict(state)
     except (ValueError, KeyError, TypeError) as error:
@@ -58,25 +64,12 @@ def load_optimizer_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
         ) from error
     for group, own in zip(optimizer.param_groups, configured, strict=True):
         group.update(own)
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    numbers = [n for group in state["param_groups"] for n in group["params"]]
     for parameter, number in zip(parameters, numbers, strict=True):
-        saved = state["state"].get(number)
+        saved = states.get(number)
         if isinstance(saved, dict):
             live = optimizer.state[parameter]
             for name, value in saved.items():
                 live[name] = _put_back(live.get(name), value, parameter.device)
-
-
-def _cut(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    """The state with its whole tensors in pieces where the weights are (FSDP2)."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    numbers = [n for group in state["param_groups"] for n in group["params"]]
-    states = dict(state["state"])
-    for parameter, number in zip(parameters, numbers, strict=False):
-        if is_sharded(parameter) and isinstance(states.get(number), dict):
-            states[number] = {k: cut_like(v, parameter) for k, v in states[number].items()}
-    return {**state, "state": states}
 
 
 def _put_back(live: Any, saved: Any, device: torch.device) -> Any:

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from dreambooth_core.devices import is_sharded, uncut
 from dreambooth_core.optim.build import ParamGroup, build_optimizer
-from dreambooth_core.optim.fused import FusedBackward, only
+from dreambooth_core.optim.fused import only, step_in_backward
 from dreambooth_core.optim.options import OptimOptions
 from dreambooth_core.optim.rounding import as_fp32
-from dreambooth_core.optim.schedules import make_schedule
+from dreambooth_core.optim.schedules import Schedule
 from dreambooth_core.optim.state import load_optimizer_state, optimizer_state
 from dreambooth_core.optim.table import OPTIMIZERS
 from dreambooth_core.randomness import generator
@@ -35,7 +35,7 @@ class Stepper:
         seed: the run's seed, for stochastic rounding.
 
     Raises:
-        UserError: see ``build_optimizer`` and ``make_schedule``. What cannot be combined is
+        UserError: see ``build_optimizer`` and ``Schedule``. What cannot be combined is
             refused earlier, by ``options.combinations``.
     """
 
@@ -49,14 +49,13 @@ class Stepper:
     ) -> None:
         self.options = options
         self.kind = OPTIMIZERS[options.optimizer]
-        self.schedule = make_schedule(options, total_steps)
+        self.schedule = Schedule(options, total_steps)
         self.optimizer = build_optimizer(options, groups)
         self._seed = seed
         self._step = 0
         self._numbers = {p: n for n, p in enumerate(self.parameters)}
-        self._fused = (
-            FusedBackward(self.optimizer, self._step_one) if options.fused_backward_pass else None
-        )
+        if options.fused_backward_pass:
+            step_in_backward(self.optimizer, self._step_one)
         self.begin(0)
 
     @property
@@ -88,7 +87,7 @@ class Stepper:
         ``scaler`` is a ``torch.amp.GradScaler`` or None. Returns the norm of all gradients
         before clipping, a scalar tensor; None with ``fused_backward``, where they are gone.
         """
-        if self._fused is not None:
+        if self.options.fused_backward_pass:
             return None
         scaling = scaler is not None and scaler.is_enabled()
         if scaling:
@@ -131,11 +130,6 @@ class Stepper:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what :meth:`state_dict` gave, bit for bit; rates stay as configured."""
         load_optimizer_state(self.optimizer, state)
-
-    def close(self) -> None:
-        """Takes hooks off the parameters."""
-        if self._fused is not None:
-            self._fused.close()
 
     def _step_one(self, group: dict[str, Any], parameter: nn.Parameter) -> None:
         with only(self.optimizer, group, parameter):

@@ -15,7 +15,7 @@ from dreambooth_core.errors import UserError
 from dreambooth_core.methods.table import METHODS, MethodSpec
 from dreambooth_core.optim.options import ENDLESS, OptimOptions
 from dreambooth_core.optim.rates import rates
-from dreambooth_core.optim.schedules import make_schedule
+from dreambooth_core.optim.schedules import Schedule
 from dreambooth_core.optim.table import OPTIMIZERS, OptimizerSpec
 from dreambooth_core.options import TrainConfig
 from dreambooth_core.options.memory import FASTEST, ON
@@ -374,7 +374,7 @@ def refuse_settings(config: TrainConfig, *, device: str = "", processes: int = 1
     for error in refuse(Asked(config, device, processes)):
         raise error
     _ = config.memory.limit
-    make_schedule(config.optim, total_steps=1)
+    Schedule(config.optim, total=1)
     config.objective.timestep_range(steps=1000)
     wanted = config.run.resume
     if wanted not in ("", "latest") and not wanted.removeprefix("step-").isdecimal():

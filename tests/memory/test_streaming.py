@@ -12,7 +12,7 @@ from torch.optim import AdamW
 from torch.utils.checkpoint import checkpoint
 
 from dreambooth_core.memory.streaming import Streaming, spread
-from dreambooth_core.optim.fused import FusedBackward, only
+from dreambooth_core.optim.fused import only, step_in_backward
 
 CPU = torch.device("cpu")
 WIDTH, BLOCKS, STEPS = 64, 6, 4
@@ -69,13 +69,14 @@ def learned(model: Model, streaming: Streaming | None, *, fused: bool) -> list[f
         with only(optimizer, group, parameter):
             optimizer.step()
 
-    hooks = FusedBackward(optimizer, step) if fused else None
+    if fused:
+        step_in_backward(optimizer, step)
     losses = []
     for seed in range(STEPS):
         torch.manual_seed(seed)
         loss = model(torch.randn(4, 8)).square().mean()
         loss.backward()
-        if hooks is None:
+        if not fused:
             optimizer.step()
             optimizer.zero_grad()
         losses.append(float(loss.detach()))

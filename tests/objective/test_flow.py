@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.objective.diffusion import Diffusion, alphas_cumprod
+from dreambooth_core.objective.diffusion import Diffusion, alphas_of
 from dreambooth_core.objective.flow import MARGIN, Flow, weights
 from dreambooth_core.objective.objective import position
 from dreambooth_core.objective.options import FLOW_WEIGHTINGS, TIMESTEP_BIASES, ObjectiveOptions
@@ -54,7 +54,7 @@ def test_noise_options_do_in_flow_what_they_do_in_diffusion():
     latents = torch.zeros(SHAPE)
     options = ObjectiveOptions(noise_offset=0.1, multires_noise_discount=0.2, ip_noise_gamma=0.1)
     flow = Flow(options).draw(latents, KEYS, timesteps=torch.full((2,), 0.5))
-    other = Diffusion(options, alphas_cumprod(), "epsilon").draw(latents, KEYS)
+    other = Diffusion(options, alphas_of({}), "epsilon").draw(latents, KEYS)
     assert torch.equal(flow.noise, other.noise)
     assert torch.equal(flow.target, flow.noise)
     shown = 2 * flow.noisy - flow.noise
@@ -202,9 +202,9 @@ def test_what_makes_no_sense_is_refused_by_name():
             make(weighting=name)
     for name in FLOW_WEIGHTINGS[1:]:
         with pytest.raises(UserError, match=f"'{name}' is not known for diffusion"):
-            Diffusion(ObjectiveOptions(weighting=name), alphas_cumprod(), "epsilon")
+            Diffusion(ObjectiveOptions(weighting=name), alphas_of({}), "epsilon")
     with pytest.raises(UserError, match="shift is for rectified-flow"):
-        Diffusion(ObjectiveOptions(shift="static"), alphas_cumprod(), "epsilon")
+        Diffusion(ObjectiveOptions(shift="static"), alphas_of({}), "epsilon")
     with pytest.raises(UserError, match="ends in pure noise"):
         make(zero_terminal_snr=True)
     with pytest.raises(UserError, match="no rule for a shift by resolution"):

@@ -9,7 +9,7 @@ import torch
 
 from dreambooth_core.errors import UserError
 from dreambooth_core.objective import objective as noise
-from dreambooth_core.objective.diffusion import Diffusion, alphas_cumprod
+from dreambooth_core.objective.diffusion import Diffusion, alphas_of
 from dreambooth_core.objective.objective import position
 from dreambooth_core.objective.options import TIMESTEP_BIASES, ObjectiveOptions
 from dreambooth_core.randomness import generator
@@ -67,7 +67,7 @@ def test_pyramid_of_the_smallest_picture():
 def timesteps(positions: list[float], options: ObjectiveOptions) -> list[int]:
     """Of a diffusion base with a thousand of them."""
     found: list[int] = (
-        Diffusion(options, alphas_cumprod(), "epsilon").timesteps(positions, SHAPE).tolist()
+        Diffusion(options, alphas_of({}), "epsilon").timesteps(positions, SHAPE).tolist()
     )
     return found
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.objective.diffusion import Diffusion, alphas_cumprod
+from dreambooth_core.objective.diffusion import Diffusion, alphas_of
 from dreambooth_core.objective.objective import (
     combine,
     elementwise,
@@ -17,7 +17,7 @@ from dreambooth_core.objective.objective import (
 )
 from dreambooth_core.objective.options import ObjectiveOptions
 
-SCHEDULE = alphas_cumprod()
+SCHEDULE = alphas_of({})
 
 
 def make(prediction_type: str = "epsilon", **options: object) -> Diffusion:
@@ -49,10 +49,10 @@ def test_huber_is_squared_for_small_errors_and_linear_for_large():
 
 def test_huber_thresholds_by_hand():
     t, kept = torch.tensor([0, 500]), torch.tensor([1.0, 0.2])
-    assert huber_threshold("constant", 0.1, t, kept, 1000).tolist() == pytest.approx([0.1] * 2)
-    exponential = huber_threshold("exponential", 0.1, t, kept, 1000)
+    assert huber_threshold(ObjectiveOptions(), t, kept, 1000).tolist() == pytest.approx([0.1] * 2)
+    exponential = huber_threshold(ObjectiveOptions(huber_schedule="exponential"), t, kept, 1000)
     assert exponential.tolist() == pytest.approx([1.0, 0.1**0.5])
-    by_snr = huber_threshold("snr", 0.1, t, kept, 1000)
+    by_snr = huber_threshold(ObjectiveOptions(huber_schedule="snr"), t, kept, 1000)
     assert by_snr.tolist() == pytest.approx([1.0, 0.9 / (1 + 2.0) ** 2 + 0.1])
 
 
