@@ -38,18 +38,16 @@ def loss_chart(
     """
     highest = max((value for values in parts.values() for value in values), default=1.0)
     chart = _Chart((steps[0], max(steps[-1], steps[0] + 1)))
-    losses = chart.axis(highest, _plain)
+    losses = chart.axis(highest, "{:.4g}".format)
     rates = chart.axis(max(learning_rates, default=1.0), _short, right=True)
     chart.frame(losses, rates)
-    legend = []
     pairs = list(zip(COLOURS, parts.items(), strict=False))
     for colour, (_, values) in pairs:
         chart.curve(steps, values, losses, _pale(colour), 1.0)
-    chart.dashes(steps, learning_rates, rates, GREY, 1.2)
-    for colour, (name, values) in pairs:
+    chart.curve(steps, learning_rates, rates, GREY, 1.2, dashed=True)
+    for colour, (_, values) in pairs:
         chart.curve(steps, smoothed(values), losses, colour, 2.2)
-        legend.append((colour, name))
-    chart.legend(legend)
+    chart.legend([(colour, name) for colour, (name, _) in pairs])
     return chart.png()
 
 
@@ -103,16 +101,18 @@ class _Chart:
         self._upright("learning rate", width - 24, GREY)
 
     def curve(
-        self, steps: Sequence[int], values: Sequence[float], axis: _Axis, colour: str, width: float
+        self,
+        steps: Sequence[int],
+        values: Sequence[float],
+        axis: _Axis,
+        colour: str,
+        width: float,
+        *,
+        dashed: bool = False,
     ) -> None:
         """A line through all values; a dot where there is only one."""
-        self._line(self._points(steps, values, axis), colour, width)
-
-    def dashes(
-        self, steps: Sequence[int], values: Sequence[float], axis: _Axis, colour: str, width: float
-    ) -> None:
-        """The same, dashed."""
-        for piece in _pieces(self._points(steps, values, axis), 7.0, 5.0):
+        points = [(self._x(s), self._y(v, axis)) for s, v in zip(steps, values, strict=True)]
+        for piece in _pieces(points, 7.0, 5.0) if dashed else [points]:
             self._line(piece, colour, width)
 
     def legend(self, entries: Sequence[tuple[str, str]]) -> None:
@@ -131,9 +131,6 @@ class _Chart:
     def png(self) -> bytes:
         """The finished image."""
         return encode(self.image.resize(SIZE, Image.Resampling.BOX))
-
-    def _points(self, steps: Sequence[int], values: Sequence[float], axis: _Axis) -> list[Point]:
-        return [(self._x(s), self._y(v, axis)) for s, v in zip(steps, values, strict=True)]
 
     def _x(self, step: float) -> float:
         share = (step - self.first) / (self.last - self.first)
@@ -178,10 +175,6 @@ def _pieces(points: Sequence[Point], drawn: float, left_out: float) -> Iterator[
                 yield [(x + (to_x - x) * s, y + (to_y - y) * s) for s in shares]
             at = end
         travelled += length
-
-
-def _plain(value: float) -> str:
-    return f"{value:.4g}"
 
 
 def _short(value: float) -> str:

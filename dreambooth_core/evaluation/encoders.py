@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dreambooth_core.evaluation.scores import FOLDER, load_scorer
-from dreambooth_core.vision.pretrained import load_from_hub
+from dreambooth_core.vision.pretrained import Pretrained
 
 CLIP = "openai/clip-vit-base-patch32"
 DINO = "facebook/dinov2-small"
@@ -120,10 +121,8 @@ def load_encoders(
 
 
 def _load(kind: Any, name: str, download: bool) -> Any:
-    def load(**more: Any) -> Any:
-        return kind.from_pretrained(name, **more)
-
-    return load_from_hub(name, "encoder", load, size=SIZES.get(name, ""), download=download)
+    wanted = Pretrained(name, SIZES.get(name, ""))
+    return wanted.load("encoder", partial(kind.from_pretrained, name), download=download)
 
 
 def _vector(output: Any) -> Tensor:

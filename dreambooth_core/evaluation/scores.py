@@ -23,7 +23,7 @@ from dreambooth_core.errors import UserError
 from dreambooth_core.families.text import encode_chunks, tokenise
 from dreambooth_core.formats.storage import read_tensors
 from dreambooth_core.formats.tokenizers import load_tokenizers
-from dreambooth_core.vision.pretrained import load_from_hub
+from dreambooth_core.vision.pretrained import Pretrained
 
 FOLDER = "clip"
 """Where a base keeps the vision tower that belongs to its text encoder."""
@@ -116,7 +116,7 @@ def load_scorer(base: Path) -> Scorer:
 
 
 def _encoder(kind: Any, folder: Path) -> Any:
-    return load_from_hub(str(folder), "encoder", partial(kind.from_pretrained, str(folder)))
+    return Pretrained(str(folder)).load("encoder", partial(kind.from_pretrained, str(folder)))
 
 
 def _statistics(file: Path) -> tuple[Sequence[float], Sequence[float]]:

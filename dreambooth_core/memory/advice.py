@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from dreambooth_core.devices import processor_computes_bf16
 from dreambooth_core.errors import FAILURES, TrainingFailed, UserError
 from dreambooth_core.families.base import Configs
+from dreambooth_core.formats.storage import read_header
 from dreambooth_core.memory.budget import (
     DROPS,
     SMALLER,
@@ -24,8 +26,13 @@ from dreambooth_core.memory.budget import (
     reduced,
 )
 from dreambooth_core.memory.measure import amount, room
-from dreambooth_core.memory.needs import Needs, Planner, device_kind, device_room
-from dreambooth_core.memory.stored import is_in_fp8
+from dreambooth_core.memory.needs import (
+    Needs,
+    Planner,
+    device_kind,
+    device_room,
+    locate_base,
+)
 from dreambooth_core.optim.table import OPTIMIZERS
 from dreambooth_core.options import TrainConfig
 from dreambooth_core.options.combinations import Asked, refuse, refuse_settings
@@ -41,6 +48,13 @@ LESS = 0.95
 
 _SAID = ("out of memory", "can't allocate memory", "not enough memory", "alloc failed")
 """What allocators say in a plain ``RuntimeError``."""
+
+
+DENOISERS = ("transformer", "unet")
+"""Where a folder in diffusers' layout has its denoiser."""
+
+FP8 = "F8_"
+"""How safetensors' names of 8-bit floats begin."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +171,25 @@ def _fitted(
 
 def _measures(config: TrainConfig, device: str) -> tuple[Measure, ...]:
     """Those that suit the base's files and the device."""
-    return measures_for(fp8=is_in_fp8(config), bf16=device != "cpu" or processor_computes_bf16())
+    return measures_for(fp8=_is_in_fp8(config), bf16=device != "cpu" or processor_computes_bf16())
+
+
+def _is_in_fp8(config: TrainConfig) -> bool:
+    """Whether most numbers of the base's denoiser, or of the one file that it lies in, are 8-bit
+    floats. False too where there is nothing to read or nothing that can be."""
+    eight = every = 0
+    try:
+        path = locate_base(config)
+        folders = [path / name for name in DENOISERS]
+        inside = [file for folder in folders for file in folder.glob("*.safetensors")]
+        for file in [path] if path.is_file() else inside:
+            for tensor in read_header(file).tensors.values():
+                numbers = math.prod(tensor.shape)
+                every += numbers
+                eight += numbers if tensor.dtype.startswith(FP8) else 0
+    except (UserError, OSError):  # whoever loads it says so
+        return False
+    return 2 * eight > every
 
 
 def can_run(config: TrainConfig, device: str) -> bool:

@@ -4,17 +4,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from dreambooth_core.attention.fastest import SDPA, Cost, fastest, sdpa_by
 from dreambooth_core.attention.processors import apply_attention
 from dreambooth_core.errors import UserError
-from dreambooth_core.memory.layout import FORMATS, arrange, frozen_convolutions
 from dreambooth_core.memory.measure import peak_memory
 from dreambooth_core.options.memory import AUTO, FASTEST, ON
 from dreambooth_core.randomness import seed_globally
@@ -25,6 +25,14 @@ FILE = "attention.json"
 LAYOUTS = "layout.json"
 
 HALF = (torch.float16, torch.bfloat16)
+
+# In half precision a GPU's tensor cores read channels last; a tensor that comes in another order is
+# turned around first, in every pass. diffusers' norms turn it back, so which order wins depends on
+# the network and the GPU.
+FORMATS: dict[str, torch.memory_format] = {
+    "contiguous": torch.contiguous_format,
+    "channels_last": torch.channels_last,
+}
 
 
 @contextmanager
@@ -56,6 +64,21 @@ def lay_out(training: Training) -> None:
         trials = {name: partial(_trial, training, name) for name in FORMATS}
         name = fastest(trials, _folder(training) / LAYOUTS, _key(training), "weights")
         arrange(weights, name or "contiguous")  # each trial leaves its own
+
+
+def frozen_convolutions(model: nn.Module) -> list[Tensor]:
+    """The weights ``[out, in, height, width]`` of convolutions over more than one pixel that are
+    not trained: an optimizer's states have the order of what they belong to, and saved states
+    would no longer fit."""
+    found = (module.weight for module in model.modules() if isinstance(module, nn.Conv2d))
+    return [weight for weight in found if not weight.requires_grad and weight.shape[2:].numel() > 1]
+
+
+def arrange(weights: Iterable[Tensor], name: str) -> None:
+    """Puts weights into one of :data:`FORMATS`. Their values stay, and what they compute does but
+    for rounding; what comes out of a convolution lies as its weight does."""
+    for weight in weights:
+        weight.data = weight.data.contiguous(memory_format=FORMATS[name])
 
 
 def _may_gain(training: Training) -> bool:

@@ -35,14 +35,13 @@ from dreambooth_core.optim.ema import Ema
 from dreambooth_core.optim.stepper import Stepper
 from dreambooth_core.randomness import seed_globally
 from dreambooth_core.trainer.best import Best, HeldOut, Record
-from dreambooth_core.trainer.compiling import Compiling
 from dreambooth_core.trainer.decide import Decision, parameter_groups
 from dreambooth_core.trainer.distributed import replicated, shard
 from dreambooth_core.trainer.kept import Kept
 from dreambooth_core.trainer.placement import Placement
 from dreambooth_core.trainer.prepare import Preparation, image_precision
 from dreambooth_core.trainer.references import References
-from dreambooth_core.trainer.reports import MOST_WAITING, Window
+from dreambooth_core.trainer.reports import MOST_WAITING, Compiling, Window
 from dreambooth_core.trainer.results import Results
 from dreambooth_core.trainer.samples import Samples
 from dreambooth_core.trainer.saving import Clock, Context

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from PIL import Image
 
-from dreambooth_core.vision.pretrained import Pretrained, load_pretrained
+from dreambooth_core.vision.pretrained import Pretrained, placed
 from dreambooth_core.vision.taggers import Thresholds, is_tagger, load_tagger
 
 QUESTION = "Describe this image in one sentence for someone who cannot see it."
@@ -76,10 +76,7 @@ class Describer:
         return self._decoded(answered)[0]
 
     def _generate(self, inputs: Any) -> torch.Tensor:
-        there = {
-            name: tensor.to(self.device, self.model.dtype if tensor.is_floating_point() else None)
-            for name, tensor in inputs.items()
-        }
+        there = placed(inputs, self.model, self.device)
         made: torch.Tensor = self.model.generate(
             **there, max_new_tokens=self.longest, do_sample=False
         )
@@ -112,13 +109,8 @@ def load_captioner(
         return load_tagger(name, device, thresholds or Thresholds(), download=download)
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    known = MODELS.get(name)
-    processor, model = load_pretrained(
-        known or Pretrained(name),
-        (AutoProcessor, AutoModelForImageTextToText),
-        device,
-        what="caption model",
-        instead="blip or florence-2",
-        download=download,
+    kinds, instead = (AutoProcessor, AutoModelForImageTextToText), "blip or florence-2"
+    processor, model = (MODELS.get(name) or Pretrained(name)).load_both(
+        kinds, device, "caption model", instead=instead, download=download
     )
     return Describer(model, processor, device, longest)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor
 
-from dreambooth_core.vision.pretrained import Pretrained, load_pretrained
+from dreambooth_core.vision.pretrained import Pretrained, placed
 
 MODELS = {"clipseg": Pretrained("CIDAS/clipseg-rd64-refined", "about 0.6 GB")}
 
@@ -40,11 +40,7 @@ class ClipSeg:
         inputs = self.processor(
             text=list(words), images=[image] * len(words), padding=True, return_tensors="pt"
         )
-        there = {
-            name: tensor.to(self.device, self.model.dtype if tensor.is_floating_point() else None)
-            for name, tensor in inputs.items()
-        }
-        logits: Tensor = self.model(**there).logits
+        logits: Tensor = self.model(**placed(inputs, self.model, self.device)).logits
         return logits.reshape(len(words), *logits.shape[-2:]).float().sigmoid().cpu()
 
 
@@ -52,17 +48,13 @@ def load_segmenter(name: str, device: torch.device, *, download: bool = False) -
     """A segmenter by its short name, a hub id, or a folder.
 
     Raises:
-        UserError: as :func:`~dreambooth_core.vision.pretrained.load_pretrained`.
+        UserError: as :meth:`~dreambooth_core.vision.pretrained.Pretrained.load`.
     """
     from transformers import CLIPSegForImageSegmentation, CLIPSegProcessor
 
-    processor, model = load_pretrained(
-        MODELS.get(name) or Pretrained(name),
-        (CLIPSegProcessor, CLIPSegForImageSegmentation),
-        device,
-        what="mask model",
-        instead="clipseg",
-        download=download,
+    kinds = (CLIPSegProcessor, CLIPSegForImageSegmentation)
+    processor, model = (MODELS.get(name) or Pretrained(name)).load_both(
+        kinds, device, "mask model", instead="clipseg", download=download
     )
     return ClipSeg(model, processor, device)
 

@@ -3,62 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from dreambooth_core.disk.reading import read_json
 from dreambooth_core.errors import UserError
 from dreambooth_core.formats.storage import read_header
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Pretrained:
-    """A model that somebody has trained."""
-
-    source: str
-    """Its name on the hub, or a folder."""
-    size: str = ""
-    """What is downloaded, for people; empty if nobody knows."""
-
-
-def load_pretrained(
-    wanted: Pretrained,
-    classes: tuple[Any, Any],
-    device: torch.device,
-    *,
-    what: str,
-    instead: str,
-    download: bool = False,
-) -> tuple[Any, Any]:
-    """A processor and its model: in fp16 for CUDA, in fp32 elsewhere, not yet on the device.
-
-    Args:
-        wanted: which.
-        classes: transformers' classes of the processor and of the model.
-        device: where it will work.
-        what: what it is called in messages.
-        instead: what else there is, where it needs a package that is not installed.
-        download: whether it may be fetched where it is not on this machine.
-
-    Raises:
-        UserError: as :func:`load_from_hub`.
-    """
-    dtype = torch.float16 if device.type == "cuda" else torch.float32
-
-    def load(**more: Any) -> tuple[Any, Any]:
-        processor = classes[0].from_pretrained(wanted.source, **more)
-        return processor, classes[1].from_pretrained(wanted.source, dtype=dtype, **more)
-
-    return load_from_hub(
-        wanted.source, what, load, size=wanted.size, instead=instead, download=download
-    )
 
 
 LARGEST = 100_000_000
@@ -80,53 +38,81 @@ TROUBLE = (
 """What transformers raises for a model that is damaged or of another kind."""
 
 
-def load_from_hub(
-    name: str,
-    what: str,
-    load: Callable[..., T],
-    *,
-    size: str = "",
-    instead: str = "another",
-    download: bool = False,
-) -> T:
-    """A model by a hub id or a folder, from this machine if it is here.
+@dataclass(frozen=True)
+class Pretrained:
+    """A model that somebody has trained."""
 
-    Nothing that comes with a model is run: code of its own is refused.
+    source: str
+    """Its name on the hub, or a folder."""
+    size: str = ""
+    """What is downloaded, for people; empty if nobody knows."""
 
-    Args:
-        name: the hub id or folder.
-        what: what it is, for people.
-        load: called with arguments for ``from_pretrained``.
-        size: of the download, for people.
-        instead: what else there is, where it needs a package that is not installed.
-        download: whether it may be fetched.
+    def load(
+        self, what: str, load: Callable[..., T], *, instead: str = "another", download: bool = False
+    ) -> T:
+        """The model, from this machine if it is here.
 
-    Raises:
-        UserError: it is not on this machine and may not be fetched, cannot be fetched, or is
-            damaged or of another kind.
-    """
-    here = os.path.isdir(name)
-    if here:
-        _refuse_damaged(Path(name), what)
-    try:
-        return load(local_files_only=True, trust_remote_code=False)
-    except ImportError as error:
-        raise _lacking(name, instead, error) from error
-    except TROUBLE as error:
-        if here or not isinstance(error, OSError | ValueError):
-            raise UserError(f"this is no {what}: {first_line(error)}", where=name) from error
-        if not download:
-            raise UserError(
-                f"the {what} {name} is not on this machine",
-                do=f"Let it be fetched from the hub{f' ({size})' if size else ''} with "
-                "--download, or name a folder.",
-            ) from error
-    try:
-        return load(trust_remote_code=False)
-    except ImportError as error:
-        raise _lacking(name, instead, error) from error
-    except TROUBLE as error:
-        raise UserError(f"the {what} {name} cannot be fetched: {first_line(error)}") from error
+        Nothing that comes with a model is run: code of its own is refused.
+
+        Args:
+            what: what it is, for people.
+            load: called with arguments for ``from_pretrained``.
+            instead: what else there is, where it needs a package that is not installed.
+            download: whether it may be fetched.
+
+        Raises:
+            UserError: it is not on this machine and may not be fetched, cannot be fetched, or is
+                damaged or of another kind.
+        """
+        name = self.source
+        here = os.path.isdir(name)
+        if here:
+            _refuse_damaged(Path(name), what)
+        try:
+            return load(local_files_only=True, trust_remote_code=False)
+        except ImportError as error:
+            raise _lacking(name, instead, error) from error
+        except TROUBLE as error:
+            if here or not isinstance(error, OSError | ValueError):
+                raise UserError(f"this is no {what}: {first_line(error)}", where=name) from error
+            if not download:
+                raise UserError(
+                    f"the {what} {name} is not on this machine",
+                    do=f"Let it be fetched from the hub{f' ({self.size})' if self.size else ''} "
+                    "with --download, or name a folder.",
+                ) from error
+        try:
+            return load(trust_remote_code=False)
+        except ImportError as error:
+            raise _lacking(name, instead, error) from error
+        except TROUBLE as error:
+            raise UserError(f"the {what} {name} cannot be fetched: {first_line(error)}") from error
+
+    def load_both(
+        self, classes: tuple[Any, Any], device: torch.device, what: str, **more: Any
+    ) -> tuple[Any, Any]:
+        """Its processor, and itself: in fp16 for CUDA, in fp32 elsewhere, not yet on the device.
+
+        Args:
+            classes: transformers' classes of the processor and of the model.
+            device: where it will work.
+            more: as :meth:`load`, which raises as this does.
+        """
+        dtype = torch.float16 if device.type == "cuda" else torch.float32
+
+        def load(**given: Any) -> tuple[Any, Any]:
+            processor = classes[0].from_pretrained(self.source, **given)
+            return processor, classes[1].from_pretrained(self.source, dtype=dtype, **given)
+
+        return self.load(what, load, **more)
+
+
+def placed(inputs: Mapping[str, Tensor], model: Any, device: torch.device) -> dict[str, Tensor]:
+    """What a processor made, on the model's device and in its precision."""
+    return {
+        name: tensor.to(device, model.dtype if tensor.is_floating_point() else None)
+        for name, tensor in inputs.items()
+    }
 
 
 def first_line(error: BaseException) -> str:

@@ -27,7 +27,7 @@ from dreambooth_core.data.images import to_tensor
 from dreambooth_core.disk.reading import read_bytes, read_json
 from dreambooth_core.errors import UserError
 from dreambooth_core.formats.storage import read_header
-from dreambooth_core.vision.pretrained import Pretrained, load_from_hub
+from dreambooth_core.vision.pretrained import Pretrained
 
 MODELS = {
     "wd-vit": Pretrained("SmilingWolf/wd-vit-tagger-v3", "about 380 MB"),
@@ -88,11 +88,8 @@ class Tagger:
         thresholds: Thresholds,
     ) -> None:
         self.dtype = torch.float16 if device.type == "cuda" else torch.float32
-        self.model = model.to(device, self.dtype).eval()
-        self.tags = tags
-        self.side = side
-        self.device = device
-        self.thresholds = thresholds
+        self.model, self.device = model.to(device, self.dtype).eval(), device
+        self.tags, self.side, self.thresholds = tags, side, thresholds
 
     @torch.no_grad()
     def describe(self, images: Sequence[Image.Image]) -> list[str]:
@@ -132,14 +129,12 @@ def load_tagger(
     """A tagger by its short name, a hub id, or a folder.
 
     Raises:
-        UserError: as :func:`~dreambooth_core.vision.pretrained.load_from_hub`.
+        UserError: as :meth:`~dreambooth_core.vision.pretrained.Pretrained.load`.
     """
     wanted = MODELS.get(name) or Pretrained(name)
-    model, tags, side = load_from_hub(
-        wanted.source,
+    model, tags, side = wanted.load(
         "tagger",
         lambda **more: _load(wanted.source, local=more.get("local_files_only", False)),
-        size=wanted.size,
         download=download,
     )
     return Tagger(model, tags, side, device, thresholds)

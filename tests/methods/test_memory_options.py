@@ -17,8 +17,8 @@ from dreambooth_core.errors import UserError
 from dreambooth_core.jobs import read_receipt
 from dreambooth_core.methods.quantized import QuantizedLinear, dequantize, quantize
 from dreambooth_core.options import TrainConfig
-from dreambooth_core.trainer.compiling import Compiling
 from dreambooth_core.trainer.proof import as_stored, sums_of
+from dreambooth_core.trainer.reports import Compiling
 from dreambooth_core.trainer.train import Training
 
 
