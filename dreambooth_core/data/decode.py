@@ -111,7 +111,7 @@ def decode(content: bytes, suffix: str = "", background: str = "white") -> Image
         Undecodable: with the reason.
     """
     with _opened(content, suffix) as image:
-        upright = _turn(image, _orientation(image))
+        upright = _upright(image)
         if not _has_alpha_channel(upright):
             return _flatten(upright)
         layers = upright.convert("RGBA")
@@ -131,7 +131,7 @@ def decode_grey(content: bytes, suffix: str = "", *, alpha: bool = False) -> Ima
         Undecodable: with the reason.
     """
     with _opened(content, suffix) as image:
-        upright = _turn(image, _orientation(image))
+        upright = _upright(image)
         if alpha:
             return upright.convert("RGBA").getchannel("A")
         if _has_alpha_channel(upright):
@@ -234,13 +234,9 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _turn(image: Image.Image, orientation: int) -> Image.Image:
-    method = _UPRIGHT.get(orientation)
-    if method is None:
-        return image
-    turned = image.transpose(method)
-    turned.info = dict(image.info)
-    return turned
+def _upright(image: Image.Image) -> Image.Image:
+    method = _UPRIGHT.get(_orientation(image))
+    return image if method is None else image.transpose(method)
 
 
 def _has_alpha_channel(image: Image.Image) -> bool:

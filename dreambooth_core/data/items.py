@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import product
 from typing import Any
 
@@ -54,7 +55,8 @@ class Items:
         self.options = options
         self.seed = seed
         self.sizers = [Sizer(each) for each in options.by_resolution()]
-        factors = _balance(self.concepts) if options.balance_concepts else [1] * len(concepts)
+        # So that all concepts have about as many showings as the largest.
+        most = max(concept.showings for concept in concepts) if options.balance_concepts else 0
         self.images: list[ImageFile] = []
         self.class_images: list[ImageFile] = []
         self.entries: list[Entry] = []
@@ -63,7 +65,8 @@ class Items:
         """The bad image of a pair, by the index of its good one."""
         texts, words, names = [], [], []
         self.class_captions: list[str] = []
-        for concept, factor in zip(self.concepts, factors, strict=True):
+        for concept in self.concepts:
+            factor = max(round(most / concept.showings), 1) if most else 1
             about = concept.options
             for image, sizer in product(concept.trained_images, self.sizers):
                 repeats = concept.repeats_of(image) * factor
@@ -88,7 +91,8 @@ class Items:
                 self.class_captions.append(caption_of(image, about.class_prompt, mode, about.name))
         self.captioner = Captioner(texts, options, seed=seed, words=words, names=names)
         self._rgb = lru_cache(maxsize=_KEPT_IMAGES)(self._load_scaled)
-        self._mask = lru_cache(maxsize=_KEPT_MASKS)(self._load_mask)
+        mask = partial(images.mask, source=options.masks, floor=options.unmasked_weight)
+        self._mask = lru_cache(maxsize=_KEPT_MASKS)(mask)
 
     def held_out(self) -> Items | None:
         """The images that are not trained on, always seen alike; None where there are none."""
@@ -146,12 +150,10 @@ class Items:
             ValueError: The plan is not finite (``BatchPlan.is_finite``).
         """
         kinds = {INSTANCE: self.images, CLASS: self.class_images}
-        found = [(kinds[kind][index], view) for kind, index, view in plan.views()]
-        return found + [
-            (self.rivals[index], view)
-            for kind, index, view in plan.views()
-            if kind == INSTANCE and index in self.rivals
-        ]
+        listed = plan.views()
+        found = [(kinds[kind][index], view) for kind, index, view in listed]
+        paired = [(n, view) for kind, n, view in listed if kind == INSTANCE and n in self.rivals]
+        return found + [(self.rivals[index], view) for index, view in paired]
 
     def in_pairs(self, group: Sequence[Slot]) -> tuple[list[Slot], int]:
         """A group of slots with the bad image beside each good one, and the number of pairs: the
@@ -205,10 +207,11 @@ class Items:
     def first_captions(self) -> dict[str, str]:
         """One caption of each kind and concept as it is at first, for the receipt."""
         found: dict[str, str] = {}
-        for index, entry in enumerate(self.entries):
-            found.setdefault(self._label(entry, "instance"), self.captioner.texts[index])
-        for index, entry in enumerate(self.class_entries):
-            found.setdefault(self._label(entry, "class"), self.class_captions[index])
+        own = ("instance", self.entries, self.captioner.texts)
+        for kind, entries, texts in (own, ("class", self.class_entries, self.class_captions)):
+            for entry, text in zip(entries, texts, strict=True):
+                several = f"{kind} {entry.concept + 1}"
+                found.setdefault(kind if len(self.concepts) == 1 else several, text)
         return found
 
     def warnings(self) -> list[str]:
@@ -232,32 +235,17 @@ class Items:
 
     def as_dict(self) -> dict[str, Any]:
         """For receipts: concepts, buckets, captions, warnings as plain JSON values."""
-        buckets: dict[str, int] = {}
-        for entry in self.entries:
-            name = f"{entry.size[1]}x{entry.size[0]}"
-            buckets[name] = buckets.get(name, 0) + 1
+        buckets = Counter(f"{entry.size[1]}x{entry.size[0]}" for entry in self.entries)
         return {
             "concepts": [concept.as_dict() for concept in self.concepts],
-            "buckets": buckets,
+            "buckets": dict(buckets),
             "first_captions": self.first_captions(),
             "warnings": self.warnings(),
         }
 
-    def _label(self, entry: Entry, kind: str) -> str:
-        return kind if len(self.concepts) == 1 else f"{kind} {entry.concept + 1}"
-
     def _load_scaled(self, image: ImageFile, height: int, width: int) -> Image.Image:
         return images.scale(images.load_rgb(image, self.options.background), (height, width))
-
-    def _load_mask(self, image: ImageFile, view: View) -> Tensor | None:
-        return images.mask(image, view, self.options.masks, self.options.unmasked_weight)
 
 
 def _entry(image: ImageFile, sizer: Sizer, concept: int, repeats: int) -> Entry:
     return Entry(image.size, sizer.size_of(image.size), concept, repeats)
-
-
-def _balance(concepts: Sequence[Concept]) -> list[int]:
-    """By how much to repeat each concept so that all have about as many showings as the largest."""
-    most = max(concept.showings for concept in concepts)
-    return [max(round(most / concept.showings), 1) for concept in concepts]

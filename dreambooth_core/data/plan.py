@@ -112,7 +112,7 @@ class _Showing:
 
     image: int
     turn: int
-    ordinal: int = 0
+    ordinal: int
     """How many showings of its concept came before it in this epoch."""
 
 
@@ -240,6 +240,12 @@ class BatchPlan:
         """
         if not self.is_finite:
             raise ValueError("views without end cannot be listed")
+        places = [(0.5, 0.5)]
+        if self.crop == "random":
+            places = [self._grid(index) for index in range(self.crop_positions)]
+        places = [(0.5, 0.5)]
+        if self.crop == "random":
+            places = [self._grid(index) for index in range(self.crop_positions)]
         found = []
         for kind, entries in ((INSTANCE, self.instances), (CLASS, self.classes)):
             for image, entry in enumerate(entries):
@@ -248,7 +254,7 @@ class BatchPlan:
                     changes = self.changes.all_of(self.seed, image)
                 seen = dict.fromkeys(
                     place(entry.original, entry.size, at, flip=flip, change=change)
-                    for at in self._places()
+                    for at in places
                     for flip in ((False, True) if self.flip else (False,))
                     for change in changes
                 )
@@ -261,30 +267,20 @@ class BatchPlan:
         any_place = self.crop == "random" and not self.crop_positions
         return not any_place and (self.changes is None or self.changes.variants > 0)
 
-    def _places(self) -> list[tuple[float, float]]:
-        if self.crop != "random":
-            return [(0.5, 0.5)]
-        return [self._grid(index, index) for index in range(self.crop_positions)]
-
-    def _grid(self, down: int, across: int) -> tuple[float, float]:
-        last = max(self.crop_positions - 1, 1)
-        middle = self.crop_positions == 1
-        return (0.5, 0.5) if middle else (down / last, across / last)
+    def _grid(self, index: int) -> tuple[float, float]:
+        """An image overhangs on one side only, so one number places it on both."""
+        share = index / (self.crop_positions - 1) if self.crop_positions > 1 else 0.5
+        return share, share
 
     def _batches_of(self, epoch: int) -> list[list[_Showing]]:
         """The micro batches of an epoch: a batch is ready as soon as its bucket has enough."""
         waiting: dict[Size, list[_Showing]] = {}
         ready = []
-        seen = Counter[int]()
         for showing in self._order(epoch):
-            entry = self.instances[showing.image]
-            numbered = replace(showing, ordinal=seen[entry.concept])
-            seen[entry.concept] += 1
-            bucket = waiting.setdefault(entry.size, [])
-            bucket.append(numbered)
-            if len(bucket) == self.global_batch_size:
-                ready.append(bucket)
-                del waiting[entry.size]
+            size = self.instances[showing.image].size
+            waiting.setdefault(size, []).append(showing)
+            if len(waiting[size]) == self.global_batch_size:
+                ready.append(waiting.pop(size))
         return ready + list(waiting.values())
 
     def _order(self, epoch: int) -> list[_Showing]:
@@ -293,19 +289,18 @@ class BatchPlan:
         The repeats of an image are spread over the epoch, one in each of as many equal parts, and
         so are the showings of each concept: a stretch of steps has every concept in its share.
         """
-        by_concept: dict[int, list[tuple[float, _Showing]]] = {}
+        by_concept: dict[int, list[tuple[float, int, int]]] = {}
         for image, entry in enumerate(self.instances):
             for turn in range(entry.repeats):
                 drawn = uniform("order", self.seed, epoch, image, turn)
-                where = (turn + drawn) / entry.repeats
-                member = (where, _Showing(image, turn))
+                member = ((turn + drawn) / entry.repeats, image, turn)
                 by_concept.setdefault(entry.concept, []).append(member)
         spread: list[tuple[float, int, _Showing]] = []
         for concept, members in by_concept.items():
-            members.sort(key=lambda member: (member[0], member[1].image))
-            for rank, (_, showing) in enumerate(members):
+            for rank, (_, image, turn) in enumerate(sorted(members)):
                 drawn = uniform("spread", self.seed, epoch, concept, rank)
-                spread.append(((rank + drawn) / len(members), concept, showing))
+                where = (rank + drawn) / len(members)
+                spread.append((where, concept, _Showing(image, turn, rank)))
         spread.sort(key=lambda member: member[:2])
         return [showing for _, _, showing in spread]
 
@@ -357,9 +352,7 @@ class BatchPlan:
         if self.crop == "random":
             at = uniform("crop", *drawn), uniform("crop across", *drawn)
             if self.crop_positions:
-                # An image overhangs on one side only, so one number places it on both.
-                index = int(at[0] * self.crop_positions)
-                at = self._grid(index, index)
+                at = self._grid(int(at[0] * self.crop_positions))
         change = None
         if kind == INSTANCE and self.changes is not None:
             change = self.changes.one_of(self.seed, image, epoch, turn)

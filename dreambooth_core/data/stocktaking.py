@@ -115,11 +115,13 @@ class _Stock:
     """The walk through a folder, in a fixed order, and the look at each file."""
 
     def __init__(self, root: Path, exclude: list[Path]) -> None:
-        self.root = root
-        self.exclude = exclude
+        self.root, self.exclude = root, exclude
         self.folders: list[_Folder] = []
         self.skipped: list[Skipped] = []
         self.warnings: list[str] = []
+
+    def _skip(self, name: str, reason: str) -> None:
+        self.skipped.append(Skipped(name, reason))
 
     def walk(self, subfolders: bool) -> None:
         """Sort the entries of the root, and of the folders in it, into kinds."""
@@ -129,11 +131,11 @@ class _Stock:
             name = folder.name + "/"
             target = _resolved(folder)
             if is_of_the_system(target) or target in (home, *home.parents):
-                self.skipped.append(Skipped(name, "a link out of this folder"))
+                self._skip(name, "a link out of this folder")
             elif target in self.exclude:
-                self.skipped.append(Skipped(name, "holds the class images"))
+                self._skip(name, "holds the class images")
             elif not subfolders and not match:
-                self.skipped.append(Skipped(name, "a folder, and subfolders are off"))
+                self._skip(name, "a folder, and subfolders are off")
             else:
                 repeats = max(int(match.group(1)), 1) if match else 1
                 if match:
@@ -143,10 +145,10 @@ class _Stock:
                 try:
                     deeper = self._sort_entries(folder, name, repeats)
                 except OSError as error:
-                    self.skipped.append(Skipped(name, f"cannot be read ({error.strerror})"))
+                    self._skip(name, f"cannot be read ({error.strerror})")
                     continue
                 for inner in deeper:
-                    self.skipped.append(Skipped(f"{name}{inner.name}/", "more than one level deep"))
+                    self._skip(f"{name}{inner.name}/", "more than one level deep")
 
     def _sort_entries(self, path: Path, prefix: str, repeats: int) -> list[Path]:
         """Sort the files of one folder into kinds; returns its subfolders."""
@@ -160,15 +162,13 @@ class _Stock:
                 if plain in MASK_FOLDERS:
                     self._sort_masks(entry, here)
                 elif plain.startswith(".") or plain in _SYSTEM_NAMES:
-                    self.skipped.append(Skipped(f"{prefix}{entry.name}/", "a hidden folder"))
+                    self._skip(f"{prefix}{entry.name}/", "a hidden folder")
                 else:
                     subfolders.append(entry)
             elif plain.startswith(".") or plain in _SYSTEM_NAMES:
-                self.skipped.append(Skipped(prefix + entry.name, "a hidden or system file"))
+                self._skip(prefix + entry.name, "a hidden or system file")
             elif not entry.is_file():
-                self.skipped.append(
-                    Skipped(prefix + entry.name, "a broken link or not a plain file")
-                )
+                self._skip(prefix + entry.name, "a broken link or not a plain file")
             elif entry.suffix.lower() in CAPTION_SUFFIXES:
                 here.captions[_plain(entry.name)] = entry
             elif (bare := owner_of(entry.name)) is not None:
@@ -195,9 +195,8 @@ class _Stock:
                     key = _mask_owner(entry) or _plain(entry.stem)
                     owner.masks.setdefault(key, entry)
         except OSError as error:
-            self.skipped.append(
-                Skipped(f"{owner.prefix}{folder.name}/", f"cannot be read ({error.strerror})")
-            )
+            why = f"cannot be read ({error.strerror})"
+            self._skip(f"{owner.prefix}{folder.name}/", why)
 
     def look(self, *, crops: bool) -> Inventory:
         """Open every candidate and match captions, masks and crops to images."""
@@ -219,15 +218,8 @@ class _Stock:
         self, image: ImageFile, folder: _Folder, used: set[Path], *, crops: bool
     ) -> ImageFile:
         stem, whole = _plain(image.path.stem), _plain(image.path.name)
-        caption = next(
-            (
-                folder.captions[base + suffix]
-                for base in (stem, whole)
-                for suffix in CAPTION_SUFFIXES
-                if base + suffix in folder.captions
-            ),
-            None,
-        )
+        beside = (base + suffix for base in (stem, whole) for suffix in CAPTION_SUFFIXES)
+        caption = next((folder.captions[name] for name in beside if name in folder.captions), None)
         mask = folder.masks.get(stem) or folder.masks.get(whole)
         crop_file = folder.crops.get(whole) or folder.crops.get(stem)
         used.update(path for path in (caption, mask, crop_file) if path is not None)
@@ -254,16 +246,12 @@ class _Stock:
         )
 
     def _report_unused(self, folder: _Folder, used: set[Path]) -> None:
-        for what, files in (
-            ("text", folder.captions),
-            ("a crop", folder.crops),
-            ("a mask", folder.masks),
-        ):
+        kinds = {"text": folder.captions, "a crop": folder.crops, "a mask": folder.masks}
+        for what, files in kinds.items():
             for path in files.values():
                 if path not in used:
                     inside = path.relative_to(folder.path).as_posix()
-                    why = f"{what} without an image of its name"
-                    self.skipped.append(Skipped(folder.prefix + inside, why))
+                    self._skip(folder.prefix + inside, f"{what} without an image of its name")
 
     def _note_duplicates(self, taken: list[ImageFile]) -> list[ImageFile]:
         first: dict[str, ImageFile] = {}

@@ -5,16 +5,17 @@ The training loop says ``begin(step)``, runs forward and backward, and says ``fi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from dreambooth_core.devices import is_sharded, uncut
 from dreambooth_core.optim.build import ParamGroup, build_optimizer
-from dreambooth_core.optim.fused import only, step_in_backward
 from dreambooth_core.optim.options import OptimOptions
 from dreambooth_core.optim.rounding import as_fp32
 from dreambooth_core.optim.schedules import Schedule
@@ -187,3 +188,35 @@ def _alike(tensors: list[AnyTensor]) -> list[list[AnyTensor]]:
     """Whole tensors and those in pieces apart, which no kernel takes together."""
     found = ([t for t in tensors if not is_sharded(t)], [t for t in tensors if is_sharded(t)])
     return [some for some in found if some]
+
+
+@contextmanager
+def only(optimizer: Optimizer, group: dict[str, Any], parameter: nn.Parameter) -> Iterator[None]:
+    """Inside, ``optimizer`` sees one parameter of one of its groups and nothing else."""
+    groups, parameters = optimizer.param_groups, group["params"]
+    optimizer.param_groups, group["params"] = [group], [parameter]
+    try:
+        yield
+    finally:
+        optimizer.param_groups, group["params"] = groups, parameters
+
+
+def step_in_backward(
+    optimizer: Optimizer, step: Callable[[dict[str, Any], nn.Parameter], None]
+) -> None:
+    """From now on each parameter takes its step as soon as its gradient is there, which is freed
+    then, so at no time do all gradients exist. Lv et al. 2023, "Full Parameter Fine-tuning for
+    Large Language Models with Limited Resources" (arXiv:2306.09782).
+
+    Args:
+        optimizer: one whose kind is ``per_parameter``.
+        step: takes a torch group and a parameter with its gradient, and makes its step.
+    """
+
+    def take(group: dict[str, Any], parameter: nn.Parameter) -> None:
+        step(group, parameter)
+        parameter.grad = None
+
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.register_post_accumulate_grad_hook(partial(take, group))

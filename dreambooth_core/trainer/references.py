@@ -13,8 +13,7 @@ from dreambooth_core.data.items import Items
 from dreambooth_core.data.plan import CLASS, Slot
 from dreambooth_core.devices import send
 from dreambooth_core.methods.base import Method
-from dreambooth_core.objective.objective import NoisySample, Objective
-from dreambooth_core.objective.preference import preference
+from dreambooth_core.objective.objective import NoisySample, Objective, preference
 from dreambooth_core.trainer.samples import Samples
 
 

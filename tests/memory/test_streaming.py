@@ -12,7 +12,7 @@ from torch.optim import AdamW
 from torch.utils.checkpoint import checkpoint
 
 from dreambooth_core.memory.streaming import Streaming, spread
-from dreambooth_core.optim.fused import only, step_in_backward
+from dreambooth_core.optim.stepper import only, step_in_backward
 
 CPU = torch.device("cpu")
 WIDTH, BLOCKS, STEPS = 64, 6, 4

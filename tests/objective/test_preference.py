@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from dreambooth_core.objective.preference import preference
+from dreambooth_core.objective.objective import preference
 
 
 def test_a_model_that_is_its_reference_has_log_2() -> None:
