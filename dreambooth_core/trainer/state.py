@@ -239,8 +239,9 @@ def commit_in(folder: Path) -> str | None:
     A damaged checkpoint names none here: :func:`load_state` says what is wrong with it.
     """
     try:
-        commit = _read_manifest(folder)["identity"].get("commit")
-    except (UserError, *DAMAGED):
+        with _sound(folder):
+            commit = _read_manifest(folder)["identity"].get("commit")
+    except UserError:
         return None
     return commit if is_commit(commit if isinstance(commit, str) else None) else None
 

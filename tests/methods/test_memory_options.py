@@ -234,7 +234,7 @@ def test_fused_backward_steps_and_leaves_no_gradients(
     changes |= {"optim__fused_backward_pass": "true", "run__name": "fused"}
     training, fused = learned(config_for(base, pictures, tmp_path, **changes))
     assert fused == pytest.approx(plain, rel=1e-6)
-    assert training.stepper._fused is not None
+    assert training.stepper.finish() is None
     assert all(p.grad is None for p in training.stepper.parameters)
 
 
