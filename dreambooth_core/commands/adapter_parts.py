@@ -126,15 +126,12 @@ def base_of(path: Path | None) -> dict[str, torch.Tensor] | None:
     if path is None:
         return None
     from dreambooth_core.formats.adapters.bake import base_weights
-    from dreambooth_core.formats.adapters.denoisers import (
-        is_transformer,
-        read_denoiser,
-        weights_by_module,
-    )
+    from dreambooth_core.formats.adapters.denoisers import is_transformer, read_denoiser
+    from dreambooth_core.formats.adapters.naming import TRANSFORMER
     from dreambooth_core.formats.checkpoints.read import read_model
 
     if is_transformer(path):
-        return weights_by_module(read_denoiser(path))
+        return base_weights({TRANSFORMER: read_denoiser(path).tensors})
     parts = read_model(path, need_vae=False)
     return base_weights({name: c.tensors for name, c in parts.components.items()})
 

@@ -8,8 +8,9 @@ slices share the file's memory. fp8 is read with its scales, GGUF as bf16.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,11 +51,6 @@ class Denoiser:
     stored: str = ""
     """``GGUF`` or ``fp8``, where weights are in fewer bits than they are written in."""
     _places: dict[str, _Place] = field(default_factory=dict)
-
-    def add(self, name: str, tensor: Tensor, place: _Place) -> None:
-        """One layer's tensor."""
-        self.tensors[name] = tensor
-        self._places[name] = place
 
     def with_changes(
         self, changed: Mapping[str, Tensor], dtype: torch.dtype | None = None
@@ -106,16 +102,12 @@ def is_transformer(path: Path) -> bool:
     settle(path)
     if folders.is_folder(path):
         return (path / TRANSFORMER).is_dir()
+    entries: Mapping[str, Any] = {}
     if _is_gguf(path):
-        return (
-            family_of({key: entry.shape for key, entry in gguf.read_index(path).items()})
-            is not None
-        )
-    if path.suffix.lower() != ".safetensors":
-        return False
-    header = storage.read_header(path)
-    shapes = {key: tuple(entry.shape) for key, entry in header.tensors.items()}
-    return family_of(shapes) is not None
+        entries = gguf.read_index(path)
+    elif path.suffix.lower() == ".safetensors":
+        entries = storage.read_header(path).tensors
+    return family_of({key: tuple(entry.shape) for key, entry in entries.items()}) is not None
 
 
 def metadata_of(path: Path) -> dict[str, str]:
@@ -141,8 +133,8 @@ def read_denoiser(path: Path) -> Denoiser:
         raw, stored = gguf_pieces(path)[0].tensors(), "GGUF"
     else:
         raw = storage.read_tensors(path)
-    found = family_of({key: tuple(tensor.shape) for key, tensor in raw.items()})
-    method = quantised_by({key: tuple(tensor.shape) for key, tensor in raw.items()})
+    shapes = {key: tuple(tensor.shape) for key, tensor in raw.items()}
+    found, method = family_of(shapes), quantised_by(shapes)
     if method is not None:
         raise UserError(f"this model is quantised by {method}", where=path, do=f"{ADVICE}.")
     if found is None:
@@ -158,25 +150,17 @@ def read_denoiser(path: Path) -> Denoiser:
             continue
         value = _plain(raw, base, tensor)
         if layer.fused is None:
-            value = _halves(value) if layer.swapped else value
-            made.add(f"{layer.path}.{kind}", value, _Place(key, None, layer.swapped))
+            name = f"{layer.path}.{kind}"
+            made.tensors[name] = _halves(value) if layer.swapped else value
+            made._places[name] = _Place(key, None, layer.swapped)
             continue
         first, unit = 0, value.shape[0] // sum(layer.fused.rows)
         for part, share in zip(layer.fused.parts, layer.fused.rows, strict=True):
-            name = f"{part.replace('#', str(layer.block))}.{kind}"
-            rows = unit * share
-            made.add(name, value[first : first + rows], _Place(key, first))
-            first += rows
+            name = f"{replace(layer, template=part).path}.{kind}"
+            made.tensors[name] = value[first : first + unit * share]
+            made._places[name] = _Place(key, first)
+            first += unit * share
     return made
-
-
-def weights_by_module(denoiser: Denoiser) -> dict[str, Tensor]:
-    """Weights by a layer's name in memory, for adapters whose change depends on the base."""
-    return {
-        f"{TRANSFORMER}.{key.removesuffix('.weight')}": tensor
-        for key, tensor in denoiser.tensors.items()
-        if key.endswith(".weight")
-    }
 
 
 def _plain(raw: Mapping[str, Tensor], base: str, tensor: Tensor) -> Tensor:

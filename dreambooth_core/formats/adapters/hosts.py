@@ -14,8 +14,8 @@ from typing import Any
 
 from dreambooth_core.families.names import HOSTS, LayerNames, names_of
 from dreambooth_core.formats import storage
-from dreambooth_core.formats.adapters import names as sd_names
 from dreambooth_core.formats.adapters import tails
+from dreambooth_core.formats.adapters.names import flat_name, unet_path
 from dreambooth_core.formats.adapters.naming import family_of_keys
 
 SHOWN = 3
@@ -167,15 +167,15 @@ def _sd_loads(host: str, raw: str, family: str) -> bool:
             continue
         if prefix == "lycoris_" and host in ("A1111", "diffusers"):
             return False
-        if sd_names.unet_path(rest) is None:
+        if unet_path(rest) is None:
             return False
         return prefix == "lora_unet_" or bool(_UNET_DIFFUSERS.match(rest))
     if host == "diffusers":
-        return raw.startswith("unet.") and sd_names.unet_path(_flat(raw[5:])) is not None
+        return raw.startswith("unet.") and unet_path(flat_name(raw[5:])) is not None
     if host == "A1111" or not raw.startswith("diffusion_model."):
         return False
-    rest = _flat(raw[len("diffusion_model.") :])
-    return not _UNET_DIFFUSERS.match(rest) and sd_names.unet_path(rest) is not None
+    rest = flat_name(raw[len("diffusion_model.") :])
+    return not _UNET_DIFFUSERS.match(rest) and unet_path(rest) is not None
 
 
 def _text_loads(host: str, raw: str, family: str) -> bool:
@@ -203,12 +203,8 @@ def _text_loads(host: str, raw: str, family: str) -> bool:
         dotted += [f"text_encoders.clip_{kind}.transformer." for kind in "lgh"]
     for prefix in dotted:
         if raw.startswith(prefix):
-            return bool(_CLIP.fullmatch(_flat(raw[len(prefix) :])))
+            return bool(_CLIP.fullmatch(flat_name(raw[len(prefix) :])))
     return False
-
-
-def _flat(path: str) -> str:
-    return path.replace(".", "_")
 
 
 def host_table(path: Path, family: str | None) -> list[dict[str, Any]]:

@@ -49,12 +49,11 @@ def said_transformer(metadata: Mapping[str, str]) -> LayerNames | None:
 
 def training_settings(metadata: Mapping[str, str]) -> dict[str, Any]:
     """The training settings among the metadata, numbers as numbers, without long tables."""
-    settings: dict[str, Any] = {}
-    for key, value in sorted(metadata.items()):
-        if not key.startswith("ss_") or value in ("None", "") or len(value) > 400:
-            continue
-        settings[key[3:]] = _plain(value)
-    return settings
+    return {
+        key[3:]: _plain(value)
+        for key, value in sorted(metadata.items())
+        if key.startswith("ss_") and value not in ("None", "") and len(value) <= 400
+    }
 
 
 def trigger_words(metadata: Mapping[str, str], count: int = 8) -> list[str]:
@@ -111,52 +110,43 @@ def for_kohya(
 
     A1111 tells SD1 from SD2 and SDXL by ``ss_v2`` and ``ss_base_model_version``.
     """
-    filled = dict(metadata)
-    filled.pop("format", None)
-    ranks = {w.rank for w in modules.values() if w.rank}
-    alphas = {w.alpha for w in modules.values() if w.rank}
-    network = "networks.lora"
-    if not all(isinstance(w, LoraWeights) and w.mid is None for w in modules.values()):
-        network = "lycoris.kohya"
-    filled.setdefault("ss_network_module", network)
-    if len(ranks) == 1:
-        filled.setdefault("ss_network_dim", str(ranks.pop()))
-    elif ranks:
-        filled.setdefault("ss_network_dim", "Dynamic")
-    if len(alphas) == 1:
-        filled.setdefault("ss_network_alpha", str(alphas.pop()))
-    elif alphas:
-        filled.setdefault("ss_network_alpha", "Dynamic")
+    there = {key: value for key, value in metadata.items() if key != "format"}
+    simple = all(isinstance(w, LoraWeights) and w.mid is None for w in modules.values())
+    said = {"ss_network_module": "networks.lora" if simple else "lycoris.kohya"}
+    for key in ("rank", "alpha"):
+        values = {getattr(w, key) for w in modules.values() if w.rank}
+        if values:
+            name = "ss_network_dim" if key == "rank" else "ss_network_alpha"
+            said[name] = str(values.pop()) if len(values) == 1 else "Dynamic"
     names = names_of(family)
     if names is not None:
-        filled.setdefault("ss_base_model_version", names.base_version)
+        said["ss_base_model_version"] = names.base_version
         if names.architecture:
-            filled.setdefault("modelspec.sai_model_spec", "1.0.0")
-            filled.setdefault("modelspec.architecture", names.architecture)
+            said["modelspec.sai_model_spec"] = "1.0.0"
+            said["modelspec.architecture"] = names.architecture
     elif family in BASE_VERSION:
-        filled.setdefault("ss_base_model_version", BASE_VERSION[family])
-        filled.setdefault("ss_v2", str(family == "sd2"))
-        filled.setdefault("modelspec.sai_model_spec", "1.0.0")
-        filled.setdefault("modelspec.architecture", ARCHITECTURE[family])
-        filled.setdefault(
-            "modelspec.implementation", "https://github.com/Stability-AI/StableDiffusion"
-        )
-    return filled
+        said |= {
+            "ss_base_model_version": BASE_VERSION[family],
+            "ss_v2": str(family == "sd2"),
+            "modelspec.sai_model_spec": "1.0.0",
+            "modelspec.architecture": ARCHITECTURE[family],
+            "modelspec.implementation": "https://github.com/Stability-AI/StableDiffusion",
+        }
+    return {**there, **said, **there}
 
 
 def _said(metadata: Mapping[str, str]) -> str | None:
     version = metadata.get("ss_base_model_version", "").lower()
-    if version.startswith("sdxl"):
-        return "sdxl"
     architecture = metadata.get("modelspec.architecture", "").lower()
-    if "stable-diffusion-xl" in architecture:
-        return "sdxl"
-    if "stable-diffusion-v2" in architecture or version.startswith("sd_v2"):
-        return "sd2"
-    if metadata.get("ss_v2") == "True":
-        return "sd2"
-    if "stable-diffusion-v1" in architecture or version.startswith(("sd_v1", "sd_1")):
-        return "sd1"
+    for family, known, versions in (
+        ("sdxl", "stable-diffusion-xl", ("sdxl",)),
+        ("sd2", "stable-diffusion-v2", ("sd_v2",)),
+        ("sd1", "stable-diffusion-v1", ("sd_v1", "sd_1")),
+    ):
+        if known in architecture or version.startswith(versions):
+            return family
+        if family == "sd2" and metadata.get("ss_v2") == "True":
+            return family
     return None
 
 
@@ -168,10 +158,9 @@ def _shown(modules: Mapping[str, Weights]) -> str | None:
             width = int(weights.down.shape[1])
             if name.startswith("unet.") and name.endswith((".attn2.to_k", ".attn2.to_v")):
                 return _CONTEXT.get(width)
-            if name.startswith("text_encoder.") and name.endswith((".q_proj", ".mlp.fc1")):
-                found = _CONTEXT.get(width)
-                if found:
-                    return found
+            text = name.startswith("text_encoder.") and name.endswith((".q_proj", ".mlp.fc1"))
+            if text and width in _CONTEXT:
+                return _CONTEXT[width]
     depths = [
         int(n.split(".transformer_blocks.")[1].split(".")[0])
         for n in modules

@@ -10,7 +10,7 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from dreambooth_core.disk import sha256
 from dreambooth_core.errors import DreamBoothError
 from dreambooth_core.formats.adapters.apply import AdapterStack
 from dreambooth_core.formats.adapters.describe import faults
-from dreambooth_core.formats.adapters.model import NETWORKS, Adapter, LoraWeights, Weights
+from dreambooth_core.formats.adapters.model import NETWORKS, Adapter
 from dreambooth_core.formats.adapters.naming import TRANSFORMER
 from dreambooth_core.formats.adapters.peft_state import from_peft
 from dreambooth_core.formats.adapters.read import read_adapter
@@ -30,7 +30,6 @@ from dreambooth_core.formats.adapters.read import read_adapter
 log = logging.getLogger(__name__)
 
 Models = Mapping[str, nn.Module]
-_Loader = Callable[[Path, "Adapter", Models], AbstractContextManager[None]]
 Probe = Callable[[Models], Tensor]
 """Runs the models at a fixed seed and returns their output."""
 
@@ -104,14 +103,11 @@ def _problems(adapter: Adapter) -> list[str]:
 
 def _read_back(path: Path, adapter: Adapter, models: Models, probe: Probe) -> tuple[str, Tensor]:
     """The name of the loader that took the file, and the output with it."""
-    loaders: list[tuple[str, _Loader]] = []
-    if path.is_dir():
-        loaders.append(("peft", _through_peft))
-    elif TRANSFORMER not in adapter.components and all(
-        _is_plain(weights) for weights in adapter.modules.values()
-    ):
-        loaders.append(("diffusers", _through_diffusers))
-    for name, through in loaders:
+    name, through = "peft", _through_peft
+    if not path.is_dir():
+        name, through = "diffusers", _through_diffusers
+    plain = all(weights.is_plain for weights in adapter.modules.values())
+    if path.is_dir() or (plain and TRANSFORMER not in adapter.components):
         try:
             with through(path, adapter, models):
                 return name, probe(models)
@@ -123,13 +119,6 @@ def _read_back(path: Path, adapter: Adapter, models: Models, probe: Probe) -> tu
         return "dense", probe(models)
     finally:
         stack.clear()
-
-
-def _is_plain(weights: Weights) -> bool:
-    """LoRA and nothing more: what diffusers reads without loss."""
-    if not isinstance(weights, LoraWeights):
-        return False
-    return weights.mid is None and weights.dora_scale is None and weights.bias is None
 
 
 class _NotTaken(Exception):
@@ -157,11 +146,17 @@ def _through_diffusers(path: Path, adapter: Adapter, models: Models) -> Iterator
                 state, alphas, metadata = mixin.lora_state_dict(
                     str(path), unet_config=unet.config, return_lora_metadata=True
                 )
-                for component, model in models.items():
-                    if component not in adapter.components:
-                        continue
+                # Through diffusers' own functions, under a name that no one else uses.
+                given = {"network_alphas": alphas, "adapter_name": _NAME, "metadata": metadata}
+                for component in adapter.components:
+                    model: Any = models[component]
                     wrapped.append(model)
-                    _put(mixin, component, model, state, alphas, metadata)
+                    if component == "unet":
+                        mixin.load_lora_into_unet(state, unet=model, **given)
+                    else:
+                        mixin.load_lora_into_text_encoder(
+                            state, text_encoder=model, prefix=component, **given
+                        )
                 _all_arrived(adapter, models)
         except (ValueError, KeyError, RuntimeError, TypeError, IndexError, AttributeError) as error:
             raise _NotTaken(str(error).splitlines()[0][:200]) from error
@@ -174,26 +169,6 @@ def _through_diffusers(path: Path, adapter: Adapter, models: Models) -> Iterator
             recurse_remove_peft_layers(model)
             for flag in ("peft_config", "_hf_peft_config_loaded"):
                 vars(model).pop(flag, None)
-
-
-def _put(
-    mixin: Any, component: str, model: nn.Module, state: Any, alphas: Any, metadata: Any
-) -> None:
-    """Through diffusers' own functions, under a name that no one else uses."""
-    name = _NAME
-    if component == "unet":
-        mixin.load_lora_into_unet(
-            state, network_alphas=alphas, unet=model, adapter_name=name, metadata=metadata
-        )
-    else:
-        mixin.load_lora_into_text_encoder(
-            state,
-            network_alphas=alphas,
-            text_encoder=model,
-            prefix=component,
-            adapter_name=name,
-            metadata=metadata,
-        )
 
 
 def _all_arrived(adapter: Adapter, models: Models) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,11 +38,8 @@ from dreambooth_core.formats.privacy import cleaned
 
 log = logging.getLogger(__name__)
 
-_PEFT_TAILS = {
-    "lora_down.weight": "lora_A.weight",
-    "lora_up.weight": "lora_B.weight",
-    "dora_scale": "lora_magnitude_vector",
-}
+_DOTTED = {"lora_down.weight": "lora_A.weight", "lora_up.weight": "lora_B.weight"}
+_PEFT_TAILS = {**_DOTTED, "dora_scale": "lora_magnitude_vector"}
 
 
 def write_adapter(
@@ -69,7 +65,12 @@ def write_adapter(
         raise UserError("the adapter is empty, there is nothing to write", where=path)
     if dtype is not None:
         adapter = adapter.to(dtype)
-    _require_finite(adapter, path)
+    for name, weights in adapter.modules.items():  # before anything is replaced
+        try:
+            weights.check_numbers()
+        except UserError as error:
+            what = f"not saved: {error.what}, in {name}"
+            raise UserError(what, where=path, do=error.do) from error
     asked = layout
     if layout == "host":
         layout = host_layout(adapter)
@@ -78,7 +79,10 @@ def write_adapter(
     try:
         if layout == "peft":
             return _write_peft(adapter, path)
-        if layout == "diffusers" and (asked != "host" or _plain(adapter)):
+        # DoRA has other tensors for hosts than for diffusers: no host reads peft's name of the
+        # magnitudes.
+        plain = all(weights.is_plain for weights in adapter.modules.values())
+        if layout == "diffusers" and (asked != "host" or plain):
             storage.write_tensors(path, diffusers_tensors(adapter), diffusers_metadata(adapter))
         else:
             tensors = host_tensors(adapter, layout)
@@ -100,32 +104,12 @@ def _joins(adapter: Adapter, layout: str) -> bool:
     return True
 
 
-def _plain(adapter: Adapter) -> bool:
-    """Whether every module has the same tensors in diffusers' layout and for hosts. DoRA has not:
-    no host reads peft's name of the magnitudes."""
-    return all(
-        isinstance(w, LoraWeights) and w.mid is None and w.bias is None and w.dora_scale is None
-        for w in adapter.modules.values()
-    )
-
-
 def host_layout(adapter: Adapter) -> str:
     """The layout that most hosts load an adapter of this family in."""
     names_here = names_of(adapter.family)
     if names_here is not None:
         return names_here.written
     return "comfyui" if OTHER in adapter.components else "kohya"
-
-
-def _require_finite(adapter: Adapter, path: Path) -> None:
-    """Raises ``UserError`` before anything is replaced by a result that holds no numbers."""
-    for name, weights in adapter.modules.items():
-        try:
-            weights.check_numbers()
-        except UserError as error:
-            raise UserError(
-                f"not saved: {error.what}, in {name}", where=path, do=error.do
-            ) from error
 
 
 def host_tensors(adapter: Adapter, layout: str) -> dict[str, Tensor]:
@@ -137,12 +121,10 @@ def host_tensors(adapter: Adapter, layout: str) -> dict[str, Tensor]:
             would have to be cut or joined and cannot be.
     """
     family = adapter.family or family_of(adapter.modules, adapter.metadata)
-    unet = [n.split(".", 1)[1] for n in adapter.modules if component_of(n) == "unet"]
-    levels = names.attention_levels(unet, family)
+    levels = names.attention_levels((path for path, _ in adapter.of("unet")), family)
     named = {
         kohya_name(name, family, adapter.layers_per_block, levels): weights
-        for name, weights in adapter.modules.items()
-        if component_of(name) not in (TRANSFORMER, OTHER)
+        for name, weights in _stable(adapter).items()
     }
     named |= written(adapter, layout)
     tensors: dict[str, Tensor] = {}
@@ -153,9 +135,10 @@ def host_tensors(adapter: Adapter, layout: str) -> dict[str, Tensor]:
                 do="Write the peft layout, or make it a LoRA: dreambooth resize with --base.",
             )
         dotted = "." in module and isinstance(weights, LoraWeights) and weights.mid is None
-        tails = _dotted_tails(weights) if dotted else weights.tensors()
-        for tail, tensor in tails.items():
-            key = f"{module}.{tail}"
+        for tail, tensor in (folded(weights) if dotted else weights).tensors().items():
+            if dotted and tail == "alpha":
+                continue
+            key = f"{module}.{_DOTTED.get(tail, tail) if dotted else tail}"
             if key in tensors:
                 raise UserError(f"two modules would be written as {key!r}")
             tensors[key] = tensor
@@ -169,13 +152,6 @@ def folded(weights: Weights) -> Weights:
         return weights
     up = (weights.up.float() * (weights.alpha / weights.rank)).to(weights.up.dtype)
     return replace(weights, up=up, alpha=float(weights.rank))
-
-
-def _dotted_tails(weights: Weights) -> dict[str, Tensor]:
-    tensors = folded(weights).tensors()
-    tensors.pop("alpha", None)
-    ends = {"lora_down.weight": "lora_A.weight", "lora_up.weight": "lora_B.weight"}
-    return {ends.get(tail, tail): tensor for tail, tensor in tensors.items()}
 
 
 def kohya_name(name: str, family: str | None, layers_per_block: int, levels: set[int]) -> str:
@@ -196,18 +172,18 @@ def kohya_name(name: str, family: str | None, layers_per_block: int, levels: set
 def kohya_metadata(adapter: Adapter) -> dict[str, str]:
     """The metadata for kohya's layout: all that is there, and what the hosts look at."""
     family = adapter.family or family_of(adapter.modules, adapter.metadata)
-    metadata = for_kohya(_without_peft(adapter.metadata), adapter.modules, family)
-    if adapter.layers_per_block != 2:
-        metadata[LAYERS_KEY] = str(adapter.layers_per_block)
-    return metadata
+    return for_kohya(_kept(adapter), adapter.modules, family) | _layers(adapter)
 
 
 def diffusers_tensors(adapter: Adapter) -> dict[str, Tensor]:
     """The adapter under the names that ``load_lora_weights`` takes: LoRA and DoRA only."""
     tensors: dict[str, Tensor] = {}
     for name, weights in _for_diffusers(adapter).items():
-        plain = isinstance(weights, LoraWeights) and weights.mid is None and weights.bias is None
-        if not plain:
+        if (
+            not isinstance(weights, LoraWeights)
+            or weights.mid is not None
+            or weights.bias is not None
+        ):
             raise Unsupported(
                 f"diffusers' layout holds LoRA and DoRA, and {name} is {weights.method}",
                 do="Write the kohya layout.",
@@ -219,10 +195,13 @@ def diffusers_tensors(adapter: Adapter) -> dict[str, Tensor]:
 def _for_diffusers(adapter: Adapter) -> dict[str, Weights]:
     """Modules by diffusers' names; those of a transformer with their scale inside, because hosts
     read this layout too and do not read diffusers' metadata."""
-    named = {
-        n: w for n, w in adapter.modules.items() if component_of(n) not in (TRANSFORMER, OTHER)
-    }
-    return named | {n: folded(w) for n, w in written(adapter, "diffusers").items()}
+    return _stable(adapter) | {n: folded(w) for n, w in written(adapter, "diffusers").items()}
+
+
+def _stable(adapter: Adapter) -> dict[str, Weights]:
+    """The modules of UNets and text encoders."""
+    outside = (TRANSFORMER, OTHER)
+    return {n: w for n, w in adapter.modules.items() if component_of(n) not in outside}
 
 
 def diffusers_metadata(adapter: Adapter) -> dict[str, str]:
@@ -233,10 +212,7 @@ def diffusers_metadata(adapter: Adapter) -> dict[str, str]:
         config = to_config(dict(renamed.of(component)))
         config.pop("base_model_name_or_path")
         packed.update({f"{component}.{key}": value for key, value in config.items()})
-    kept = _without_peft(adapter.metadata)
-    kept["format"] = "pt"
-    if adapter.layers_per_block != 2:
-        kept[LAYERS_KEY] = str(adapter.layers_per_block)
+    kept = {**_kept(adapter), "format": "pt", **_layers(adapter)}
     if adapter.family and adapter.family != family_of(adapter.modules, kept):
         kept = for_kohya(kept, adapter.modules, adapter.family)
     return {**kept, METADATA_KEY: json.dumps(packed, sort_keys=True)}
@@ -284,10 +260,7 @@ def _write_peft(adapter: Adapter, folder: Path) -> Path:
             "known than the file's own names",
             do="Write the host layout, which keeps them.",
         )
-    renamed = adapter.with_modules(
-        {n: w for n, w in adapter.modules.items() if component_of(n) != TRANSFORMER}
-        | written(adapter, "diffusers")
-    )
+    renamed = adapter.with_modules(_stable(adapter) | written(adapter, "diffusers"))
     if any(name.startswith(CONDITIONER) for name in renamed.modules):
         raise Unsupported(
             "peft's layout has no place for the text conditioner", do="Write the host layout."
@@ -296,10 +269,13 @@ def _write_peft(adapter: Adapter, folder: Path) -> Path:
         named = dict(renamed.of(component))
         tensors: dict[str, Tensor] = {}
         for path, weights in named.items():
-            inner = peft_path(component, path)
-            tensors.update(peft_tensors(f"base_model.model.{inner}", weights))
+            if component == "text_encoder":
+                # transformers 5.6 flattened CLIPTextModel, so its paths have no text_model; that of
+                # CLIPTextModelWithProjection (SDXL's second encoder) has stayed.
+                path = path.removeprefix("text_model.")
+            tensors.update(peft_tensors(f"base_model.model.{path}", weights))
         parts[component] = to_config(named, base), tensors
-    kept: Mapping[str, str] = kohya_metadata(adapter)
+    kept = kohya_metadata(adapter)
     with replacing_folder(folder, NETWORKS) as made:
         for component, (config, tensors) in parts.items():
             place = made / component
@@ -310,15 +286,11 @@ def _write_peft(adapter: Adapter, folder: Path) -> Path:
     return folder
 
 
-def peft_path(component: str, path: str) -> str:
-    """A path as the model's own module tree has it.
-
-    transformers 5.6 flattened CLIPTextModel, so its paths have no ``text_model``; that of
-    CLIPTextModelWithProjection (SDXL's second encoder) has stayed.
-    """
-    return path.removeprefix("text_model.") if component == "text_encoder" else path
-
-
-def _without_peft(metadata: Mapping[str, str]) -> dict[str, str]:
+def _kept(adapter: Adapter) -> dict[str, str]:
     """Metadata without what describes another layout: it would contradict the file."""
-    return {k: v for k, v in metadata.items() if k not in (METADATA_KEY, "format")}
+    return {k: v for k, v in adapter.metadata.items() if k not in (METADATA_KEY, "format")}
+
+
+def _layers(adapter: Adapter) -> dict[str, str]:
+    layers = adapter.layers_per_block
+    return {} if layers == 2 else {LAYERS_KEY: str(layers)}
