@@ -68,14 +68,10 @@ def read_embedding(path: str | Path) -> Embedding:
         for name, value in (found.items() if isinstance(found, Mapping) else ())
         if isinstance(value, Tensor) and value.is_floating_point()
     }
-    pair = KEYS["sdxl"]
-    if all(name in tensors for name in pair):
-        values = [tensors[name] for name in pair]
-    elif len(tensors) == 1:
-        values = list(tensors.values())
-    else:
+    names = KEYS["sdxl"] if tensors.keys() >= set(KEYS["sdxl"]) else tuple(tensors)
+    if names != KEYS["sdxl"] and len(names) != 1:
         raise UserError("this is not an embedding of a learned token", where=path)
-    rows = tuple(_matrix(value, path) for value in values)
+    rows = tuple(_matrix(tensors[name], path) for name in names)
     if len({len(r) for r in rows}) != 1:
         raise UserError("its parts have different numbers of vectors", where=path)
     return Embedding(path.stem, rows)

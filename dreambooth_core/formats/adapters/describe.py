@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from dreambooth_core.formats import storage
-from dreambooth_core.formats.adapters.lowrank import energy
+from dreambooth_core.formats.adapters.lowrank import energy, squares
 from dreambooth_core.formats.adapters.metadata import training_settings, trigger_words
 from dreambooth_core.formats.adapters.model import (
     COMPONENTS,
@@ -32,7 +32,7 @@ def describe(adapter: Adapter, path: str | Path | None = None) -> dict[str, Any]
     damaged, empty = faults(adapter)
     weights = adapter.modules.values()
     metadata = adapter.metadata
-    report: dict[str, Any] = {
+    return {
         "kind": "adapter",
         "layout": layout_of(path) if path is not None else None,
         "family": adapter.family,
@@ -56,7 +56,6 @@ def describe(adapter: Adapter, path: str | Path | None = None) -> dict[str, Any]
         "unknown_keys": adapter.skipped,
         "metadata": dict(metadata),
     }
-    return report
 
 
 def faults(adapter: Adapter) -> tuple[list[str], list[str]]:
@@ -72,34 +71,28 @@ def faults(adapter: Adapter) -> tuple[list[str], list[str]]:
 
 def block_norms(adapter: Adapter, skip: set[str] | None = None) -> dict[str, float]:
     """‖ΔW‖ per block, Frobenius; of DoRA the low-rank part, of OFT ‖Q‖: both need no base."""
-    squares: dict[str, float] = {}
+    total: dict[str, float] = {}
     for name, weights in adapter.modules.items():
-        block = block_of(name)
-        if skip and name in skip:
-            continue
-        squares[block] = squares.get(block, 0.0) + squared_norm(weights)
-    order = {component: place for place, component in enumerate(COMPONENTS)}
-    names = sorted(squares, key=lambda b: (order[component_of(b)], _natural(b)))
-    return {name: math.sqrt(squares[name]) for name in names}
+        if name not in (skip or ()):
+            total[block_of(name)] = total.get(block_of(name), 0.0) + squared_norm(weights)
+    names = sorted(total, key=lambda b: (COMPONENTS.index(component_of(b)), _natural(b)))
+    return {name: math.sqrt(total[name]) for name in names}
 
 
 def squared_norm(weights: Weights) -> float:
     """‖ΔW‖², or what comes closest to it without a base."""
-    if isinstance(weights, LoraWeights):
-        up, down, _ = weights.low_rank()
-        return energy(up, down)
     if isinstance(weights, OftWeights):
         blocks = weights.blocks.double()
-        return float((blocks - blocks.transpose(-1, -2)).square().sum())
-    factors = weights.factors()
+        return squares(blocks - blocks.transpose(-1, -2))
+    factors = weights.low_rank() if isinstance(weights, LoraWeights) else weights.factors()
     if factors is not None:
         return energy(factors[0], factors[1])
     plain = weights.to()
     plain.dora_scale = None
     bias = plain.bias_delta()
-    total = 0.0 if bias is None else float(bias.double().square().sum())
+    total = 0.0 if bias is None else squares(bias)
     if not isinstance(plain, DiffWeights) or plain.weight is not None:
-        total += float(plain.delta().double().square().sum())
+        total += squares(plain.delta())
     return total
 
 
@@ -127,17 +120,9 @@ def layout_of(path: str | Path) -> str:
 
 def base_of(metadata: Mapping[str, str]) -> str | None:
     """The base that the file says it was trained on."""
-    keys = (
-        "ss_sd_model_name",
-        "base_model_name_or_path",
-        "modelspec.base",
-        "ss_base_model_version",
-    )
-    for key in keys:
-        value = metadata.get(key, "")
-        if value and value != "None":
-            return value
-    return None
+    keys = ("ss_sd_model_name", "base_model_name_or_path", "modelspec.base")
+    said = (metadata.get(key, "") for key in (*keys, "ss_base_model_version"))
+    return next((value for value in said if value not in ("", "None")), None)
 
 
 def _changes_nothing(weights: Weights) -> bool:
@@ -152,21 +137,16 @@ def _targets(adapter: Adapter) -> dict[str, int]:
     """How often each kind of module is changed: ``unet attn1.to_q``, ``text_encoder q_proj``."""
     found: Counter[str] = Counter()
     for name in adapter.modules:
-        parts = name.split(".")
-        if parts[0] in ("transformer", "other"):
-            kinds = [p for p in parts[1:] if not p.isdigit()]
-            kinds = [re.sub(r"_[0-9]{1,3}(?=_|$)", "", kind) for kind in kinds[-2:]]
-            found[f"{parts[0]} {'.'.join(kinds)}"] += 1
-            continue
-        tail = [p for p in parts[1:] if not p.isdigit()]
-        last = (
-            ".".join(tail[-2:])
-            if any(p.startswith(("attn", "ff")) for p in tail[:-1])
-            else tail[-1]
-        )
-        if "net" in tail:
-            last = "ff.net.0.proj" if tail[-1] == "proj" else "ff.net.2"
-        found[f"{parts[0]} {last}"] += 1
+        component, *parts = name.split(".")
+        kinds = [part for part in parts if not part.isdigit()]
+        if component in ("transformer", "other"):
+            last = ".".join(re.sub(r"_[0-9]{1,3}(?=_|$)", "", kind) for kind in kinds[-2:])
+        elif "net" in kinds:
+            last = "ff.net.0.proj" if kinds[-1] == "proj" else "ff.net.2"
+        else:
+            inside = any(kind.startswith(("attn", "ff")) for kind in kinds[:-1])
+            last = ".".join(kinds[-2:]) if inside else kinds[-1]
+        found[f"{component} {last}"] += 1
     return dict(sorted(found.items()))
 
 

@@ -39,14 +39,14 @@ from dreambooth_core.formats.adapters.model import (
     COMPONENTS,
     Adapter,
     DiffWeights,
+    Factors,
     LoraWeights,
     Weights,
     component_of,
 )
 from dreambooth_core.formats.adapters.naming import alike, is_text, unfused
-from dreambooth_core.formats.adapters.sparse import Coin, combine
+from dreambooth_core.formats.adapters.sparse import combine
 from dreambooth_core.formats.adapters.weights import add_bias
-from dreambooth_core.randomness import generator
 
 log = logging.getLogger(__name__)
 
@@ -200,10 +200,9 @@ class _Tally:
 
     def compare(self, name: str, result: Weights, terms: list[Term], base: Base | None) -> None:
         """Adds the distance of a module's result from the true weighted sum."""
-        pairs = _pairs(terms)
-        found = result.factors()
-        if pairs is not None and found is not None:
-            up, down = concatenate([(u, d) for u, d, _ in pairs])
+        joint, found = _joint(terms), result.factors()
+        if joint is not None and found is not None:
+            up, down, _ = joint
             self.right += energy(up, down)
             self.wrong += energy(*concatenate([(up, down), (-found[0], found[1])]))
         elif not (isinstance(result, DiffWeights) and result.weight is None):
@@ -217,28 +216,28 @@ def _module(name: str, terms: list[Term], plan: Plan, base: Base | None, tally: 
         return _apart(name, terms, plan)
     if any(isinstance(w, DiffWeights) and w.is_small for w, _ in terms):
         return _full(name, terms, base)
-    pairs = _pairs(terms)
-    if plan.method == "cat":
-        if pairs is None:
-            return _full(name, terms, base)
-        up, down = concatenate([(u, d) for u, d, _ in pairs])
-        if up.shape[1] > min(up.shape[0], down.shape[1]):
-            # More columns than the weight has dimensions: the same sum fits a smaller rank.
-            reduced = reduce_product(up, down, Keep(min(up.shape[0], down.shape[1])))
+    joint = _joint(terms)
+    if plan.method == "cat" and joint is None:
+        return _full(name, terms, base)
+    keep = Keep(plan.rank or max(w.rank for w, _ in terms) or 16)
+    if plan.method in ("cat", "svd") and joint is not None:
+        up, down, shape = joint
+        smaller = min(up.shape[0], down.shape[1])
+        if plan.method == "svd":
+            reduced = tally.keep(reduce_product(up, down, keep))
             up, down = reduced.up, reduced.down
-        return as_lora(up, down, names.kernel_shape(name, pairs[0][2]))
-    keep = Keep(plan.rank or max((w.rank for w, _ in terms), default=0) or 16)
-    if plan.method == "svd" and pairs is not None:
-        up, down = concatenate([(u, d) for u, d, _ in pairs])
-        reduced = tally.keep(reduce_product(up, down, keep))
-        return as_lora(reduced.up, reduced.down, names.kernel_shape(name, pairs[0][2]))
+        elif up.shape[1] > smaller:
+            # More columns than the weight has dimensions: the same sum fits a smaller rank.
+            reduced = reduce_product(up, down, Keep(smaller))
+            up, down = reduced.up, reduced.down
+        return as_lora(up, down, names.kernel_shape(name, shape))
     dense = _sparse_sum(name, terms, plan, base)
     reduced = tally.keep(reduce_matrix(dense.flatten(1), keep, plan.seed))
     return as_lora(reduced.up, reduced.down, dense.shape)
 
 
-def _pairs(terms: list[Term]) -> list[tuple[Tensor, Tensor, tuple[int, ...]]] | None:
-    """Each term's factors with its weight inside, or ``None`` if one has no exact factors."""
+def _joint(terms: list[Term]) -> Factors | None:
+    """The factors of the sum, or ``None`` if a term has no exact ones."""
     pairs = []
     for weights, strength in terms:
         found = weights.factors()
@@ -249,7 +248,8 @@ def _pairs(terms: list[Term]) -> list[tuple[Tensor, Tensor, tuple[int, ...]]] | 
     kernels = {shape for _, _, shape in pairs if len(shape) > 2}
     if len(shapes) > 1 or len(kernels) > 1:
         _refuse_sizes([shape for _, _, shape in pairs])
-    return sorted(pairs, key=lambda pair: -len(pair[2]))
+    pairs.sort(key=lambda pair: -len(pair[2]))
+    return *concatenate([(up, down) for up, down, _ in pairs]), pairs[0][2]
 
 
 def _dense(name: str, terms: list[Term], base: Base | None) -> Tensor:
@@ -315,9 +315,7 @@ def _sparse_sum(name: str, terms: list[Term], plan: Plan, base: Base | None) -> 
         return _dense(name, terms, base)
     deltas = [_delta(name, weights, base) for weights, _ in terms]
     deltas = [_shaped(delta, deltas[0]) for delta in deltas]
-    kind = plan.method.removesuffix("_svd")
-    strengths = [strength for _, strength in terms]
-    return combine(kind, deltas, strengths, plan.density, plan.sign, _coin(plan, name, "full"))
+    return _combined(plan, name, "full", deltas, [strength for _, strength in terms])
 
 
 def _apart(name: str, terms: list[Term], plan: Plan) -> LoraWeights:
@@ -342,29 +340,20 @@ def _apart(name: str, terms: list[Term], plan: Plan) -> LoraWeights:
     scaled = [strength * w.alpha / w.rank for w, strength in loras]
     roots = [math.sqrt(abs(s)) for s in scaled]
     signed = [math.copysign(half, s) for half, s in zip(roots, scaled, strict=True)]
-    pieces = [
-        combine(
-            plan.method,
-            [getattr(w, kind).float() for w, _ in loras],
-            strengths,
-            plan.density,
-            plan.sign,
-            _coin(plan, name, kind),
-        )
+    down, up = (
+        _combined(plan, name, kind, [getattr(w, kind).float() for w, _ in loras], strengths)
         for kind, strengths in (("down", signed), ("up", roots))
-    ]
-    return LoraWeights(pieces[0], pieces[1], float(ranks.pop()))
+    )
+    return LoraWeights(down, up, float(ranks.pop()))
 
 
-def _coin(plan: Plan, name: str, what: str) -> Coin:
-    """Random masks that depend on the seed, the module and the adapter's place, nothing else."""
-
-    def toss(which: int, tensor: Tensor, density: float) -> Tensor:
-        source = generator("merge", plan.seed, name, what, which)
-        drawn = torch.rand(tensor.shape, generator=source)
-        return (drawn < density).to(tensor.dtype).to(tensor.device)
-
-    return toss
+def _combined(
+    plan: Plan, name: str, what: str, tensors: Sequence[Tensor], strengths: Sequence[float]
+) -> Tensor:
+    """What the method makes of tensors of one shape. Random masks depend on the seed, the module
+    and the adapter's place, nothing else."""
+    kind, key = plan.method.removesuffix("_svd"), (plan.seed, name, what)
+    return combine(kind, tensors, strengths, plan.density, plan.sign, key)
 
 
 def _family(parts: Sequence[Part]) -> str | None:

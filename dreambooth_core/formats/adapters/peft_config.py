@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -69,9 +69,7 @@ class PeftSettings:
             rank_pattern=_patterned("rank_pattern", config.get("rank_pattern"), _count),
             alpha_pattern=_patterned("alpha_pattern", config.get("alpha_pattern"), _number),
             rank_stabilised=_switch("use_rslora", config.get("use_rslora")),
-            neumann_terms=_count("num_cayley_neumann_terms", config.get(_TERMS) or 5)
-            if neumann
-            else 0,
+            neumann_terms=_count(_TERMS, config.get(_TERMS) or 5) if neumann else 0,
             base=_text("base_model_name_or_path", config.get("base_model_name_or_path")),
         )
 
@@ -128,13 +126,14 @@ def to_config(named: Mapping[str, Weights], base: str = "") -> dict[str, Any]:
         "target_modules": sorted(named),
         "modules_to_save": None,
     }
+    ranks = {name: w.rank for name, w in named.items()}
+    alphas = {name: w.alpha for name, w in named.items()}
     if kind is LoraWeights:
-        return {**config, **_lora_config(named)}
+        return {**config, **_lora_config(named), **_patterns(ranks, alphas, "lora_alpha")}
     if kind is LohaWeights:
-        ranks = {name: w.rank for name, w in named.items()}
-        tucker = any(isinstance(w, LohaWeights) and w.t1 is not None for w in named.values())
-        patterns = _patterns(ranks, {n: w.alpha for n, w in named.items()}, "alpha")
-        return {**config, "peft_type": "LOHA", "use_effective_conv2d": tucker, **patterns}
+        tucker = any(getattr(w, "t1", None) is not None for w in named.values())
+        own = {"peft_type": "LOHA", "use_effective_conv2d": tucker}
+        return {**config, **own, **_patterns(ranks, alphas, "alpha")}
     if kind is LokrWeights:
         return {**config, **_lokr_config(named)}
     if kind is OftWeights:
@@ -143,23 +142,19 @@ def to_config(named: Mapping[str, Weights], base: str = "") -> dict[str, Any]:
 
 
 def _lora_config(named: Mapping[str, Weights]) -> dict[str, Any]:
-    if any(isinstance(w, LoraWeights) and w.mid is not None for w in named.values()):
+    if any(getattr(w, "mid", None) is not None for w in named.values()):
         raise Unsupported("peft has no Tucker form of LoRA", do="Write the kohya layout.")
-    if any(w.bias_delta() is not None for w in named.values()):
+    if any(w.bias is not None for w in named.values()):
         raise Unsupported("peft's LoRA has no change of biases", do="Write the kohya layout.")
-    dora = {isinstance(w, LoraWeights) and w.dora_scale is not None for w in named.values()}
+    dora = {w.dora_scale is not None for w in named.values()}
     if len(dora) > 1:
         raise Unsupported("peft cannot mix LoRA and DoRA in one model", do="Write kohya.")
-    patterns = _patterns(
-        {n: w.rank for n, w in named.items()}, {n: w.alpha for n, w in named.items()}, "lora_alpha"
-    )
     return {
         "peft_type": "LORA",
         "use_dora": dora.pop(),
         "use_rslora": False,
         "lora_dropout": 0.0,
         "fan_in_fan_out": False,
-        **patterns,
     }
 
 
@@ -168,11 +163,11 @@ def _lokr_config(named: Mapping[str, Weights]) -> dict[str, Any]:
     largest = max(max(*w.first().shape, *w.second().shape[:2]) for w in lokrs.values())
     ranks = {name: w.rank or largest for name, w in lokrs.items()}
     alphas = {name: w.alpha if w.rank else float(largest) for name, w in lokrs.items()}
-    factors = Counter(int(min(w.first().shape)) for w in lokrs.values())
+    factors = {int(min(w.first().shape)) for w in lokrs.values()}
     return {
         "peft_type": "LOKR",
         "decompose_both": any(w.w1 is None for w in lokrs.values()),
-        "decompose_factor": factors.most_common(1)[0][0] if len(factors) == 1 else -1,
+        "decompose_factor": factors.pop() if len(factors) == 1 else -1,
         "use_effective_conv2d": any(w.t2 is not None for w in lokrs.values()),
         **_patterns(ranks, alphas, "alpha"),
     }
@@ -180,21 +175,21 @@ def _lokr_config(named: Mapping[str, Weights]) -> dict[str, Any]:
 
 def _oft_config(named: Mapping[str, Weights]) -> dict[str, Any]:
     ofts = [w for w in named.values() if isinstance(w, OftWeights)]
-    terms, sizes = {w.terms for w in ofts}, {w.rank for w in ofts}
     if any(w.side != "in" or w.rescale is not None or w.alpha for w in ofts):
         raise Unsupported(
             "this OFT turns outputs (kohya, LyCORIS); peft's turns inputs",
             do="Write the kohya layout.",
         )
-    if len(terms) > 1 or len(sizes) > 1:
+    forms = {(w.terms, w.rank) for w in ofts}
+    if len(forms) > 1:
         raise Unsupported("peft holds one OFT block size per model", do="Write one at a time.")
-    count = terms.pop()
+    terms, size = forms.pop()
     return {
         "peft_type": "OFT",
         "r": 0,
-        "oft_block_size": sizes.pop(),
-        "use_cayley_neumann": bool(count),
-        "num_cayley_neumann_terms": count or 5,
+        "oft_block_size": size,
+        "use_cayley_neumann": bool(terms),
+        _TERMS: terms or 5,
         "block_share": all(w.blocks.shape[0] == 1 for w in ofts),
     }
 
@@ -202,17 +197,13 @@ def _oft_config(named: Mapping[str, Weights]) -> dict[str, Any]:
 def _patterns(
     ranks: Mapping[str, int], alphas: Mapping[str, float], alpha_key: str
 ) -> dict[str, Any]:
-    rank, alpha = _most_common(ranks.values()), _most_common(alphas.values())
+    rank, alpha = (Counter(each.values()).most_common(1)[0][0] for each in (ranks, alphas))
     return {
         "r": int(rank),
         alpha_key: _whole(alpha),
         "rank_pattern": {re.escape(n): r for n, r in ranks.items() if r != rank},
         "alpha_pattern": {re.escape(n): _whole(a) for n, a in alphas.items() if a != alpha},
     }
-
-
-def _most_common(values: Iterable[float]) -> float:
-    return Counter(values).most_common(1)[0][0]
 
 
 def _whole(value: float) -> int | float:

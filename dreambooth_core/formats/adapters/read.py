@@ -9,7 +9,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,7 +23,7 @@ from dreambooth_core.formats import pickles, storage
 from dreambooth_core.formats.adapters import names, naming, tails
 from dreambooth_core.formats.adapters.fusing import swap_halves
 from dreambooth_core.formats.adapters.metadata import LAYERS_KEY, family_of
-from dreambooth_core.formats.adapters.model import NETWORKS, Adapter, Weights
+from dreambooth_core.formats.adapters.model import NETWORKS, Adapter
 from dreambooth_core.formats.adapters.peft_config import PeftSettings, from_metadata
 
 log = logging.getLogger(__name__)
@@ -63,32 +63,23 @@ def read_adapter(path: str | Path, *, strict: bool = True) -> Adapter:
     settle(path)
     # Path.is_dir raises where a name is too long.
     sources = _folder(path) if os.path.isdir(path) else [_beside(path)]
-    modules: dict[str, Weights] = {}
-    metadata: dict[str, str] = {}
-    extras: dict[str, Tensor] = {}
-    skipped: list[str] = []
-    layers = 2
-    family: str | None = None
+    adapter = Adapter({})
     for source in sources:
-        tensors, said = _load(source.path)
-        metadata = {**said, **metadata}
-        if source.settings and source.settings.base:
-            metadata.setdefault("base_model_name_or_path", source.settings.base)
         with at(source.path):
-            group = _group(tensors, said, source)
-            for key, piece in group.pieces.items():
-                made = piece.assemble(strict=strict)
-                turned = key in group.layers and group.layers[key].swapped
-                modules[key] = swap_halves(made) if turned else made
-            if strict:
-                _check_extras(group.extras)
-        extras.update(group.extras)
-        skipped += group.unknown
-        layers = group.per_level if group.per_level != 2 else layers
-        family = family or group.family
-    _judge(path, modules, skipped, strict)
-    family = family or family_of(modules, metadata)
-    return Adapter(modules, metadata, family, layers, extras, skipped)
+            _add(adapter, source, strict)
+    for key in adapter.skipped:
+        method = tails.other_method(key)
+        if method:
+            raise Unsupported(f"this adapter holds {method}, which is not handled", where=path)
+    if not adapter.modules:
+        raise UserError("there is no adapter in this file", where=path)
+    if skipped := adapter.skipped:
+        text = f"{len(skipped)} keys belong to no known module, the first is {skipped[0]!r}"
+        if strict:
+            raise Unsupported(text, where=path)
+        log.warning("%s: %s", path, text)
+    adapter.family = adapter.family or family_of(adapter.modules, adapter.metadata)
+    return adapter
 
 
 def is_adapter_folder(path: Path) -> bool:
@@ -96,20 +87,6 @@ def is_adapter_folder(path: Path) -> bool:
     places = ("", *(f"{name}/" for name in NETWORKS), *(f"{name}/*/" for name in NETWORKS))
     names = (f"{place}adapter_config.json" for place in places)
     return any(next(path.glob(name), None) for name in (*names, *_DIFFUSERS_FILES))
-
-
-def _judge(path: Path, modules: dict[str, Weights], skipped: list[str], strict: bool) -> None:
-    for key in skipped:
-        method = tails.other_method(key)
-        if method:
-            raise Unsupported(f"this adapter holds {method}, which is not handled", where=path)
-    if not modules:
-        raise UserError("there is no adapter in this file", where=path)
-    if skipped:
-        text = f"{len(skipped)} keys belong to no known module, the first is {skipped[0]!r}"
-        if strict:
-            raise Unsupported(text, where=path)
-        log.warning("%s: %s", path, text)
 
 
 def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -201,62 +178,48 @@ def _settings(path: Path) -> PeftSettings:
         return PeftSettings.parse(read_json(path, "not a valid peft configuration"))
 
 
-@dataclass(frozen=True)
-class _Group:
-    """The keys of one file by layer."""
-
-    pieces: dict[str, tails.Piece]
-    unknown: list[str]
-    """Keys that belong to no layer."""
-    extras: dict[str, Tensor]
-    """Tensors that ride along."""
-    per_level: int
-    """Resblocks per level of a UNet."""
-    family: str | None = None
-    """Of a diffusion transformer, by its layers' names and sizes."""
-    layers: Mapping[str, Layer] = field(default_factory=dict)
-    """What the names in memory stand for in that family."""
-
-
-def _group(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], source: _Source) -> _Group:
+def _add(adapter: Adapter, source: _Source, strict: bool) -> None:
+    """What one file says, its keys sorted by layer."""
+    tensors, metadata = _load(source.path)
+    adapter.metadata = {**metadata, **adapter.metadata}
+    if source.settings and source.settings.base:
+        adapter.metadata.setdefault("base_model_name_or_path", source.settings.base)
     packed = from_metadata(metadata)
     extras = {k: t for k, t in tensors.items() if k.startswith("bundle_emb.")}
     cut = {key: tails.split(key) for key in tensors if key not in extras}
     raws = dict.fromkeys(parts[0] for parts in cut.values() if parts)
     per_level = _layers(metadata, raws)
     known = {raw: module_name(raw, source.component, per_level) for raw in raws}
-    family: str | None = None
     layers: dict[str, Layer] = {}
     if None in known.values() and not any((n or "").startswith("unet.") for n in known.values()):
         strange = {raw for raw, name in known.items() if name is None}
         sizes = naming.sizes_by_name({key: tuple(t.shape) for key, t in tensors.items()})
         found = naming.layers_of({raw: sizes.get(raw, (None, None)) for raw in strange}, metadata)
-        by_raw = {} if found is None else found[1]
-        family = None if found is None else found[0].family
-        known |= {raw: naming.canonical(raw, by_raw) for raw in strange}
-        layers = {name: by_raw[raw] for raw, name in known.items() if name and raw in by_raw}
+        if found is not None:
+            adapter.family = adapter.family or found[0].family
+            layers = found[1]
+        known |= {raw: naming.canonical(raw, layers) for raw in strange}
     groups: dict[str, dict[str, Tensor]] = {}
-    unknown: list[str] = []
     for key, parts in cut.items():
         name = known[parts[0]] if parts else None
         if parts is None or name is None:
-            unknown.append(key)
+            adapter.skipped.append(key)
             continue
         module = groups.setdefault(name, {})
         if parts[1] in module:
             raise UserError(f"two keys stand for the same weight of {name}, one is {key!r}")
         module[parts[1]] = tensors[key]
-    pieces = {}
+    swapped = {known[raw] for raw, layer in layers.items() if layer.swapped}
     for name, group in groups.items():
         settings = source.settings or packed.get(name.split(".", 1)[0])
-        pieces[name] = tails.Piece(name, group, settings)
-    return _Group(pieces, unknown, extras, per_level, family, layers)
-
-
-def _check_extras(extras: Mapping[str, Tensor]) -> None:
-    for key, tensor in extras.items():
+        made = tails.Piece(name, group, settings).assemble(strict=strict)
+        adapter.modules[name] = swap_halves(made) if name in swapped else made
+    for key, tensor in extras.items() if strict else ():
         if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
             raise UserError(f"tensor {key!r} holds NaN or infinity, or no numbers at all")
+    adapter.extras.update(extras)
+    if per_level != 2:
+        adapter.layers_per_block = per_level
 
 
 def _layers(metadata: Mapping[str, str], raw: Iterable[str]) -> int:

@@ -6,13 +6,12 @@ definitions are those of peft's ``add_weighted_adapter``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-Coin = Callable[[int, Tensor, float], Tensor]
-"""``(which adapter, tensor, density) -> mask`` of zeros and ones, for the random methods."""
+from dreambooth_core.randomness import generator
 
 
 def combine(
@@ -21,17 +20,18 @@ def combine(
     weights: Sequence[float],
     density: float,
     sign: str,
-    coin: Coin,
+    key: Sequence[int | str],
 ) -> Tensor:
     """One tensor from many of the same shape.
 
     ``kind``: linear, magnitude_prune, dare_linear, ties, dare_ties. ``density``: the share of
     numbers that stay. ``sign``: how the majority sign is found, by ``total`` or ``frequency``.
+    ``key``: what the random methods draw by, and the adapter's place.
     """
     if kind in ("magnitude_prune", "ties"):
         tensors = [largest(t, density) for t in tensors]
     elif kind.startswith("dare"):
-        tensors = [thin_out(i, t, density, coin) for i, t in enumerate(tensors)]
+        tensors = [thin_out(t, density, *key, i) for i, t in enumerate(tensors)]
     stacked = torch.stack(list(tensors))
     factors = torch.tensor(weights, dtype=stacked.dtype, device=stacked.device)
     weighted = stacked * factors.reshape(-1, *[1] * (stacked.ndim - 1))
@@ -50,11 +50,15 @@ def largest(tensor: Tensor, density: float) -> Tensor:
     return torch.zeros_like(flat).index_copy(0, kept, flat[kept]).reshape(tensor.shape)
 
 
-def thin_out(which: int, tensor: Tensor, density: float, coin: Coin) -> Tensor:
+def thin_out(tensor: Tensor, density: float, *key: int | str) -> Tensor:
     """Keeps each number with probability ``density`` and scales up so that the mean stays."""
-    if density >= 1:
-        return tensor
-    return tensor * coin(which, tensor, density) / density
+    return tensor if density >= 1 else tensor * mask(tensor, density, *key) / density
+
+
+def mask(tensor: Tensor, density: float, *key: int | str) -> Tensor:
+    """Zeros and ones for each number, which the key alone decides."""
+    drawn = torch.rand(tensor.shape, generator=generator("merge", *key))
+    return (drawn < density).to(tensor.dtype).to(tensor.device)
 
 
 def _agreement(stacked: Tensor, sign: str) -> Tensor:

@@ -173,10 +173,6 @@ def _lora(piece: Piece) -> Weights:
     return weights
 
 
-def _loha(piece: Piece) -> Weights:
-    return LohaWeights(**piece.fields(LohaWeights))
-
-
 def _lokr(piece: Piece) -> Weights:
     if "lokr_t1" in piece.tails:
         raise Unsupported(f"{piece.name} has a LoKr with a Tucker core in its first factor")
@@ -211,24 +207,20 @@ def _peft_oft(piece: Piece) -> Weights:
     return OftWeights(blocks, side="in", terms=terms)
 
 
-def _diff(piece: Piece) -> Weights:
-    return DiffWeights(piece.tails.get("diff"), piece.tails.get("diff_b"))
-
-
-def _norm(piece: Piece) -> Weights:
-    return DiffWeights(piece.tails.get("w_norm"), piece.tails.get("b_norm"), norm=True)
-
-
 _HADA = tuple(tail for tail in LohaWeights.TAILS.values() if tail.startswith("hada_"))
 _KRON = (*(tail for tail in LokrWeights.TAILS.values() if tail.startswith("lokr_")), "lokr_t1")
 _KINDS: tuple[tuple[Callable[[Piece], Weights], tuple[str, ...], tuple[str, ...]], ...] = (
     (_lora, ("down", "up", "mid", "lora_magnitude_vector"), ("dora_scale", "diff_b")),
-    (_loha, _HADA, ("dora_scale",)),
+    (lambda piece: LohaWeights(**piece.fields(LohaWeights)), _HADA, ("dora_scale",)),
     (_lokr, _KRON, ("dora_scale",)),
     (_oft, ("oft_blocks",), ("rescale",)),
     (_peft_oft, ("oft_R",), ()),
-    (_diff, ("diff", "diff_b"), ()),
-    (_norm, ("w_norm", "b_norm"), ()),
+    (lambda p: DiffWeights(p.tails.get("diff"), p.tails.get("diff_b")), ("diff", "diff_b"), ()),
+    (
+        lambda p: DiffWeights(p.tails.get("w_norm"), p.tails.get("b_norm"), norm=True),
+        ("w_norm", "b_norm"),
+        (),
+    ),
 )
 """What makes a method's weights, by the tails that show it, and those that may stand with them
 (alpha may with all)."""

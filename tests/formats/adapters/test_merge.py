@@ -15,6 +15,7 @@ from peft.utils import merge_utils
 from torch import Tensor, nn
 
 from dreambooth_core.errors import UserError
+from dreambooth_core.formats.adapters import sparse
 from dreambooth_core.formats.adapters.merge import METHODS, SPARSE, Part, Plan, merge
 from dreambooth_core.formats.adapters.model import Adapter, DiffWeights, LoraWeights, Weights
 from tests.helpers.adapters import adapter_for, base_of, relative, weights_for
@@ -154,21 +155,14 @@ def test_methods_with_svd_agree_with_peft(method: str, sign: str) -> None:
 def test_random_methods_agree_with_peft_given_the_same_dice(
     method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dreambooth_core.formats.adapters import merge as module
-
     masks: list[Tensor] = []
-    toss = module._coin
+    draw = sparse.mask
 
-    def recorded(plan: Plan, name: str, what: str) -> Any:
-        coin = toss(plan, name, what)
+    def recorded(*given: Any) -> Tensor:
+        masks.append(draw(*given))
+        return masks[-1]
 
-        def throw(which: int, tensor: Tensor, density: float) -> Tensor:
-            masks.append(coin(which, tensor, density))
-            return masks[-1]
-
-        return throw
-
-    monkeypatch.setattr(module, "_coin", recorded)
+    monkeypatch.setattr(sparse, "mask", recorded)
     merged, _ = merge(EQUAL, Plan(method, rank=10, density=0.6, seed=3))
     replay = iter(masks)
     monkeypatch.setattr(
