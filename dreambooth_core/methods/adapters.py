@@ -29,6 +29,7 @@ from dreambooth_core.methods.base import Method, Trainable
 from dreambooth_core.methods.quick import quicken
 from dreambooth_core.methods.starting import (
     WHERE,
+    cut,
     fill,
     kronecker,
     low_rank,
@@ -240,9 +241,8 @@ class Dora(Lora):
             a, b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
             product = b.detach().flatten(1) @ a.detach().flatten(1) * layer.scaling[ADAPTER]
             whole = base.float() + product.reshape(base.shape)
-        vector = layer.lora_magnitude_vector[ADAPTER].weight
-        with torch.no_grad():
-            vector.copy_(whole.flatten(1).norm(dim=1).reshape(vector.shape))
+        vector = layer.lora_magnitude_vector[ADAPTER].weight.data
+        vector.copy_(whole.flatten(1).norm(dim=1).reshape(vector.shape))
 
 
 class Loha(AdapterMethod):
@@ -286,18 +286,15 @@ class Lokr(AdapterMethod):
         base = layer.get_base_layer().weight.detach()
         if base.is_meta:
             return
-        first = layer.lokr_w1[ADAPTER]
-        whole = layer.lokr_w2.get(ADAPTER)
+        first, second = layer.lokr_w1[ADAPTER].data, layer.lokr_w2.get(ADAPTER)
         change = weights.delta(base.cpu()).flatten(1) * (strength / layer.scaling[ADAPTER])
-        shape = (base.shape[0] // first.shape[0], change.shape[1] // first.shape[1])
-        thin = layer.lokr_w2_b[ADAPTER].shape[0] if whole is None else None
-        left, right = kronecker(change, (first.shape[0], first.shape[1]), shape, thin)
-        with torch.no_grad():
-            first.copy_(left)
-            if whole is not None and isinstance(right, Tensor):
-                whole.copy_(right.reshape(whole.shape))
-            elif not isinstance(right, Tensor):
-                fill(layer.lokr_w2_a[ADAPTER], layer.lokr_w2_b[ADAPTER], right)
+        left, right = kronecker(change, *first.shape)
+        first.copy_(left)
+        if second is not None:
+            second.data.copy_(right.reshape(second.shape))
+        else:
+            up, down = layer.lokr_w2_a[ADAPTER], layer.lokr_w2_b[ADAPTER]
+            fill(up, down, cut(right, down.shape[0]))
 
 
 class Oft(AdapterMethod):

@@ -141,10 +141,6 @@ def _encode_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
     return (values / scale).round().to(torch.int8), scale
 
 
-def _decode_int8(codes: Tensor, scale: Tensor, shape: tuple[int, int]) -> Tensor:
-    return codes.float() * scale
-
-
 def _encode_fp8(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Codes as bytes, which no change of precision touches, and the scales that lose least: powers
     of two keep what was fp8 without scales, one for all what a host's file has with its scale, and
@@ -160,8 +156,8 @@ def _encode_fp8(weight: Tensor) -> tuple[Tensor, Tensor]:
     return codes, scale
 
 
-def _decode_fp8(codes: Tensor, scale: Tensor, shape: tuple[int, int]) -> Tensor:
-    return codes.view(FP8).float() * scale
+def _decode_scaled(codes: Tensor, scale: Tensor, shape: tuple[int, int]) -> Tensor:
+    return (codes.view(FP8) if codes.dtype == torch.uint8 else codes).float() * scale
 
 
 def _encode_nf4(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -198,4 +194,4 @@ def _bitsandbytes() -> Any:
 
 
 _ENCODE = {"int8": _encode_int8, "fp8": _encode_fp8, "nf4": _encode_nf4}
-_DECODE = {"int8": _decode_int8, "fp8": _decode_fp8, "nf4": _decode_nf4}
+_DECODE = {"int8": _decode_scaled, "fp8": _decode_scaled, "nf4": _decode_nf4}

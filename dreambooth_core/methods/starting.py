@@ -22,7 +22,7 @@ from dreambooth_core.formats.adapters.lowrank import (
 )
 from dreambooth_core.formats.adapters.model import Weights, component_of
 from dreambooth_core.formats.adapters.naming import unfused
-from dreambooth_core.formats.adapters.peft_state import canonical
+from dreambooth_core.formats.adapters.peft_state import names_in
 from dreambooth_core.formats.adapters.read import read_adapter
 from dreambooth_core.formats.detect import family_label
 
@@ -51,10 +51,7 @@ def read_start(
         UserError: it is no adapter, or it changes what these models do not have.
     """
     adapter = unfused(read_adapter(Path(path)))
-    names = {
-        component: {canonical(component, name): name for name, _ in model.named_modules()}
-        for component, model in models.items()
-    }
+    names = {component: names_in(component, model) for component, model in models.items()}
     found: dict[str, dict[str, Weights]] = {component: {} for component in models}
     made_for = family_label(adapter.family)
     the_adapter = f"the adapter{f' was made for {made_for} and' * bool(made_for)} changes"
@@ -119,8 +116,12 @@ def low_rank(weights: Weights, rank: int, base: Tensor) -> tuple[Tensor, Tensor]
         return _held(reduce_product(up, down, Keep(rank)), rank)
     if base.is_meta:
         return None
-    change = weights.delta(base.detach().cpu()).flatten(1)
-    return _held(reduce_matrix(change, Keep(rank)), rank)
+    return cut(weights.delta(base.detach().cpu()).flatten(1), rank)
+
+
+def cut(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """A matrix as a product of a rank. Raises ``UserError`` if it is of a higher one."""
+    return _held(reduce_matrix(matrix, Keep(rank)), rank)
 
 
 def _held(reduced: Reduced, rank: int) -> tuple[Tensor, Tensor]:
@@ -135,11 +136,8 @@ def _held(reduced: Reduced, rank: int) -> tuple[Tensor, Tensor]:
     return reduced.up, reduced.down
 
 
-def kronecker(
-    change: Tensor, first: tuple[int, int], second: tuple[int, int], rank: int | None
-) -> tuple[Tensor, tuple[Tensor, Tensor] | Tensor]:
-    """The factors ``first [a, b]`` and ``second [c, d]`` whose Kronecker product a change
-    ``[a · c, b · d]`` is, the second as a product of ``rank`` where one is given.
+def kronecker(change: Tensor, a: int, b: int) -> tuple[Tensor, Tensor]:
+    """The factors ``[a, b]`` and ``[c, d]`` whose Kronecker product a change ``[a · c, b · d]`` is.
 
     What such a product is becomes a matrix of rank 1 once it is sorted by its two factors
     (Van Loan, Pitsianis 1993).
@@ -147,7 +145,7 @@ def kronecker(
     Raises:
         UserError: it is no such product.
     """
-    (a, b), (c, d) = first, second
+    c, d = change.shape[0] // a, change.shape[1] // b
     sorted_by = change.reshape(a, c, b, d).permute(0, 2, 1, 3).reshape(a * b, c * d)
     found = reduce_matrix(sorted_by, Keep(1))
     if found.error > EXACT:
@@ -156,17 +154,16 @@ def kronecker(
             where=WHERE,
             do="Choose another method.kind, such as the adapter's own.",
         )
-    left, right = found.up.reshape(a, b), found.down.reshape(c, d)
-    return left, right if rank is None else _held(reduce_matrix(right, Keep(rank)), rank)
+    return found.up.reshape(a, b), found.down.reshape(c, d)
 
 
+@torch.no_grad()
 def fill(up: nn.Parameter, down: nn.Parameter, factors: tuple[Tensor, Tensor]) -> None:
     """Makes ``up [out, R, …]`` and ``down [R, in, …]`` give the product of ``factors``, of a rank
     of at most R. What is left of ``down`` stays as it was, beside zeros in ``up``."""
     left, right = factors
     rank = left.shape[1]
-    with torch.no_grad():
-        wide, long = up.data.view(up.shape[0], -1), down.data.view(down.shape[0], -1)
-        wide.zero_()
-        wide[:, :rank] = left.to(wide)
-        long[:rank] = right.to(long)
+    wide, long = up.data.view(up.shape[0], -1), down.data.view(down.shape[0], -1)
+    wide.zero_()
+    wide[:, :rank] = left.to(wide)
+    long[:rank] = right.to(long)

@@ -10,12 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from dreambooth_core.errors import UserError, at
-from dreambooth_core.formats.adapters.model import Adapter, Weights, component_of
-from dreambooth_core.formats.adapters.naming import is_text, unfused
+from dreambooth_core.formats.adapters.model import Adapter, Weights
+from dreambooth_core.formats.adapters.naming import unfused
+from dreambooth_core.formats.adapters.peft_state import names_in
 from dreambooth_core.formats.adapters.weights import add_bias
-
-Strength = float | tuple[float, float]
-"""One weight for all, or ``(weight for the UNet, weight for the text encoders)``."""
 
 
 @dataclass
@@ -36,13 +34,14 @@ class AdapterStack:
 
     def __init__(self, models: Mapping[str, nn.Module]) -> None:
         """``models``: by component: ``unet`` or ``transformer``, ``text_encoder`` …"""
-        self._modules = {name: _by_path(model) for name, model in models.items()}
+        self._models = dict(models)
+        self._names = {name: names_in(name, model) for name, model in models.items()}
         self._adapters: dict[str, Adapter] = {}
         self._spots: dict[str, _Spot] = {}
-        self.weights: dict[str, tuple[float, float]] = {}
-        """The loaded adapters' strengths ``(denoiser, text encoders)``."""
+        self.weights: dict[str, float] = {}
+        """The loaded adapters' strengths."""
 
-    def load(self, name: str, adapter: Adapter, weight: Strength = 1.0) -> None:
+    def load(self, name: str, adapter: Adapter, weight: float = 1.0) -> None:
         """Adds an adapter, at full strength unless told otherwise. The others stay as they are.
 
         Raises:
@@ -54,7 +53,7 @@ class AdapterStack:
         adapter = unfused(adapter)
         self._locate(name, adapter)
         self._adapters[name] = adapter
-        self.weights[name] = weight if isinstance(weight, tuple) else (weight, weight)
+        self.weights[name] = weight
         try:
             self._refresh(adapter)
         except UserError:
@@ -79,29 +78,33 @@ class AdapterStack:
             self.unload(name)
 
     def _locate(self, name: str, adapter: Adapter) -> None:
-        found = {
-            path: self._modules.get(component_of(path), {}).get(path.split(".", 1)[1])
-            for path in adapter.modules
-        }
-        missing = [path for path, module in found.items() if module is None]
+        spots: dict[str, _Spot] = {}
+        missing: list[str] = []
+        for path in adapter.modules:
+            component, inside = path.split(".", 1)
+            own = self._names.get(component, {}).get(inside)
+            if own is None:
+                missing.append(path)
+            elif path not in self._spots:
+                module = self._models[component].get_submodule(own)
+                spots[path] = _kept(path, getattr(module, "base_layer", module))
         if missing:
             raise UserError(
                 f"adapter {name!r} changes {len(missing)} modules that this base does not have, "
                 f"the first is {missing[0]}",
                 do="Use it with the kind of base that it was made for.",
             )
-        spots = {p: _kept(p, m) for p, m in found.items() if m is not None and p not in self._spots}
         self._spots.update(spots)
 
     @torch.no_grad()
     def _refresh(self, adapter: Adapter) -> None:
         """Makes the weights that an adapter changes anew, with all that are loaded."""
         for path in adapter.modules:
-            spot, side = self._spots[path], int(is_text(path))
+            spot = self._spots[path]
             active = [
-                (other.modules[path], self.weights[name][side])
+                (other.modules[path], self.weights[name])
                 for name, other in self._adapters.items()
-                if path in other.modules and self.weights[name][side]
+                if path in other.modules and self.weights[name]
             ]
             with at(path):
                 weight, bias = changed(spot.weight, spot.bias, active)
@@ -163,17 +166,3 @@ def _kept(path: str, module: nn.Module) -> _Spot:
     bias = getattr(module, "bias", None)
     kept = bias.detach().clone() if isinstance(bias, Tensor) else None
     return _Spot(module, weight.detach().clone(), kept)
-
-
-def _by_path(model: nn.Module) -> dict[str, nn.Module]:
-    """Modules by canonical path: CLIP's with ``text_model``, peft's layers by what they wrap."""
-    found: dict[str, nn.Module] = {}
-    for path, module in model.named_modules():
-        if ".base_layer" in path:
-            continue
-        path = path.removeprefix("base_model.model.").removeprefix("_orig_mod.")
-        inner = getattr(module, "base_layer", module)
-        found[path] = inner
-        if path.startswith(("encoder.layers.", "embeddings.", "final_layer_norm")):
-            found.setdefault(f"text_model.{path}", inner)
-    return found

@@ -165,11 +165,9 @@ def _sd_loads(host: str, raw: str, family: str) -> bool:
         rest = raw.removeprefix(prefix)
         if rest == raw or "." in rest:
             continue
-        if prefix == "lycoris_" and host in ("A1111", "diffusers"):
-            return False
-        if unet_path(rest) is None:
-            return False
-        return prefix == "lora_unet_" or bool(_UNET_DIFFUSERS.match(rest))
+        kohya = prefix == "lora_unet_"
+        lycoris = host not in ("A1111", "diffusers") and bool(_UNET_DIFFUSERS.match(rest))
+        return (kohya or lycoris) and unet_path(rest) is not None
     if host == "diffusers":
         return raw.startswith("unet.") and unet_path(flat_name(raw[5:])) is not None
     if host == "A1111" or not raw.startswith("diffusion_model."):
@@ -188,22 +186,17 @@ def _text_loads(host: str, raw: str, family: str) -> bool:
         return host == "ComfyUI" or (host == "Forge Neo" and family == "anima")
     if comfyui and raw.startswith("text_encoders.") and ".transformer." in raw:
         return True
-    second = family in ("sdxl", "sd3")
-    flat = ["lora_te1_"] if family in ("sdxl", "sd3", "flux") else ["lora_te_", "lora_te1_"]
-    if host in ("ComfyUI", "Forge", "Forge Neo"):
-        flat = ["lora_te_", "lora_te1_"]
-    flat += ["lora_te2_"] if second else []
-    for prefix in flat:
-        if raw.startswith(prefix):
-            return bool(_CLIP.fullmatch(raw[len(prefix) :]))
-    if host == "A1111":
-        return False
-    dotted = ["text_encoder.", *(["text_encoder_2."] if second else [])]
-    if host in ("ComfyUI", "Forge Neo"):
-        dotted += [f"text_encoders.clip_{kind}.transformer." for kind in "lgh"]
-    for prefix in dotted:
-        if raw.startswith(prefix):
-            return bool(_CLIP.fullmatch(flat_name(raw[len(prefix) :])))
+    prefixes = ["lora_te1_"]
+    if host in ("ComfyUI", "Forge", "Forge Neo") or family not in ("sdxl", "sd3", "flux"):
+        prefixes.append("lora_te_")
+    if host != "A1111":
+        prefixes.append("text_encoder.")
+    if family in ("sdxl", "sd3"):
+        prefixes += ["lora_te2_", *(["text_encoder_2."] if host != "A1111" else [])]
+    for prefix in prefixes:
+        rest = raw.removeprefix(prefix)
+        if rest != raw and not (prefix.endswith("_") and "." in rest):
+            return bool(_CLIP.fullmatch(flat_name(rest)))
     return False
 
 

@@ -17,15 +17,12 @@ LAYERS_KEY = "dreambooth_layers_per_block"
 RECIPE_KEY = "dreambooth_merge"
 """JSON: the method, and name and weight of each adapter."""
 
-BASE_VERSION = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
-"""kohya's ``ss_base_model_version`` by family."""
-
-ARCHITECTURE = {
-    "sd1": "stable-diffusion-v1/lora",
-    "sd2": "stable-diffusion-v2-512/lora",
-    "sdxl": "stable-diffusion-xl-v1-base/lora",
+STABLE = {
+    "sd1": ("sd_v1", "stable-diffusion-v1/lora"),
+    "sd2": ("sd_v2", "stable-diffusion-v2-512/lora"),
+    "sdxl": ("sdxl_base_v1-0", "stable-diffusion-xl-v1-base/lora"),
 }
-"""``modelspec.architecture`` (SAI model spec 1.0.0) by family."""
+"""kohya's ``ss_base_model_version`` and ``modelspec.architecture`` (SAI model spec 1.0.0)."""
 
 _CONTEXT = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 
@@ -124,12 +121,12 @@ def for_kohya(
         if names.architecture:
             said["modelspec.sai_model_spec"] = "1.0.0"
             said["modelspec.architecture"] = names.architecture
-    elif family in BASE_VERSION:
+    elif family in STABLE:
         said |= {
-            "ss_base_model_version": BASE_VERSION[family],
+            "ss_base_model_version": STABLE[family][0],
             "ss_v2": str(family == "sd2"),
             "modelspec.sai_model_spec": "1.0.0",
-            "modelspec.architecture": ARCHITECTURE[family],
+            "modelspec.architecture": STABLE[family][1],
             "modelspec.implementation": "https://github.com/Stability-AI/StableDiffusion",
         }
     return {**there, **said, **there}

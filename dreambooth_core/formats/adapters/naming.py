@@ -126,9 +126,7 @@ def called(names: LayerNames, shapes: Shapes) -> str:
     return (variant.label if variant else "") or names.label
 
 
-def sizes_by_name(
-    shapes: Shapes,
-) -> dict[str, tuple[int | None, int | None]]:
+def sizes_by_name(shapes: Shapes) -> dict[str, tuple[int | None, int | None]]:
     """``(outputs, inputs)`` of each layer by its name in the file, from the shapes of keys."""
     parts: dict[str, dict[str, Sequence[int]]] = {}
     for key, shape in shapes.items():
@@ -202,15 +200,13 @@ def written(adapter: Adapter, layout: str) -> dict[str, Weights]:
         mine = _joined(mine, names) if native else _apart(mine, names)
     result: dict[str, Weights] = {}
     for name, weights in mine.items():
+        component, _, path = name.partition(".")
         layer = _layer(name, names) if names is not None else None
         if names is not None and layer is not None:
             if native and layer.template in names.swapped:
                 weights = fusing.swap_halves(weights)
             path = layer.path if layer.fused or not native else names.native(layer)
-            key = _prefixed(path, layout)
-        else:
-            component, _, path = name.partition(".")
-            key = path if component == OTHER else _prefixed(path, layout)
+        key = path if component == OTHER else _prefixed(path, layout)
         if key in result:
             raise Unsupported(f"two layers would be written as {key!r}")
         result[key] = weights

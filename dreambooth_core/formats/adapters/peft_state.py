@@ -57,6 +57,12 @@ def canonical(component: str, path: str) -> str:
     return known or path
 
 
+def names_in(component: str, model: nn.Module) -> dict[str, str]:
+    """A model's modules: their own names by the paths that adapters have, and by themselves."""
+    names = [name for name, _ in model.named_modules()]
+    return {name: name for name in names} | {canonical(component, name): name for name in names}
+
+
 def _piece(component: str, path: str, layer: Any, adapter: str) -> Piece | None:
     held = {
         tail: getattr(layer, name)[adapter]

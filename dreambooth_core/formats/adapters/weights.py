@@ -322,11 +322,9 @@ def finish(delta: Tensor, base: Tensor | None, dora_scale: Tensor | None) -> Ten
     if weight.ndim < 2:
         raise UserError("it is a DoRA of a vector, and magnitudes are those of a matrix")
     check_magnitudes(magnitude, *weight.shape[:2])
-    if magnitude.shape[0] == weight.shape[0] or magnitude.numel() != weight.shape[1]:
-        axes: list[int] = list(range(1, weight.ndim))
-        magnitude = magnitude.reshape(-1, *[1] * (weight.ndim - 1))
-    else:
-        axes = [0, *range(2, weight.ndim)]
-        magnitude = magnitude.reshape(1, -1, *[1] * (weight.ndim - 2))
-    norm = torch.linalg.vector_norm(changed, dim=axes, keepdim=True)
+    outputs = magnitude.shape[0] == weight.shape[0] or magnitude.numel() != weight.shape[1]
+    axis = 0 if outputs else 1
+    others = [other for other in range(weight.ndim) if other != axis]
+    magnitude = magnitude.reshape([-1 if other == axis else 1 for other in range(weight.ndim)])
+    norm = torch.linalg.vector_norm(changed, dim=others, keepdim=True)
     return changed * (magnitude / norm.clamp_min(torch.finfo(torch.float32).tiny)) - weight

@@ -83,7 +83,7 @@ def write_adapter(
         # magnitudes.
         plain = all(weights.is_plain for weights in adapter.modules.values())
         if layout == "diffusers" and (asked != "host" or plain):
-            storage.write_tensors(path, diffusers_tensors(adapter), diffusers_metadata(adapter))
+            storage.write_tensors(path, *_for_diffusers(adapter))
         else:
             tensors = host_tensors(adapter, layout)
             storage.write_tensors(path, tensors, kohya_metadata(adapter))
@@ -175,39 +175,25 @@ def kohya_metadata(adapter: Adapter) -> dict[str, str]:
     return for_kohya(_kept(adapter), adapter.modules, family) | _layers(adapter)
 
 
-def diffusers_tensors(adapter: Adapter) -> dict[str, Tensor]:
-    """The adapter under the names that ``load_lora_weights`` takes: LoRA and DoRA only."""
+def _for_diffusers(adapter: Adapter) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors under the names that ``load_lora_weights`` takes, LoRA and DoRA only; and all
+    metadata, with ranks and alphas as diffusers 0.34 and newer read them.
+
+    Layers of a transformer have their scale inside, because hosts read this layout too and do not
+    read diffusers' metadata.
+    """
+    outside = {name: folded(weights) for name, weights in written(adapter, "diffusers").items()}
+    renamed = adapter.with_modules(_stable(adapter) | outside)
     tensors: dict[str, Tensor] = {}
-    for name, weights in _for_diffusers(adapter).items():
-        if (
-            not isinstance(weights, LoraWeights)
-            or weights.mid is not None
-            or weights.bias is not None
-        ):
+    for name, weights in renamed.modules.items():
+        lora = isinstance(weights, LoraWeights) and weights.mid is None and weights.bias is None
+        if not lora:
             raise Unsupported(
                 f"diffusers' layout holds LoRA and DoRA, and {name} is {weights.method}",
                 do="Write the kohya layout.",
             )
         tensors.update(peft_tensors(name, weights))
-    return {**tensors, **adapter.extras}
-
-
-def _for_diffusers(adapter: Adapter) -> dict[str, Weights]:
-    """Modules by diffusers' names; those of a transformer with their scale inside, because hosts
-    read this layout too and do not read diffusers' metadata."""
-    return _stable(adapter) | {n: folded(w) for n, w in written(adapter, "diffusers").items()}
-
-
-def _stable(adapter: Adapter) -> dict[str, Weights]:
-    """The modules of UNets and text encoders."""
-    outside = (TRANSFORMER, OTHER)
-    return {n: w for n, w in adapter.modules.items() if component_of(n) not in outside}
-
-
-def diffusers_metadata(adapter: Adapter) -> dict[str, str]:
-    """All metadata, and ranks and alphas as diffusers 0.34 and newer read them."""
     packed: dict[str, Any] = {}
-    renamed = adapter.with_modules(_for_diffusers(adapter))
     for component in (c for c in NETWORKS if c in renamed.components):
         config = to_config(dict(renamed.of(component)))
         config.pop("base_model_name_or_path")
@@ -215,7 +201,14 @@ def diffusers_metadata(adapter: Adapter) -> dict[str, str]:
     kept = {**_kept(adapter), "format": "pt", **_layers(adapter)}
     if adapter.family and adapter.family != family_of(adapter.modules, kept):
         kept = for_kohya(kept, adapter.modules, adapter.family)
-    return {**kept, METADATA_KEY: json.dumps(packed, sort_keys=True)}
+    metadata = {**kept, METADATA_KEY: json.dumps(packed, sort_keys=True)}
+    return {**tensors, **adapter.extras}, metadata
+
+
+def _stable(adapter: Adapter) -> dict[str, Weights]:
+    """The modules of UNets and text encoders."""
+    outside = (TRANSFORMER, OTHER)
+    return {n: w for n, w in adapter.modules.items() if component_of(n) not in outside}
 
 
 def peft_tensors(name: str, weights: Weights) -> dict[str, Tensor]:
