@@ -236,14 +236,8 @@ class _Deferring(Loader):
         module.__class__ = _Unread
 
 
-class _Shortening(Loader):
+class _Shortening(_Deferring):
     """Reads a module and changes it."""
-
-    def __init__(self, real: Loader) -> None:
-        self.real = real
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return self.real.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
         if module.__spec__ is not None:

@@ -6,14 +6,13 @@ import contextlib
 import errno
 import logging
 import os
-import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 
+from dreambooth_core.environment.processes import heard
 from dreambooth_core.errors import DreamBoothError, SaveFailed, Stopped, TrainingFailed, UserError
 from dreambooth_core.jobs.control import Control
 from dreambooth_core.jobs.folder import RunFolder
@@ -21,9 +20,6 @@ from dreambooth_core.jobs.folder import RunFolder
 OURS = "dreambooth_core"
 WATCH = 1.0
 """Seconds between two looks at whether the launcher is there."""
-
-SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
-"""By which a process is asked to end; which of them there are depends on the system."""
 
 
 def name_failure(error: BaseException, folder: RunFolder) -> DreamBoothError:
@@ -105,31 +101,6 @@ def logging_to(folder: RunFolder) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def heard(act: Callable[[int], None]) -> Iterator[None]:
-    """Inside, signals to end call ``act`` with their count: 1 for the first, 2 for the second.
-
-    Those that are ignored stay so: under nohup a closed terminal ends nothing.
-    """
-    count = 0
-
-    def note(number: int, _: FrameType | None) -> None:
-        nonlocal count
-        count += 1
-        act(count)
-
-    numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
-    before = {number: signal.getsignal(number) for number in numbers}
-    for number in numbers:
-        if before[number] is not signal.SIG_IGN:
-            signal.signal(number, note)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-
-
-@contextlib.contextmanager
 def signals_to(folder: RunFolder) -> Iterator[None]:
     """Turns the first signal to end into the request ``stop``, the second into an interrupt, and
     a third ends the process where it stands.
@@ -142,7 +113,7 @@ def signals_to(folder: RunFolder) -> Iterator[None]:
         return
     control = folder.control
 
-    def ask(count: int) -> None:
+    def ask(_: int, count: int) -> None:
         if count == 1:
             control.hear("stop")
         elif count == 2:

@@ -18,11 +18,11 @@ from typing import Any
 
 from dreambooth_core.commands.options import argument
 from dreambooth_core.commands.train import Resuming, new_run, resumed
+from dreambooth_core.environment.processes import heard
 from dreambooth_core.errors import Stopped, UserError
 from dreambooth_core.jobs import ENDINGS, Event, Proposal, RunFolder
 from dreambooth_core.jobs.checkpoints import saved_steps
 from dreambooth_core.jobs.launch import CREATE_NEW_PROCESS_GROUP, NOTED, PROPOSAL, WORKER
-from dreambooth_core.process import heard
 
 GRACE = 10.0
 """Seconds that killed processes get to be gone: one in a driver's hands takes its time."""
@@ -145,7 +145,7 @@ def _supervised(folder: RunFolder, command: list[str], *, mark: bool = True) -> 
     loose: dict[str, Any] = windows if os.name == "nt" else {"start_new_session": True}
     started: list[subprocess.Popen[bytes]] = []
 
-    def ask(count: int) -> None:
+    def ask(_: int, count: int) -> None:
         if count == 1:
             folder.control.hear("stop")
             sys.stderr.write("saving and stopping; once more ends at once\n")

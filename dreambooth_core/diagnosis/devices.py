@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import platform
-from collections.abc import Iterator
+import warnings
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from dreambooth_core.diagnosis.facts import Device, Kernel
@@ -46,7 +47,8 @@ def devices() -> list[Device]:
         found += [_device(name, "Intel GPU", {}) for name in names]
     if torch.backends.mps.is_available():
         found.append(_device("mps", "Apple GPU", {}))
-    details = {"threads": torch.get_num_threads(), "capability": _cpu_capability()}
+    capability = str(torch.backends.cpu.get_cpu_capability()).lower()
+    details = {"threads": torch.get_num_threads(), "capability": capability}
     found.append(_device("cpu", platform.processor() or platform.machine(), details))
     return found
 
@@ -59,23 +61,12 @@ def kernels(device: str) -> list[Kernel]:
 
     place = torch.device(device)
     tried: list[Kernel] = []
-    for dtype in _dtypes(place):
-        name = str(dtype).removeprefix("torch.")
-        for size in HEAD_SIZES:
-            for kernel in KERNELS:
-                verdict = probe(kernel, place, dtype, size)
-                tried.append(
-                    Kernel(
-                        device,
-                        name,
-                        size,
-                        kernel,
-                        verdict.works,
-                        verdict.frugal,
-                        verdict.reason,
-                    )
-                )
-            tried += [_backend(device, dtype, size, backend) for backend in BACKENDS]
+    for dtype, size in product(_dtypes(place), HEAD_SIZES):
+        for kernel in KERNELS:
+            said = probe(kernel, place, dtype, size)
+            verdict = said.works, said.frugal, said.reason
+            tried.append(Kernel(device, _name(dtype), size, kernel, *verdict))
+        tried += [_backend(device, dtype, size, backend) for backend in BACKENDS]
     return tried
 
 
@@ -87,7 +78,9 @@ def _backend(device: str, dtype: torch.dtype, size: int, backend: str) -> Kernel
 
     reason = ""
     try:
-        with _quiet(), sdpa_kernel([getattr(SDPBackend, backend)]):
+        # torch explains at length why a kernel that was asked for cannot run.
+        with warnings.catch_warnings(), sdpa_kernel([getattr(SDPBackend, backend)]):
+            warnings.simplefilter("ignore")
             inputs = [torch.randn(1, 2, 128, size, device=device, dtype=dtype) for _ in range(3)]
             for each in inputs:
                 each.requires_grad_()
@@ -100,15 +93,8 @@ def _backend(device: str, dtype: torch.dtype, size: int, backend: str) -> Kernel
         if "No viable backend" in reason:
             reason = "not for this device and precision"
     name = "sdpa: " + backend.lower().removesuffix("_attention")
-    return Kernel(
-        device,
-        str(dtype).removeprefix("torch."),
-        size,
-        name,
-        not reason,
-        not reason and backend != "MATH",
-        reason,
-    )
+    frugal = not reason and backend != "MATH"
+    return Kernel(device, _name(dtype), size, name, not reason, frugal, reason)
 
 
 def _cuda(number: int) -> Device:
@@ -151,17 +137,5 @@ def _dtypes(device: torch.device) -> list[torch.dtype]:
     return [torch.float32, torch.bfloat16]
 
 
-def _cpu_capability() -> str:
-    import torch
-
-    return str(torch.backends.cpu.get_cpu_capability()).lower()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """torch explains at length why a kernel that was asked for cannot run."""
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

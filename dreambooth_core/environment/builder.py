@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from dreambooth_core.environment import makers, recipe
-from dreambooth_core.environment import marker as markers
-from dreambooth_core.environment.layout import Layout
+from dreambooth_core.environment.layout import Layout, Marker
 from dreambooth_core.environment.machine import Machine, detect
 from dreambooth_core.environment.pins import Pin
 from dreambooth_core.environment.pip import Pip
@@ -86,7 +85,7 @@ class Builder:
         now = recipe.status(self.layout, wish.torch)
         if wish.rebuild or not now.ready:
             return ["packages"]
-        known = markers.read(self.layout.marker)
+        known = self.layout.known()
         assert known is not None
         missing = [] if now.project_ready else ["project"]
         recipe_there = recipe.recipe_for(self.layout, _version(known.python))
@@ -100,7 +99,7 @@ class Builder:
         if "packages" in missing:
             self._build(wish, log)
             return
-        known = markers.read(self.layout.marker)
+        known = self.layout.known()
         assert known is not None
         self.recipe = recipe.recipe_for(self.layout, _version(known.python))
         pip = self._pip_of(known, log)
@@ -115,7 +114,7 @@ class Builder:
     # -- the whole environment ---------------------------------------------------------------
 
     def _build(self, wish: Wish, log: IO[str]) -> None:
-        before = markers.read(self.layout.marker)
+        before = self.layout.known()
         kind = makers.kind_for_this_python()
         reason = recipe.status(self.layout, wish.torch).reason or "as asked"
         self.reporter.say(
@@ -127,7 +126,7 @@ class Builder:
         choice = None if torch == "none" else choose(machine, torch)
         if wish.xformers:
             xformers_for(choice.build.name if choice else "none")  # refuse before downloading
-        known = markers.Marker(
+        known = Marker(
             whole=False,
             kind="venv",
             base=makers.base_python(),
@@ -137,7 +136,7 @@ class Builder:
             torch=choice.build.name if choice else "none",
         )
         with replacing(self.layout):
-            markers.write(self.layout.marker, known)
+            self.layout.note(known)
             total = 4 + wish.test
             self.reporter.step(1, total, "an empty environment")
             options = package_options(self.environ)
@@ -158,7 +157,7 @@ class Builder:
             self._link(pip, known)
             known.packages = recipe.packages_fingerprint(self.recipe, known.asked, self.environ)
             known.whole = True
-            markers.write(self.layout.marker, known)
+            self.layout.note(known)
         if wish.xformers or (before and "xformers" in before.added):
             self._add_xformers(pip, known)
 
@@ -195,13 +194,11 @@ class Builder:
             )
         return source
 
-    def _pins_for(self, known: markers.Marker) -> list[Pin]:
+    def _pins_for(self, known: Marker) -> list[Pin]:
         """The lock; without pip where pip would replace itself while it runs."""
         return [pin for pin in self.recipe.pins() if known.kind == "venv" or pin.name != "pip"]
 
-    def _install_torch(
-        self, pip: Pip, source: Source, machine: Machine, known: markers.Marker
-    ) -> None:
+    def _install_torch(self, pip: Pip, source: Source, machine: Machine, known: Marker) -> None:
         """torch, and what only its GPU builds need; the lock holds what all builds need."""
         # The options of a source stand for themselves: INDEX_URL must not come before them.
         own = len(package_options(self.environ))
@@ -231,7 +228,7 @@ class Builder:
         known = [b.name for b in BUILDS.values() if version == b.version(machine.system)]
         return known[0] if known else version.partition("+")[2]
 
-    def _compare_unverified(self, before: markers.Marker | None, now: markers.Marker) -> None:
+    def _compare_unverified(self, before: Marker | None, now: Marker) -> None:
         """Refuses a file that had another content at an earlier installation.
 
         Raises:
@@ -247,7 +244,7 @@ class Builder:
                     where=self.layout.home,
                 )
 
-    def _check(self, pip: Pip, known: markers.Marker, with_torch: bool) -> None:
+    def _check(self, pip: Pip, known: Marker, with_torch: bool) -> None:
         if known.kind == "venv" and with_torch:
             pip.check()
         if with_torch:
@@ -280,21 +277,21 @@ class Builder:
 
     # -- parts that can be added -----------------------------------------------------------------
 
-    def _link(self, pip: Pip, known: markers.Marker) -> None:
+    def _link(self, pip: Pip, known: Marker) -> None:
         if known.kind == "venv":
             pip.link(self.layout.root)
         known.project = recipe.project_fingerprint(self.layout)
-        markers.write(self.layout.marker, known)
+        self.layout.note(known)
 
-    def _add_test(self, pip: Pip, known: markers.Marker, numbers: str) -> None:
+    def _add_test(self, pip: Pip, known: Marker, numbers: str) -> None:
         number, total = (int(part) for part in numbers.split("/"))
         count = self.recipe.count(test=True)
         self.reporter.step(number, total, f"{count} packages for the test suite")
         pip.install_pins(self.recipe.pins(test=True), step="the test tools")
         known.added["test"] = recipe.test_fingerprint(self.recipe)
-        markers.write(self.layout.marker, known)
+        self.layout.note(known)
 
-    def _add_xformers(self, pip: Pip, known: markers.Marker) -> None:
+    def _add_xformers(self, pip: Pip, known: Marker) -> None:
         version = xformers_for(known.torch)
         index = f"{PYTORCH_INDEX}/{known.torch}"
         self.reporter.step(1, 1, f"xformers {version} from {index} (no hash of it is known)")
@@ -302,9 +299,9 @@ class Builder:
         files = pip.install_unverified(asked, index, [], "--no-deps", step="xformers")
         known.unverified = sorted({*known.unverified, *files})
         known.added["xformers"] = version
-        markers.write(self.layout.marker, known)
+        self.layout.note(known)
 
-    def _pip_of(self, known: markers.Marker, log: IO[str]) -> Pip:
+    def _pip_of(self, known: Marker, log: IO[str]) -> Pip:
         options = package_options(self.environ)
         if known.kind == "target":
             options = [*options, "--target", str(self.layout.site), "--upgrade"]

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dreambooth_core.environment import marker as markers
 from dreambooth_core.environment.layout import Layout, locate
 from dreambooth_core.environment.processes import clean_environment, run_in_front, stoppable
 from dreambooth_core.environment.recipe import status
@@ -145,7 +144,7 @@ def _status(layout: Layout, as_json: bool) -> int:
         "reason": now.reason,
         "home": str(layout.home),
     }
-    known = markers.read(layout.marker)
+    known = layout.known()
     if now.ready and known and known.unverified:
         facts["unverified"] = known.unverified
     if not now.ready:

@@ -2,16 +2,44 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from dreambooth_core.environment import marker as markers
+from dreambooth_core.disk import write_json
 
 MARKER = "dreambooth-env.json"
 """The file that says that a folder is ours, and in what state. Written last when ready."""
+
+
+@dataclass
+class Marker:
+    """What is known of an environment. ``whole`` turns true as the last act of a build."""
+
+    whole: bool
+    kind: str
+    """``venv`` or ``target`` (see Layout)."""
+    base: str
+    """The Python that it was made with; an environment does not outlive it."""
+    home: str
+    """Where it was made: an environment that was moved does not work."""
+    python: str
+    """``3.11``: the version that its packages are for."""
+    packages: str = ""
+    """Fingerprint of the lock and of the choice of torch."""
+    project: str = ""
+    """Fingerprint of pyproject.toml and of the clone's place, for the ``dreambooth`` command."""
+    torch: str = ""
+    """The name of torch's build (``cpu``, ``cu130`` …)."""
+    asked: str = "auto"
+    """What the user asked for as torch's build."""
+    unverified: list[str] = field(default_factory=list)
+    """``SHA-256  file name`` of what no published hash could be had for."""
+    added: dict[str, str] = field(default_factory=dict)
+    """Fingerprints of what was added later: ``test``, ``xformers``."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +63,17 @@ class Layout:
     def marker(self) -> Path:
         """The state of the environment, as JSON."""
         return self.home / MARKER
+
+    def known(self) -> Marker | None:
+        """What the marker says; None where there is none or it cannot be understood."""
+        try:
+            return Marker(**json.loads(self.marker.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def note(self, marker: Marker) -> None:
+        """Writes the marker in one go: a reader sees the old or the new, never half of one."""
+        write_json(self.marker, asdict(marker))
 
     @property
     def previous(self) -> Path:
@@ -79,7 +118,7 @@ class Layout:
         if self.venv_python.exists():
             return [str(self.venv_python)]
         if self.boot.is_file():
-            known = markers.read(self.marker)
+            known = self.known()
             return [known.base if known else sys.executable, str(self.boot)]
         raise FileNotFoundError(str(self.home))
 

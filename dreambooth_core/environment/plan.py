@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from dreambooth_core.environment import marker as markers
 from dreambooth_core.environment.layout import Layout
 from dreambooth_core.environment.machine import detect
 from dreambooth_core.environment.recipe import recipe_for
@@ -34,7 +33,7 @@ def plan(layout: Layout, environ: Mapping[str, str] | None = None) -> dict[str, 
         DreamBoothError: torch does not exist for this machine.
     """
     variables = os.environ if environ is None else environ
-    known = markers.read(layout.marker)
+    known = layout.known()
     machine = detect()
     choice = choose(machine, known.asked if known and known.asked != "none" else "auto")
     name, recipe = choice.build.name, recipe_for(layout)
@@ -65,7 +64,7 @@ def advice(layout: Layout) -> str | None:
 
     A GPU that was added, or a driver that was updated, since the environment was built.
     """
-    known = markers.read(layout.marker)
+    known = layout.known()
     if known is None or not known.whole or known.asked != "auto":
         return None
     choice = choose(detect())

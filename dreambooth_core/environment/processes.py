@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -78,30 +78,47 @@ STOPS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
 
 
 @contextmanager
+def heard(act: Callable[[int, int], None], signals: Sequence[str] = STOPS) -> Iterator[None]:
+    """Inside, signals to end call ``act`` with their number, and their count: 1 for the first.
+
+    Those that are ignored stay so: under nohup a closed terminal ends nothing, nor does Ctrl+C a
+    job in the background.
+    """
+    count = 0
+
+    def note(number: int, _: FrameType | None) -> None:
+        nonlocal count
+        count += 1
+        act(number, count)
+
+    numbers = [getattr(signal, name) for name in signals if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number in numbers:
+        if before[number] is not signal.SIG_IGN:
+            signal.signal(number, note)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
+@contextmanager
 def stoppable() -> Iterator[None]:
     """Turns the first signal to stop into KeyboardInterrupt; what it interrupts can clean up.
 
-    Later ones are ignored, so that the cleaning is not interrupted as well. A signal that is
-    ignored already (Ctrl+C for a job in the background) stays so.
+    Later ones are ignored, so that the cleaning is not interrupted as well.
     """
-    before = {}
     _Stop.asked = _Stop.held = False
-    for name in STOPS:
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-            before[number] = signal.signal(number, _note_stop)
-    try:
+
+    def stop(_: int, count: int) -> None:
+        _Stop.asked = True
+        if count == 1 and not _Stop.held:
+            raise KeyboardInterrupt
+
+    with heard(stop):
         yield
         raise_if_stopped()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _note_stop(number: int, frame: FrameType | None) -> None:
-    first, _Stop.asked = not _Stop.asked, True
-    if first and not _Stop.held:
-        raise KeyboardInterrupt
 
 
 def raise_if_stopped() -> None:
@@ -184,23 +201,16 @@ def run_in_front(command: Sequence[str], folder: Path, environ: Mapping[str, str
     child: subprocess.Popen[bytes] | None = None
     stops: list[int] = []
 
-    def note(number: int, frame: FrameType | None) -> None:
+    def note(number: int, _: int) -> None:
         stops.append(number)
         if child is not None and number == signal.SIGTERM:
             child.terminate()
 
-    before = {}
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            before[number] = signal.signal(number, note)
-    try:
+    with heard(note, ("SIGINT", "SIGTERM")):
         child = subprocess.Popen(command, cwd=folder, env=environ)
         if signal.SIGTERM in stops:  # between its start and now
             child.terminate()
         child.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     if stops:
         raise KeyboardInterrupt
     return child.returncode

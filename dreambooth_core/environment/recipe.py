@@ -10,8 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dreambooth_core.environment import marker as markers
-from dreambooth_core.environment.layout import Layout
+from dreambooth_core.environment.layout import Layout, Marker
 from dreambooth_core.environment.machine import Machine
 from dreambooth_core.environment.pins import (
     Pin,
@@ -120,7 +119,7 @@ def status(
 
     ``asked`` is the wanted build of torch; None keeps the one that was asked for before.
     """
-    known = markers.read(layout.marker)
+    known = layout.known()
     if known is None:
         return Status(False, "there is none yet")
     if not known.whole:
@@ -139,7 +138,7 @@ def status(
     return Status(True, "", project_ready=known.project == project_fingerprint(layout))
 
 
-def _has_interpreter(layout: Layout, known: markers.Marker) -> bool:
+def _has_interpreter(layout: Layout, known: Marker) -> bool:
     return layout.boot.is_file() if known.kind == "target" else layout.venv_python.exists()
 
 

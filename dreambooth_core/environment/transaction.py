@@ -16,7 +16,6 @@ from pathlib import Path
 
 from dreambooth_core.disk import discard
 from dreambooth_core.disk.locks import FileLock
-from dreambooth_core.environment import marker as markers
 from dreambooth_core.environment.layout import Layout
 from dreambooth_core.errors import DreamBoothError, UserError
 
@@ -74,7 +73,7 @@ def replacing(layout: Layout) -> Iterator[None]:
 
 def recover(layout: Layout) -> None:
     """Ends what an interrupted installation left: one environment stays, a whole one if any."""
-    known = markers.read(layout.marker)
+    known = layout.known()
     if known is not None and not known.whole:
         _remove(layout.home)
     if layout.previous.exists():
@@ -87,7 +86,7 @@ def recover(layout: Layout) -> None:
 
 def _refuse_what_is_not_ours(layout: Layout) -> None:
     home = layout.home
-    if not home.exists() or markers.read(layout.marker) is not None:
+    if not home.exists() or layout.known() is not None:
         return
     if home.is_dir() and not any(home.iterdir()):
         return

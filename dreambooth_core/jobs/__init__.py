@@ -13,19 +13,16 @@ from dreambooth_core.disk.locks import FileLock
 from dreambooth_core.jobs.checkpoints import saved_steps
 from dreambooth_core.jobs.client import attach, command, terminate
 from dreambooth_core.jobs.control import STOPS, VERBS, Control
-from dreambooth_core.jobs.environment import engine_command, worker_environment
-from dreambooth_core.jobs.events import ENDINGS, KINDS, Event, EventLog, read_events
+from dreambooth_core.jobs.events import ENDINGS, Event, EventLog, read_events
 from dreambooth_core.jobs.folder import RunFolder, sanitise
 from dreambooth_core.jobs.launch import start
 from dreambooth_core.jobs.proposal import Proposal
 from dreambooth_core.jobs.queue import Turn
 from dreambooth_core.jobs.receipt import read_made, read_receipt, write_receipt
-from dreambooth_core.jobs.status import STATES, RunSummary, find_run, list_runs, status
+from dreambooth_core.jobs.status import RunSummary, find_run, list_runs, status
 
 __all__ = [
     "ENDINGS",
-    "KINDS",
-    "STATES",
     "STOPS",
     "VERBS",
     "Control",
@@ -38,7 +35,6 @@ __all__ = [
     "Turn",
     "attach",
     "command",
-    "engine_command",
     "find_run",
     "list_runs",
     "read_events",
@@ -49,6 +45,5 @@ __all__ = [
     "start",
     "status",
     "terminate",
-    "worker_environment",
     "write_receipt",
 ]

@@ -6,8 +6,7 @@ import platform
 import sys
 from pathlib import Path
 
-from dreambooth_core.environment import marker
-from dreambooth_core.environment.layout import Layout, locate
+from dreambooth_core.environment.layout import Layout, Marker, locate
 from dreambooth_core.environment.recipe import (
     packages_fingerprint,
     project_fingerprint,
@@ -36,7 +35,7 @@ def this_python(home: Path) -> Path:
     layout: Layout = locate(ROOT, {"DREAMBOOTH_ENV": str(home)})
     layout.boot.write_text(BOOT.format(python=sys.executable), encoding="utf-8")
     version = sys.version_info[:2]
-    made = marker.Marker(
+    made = Marker(
         whole=True,
         kind="target",
         base=sys.executable,
@@ -45,5 +44,5 @@ def this_python(home: Path) -> Path:
         packages=packages_fingerprint(recipe_for(layout, version), "auto", {}),
         project=project_fingerprint(layout),
     )
-    marker.write(layout.marker, made)
+    layout.note(made)
     return layout.home

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from dreambooth_core.environment import clean_environment, locate, recipe, status
-from dreambooth_core.environment import marker as markers
-from dreambooth_core.environment.layout import Layout
+from dreambooth_core.environment.layout import Layout, Marker
 from dreambooth_core.environment.transaction import held, recover, replacing
 from dreambooth_core.errors import DreamBoothError, UserError
 
@@ -30,10 +29,10 @@ def fake(layout: Layout, home: Path, name: str, whole: bool = True) -> None:
     python = home / layout.venv_python.relative_to(layout.home)
     python.parent.mkdir(parents=True, exist_ok=True)
     python.touch()
-    known = markers.Marker(whole, "venv", os.__file__, str(layout.home), "3.11", asked="cpu")
+    known = Marker(whole, "venv", os.__file__, str(layout.home), "3.11", asked="cpu")
     known.packages = recipe.packages_fingerprint(recipe.recipe_for(layout, (3, 11)), "cpu", {})
     known.project = recipe.project_fingerprint(layout)
-    markers.write(Layout(layout.root, home).marker, known)
+    Layout(layout.root, home).note(known)
 
 
 def names(layout: Layout) -> list[str]:
@@ -83,11 +82,11 @@ def test_ready_until_something_changes(layout: Layout) -> None:
 )
 def test_why_it_is_not_ready(layout: Layout, change: dict[str, object], reason: str) -> None:
     fake(layout, layout.home, "one")
-    known = markers.read(layout.marker)
+    known = layout.known()
     assert known
     for name, value in change.items():
         setattr(known, name, value)
-    markers.write(layout.marker, known)
+    layout.note(known)
     assert reason in status(layout, environ={}).reason
 
 
@@ -95,7 +94,7 @@ def test_a_marker_that_cannot_be_read_is_none(layout: Layout) -> None:
     layout.home.mkdir()
     for text in ("", "[]", '{"whole": true}', "{"):
         layout.marker.write_text(text, encoding="utf-8")
-        assert markers.read(layout.marker) is None
+        assert layout.known() is None
 
 
 def test_pins_and_sizes_come_from_the_lock(layout: Layout) -> None:

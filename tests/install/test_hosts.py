@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from dreambooth_core.environment import locate
-from dreambooth_core.environment import marker as markers
 from tests.install.conftest import Clone, cpu_seconds
 from tests.install.wheelhouse import tiny_wheel
 
@@ -104,7 +103,7 @@ def test_a_host_with_a1111_pins_is_left_as_it_was(
     code = "import tinyone; print(tinyone.__version__)"
     assert subprocess.check_output([*layout.command(), "-c", code], text=True).strip() == "1.0"
     # The host's environment may be thrown away: the engine's stands on the Python below it.
-    known = markers.read(layout.marker)
+    known = layout.known()
     assert known and not Path(known.base).is_relative_to(host)
 
 
@@ -117,7 +116,7 @@ def test_without_venv_and_uv_a_folder_of_packages_serves(
     assert done.returncode == 0, done.stderr
     assert freeze(python) == before
     layout = locate(clone.root, clone.environ)
-    known = markers.read(layout.marker)
+    known = layout.known()
     assert known and known.kind == "target"
     assert layout.command() == [known.base, str(layout.boot)]
     code = "import sys, tinyone, dreambooth_core; print(tinyone.__version__, *sys.argv)"
@@ -154,7 +153,7 @@ def test_without_venv_uv_makes_the_environment(clone: Clone, python: str, tmp_pa
     assert done.returncode == 0, done.stderr
     assert freeze(python) == before
     layout = locate(clone.root, clone.environ)
-    known = markers.read(layout.marker)
+    known = layout.known()
     assert known and known.kind == "venv"
     assert (layout.home / "pyvenv.cfg").is_file()
     code = "import tinyone; print(tinyone.__version__)"

@@ -14,7 +14,6 @@ import pytest
 
 from dreambooth_core.disk.locks import FileLock
 from dreambooth_core.environment import locate, status
-from dreambooth_core.environment import marker as markers
 from dreambooth_core.environment.cli import SIDE_BY_SIDE
 from tests.helpers.waiting import until
 from tests.install.conftest import Clone, cpu_seconds, make_clone
@@ -80,11 +79,11 @@ def test_up_to_date_it_is_silent_and_takes_less_than_a_second(built: Clone) -> N
 def test_a_changed_project_file_only_renews_the_command(built: Clone) -> None:
     project = built.root / "pyproject.toml"
     project.write_text(project.read_text(encoding="utf-8") + "\n# touched\n", encoding="utf-8")
-    before = markers.read(locate(built.root, built.environ).marker)
+    before = locate(built.root, built.environ).known()
     done = built.install()
     assert done.returncode == 0, done.stderr
     assert "command anew" in done.stdout
-    after = markers.read(locate(built.root, built.environ).marker)
+    after = locate(built.root, built.environ).known()
     assert before and after and before.packages == after.packages
     assert built.install().stdout == ""
 
