@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from dreambooth_core.bases.locate import is_commit, locate
 from dreambooth_core.config.loading import load
-from dreambooth_core.data.concepts import Concept, gather
+from dreambooth_core.data.concepts import gather
 from dreambooth_core.data.images import load_rgb
 from dreambooth_core.devices import choose_device
 from dreambooth_core.disk.system import make_folder, save_failed
@@ -94,10 +94,11 @@ class Contest:
 
 @dataclass(frozen=True)
 class Entrant:
-    """One result of a run."""
+    """One result of a run, or its base."""
 
     label: str
-    step: int
+    step: int | None
+    """None: of the base."""
     file: Path
 
 
@@ -135,21 +136,10 @@ class JudgedRun:
         commit = self.made.commit
         return pinned(self.config.base, commit if is_commit(commit) else None)
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether its results are whole models."""
-        return METHODS[self.config.method.kind].trains_base
-
-    def concept(self) -> Concept:
-        """The first concept, with its images."""
-        config = self.config
-        found = gather(config.concepts, config.data, config.prior, seeks_best=config.seeks_best)
-        return found[0]
-
     @contextmanager
     def applied(self, parts: Components, entrant: Entrant) -> Iterator[Components]:
         """Inside, a base with that result."""
-        if self.is_whole:
+        if METHODS[self.config.method.kind].trains_base:  # the result is a whole model
             folder = entrant.file.with_suffix("")
             if folder.is_dir() or parts.family.files is None:
                 model = folder if folder.is_dir() else entrant.file
@@ -194,9 +184,10 @@ def evaluate(args: Options, folder: Path, tell: Callable[[str], None] | None = N
                 where=other.folder.path,
                 do="Judge them one by one.",
             )
-    concept = first.concept()
+    config = first.config
+    concept = gather(config.concepts, config.data, config.prior, seeks_best=config.seeks_best)[0]
     held = concept.of_held_out() if concept.held_out else concept
-    background = first.config.data.background
+    background = config.data.background
     real = [_square(load_rgb(one, background)) for one in held.images[:MOST_REAL]]
     place = locate(first.base.model, revision=first.base.revision, variant=first.base.variant)
     about = concept.options
@@ -215,19 +206,19 @@ def evaluate(args: Options, folder: Path, tell: Callable[[str], None] | None = N
             raise
         contest.notes.append(f"{error.line} Only the held-out loss is told.")
     parts = _on(load_base(first.base), device)
-    settings = _settings(args, first.config, parts)
-    drawn: list[tuple[str, JudgedRun | None, Entrant | None, list[Image.Image]]] = []
+    settings = _settings(args, config, parts)
+    drawn: list[tuple[Entrant, Record, list[Image.Image]]] = []
     try:
         make_folder(folder)
     except OSError as error:
         raise save_failed(folder, error) from error
     tell(f"drawing {len(wanted)} images with the base")
-    drawn.append(("base", None, None, _draw(parts, wanted, settings)))
+    drawn.append((Entrant("base", None, Path()), Record(), _draw(parts, wanted, settings)))
     for one in runs:
         for entrant in one.entrants:
             tell(f"drawing {len(wanted)} images with {entrant.label}")
             with one.applied(parts, entrant) as trained:
-                drawn.append((entrant.label, one, entrant, _draw(trained, wanted, settings)))
+                drawn.append((entrant, one.record, _draw(trained, wanted, settings)))
     _on(parts, choose_device("cpu"))
     if encoders is not None:
         encoders.to(device)
@@ -235,23 +226,13 @@ def evaluate(args: Options, folder: Path, tell: Callable[[str], None] | None = N
         contest.notes.append(
             "The run has no class prompt: preservation and diversity are left out."
         )
-    for label, run, result, images in drawn:
-        measures = (
-            measure(encoders, wanted, images, real, style=args.kind == "style") if encoders else {}
-        )
-        step = result.step if result else -1
-        record = run.record if run else Record()
-        loss = record.losses.get(step)
-        contest.models.append(
-            Judged(
-                label,
-                measures,
-                images,
-                loss,
-                best=record.best == step and loss is not None,
-                step=result.step if result else None,
-            )
-        )
+    style = args.kind == "style"
+    for entrant, record, images in drawn:
+        measures = measure(encoders, wanted, images, real, style=style) if encoders else {}
+        step = entrant.step
+        loss = None if step is None else record.losses.get(step)
+        best = record.best == step and loss is not None
+        contest.models.append(Judged(entrant.label, measures, images, loss, best=best, step=step))
     contest.facts |= {
         "subject": about.instance_prompt,
         "class": about.class_prompt,
@@ -266,12 +247,10 @@ def evaluate(args: Options, folder: Path, tell: Callable[[str], None] | None = N
 
 def _settings(args: Options, config: TrainConfig, parts: Components) -> SamplingSettings:
     side = config.validation.size or config.data.resolution or parts.native_size
-    guidance = args.guidance
-    if guidance is None:
-        guidance = float(parts.recommended.get("guidance", 7.0))
+    usual = parts.recommended
     return SamplingSettings(
-        steps=args.steps or int(parts.recommended.get("steps", 25)),
-        guidance=guidance,
+        steps=args.steps or int(usual.get("steps", 25)),
+        guidance=float(usual.get("guidance", 7.0)) if args.guidance is None else args.guidance,
         scheduler=config.validation.scheduler,
         width=side,
         height=side,

@@ -10,19 +10,9 @@ from dreambooth_core.commands.options import argument
 from dreambooth_core.config.fields import MAX_SEED
 from dreambooth_core.jobs.requests import WeightedFile
 
-METHODS = (
-    "cat",
-    "svd",
-    "linear",
-    "ties",
-    "dare_linear",
-    "dare_ties",
-    "magnitude_prune",
-    "ties_svd",
-    "dare_linear_svd",
-    "dare_ties_svd",
-    "magnitude_prune_svd",
-)
+_BOTH = ("ties", "dare_linear", "dare_ties", "magnitude_prune")
+"""Those that there are for matrices apart and for whole weight changes."""
+METHODS = ("cat", "svd", "linear", *_BOTH, *(f"{name}_svd" for name in _BOTH))
 
 SIGNS = ("total", "frequency")
 

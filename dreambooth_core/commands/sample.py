@@ -97,12 +97,10 @@ def run(args: Options) -> None:
         stack.load(f"{number}:{one.path.name}", adapter, one.weight)
     prompts = [prompt for prompt in args.prompts for _ in range(args.count)]
     seeds = [args.seed + i for _ in args.prompts for i in range(args.count)]
-    guidance = args.guidance
-    if guidance is None:
-        guidance = float(parts.recommended.get("guidance", 7.0))
+    usual = parts.recommended
     settings = SamplingSettings(
-        steps=args.steps or int(parts.recommended.get("steps", 25)),
-        guidance=guidance,
+        steps=args.steps or int(usual.get("steps", 25)),
+        guidance=float(usual.get("guidance", 7.0)) if args.guidance is None else args.guidance,
         scheduler=args.scheduler,
         width=args.width,
         height=args.height,

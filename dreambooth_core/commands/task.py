@@ -52,23 +52,18 @@ class Options(Reporting):
 
 
 def run(args: Options) -> int:
-    """Does the task; returns its exit code."""
-    name, options = read_request(args.request)
+    """Does the task; returns its exit code.
+
+    Raises:
+        UserError: the file is no request, or something in it is wrong; or the task's own.
+    """
+    name, options = typed(parse_json(read_bytes(args.request, LARGEST), largest=LARGEST))
     return int(load(name).run(options) or 0)
 
 
 def load(name: str) -> ModuleType:
     """A task's module."""
     return importlib.import_module(f"dreambooth_core.commands.{name}")
-
-
-def read_request(path: Path) -> tuple[str, Any]:
-    """A task and its options.
-
-    Raises:
-        UserError: the file is no request, or something in it is wrong.
-    """
-    return typed(parse_json(read_bytes(path, LARGEST), largest=LARGEST))
 
 
 def typed(request: Any) -> tuple[str, Any]:

@@ -182,7 +182,10 @@ def train_here(
 
         runner = partial(train, decision=decision)
     if as_json:
-        return supervise(folder, runner=runner, on_event=_print_json, proposal=proposal)
+        say = partial(print, flush=True)
+        return supervise(
+            folder, runner=runner, on_event=lambda event: say(json.dumps(event)), proposal=proposal
+        )
     from dreambooth_core.commands.progress import EventPrinter
 
     printer = EventPrinter()
@@ -213,8 +216,3 @@ def _tell_ending(
         else:
             for result in event.get("results", [])[-1:]:
                 say(words(f"result: {folder.path / result}"))
-
-
-def _print_json(event: Event) -> None:
-    sys.stdout.write(json.dumps(event) + "\n")
-    sys.stdout.flush()

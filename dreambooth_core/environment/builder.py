@@ -88,7 +88,7 @@ class Builder:
         known = self.layout.known()
         assert known is not None
         missing = [] if now.project_ready else ["project"]
-        recipe_there = recipe.recipe_for(self.layout, _version(known.python))
+        recipe_there = recipe.recipe_for(self.layout, known.version)
         if wish.test and known.added.get("test") != recipe.test_fingerprint(recipe_there):
             missing.append("test")
         if wish.xformers and "xformers" not in known.added:
@@ -101,13 +101,13 @@ class Builder:
             return
         known = self.layout.known()
         assert known is not None
-        self.recipe = recipe.recipe_for(self.layout, _version(known.python))
+        self.recipe = recipe.recipe_for(self.layout, known.version)
         pip = self._pip_of(known, log)
         if "project" in missing:
             self.reporter.say(f"Setting up the dreambooth command anew in {self.layout.home}.")
             self._link(pip, known)
         if "test" in missing:
-            self._add_test(pip, known, "1/1")
+            self._add_test(pip, known, 1, 1)
         if "xformers" in missing:
             self._add_xformers(pip, known)
 
@@ -143,15 +143,18 @@ class Builder:
             pip = makers.make(self.layout, kind, self.recipe, log, options)
             known.kind = "target" if makers.is_target(self.layout) else "venv"
             source = self._announce(pip, choice, machine, wish)
-            self.reporter.step(2, total, f"{self.recipe.count()} packages")
+            pins = self.recipe.pins()
+            self.reporter.step(2, total, f"{len(pins)} packages")
             pip.progress = self.reporter.progress
-            pip.install_pins(self._pins_for(known), step="the packages")
+            if known.kind == "target":  # where pip would replace itself while it runs
+                pins = [pin for pin in pins if pin.name != "pip"]
+            pip.install_pins(pins, step="the packages")
             self.reporter.step(3, total, f"torch {TORCH_VERSION}" if source else "no torch")
             if source:
                 self._install_torch(pip, source, machine, known)
                 self._compare_unverified(before, known)
             if wish.test:
-                self._add_test(pip, known, f"4/{total}")
+                self._add_test(pip, known, 4, total)
             self.reporter.step(total, total, "checking that all fits together")
             self._check(pip, known, with_torch=source is not None)
             self._link(pip, known)
@@ -193,10 +196,6 @@ class Builder:
                 do="Make room, or set DREAMBOOTH_ENV to a folder on another disk",
             )
         return source
-
-    def _pins_for(self, known: Marker) -> list[Pin]:
-        """The lock; without pip where pip would replace itself while it runs."""
-        return [pin for pin in self.recipe.pins() if known.kind == "venv" or pin.name != "pip"]
 
     def _install_torch(self, pip: Pip, source: Source, machine: Machine, known: Marker) -> None:
         """torch, and what only its GPU builds need; the lock holds what all builds need."""
@@ -283,11 +282,10 @@ class Builder:
         known.project = recipe.project_fingerprint(self.layout)
         self.layout.note(known)
 
-    def _add_test(self, pip: Pip, known: Marker, numbers: str) -> None:
-        number, total = (int(part) for part in numbers.split("/"))
-        count = self.recipe.count(test=True)
-        self.reporter.step(number, total, f"{count} packages for the test suite")
-        pip.install_pins(self.recipe.pins(test=True), step="the test tools")
+    def _add_test(self, pip: Pip, known: Marker, number: int, total: int) -> None:
+        pins = self.recipe.pins(test=True)
+        self.reporter.step(number, total, f"{len(pins)} packages for the test suite")
+        pip.install_pins(pins, step="the test tools")
         known.added["test"] = recipe.test_fingerprint(self.recipe)
         self.layout.note(known)
 
@@ -316,7 +314,8 @@ class Builder:
                 yield log
             except DreamBoothError as error:
                 note = f"(log: {self.log_path})"
-                raise replace_advice(error, note) from error
+                do = f"{error.do.rstrip('.')} {note}" if error.do else note
+                raise type(error)(error.what, where=error.where, do=do) from error
 
 
 def xformers_for(torch: str) -> str:
@@ -333,14 +332,3 @@ def xformers_for(torch: str) -> str:
             do="It is for NVIDIA GPUs only; training works without it",
         )
     return version
-
-
-def replace_advice(error: DreamBoothError, note: str) -> DreamBoothError:
-    """The same error with a note at its end."""
-    do = f"{error.do.rstrip('.')} {note}" if error.do else note
-    return type(error)(error.what, where=error.where, do=do)
-
-
-def _version(text: str) -> tuple[int, int]:
-    major, _, minor = text.partition(".")
-    return int(major), int(minor)

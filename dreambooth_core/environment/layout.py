@@ -41,6 +41,12 @@ class Marker:
     added: dict[str, str] = field(default_factory=dict)
     """Fingerprints of what was added later: ``test``, ``xformers``."""
 
+    @property
+    def version(self) -> tuple[int, int]:
+        """Of Python, in numbers."""
+        major, _, minor = self.python.partition(".")
+        return int(major), int(minor)
+
 
 @dataclass(frozen=True)
 class Layout:

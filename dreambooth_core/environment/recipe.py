@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dreambooth_core.environment.layout import Layout, Marker
+from dreambooth_core.environment.layout import Layout
 from dreambooth_core.environment.machine import Machine
 from dreambooth_core.environment.pins import (
     Pin,
@@ -41,10 +41,7 @@ class Recipe:
         Raises:
             KeyError: the lock does not hold it.
         """
-        for pin in self.pins():
-            if pin.name == package:
-                return pin
-        raise KeyError(package)
+        return {pin.name: pin for pin in reversed(self.pins())}[package]
 
     def beside(self, name: str) -> list[Pin]:
         """What another lock holds: ``uv``, or ``torch-cu126`` for what that build needs on top.
@@ -64,10 +61,6 @@ class Recipe:
         """About how much the lock downloads, as tools/lock.py measured it."""
         found = re.search(r"^# download-bytes: (\d+)", _text(self._file(test)), re.MULTILINE)
         return int(found[1]) if found else 0
-
-    def count(self, test: bool = False) -> int:
-        """How many packages the lock names."""
-        return len(self.pins(test))
 
     def _file(self, test: bool) -> Path:
         return self.test_lock if test else self.lock
@@ -126,20 +119,14 @@ def status(
         return Status(False, "an earlier installation did not end")
     if known.home != str(layout.home):
         return Status(False, "it was moved from elsewhere")
-    if not Path(known.base).exists() or not _has_interpreter(layout, known):
+    own = layout.boot if known.kind == "target" else layout.venv_python
+    if not Path(known.base).exists() or not own.exists():
         return Status(False, "the Python that it was made with is gone")
-    version = tuple(int(part) for part in known.python.split("."))
-    recipe = recipe_for(layout, (version[0], version[1]))
-    wanted = packages_fingerprint(
-        recipe, asked or known.asked, os.environ if environ is None else environ
-    )
-    if known.packages != wanted:
+    recipe = recipe_for(layout, known.version)
+    variables = os.environ if environ is None else environ
+    if known.packages != packages_fingerprint(recipe, asked or known.asked, variables):
         return Status(False, "the locked versions or the choice of torch changed")
     return Status(True, "", project_ready=known.project == project_fingerprint(layout))
-
-
-def _has_interpreter(layout: Layout, known: Marker) -> bool:
-    return layout.boot.is_file() if known.kind == "target" else layout.venv_python.exists()
 
 
 def _text(path: Path) -> str:
