@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -89,17 +89,16 @@ class RunGone(DreamBoothError):
     """The run's folder was deleted, or another put in its place, while the run was at work."""
 
 
+def told(code: int, parts: Mapping[str, str | None]) -> DreamBoothError:
+    """The error that another process ended with: its exit code, and what ``as_dict`` made of it."""
+    kinds: dict[int, type[DreamBoothError]] = {2: UserError, 130: Stopped}
+    kind = kinds.get(code, DreamBoothError)
+    return kind(str(parts["what"]), where=parts.get("where"), do=parts.get("do"))
+
+
 FAILURES = (
-    DreamBoothError,
-    OSError,
-    MemoryError,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    ImportError,
+    *(DreamBoothError, OSError, MemoryError, RuntimeError, ValueError, TypeError, LookupError),
+    *(AttributeError, ArithmeticError, ImportError),
 )
 """What work that a run can do without may fail with, ours or a library's. Whoever catches these
 says or logs what failed; a mistake of another kind ends the run as it should."""

@@ -8,13 +8,11 @@ share the run's folder on a disk, each starts its own processes.
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from dreambooth_core.commands.options import argument
 from dreambooth_core.commands.train import Resuming, new_run, resumed
@@ -22,7 +20,7 @@ from dreambooth_core.environment.processes import heard
 from dreambooth_core.errors import Stopped, UserError
 from dreambooth_core.jobs import ENDINGS, Event, Proposal, RunFolder
 from dreambooth_core.jobs.checkpoints import saved_steps
-from dreambooth_core.jobs.launch import CREATE_NEW_PROCESS_GROUP, NOTED, PROPOSAL, WORKER
+from dreambooth_core.jobs.launch import CREATE_NEW_PROCESS_GROUP, NOTED, PROPOSAL, WORKER, apart
 
 GRACE = 10.0
 """Seconds that killed processes get to be gone: one in a driver's hands takes its time."""
@@ -141,8 +139,6 @@ def _supervised(folder: RunFolder, command: list[str], *, mark: bool = True) -> 
         The launcher's exit code.
     """
     name = folder.control.mark_start(folder.events.size()) if mark else None
-    windows = {"creationflags": CREATE_NEW_PROCESS_GROUP}
-    loose: dict[str, Any] = windows if os.name == "nt" else {"start_new_session": True}
     started: list[subprocess.Popen[bytes]] = []
 
     def ask(_: int, count: int) -> None:
@@ -154,7 +150,7 @@ def _supervised(folder: RunFolder, command: list[str], *, mark: bool = True) -> 
 
     with heard(ask):
         try:
-            started.append(subprocess.Popen(command, **loose))
+            started.append(subprocess.Popen(command, **apart(CREATE_NEW_PROCESS_GROUP)))
             code = started[0].wait()
             if name is not None:
                 with contextlib.suppress(UserError):  # the run's folder is gone

@@ -24,9 +24,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from dreambooth_core.errors import DreamBoothError, Stopped, UserError
+from dreambooth_core.errors import DreamBoothError, Stopped, UserError, told
 from dreambooth_core.jobs.environment import clone, engine_command, worker_environment
-from dreambooth_core.jobs.launch import CREATE_NO_WINDOW
+from dreambooth_core.jobs.launch import CREATE_NO_WINDOW, apart, not_started
 from dreambooth_core.jobs.requests import request_file
 
 logger = logging.getLogger(__name__)
@@ -197,10 +197,6 @@ class _Process:
         env = worker_environment() | dict.fromkeys(() if gpu else NO_GPU, "-1")
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (lives with the process)
         # Ctrl+C in the host's terminal is the host's: no session or console is shared.
-        windows = os.name == "nt"
-        loose: dict[str, Any] = (
-            {"creationflags": CREATE_NO_WINDOW} if windows else {"start_new_session": True}
-        )
         try:
             self.popen = subprocess.Popen(
                 command,
@@ -209,15 +205,11 @@ class _Process:
                 stderr=self._log,
                 cwd=root,
                 env=env,
-                **loose,
+                **apart(CREATE_NO_WINDOW),
             )
         except OSError as error:
             self._log.close()
-            raise UserError(
-                f"the engine's Python could not be started: {error.strerror or error}",
-                where=command[0],
-                do="Run 'python install.py' to make its environment.",
-            ) from error
+            raise not_started(command, error) from error
         self._last_words = ""
         self._messages: queue.Queue[dict[str, Any]] = queue.Queue()
         self._listener = threading.Thread(target=self._listen, name="dreambooth-warm", daemon=True)
@@ -286,10 +278,7 @@ def _result(message: dict[str, Any]) -> dict[str, Any]:
         return answer
     if message.get("details"):
         logger.error("a command failed:\n%s", message["details"])
-    found = message["error"]
-    kinds: dict[int, type[DreamBoothError]] = {2: UserError, 130: Stopped}
-    kind = kinds.get(message["code"], DreamBoothError)
-    raise kind(found["what"], where=found.get("where"), do=found.get("do"))
+    raise told(message["code"], message["error"])
 
 
 _SHARED: dict[Path, Helper] = {}

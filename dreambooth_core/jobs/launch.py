@@ -111,11 +111,7 @@ def _start(
         process = _detached([*command, *arguments], run.worker_log, clone(), variables)
     except OSError as error:
         run.control.mark_exited(name, -1)
-        raise UserError(
-            f"the engine's Python could not be started: {error.strerror or error}",
-            where=interpreter[0],
-            do="Run 'python install.py' to make its environment.",
-        ) from error
+        raise not_started(interpreter, error) from error
     logger.info("%s: worker %d started", run.name, process.pid)
     waiter = threading.Thread(
         target=_note_exit, args=(process, run, name), name=f"dreambooth-{run.name}", daemon=True
@@ -130,10 +126,22 @@ def detachment(*, windows: bool = os.name == "nt", breakaway: bool = True) -> di
     worker's own children would open a window. A job object, in which some launchers put the
     host, would end the worker with the host, so it breaks away where that is allowed.
     """
-    if not windows:
-        return {"start_new_session": True}
     flags = CREATE_NEW_PROCESS_GROUP | CREATE_NO_WINDOW
-    return {"creationflags": flags | (CREATE_BREAKAWAY_FROM_JOB if breakaway else 0)}
+    return apart(flags | (CREATE_BREAKAWAY_FROM_JOB if breakaway else 0), windows=windows)
+
+
+def apart(flags: int, *, windows: bool = os.name == "nt") -> dict[str, Any]:
+    """The arguments of ``Popen`` for a session of its own; on Windows ``flags`` stand for one."""
+    return {"creationflags": flags} if windows else {"start_new_session": True}
+
+
+def not_started(command: Sequence[str], error: OSError) -> UserError:
+    """The line for a Python of the engine that does not start."""
+    return UserError(
+        f"the engine's Python could not be started: {error.strerror or error}",
+        where=command[0],
+        do="Run 'python install.py' to make its environment.",
+    )
 
 
 def _detached(

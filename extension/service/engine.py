@@ -14,7 +14,7 @@ from typing import Any
 from dreambooth_core.config.describe import nest
 from dreambooth_core.config.shapes import paths
 from dreambooth_core.environment import locate, status
-from dreambooth_core.errors import DreamBoothError, Stopped, UserError
+from dreambooth_core.errors import DreamBoothError, UserError, told
 from dreambooth_core.hosting.warm import shared
 from dreambooth_core.jobs.environment import engine_command, worker_environment
 from dreambooth_core.jobs.files import to_json
@@ -75,17 +75,14 @@ def ask(root: Path, task: str, options: Mapping[str, Any], *, gpu: bool = False)
 
 def _answer(done: subprocess.CompletedProcess[bytes]) -> dict[str, Any]:
     try:
-        told: dict[str, Any] = json.loads(done.stdout.decode("utf-8", errors="replace"))
+        answer: dict[str, Any] = json.loads(done.stdout.decode("utf-8", errors="replace"))
     except ValueError:
         said = done.stderr.decode("utf-8", errors="replace").strip().splitlines()
         last = said[-1] if said else f"exit code {done.returncode}"
         raise DreamBoothError(f"the engine failed: {last[:300]}") from None
-    if done.returncode and isinstance(told.get("error"), dict):
-        kinds: dict[int, type[DreamBoothError]] = {2: UserError, 130: Stopped}
-        found = told["error"]
-        kind = kinds.get(done.returncode, DreamBoothError)
-        raise kind(found["what"], where=found.get("where"), do=found.get("do"))
-    return told
+    if done.returncode and isinstance(answer.get("error"), dict):
+        raise told(done.returncode, answer["error"])
+    return answer
 
 
 @contextlib.contextmanager
