@@ -101,18 +101,10 @@ def _list(root: Path, *, as_json: bool) -> int:
         return 0
     table = Table("run", "state", "step", "loss", "last heard of", "results")
     for run in runs:
-        colour = _COLOURS.get(run.state, "default")
-        step = f"{run.step} of {run.steps}" if run.steps else ""
-        loss = f"{run.loss:.4f}" if run.loss is not None else ""
-        result = run.results[-1] if run.results else ""
-        table.add_row(
-            words(run.name),
-            words((run.state, colour)),
-            step,
-            loss,
-            _when(run.updated or run.created),
-            words(result),
-        )
+        state = words((run.state, _COLOURS.get(run.state, "default")))
+        heard = _when(run.updated or run.created)
+        result = words(*run.results[-1:])
+        table.add_row(words(run.name), state, _step(run), _loss(run), heard, result)
     console.print(table)
     return 0
 
@@ -129,24 +121,18 @@ def _show(folder: RunFolder, *, as_json: bool) -> int:
 
 
 def _lines(run: RunSummary) -> list[tuple[str, str]]:
-    lines = [("run", run.name), ("folder", run.path), ("state", run.state)]
-    if run.message:
-        lines.append(("", run.message))
-    if run.state == "running" and run.stage not in ("", "train"):
-        lines.append(("preparing", f"{run.stage} {run.stage_step} of {run.stage_steps}"))
-    if run.steps:
-        lines.append(("step", f"{run.step} of {run.steps}"))
-    if run.loss is not None:
-        lines.append(("loss", f"{run.loss:.4f}"))
-    for name in ("created", "started", "ended"):
-        moment = getattr(run, name)
-        if moment is not None:
-            lines.append((name, _when(moment)))
-    if run.warnings:
-        lines.append(("warnings", str(run.warnings)))
-    lines += [("result", path) for path in run.results]
-    lines += [("sample", path) for path in run.samples[-4:]]
-    return lines
+    prepares = run.state == "running" and run.stage not in ("", "train")
+    lines = [
+        *(("run", run.name), ("folder", run.path), ("state", run.state), ("", run.message)),
+        ("preparing", f"{run.stage} {run.stage_step} of {run.stage_steps}" if prepares else ""),
+        ("step", _step(run)),
+        ("loss", _loss(run)),
+        *((name, _when(getattr(run, name))) for name in ("created", "started", "ended")),
+        ("warnings", str(run.warnings or "")),
+        *(("result", path) for path in run.results),
+        *(("sample", path) for path in run.samples[-4:]),
+    ]
+    return [(name, value) for name, value in lines if value]
 
 
 def _follow(folder: RunFolder, *, as_json: bool) -> int:
@@ -177,6 +163,14 @@ def _watch(folder: RunFolder) -> None:
     printer.console.print(words(line))
     for result in summary.results[-1:]:
         printer.console.print(words(f"result: {folder.path / result}"))
+
+
+def _step(run: RunSummary) -> str:
+    return f"{run.step} of {run.steps}" if run.steps else ""
+
+
+def _loss(run: RunSummary) -> str:
+    return "" if run.loss is None else f"{run.loss:.4f}"
 
 
 def _when(moment: float | None) -> str:

@@ -118,14 +118,13 @@ def _companions(facts: Facts) -> Iterator[Problem]:
     if xformers is not None and xformers.error:
         what = f"xformers {xformers.version} does not fit torch {torch}: {xformers.error}"
         yield Problem(WARNING, what, "Uninstall it; torch's own attention is used.")
-    bits = facts.package("bitsandbytes")
+    bits, macos = facts.package("bitsandbytes"), "macos" in facts.surroundings.platform.lower()
     if bits is not None and bits.error:
         what = f"bitsandbytes {bits.version} fails: {bits.error}"
         yield Problem(WARNING, what, f"8-bit optimizers cannot be used. {REBUILD}")
-    elif (bits is None or bits.version is None) and "macos" not in _platform(facts):
-        yield Problem(
-            WARNING, "bitsandbytes is not installed", f"8-bit optimizers cannot be used. {INSTALL}"
-        )
+    elif (bits is None or bits.version is None) and not macos:
+        what = "bitsandbytes is not installed"
+        yield Problem(WARNING, what, f"8-bit optimizers cannot be used. {INSTALL}")
 
 
 def _environment(facts: Facts) -> Iterator[Problem]:
@@ -186,10 +185,6 @@ def _differ(first: str, second: str) -> bool:
     _, _, one = first.partition("+")
     _, _, other = second.partition("+")
     return bool(one and other) and one != other
-
-
-def _platform(facts: Facts) -> str:
-    return facts.surroundings.platform.lower()
 
 
 def size(count: int) -> str:

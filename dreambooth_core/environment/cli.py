@@ -92,8 +92,10 @@ def _parser() -> argparse.ArgumentParser:
 def _build(layout: Layout, args: argparse.Namespace) -> int:
     """Brings the environment up to date; tells how it ended only if there was something to do."""
     test = args.command == "test"
-    if _nothing_to_do(layout, args, test):
-        return 0
+    if not (test or args.xformers or args.rebuild or args.progress_file):
+        now = status(layout, args.torch)
+        if now.ready and now.project_ready:
+            return 0  # the usual case, decided without importing what builds
     from dreambooth_core.environment.builder import Builder, Wish
     from dreambooth_core.environment.progress import Console, ProgressFile, Reporter
 
@@ -106,32 +108,19 @@ def _build(layout: Layout, args: argparse.Namespace) -> int:
                 Wish(torch=args.torch, test=test, xformers=args.xformers, rebuild=args.rebuild)
             )
     except DreamBoothError as error:
-        reporter.end(False, f"install.py: {error.line}")
-        return error.exit_code
+        code, said = error.exit_code, error.line
     except KeyboardInterrupt:
-        reporter.end(
-            False, "install.py: stopped, nothing half-made is left. Run it again to continue"
-        )
-        return 130
+        code, said = 130, "stopped, nothing half-made is left. Run it again to continue"
     except OSError as error:
-        place = error.filename or layout.home
-        reporter.end(
-            False,
-            f"install.py: {place}: {error.strerror or error}. "
-            "Make it writable, or set DREAMBOOTH_ENV to a folder of yours",
-        )
-        return 1
-    if args.progress_file:
-        reporter.end(True, f"The engine is ready in {layout.home}")
-    return 0
-
-
-def _nothing_to_do(layout: Layout, args: argparse.Namespace, test: bool) -> bool:
-    """The usual case, decided without importing what builds."""
-    if test or args.xformers or args.rebuild or args.progress_file:
-        return False
-    now = status(layout, args.torch)
-    return now.ready and now.project_ready
+        said = f"{error.filename or layout.home}: {error.strerror or error}. "
+        said += "Make it writable, or set DREAMBOOTH_ENV to a folder of yours"
+        code = 1
+    else:
+        if args.progress_file:
+            reporter.end(True, f"The engine is ready in {layout.home}")
+        return 0
+    reporter.end(False, f"install.py: {said}")
+    return code
 
 
 def _status(layout: Layout, as_json: bool) -> int:

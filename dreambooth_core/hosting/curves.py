@@ -88,10 +88,6 @@ def thinned(points: Sequence[tuple[float, float]], most: int) -> list[Point]:
     result = []
     for number in range(most):
         group = points[number * len(points) // most : (number + 1) * len(points) // most]
-        result.append(
-            (
-                sum(point[0] for point in group) / len(group),
-                sum(point[1] for point in group) / len(group),
-            )
-        )
+        places, values = zip(*group, strict=True)
+        result.append((sum(places) / len(group), sum(values) / len(group)))
     return result

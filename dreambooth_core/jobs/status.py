@@ -148,13 +148,16 @@ def status(folder: str | os.PathLike[str]) -> RunSummary:
     # The lock first: a worker writes its ending before it lets go, never after.
     held = run.lock.is_held()
     digest = _digest(run)
-    state, message = _state(run, held, digest)
+    start, exited = run.control.last_start()
+    # What stands there may be of an earlier worker than that of the latest start.
+    silent = start if start is not None and digest.offset <= _number(start.get("events")) else None
+    state, message = ("running", "") if held else _state(run, digest, silent, exited)
     if state == "lost" and run.lock.is_held():  # it came up between the two looks
         state, message = "running", ""
     told = digest.told
     if state == "running" and told.stage == STAGE:
         state, message = "waiting", f"in the queue, {told.stage_steps} before it"
-    if state in ("waiting", "running") and not _begun(run, digest):
+    if state in ("waiting", "running") and silent is not None:
         told.stage, told.stage_step, told.stage_steps = STARTING, 0, 0
     told.state, told.message = state, message
     told.created = told.created if told.created is not None else _birth(run)
@@ -227,16 +230,20 @@ def _head(path: Path) -> bytes:
         return file.read(64)
 
 
-def _state(run: RunFolder, held: bool, digest: _Digest) -> tuple[str, str]:
-    if held:
-        return "running", ""
-    start, exited = run.control.last_start()
-    if start is not None and not _said_anything(start, digest):
-        code = exited.get("code") if exited else None
+def _state(
+    run: RunFolder, digest: _Digest, silent: Event | None, exited: Event | None
+) -> tuple[str, str]:
+    """State and message of a run that nobody is at work on.
+
+    Args:
+        silent: the latest start, if its worker has said nothing yet.
+        exited: the end of that start's process.
+    """
+    if silent is not None:
         if exited is not None:
+            code = exited.get("code")
             return "lost", f"the worker ended with code {code} at once; see {run.worker_log}"
-        age = time.time() - _number(start.get("time"))
-        if age < GRACE:
+        if time.time() - _number(silent.get("time")) < GRACE:
             return "waiting", ""
         return "lost", f"the worker did not come up; see {run.worker_log}"
     last = digest.last
@@ -247,17 +254,6 @@ def _state(run: RunFolder, held: bool, digest: _Digest) -> tuple[str, str]:
     if last["kind"] == "finished":
         return ("stopped" if last.get("outcome") == "stopped" else "finished"), digest.told.message
     return "lost", "the worker died: no memory left, a power cut, or it was killed"
-
-
-def _said_anything(start: dict[str, Any], digest: _Digest) -> bool:
-    """Whether there are events since the latest start."""
-    return digest.offset > _number(start.get("events"))
-
-
-def _begun(run: RunFolder, digest: _Digest) -> bool:
-    """Whether the latest worker has said what it does; what stands there else is of an earlier."""
-    start, _ = run.control.last_start()
-    return start is None or _said_anything(start, digest)
 
 
 def _number(value: Any) -> float:
