@@ -58,4 +58,4 @@ def _app(root: Path, host: Any, app: Any) -> None:
 
     studio = _studio(root, host)
     add_routes(app, studio)
-    studio.attach()
+    studio.runs.attach()

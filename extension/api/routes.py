@@ -104,24 +104,24 @@ def _engine(router: APIRouter, studio: Studio) -> None:
     @router.get("/environment", response_model=types.Environment)
     def environment() -> Any:
         """Whether the engine is set up, and what setting it up would download."""
-        return studio.environment()
+        return studio.setup.state()
 
     @router.post("/environment/build")
     def build(body: bodies.Nothing) -> Any:
         """Starts setting up the engine."""
-        studio.build()
+        studio.setup.build()
         return {}
 
     @router.post("/environment/cancel")
     def cancel_build(body: bodies.Nothing) -> Any:
         """Ends setting up the engine."""
-        studio.cancel_build()
+        studio.setup.cancel()
         return {}
 
     @router.get("/environment/log", response_model=types.BuildLog)
     def build_log(offset: int = OFFSET) -> Any:
         """What the installation said since an offset."""
-        return studio.build_log(offset)
+        return studio.setup.log(offset)
 
 
 def _subjects(router: APIRouter, studio: Studio) -> None:
@@ -155,7 +155,7 @@ def _subjects(router: APIRouter, studio: Studio) -> None:
     @router.get("/bases")
     def bases() -> Any:
         """What training can start from."""
-        return {"bases": [dataclasses.asdict(base) for base in studio.bases()]}
+        return {"bases": [dataclasses.asdict(base) for base in studio.bases.all()]}
 
     @router.get("/base", response_model=types.BaseInfo)
     def base(name: str) -> Any:
@@ -172,28 +172,28 @@ def _configuration(router: APIRouter, studio: Studio) -> None:
     @router.get("/presets")
     def presets() -> Any:
         """Recipes, and the user's own."""
-        return {"presets": [dataclasses.asdict(preset) for preset in studio.presets()]}
+        return {"presets": [dataclasses.asdict(preset) for preset in studio.presets.all()]}
 
     @router.get("/presets/{name}")
     def preset(name: str) -> Any:
         """What a preset sets."""
-        return {"values": studio.preset(name)}
+        return {"values": studio.presets.values(name)}
 
     @router.put("/presets/{name}", response_model=types.Preset)
     def save_preset(name: str, body: bodies.Preset) -> Any:
         """Keeps values as a preset of the user's."""
-        return studio.save_preset(name, body.values)
+        return studio.presets.save(name, body.values)
 
     @router.delete("/presets/{name}")
     def delete_preset(name: str) -> Any:
         """Deletes a preset of the user's."""
-        studio.delete_preset(name)
+        studio.presets.delete(name)
         return {}
 
     @router.get("/memory", response_model=types.MemoryChoice)
     def memory() -> Any:
         """The memory that a run may take on this machine: what ``memory.budget: auto`` means."""
-        return studio.memory_choice()
+        return studio.presets.memory_choice()
 
     @router.post("/check")
     def check(body: bodies.Settings) -> Any:
@@ -211,28 +211,28 @@ def _runs(router: APIRouter, studio: Studio) -> None:
     @router.get("/runs")
     def runs() -> Any:
         """All runs: what is live first, then the latest."""
-        return {"runs": [dataclasses.asdict(run) for run in studio.runs()]}
+        return {"runs": [dataclasses.asdict(run) for run in studio.runs.all()]}
 
     @router.get("/status/{run}", response_model=types.Status)
     def status(run: str) -> Any:
         """What state a run is in."""
-        return studio.status(run)
+        return studio.runs.status(run)
 
     @router.get("/events/{run}")
     def events(run: str, offset: int = OFFSET) -> Any:
         """What happened in a run since an offset."""
-        return dataclasses.asdict(studio.events(run, offset))
+        return dataclasses.asdict(studio.runs.events(run, offset))
 
     @router.post("/command/{run}")
     def command(run: str, body: bodies.Command) -> Any:
         """Asks a run to sample, save or stop."""
-        studio.command(run, body.verb)
+        studio.runs.command(run, body.verb)
         return {}
 
     @router.post("/runs/{run}/resume")
     def resume(run: str, body: bodies.Nothing) -> Any:
         """Resumes a run from its last checkpoint."""
-        studio.resume(run)
+        studio.runs.resume(run)
         return {}
 
     @router.post("/runs/{run}/evaluate")
@@ -250,18 +250,18 @@ def _runs(router: APIRouter, studio: Studio) -> None:
     @router.get("/runs/{run}/values")
     def values(run: str) -> Any:
         """A run's configuration."""
-        return {"values": studio.run_values(run)}
+        return {"values": studio.runs.values(run)}
 
     @router.delete("/runs/{run}")
     def delete(run: str) -> Any:
         """Deletes a run's folder."""
-        studio.delete(run)
+        studio.runs.delete(run)
         return {}
 
     @router.get("/runs/{run}/marks")
     def marks(run: str) -> Any:
         """The images that a run has made, with their marks."""
-        return {"images": [dataclasses.asdict(one) for one in studio.marks(run)]}
+        return {"images": [dataclasses.asdict(one) for one in studio.runs.marks(run)]}
 
     @router.put("/runs/{run}/marks")
     def mark(run: str, body: bodies.Mark) -> Any:
@@ -272,12 +272,12 @@ def _runs(router: APIRouter, studio: Studio) -> None:
     @router.get("/runs/{run}/continue")
     def going_on(run: str) -> Any:
         """The configuration of a run that goes on with a run's marked images."""
-        return {"values": studio.going_on(run)}
+        return {"values": studio.runs.going_on(run)}
 
     @router.get("/runs/{run}/picture", response_class=FileResponse)
     def picture(run: str, path: str) -> Any:
         """An image out of a run's folder, by its path there."""
-        root = Path(studio.status(run).path)
+        root = Path(studio.runs.status(run).path)
         file = studio.paths.read(root / path, "images", "the image")
         if root.resolve() not in file.parents or file.suffix.lower() not in PICTURES:
             raise UserError("there is no such image", where=path[:300])
@@ -300,7 +300,7 @@ def _results(router: APIRouter, studio: Studio) -> None:
     @router.get("/prompt")
     def prompt(name: str) -> Any:
         """What to put into the prompt for an adapter."""
-        return {"prompt": studio.prompt_for(name)}
+        return {"prompt": studio.results.prompt_for(name)}
 
     @router.post("/select")
     def select(body: bodies.Name) -> Any:
@@ -313,14 +313,14 @@ def _tools(router: APIRouter, studio: Studio) -> None:
     @router.get("/adapters")
     def adapters() -> Any:
         """The files in the Lora folder."""
-        return {"adapters": [dataclasses.asdict(one) for one in studio.adapters()]}
+        return {"adapters": [dataclasses.asdict(one) for one in studio.tools.adapters()]}
 
     @router.get("/tools")
     def tools() -> Any:
         """The tools and their arguments."""
         return {
             name: [dataclasses.asdict(option) for option in options]
-            for name, options in studio.tools().items()
+            for name, options in studio.tools.all().items()
         }
 
     @router.post("/inspect")
@@ -334,17 +334,17 @@ def _tools(router: APIRouter, studio: Studio) -> None:
     @router.get("/tasks")
     def tasks() -> Any:
         """The tasks of this start of the host, the latest first."""
-        return {"tasks": [dataclasses.asdict(task) for task in studio.tasks()]}
+        return {"tasks": [dataclasses.asdict(task) for task in studio.tools.tasks()]}
 
     @router.get("/tasks/{task}", response_model=types.Task)
     def task(task: str) -> Any:
         """How a task is doing."""
-        return studio.task(task)
+        return studio.tools.task(task)
 
     @router.delete("/tasks/{task}")
     def cancel(task: str) -> Any:
         """Ends a task."""
-        studio.cancel(task)
+        studio.tools.cancel(task)
         return {}
 
 
@@ -352,5 +352,5 @@ def _tool(router: APIRouter, studio: Studio, name: str) -> None:
     def tool(body: Any) -> Any:
         return {"task": studio.run_tool(name, bodies.given(body))}
 
-    tool.__annotations__["body"] = bodies.tool(name, studio.tools()[name])
+    tool.__annotations__["body"] = bodies.tool(name, studio.tools.all()[name])
     router.post(f"/{name}", name=name, description="Starts a task.")(tool)

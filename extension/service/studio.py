@@ -33,7 +33,8 @@ from .types import Values
 
 
 class Studio:
-    """The engine at ``root`` in the hands of ``host``.
+    """The engine at ``root`` in the hands of ``host``: its parts, each for one thing, and what
+    needs several of them, or names files.
 
     Every method may be called from any thread, and raises ``UserError`` (one line for a person)
     or another ``DreamBoothError`` and nothing else on purpose. Answers are the plain dataclasses
@@ -46,14 +47,14 @@ class Studio:
         self.host = host
         self._opened: list[Path] = []
         self.paths = self._paths(anywhere=not host.exposure().remote)
-        self._setup = Setup(root)
-        self._subjects = Subjects(host)
-        self._bases = Bases(root, host)
-        self._presets = Presets(root, host)
-        self._results = Results(host)
-        self._handover = Handover(host)
-        self._runs = Runs(root, host, self._handover, self._results)
-        self._tools = Tools(root, host)
+        self.setup = Setup(root)
+        self.subjects = Subjects(host)
+        self.bases = Bases(root, host)
+        self.presets = Presets(root, host)
+        self.results = Results(host)
+        self.handover = Handover(host)
+        self.runs = Runs(root, host, self.handover, self.results)
+        self.tools = Tools(root, host)
 
     @cached_property
     def token(self) -> Token:
@@ -72,32 +73,14 @@ class Studio:
     def _listed(self) -> list[Path]:
         """The files that the host offers to its user by name."""
         found = [one.path for one in self.host.checkpoints()]
-        return [*found, *(Path(one.path) for one in self._tools.adapters())]
-
-    # -- the engine's environment --------------------------------------------------------------
-
-    def environment(self) -> types.Environment:
-        """Whether the engine can be used, and if not what setting it up would download."""
-        return self._setup.state()
-
-    def build(self) -> None:
-        """Starts setting up the engine, as a process that outlives the page and the host."""
-        self._setup.build()
-
-    def cancel_build(self) -> None:
-        """Ends setting up the engine; nothing of it is left."""
-        self._setup.cancel()
-
-    def build_log(self, offset: int = 0) -> types.BuildLog:
-        """What the installation said since ``offset``."""
-        return self._setup.log(offset)
+        return [*found, *(Path(one.path) for one in self.tools.adapters())]
 
     # -- subjects --------------------------------------------------------------------------------
 
     def pictures(self, folder: str) -> types.Pictures:
         """A folder's images: what is taken, what is skipped and why, captions, thumbnails."""
         place = self.paths.read(folder, "images", "the image folder")
-        found = self._subjects.pictures(place, self.paths.may_read)
+        found = self.subjects.pictures(place, self.paths.may_read)
         if self.paths.anywhere and found.taken:
             self._open(place)
         return found
@@ -119,11 +102,11 @@ class Studio:
         Returns:
             The folder; the value of ``concepts[n].images``.
         """
-        return self._subjects.upload([Path(file) for file in files], name)
+        return self.subjects.upload([Path(file) for file in files], name)
 
     def set_caption(self, picture: str, text: str) -> None:
         """Writes the caption file beside an image; an empty text removes it."""
-        self._subjects.set_caption(self.paths.image(picture), text)
+        self.subjects.set_caption(self.paths.image(picture), text)
 
     def caption(self, folder: str, **asked: Any) -> str:
         """Starts writing captions beside a folder's images, as ``dreambooth caption`` does; returns
@@ -139,64 +122,31 @@ class Studio:
         if model not in MODELS:
             what = f"{str(model)[:60]!r} is no caption model"
             raise UserError(what, where="model", do=f"Known: {', '.join(MODELS)}.")
-        return self._tools.begin("caption", {"folder": str(place), **asked})
+        return self.tools.begin("caption", {"folder": str(place), **asked})
 
     def set_crop(self, picture: str, sides: Sequence[float] | None) -> None:
         """Writes the crop beside an image: left, top, right and bottom as shares of its width and
         height; ``None`` removes it."""
-        self._subjects.set_crop(self.paths.image(picture), sides)
+        self.subjects.set_crop(self.paths.image(picture), sides)
 
     def suggest_crop(self, picture: str) -> types.Suggestion:
         """The part of an image that stands out from its edges."""
         file = self.paths.image(picture)
         if not self.paths.may_read(file):
             raise UserError("this image is a link to elsewhere", where=picture[:300])
-        return types.Suggestion(self._subjects.suggest_crop(file))
+        return types.Suggestion(self.subjects.suggest_crop(file))
 
     # -- bases ----------------------------------------------------------------------------------
 
-    def bases(self) -> list[types.Base]:
-        """What training can start from: the host's checkpoints, then the embedded bases."""
-        return self._bases.all()
-
-    def current_base(self) -> types.Base:
-        """What the host generates with; the first of :meth:`bases` where it has nothing."""
-        return self._bases.current()
-
     def base_info(self, name: str) -> types.BaseInfo:
         """Family and prediction type of a base, by its name or path. *Slow* the first time."""
-        return self._bases.info(name, self.paths)
+        return self.bases.info(name, self.paths)
 
     # -- configuration ---------------------------------------------------------------------------
 
     def schema(self) -> dict[str, Any]:
         """Every option of a run, as ``dreambooth_core.config.describe.describe`` tells them."""
         return describe(TrainConfig)
-
-    def presets(self) -> list[types.Preset]:
-        """Recipes, and the user's own."""
-        return self._presets.all()
-
-    def preset(self, name: str) -> Values:
-        """What a preset sets. *Slow* the first time."""
-        return self._presets.values(name)
-
-    def save_preset(self, name: str, values: Values) -> types.Preset:
-        """Keeps values under a name among the user's own; an older one of that name is replaced."""
-        return self._presets.save(name, values)
-
-    def delete_preset(self, name: str) -> None:
-        """Deletes one of the user's own presets."""
-        self._presets.delete(name)
-
-    def recipe(self, kind: str, method: str, family: str) -> str:
-        """The recipe for a kind of subject (``object``, ``person``, ``style``), a method and a
-        family; empty where there is none."""
-        return self._presets.recipe(kind, method, family)
-
-    def memory_choice(self) -> types.MemoryChoice:
-        """The memory budget that ``auto`` stands for (the host's model counted as free)."""
-        return self._presets.memory_choice()
 
     def check(self, values: Values, presets: Sequence[str] = ()) -> types.Report:
         """What would run: wrong values by key, or the forecast. *Slow*.
@@ -206,7 +156,7 @@ class Studio:
             presets: names of presets below them, in order.
         """
         values, problems = self._settle(values, presets)
-        return self._runs.check(values, self._presets.shipped(presets), problems)
+        return self.runs.check(values, self.presets.shipped(presets), problems)
 
     # -- runs -----------------------------------------------------------------------------------
 
@@ -219,78 +169,37 @@ class Studio:
         values, problems = self._settle(values, presets)
         for problem in problems:
             raise UserError(problem.message)
-        return self._runs.start(values, name, self._presets.shipped(presets))
+        return self.runs.start(values, name, self.presets.shipped(presets))
 
     def _settle(self, values: Values, presets: Sequence[str]) -> tuple[Values, list[types.Problem]]:
         """The user's presets and values in one, their paths checked alike; the memory that is free
         is the host's to say, since its own model will leave."""
         own: Values = {}
         for name in presets:
-            own |= self._presets.values(name) if self._presets.is_own(name) else {}
+            own |= self.presets.values(name) if self.presets.is_own(name) else {}
         values = own | renamed(TrainConfig, values)
         named = any(map(budget_of, presets))
         if not named and values.get("memory.budget", "auto") == "auto":
-            free = self.memory_choice().budget
+            free = self.presets.memory_choice().budget
             values |= {"memory.budget": free} if free else {}
         values, problems = self.paths.settle(values)
         if problems:
             return values, problems
         # Found in the host's own folders: what nobody named, of a base in several files.
-        parts = self._bases.parts(str(values.get("base.model") or ""), self.paths)
+        parts = self.bases.parts(str(values.get("base.model") or ""), self.paths)
         return {**parts, **{k: v for k, v in values.items() if v or k not in parts}}, problems
-
-    def status(self, run: str) -> types.Status:
-        """What state a run is in."""
-        return self._runs.status(run)
-
-    def events(self, run: str, offset: int = 0) -> types.Events:
-        """What happened since ``offset``, and the present state."""
-        return self._runs.events(run, offset)
 
     def verbs(self) -> dict[str, str]:
         """What a run can be asked, and what it means."""
         return {**VERBS, "kill": "end the process, whatever it is doing; what was saved stays"}
 
-    def command(self, run: str, verb: str) -> None:
-        """Asks a run for one of :meth:`verbs`."""
-        self._runs.command(run, verb)
-
-    def runs(self) -> list[types.Status]:
-        """All runs, the latest first; what is live before what has ended."""
-        return self._runs.all()
-
-    def live_run(self) -> str:
-        """The run that the page attaches to when it opens: at work, else the last; or empty."""
-        return self._runs.live()
-
-    def run_values(self, run: str) -> Values:
-        """The configuration of a run, to start another like it. *Slow*."""
-        return self._runs.values(run)
-
-    def resume(self, run: str) -> None:
-        """Resumes a run from its last checkpoint."""
-        self._runs.resume(run)
-
-    def delete(self, run: str) -> None:
-        """Deletes a run's folder. What was published of it stays."""
-        self._runs.delete(run)
-
-    def marks(self, run: str) -> list[types.Marked]:
-        """The images that a run has made, with their marks."""
-        return self._runs.marks(run)
-
     def mark(self, run: str, image: str, mark: str) -> None:
         """Calls an image ``good`` or ``bad``; an empty mark takes that back.
 
         Args:
-            image: its name among :meth:`marks`.
+            image: its name among ``runs.marks``.
         """
-        mark_run(self._runs.folder(run), {image: mark})
-
-    def going_on(self, run: str) -> Values:
-        """The configuration of a run that goes on from here: from a run's adapter, with the images
-        of it that are marked."""
-        return self._runs.going_on(run)
+        mark_run(self.runs.folder(run), {image: mark})
 
     def evaluate(self, run: str, **asked: Any) -> str:
         """Starts judging what a run learned, as ``dreambooth evaluate`` does; returns the id of its
@@ -300,11 +209,11 @@ class Studio:
             run: its name.
             asked: ``kind``, ``saves`` and ``download``, as the command has them.
         """
-        folder = self._runs.folder(run).path
-        for other in self._runs.all():
+        folder = self.runs.folder(run).path
+        for other in self.runs.all():
             if other.state == "running":
                 raise UserError("a run is at work, and images need its memory", where=other.name)
-        return self._tools.begin("evaluate", {"runs": [str(folder)], **asked})
+        return self.tools.begin("evaluate", {"runs": [str(folder)], **asked})
 
     def evaluation(self, run: str) -> Path:
         """The page that :meth:`evaluate` wrote.
@@ -312,7 +221,7 @@ class Studio:
         Raises:
             UserError: there is none.
         """
-        found = self._runs.judged(run)
+        found = self.runs.judged(run)
         if found is None:
             raise UserError("this run was not evaluated yet", where=run)
         return found
@@ -321,70 +230,35 @@ class Studio:
 
     def saved(self, run: str) -> list[types.Saved]:
         """What a run has saved that a host can load, the first step first."""
-        return self._results.saved(self._runs.folder(run))
+        return self.results.saved(self.runs.folder(run))
 
     def publish(self, run: str, step: int | None = None) -> types.Published:
         """Puts a saved step (by default the last) where the host lists it, with preview and
         trigger words. Under the name that it has if it is there already."""
-        return self._results.publish(self._runs.folder(run), step)
+        return self.results.publish(self.runs.folder(run), step)
 
     def published(self, run: str) -> list[types.Published]:
         """What of a run is where the host lists it."""
-        return self._results.published(self._runs.folder(run))
-
-    def prompt_for(self, name: str) -> str:
-        """What to put into the prompt for an adapter of the Lora tab: ``sks dog <lora:dog:1>``."""
-        return self._results.prompt_for(name)
+        return self.results.published(self.runs.folder(run))
 
     def select_checkpoint(self, name: str) -> None:
         """Makes the host generate with a checkpoint, by its name or path. *Slow*."""
-        self.host.select_checkpoint(Path(self._bases.named(name).path))
+        self.host.select_checkpoint(Path(self.bases.named(name).path))
 
     # -- adapters and models ----------------------------------------------------------------------
 
-    def adapters(self) -> list[types.Base]:
-        """The files in the Lora folder."""
-        return self._tools.adapters()
-
-    def tools(self) -> dict[str, list[types.ToolOption]]:
-        """``inspect``, ``merge``, ``bake``, ``extract``, ``convert``, ``resize`` and what each
-        takes, from the command line's own description."""
-        return self._tools.all()
-
     def inspect(self, file: str) -> dict[str, Any]:
         """What a model file is, as ``dreambooth inspect --json`` tells it. *Slow* at first."""
-        return self._tools.inspect(self.paths.read(file, "any", "the file"))
+        return self.tools.inspect(self.paths.read(file, "any", "the file"))
 
     def run_tool(self, tool: str, values: Mapping[str, Any]) -> str:
         """Starts a tool; returns the id of its task.
 
         Args:
-            tool: one of :meth:`tools`.
+            tool: one of ``tools.all()``.
             values: by the names of its options. Files are paths, or names in the Lora folder or
                 among the checkpoints. An output without a folder goes to where the host lists
                 it: adapters to the Lora folder, models to the checkpoints; an existing file is
                 never overwritten, the name gets a number.
         """
-        return self._tools.start(tool, values, self.paths)
-
-    def task(self, number: str) -> types.Task:
-        """How a task is doing."""
-        return self._tools.task(number)
-
-    def tasks(self) -> list[types.Task]:
-        """The tasks of this process, the latest first."""
-        return self._tools.tasks()
-
-    def cancel(self, number: str) -> None:
-        """Ends a task; nothing half-written is left."""
-        self._tools.cancel(number)
-
-    # -- the host's side --------------------------------------------------------------------------
-
-    def attach(self) -> None:
-        """Takes up what goes on already: after a start of the host, or Reload UI.
-
-        Watches live runs (and takes the host's model off the GPU for them), and publishes what
-        finished meanwhile.
-        """
-        self._runs.attach()
+        return self.tools.start(tool, values, self.paths)

@@ -46,15 +46,15 @@ class BaseArea:
     def names(self, chosen: str | None) -> Any:
         """The list anew; what was chosen stays, else the host's current checkpoint."""
         try:
-            names = [base.name for base in self.studio.bases()]
-            chosen = chosen or self.studio.current_base().name
+            names = [base.name for base in self.studio.bases.all()]
+            chosen = chosen or self.studio.bases.current().name
         except DreamBoothError:
             return update()
         return update(choices=names, value=chosen)
 
     def path(self, chosen: str | None) -> str:
         """The value of ``base.model`` for what is chosen."""
-        for base in self.studio.bases():
+        for base in self.studio.bases.all():
             if chosen == base.name:
                 return str(base.path)
         return (chosen or "").strip()
@@ -77,7 +77,7 @@ class BaseArea:
             about.append(
                 note("info", "A tiny model that comes with the engine, to try training in minutes.")
             )
-            if all(base.path in EMBEDDED for base in self.studio.bases()):
+            if all(base.path in EMBEDDED for base in self.studio.bases.all()):
                 folder = self.studio.host.folders().checkpoints
                 words = "The WebUI lists no model. Put one into this folder and press Refresh:"
                 about.append(note("info", span("", words), " ", span("db-code", folder)))

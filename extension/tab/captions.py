@@ -134,7 +134,7 @@ class Captions:
             return [failure(error), update(), update(), update()]
 
     def _refresh(self, folder: str, past: Past) -> list[Any]:
-        tasks = [task for task in self.studio.tasks() if task.tool == "caption"]
+        tasks = [task for task in self.studio.tools.tasks() if task.tool == "caption"]
         return [task_list(tasks) if tasks else "", past, *self.look(folder)]
 
     def _write(self, folder: str, past: Past, *asked: Any) -> list[Any]:

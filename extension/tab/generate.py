@@ -59,7 +59,7 @@ class GenerateArea:
     def look(self, run: str, fresh: Fresh) -> list[Any]:
         """Updates for :meth:`outputs`. Saved steps are looked for only when there are new ones."""
         try:
-            status = self.studio.status(run) if run else None
+            status = self.studio.runs.status(run) if run else None
             key = (run, status.state, tuple(status.results)) if status else ("",)
             if fresh.seen.get("saved") == key:
                 return [update() for _ in self.outputs()]

@@ -39,11 +39,11 @@ class MarksArea:
     def look(self, run: str, fresh: Fresh) -> list[Any]:
         """Updates for :meth:`outputs`. Images are looked for only when there may be new ones."""
         try:
-            status = self.studio.status(run) if run else None
+            status = self.studio.runs.status(run) if run else None
             key = (run, len(status.samples), status.state) if status else ("",)
             if fresh.seen.get("marks") == key:
                 return [update() for _ in self.outputs()]
-            found = self.studio.marks(run) if status else []
+            found = self.studio.runs.marks(run) if status else []
         except DreamBoothError:
             key, found = ("",), []
         fresh.seen["marks"] = key
@@ -58,7 +58,7 @@ class MarksArea:
             name, mark = json.loads(clicked) if clicked else ("", "")
             if name:
                 self.studio.mark(run, str(name), str(mark))
-            return [marked(self.studio.marks(run)), ""]
+            return [marked(self.studio.runs.marks(run)), ""]
         except DreamBoothError as error:
             return [update(), failure(error)]
         except ValueError:

@@ -97,18 +97,18 @@ class MethodArea:
 
     def names(self, family: str, method: str, recipe: str) -> Any:
         """The list's choices for a family and a method; a choice that still is one stays."""
-        found = self.studio.presets()
+        found = self.studio.presets.all()
         names = [*_fitting(found, "own"), *_fitting(found, "recipe", _ending(method, family))]
         return update(choices=[AUTO, *names], value=recipe if recipe in names else AUTO)
 
     def chosen(self, kind: str, method: str, family: str, recipe: str) -> tuple[list[str], Html]:
         """The presets that are in effect, in words, and the memory that there is."""
-        found = self.studio.presets()
+        found = self.studio.presets.all()
         mine = _fitting(found, "own")
         if recipe not in mine and (recipe == AUTO or not recipe.endswith(_ending(method, family))):
-            recipe = self.studio.recipe(kind, short(method), family)
+            recipe = self.studio.presets.recipe(kind, short(method), family)
         names = [recipe] if recipe else []
-        reason = self.studio.memory_choice().reason
+        reason = self.studio.presets.memory_choice().reason
         abouts = {each.name: each.about for each in found}
         lines = [
             div("db-preset", span("db-chip db-is-preset", name), span("", abouts.get(name, "")))
@@ -120,7 +120,7 @@ class MethodArea:
         """What these presets set, the later over the earlier."""
         merged: dict[str, Any] = {}
         for name in names:
-            merged.update(self.studio.preset(name))
+            merged.update(self.studio.presets.values(name))
         return merged
 
     def follow(
@@ -145,7 +145,7 @@ class MethodArea:
             return [*self.form.updates({}), update(), failure(error)]
         after = self.form.as_shown(merged)
         # The user's own presets are taken whole: that is what they were saved for.
-        own = recipe in _fitting(self.studio.presets(), "own")
+        own = recipe in _fitting(self.studio.presets.all(), "own")
         before = shown if own else self.form.as_shown(Layer.read(layer).values)
         if not own:
             after["method.kind"] = method  # it chose the preset, and not the other way round
@@ -164,7 +164,7 @@ class MethodArea:
         if not (name or "").strip():
             return [note("wrong", "A preset needs a name."), update()]
         try:
-            kept = self.studio.save_preset(name.strip(), found)
+            kept = self.studio.presets.save(name.strip(), found)
         except DreamBoothError as error:
             return [failure(error), update()]
         return [note("good", span("", kept.name), " ", span("", "saved")), self._lists()]
@@ -172,14 +172,14 @@ class MethodArea:
     def remove(self, name: str) -> list[Any]:
         """Deletes one of the user's own presets."""
         try:
-            self.studio.delete_preset((name or "").strip())
+            self.studio.presets.delete((name or "").strip())
         except DreamBoothError as error:
             return [failure(error), update()]
         return [note("good", span("", name), " ", span("", "deleted")), self._lists()]
 
     def _lists(self) -> Any:
         """The list of presets anew; the choice stays."""
-        found = self.studio.presets()
+        found = self.studio.presets.all()
         return update(choices=[AUTO, *_fitting(found, "own"), *_fitting(found, "recipe")])
 
     def wire(self) -> None:

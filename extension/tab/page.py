@@ -38,7 +38,7 @@ class Page:
         self.studio = studio
         description = studio.schema()
         self.form = Form(description, apart=APART)
-        ready = studio.environment().ready
+        ready = studio.setup.state().ready
         open_page()
         with gr.Column(elem_id="dreambooth_tab"):
             self.setup = Setup(studio, visible=not ready)
@@ -70,7 +70,7 @@ class Page:
             with gr.Column(scale=10, min_width=420, elem_id="dreambooth_right"):
                 labels = {key: str(spec["label"]) for key, spec in self.form.specs.items()}
                 labels |= self.subjects.labels
-                self.train = TrainArea(self.studio, Watcher(self.studio), labels)
+                self.train = TrainArea(self.studio, Watcher(self.studio.runs), labels)
                 self.generate = GenerateArea(self.studio, self.train.run)
                 self.marks = MarksArea(self.studio, self.train.run)
 
@@ -148,9 +148,10 @@ class Page:
         on(runs.show.click, lambda name: [name, name], [runs.chosen], shown, js=to_train)
         form = [*subjects, self.base.choice, *self.form.inputs()]
         again, go_on = runs.settings.click, self.marks.go_on.click
-        again = on(again, self._fill("run_values"), [runs.chosen], [*form, runs.said])
+        asked = self.studio.runs
+        again = on(again, self._fill(asked.values), [runs.chosen], [*form, runs.said])
         self.keeping.after(again.then)
-        going_on = on(go_on, self._fill("going_on"), [self.train.run], [*form, self.marks.said])
+        going_on = on(go_on, self._fill(asked.going_on), [self.train.run], [*form, self.marks.said])
         self.keeping.after(going_on.then)
 
     def _opened(self, chosen: str | None, written: str) -> list[Any]:
@@ -162,16 +163,16 @@ class Page:
             *self.keeping.updates(before),
         ]
 
-    def _fill(self, asked: str) -> Callable[[str], list[Any]]:
+    def _fill(self, ask: Callable[[str], Any]) -> Callable[[str], list[Any]]:
         """Fills the form with what the studio answers to a question about a run."""
 
         def fill(run: str) -> list[Any]:
             try:
-                flat = getattr(self.studio, asked)(run)
+                flat = ask(run)
             except DreamBoothError as error:
                 count = len(self.subjects.inputs()) + 1 + len(self.form.inputs())
                 return [*(update() for _ in range(count)), failure(error)]
-            names = {base.path: base.name for base in self.studio.bases()}
+            names = {base.path: base.name for base in self.studio.bases.all()}
             model = str(flat.get("base.model", ""))
             return [
                 *self.subjects.fill(flat),
@@ -185,7 +186,7 @@ class Page:
     def look(self, seen: dict[str, Any] | None, run: str, pinned: str) -> list[Any]:
         """All that may have changed since the page's script pressed the button last."""
         fresh = Fresh(seen)
-        environment = self.studio.environment()
+        environment = self.studio.setup.state()
         setup = [
             fresh.visible("setup", not environment.ready),
             fresh.visible("main", environment.ready),
@@ -196,7 +197,7 @@ class Page:
         train = self.train.look(run, pinned, fresh)
         results = [*self.generate.look(train[0], fresh), *self.marks.look(train[0], fresh)]
         runs = self.runs.look(fresh)
-        tasks = task_list(self.studio.tasks())
+        tasks = task_list(self.studio.tools.tasks())
         shown = [fresh.value(f"tasks {n}", tasks) for n, _ in enumerate(self.tools.tasks)]
         return [fresh.seen, str(time.time()), *setup, *train, *results, *runs, *shown]
 
@@ -218,7 +219,7 @@ class Page:
         ]
 
     def _cancel(self, task: str) -> Any:
-        return told(self.studio.cancel, task) if task else update()
+        return told(self.studio.tools.cancel, task) if task else update()
 
 
 def tab(studio: Any) -> list[tuple[Any, str, str]]:

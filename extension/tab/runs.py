@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
@@ -101,7 +101,12 @@ class RunsPage:
         on(self.evaluate.click, self._evaluate, asked, [self.said])
         on(self.evaluation.click, self._evaluation, [self.chosen], [self.page])
         on(self.chosen.change, self._choose, [self.chosen], seen, quiet=True)
-        on(self.resume.click, self._act("resume", "resumes"), [self.chosen], [self.said])
+        on(
+            self.resume.click,
+            self._act(self.studio.runs.resume, "resumes"),
+            [self.chosen],
+            [self.said],
+        )
         on(self.kill.click, self._kill, [self.chosen], [self.said])
         on(self.delete.click, self._ask, [self.chosen], [self.question, self.asked])
         on(self.no.click, lambda: update(visible=False), [], [self.question], quiet=True)
@@ -112,13 +117,13 @@ class RunsPage:
     def look(self, fresh: Fresh) -> list[Any]:
         """Updates for :meth:`outputs`."""
         try:
-            found = self.studio.runs()
+            found = self.studio.runs.all()
         except DreamBoothError as error:
             return [fresh.value("runs", failure(error)), update(), update()]
         names = [each.name for each in found]
         choices = update() if fresh.seen.get("names") == names else update(choices=names)
         fresh.seen["names"] = names
-        judging = [task for task in self.studio.tasks() if task.tool == "evaluate"]
+        judging = [task for task in self.studio.tools.tasks() if task.tool == "evaluate"]
         evaluations = task_list(judging) if judging else ""
         return [
             fresh.value("runs", table(found)),
@@ -132,7 +137,7 @@ class RunsPage:
 
     def _choose(self, run: str) -> list[Any]:
         try:
-            status = self.studio.status(run)
+            status = self.studio.runs.status(run)
         except DreamBoothError as error:
             hidden = update(visible=False)
             return [failure(error), hidden, hidden, hidden, "", "", update(), update()]
@@ -147,10 +152,10 @@ class RunsPage:
             update(visible=status.live),
         ]
 
-    def _act(self, name: str, done: str) -> Any:
+    def _act(self, do: Callable[[str], None], done: str) -> Any:
         def act(run: str) -> Html:
             try:
-                getattr(self.studio, name)(run)
+                do(run)
             except DreamBoothError as error:
                 return failure(error)
             return note("good", span("", run), " ", span("", done))
@@ -159,7 +164,7 @@ class RunsPage:
 
     def _kill(self, run: str) -> Html:
         try:
-            self.studio.command(run, "kill")
+            self.studio.runs.command(run, "kill")
         except DreamBoothError as error:
             return failure(error)
         return note("info", span("", run), " ", span("", "its process ends"))
@@ -178,7 +183,7 @@ class RunsPage:
 
     def _delete(self, run: str) -> list[Any]:
         try:
-            self.studio.delete(run)
+            self.studio.runs.delete(run)
         except DreamBoothError as error:
             return [failure(error), update(visible=False), *(update() for _ in range(4))]
         said = note("good", span("", run), " ", span("", "deleted"))
@@ -201,7 +206,7 @@ class RunsPage:
 
     def _compare(self, names: Sequence[str] | None) -> Html:
         try:
-            found = [(name, self.studio.status(name).samples) for name in names or []]
+            found = [(name, self.studio.runs.status(name).samples) for name in names or []]
         except DreamBoothError as error:
             return failure(error)
         return grid(found)

@@ -42,25 +42,25 @@ class Setup:
     def _begin(self) -> Html:
         try:
             self._lines, self._offset = [], 0
-            self.studio.build()
+            self.studio.setup.build()
         except DreamBoothError as error:
             return join([self.told(), failure(error)])
         return self.told()
 
     def _cancel(self) -> Html:
         try:
-            self.studio.cancel_build()
+            self.studio.setup.cancel()
         except DreamBoothError as error:
             return join([self.told(), failure(error)])
         return self.told()
 
     def told(self) -> Html:
         """What would be downloaded, or how it goes, or how it ended."""
-        environment = self.studio.environment()
+        environment = self.studio.setup.state()
         if environment.ready:
             return note("good", "The engine is ready.")
         plan = self._plan(environment)
-        log = self.studio.build_log(self._offset)
+        log = self.studio.setup.log(self._offset)
         if log.offset < self._offset:  # a new installation
             self._lines = []
         self._lines = [*self._lines, *log.lines][-KEPT_LINES:]

@@ -173,7 +173,7 @@ class ToolsPage:
 
     def adapters(self) -> None:
         """The page of adapters."""
-        options = self.studio.tools()
+        options = self.studio.tools.all()
         with card(elem_id="dreambooth_adapters_area"):
             heading("", "Adapters", "LoRA and its relatives, in any layout.")
             with make("Tabs", elem_id="dreambooth_adapter_tools"):
@@ -194,7 +194,7 @@ class ToolsPage:
             heading("", "Models", "Single files and diffusers folders, both ways.")
             for name in MODEL_TOOLS:
                 options = [
-                    each for each in self.studio.tools().get(name, []) if each.name != "layout"
+                    each for each in self.studio.tools.all().get(name, []) if each.name != "layout"
                 ]
                 self.model_files += Tool(self.studio, name, options, "model").files
             self._tasks("models")
@@ -223,7 +223,8 @@ class ToolsPage:
             return note("info", "Choose a file.")
         try:
             known = {
-                each.name: each.path for each in (*self.studio.bases(), *self.studio.adapters())
+                each.name: each.path
+                for each in (*self.studio.bases.all(), *self.studio.tools.adapters())
             }
             return inspected(self.studio.inspect(known.get(name, name)))
         except DreamBoothError as error:
@@ -236,8 +237,8 @@ class ToolsPage:
     def lists(self) -> list[Any]:
         """The files that can be chosen, anew; for :meth:`files`."""
         try:
-            adapters = [each.name for each in self.studio.adapters()]
-            models = [each.name for each in self.studio.bases()]
+            adapters = [each.name for each in self.studio.tools.adapters()]
+            models = [each.name for each in self.studio.bases.all()]
         except DreamBoothError:
             return [update() for _ in self.files()]
         both = [*adapters, *models]

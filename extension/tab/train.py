@@ -98,7 +98,7 @@ class TrainArea:
 
         def ask(run: str) -> Html:
             try:
-                self.studio.command(run, verb)
+                self.studio.runs.command(run, verb)
             except DreamBoothError as error:
                 return failure(error)
             return note("info", span("", "Asked:"), " ", span("", meaning))
@@ -129,10 +129,10 @@ class TrainArea:
 
     def _which(self, run: str) -> str:
         """A live run that the page shows already stays; else the one that is live, or the last."""
-        if run and self.studio.status(run).live:
+        if run and self.studio.runs.status(run).live:
             return run
-        live = str(self.studio.live_run() or "")
-        if live and (not run or self.studio.status(live).live):
+        live = str(self.studio.runs.live() or "")
+        if live and (not run or self.studio.runs.status(live).live):
             return live
         return run
 

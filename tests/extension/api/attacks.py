@@ -308,7 +308,7 @@ class Suite:
         tool = path.rpartition("/")[2]
         if "values" in fields:
             body["values"] = {}
-            options = self.studio.tools().get(tool, ())
+            options = self.studio.tools.all().get(tool, ())
             body["values"] |= {o.name: GOOD[o.name] for o in options if o.required}
         return Request(method, path, query, body)
 
@@ -371,7 +371,7 @@ class Suite:
         if "values" not in right.body:
             return
         tool = right.path.rpartition("/")[2]
-        options = self.studio.tools().get(tool, ())
+        options = self.studio.tools.all().get(tool, ())
         if options:
             for option in options:
                 path = option.type in ("file", "output", "weighted")
@@ -473,7 +473,7 @@ class Suite:
 
     def settle_tasks(self) -> None:
         """Tools work in a thread of their own."""
-        self.studio._tools._pool.submit(lambda: None).result(10)
+        self.studio.tools._pool.submit(lambda: None).result(10)
 
     def look_around(self, words: str) -> None:
         """What was written where it must not be."""

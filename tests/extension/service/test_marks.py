@@ -44,7 +44,7 @@ def test_marks_are_kept_and_shown(host: FakeHost, run: RunFolder) -> None:
     studio.mark("star", "step-000400-00.png", "good")
     studio.mark("star", "step-000400-01.png", "good")
     studio.mark("star", "step-000400-01.png", "bad")
-    found = studio.marks("star")
+    found = studio.runs.marks("star")
     assert [one.mark for one in found] == ["good", "bad", "", ""]
     page = str(marked(found))
     assert page.count("data-marked=") == 4 and page.count('data-marked="good"') == 1
@@ -57,13 +57,13 @@ def test_marks_are_kept_and_shown(host: FakeHost, run: RunFolder) -> None:
 def test_the_run_that_goes_on(host: FakeHost, run: RunFolder) -> None:
     studio = Studio(Path(__file__).parents[3], host)
     with pytest.raises(UserError, match="no such file"):
-        studio.going_on("star")
+        studio.runs.going_on("star")
     studio.mark("star", "step-000400-00.png", "good")
-    assert "objective.loss" not in studio.going_on("star")
+    assert "objective.loss" not in studio.runs.going_on("star")
     studio.mark("star", "step-000400-02.png", "bad")
-    assert "objective.loss" not in studio.going_on("star"), "of another prompt"
+    assert "objective.loss" not in studio.runs.going_on("star"), "of another prompt"
     studio.mark("star", "step-000400-01.png", "bad")
-    values = studio.going_on("star")
+    values = studio.runs.going_on("star")
     assert values["objective.loss"] == "dpo" and values["run.steps"] == 100
     assert values["marks.file"] == str(run.samples / "marks.json")
     assert values["method.init_from"] == str(run.path / "star.safetensors")

@@ -94,7 +94,7 @@ def test_the_models_that_come_with_the_engine_are_offered_last(
             return {"kind": "diffusers", "family": "z_image", "trainable": True}
 
     monkeypatch.setattr(bases, "shared", lambda root: Engine())
-    offered = [(base.name, base.path) for base in studio.bases()]
+    offered = [(base.name, base.path) for base in studio.bases.all()]
     assert offered[-2:] == [("pocket", "pocket"), ("pocket-flow", "pocket-flow")]
     info = studio.base_info("pocket-flow")
     assert (info.family, info.problem) == ("z_image", "")
@@ -118,41 +118,41 @@ def test_what_would_run(studio: Studio, values: dict[str, Any]) -> None:
 def test_a_run_from_start_to_end(
     studio: Studio, host: FakeHost, workers: Workers, values: dict[str, Any]
 ) -> None:
-    studio.save_preset("mine", {"run.seed": 42, "run.steps": 3})
+    studio.presets.save("mine", {"run.seed": 42, "run.steps": 3})
     name = studio.start(values, "my: dog", ["object-lora-sd1", "mine"])
     assert name == "my_ dog"
-    until(lambda: studio.status(name).step == 5)
-    status = studio.status(name)
+    until(lambda: studio.runs.status(name).step == 5)
+    status = studio.runs.status(name)
     assert (status.state, status.seconds_left, status.host) == (
         "running",
         10.0,
         "the model waits in RAM",
     )
     assert (status.base, status.method) == ("pocket", "lora")
-    assert studio.live_run() == name
-    told = studio.run_values(name)
+    assert studio.runs.live() == name
+    told = studio.runs.values(name)
     assert (told["run.seed"], told["run.steps"]) == (42, 10)
     assert "run.output" not in told
-    events = studio.events(name)
+    events = studio.runs.events(name)
     assert [event["kind"] for event in events.events] == ["started", "progress"]
-    assert studio.events(name, events.offset).events == []
+    assert studio.runs.events(name, events.offset).events == []
     for refused, words in (
-        (lambda: studio.delete(name), "at work"),
-        (lambda: studio.resume(name), "is running already"),
-        (lambda: studio.command(name, "jump"), "unknown command"),
+        (lambda: studio.runs.delete(name), "at work"),
+        (lambda: studio.runs.resume(name), "is running already"),
+        (lambda: studio.runs.command(name, "jump"), "unknown command"),
     ):
         with pytest.raises(UserError, match=words):
             refused()
     workers.end.set()
-    until(lambda: studio.status(name).state == "finished")
+    until(lambda: studio.runs.status(name).state == "finished")
     until(lambda: host.log and host.log[-1] == "restore")
     report = studio.check(values | {"run.steps": 7}, ["object-lora-sd1", "mine"])
     assert report.seconds == 14.0  # by the pace of the run like it
-    studio.resume(name)
+    studio.runs.resume(name)
     until(lambda: len(workers.started) == 2)
-    until(lambda: studio.status(name).state == "finished")
-    studio.delete(name)
-    assert studio.runs() == []
+    until(lambda: studio.runs.status(name).state == "finished")
+    studio.runs.delete(name)
+    assert studio.runs.all() == []
 
 
 def test_what_finished_unseen_is_published_at_the_next_start(
@@ -169,21 +169,21 @@ def test_what_finished_unseen_is_published_at_the_next_start(
     other.events.write("finished", outcome="done")
     going = RunFolder.create(host.folders().runs, "going")
     workers.start(going, queued=True)
-    studio.attach()
+    studio.runs.attach()
     assert [one.name for one in studio.published("dog")] == ["dog"]
-    assert studio.prompt_for("dog") == "<lora:dog:1>"
+    assert studio.results.prompt_for("dog") == "<lora:dog:1>"
     until(lambda: "release ram" in host.log)
     workers.end.set()
     until(lambda: host.log[-1] == "restore")
     Path(studio.published("dog")[0].path).unlink()
-    studio.attach()  # what the user deleted does not come back
+    studio.runs.attach()  # what the user deleted does not come back
     assert studio.published("dog") == []
 
 
 @pytest.mark.parametrize("name", ["..", "../x", "/etc", "a/b", "", "none", "."])
 def test_only_runs_of_the_runs_folder(studio: Studio, name: str) -> None:
     with pytest.raises(UserError, match="no run named"):
-        studio.status(name)
+        studio.runs.status(name)
 
 
 def test_tools(studio: Studio, host: FakeHost, tmp_path: Path) -> None:
@@ -199,22 +199,22 @@ def test_tools(studio: Studio, host: FakeHost, tmp_path: Path) -> None:
             f"{key}.alpha": torch.tensor(2.0),
         }
         save_file(tensors, loras / f"{name}.safetensors")
-    assert [one.name for one in studio.adapters()] == ["a.safetensors", "b.safetensors"]
+    assert [one.name for one in studio.tools.adapters()] == ["a.safetensors", "b.safetensors"]
     assert studio.inspect(str(loras / "a.safetensors"))["kind"] == "adapter"
     wanted = {
         "adapters": [{"file": "a.safetensors", "weight": 0.5}, {"file": "b", "weight": 1}],
         "out": "a",
     }
     number = studio.run_tool("merge", wanted)
-    until(lambda: studio.task(number).state == "done")
-    task = studio.task(number)
+    until(lambda: studio.tools.task(number).state == "done")
+    task = studio.tools.task(number)
     assert task.files == [str(loras / "a-2.safetensors")]  # nothing is overwritten
     assert Path(task.files[0]).is_file() and task.result and task.result["modules"] == 1
     assert host.log[-1] == "refresh"
     failing = studio.run_tool("resize", {"source": "a.safetensors", "target": "small"})
-    until(lambda: studio.task(failing).state == "failed")
-    assert "neither a rank nor an energy" in studio.task(failing).message
-    assert [one.id for one in studio.tasks()] == [failing, number]
+    until(lambda: studio.tools.task(failing).state == "failed")
+    assert "neither a rank nor an energy" in studio.tools.task(failing).message
+    assert [one.id for one in studio.tools.tasks()] == [failing, number]
     with pytest.raises(UserError, match="no tool named"):
         studio.run_tool("train", {})
 
@@ -228,10 +228,10 @@ def test_a_folder_is_captioned(
         asked.append((name, options))
         return {"captions": []}
 
-    monkeypatch.setattr(studio._tools._helper, "task", task)
+    monkeypatch.setattr(studio.tools._helper, "task", task)
     folder = values["concepts[0].images"]
     number = studio.caption(folder, model="wd-vit", never=["dog"], overwrite=True)
-    until(lambda: studio.task(number).state == "done")
+    until(lambda: studio.tools.task(number).state == "done")
     wanted = {"folder": Path(folder), "model": "wd-vit", "never": ["dog"], "overwrite": True}
     assert asked == [("caption", wanted)]
     for wrong in ({"model": "/etc"}, {"never": "dog"}, {"overwrite": "x"}, {"longer": 3}):
@@ -256,14 +256,14 @@ def test_a_run_is_evaluated(
         (run / "evaluation.html").write_text("<p>likeness</p>")
         return {"files": {"html": str(run / "evaluation.html")}}
 
-    monkeypatch.setattr(studio._tools._helper, "task", task)
+    monkeypatch.setattr(studio.tools._helper, "task", task)
     with pytest.raises(UserError, match="not evaluated yet"):
         studio.evaluation("dog")
     number = studio.evaluate("dog", kind="living", saves=True)
-    until(lambda: studio.task(number).state == "done")
+    until(lambda: studio.tools.task(number).state == "done")
     assert asked == [("evaluate", {"runs": [str(run)], "kind": "living", "saves": True})]
     page = studio.evaluation("dog")
-    assert studio.task(number).files == [str(page)] and page.read_text() == "<p>likeness</p>"
+    assert studio.tools.task(number).files == [str(page)] and page.read_text() == "<p>likeness</p>"
     for name, wrong in (("dog", {"kind": "dead"}), ("dog", {"saves": "x"}), ("cat", {})):
         with pytest.raises(UserError):
             studio.evaluate(name, **wrong)
@@ -312,7 +312,7 @@ def test_without_an_engine_nothing_starts(
 ) -> None:
     monkeypatch.setenv("DREAMBOOTH_ENV", str(tmp_path / "none"))
     studio = Studio(ROOT, host)
-    assert not studio.environment().ready
+    assert not studio.setup.state().ready
     for refused in (
         lambda: studio.start({}, "dog"),
         lambda: studio.inspect(str(tmp_path)),
