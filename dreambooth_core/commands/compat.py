@@ -43,11 +43,8 @@ def run(args: Options) -> int:
     if script in CONVERSIONS:
         from dreambooth_core.compat.conversions import convert
 
-        done = convert(script, argv)
-        for line in done.lines:
+        for line in convert(script, argv):
             _say(line)
-        for warning in done.warnings:
-            _say(f"warning: {warning}")
         return 0
     return _train(script, argv, as_json="--json" in args.flags, dry="--dry-run" in args.flags)
 
@@ -59,11 +56,9 @@ def _train(script: str, argv: list[str], *, as_json: bool, dry: bool) -> int:
     from dreambooth_core.config.loading import dump
 
     translation = translate(script, argv)
-    _say(translation.headline)
-    for note in translation.notes:
-        _say(note)
-    for warning in translation.warnings:
-        _say(f"warning: {warning}")
+    warnings = (f"warning: {warning}" for warning in translation.warnings)
+    for line in (translation.headline, *translation.notes, *warnings):
+        _say(line)
     if dry:
         sys.stdout.write(dump(translation.config))
         return 0

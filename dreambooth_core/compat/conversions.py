@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +49,8 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
 }
 
 
-@dataclass
-class Conversion:
-    """What was done, for people."""
-
-    lines: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-
-
-def convert(script: str, argv: Sequence[str]) -> Conversion:
-    """Does what a conversion script's command line asks for.
+def convert(script: str, argv: Sequence[str]) -> list[str]:
+    """Does what a conversion script's command line asks for; what was done, in lines.
 
     Raises:
         UserError: a wrong command line, or a model that cannot be converted.
@@ -72,17 +63,14 @@ def convert(script: str, argv: Sequence[str]) -> Conversion:
     refused = [f"--{f.name}: {f.refused}" for f in table if f.refused and f.name in given]
     if refused:
         raise Unsupported("; ".join(refused), do="Leave it out.")
-    done = Conversion(
-        [f"--{f.name}: {f.how}" for f in table if f.verdict == "nothing" and f.name in given]
-    )
+    nothing = [f"--{f.name}: {f.how}" for f in table if f.verdict == "nothing" and f.name in given]
     request = _to_diffusers(given) if script == TO_DIFFUSERS else _to_original(given)
     report = convert_checkpoint(request)
-    channels = 9 if report.inpainting else 4
+    warnings, channels = list(report.warnings), 9 if report.inpainting else 4
     if given.get("num_in_channels", channels) != channels:
-        done.warnings.append(f"--num_in_channels: the UNet has {channels}")
-    done.warnings += report.warnings
-    done.lines.append(f"{request.target}: {report.family}, {report.prediction_type}")
-    return done
+        warnings.insert(0, f"--num_in_channels: the UNet has {channels}")
+    made = f"{request.target}: {report.family}, {report.prediction_type}"
+    return [*nothing, made, *(f"warning: {warning}" for warning in warnings)]
 
 
 def _to_diffusers(given: dict[str, Any]) -> Any:

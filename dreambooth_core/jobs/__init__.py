@@ -12,12 +12,11 @@ Standard library only: hosts import it in their own Python. ::
 from dreambooth_core.disk.locks import FileLock
 from dreambooth_core.jobs.checkpoints import saved_steps
 from dreambooth_core.jobs.client import attach, command, terminate
-from dreambooth_core.jobs.control import STOPS, VERBS, Control
-from dreambooth_core.jobs.events import ENDINGS, Event, EventLog, read_events
+from dreambooth_core.jobs.control import STOPS, VERBS
+from dreambooth_core.jobs.events import ENDINGS, Event
 from dreambooth_core.jobs.folder import RunFolder, sanitise
 from dreambooth_core.jobs.launch import start
 from dreambooth_core.jobs.proposal import Proposal
-from dreambooth_core.jobs.queue import Turn
 from dreambooth_core.jobs.receipt import read_made, read_receipt, write_receipt
 from dreambooth_core.jobs.status import RunSummary, find_run, list_runs, status
 
@@ -25,19 +24,15 @@ __all__ = [
     "ENDINGS",
     "STOPS",
     "VERBS",
-    "Control",
     "Event",
-    "EventLog",
     "FileLock",
     "Proposal",
     "RunFolder",
     "RunSummary",
-    "Turn",
     "attach",
     "command",
     "find_run",
     "list_runs",
-    "read_events",
     "read_made",
     "read_receipt",
     "sanitise",

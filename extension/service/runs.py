@@ -153,7 +153,7 @@ class Runs:
         """What state a run is in."""
         return self.watcher.status(self.folder(name))
 
-    def events(self, name: str, offset: int) -> Events:
+    def events(self, name: str, offset: int = 0) -> Events:
         """What happened since ``offset``. The state is read first: no ending is missed."""
         run = self.folder(name)
         state = self.watcher.status(run)

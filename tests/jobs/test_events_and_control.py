@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dreambooth_core.errors import SaveFailed, UserError
-from dreambooth_core.jobs import VERBS, Control, EventLog, RunFolder, read_events
+from dreambooth_core.jobs import VERBS, RunFolder
+from dreambooth_core.jobs.control import Control
+from dreambooth_core.jobs.events import EventLog, read_events
 
 
 def test_events_come_back_in_order_with_time_and_kind(run: RunFolder) -> None:

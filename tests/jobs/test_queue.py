@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from dreambooth_core.disk.locks import FileLock
-from dreambooth_core.jobs import RunFolder, Turn, command, status
+from dreambooth_core.jobs import RunFolder, command, status
 from dreambooth_core.jobs.events import Event
+from dreambooth_core.jobs.queue import Turn
 from dreambooth_core.worker import supervise
 from tests.helpers.waiting import PATIENCE, until
 
