@@ -43,18 +43,13 @@ IDLE = 300.0
 PATIENCE = 5.0
 """Seconds that a command gets to stop when the other end is gone."""
 
-Main = Callable[[Sequence[str]], int]
-
 
 class Server:
     """Runs one command after another, in the thread that calls :meth:`serve`."""
 
-    def __init__(
-        self, source: IO[bytes], sink: IO[bytes], *, main: Main | None = None, idle: float = IDLE
-    ) -> None:
+    def __init__(self, source: IO[bytes], sink: IO[bytes], *, idle: float) -> None:
         self._source = source
         self._sink = sink
-        self._main = main or _commands
         self._idle = idle
         self._requests: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._writing = threading.Lock()
@@ -108,7 +103,7 @@ class Server:
                 self._running = request["id"]
                 if self._closed or self._running in self._cancelled:
                     raise KeyboardInterrupt
-                code = self._main(request["argv"])
+                code = _commands(request["argv"])
         except KeyboardInterrupt:
             code = Stopped.exit_code
         except SystemExit as leaving:  # argparse, after it told why

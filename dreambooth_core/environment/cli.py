@@ -36,7 +36,7 @@ def main(root: Path, argv: Sequence[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a folder's name may not fit the console
-    if not argv and called_by_webui(root):
+    if not argv and called_by_webui():
         return 0
     args, rest = _parser().parse_known_args(argv)
     if rest and args.command not in ("demo", "test"):
@@ -54,14 +54,13 @@ def main(root: Path, argv: Sequence[str]) -> int:
         return 130
 
 
-def called_by_webui(root: Path, environ: dict[str, str] | None = None) -> bool:
+def called_by_webui() -> bool:
     """Whether AUTOMATIC1111's WebUI or Forge runs us, as it does at each of its starts.
 
     It puts its own folder first on PYTHONPATH. It shows an installer's output only at the end,
     so that gigabytes would look like a hang: the environment is built from its tab instead.
     """
-    path = (os.environ if environ is None else environ).get("PYTHONPATH", "")
-    first = path.split(os.pathsep)[0]
+    first = os.environ.get("PYTHONPATH", "").split(os.pathsep)[0]
     return bool(first) and Path(first, "modules", "launch_utils.py").is_file()
 
 

@@ -54,12 +54,10 @@ class Curves:
             del self.measured[later]
 
 
-def smoothed(values: Sequence[float], memory: float = 0.95) -> list[float]:
-    """A running average with the bias of its start removed (Adam's correction).
-
-    ``memory`` is the share that each step keeps; short runs forget sooner.
-    """
-    keep = min(memory, 1 - 1 / max(2.0, len(values) / 6))
+def smoothed(values: Sequence[float]) -> list[float]:
+    """A running average with the bias of its start removed (Adam's correction). Short runs forget
+    sooner than by a twentieth at each step."""
+    keep = min(0.95, 1 - 1 / max(2.0, len(values) / 6))
     total, weight, result = 0.0, 0.0, []
     for value in values:
         total = keep * total + (1 - keep) * value

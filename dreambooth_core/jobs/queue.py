@@ -58,7 +58,7 @@ class Turn:
         earlier = [number for number in self._numbers() if number < self._number]
         return sum(FileLock(self._path(number)).is_held() for number in earlier)
 
-    def wait(self, tell: Callable[[int], None], *, poll: float = POLL) -> None:
+    def wait(self, tell: Callable[[int], None]) -> None:
         """Returns when nobody is before this place.
 
         Args:
@@ -67,7 +67,7 @@ class Turn:
         """
         while (ahead := self.ahead()) > 0:
             tell(ahead)
-            time.sleep(poll)
+            time.sleep(POLL)
 
     def leave(self) -> None:
         """Gives the place up."""
