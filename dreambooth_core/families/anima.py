@@ -18,6 +18,7 @@ from dreambooth_core.families.hosts import HostFiles, Tensors, count, flow_sched
 from dreambooth_core.families.names.anima import NAMES
 from dreambooth_core.families.qwen_image import VideoAutoencoder
 from dreambooth_core.families.text import Conditioning
+from dreambooth_core.families.transformer import Call
 
 HEAD = 128
 """Numbers of a head, in every size."""
@@ -129,14 +130,12 @@ class Anima(VideoAutoencoder):
         )
         return Conditioning(embeds)
 
-    def inputs(
-        self, parts: Components, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning
-    ) -> dict[str, Any]:
+    def inputs(self, parts: Components, noisy: Tensor, times: Tensor, text: Conditioning) -> Call:
         height, width = (side * parts.latent_scale for side in noisy.shape[-2:])
         return {
             "hidden_states": noisy.unsqueeze(2),
-            "timestep": timesteps,
-            "encoder_hidden_states": conditioning.embeds,
+            "timestep": times,
+            "encoder_hidden_states": text.embeds,
             "padding_mask": noisy.new_zeros(1, 1, height, width),
         }
 
@@ -214,14 +213,11 @@ def _without_torchvision() -> None:
     """diffusers asks torchvision for one function, and raises a NameError without it."""
     from diffusers.models.transformers import transformer_cosmos
 
-    if hasattr(transformer_cosmos, "transforms"):
-        return
-    own = SimpleNamespace(
-        functional=SimpleNamespace(resize=_resized),
-        InterpolationMode=SimpleNamespace(NEAREST="nearest"),
-    )
-    transformer_cosmos.transforms = own
+    def resized(mask: Tensor, size: list[int], interpolation: str) -> Tensor:
+        return nn.functional.interpolate(mask, size=size, mode=interpolation)
 
-
-def _resized(mask: Tensor, size: list[int], interpolation: str) -> Tensor:
-    return nn.functional.interpolate(mask, size=size, mode=interpolation)
+    if not hasattr(transformer_cosmos, "transforms"):
+        transformer_cosmos.transforms = SimpleNamespace(
+            functional=SimpleNamespace(resize=resized),
+            InterpolationMode=SimpleNamespace(NEAREST="nearest"),
+        )

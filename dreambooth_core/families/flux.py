@@ -16,7 +16,12 @@ from dreambooth_core.families.hosts import HostFiles, Tensors, axes, count, flow
 from dreambooth_core.families.names import chroma, flux
 from dreambooth_core.families.packing import image_ids, packed, unpacked
 from dreambooth_core.families.text import Conditioning
-from dreambooth_core.families.transformer import FEED_FORWARD, JOINT_ATTENTION, TransformerFamily
+from dreambooth_core.families.transformer import (
+    FEED_FORWARD,
+    JOINT_ATTENTION,
+    Call,
+    TransformerFamily,
+)
 from dreambooth_core.objective.shift import FlowDefaults, linear_mu
 
 AXES = (16, 56, 56)
@@ -164,27 +169,23 @@ class Flux(TransformerFamily):
         embeds, pooled, _ = self.encoded(parts, prompts)
         return Conditioning(embeds, pooled)
 
-    def inputs(
-        self, parts: Components, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning
-    ) -> dict[str, Any]:
-        embeds = conditioning.embeds
+    def inputs(self, parts: Components, noisy: Tensor, times: Tensor, text: Conditioning) -> Call:
+        embeds = text.embeds
         return {
             "hidden_states": packed(noisy),
-            "timestep": timesteps,
+            "timestep": times,
             "encoder_hidden_states": embeds,
             "txt_ids": embeds.new_zeros(embeds.shape[1], 3),
             "img_ids": image_ids(noisy),
-            **self.further(parts, noisy, conditioning),
+            **self.further(parts, noisy, text),
         }
 
     def answered(self, answer: Tensor, noisy: Tensor) -> Tensor:
         return unpacked(answer, *noisy.shape[-2:])
 
-    def further(
-        self, parts: Components, noisy: Tensor, conditioning: Conditioning
-    ) -> dict[str, Any]:
+    def further(self, parts: Components, noisy: Tensor, text: Conditioning) -> Call:
         """What the denoiser takes besides."""
-        return {"pooled_projections": conditioning.pooled, "guidance": self.told(parts, noisy)}
+        return {"pooled_projections": text.pooled, "guidance": self.told(parts, noisy)}
 
     def latents_of(self, parts: Components, made: Tensor, height: int, width: int) -> Tensor:
         return unpacked(made, *self.latent_shape(parts.configs, height, width)[1:])
@@ -214,16 +215,14 @@ class Chroma(Flux):
         embeds, _, mask, *_ = self.encoded(parts, prompts, do_classifier_free_guidance=False)
         return Conditioning(embeds, mask=mask)
 
-    def further(
-        self, parts: Components, noisy: Tensor, conditioning: Conditioning
-    ) -> dict[str, Any]:
+    def further(self, parts: Components, noisy: Tensor, text: Conditioning) -> Call:
         """The mask in numbers, as diffusers' pipeline gives it: it then weighs the prompt up by e
         instead of hiding the padding. Training with another would be training another model
         than is sampled."""
-        if conditioning.mask is None:
+        if text.mask is None:
             raise ValueError("Chroma needs the mask of its prompts")
         image = noisy.new_ones(len(noisy), noisy.shape[-2] * noisy.shape[-1] // 4)
-        return {"attention_mask": torch.cat([conditioning.mask.to(noisy), image], dim=1)}
+        return {"attention_mask": torch.cat([text.mask.to(noisy), image], dim=1)}
 
     def pipeline_modules(self, parts: Components) -> dict[str, Any]:
         return {**super().pipeline_modules(parts), "image_encoder": None, "feature_extractor": None}

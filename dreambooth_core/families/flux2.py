@@ -14,7 +14,7 @@ from dreambooth_core.families.flux import NORMS, SCALES, SHIFT_BY_SIZE, blocks_o
 from dreambooth_core.families.hosts import HostFiles, Tensors, axes, flow_scheduler
 from dreambooth_core.families.names.flux2 import NAMES
 from dreambooth_core.families.text import Conditioning
-from dreambooth_core.families.transformer import TransformerFamily
+from dreambooth_core.families.transformer import Call, TransformerFamily
 from dreambooth_core.objective.shift import FlowDefaults
 
 AXES = (32, 32, 32, 32)
@@ -112,16 +112,14 @@ class Flux2(FoldedLatents):
     def encode(self, parts: Components, prompts: Sequence[str]) -> Conditioning:
         return Conditioning(self.encoded(parts, prompts)[0])
 
-    def inputs(
-        self, parts: Components, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning
-    ) -> dict[str, Any]:
+    def inputs(self, parts: Components, noisy: Tensor, times: Tensor, text: Conditioning) -> Call:
         count, _, height, width = noisy.shape
-        tokens = conditioning.embeds.shape[1]
+        tokens = text.embeds.shape[1]
         return {
             "hidden_states": noisy.flatten(2).transpose(1, 2),
-            "timestep": timesteps,
+            "timestep": times,
             "guidance": self.told(parts, noisy),
-            "encoder_hidden_states": conditioning.embeds,
+            "encoder_hidden_states": text.embeds,
             "txt_ids": _places(1, 1, tokens, noisy.device).expand(count, -1, -1),
             "img_ids": _places(height, width, 1, noisy.device).expand(count, -1, -1),
         }

@@ -16,7 +16,7 @@ from dreambooth_core.families.flux import LATENTS
 from dreambooth_core.families.hosts import HostFiles, Tensors, axes, count, flow_scheduler
 from dreambooth_core.families.names.hidream import NAMES
 from dreambooth_core.families.text import Conditioning
-from dreambooth_core.families.transformer import TransformerFamily
+from dreambooth_core.families.transformer import Call, TransformerFamily
 from dreambooth_core.objective.shift import FlowDefaults
 
 _ATTENTION = r"attn1\.(to_q|to_k|to_v|to_out)(_t)?"
@@ -136,17 +136,15 @@ class HiDream(TransformerFamily):
         t5, _, llama, _, pooled, _ = found
         return Conditioning(torch.cat([t5, llama.permute(1, 2, 0, 3).flatten(2)], dim=2), pooled)
 
-    def inputs(
-        self, parts: Components, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning
-    ) -> dict[str, Any]:
+    def inputs(self, parts: Components, noisy: Tensor, times: Tensor, text: Conditioning) -> Call:
         """It counts noise in thousandths, and answers with the direction towards the image."""
-        t5, llama = _apart(parts, conditioning.embeds)
+        t5, llama = _apart(parts, text.embeds)
         return {
             "hidden_states": noisy,
-            "timesteps": 1000.0 * timesteps,
+            "timesteps": 1000.0 * times,
             "encoder_hidden_states_t5": t5,
             "encoder_hidden_states_llama3": llama,
-            "pooled_embeds": conditioning.pooled,
+            "pooled_embeds": text.pooled,
         }
 
     def answered(self, answer: Tensor, noisy: Tensor) -> Tensor:

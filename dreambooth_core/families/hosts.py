@@ -149,9 +149,8 @@ class HostFiles:
         """The path of the layer that is turned in the last block."""
         if not self.turned_last:
             return None
-        stems = {name.rpartition(".")[0] for name in tensors}
-        layers = [layer for stem in stems if (layer := self.names.find(stem)) is not None]
-        blocks = [n.block for n in layers if n.template == self.turned_last and n.block is not None]
+        layers = (self.names.find(name.rpartition(".")[0]) for name in tensors)
+        blocks = [each.block or 0 for each in layers if each and each.template == self.turned_last]
         return self.turned_last.replace("#", str(max(blocks, default=0)))
 
 

@@ -17,6 +17,7 @@ from dreambooth_core.families.flux2 import FoldedLatents, cells
 from dreambooth_core.families.hosts import HostFiles, Tensors, count, flow_scheduler
 from dreambooth_core.families.names.ideogram4 import NAMES
 from dreambooth_core.families.text import Conditioning
+from dreambooth_core.families.transformer import Call
 from dreambooth_core.formats.checkpoints.parts import ModelParts
 from dreambooth_core.objective.shift import FlowDefaults, root_mu
 
@@ -141,20 +142,18 @@ class Ideogram4(FoldedLatents):
                 )
         return counts
 
-    def inputs(
-        self, parts: Components, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning
-    ) -> dict[str, Any]:
+    def inputs(self, parts: Components, noisy: Tensor, times: Tensor, text: Conditioning) -> Call:
         """It counts the share of the image, and answers with the direction towards it."""
         count, channels, height, width = noisy.shape
-        text, image = conditioning.embeds, noisy.flatten(2).transpose(1, 2)
-        tokens = text.shape[1]
-        lengths = conditioning.lengths or (tokens,) * count
+        embeds, image = text.embeds, noisy.flatten(2).transpose(1, 2)
+        tokens = embeds.shape[1]
+        lengths = text.lengths or (tokens,) * count
         places, segments, kinds = _layout(lengths, tokens, height, width)
-        blind = text.new_zeros(count, height * width, text.shape[2])
+        blind = embeds.new_zeros(count, height * width, embeds.shape[2])
         return {
             "hidden_states": torch.cat([image.new_zeros(count, tokens, channels), image], dim=1),
-            "timestep": (1.0 - timesteps).to(noisy.dtype),
-            "encoder_hidden_states": torch.cat([text, blind], dim=1),
+            "timestep": (1.0 - times).to(noisy.dtype),
+            "encoder_hidden_states": torch.cat([embeds, blind], dim=1),
             "position_ids": send(places, noisy.device),
             "segment_ids": send(segments, noisy.device),
             "indicator": send(kinds, noisy.device),

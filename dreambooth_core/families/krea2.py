@@ -15,6 +15,7 @@ from dreambooth_core.families.names.krea2 import BLOCKS, NAMES
 from dreambooth_core.families.packing import image_ids, packed, unpacked
 from dreambooth_core.families.qwen_image import VideoAutoencoder
 from dreambooth_core.families.text import Conditioning, longer
+from dreambooth_core.families.transformer import Call
 from dreambooth_core.objective.shift import FlowDefaults, linear_mu
 
 AXES = (32, 48, 48)
@@ -119,17 +120,15 @@ class Krea2(VideoAutoencoder):
         both = [self.encoded(parts, [prompt]) for prompt in prompts]
         return Conditioning.joined([Conditioning(embeds[mask][None]) for embeds, mask in both])
 
-    def inputs(
-        self, parts: Components, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning
-    ) -> dict[str, Any]:
-        tokens = conditioning.embeds.shape[1]
+    def inputs(self, parts: Components, noisy: Tensor, times: Tensor, text: Conditioning) -> Call:
+        tokens = text.embeds.shape[1]
         places = image_ids(noisy).float()
         return {
             "hidden_states": packed(noisy),
-            "encoder_hidden_states": conditioning.embeds,
-            "timestep": timesteps,
+            "encoder_hidden_states": text.embeds,
+            "timestep": times,
             "position_ids": torch.cat([places.new_zeros(tokens, 3), places]),
-            "encoder_attention_mask": _mask(conditioning),
+            "encoder_attention_mask": _mask(text),
         }
 
     def answered(self, answer: Tensor, noisy: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from dreambooth_core.families.flux import LATENTS
 from dreambooth_core.families.hosts import HostFiles, Tensors, axes, count, flow_scheduler
 from dreambooth_core.families.names.lumina2 import BLOCKS, NAMES
 from dreambooth_core.families.text import Conditioning
-from dreambooth_core.families.transformer import TransformerFamily
+from dreambooth_core.families.transformer import Call, TransformerFamily
 
 AXES = (32, 32, 32)
 """Rotary axes of a head of 96."""
@@ -107,15 +107,13 @@ class Lumina2(TransformerFamily):
         )
         return Conditioning(embeds, mask=mask), Conditioning(other, mask=other_mask)
 
-    def inputs(
-        self, parts: Components, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning
-    ) -> dict[str, Any]:
+    def inputs(self, parts: Components, noisy: Tensor, times: Tensor, text: Conditioning) -> Call:
         """It counts the share of the image, and answers with the direction towards it."""
         return {
             "hidden_states": noisy,
-            "timestep": 1.0 - timesteps,
-            "encoder_hidden_states": conditioning.embeds,
-            "encoder_attention_mask": conditioning.mask,
+            "timestep": 1.0 - times,
+            "encoder_hidden_states": text.embeds,
+            "encoder_attention_mask": text.mask,
         }
 
     def answered(self, answer: Tensor, noisy: Tensor) -> Tensor:

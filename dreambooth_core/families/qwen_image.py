@@ -14,7 +14,7 @@ from dreambooth_core.families.hosts import HostFiles, Tensors, axes, count, flow
 from dreambooth_core.families.names.qwen_image import NAMES
 from dreambooth_core.families.packing import packed, unpacked
 from dreambooth_core.families.text import Conditioning
-from dreambooth_core.families.transformer import JOINT_ATTENTION, TransformerFamily
+from dreambooth_core.families.transformer import JOINT_ATTENTION, Call, TransformerFamily
 from dreambooth_core.objective.shift import FlowDefaults, linear_mu
 
 
@@ -124,15 +124,13 @@ class QwenImage(VideoAutoencoder):
             [Conditioning(self.encoded(parts, [prompt])[0]) for prompt in prompts]
         )
 
-    def inputs(
-        self, parts: Components, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning
-    ) -> dict[str, Any]:
+    def inputs(self, parts: Components, noisy: Tensor, times: Tensor, text: Conditioning) -> Call:
         batch, _, height, width = noisy.shape
         return {
             "hidden_states": packed(noisy),
-            "timestep": timesteps,
-            "encoder_hidden_states": conditioning.embeds,
-            "encoder_hidden_states_mask": _mask(conditioning),
+            "timestep": times,
+            "encoder_hidden_states": text.embeds,
+            "encoder_hidden_states_mask": _mask(text),
             "img_shapes": [[(1, height // 2, width // 2)]] * batch,
         }
 

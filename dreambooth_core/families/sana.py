@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dreambooth_core.families.base import Components, Configs
 from dreambooth_core.families.text import Conditioning
-from dreambooth_core.families.transformer import TransformerFamily
+from dreambooth_core.families.transformer import Call, TransformerFamily
 from dreambooth_core.objective.shift import FlowDefaults
 
 _ATTENTION = r"attn[12]\.(to_q|to_k|to_v|to_out\.0)"
@@ -75,15 +75,13 @@ class Sana(TransformerFamily):
         )
         return Conditioning(embeds, mask=mask)
 
-    def inputs(
-        self, parts: Components, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning
-    ) -> dict[str, Any]:
+    def inputs(self, parts: Components, noisy: Tensor, times: Tensor, text: Conditioning) -> Call:
         """It counts noise in thousandths, times a factor of its own."""
         return {
             "hidden_states": noisy,
-            "encoder_hidden_states": conditioning.embeds,
-            "encoder_attention_mask": conditioning.mask,
-            "timestep": 1000.0 * timesteps * parts.denoiser.config.timestep_scale,
+            "encoder_hidden_states": text.embeds,
+            "encoder_attention_mask": text.mask,
+            "timestep": 1000.0 * times * parts.denoiser.config.timestep_scale,
         }
 
     def unwanted(self, parts: Components, negative: str, count: int) -> Conditioning:

@@ -168,7 +168,9 @@ class UNetFamily(Family):
 
     def objective(self, options: ObjectiveOptions, parts: Components) -> Objective:
         if parts.prediction_type == "flow":
-            return Flow(options, _flow_defaults(parts.scheduler_config))
+            # The static shift of a base's scheduler acts on training too, as in other families.
+            factor = float(parts.scheduler_config.get("flow_shift") or 1.0)
+            return Flow(options, FlowDefaults(shift="static", factor=factor, patch=1))
         return Diffusion(options, alphas_of(parts.scheduler_config), parts.prediction_type)
 
     def middle_time(self, parts: Components) -> float:
@@ -285,11 +287,6 @@ class StableDiffusion2(SingleEncoder):
 
     def matches(self, configs: Configs) -> bool:
         return _texts(configs) == 1 and is_openclip(configs["text_encoder"])
-
-
-def _flow_defaults(scheduler: Mapping[str, Any]) -> FlowDefaults:
-    """The static shift of a base's scheduler acts on training too, as in the other families."""
-    return FlowDefaults(shift="static", factor=float(scheduler.get("flow_shift") or 1.0), patch=1)
 
 
 def _texts(configs: Configs) -> int:

@@ -15,7 +15,12 @@ from dreambooth_core.families.base import Components, Configs
 from dreambooth_core.families.hosts import HostFiles, Tensors, count, flow_scheduler
 from dreambooth_core.families.names.sd3 import NAMES
 from dreambooth_core.families.text import Conditioning
-from dreambooth_core.families.transformer import FEED_FORWARD, JOINT_ATTENTION, TransformerFamily
+from dreambooth_core.families.transformer import (
+    FEED_FORWARD,
+    JOINT_ATTENTION,
+    Call,
+    TransformerFamily,
+)
 from dreambooth_core.objective.shift import FlowDefaults, root_mu
 
 CLIP_TOKENS = 77
@@ -129,15 +134,13 @@ class StableDiffusion3(TransformerFamily):
         embeds, _, pooled, _ = self.encoded(parts, prompts, **more)
         return Conditioning(embeds, pooled)
 
-    def inputs(
-        self, parts: Components, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning
-    ) -> dict[str, Any]:
+    def inputs(self, parts: Components, noisy: Tensor, times: Tensor, text: Conditioning) -> Call:
         """It counts noise in thousandths."""
         return {
             "hidden_states": noisy,
-            "timestep": 1000.0 * timesteps,
-            "encoder_hidden_states": conditioning.embeds,
-            "pooled_projections": conditioning.pooled,
+            "timestep": 1000.0 * times,
+            "encoder_hidden_states": text.embeds,
+            "pooled_projections": text.pooled,
         }
 
     def blank(self, parts: Components, batch: int, dtype: torch.dtype) -> Conditioning:

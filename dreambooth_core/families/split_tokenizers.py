@@ -38,14 +38,10 @@ def split_tokenizers(
     Raises:
         UserError: none is named, or it cannot be read; says where hosts keep it.
     """
-    kinds = {
-        name: kind_of(family, text)
-        for name, text in zip(family.tokenizers, family.text_encoders, strict=True)
-    }
-    folder = None if where is None else _folder(where)
+    folder, words = None if where is None else _folder(where), words or {}
     return [
-        _tokenizer(family, name, kind, folder, configs[text], (words or {}).get(text))
-        for (name, kind), text in zip(kinds.items(), family.text_encoders, strict=True)
+        _tokenizer(family, name, kind_of(family, text), folder, configs[text], words.get(text))
+        for name, text in zip(family.tokenizers, family.text_encoders, strict=True)
     ]
 
 

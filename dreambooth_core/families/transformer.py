@@ -30,7 +30,12 @@ from dreambooth_core.families.base import (
 from dreambooth_core.families.host_texts import hosts_file
 from dreambooth_core.families.split import SplitParts, fill
 from dreambooth_core.families.text import Conditioning
-from dreambooth_core.formats.checkpoints.build import UNRUN, in_precision, without_initial_values
+from dreambooth_core.formats.checkpoints.build import (
+    UNREADABLE,
+    UNRUN,
+    in_precision,
+    without_initial_values,
+)
 from dreambooth_core.formats.checkpoints.folder_layout import read_weights
 from dreambooth_core.formats.checkpoints.parts import ModelParts
 from dreambooth_core.formats.folders import index_of, read_scheduler
@@ -41,18 +46,6 @@ from dreambooth_core.objective.objective import Objective
 from dreambooth_core.objective.options import ObjectiveOptions
 from dreambooth_core.objective.shift import FlowDefaults
 
-UNREADABLE = (
-    ArithmeticError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-"""What diffusers and transformers raise for a network or a tokenizer that is not whole."""
-
 JOINT_ATTENTION = r"to_q|to_k|to_v|to_out\.0|add_q_proj|add_k_proj|add_v_proj|to_add_out"
 """Layers of an attention of two streams, image and text, in diffusers' names."""
 FEED_FORWARD = r"ff(_context)?\.net\.(0\.proj|2)"
@@ -61,6 +54,10 @@ FEED_FORWARD = r"ff(_context)?\.net\.(0\.proj|2)"
 
 NO_SETTINGS = ("scheduler", "guider")
 """Parts of a pipeline that are no network and no tokenizer."""
+
+
+Call = dict[str, Any]
+"""What a denoiser or a pipeline is called with."""
 
 
 class TransformerFamily(Family):
@@ -98,11 +95,18 @@ class TransformerFamily(Family):
     # Reading and writing
 
     def load(self, path: Path, stored: ModelParts | None, *, weights: bool) -> Loaded:
-        if isinstance(stored, SplitParts):
-            return self._load_split(stored, weights)
-        models = {name: self._network(path / name, name, weights) for name in self.networks}
+        models = {}
+        for name in self.networks:
+            if not isinstance(stored, SplitParts):
+                models[name] = self._network(path / name, name, weights)
+                continue
+            models[name] = self.empty(name, stored.components[name].config, buffers=weights)
+            if weights:
+                fill(models[name], stored.readers[name]())
         if weights:
             models["vae"].to(torch.float32)
+        if isinstance(stored, SplitParts):
+            return Loaded(models, stored.scheduler, "flow", stored.settings)
         self.require_part(path, "scheduler")
         scheduler = path / "scheduler" / "scheduler_config.json"
         index = read_json(index_of(path))
@@ -112,17 +116,6 @@ class TransformerFamily(Family):
             if not key.startswith("_") and key not in (*models, *self.tokenizers, *NO_SETTINGS)
         }
         return Loaded(models, read_scheduler(scheduler), "flow", settings)
-
-    def _load_split(self, stored: SplitParts, weights: bool) -> Loaded:
-        models: dict[str, nn.Module] = {}
-        for name in self.networks:
-            config = stored.components[name].config
-            models[name] = self.empty(name, config, buffers=weights)
-            if weights:
-                fill(models[name], stored.readers[name]())
-        if weights:
-            models["vae"].to(torch.float32)
-        return Loaded(models, stored.scheduler, "flow", stored.settings)
 
     def _network(self, folder: Path, name: str, weights: bool) -> nn.Module:
         kind = self._class(name)
@@ -283,9 +276,7 @@ class TransformerFamily(Family):
 
     # Training and sampling
 
-    def inputs(
-        self, parts: Components, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning
-    ) -> dict[str, Any]:
+    def inputs(self, parts: Components, noisy: Tensor, times: Tensor, text: Conditioning) -> Call:
         """What the denoiser is called with."""
         raise NotImplementedError(f"{self.name} does not say how its denoiser is called")
 

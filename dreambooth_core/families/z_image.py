@@ -13,7 +13,7 @@ from dreambooth_core.families.flux import LATENTS
 from dreambooth_core.families.hosts import HostFiles, Tensors, axes, count, flow_scheduler
 from dreambooth_core.families.names.z_image import BLOCKS, NAMES
 from dreambooth_core.families.text import Conditioning
-from dreambooth_core.families.transformer import TransformerFamily
+from dreambooth_core.families.transformer import Call, TransformerFamily
 
 TURBO_SHIFT = 3.0
 
@@ -98,14 +98,12 @@ class ZImage(TransformerFamily):
         found, _ = self.encoded(parts, prompts, do_classifier_free_guidance=False)
         return Conditioning.joined([Conditioning(embeds[None]) for embeds in found])
 
-    def inputs(
-        self, parts: Components, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning
-    ) -> dict[str, Any]:
+    def inputs(self, parts: Components, noisy: Tensor, times: Tensor, text: Conditioning) -> Call:
         """It counts the share of the image, and answers with the direction towards it."""
         return {
             "x": list(noisy.unsqueeze(2)),
-            "t": 1.0 - timesteps,
-            "cap_feats": _per_prompt(conditioning.embeds, conditioning.lengths),
+            "t": 1.0 - times,
+            "cap_feats": _per_prompt(text.embeds, text.lengths),
         }
 
     def answered(self, answer: Any, noisy: Tensor) -> Tensor:

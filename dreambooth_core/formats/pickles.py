@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import mmap
 import pickle
-import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -114,14 +113,14 @@ def load(path: Path) -> Any:
     except UserError as error:
         raise type(error)(error.what, where=path, do=error.do) from error
     except pickle.UnpicklingError as error:
-        raise _refused(path, error) from error
+        raise _damaged("this pickle is damaged or not a checkpoint", path) from error
     except _DAMAGE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"this file is damaged or cut short ({reason})",
-            where=path,
-            do="Download or copy it again",
-        ) from error
+        raise _damaged(f"this file is damaged or cut short ({reason})", path) from error
+
+
+def _damaged(what: str, path: Path) -> UserError:
+    return UserError(what, where=path, do="Download or copy it again")
 
 
 def _check_archive(path: Path) -> None:
@@ -130,10 +129,7 @@ def _check_archive(path: Path) -> None:
     torch would inflate a compressed entry of any size, or take its bytes for numbers.
     """
     if not zipfile.is_zipfile(path):
-        raise UserError(
-            "this file is cut short (its table of contents is missing)",
-            do="Download or copy it again",
-        )
+        raise _damaged("this file is cut short (its table of contents is missing)", path)
     size = path.stat().st_size
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
@@ -158,7 +154,7 @@ def _check_bare(path: Path) -> None:
     with open_regular(path) as file:
         size = file.seek(0, 2)
         if not size:
-            raise UserError("this file is empty", do="Download or copy it again")
+            raise _damaged("this file is empty", path)
         # Mapped, so that a text that claims to have gigabytes is cut off and not made room for.
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             check = Check(lambda _: size, INERT)
@@ -168,22 +164,6 @@ def _check_bare(path: Path) -> None:
         wanted = sum(8 + numbers for numbers in check.needed.values())  # each with its length
         if wanted > left:
             raise Damaged(f"{left:,} of {wanted:,} bytes are there")
-
-
-def _refused(path: Path, error: Exception) -> UserError:
-    text = str(error)
-    found = re.search(r"GLOBAL `?(\w+\.[\w.]+)", text)
-    if found is None:
-        return UserError(
-            "this pickle is damaged or not a checkpoint",
-            where=path,
-            do="Download or copy it again",
-        )
-    return Unsupported(
-        f"refused: this pickle wants to load {found.group(1)}, which is code and not a weight",
-        where=path,
-        do="Get the model as .safetensors",
-    )
 
 
 def _sorted(loaded: Any, path: Path) -> Pickled:

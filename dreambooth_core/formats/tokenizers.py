@@ -18,6 +18,7 @@ from dreambooth_core.bases.embedded import embedded_folder
 from dreambooth_core.disk import reading
 from dreambooth_core.errors import UserError
 from dreambooth_core.formats import folders
+from dreambooth_core.formats.checkpoints.parts import OPENCLIP, TEXT_ENCODERS
 from dreambooth_core.formats.checkpoints.rules import refuse
 
 if TYPE_CHECKING:
@@ -36,14 +37,6 @@ WORDS = 1_000_000
 """More than any vocabulary has: the limit where no text encoder says its own."""
 SHORTEST = 3
 """Tokens of the shortest context that has room for one beside begin and end."""
-
-PADDING: dict[str, tuple[str, ...]] = {
-    "sd1": (END,),
-    "sd2": (ZERO,),
-    "sdxl": (END, ZERO),
-    "sdxl_refiner": (ZERO,),
-}
-"""The padding token of each of a family's tokenizers, in the order of its text encoders."""
 
 FILES = ("vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer_config.json")
 OWN_FILES = (*FILES, "tokenizer.json", "added_tokens.json")
@@ -69,11 +62,12 @@ def load_tokenizers(
     Raises:
         UserError: unknown family, or a tokenizer in ``folder`` that cannot be read.
     """
-    if family not in PADDING:
+    if family not in TEXT_ENCODERS:
         raise UserError(f"no tokenizer is known for the family {family!r}")
     loaded = []
-    for index, padding in enumerate(PADDING[family]):
-        own = Path(folder) / tokenizer_name(family, index) if folder else None
+    for index, name in enumerate(TEXT_ENCODERS[family]):
+        padding = padding_of(family, name)
+        own = Path(folder) / tokenizer_name(name) if folder else None
         encoder = encoders[index] if index < len(encoders) else {}
         if own is not None and own.is_dir():
             made = _load(own, _padding_of(own, padding), encoder.get("vocab_size"))
@@ -85,10 +79,14 @@ def load_tokenizers(
     return loaded
 
 
-def tokenizer_name(family: str, index: int) -> str:
-    """The subfolder of a family's tokenizer number ``index`` in a diffusers folder."""
-    number = index + 1 if family != "sdxl_refiner" else 2
-    return "tokenizer" if number == 1 else f"tokenizer_{number}"
+def tokenizer_name(encoder: str) -> str:
+    """The subfolder of a text encoder's tokenizer in a diffusers folder."""
+    return encoder.replace("text_encoder", "tokenizer")
+
+
+def padding_of(family: str, encoder: str) -> str:
+    """The padding token of a text encoder."""
+    return ZERO if (family, encoder) in OPENCLIP else END
 
 
 def tokenizer_files(padding: str, *, max_length: int = 77) -> dict[str, bytes]:

@@ -77,7 +77,9 @@ def look(shapes: Shapes, dtypes: Mapping[str, int]) -> Finding | None:
     eight = _eight_bit(shapes, dtypes)
     details: dict[str, Any] = {"quantisation": eight} if eight else {}
     if found is not None:
-        rest = sorted(set(_others(shapes)))
+        vae = ("vae.", "first_stage_model.")
+        others = (key for key in shapes if key.startswith(OTHERS))
+        rest = sorted({"vae" if key.startswith(vae) else "text encoder" for key in others})
         if not rest:
             return Finding("denoiser", found[0].family, f"a {label}", None, details)
         details["parts"] = ["denoiser", *rest]
@@ -134,16 +136,6 @@ def _eight_bit(shapes: Shapes, dtypes: Mapping[str, int]) -> str | None:
         return None
     scaled = any(key.endswith((".scale_weight", ".weight_scale")) for key in shapes)
     return f"fp8 ({', '.join(sorted(kinds))}){', with scales' if scaled else ''}"
-
-
-def _others(shapes: Shapes) -> list[str]:
-    found = []
-    for key in shapes:
-        if key.startswith(("vae.", "first_stage_model.")):
-            found.append("vae")
-        elif key.startswith(OTHERS):
-            found.append("text encoder")
-    return found
 
 
 def _text_encoder(shapes: Shapes) -> tuple[str, str | None, str] | None:

@@ -16,32 +16,16 @@ from dreambooth_core.families.names import (
     sd3,
     z_image,
 )
-from dreambooth_core.families.names.record import (
-    DIFFUSERS,
-    HOSTS,
-    NATIVE,
-    Fused,
-    Layer,
-    LayerNames,
-    Sizes,
-    recognise,
-    variant_of,
-)
+from dreambooth_core.families.names.record import DIFFUSERS as DIFFUSERS
+from dreambooth_core.families.names.record import HOSTS as HOSTS
+from dreambooth_core.families.names.record import NATIVE as NATIVE
+from dreambooth_core.families.names.record import Fused as Fused
+from dreambooth_core.families.names.record import Layer as Layer
+from dreambooth_core.families.names.record import LayerNames as LayerNames
+from dreambooth_core.families.names.record import Sizes as Sizes
+from dreambooth_core.families.names.record import recognise as recognise
+from dreambooth_core.families.names.record import variant_of as variant_of
 from dreambooth_core.registry import Registry
-
-__all__ = [
-    "DIFFUSERS",
-    "HOSTS",
-    "NAMES",
-    "NATIVE",
-    "Fused",
-    "Layer",
-    "LayerNames",
-    "Sizes",
-    "names_of",
-    "recognise",
-    "variant_of",
-]
 
 NAMES: Registry[LayerNames] = Registry(
     "table of layer names", where="family", group="dreambooth.names"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
 from dreambooth_core.errors import UserError
@@ -46,6 +48,12 @@ def in_precision(
     return {k: t.to(dtype) if t.is_floating_point() else t for k, t in tensors.items()}
 
 
+UNREADABLE = (
+    *(ArithmeticError, AttributeError, ImportError, LookupError, OSError, RuntimeError),
+    *(StrictDataclassError, TypeError, ValueError),
+)
+"""What diffusers and transformers raise for a network or a tokenizer that is not whole."""
+
 UNUSED = ("position_ids", "text_projection.weight")
 """Ends of weights that a file may hold beyond what its network takes."""
 
@@ -59,22 +67,12 @@ def empty(name: str, config: Mapping[str, Any], where: str | Path | None = None)
     Raises:
         UserError: the library does not take this configuration.
     """
-    from huggingface_hub.errors import StrictDataclassError
-
     values = {k: v for k, v in config.items() if not k.startswith("_") and k not in UNRUN}
     made = _maker(name)
     try:
         with torch.device("meta"), without_initial_values():
             return made(values)
-    except (
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        RuntimeError,
-        StrictDataclassError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except UNREADABLE as error:
         line = " ".join(str(error).split())[:200]
         raise UserError(
             f"no {name.replace('_', ' ')} can be built from this configuration: {line}",
@@ -92,18 +90,13 @@ def shapes(
     Raises:
         UserError: the library does not take this configuration.
     """
-    key = f"{name} {json.dumps(config, sort_keys=True, default=repr)}"
-    if key not in _SHAPES:
-        state = empty(name, config, where).state_dict()
-        if len(_SHAPES) >= KEPT:
-            _SHAPES.clear()
-        _SHAPES[key] = {weight: tuple(tensor.shape) for weight, tensor in state.items()}
-    return _SHAPES[key]
+    return _shapes(name, json.dumps(config, sort_keys=True), where)
 
 
-KEPT = 32
-"""Configurations whose shapes are kept."""
-_SHAPES: dict[str, dict[str, tuple[int, ...]]] = {}
+@lru_cache(maxsize=32)
+def _shapes(name: str, config: str, where: str | Path | None) -> dict[str, tuple[int, ...]]:
+    state = empty(name, json.loads(config), where).state_dict()
+    return {weight: tuple(tensor.shape) for weight, tensor in state.items()}
 
 
 def _maker(name: str) -> Callable[[dict[str, Any]], nn.Module]:

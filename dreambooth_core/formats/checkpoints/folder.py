@@ -30,8 +30,8 @@ from dreambooth_core.formats.checkpoints.scheduler import default_scheduler
 from dreambooth_core.formats.checkpoints.single_layout import kept
 from dreambooth_core.formats.privacy import cleaned
 from dreambooth_core.formats.tokenizers import (
-    PADDING,
     check_tokenizer,
+    padding_of,
     tokenizer_files,
     tokenizer_name,
     tokenizer_texts,
@@ -113,16 +113,11 @@ def read_folder(
         extras = storage.read_tensors(path / REMAINDER)
         metadata = storage.read_metadata(path / REMAINDER)
     parts = ModelParts(family, components, scheduler, extras, metadata)
-    parts.tokenizers = {
-        name: path / name
-        for i in range(len(PADDING[family]))
-        if (path / (name := tokenizer_name(family, i))).is_dir()
-    }
-    for i, name in enumerate(TEXT_ENCODERS[family]):
-        folder = parts.tokenizers.get(tokenizer_name(family, i))
-        if folder is not None:
+    for name in TEXT_ENCODERS[family]:
+        folder = path / tokenizer_name(name)
+        if folder.is_dir():
             check_tokenizer(folder, components[name].config.get("vocab_size", 49408))
-    check_complete(parts, path)
+            parts.tokenizers[folder.name] = folder
     return parts
 
 
@@ -132,7 +127,6 @@ def write_folder(
     *,
     dtype: torch.dtype | None = None,
     extras: str = "text",
-    variant: str | None = None,
 ) -> list[Path]:
     """Writes a complete diffusers folder; returns the files.
 
@@ -146,7 +140,6 @@ def write_folder(
         dtype: what floating-point weights are cast to; default: as they are.
         extras: which unused tensors of the single file to keep in :data:`REMAINDER` (``text``,
             ``all`` or ``none``), so that going back is exact.
-        variant: put into the names of weight files, for example ``fp16``.
 
     Raises:
         UserError: a network is missing.
@@ -155,12 +148,12 @@ def write_folder(
     path = Path(path)
     check_complete(parts, path)
     with replacing_folder(path, NAMES) as part:
-        files = _write_files(parts, part, dtype, extras, variant)
+        files = _write_files(parts, part, dtype, extras)
         return [path / file.relative_to(part) for file in files]
 
 
 def _write_files(
-    parts: ModelParts, path: Path, dtype: torch.dtype | None, extras: str, variant: str | None
+    parts: ModelParts, path: Path, dtype: torch.dtype | None, extras: str
 ) -> list[Path]:
     files: list[Path] = []
 
@@ -170,7 +163,6 @@ def _write_files(
 
     for name, component in parts.components.items():
         stem = "model" if name.startswith("text_encoder") else "diffusion_pytorch_model"
-        stem = f"{stem}.{variant}" if variant else stem
         files.append(path / name / f"{stem}.safetensors")
         tensors = {key: cast(tensor, dtype) for key, tensor in component.tensors.items()}
         storage.write_tensors(files[-1], tensors, {"format": "pt"})
@@ -189,8 +181,8 @@ def _write_files(
 
 def _write_tokenizers(parts: ModelParts, path: Path) -> list[Path]:
     files = []
-    for i, padding in enumerate(PADDING[parts.family]):
-        name = tokenizer_name(parts.family, i)
+    for encoder in TEXT_ENCODERS[parts.family]:
+        name = tokenizer_name(encoder)
         own = parts.tokenizers.get(name)
         if own is not None and own.is_dir():
             content = tokenizer_texts(own)
@@ -199,9 +191,8 @@ def _write_tokenizers(parts: ModelParts, path: Path) -> list[Path]:
                 settings = cleaned(json.loads(content[file]))
                 content[file] = json.dumps(settings, indent=2, ensure_ascii=False).encode()
         else:
-            encoder = parts.components[TEXT_ENCODERS[parts.family][i]].config
-            length = int(encoder.get("max_position_embeddings", 77))
-            content = tokenizer_files(padding, max_length=length)
+            length = int(parts.components[encoder].config.get("max_position_embeddings", 77))
+            content = tokenizer_files(padding_of(parts.family, encoder), max_length=length)
         for file, data in content.items():
             write_bytes(path / name / file, data)
             files.append(path / name / file)

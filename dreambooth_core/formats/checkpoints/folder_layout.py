@@ -11,9 +11,9 @@ import torch
 from dreambooth_core.disk import reading
 from dreambooth_core.errors import UserError
 from dreambooth_core.formats import folders, pickles, storage
-from dreambooth_core.formats.checkpoints.parts import ModelParts
+from dreambooth_core.formats.checkpoints.parts import TEXT_ENCODERS, ModelParts
 from dreambooth_core.formats.privacy import cleaned
-from dreambooth_core.formats.tokenizers import PADDING, tokenizer_name
+from dreambooth_core.formats.tokenizers import tokenizer_name
 
 FEATURES: dict[str, Any] = {
     "crop_size": {"height": 224, "width": 224},
@@ -81,12 +81,11 @@ def model_index(parts: ModelParts) -> dict[str, Any]:
         index |= {"image_encoder": [None, None], "safety_checker": [None, None]}
         index["requires_safety_checker"] = False
     index["scheduler"] = ["diffusers", parts.scheduler["_class_name"]]
-    for name in parts.components:
-        if name.startswith("text_encoder"):
-            projected = "WithProjection" if name == "text_encoder_2" else ""
-            index[name] = ["transformers", f"CLIPTextModel{projected}"]
-    for i in range(len(PADDING[parts.family])):
-        index[tokenizer_name(parts.family, i)] = ["transformers", "CLIPTokenizer"]
+    for name in TEXT_ENCODERS[parts.family]:
+        projected = "WithProjection" if name == "text_encoder_2" else ""
+        index[name] = ["transformers", f"CLIPTextModel{projected}"]
+    for name in TEXT_ENCODERS[parts.family]:
+        index[tokenizer_name(name)] = ["transformers", "CLIPTokenizer"]
     index["unet"] = ["diffusers", "UNet2DConditionModel"]
     index["vae"] = ["diffusers", "AutoencoderKL"]
     return index

@@ -17,13 +17,19 @@ FLOW = "flow_prediction"
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample", FLOW)
 
-TEXT_ENCODERS: dict[str, tuple[str, ...]] = {
-    "sd1": ("text_encoder",),
-    "sd2": ("text_encoder",),
-    "sdxl": ("text_encoder", "text_encoder_2"),
-    "sdxl_refiner": ("text_encoder_2",),
+TEXT_ENCODERS: dict[str, dict[str, str]] = {
+    "sd1": {"text_encoder": "cond_stage_model.transformer."},
+    "sd2": {"text_encoder": "cond_stage_model.model."},
+    "sdxl": {
+        "text_encoder": "conditioner.embedders.0.transformer.",
+        "text_encoder_2": "conditioner.embedders.1.model.",
+    },
+    "sdxl_refiner": {"text_encoder_2": "conditioner.embedders.0.model."},
 }
-"""The text encoders of each family, by diffusers' names."""
+"""The text encoders of each family by diffusers' names, and where the single file has them."""
+
+OPENCLIP = {("sd2", "text_encoder"), ("sdxl", "text_encoder_2"), ("sdxl_refiner", "text_encoder_2")}
+"""Those that are OpenCLIP's: in names of its own in the single file, and padded with 0."""
 
 CASTABLE = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 

@@ -87,12 +87,15 @@ def with_scheduler(config: Mapping[str, Any], name: str) -> dict[str, Any]:
 
     classes = dict(SCHEDULERS.values())
     kind, extra = SCHEDULERS.get(name, (name, classes.get(name, {})))
-    cls = getattr(diffusers, kind, None)
-    if cls is None or not kind.endswith("Scheduler"):
+
+    def options(kind: str) -> Mapping[str, Any]:
+        return inspect.signature(getattr(diffusers, kind).__init__).parameters
+
+    if not hasattr(diffusers, kind) or not kind.endswith("Scheduler"):
         raise UserError(
             f"no scheduler is called {name!r}", do=f"Choose one of {', '.join(SCHEDULERS)}"
         )
-    known = inspect.signature(cls.__init__).parameters
+    known = options(kind)
     carried = {key: config[key] for key in _CARRIED if key in config}
     if carried.get("use_flow_sigmas") and "use_flow_sigmas" not in known:
         raise UserError(
@@ -100,10 +103,7 @@ def with_scheduler(config: Mapping[str, Any], name: str) -> dict[str, Any]:
         )
     if carried.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" not in known:
         able = [
-            short
-            for short, (other, _) in SCHEDULERS.items()
-            if "rescale_betas_zero_snr"
-            in inspect.signature(getattr(diffusers, other).__init__).parameters
+            short for short, (k, _) in SCHEDULERS.items() if "rescale_betas_zero_snr" in options(k)
         ]
         raise UserError(
             f"{name} cannot sample a model with zero terminal SNR",

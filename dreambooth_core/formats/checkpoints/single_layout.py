@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.formats.checkpoints.parts import ModelParts
+from dreambooth_core.formats.checkpoints.parts import OPENCLIP, TEXT_ENCODERS, ModelParts
 from dreambooth_core.formats.checkpoints.unet import Shapes
 
 T = TypeVar("T")
@@ -16,20 +16,6 @@ T = TypeVar("T")
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."
 EMA = "model_ema."
-
-PREFIXES: dict[str, dict[str, str]] = {
-    "sd1": {"text_encoder": "cond_stage_model.transformer."},
-    "sd2": {"text_encoder": "cond_stage_model.model."},
-    "sdxl": {
-        "text_encoder": "conditioner.embedders.0.transformer.",
-        "text_encoder_2": "conditioner.embedders.1.model.",
-    },
-    "sdxl_refiner": {"text_encoder_2": "conditioner.embedders.0.model."},
-}
-"""The single file's prefix of each text encoder. UNet and VAE have the same in every family."""
-
-OPENCLIP = {("sd2", "text_encoder"), ("sdxl", "text_encoder_2"), ("sdxl_refiner", "text_encoder_2")}
-"""Text encoders that are stored in OpenCLIP's names."""
 
 MARKERS = ("v_pred", "ztsnr")
 
@@ -42,7 +28,7 @@ def under(tensors: Mapping[str, T], prefix: str) -> dict[str, T]:
 
 def prefixes(family: str) -> dict[str, str]:
     """The single file's prefix of every network of a family."""
-    return {"unet": UNET, "vae": VAE, **PREFIXES[family]}
+    return {"unet": UNET, "vae": VAE, **TEXT_ENCODERS[family]}
 
 
 def family_of(shapes: Shapes) -> str | None:
@@ -76,7 +62,7 @@ def normalised(tensors: Mapping[str, T], family: str) -> dict[str, T]:
     text encoder where SDXL does.
     """
     found: dict[str, T] = {}
-    plain = [p for name, p in PREFIXES[family].items() if (family, name) not in OPENCLIP]
+    plain = [p for name, p in TEXT_ENCODERS[family].items() if (family, name) not in OPENCLIP]
     for name, value in tensors.items():
         if family == "sd2" and name.startswith("conditioner.embedders.0.model."):
             name = "cond_stage_model." + name.removeprefix("conditioner.embedders.0.")
@@ -105,7 +91,7 @@ def kept(parts: ModelParts, extras: str) -> dict[str, torch.Tensor]:
         return {}
     if extras == "all":
         return parts.extras
-    prefixes = tuple(PREFIXES[parts.family].values())
+    prefixes = tuple(TEXT_ENCODERS[parts.family].values())
     return {k: v for k, v in parts.extras.items() if k.startswith(prefixes)}
 
 

@@ -19,17 +19,23 @@ from dreambooth_core.formats.checkpoints import (
     prediction,
     single_layout,
     text,
-    text_remainder,
     unet,
     vae,
 )
 from dreambooth_core.formats.checkpoints.pairs import Pair, to_single
-from dreambooth_core.formats.checkpoints.parts import FLOW, ModelParts, cast, check_complete
+from dreambooth_core.formats.checkpoints.parts import (
+    FLOW,
+    OPENCLIP,
+    TEXT_ENCODERS,
+    ModelParts,
+    cast,
+    check_complete,
+)
 from dreambooth_core.formats.checkpoints.single_layout import kept
 from dreambooth_core.formats.checkpoints.single_read import OWN_KEY
 from dreambooth_core.formats.checkpoints.stock import is_stock_text
 from dreambooth_core.formats.storage import Lazy, TensorLike, write_tensors
-from dreambooth_core.formats.tokenizers import PADDING, tokenizer_files
+from dreambooth_core.formats.tokenizers import padding_of, tokenizer_files
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +62,6 @@ class Written:
     """What a write made and what a person should know of it."""
 
     path: Path
-    tensors: int
     files: list[Path] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -94,10 +99,9 @@ def write_single_file(
     if path.suffix not in (".safetensors", ".ckpt"):
         raise UserError("a single file ends in .safetensors or .ckpt", where=path, do="Name it so")
     check_complete(parts, path)
-    written = Written(path, 0, [path], _loader_warnings(parts))
+    written = Written(path, [path], _loader_warnings(parts))
     tensors = tensors_of(parts, path, dtype=dtype, extras=extras)
     texts = metadata_of(parts, path.stem, metadata or {})
-    written.tensors = len(tensors)
     beside = _beside(parts, path, yaml, written)
     if not beside:
         _write_weights(path, tensors, texts)
@@ -144,7 +148,7 @@ def pairs_for(parts: ModelParts, name: str) -> list[Pair]:
     if name == "vae":
         return vae.pairs_of(vae.plan_from_config(config))
     plan = _text_plan(parts, name)
-    openclip = (parts.family, name) in single_layout.OPENCLIP
+    openclip = (parts.family, name) in OPENCLIP
     return text.openclip_pairs(plan) if openclip else text.clip_pairs(plan)
 
 
@@ -181,12 +185,10 @@ def _text_rest(parts: ModelParts, name: str, prefix: str) -> dict[str, TensorLik
     """What loaders expect beside the weights that diffusers keeps."""
     plan = _text_plan(parts, name)
     token = parts.components[name].tensors["text_model.embeddings.token_embedding.weight"]
-    if (parts.family, name) not in single_layout.OPENCLIP:
+    if (parts.family, name) not in OPENCLIP:
         ids = torch.arange(plan.positions, dtype=torch.int64, device=token.device)
         return {f"{prefix}text_model.embeddings.position_ids": ids.unsqueeze(0)}
-    rest = text_remainder.remainder(
-        plan, token.dtype, last_layer=parts.family == "sd2", device=token.device
-    )
+    rest = text.remainder(plan, token.dtype, last_layer=parts.family == "sd2", device=token.device)
     return {prefix + key: value for key, value in rest.items()}
 
 
@@ -221,10 +223,9 @@ def _beside(parts: ModelParts, path: Path, yaml: str, written: Written) -> dict[
         return {}
     found = {described.name: content.encode()}
     for name, folder in folders.items():
-        padding = PADDING[parts.family][0 if name == "text_encoder" else -1]
         config = parts.components[name].config
         positions = int(config.get("max_position_embeddings", 77))
-        files = tokenizer_files(padding, max_length=positions)
+        files = tokenizer_files(padding_of(parts.family, name), max_length=positions)
         files["config.json"] = json.dumps(config, indent=2).encode()
         found |= {f"{folder.name}/{file}": data for file, data in files.items()}
     return found
@@ -234,8 +235,8 @@ def _text_folders(parts: ModelParts, path: Path) -> dict[str, Path]:
     """The folder of each reduced CLIP text encoder, which hosts size by its ``config.json``."""
     return {
         name: path.with_name(f"{path.stem}-clip")
-        for name in single_layout.PREFIXES[parts.family]
-        if (parts.family, name) not in single_layout.OPENCLIP and not is_stock_text(parts, name)
+        for name in TEXT_ENCODERS[parts.family]
+        if (parts.family, name) not in OPENCLIP and not is_stock_text(parts, name)
     }
 
 

@@ -73,7 +73,10 @@ def plan_from_config(config: Mapping[str, Any]) -> UNetPlan:
     Raises:
         Unsupported: the configuration asks for something that the single-file layout cannot say.
     """
-    _refuse_foreign(config)
+    for name, rule in {**UNET, "time_cond_proj_dim": NOTHING}.items():
+        if name in config and not rule.holds(config[name]):
+            value = shown(config[name])
+            raise Unsupported(f"a UNet with {name} = {value} has no single-file layout")
     channels = list(config["block_out_channels"])
     layers = each(config.get("layers_per_block", 2), len(channels))
     depths = each(config.get("transformer_layers_per_block", 1), len(channels))
@@ -252,11 +255,3 @@ def _depth(shapes: Shapes, here: str) -> int:
 
 def _depths(value: Any, blocks: int) -> tuple[int, ...]:
     return tuple(value) if isinstance(value, (list, tuple)) else (int(value),) * blocks
-
-
-def _refuse_foreign(config: Mapping[str, Any]) -> None:
-    for name, rule in {**UNET, "time_cond_proj_dim": NOTHING}.items():
-        if name in config and not rule.holds(config[name]):
-            raise Unsupported(
-                f"a UNet with {name} = {shown(config[name])} has no single-file layout"
-            )

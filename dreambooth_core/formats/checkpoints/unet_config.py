@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dreambooth_core.errors import Unsupported, UserError
@@ -66,7 +66,6 @@ def config_from_plan(
     heads: tuple[int, ...],
     *,
     sample_size: int | None,
-    upcast_attention: bool = False,
 ) -> dict[str, Any]:
     """A ``UNet2DConditionModel`` configuration.
 
@@ -74,7 +73,6 @@ def config_from_plan(
         plan: what the shapes say.
         heads: attention heads at each level.
         sample_size: edge of the latents; ``None`` where it is not known yet.
-        upcast_attention: compute attention scores in fp32 (SD2.1 at 768 overflows in fp16).
 
     Raises:
         Unsupported: diffusers has no configuration for this plan.
@@ -97,7 +95,7 @@ def config_from_plan(
         "up_block_types": [_type(level, "Up") for level in reversed(plan.levels)],
         "only_cross_attention": False,
         "block_out_channels": [level.channels for level in plan.levels],
-        "layers_per_block": blocks[0] if len(set(blocks)) == 1 else blocks,
+        "layers_per_block": _short(blocks),
         "downsample_padding": 1,
         "mid_block_scale_factor": 1,
         "act_fn": "silu",
@@ -106,9 +104,9 @@ def config_from_plan(
         "cross_attention_dim": plan.context,
         "transformer_layers_per_block": down,
         "reverse_transformer_layers_per_block": up,
-        "attention_head_dim": heads[0] if len(set(heads)) == 1 else list(heads),
+        "attention_head_dim": _short(heads),
         "use_linear_projection": plan.linear,
-        "upcast_attention": upcast_attention,
+        "upcast_attention": False,
         "addition_embed_type": None if plan.added is None else "text_time",
         "addition_time_embed_dim": None if plan.added is None else 256,
         "projection_class_embeddings_input_dim": plan.added,
@@ -133,26 +131,22 @@ def _type(level: Level, way: str) -> str:
 
 def _transformer_depths(plan: UNetPlan) -> tuple[Any, Any]:
     """``transformer_layers_per_block`` and its reverse, as short as they can be said."""
-    last = len(plan.levels) - 1
-    middle = plan.middle or 1
-    down: list[Any] = []
-    for i, level in enumerate(plan.levels):
-        if not level.attends:
-            down.append(middle if i == last else 1)
-        else:
-            down.append(level.down[0] if len(set(level.down)) == 1 else list(level.down))
-    first = down[last][0] if isinstance(down[last], list) else down[last]
+    last = plan.levels[-1]
+    down = [
+        _short(level.down) if level.attends else (plan.middle or 1) if level is last else 1
+        for level in plan.levels
+    ]
+    first = last.down[0] if last.attends else down[-1]
     if plan.middle is not None and first != plan.middle:
         raise Unsupported(f"a middle block of depth {plan.middle} after a level of depth {first}")
-    even = not any(isinstance(d, list) for d in down)
-    if even and all(
-        not level.attends or set(level.up) == {depth}
-        for level, depth in zip(plan.levels, down, strict=True)
-    ):
-        used = {d for i, d in enumerate(down) if plan.levels[i].attends or i == last}
-        return (used.pop() if len(used) == 1 else down), None
-    up = [
-        (level.up[0] if len(set(level.up)) == 1 else list(level.up)) if level.attends else 1
-        for level in reversed(plan.levels)
-    ]
-    return down, up
+    both = list(zip(plan.levels, down, strict=True))
+    uneven = any(isinstance(depth, list) for depth in down)
+    if uneven or any(level.attends and _short(level.up) != depth for level, depth in both):
+        return down, [_short(level.up) if level.attends else 1 for level in reversed(plan.levels)]
+    used = {depth for level, depth in both if level.attends or level is last}
+    return (used.pop() if len(used) == 1 else down), None
+
+
+def _short(depths: Sequence[int]) -> Any:
+    """One number where all are the same."""
+    return depths[0] if len(set(depths)) == 1 else list(depths)

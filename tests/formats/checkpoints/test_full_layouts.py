@@ -14,6 +14,7 @@ import torch
 from helpers.reduced_models import full_parts, meta_tensors
 
 from dreambooth_core.formats.checkpoints import single_layout, text, unet, vae
+from dreambooth_core.formats.checkpoints.parts import OPENCLIP, TEXT_ENCODERS
 from dreambooth_core.formats.checkpoints.single_write import tensors_of
 
 ORIGINALS = {
@@ -84,9 +85,9 @@ def test_plans_are_read_back_from_shapes(family):
     inside = single_layout.under(shapes, single_layout.VAE)
     config = parts.components["vae"].config
     assert vae.plan_from_shapes(inside) == vae.plan_from_config(config)
-    for name, prefix in single_layout.PREFIXES[family].items():
+    for name, prefix in TEXT_ENCODERS[family].items():
         inside = single_layout.under(shapes, prefix)
-        openclip = (family, name) in single_layout.OPENCLIP
+        openclip = (family, name) in OPENCLIP
         plan = (text.openclip_plan if openclip else text.clip_plan)(inside)
         assert plan.layers == {"sd1": 12, "sd2": 24}.get(family, plan.layers)
         assert plan.positions == 77 and plan.vocabulary == 49408
