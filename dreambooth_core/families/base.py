@@ -288,13 +288,14 @@ class Family(ABC):
         """Whether a denoiser of this configuration also takes a mask and an image."""
         return False
 
-    @abstractmethod
     def latent_shape(self, configs: Configs, height: int, width: int) -> tuple[int, ...]:
         """Shape of one image's latents ``(channels, …)`` for a size in pixels.
 
         Raises:
             UserError: this denoiser has no room for an image of that size.
         """
+        scale = self.latent_scale(configs["vae"])
+        return (int(configs["vae"].get("latent_channels", 4)), height // scale, width // scale)
 
     # Text
 

@@ -16,40 +16,29 @@ from dreambooth_core.families.hosts import axes, count
 
 Tensors = Mapping[str, Tensor]
 
-QWEN3_FACTS: dict[str, Any] = {
-    "max_position_embeddings": 40960,
-    "rope_theta": 1000000.0,
-}
-"""What the shapes of Qwen3 do not tell; equal in 0.6B, 4B and 8B."""
 
-QWEN3_VL_FACTS: dict[str, Any] = {
-    "max_position_embeddings": 262144,
-    "rope_theta": 5000000.0,
-    "rms_norm_eps": 1e-6,
-}
-QWEN25_VL_FACTS: dict[str, Any] = {
-    "max_position_embeddings": 128000,
-    "rope_theta": 1000000.0,
-    "rms_norm_eps": 1e-6,
-}
-MISTRAL_FACTS: dict[str, Any] = {
-    "max_position_embeddings": 131072,
-    "rope_theta": 1000000000.0,
-    "rms_norm_eps": 1e-5,
-}
-LLAMA_FACTS: dict[str, Any] = {
-    "max_position_embeddings": 131072,
-    "rope_theta": 500000.0,
-    "rope_scaling": {
+def _facts(positions: int, rope: float, norm: float = 1e-6, **more: Any) -> dict[str, Any]:
+    own = {"max_position_embeddings": positions, "rope_theta": rope, "rms_norm_eps": norm}
+    return {**own, **more}
+
+
+# What shapes do not tell.
+QWEN3_FACTS = _facts(40960, 1000000.0)  # equal in 0.6B, 4B and 8B
+QWEN3_VL_FACTS = _facts(262144, 5000000.0)
+QWEN25_VL_FACTS = _facts(128000, 1000000.0)
+MISTRAL_FACTS = _facts(131072, 1000000000.0, 1e-5)
+LLAMA_FACTS = _facts(  # of Llama 3.1
+    131072,
+    500000.0,
+    1e-5,
+    rope_scaling={
         "rope_type": "llama3",
         "factor": 8.0,
         "low_freq_factor": 1.0,
         "high_freq_factor": 4.0,
         "original_max_position_embeddings": 8192,
     },
-    "rms_norm_eps": 1e-5,
-}
-"""Of Llama 3.1."""
+)
 LLAMA_HEAD = 128
 MISTRAL_READ = 30
 """The last of its layers that Flux.2 reads."""

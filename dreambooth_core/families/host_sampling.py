@@ -86,14 +86,9 @@ class Like:
         """Scaled latents ``[n, *latent_shape]``, fp32.
 
         Args:
-            parts: the base.
-            prompts: one for each image.
-            seeds: as many.
-            negative: what they should not show.
             guidance: the CFG scale; 1 asks the prompt alone.
             steps: as the host counts them.
             size: height and width in pixels.
-            should_stop: asked at every step.
         """
         levels = Levels(alphas_of(parts.scheduler_config))
         sigmas, first, last = self.plan(levels, steps)

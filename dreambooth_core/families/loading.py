@@ -148,10 +148,9 @@ def pinned(options: BaseOptions, recorded: str | None = None) -> BaseOptions:
     """
     if not is_on_hub(options.model) or is_commit(options.revision):
         return options
-    found = recorded
-    if found is None:
-        revision = options.revision
-        found = commit_of(locate(options.model, revision=revision, variant=options.variant))
+    found = recorded or commit_of(
+        locate(options.model, revision=options.revision, variant=options.variant)
+    )
     return replace(options, revision=found or options.revision)
 
 

@@ -206,8 +206,6 @@ def decode(parts: Components, latents: Tensor, *, cut: bool = False) -> list[Ima
     """Images of scaled latents ``[batch, *latent_shape]``, in the autoencoder's precision.
 
     Args:
-        parts: the base.
-        latents: the latents.
         cut: whether fractions of a byte are cut off, as the hosts do, and not rounded.
 
     Raises:

@@ -131,10 +131,6 @@ class UNetFamily(Family):
     def is_inpainting(self, denoiser: Mapping[str, Any]) -> bool:
         return int(denoiser["in_channels"]) == 9
 
-    def latent_shape(self, configs: Configs, height: int, width: int) -> tuple[int, ...]:
-        scale = self.latent_scale(configs["vae"])
-        return (int(configs["vae"].get("latent_channels", 4)), height // scale, width // scale)
-
     def stack(
         self, items: Sequence[Conditioning], empty: Callable[[], Conditioning]
     ) -> Conditioning:
@@ -235,24 +231,9 @@ class UNetFamily(Family):
         return found
 
     def meta_step(
-        self,
-        parts: Components,
-        texts: Mapping[str, nn.Module] | None,
-        *,
-        batch: int,
-        height: int,
-        width: int,
-        dtype: torch.dtype,
+        self, parts: Components, texts: Mapping[str, nn.Module] | None, **size: Any
     ) -> Callable[[], Tensor]:
-        return training_step(
-            parts.denoiser,
-            texts,
-            batch=batch,
-            height=height,
-            width=width,
-            dtype=dtype,
-            latent_scale=parts.latent_scale,
-        )
+        return training_step(parts.denoiser, texts, latent_scale=parts.latent_scale, **size)
 
 
 class SingleEncoder(UNetFamily):

@@ -120,13 +120,24 @@ class TransformerFamily(Family):
     def _network(self, folder: Path, name: str, weights: bool) -> nn.Module:
         kind = self._class(name)
         config = read_json(folder / "config.json")
-        self._refuse_another(config, name, kind, folder)
+        # Text encoders are told by the kind of language model: the same one is saved under the
+        # names of several classes, with its head and without.
+        is_text = self._is_text(name)
+        found = config.get("model_type" if is_text else "_class_name")
+        wanted = kind.config_class.model_type if is_text else kind.__name__
+        if found is not None and found != wanted:
+            raise UserError(
+                f"the {name.replace('_', ' ')} is of another model ({str(found)[:60]}; "
+                f"{self.label} has {wanted})",
+                where=f"base.model: {folder}",
+                do=f"Put the folder {name} of the same model there.",
+            )
         # Refuses what is cut and shards that do not agree, also where no weight is wanted yet.
         tensors = read_weights(folder)
         if not weights:
             return self.empty(name, config)
         stored = next(t for t in tensors.values() if t.is_floating_point())
-        more = {} if self._is_text(name) else {"low_cpu_mem_usage": True}
+        more = {} if is_text else {"low_cpu_mem_usage": True}
         with readable(folder):
             model: nn.Module = kind.from_pretrained(
                 folder, torch_dtype=stored.dtype, local_files_only=True, **more
@@ -136,26 +147,6 @@ class TransformerFamily(Family):
     def _is_text(self, name: str) -> bool:
         """Whether transformers reads it, and not diffusers."""
         return self.classes[name].startswith("transformers.")
-
-    def _refuse_another(
-        self, config: Mapping[str, Any], name: str, kind: Any, folder: Path
-    ) -> None:
-        """Raises ``UserError`` where a network is of another class than this family's.
-
-        Text encoders are told by the kind of language model: the same one is saved under the names
-        of several classes, with its head and without.
-        """
-        if self._is_text(name):
-            found, wanted = config.get("model_type"), kind.config_class.model_type
-        else:
-            found, wanted = config.get("_class_name"), kind.__name__
-        if found is not None and found != wanted:
-            raise UserError(
-                f"the {name.replace('_', ' ')} is of another model ({str(found)[:60]}; "
-                f"{self.label} has {wanted})",
-                where=f"base.model: {folder}",
-                do=f"Put the folder {name} of the same model there.",
-            )
 
     def _class(self, name: str) -> Any:
         library, _, kind = self.classes[name].rpartition(".")
@@ -243,10 +234,6 @@ class TransformerFamily(Family):
 
     def native_size(self, configs: Configs) -> int:
         return self.native
-
-    def latent_shape(self, configs: Configs, height: int, width: int) -> tuple[int, ...]:
-        scale = self.latent_scale(configs["vae"])
-        return (int(configs["vae"]["latent_channels"]), height // scale, width // scale)
 
     def encode_pixels(self, parts: Components, pixels: Tensor) -> tuple[Tensor, Tensor]:
         mean, std = super().encode_pixels(parts, pixels)

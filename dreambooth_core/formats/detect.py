@@ -147,7 +147,9 @@ def _classify(shapes: Shapes, metadata: Mapping[str, str]) -> tuple[str | None, 
     names = list(shapes)
     if _is_adapter(shapes):
         family = _adapter_family(shapes, metadata)
-        return "adapter", family, _adapter_label(family, shapes)
+        transformer = names_of(family)
+        whose = called(transformer, shapes) if transformer else family_label(family)
+        return "adapter", family, f"a LoRA or relative{f' for {whose}' * bool(whose)}"
     for signature in SIGNATURES:
         if signature.fits(names):
             family = signature.family or _family_of_part(shapes)
@@ -201,12 +203,6 @@ def family_label(family: str | None) -> str:
     """What an adapter's family is called, ``""`` where it is not known."""
     names = names_of(family)
     return names.label if names is not None else _FAMILY_NAMES.get(family or "", "")
-
-
-def _adapter_label(family: str | None, shapes: Shapes) -> str:
-    names = names_of(family)
-    name = called(names, shapes) if names is not None else family_label(family)
-    return f"a LoRA or relative for {name}" if name else "a LoRA or relative"
 
 
 def _family_of_part(shapes: Shapes) -> str | None:

@@ -135,10 +135,12 @@ def check_tokenizer(folder: Path, words: int) -> None:
 
 @lru_cache(maxsize=8)
 def _checked(folder: Path, words: int, states: tuple[tuple[int, int, int], ...]) -> None:
-    for name in OWN_FILES:
-        if name.endswith("_config.json") and folders.is_file(folder / name):
-            reading.read_json(folder / name)
-    _check_settings(folder)
+    file = folder / "tokenizer_config.json"
+    if folders.is_file(file):
+        length = reading.read_json(file).get("model_max_length", 77)
+        # Transformers writes 10^30 where there is no limit.
+        if type(length) not in (int, float) or length < SHORTEST:
+            raise UserError("model_max_length must be a number of tokens", where=file)
     pair = [folder / "vocab.json", folder / "merges.txt"]
     if all(folders.is_file(file) for file in pair):
         if all(reading.read_bytes(f, reading.MAX_JSON) == _asset(f.name) for f in pair):
@@ -175,16 +177,6 @@ def _out_of_range(ids: Collection[int], words: int) -> Iterator[str]:
             f"the vocabulary has numbers from {min(ids)} to {max(ids)}, and the text encoder "
             f"knows 0 to {words - 1}"
         )
-
-
-def _check_settings(folder: Path) -> None:
-    file = folder / "tokenizer_config.json"
-    if not folders.is_file(file):
-        return
-    length = reading.read_json(file).get("model_max_length", 77)
-    # Transformers writes 10^30 where there is no limit.
-    if type(length) not in (int, float) or length < SHORTEST:
-        raise UserError("model_max_length must be a number of tokens", where=file)
 
 
 def _check_words(vocabulary: Any, merges: list[Any], words: int, files: list[Path]) -> None:

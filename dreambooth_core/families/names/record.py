@@ -135,20 +135,15 @@ class LayerNames:
         """A layer from its name without a prefix, with dots or underscores, diffusers' or the
         hosts'; ``None`` if the family has no such layer."""
         flat = _flat(name)
-        block = None
-        entry = self._known.get(flat)
-        if entry is None:
-            match = _BLOCK.search(flat)
-            if match is None:
-                return None
-            block = int(match[1])
+        match, entry = None, self._known.get(flat)
+        if entry is None and (match := _BLOCK.search(flat)):
             entry = self._known.get(f"{flat[: match.start()]}_#{flat[match.end() :]}")
-            if entry is None:
-                return None
+        if entry is None:
+            return None
         template, fused, native = entry
         # One name may be both sides' own: then nothing is turned round.
         swapped = native and template in self.swapped
-        return Layer(template, block, fused, swapped)
+        return Layer(template, int(match[1]) if match else None, fused, swapped)
 
     def fused_of(self, template: str) -> Fused | None:
         """The hosts' fused layer that holds this one of diffusers'."""
@@ -202,15 +197,12 @@ def recognise(
 
     Families that share names are told apart by sizes, block counts and the order of the list.
     """
-    best: tuple[tuple[int, ...], LayerNames, dict[str, Layer]] | None = None
-    for names in families:
-        found = {name: layer for name in sizes if (layer := names.find(name)) is not None}
-        if not found:
-            continue
-        score = (len(found), *_fit(names, found, sizes))
-        if best is None or score > best[0]:
-            best = score, names, found
-    return None if best is None else (best[1], best[2])
+    every = (
+        (names, {name: layer for name in sizes if (layer := names.find(name)) is not None})
+        for names in families
+    )
+    fitting = [(names, found) for names, found in every if found]
+    return max(fitting, key=lambda each: (len(each[1]), *_fit(*each, sizes)), default=None)
 
 
 def variant_of(names: LayerNames, found: Mapping[str, Layer], sizes: Sizes) -> Variant | None:

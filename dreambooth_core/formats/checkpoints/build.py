@@ -22,10 +22,6 @@ def build(parts: ModelParts, *, dtype: torch.dtype | None = None) -> dict[str, n
 
     Without ``dtype`` the parameters are the parts' own tensors (often memory maps): nothing is
     copied until it is used or changed.
-
-    Args:
-        parts: the model.
-        dtype: what floating-point weights are cast to.
     """
     return {name: build_component(name, part, dtype) for name, part in parts.components.items()}
 

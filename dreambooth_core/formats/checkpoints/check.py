@@ -36,10 +36,6 @@ def check_model(parts: ModelParts, where: Path) -> None:
 
     No weight's values are read: :func:`check_values` does that.
 
-    Args:
-        parts: what was read.
-        where: the file or the diffusers folder that it was read from.
-
     Raises:
         UserError: names the file and the key or tensor.
     """
@@ -103,8 +99,6 @@ def check_values(
     One pass over all weights, as fast as memory or disk give them.
 
     Args:
-        parts: the model.
-        where: what it was read from.
         dtype: what it will be stored in; None for what it has.
         extras: tensors that no network uses and that are written too.
 

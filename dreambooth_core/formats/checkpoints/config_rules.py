@@ -41,20 +41,14 @@ _DEPTHS = _DEPTH | listed(_DEPTH | listed(_DEPTH, 17), LEVELS)
 UNET = named(
     (NOTHING | one_of("UNet2DConditionModel"), "_class_name"),
     (NOTHING | _EDGE | listed(_EDGE, 2, 2), "sample_size"),
-    (whole(1, 64), "in_channels", "out_channels"),
-    (
-        FLAG,
-        "center_input_sample",
-        "flip_sin_to_cos",
-        "use_linear_projection",
-        "resnet_skip_time_act",
-    ),
+    (whole(1, 64), "in_channels out_channels"),
+    (FLAG, "center_input_sample flip_sin_to_cos use_linear_projection resnet_skip_time_act"),
     (number(0, 1000), "freq_shift"),
     (listed(_WIDTH, LEVELS), "block_out_channels"),
     (listed(_DOWN, LEVELS), "down_block_types"),
     (listed(_UP, LEVELS), "up_block_types"),
     (one_of("UNetMidBlock2DCrossAttn", None), "mid_block_type"),
-    (one_of(False), "only_cross_attention", "dual_cross_attention", "class_embeddings_concat"),
+    (one_of(False), "only_cross_attention dual_cross_attention class_embeddings_concat"),
     (one_of(False, None), "mid_block_only_cross_attention"),
     (_BLOCKS | listed(_BLOCKS, LEVELS), "layers_per_block"),
     (_DEPTHS, "transformer_layers_per_block"),
@@ -63,33 +57,27 @@ UNET = named(
     (NOTHING | _HEADS | listed(_HEADS, LEVELS), "num_attention_heads"),
     (_WIDTH, "cross_attention_dim"),
     (whole(0, 8), "downsample_padding"),
-    (number(1e-3, 1e3), "mid_block_scale_factor", "resnet_out_scale_factor"),
+    (number(1e-3, 1e3), "mid_block_scale_factor resnet_out_scale_factor"),
     (number(0, 0.999), "dropout"),
     (_ACTIVATIONS, "act_fn"),
-    (_HEADS, "norm_num_groups", "addition_embed_type_num_heads"),
+    (_HEADS, "norm_num_groups addition_embed_type_num_heads"),
     (_SMALL, "norm_eps"),
     (FLAG | NOTHING, "upcast_attention"),
     (one_of(None, "text_time"), "addition_embed_type"),
-    (NOTHING | _WIDTH, "addition_time_embed_dim", "time_cond_proj_dim"),
+    (NOTHING | _WIDTH, "addition_time_embed_dim time_cond_proj_dim"),
     (NOTHING | whole(1, 65536), "projection_class_embeddings_input_dim"),
     (
         NOTHING,
-        "class_embed_type",
-        "num_class_embeds",
-        "encoder_hid_dim",
-        "encoder_hid_dim_type",
-        "time_embedding_dim",
-        "time_embedding_act_fn",
-        "timestep_post_act",
-        "cross_attention_norm",
+        "class_embed_type num_class_embeds encoder_hid_dim encoder_hid_dim_type "
+        "time_embedding_dim time_embedding_act_fn timestep_post_act cross_attention_norm",
     ),
-    (one_of(3), "conv_in_kernel", "conv_out_kernel"),
+    (one_of(3), "conv_in_kernel conv_out_kernel"),
     (one_of("positional"), "time_embedding_type"),
-    (one_of("default"), "resnet_time_scale_shift", "attention_type"),
+    (one_of("default"), "resnet_time_scale_shift attention_type"),
 )
 VAE = named(
     (NOTHING | one_of("AutoencoderKL"), "_class_name"),
-    (one_of(3), "in_channels", "out_channels"),
+    (one_of(3), "in_channels out_channels"),
     (listed(_WIDTH, LEVELS), "block_out_channels"),
     (listed(one_of("DownEncoderBlock2D"), LEVELS), "down_block_types"),
     (listed(one_of("UpDecoderBlock2D"), LEVELS), "up_block_types"),
@@ -102,7 +90,7 @@ VAE = named(
     (NOTHING | number(-1e4, 1e4), "shift_factor"),
     (NOTHING | listed(number(-1e4, 1e4), 64), "latents_mean"),
     (NOTHING | listed(number(1e-6, 1e4), 64), "latents_std"),
-    (FLAG, "force_upcast", "use_quant_conv", "use_post_quant_conv"),
+    (FLAG, "force_upcast use_quant_conv use_post_quant_conv"),
     (one_of(True), "mid_block_add_attention"),
 )
 TEXT = named(
@@ -115,14 +103,14 @@ TEXT = named(
     (whole(3, 8192), "max_position_embeddings"),
     (one_of("quick_gelu", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu"), "hidden_act"),
     (_SMALL, "layer_norm_eps"),
-    (_SHARE, "attention_dropout", "dropout"),
-    (number(0, 1e3), "initializer_factor", "initializer_range"),
-    (NOTHING | whole(0, 1_000_000), "bos_token_id", "eos_token_id", "pad_token_id"),
+    (_SHARE, "attention_dropout dropout"),
+    (number(0, 1e3), "initializer_factor initializer_range"),
+    (NOTHING | whole(0, 1_000_000), "bos_token_id eos_token_id pad_token_id"),
 )
 _BETA = number(1e-9, 0.999)
 SCHEDULER = named(
     (whole(1, 100_000), "num_train_timesteps"),
-    (_BETA, "beta_start", "beta_end"),
+    (_BETA, "beta_start beta_end"),
     (one_of("linear", "scaled_linear", "squaredcos_cap_v2"), "beta_schedule"),
     (one_of(*PREDICTIONS), "prediction_type"),
     (NOTHING | listed(_BETA, 100_000), "trained_betas"),
@@ -130,29 +118,17 @@ SCHEDULER = named(
     (whole(0, 1000), "steps_offset"),
     (
         FLAG,
-        "rescale_betas_zero_snr",
-        "set_alpha_to_one",
-        "skip_prk_steps",
-        "clip_sample",
-        "thresholding",
-        "lower_order_final",
-        "euler_at_final",
-        "predict_x0",
+        "rescale_betas_zero_snr set_alpha_to_one skip_prk_steps clip_sample thresholding "
+        "lower_order_final euler_at_final predict_x0",
     ),
-    (number(1e-3, 1e4), "clip_sample_range", "sample_max_value"),
+    (number(1e-3, 1e4), "clip_sample_range sample_max_value"),
     (_SHARE, "dynamic_thresholding_ratio"),
     (one_of("linear", "log_linear"), "interpolation_type"),
     (one_of("discrete", "continuous"), "timestep_type"),
     (one_of("zero", "sigma_min"), "final_sigmas_type"),
-    (
-        FLAG | NOTHING,
-        "use_karras_sigmas",
-        "use_exponential_sigmas",
-        "use_beta_sigmas",
-        "use_flow_sigmas",
-    ),
+    (FLAG | NOTHING, "use_karras_sigmas use_exponential_sigmas use_beta_sigmas use_flow_sigmas"),
     (NOTHING | number(0.01, 100.0), "flow_shift"),
-    (NOTHING | number(0, 1e6), "sigma_min", "sigma_max"),
+    (NOTHING | number(0, 1e6), "sigma_min sigma_max"),
     (whole(1, 3), "solver_order"),
     (one_of("midpoint", "heun", "bh1", "bh2", "logrho"), "solver_type"),
     (NOTHING, "solver_p"),
@@ -174,8 +150,6 @@ def check_config(name: str, config: Mapping[str, Any], where: str | Path | None)
 
     Args:
         name: ``unet``, ``vae``, ``text_encoder`` or ``text_encoder_2``.
-        config: as diffusers or transformers keep it.
-        where: for the message.
 
     Raises:
         UserError: a value out of its range or of another type, or values that contradict.

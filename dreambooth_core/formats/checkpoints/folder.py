@@ -43,16 +43,8 @@ REMAINDER = "single_file_remainder.safetensors"
 NAMES = (
     "model_index.json",
     REMAINDER,
-    "unet",
-    "vae",
-    "text_encoder",
-    "text_encoder_2",
-    "tokenizer",
-    "tokenizer_2",
-    "scheduler",
-    "feature_extractor",
-    "image_encoder",
-    "safety_checker",
+    *("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler"),
+    *("feature_extractor", "image_encoder", "safety_checker"),
 )
 """What a pipeline's folder consists of, and what therefore goes when another takes its place."""
 
@@ -134,7 +126,6 @@ def write_folder(
     ``model_index.json``. The safety checker is left out and said to be.
 
     Args:
-        parts: the model.
         path: the folder to make. A pipeline that is there is replaced as a whole; what else the
             folder holds stays.
         dtype: what floating-point weights are cast to; default: as they are.

@@ -29,7 +29,6 @@ def yaml_text(parts: ModelParts, text_folders: dict[str, str]) -> str:
     """The yaml of a model.
 
     Args:
-        parts: the model.
         text_folders: for reduced text encoders, the absolute path of the folder that holds their
             ``config.json`` and tokenizer, by component name.
 

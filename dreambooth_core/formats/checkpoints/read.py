@@ -37,12 +37,9 @@ def read_model(
     """Reads a single file or a diffusers folder, and refuses one that is not whole.
 
     Args:
-        path: the file or folder.
-        config_file: see :func:`read_single_file`; ``prediction_type`` and ``ema`` likewise.
-        prediction_type: overrides what the model says.
-        ema: take the moving average of the UNet's weights.
+        config_file: see :func:`read_single_file`; ``prediction_type``, ``ema`` and ``need_vae``
+            likewise.
         variant: see :func:`read_folder`.
-        need_vae: whether a file without a VAE is an error.
         values: also look at every number: none may be NaN or infinite.
         dtype: what the weights will be stored in; numbers too large for it are refused as well.
 
@@ -71,7 +68,6 @@ def read_vae(path: str | Path, *, scaling: float = vae.SCALING["sd1"]) -> Compon
     """Reads a VAE from its own file or folder, a whole checkpoint, or a diffusers folder.
 
     Args:
-        path: where the VAE is.
         scaling: what latents are scaled with, for files that do not say.
 
     Raises:

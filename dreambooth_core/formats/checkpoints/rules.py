@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,9 +73,9 @@ FLAG = one_of(True, False)
 NOTHING = one_of(None)
 
 
-def named(*groups: Sequence[Any]) -> dict[str, Rule]:
-    """The rule of each key, from groups of a rule and the keys that it is for."""
-    return {key: rule for rule, *keys in groups for key in keys}
+def named(*groups: tuple[Rule, str]) -> dict[str, Rule]:
+    """The rule of each key, from rules and the keys that each is for, with spaces between."""
+    return {key: rule for rule, keys in groups for key in keys.split()}
 
 
 def check(

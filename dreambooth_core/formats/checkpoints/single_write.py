@@ -82,8 +82,6 @@ def write_single_file(
     the place of older ones together with the file.
 
     Args:
-        parts: the model.
-        path: the file to make or replace.
         dtype: what floating-point weights are cast to; default: as they are.
         extras: of what the source file held and no network uses: ``text`` keeps the text
             encoder's unused weights, ``all`` keeps everything (moving averages, schedules),

@@ -90,8 +90,6 @@ def config_from_plan(plan: TextPlan, *, heads: int, activation: str) -> dict[str
     """A transformers CLIP text configuration.
 
     Args:
-        plan: what the shapes say.
-        heads: attention heads.
         activation: ``quick_gelu`` (OpenAI's CLIP) or ``gelu`` (OpenCLIP).
     """
     kind = "CLIPTextModel" if plan.projection is None else "CLIPTextModelWithProjection"

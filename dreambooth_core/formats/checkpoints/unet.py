@@ -196,22 +196,24 @@ def _resblock(single: str, diffusers: str, *, skip: bool) -> list[Pair]:
     return pairs
 
 
+_WITHOUT_BIAS = ("to_q", "to_k", "to_v")
+_BLOCK = (
+    *(f"attn{n}.{layer}" for n in (1, 2) for layer in (*_WITHOUT_BIAS, "to_out.0")),
+    *("ff.net.0.proj", "ff.net.2", "norm1", "norm2", "norm3"),
+)
+
+
 def _transformer(single: str, diffusers: str, depth: int) -> list[Pair]:
     """A spatial transformer; inside it the names are the same in both worlds."""
     if not depth:
         return []
-    layers = {"norm": True, "proj_in": True, "proj_out": True}
-    for block in range(depth):
-        inside = f"transformer_blocks.{block}"
-        for attention in ("attn1", "attn2"):
-            layers |= {f"{inside}.{attention}.to_{part}": False for part in "qkv"}
-            layers[f"{inside}.{attention}.to_out.0"] = True
-        for rest in ("ff.net.0.proj", "ff.net.2", "norm1", "norm2", "norm3"):
-            layers[f"{inside}.{rest}"] = True
+    inside = [f"transformer_blocks.{n}.{layer}" for n in range(depth) for layer in _BLOCK]
     return [
         pair
-        for name, bias in layers.items()
-        for pair in module(f"{single}.{name}", f"{diffusers}.{name}", bias=bias)
+        for name in ("norm", "proj_in", "proj_out", *inside)
+        for pair in module(
+            f"{single}.{name}", f"{diffusers}.{name}", bias=not name.endswith(_WITHOUT_BIAS)
+        )
     ]
 
 

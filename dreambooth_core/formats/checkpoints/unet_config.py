@@ -70,8 +70,7 @@ def config_from_plan(
     """A ``UNet2DConditionModel`` configuration.
 
     Args:
-        plan: what the shapes say.
-        heads: attention heads at each level.
+        heads: at each level.
         sample_size: edge of the latents; ``None`` where it is not known yet.
 
     Raises:
