@@ -14,7 +14,7 @@ from dreambooth_core.jobs.requests import WeightedFile
 if TYPE_CHECKING:
     import torch
 
-    from dreambooth_core.formats.adapters.bake import Baked
+    from dreambooth_core.formats.adapters.apply import Baked
 
 
 @dataclass(kw_only=True)
@@ -48,7 +48,7 @@ class Options(adapter_parts.Weighted, Reporting):
 
 def run(args: Options) -> None:
     """Bakes. Raises ``UserError`` and ``SaveFailed``."""
-    from dreambooth_core.formats.adapters.bake import bake
+    from dreambooth_core.formats.adapters.apply import bake
     from dreambooth_core.formats.adapters.denoisers import is_transformer
     from dreambooth_core.formats.checkpoints.convert import refuse_overlap
     from dreambooth_core.formats.checkpoints.folder import write_folder
@@ -79,7 +79,7 @@ def _denoiser(args: Options, dtype: torch.dtype | None) -> None:
     import torch
 
     from dreambooth_core.formats import storage
-    from dreambooth_core.formats.adapters.bake import bake
+    from dreambooth_core.formats.adapters.apply import bake
     from dreambooth_core.formats.adapters.denoisers import metadata_of, read_denoiser
     from dreambooth_core.formats.adapters.naming import TRANSFORMER
 

@@ -14,12 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.formats.adapters.lowrank import (
-    Keep,
-    Reduced,
-    reduce_matrix,
-    reduce_product,
-)
+from dreambooth_core.formats.adapters.lowrank import Keep, Reduced, reduce_matrix, reduce_product
 from dreambooth_core.formats.adapters.model import Weights, component_of
 from dreambooth_core.formats.adapters.naming import unfused
 from dreambooth_core.formats.adapters.peft_state import names_in

@@ -11,7 +11,7 @@ from PIL import Image
 
 from comfy_nodes.adapters import is_host_named
 from dreambooth_core.errors import UserError
-from dreambooth_core.formats.adapters.bake import bake
+from dreambooth_core.formats.adapters.apply import bake
 from dreambooth_core.formats.adapters.merge import Part
 from dreambooth_core.formats.adapters.read import read_adapter
 from dreambooth_core.formats.adapters.write import write_adapter

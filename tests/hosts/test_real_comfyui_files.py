@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dreambooth_core.formats.adapters.bake import bake
+from dreambooth_core.formats.adapters.apply import bake
 from dreambooth_core.formats.adapters.merge import Part
 from dreambooth_core.formats.adapters.model import Adapter, DiffWeights, LoraWeights, Weights
 from dreambooth_core.formats.adapters.write import write_adapter

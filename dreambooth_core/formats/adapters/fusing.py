@@ -122,16 +122,13 @@ def _join_products(parts: Sequence[Weights | None], sizes: Sequence[int]) -> Lor
     dora = _join_magnitudes(scales) if any(scale is not None for scale in scales) else None
     found = [None if part is None else _product(part) for part in parts]
     downs = [pair[1] for pair in found if pair is not None]
-    shared = all(down.shape == downs[0].shape and torch.equal(down, downs[0]) for down in downs)
-    rank = downs[0].shape[0] if shared else sum(down.shape[0] for down in downs)
-    up = torch.zeros(sum(sizes), rank)
-    row = column = 0
-    for pair, size in zip(found, sizes, strict=True):
-        if pair is not None:
-            width = pair[1].shape[0]
-            up[row : row + size, column : column + width] = pair[0]
-            column += 0 if shared else width
-        row += size
+    shared = all(torch.equal(down, downs[0]) for down in downs)
+    width = downs[0].shape[0] if shared else 0
+    ups = [
+        torch.zeros(size, width) if pair is None else pair[0]
+        for pair, size in zip(found, sizes, strict=True)
+    ]
+    up = torch.cat(ups) if shared else torch.block_diag(*ups)
     dtype = next(part.dtype for part in parts if part is not None)
     down = downs[0] if shared else torch.cat(downs)
     made = as_lora(up, down, (up.shape[0], down.shape[1]), dtype)

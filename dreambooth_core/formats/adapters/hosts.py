@@ -43,13 +43,6 @@ _TAILS = {
 _LOKR_IN_DIFFUSERS = ("z_image", "flux2")
 
 _SD = ("sd1", "sd2", "sdxl")
-_SD_HOSTS = {
-    "A1111": _SD,
-    "Forge": _SD,
-    "Forge Neo": ("sd1", "sdxl"),
-    "ComfyUI": _SD,
-    "diffusers": _SD,
-}
 _CLIP = re.compile(r"(?:text_model_)?encoder_layers_[0-9]+_(?:self_attn_\w+|mlp_fc[12])")
 _T5 = re.compile(
     r"lora_te([123])_encoder_block_[0-9]+_layer_[01]_(?:SelfAttention_[qkvo]|DenseReluDense_\w+)"
@@ -112,7 +105,7 @@ def _loads(host: str, keys: list[str], family: str | None, names: LayerNames | N
     total = len(keys)
     if family is None:
         return Loads(host, total, runs=None)
-    runs = family in _SD_HOSTS[host] if names is None else host in names.hosts
+    runs = (host, family) != ("Forge Neo", "sd2") if names is None else host in names.hosts
     if not runs:
         return Loads(host, total, runs=False)
     missed = [key for key in keys if not _loads_key(host, key, family, names)]

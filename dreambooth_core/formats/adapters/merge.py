@@ -304,8 +304,7 @@ def _shaped(delta: Tensor, other: Tensor) -> Tensor:
 def _refuse_sizes(shapes: Sequence[tuple[int, ...]]) -> NoReturn:
     told = ", ".join(str(list(shape)) for shape in dict.fromkeys(shapes))
     raise UserError(
-        f"the adapters change weights of different sizes: {told}",
-        do="Merge adapters of one base.",
+        f"the adapters change weights of different sizes: {told}", do="Merge adapters of one base."
     )
 
 

@@ -37,7 +37,6 @@ Patterns = Sequence[tuple[re.Pattern[str], T]]
 class PeftSettings:
     """The part of a peft configuration that ΔW depends on."""
 
-    method: str = "LORA"
     rank: int = 8
     alpha: float | None = None
     rank_pattern: Patterns[int] = ()
@@ -63,7 +62,6 @@ class PeftSettings:
         alpha = config.get("lora_alpha", config.get("alpha"))
         neumann = config.get("use_cayley_neumann", True)
         return cls(
-            method=method,
             rank=_count("r", config.get("r") or 8),
             alpha=None if alpha is None else _number("lora_alpha", alpha),
             rank_pattern=_patterned("rank_pattern", config.get("rank_pattern"), _count),

@@ -62,7 +62,7 @@ def read_adapter(path: str | Path, *, strict: bool = True) -> Adapter:
     path = Path(path)
     settle(path)
     # Path.is_dir raises where a name is too long.
-    sources = _folder(path) if os.path.isdir(path) else [_beside(path)]
+    sources = _folder(path) if os.path.isdir(path) else [_source(path)]
     adapter = Adapter({})
     for source in sources:
         with at(source.path):
@@ -116,12 +116,14 @@ def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return copies, metadata
 
 
-def _beside(path: Path) -> _Source:
+def _source(path: Path, component: str | None = None) -> _Source:
     """A file, with the ``adapter_config.json`` that stands beside peft's."""
-    config = path.with_name("adapter_config.json")
-    if path.name.startswith("adapter_model") and config.is_file():
-        return _Source(path, _named_after(path.parent), _settings(config))
-    return _Source(path)
+    config, folder = path.with_name("adapter_config.json"), path.parent.name
+    if not path.name.startswith("adapter_model") or not config.is_file():
+        return _Source(path)
+    with at(config):
+        settings = PeftSettings.parse(read_json(config, "not a valid peft configuration"))
+    return _Source(path, component or (folder if folder in NETWORKS else None), settings)
 
 
 def _folder(folder: Path) -> list[_Source]:
@@ -132,12 +134,10 @@ def _folder(folder: Path) -> list[_Source]:
     sources = [part for part in parts if part]
     if sources:
         return sources
-    for name in _DIFFUSERS_FILES:
-        if (folder / name).is_file():
-            return [_Source(folder / name)]
-    files = sorted(folder.glob("*.safetensors"))
+    known = [folder / name for name in _DIFFUSERS_FILES if (folder / name).is_file()]
+    files = known[:1] or sorted(folder.glob("*.safetensors"))
     if len(files) == 1:
-        return [_beside(files[0])]
+        return [_source(files[0])]
     if files:
         raise UserError(
             f"there are {len(files)} safetensors files in this folder",
@@ -164,18 +164,8 @@ def _peft(folder: Path, component: str | None) -> _Source | None:
         folder = inner[0]
     for name in _PEFT_FILES:
         if (folder / name).is_file():
-            guess = component or _named_after(folder)
-            return _Source(folder / name, guess, _settings(folder / "adapter_config.json"))
+            return _source(folder / name, component)
     raise UserError("adapter_config.json is there, but not adapter_model.safetensors", where=folder)
-
-
-def _named_after(folder: Path) -> str | None:
-    return folder.name if folder.name in NETWORKS else None
-
-
-def _settings(path: Path) -> PeftSettings:
-    with at(path):
-        return PeftSettings.parse(read_json(path, "not a valid peft configuration"))
 
 
 def _add(adapter: Adapter, source: _Source, strict: bool) -> None:

@@ -20,12 +20,7 @@ from dreambooth_core.formats.adapters.lowrank import (
 )
 from dreambooth_core.formats.adapters.merge import base_for
 from dreambooth_core.formats.adapters.metadata import without_network
-from dreambooth_core.formats.adapters.model import (
-    Adapter,
-    DiffWeights,
-    LoraWeights,
-    Weights,
-)
+from dreambooth_core.formats.adapters.model import Adapter, DiffWeights, LoraWeights, Weights
 from dreambooth_core.formats.adapters.naming import unfused
 
 

@@ -43,11 +43,7 @@ _PEFT_TAILS = {**_DOTTED, "dora_scale": "lora_magnitude_vector"}
 
 
 def write_adapter(
-    adapter: Adapter,
-    path: str | Path,
-    layout: str = "kohya",
-    *,
-    dtype: torch.dtype | None = None,
+    adapter: Adapter, path: str | Path, layout: str = "kohya", *, dtype: torch.dtype | None = None
 ) -> Path:
     """Writes an adapter and returns what was written: a file, or for peft a folder.
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.formats.adapters.bake import bake
+from dreambooth_core.formats.adapters.apply import bake
 from dreambooth_core.formats.adapters.extract import extract
 from dreambooth_core.formats.adapters.lowrank import Keep
 from dreambooth_core.formats.adapters.merge import METHODS, Part, Plan, merge

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.formats.adapters.bake import bake, base_weights
+from dreambooth_core.formats.adapters.apply import bake, base_weights
 from dreambooth_core.formats.adapters.extract import Extraction, extract
 from dreambooth_core.formats.adapters.lowrank import Keep
 from dreambooth_core.formats.adapters.merge import Part
