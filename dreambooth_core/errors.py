@@ -63,12 +63,14 @@ class Unsupported(UserError):
 
 
 @contextmanager
-def at(where: str | Path) -> Iterator[None]:
-    """Inside, a ``UserError`` that does not know its place gets this one."""
+def at(where: str | Path, of: str = "") -> Iterator[None]:
+    """Inside, a ``UserError`` that does not know its place gets this one, and says of what it
+    speaks."""
     try:
         yield
     except UserError as error:
-        raise type(error)(error.what, where=error.where or where, do=error.do) from error
+        what = f"{of}: {error.what}" if of else error.what
+        raise type(error)(what, where=error.where or where, do=error.do) from error
 
 
 class Stopped(DreamBoothError):

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dreambooth_core.errors import UserError
+from dreambooth_core.errors import UserError, at
 from dreambooth_core.formats.adapters.model import (
     Adapter,
     DiffWeights,
@@ -24,7 +24,7 @@ from dreambooth_core.formats.adapters.model import (
     Weights,
 )
 from dreambooth_core.formats.adapters.names import layers_of
-from dreambooth_core.formats.adapters.peft_state import from_peft
+from dreambooth_core.formats.adapters.peft_state import from_peft, take_off
 from dreambooth_core.methods.base import Method, Trainable
 from dreambooth_core.methods.quick import quicken
 from dreambooth_core.methods.starting import (
@@ -33,7 +33,6 @@ from dreambooth_core.methods.starting import (
     fill,
     kronecker,
     low_rank,
-    placed,
     read_start,
     require_layers,
 )
@@ -73,7 +72,6 @@ class AdapterMethod(Method):
         """
         raise UserError(
             f"{self.options.kind} cannot begin from an adapter",
-            where=WHERE,
             do="Leave it empty, or choose lora, dora, loha, lokr or full as method.kind.",
         )
 
@@ -87,7 +85,10 @@ class AdapterMethod(Method):
             self._training = TrainingAdapter(
                 options.training_adapter, denoiser, self.parts.denoiser
             )
-        start = read_start(options.init_from, models) if options.init_from else {}
+        start: dict[str, dict[str, Weights]] = {}
+        if options.init_from:
+            with at(WHERE):
+                start = read_start(options.init_from, models)
         self._trainables = [
             Trainable(name, self._inject(name, model, seed, dtype, start.get(name, {})))
             for name, model in models.items()
@@ -119,7 +120,8 @@ class AdapterMethod(Method):
     ) -> dict[str, nn.Parameter]:
         from peft import inject_adapter_in_model
 
-        require_layers(component, model, start)
+        with at(WHERE):
+            require_layers(component, model, start)
         layers = list(dict.fromkeys([*self.layers(model, component), *start]))
         config = self.peft_config(layers, **self._sizes(component))
         with torch.random.fork_rng(devices=[]):
@@ -130,13 +132,13 @@ class AdapterMethod(Method):
         for parameter in trained.values():
             parameter.data = parameter.data.to(dtype)
         for name, weights in start.items():
-            with placed(f"{component}.{name}"):
+            with at(WHERE, f"{component}.{name}"):
                 self.take_over(model.get_submodule(name), weights, self.options.init_weight)
         return trained
 
     @contextmanager
     def as_base(self) -> Iterator[None]:
-        layers = [layer for model in self.adapted_models.values() for _, layer in _layers(model)]
+        layers = [layer for model in self.adapted_models.values() for layer in _layers(model)]
         # Not by enable_adapters, which takes the adapter's gradients off as well.
         for layer in layers:
             layer._disable_adapters = True
@@ -150,11 +152,7 @@ class AdapterMethod(Method):
         if self._training is not None or self.embedding() is not None:
             return False
         for model in self.adapted_models.values():
-            for name, layer in _layers(model):
-                parent, _, last = name.rpartition(".")
-                setattr(model.get_submodule(parent), last, layer.get_base_layer())
-            for attribute in ("peft_config", "_hf_peft_config_loaded"):
-                vars(model).pop(attribute, None)
+            take_off(model)
         return True
 
     @torch.no_grad()
@@ -175,11 +173,9 @@ class AdapterMethod(Method):
         )
 
 
-def _layers(model: nn.Module) -> list[tuple[str, Any]]:
-    """What peft has put into a model, by name."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    return [(name, m) for name, m in model.named_modules() if isinstance(m, BaseTunerLayer)]
+def _layers(model: nn.Module) -> list[Any]:
+    """What peft has put into a model."""
+    return [module for module in model.modules() if hasattr(module, "base_layer")]
 
 
 class Lora(AdapterMethod):
@@ -224,7 +220,7 @@ class Dora(Lora):
             before = base.float().flatten(1)
             kept = weights.dora_scale.to(base.device).float().flatten()
             if kept.numel() != before.shape[0]:
-                raise UserError("its magnitudes are those of inputs, not of outputs", where=WHERE)
+                raise UserError("its magnitudes are those of inputs, not of outputs")
             kept = kept / (before + product).norm(dim=1)
             rows = strength * kept / (1 - strength + strength * kept)
             weights = replace(
@@ -322,7 +318,7 @@ class Oft(AdapterMethod):
         # In full: the hosts' OFT turns outputs, and no rotation of outputs does what one of inputs
         # does.
         found = super().weights(component, model).items()
-        layers = [layer for _, layer in _layers(model) if ADAPTER in getattr(layer, "oft_R", ())]
+        layers = [layer for layer in _layers(model) if ADAPTER in getattr(layer, "oft_R", ())]
         return {
             name: DiffWeights(weights.delta(layer.get_base_layer().weight.detach().cpu()))
             for (name, weights), layer in zip(found, layers, strict=True)

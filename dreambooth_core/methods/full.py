@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from dreambooth_core.errors import at
 from dreambooth_core.formats.adapters.apply import changed
 from dreambooth_core.formats.adapters.model import Weights
 from dreambooth_core.methods.base import Method, Trainable
-from dreambooth_core.methods.starting import placed, read_start
+from dreambooth_core.methods.starting import WHERE, read_start
 
 
 class FullMethod(Method):
@@ -23,7 +24,8 @@ class FullMethod(Method):
         for model in models.values():
             model.to(dtype)
         if self.options.init_from:
-            start = read_start(self.options.init_from, models)
+            with at(WHERE):
+                start = read_start(self.options.init_from, models)
             for component, model in models.items():
                 self._begin(component, model, start[component])
         for model in models.values():
@@ -38,12 +40,9 @@ class FullMethod(Method):
             layer: Any = model.get_submodule(name)
             if layer.weight.is_meta:
                 continue
-            with placed(f"{component}.{name}"):
-                weight, bias = changed(
-                    layer.weight,
-                    getattr(layer, "bias", None),
-                    [(weights, self.options.init_weight)],
-                )
+            active = [(weights, self.options.init_weight)]
+            with at(WHERE, f"{component}.{name}"):
+                weight, bias = changed(layer.weight, getattr(layer, "bias", None), active)
             layer.weight.copy_(weight)
             if bias is not None:
                 layer.bias.copy_(bias)

@@ -6,8 +6,7 @@ Each method takes the file's change of a weight into its own matrices where they
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -19,6 +18,7 @@ from dreambooth_core.formats.adapters.model import Weights, component_of
 from dreambooth_core.formats.adapters.naming import unfused
 from dreambooth_core.formats.adapters.peft_state import names_in
 from dreambooth_core.formats.adapters.read import read_adapter
+from dreambooth_core.formats.adapters.weights import require_fit
 from dreambooth_core.formats.detect import family_label
 
 WHERE = "method.init_from"
@@ -26,21 +26,8 @@ EXACT = 3e-6
 """The largest relative error of a change that counts as held: fp32's rounding, and room for it."""
 
 
-@contextmanager
-def placed(name: str) -> Iterator[None]:
-    """Inside, errors name the module, and the option that is to be set otherwise."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{name}: {error.what}", where=WHERE, do=error.do) from error
-
-
-def read_start(
-    path: str, models: Mapping[str, nn.Module], *, where: str = WHERE
-) -> dict[str, dict[str, Weights]]:
+def read_start(path: str, models: Mapping[str, nn.Module]) -> dict[str, dict[str, Weights]]:
     """An adapter, of any naming, by the models that are trained and the names of their modules.
-
-    ``where`` is the option that named it.
 
     Raises:
         UserError: it is no adapter, or it changes what these models do not have.
@@ -55,23 +42,19 @@ def read_start(
         if component not in names and component.startswith("text_encoder"):
             raise UserError(
                 f"the adapter changes the {component}, which this run does not train",
-                where=where,
                 do="Set method.train_text_encoder to true.",
             )
         name = names.get(component, {}).get(full.split(".", 1)[1])
         if name is None:
             raise UserError(
                 f"{the_adapter} {full}, which this base does not have",
-                where=where,
                 do="Use an adapter that was made for this kind of base.",
             )
         found[component][name] = weights
     return found
 
 
-def require_layers(
-    component: str, model: nn.Module, start: Mapping[str, Weights], *, where: str = WHERE
-) -> None:
+def require_layers(component: str, model: nn.Module, start: Mapping[str, Weights]) -> None:
     """Raises ``UserError`` for a change of what no adapter of peft's can be put on."""
     for name, weights in start.items():
         if not isinstance(model.get_submodule(name), nn.Linear | nn.Conv2d):
@@ -82,7 +65,6 @@ def require_layers(
             continue
         raise UserError(
             f"the adapter changes {what}",
-            where=where,
             do="Use another adapter, or bake this one into the base first.",
         )
 
@@ -99,13 +81,7 @@ def low_rank(weights: Weights, rank: int, base: Tensor) -> tuple[Tensor, Tensor]
     factors = weights.factors()
     if factors is not None:
         up, down, _ = factors
-        if (up.shape[0], down.shape[1]) != (base.shape[0], base[0].numel()):
-            raise UserError(
-                f"the adapter changes a weight of shape [{up.shape[0]}, {down.shape[1]}], "
-                f"but the base's is {list(base.shape)}",
-                where=WHERE,
-                do="Use an adapter that was made for this base.",
-            )
+        require_fit((up.shape[0], down.shape[1]), base)
         if down.shape[0] <= rank:
             return up, down
         return _held(reduce_product(up, down, Keep(rank)), rank)
@@ -124,7 +100,6 @@ def _held(reduced: Reduced, rank: int) -> tuple[Tensor, Tensor]:
         raise UserError(
             f"the adapter's change has a higher rank than {rank}, which keeps all but "
             f"{reduced.error:.1%} of it",
-            where=WHERE,
             do="Raise method.rank, choose the adapter's own kind as method.kind, or cut it with "
             "`dreambooth resize` first.",
         )
@@ -146,7 +121,6 @@ def kronecker(change: Tensor, a: int, b: int) -> tuple[Tensor, Tensor]:
     if found.error > EXACT:
         raise UserError(
             f"the adapter's change is no Kronecker product of {a} x {b} and {c} x {d}",
-            where=WHERE,
             do="Choose another method.kind, such as the adapter's own.",
         )
     return found.up.reshape(a, b), found.down.reshape(c, d)

@@ -15,11 +15,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dreambooth_core.errors import UserError
+from dreambooth_core.errors import UserError, at
 from dreambooth_core.formats.adapters.model import LoraWeights, Weights, kind_of
 from dreambooth_core.methods.starting import read_start, require_layers
-
-WHERE = "method.training_adapter"
 
 
 class TrainingAdapter:
@@ -41,16 +39,16 @@ class TrainingAdapter:
     def __init__(self, path: str, component: str, network: nn.Module) -> None:
         self.on = True
         self._device = next(network.parameters()).device  # a quantised layer has none
-        found = read_start(path, {component: network}, where=WHERE)[component]
-        require_layers(component, network, found, where=WHERE)
-        for name, weights in found.items():
-            self._put_beside(network.get_submodule(name), weights, f"{component}.{name}")
+        with at("method.training_adapter"):
+            found = read_start(path, {component: network})[component]
+            require_layers(component, network, found)
+            for name, weights in found.items():
+                self._put_beside(network.get_submodule(name), weights, f"{component}.{name}")
 
     def _put_beside(self, layer: nn.Module, weights: Weights, name: str) -> None:
         if not isinstance(weights, LoraWeights) or weights.needs_base:
             raise UserError(
                 f"a training adapter is a plain LoRA, and {name} is changed by {kind_of(weights)}",
-                where=WHERE,
                 do="Turn it into one with `dreambooth resize`.",
             )
         up, down, _ = weights.low_rank()
@@ -59,7 +57,6 @@ class TrainingAdapter:
             raise UserError(
                 f"the adapter is for a linear layer of {down.shape[1]} inputs and {up.shape[0]} "
                 f"outputs, which {name} of this base is not",
-                where=WHERE,
                 do="Use an adapter that was made for this base.",
             )
         up, down = up.to(self._device), down.to(self._device)

@@ -80,10 +80,7 @@ def test_trains_what_it_should_and_nothing_else(
         )
     assert read_receipt(folder)["proof"]["passed"]
     texts = len(training.parts.text_encoders)
-    expected = {
-        "textual_inversion": texts,
-        "pivotal": 1 + 2 * texts,
-    }.get(method, 1 + texts)
+    expected = {"textual_inversion": texts, "pivotal": 1 + 2 * texts}.get(method, 1 + texts)
     assert len(training.trained.trainables) == expected
     file = folder.path / read_receipt(folder)["result"]["file"]
     assert all(t.isfinite().all() for t in read_tensors(file).values() if t.is_floating_point())

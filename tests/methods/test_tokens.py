@@ -165,11 +165,7 @@ def test_the_token_is_the_word_of_the_captions_and_of_the_file(
 
 
 def test_samples_use_the_embedding(base: Path, pictures: Path, tmp_path: Path) -> None:
-    changes = {
-        "method__kind": "textual_inversion",
-        "optim__embedding_lr": 0.5,
-        "run__steps": 2,
-    }
+    changes = {"method__kind": "textual_inversion", "optim__embedding_lr": 0.5, "run__steps": 2}
     folder = train(config_for(base, pictures, tmp_path, **changes))
     file = str(folder.path / "sks.safetensors")
     common = ["--steps", "2", "--guidance", "3", "--width", "64", "--height", "64"]

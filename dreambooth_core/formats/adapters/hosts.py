@@ -30,15 +30,12 @@ _COMFYUI = re.compile(
     rf"{_LORA}|{_LYCORIS}|{_PEFT}|{_OLD}|lora_[AB](?:\.default\.weight)?|oft_blocks|rescale|"
     "a[12]\\.weight|b[12]\\.weight|set_weight|reshape_weight"
 )
-_FORGE = re.compile(rf"{_LORA}|{_LYCORIS}|{_PEFT}|{_OLD}|a[12]\.weight|b[12]\.weight")
-_A1111 = re.compile(rf"{_LORA}|{_LYCORIS}|{_PEFT}|oft_blocks|oft_diag|rescale")
-_DIFFUSERS = re.compile(rf"{_LORA}|{_PEFT}|{_OLD}|lora_magnitude_vector(?:\.weight)?")
 _TAILS = {
-    "A1111": _A1111,
-    "Forge": _FORGE,
+    "A1111": re.compile(rf"{_LORA}|{_LYCORIS}|{_PEFT}|oft_blocks|oft_diag|rescale"),
+    "Forge": re.compile(rf"{_LORA}|{_LYCORIS}|{_PEFT}|{_OLD}|a[12]\.weight|b[12]\.weight"),
     "Forge Neo": _COMFYUI,
     "ComfyUI": _COMFYUI,
-    "diffusers": _DIFFUSERS,
+    "diffusers": re.compile(rf"{_LORA}|{_PEFT}|{_OLD}|lora_magnitude_vector(?:\.weight)?"),
 }
 _LOKR_IN_DIFFUSERS = ("z_image", "flux2")
 

@@ -71,20 +71,10 @@ def stripped(raw: str) -> tuple[str | None, str]:
     return _PREFIXES.get(prefix), _PEFT.sub("", raw[len(prefix) :])
 
 
-def bare(raw: str) -> str:
-    """A layer's name in a file without what stands before the layer's own."""
-    return stripped(raw)[1]
-
-
 def is_text(name: str) -> bool:
     """Whether a layer, by its name in memory, is one of a text encoder."""
     component, _, path = name.partition(".")
     return component.startswith("text_encoder") or (component == OTHER and bool(_TEXT.match(path)))
-
-
-def usable(raw: str) -> bool:
-    """Whether a name of an unknown layer can be kept: it has something to say."""
-    return bool(_USABLE.fullmatch(raw)) and bool(bare(raw).strip("._-"))
 
 
 Found = tuple[LayerNames, dict[str, Layer]]
@@ -101,7 +91,7 @@ def layers_of(
 ) -> Found | None:
     """The same from sizes by the names in the file. What metadata say counts where the names
     allow it: families share names, and a small adapter shows few of them."""
-    outside = {raw: bare(raw) for raw in sizes if not _TEXT.match(raw)}
+    outside = {raw: stripped(raw)[1] for raw in sizes if not _TEXT.match(raw)}
     by_name = {name: sizes[raw] for raw, name in outside.items()}
     found = recognise(NAMES.working(), by_name)
     if found is None:
@@ -120,7 +110,7 @@ def layers_of(
 def called(names: LayerNames, shapes: Shapes) -> str:
     """What a model is called for which a file with these keys is: its family's name, or that of
     its size."""
-    sizes = {bare(raw): size for raw, size in sizes_by_name(shapes).items()}
+    sizes = {stripped(raw)[1]: size for raw, size in sizes_by_name(shapes).items()}
     layers = {name: layer for name in sizes if (layer := names.find(name)) is not None}
     variant = variant_of(names, layers, sizes)
     return (variant.label if variant else "") or names.label
@@ -148,7 +138,8 @@ def canonical(raw: str, layers: Mapping[str, Layer]) -> str | None:
     layer = layers.get(raw)
     if layer is not None:
         return f"{TRANSFORMER}.{layer.path}"
-    return f"{OTHER}.{raw}" if usable(raw) else None
+    usable = _USABLE.fullmatch(raw) and stripped(raw)[1].strip("._-")
+    return f"{OTHER}.{raw}" if usable else None
 
 
 def alike(adapters: Iterable[Adapter], family: str | None) -> list[Adapter]:

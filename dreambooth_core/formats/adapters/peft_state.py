@@ -48,6 +48,16 @@ def from_peft(
     return {piece.name: piece.assemble(strict=False) for piece in pieces if piece is not None}
 
 
+def take_off(model: nn.Module) -> None:
+    """Takes everything that peft has put into a model off; what it was put on is untouched."""
+    for name, layer in list(model.named_modules()):
+        if hasattr(layer, "base_layer"):
+            parent, _, last = name.rpartition(".")
+            setattr(model.get_submodule(parent), last, layer.get_base_layer())
+    for attribute in ("peft_config", "_hf_peft_config_loaded"):
+        vars(model).pop(attribute, None)
+
+
 def canonical(component: str, path: str) -> str:
     """A module's path as adapters have it, from that in a model, which may be wrapped."""
     for wrapper in ("base_model.model.", "_orig_mod.", "module."):

@@ -24,7 +24,7 @@ from dreambooth_core.formats.adapters.apply import AdapterStack
 from dreambooth_core.formats.adapters.describe import faults
 from dreambooth_core.formats.adapters.model import NETWORKS, Adapter
 from dreambooth_core.formats.adapters.naming import TRANSFORMER
-from dreambooth_core.formats.adapters.peft_state import from_peft
+from dreambooth_core.formats.adapters.peft_state import from_peft, take_off
 from dreambooth_core.formats.adapters.read import read_adapter
 
 log = logging.getLogger(__name__)
@@ -121,7 +121,6 @@ class _NotTaken(Exception):
 def _through_diffusers(path: Path, adapter: Adapter, models: Models) -> Iterator[None]:
     from diffusers.loaders import StableDiffusionLoraLoaderMixin, StableDiffusionXLLoraLoaderMixin
     from diffusers.utils import logging as chatter
-    from diffusers.utils.peft_utils import recurse_remove_peft_layers
     from transformers.utils import logging as bars
 
     family = adapter.family == "sdxl"
@@ -158,9 +157,7 @@ def _through_diffusers(path: Path, adapter: Adapter, models: Models) -> Iterator
         if shown:
             bars.enable_progress_bar()
         for model in wrapped:
-            recurse_remove_peft_layers(model)
-            for flag in ("peft_config", "_hf_peft_config_loaded"):
-                vars(model).pop(flag, None)
+            take_off(model)
 
 
 def _all_arrived(adapter: Adapter, models: Models) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import ClassVar
@@ -295,6 +295,16 @@ def add_bias(offset: Tensor | None, shift: Tensor, strength: float) -> Tensor:
     return offset.float() + shift.reshape(offset.shape) * strength
 
 
+def require_fit(shape: Sequence[int], base: Tensor) -> None:
+    """Raises ``UserError`` unless a change of this shape, flat or not, is one of this weight."""
+    if math.prod(shape) != base.numel() or shape[0] != base.shape[0]:
+        raise UserError(
+            f"the adapter changes a weight of shape {list(shape)}, "
+            f"but the base's is {list(base.shape)}",
+            do="Use an adapter that was made for this base.",
+        )
+
+
 def finish(delta: Tensor, base: Tensor | None, dora_scale: Tensor | None) -> Tensor:
     """ΔW in the base's shape, rescaled where it is DoRA.
 
@@ -302,12 +312,7 @@ def finish(delta: Tensor, base: Tensor | None, dora_scale: Tensor | None) -> Ten
         UserError: sizes differ, or DoRA without a base.
     """
     if base is not None and delta.shape != base.shape:
-        if delta.numel() != base.numel() or delta.shape[0] != base.shape[0]:
-            raise UserError(
-                f"the adapter changes a weight of shape {list(delta.shape)}, "
-                f"but the base's is {list(base.shape)}",
-                do="Use an adapter that was made for this base.",
-            )
+        require_fit(delta.shape, base)
         delta = delta.reshape(base.shape)
     if dora_scale is None:
         return delta

@@ -70,7 +70,11 @@ def write_adapter(
     asked = layout
     if layout == "host":
         layout = host_layout(adapter)
-        if layout != "diffusers" and not _joins(adapter, layout):
+        try:
+            written(adapter, layout)
+        except Unsupported as error:
+            # What took hours to train is not lost because of a name: diffusers' need no joining.
+            log.warning("diffusers' names are written: %s", error.line)
             layout = "diffusers"
     try:
         if layout == "peft":
@@ -87,17 +91,6 @@ def write_adapter(
         where = f"{path}, {error.where}" if error.where else path
         raise Unsupported(error.what, where=where, do=error.do) from error
     return path
-
-
-def _joins(adapter: Adapter, layout: str) -> bool:
-    """Whether the layers that hosts keep as one can be joined: what took hours to train is not
-    lost because of a name, and diffusers' names need no joining."""
-    try:
-        written(adapter, layout)
-    except Unsupported as error:
-        log.warning("diffusers' names are written: %s", error.line)
-        return False
-    return True
 
 
 def host_layout(adapter: Adapter) -> str:

@@ -237,10 +237,7 @@ def test_rotations_that_cannot_be_joined_are_named(tmp_path: Path) -> None:
             "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.lora_up.weight",
             {"Forge", "Forge Neo", "ComfyUI"},
         ),
-        (
-            "base_model.model.down_blocks.0.attentions.0.proj_in.lora_A.weight",
-            set(),
-        ),
+        ("base_model.model.down_blocks.0.attentions.0.proj_in.lora_A.weight", set()),
     ],
 )
 def test_stable_diffusion_in_the_hosts(key: str, hosts: set[str]) -> None:

@@ -255,11 +255,7 @@ def test_embeddings_ride_along(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "word"),
-    [
-        (f"{KOHYA}to_q.a1.weight", "GLoRA"),
-        (f"{KOHYA}to_q.on_input", "IA"),
-    ],
+    ("key", "word"), [(f"{KOHYA}to_q.a1.weight", "GLoRA"), (f"{KOHYA}to_q.on_input", "IA")]
 )
 def test_other_methods_are_named(key: str, word: str, tmp_path: Path) -> None:
     storage.write_tensors(tmp_path / "a.safetensors", {key: torch.ones(2, 2)})

@@ -121,12 +121,7 @@ def test_fp16_files_pass_within_their_precision(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("spoil", "word"),
-    [
-        ("alpha", "differs"),
-        ("lost", "differs"),
-        ("nan", "NaN"),
-        ("zero", "equals its base"),
-    ],
+    [("alpha", "differs"), ("lost", "differs"), ("nan", "NaN"), ("zero", "equals its base")],
 )
 def test_a_spoiled_file_fails(spoil: str, word: str, tmp_path: Path) -> None:
     adapter = trained("sd1")
