@@ -13,12 +13,11 @@ a key that is not known is an error. Reports are JSON.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from dreambooth_core.commands.main import load
 from dreambooth_core.commands.options import Reporting, argument, from_request
 from dreambooth_core.disk.reading import read_bytes
 from dreambooth_core.errors import UserError
@@ -59,11 +58,6 @@ def run(args: Options) -> int:
     """
     name, options = typed(parse_json(read_bytes(args.request, LARGEST), largest=LARGEST))
     return int(load(name).run(options) or 0)
-
-
-def load(name: str) -> ModuleType:
-    """A task's module."""
-    return importlib.import_module(f"dreambooth_core.commands.{name}")
 
 
 def typed(request: Any) -> tuple[str, Any]:

@@ -4,15 +4,19 @@ The layers, each over the one before: the dataclasses' defaults → the preset �
 order → the overrides. Sections are merged key by key; lists are replaced as a whole. Relative
 paths in a file are relative to that file, those of defaults and overrides to the working
 directory; only fields that say they are paths are touched.
+
+:func:`load` stops at the first error, as a command line should; a form marks all of them
+(:func:`mark`). What depends on several values or on files is found by the engine alone.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -33,17 +37,8 @@ from dreambooth_core.config.reading import (
 )
 from dreambooth_core.config.shapes import Shape, find, members, present, tell_renamed
 from dreambooth_core.config.suggest import advice, nearest
-from dreambooth_core.config.writing import dump
+from dreambooth_core.config.writing import dump as dump
 from dreambooth_core.errors import UserError
-
-__all__ = [
-    "below",
-    "check_value",
-    "dump",
-    "load",
-    "preset_text",
-    "validate",
-]
 
 T = TypeVar("T")
 Preset = str | os.PathLike[str]
@@ -302,3 +297,40 @@ def _origin(key: str, origins: dict[str, str]) -> str | None:
         dot, bracket = key.rfind("."), key.rfind("[")
         key = key[: max(dot, bracket)] if max(dot, bracket) > 0 else ""
     return origins.get(key) if key else None
+
+
+def mark(schema: type, flat: Mapping[str, Any]) -> dict[str, str]:
+    """What is wrong with each value: its key → one line. Empty when all are right.
+
+    Args:
+        schema: the root dataclass.
+        flat: values by dotted keys, as :func:`dreambooth_core.config.describe.flatten` makes them.
+    """
+    wrong: dict[str, str] = {}
+    for key, value in flat.items():
+        try:
+            _check(schema, key, value)
+        except UserError as error:
+            error.where = None
+            wrong[key] = error.line
+    return wrong
+
+
+def _check(schema: type, key: str, value: Any) -> None:
+    source = Source("", Path.cwd(), schema, lines=False)
+    shape, info, walked = Shape("section", schema=schema), None, ""
+    try:
+        steps = split_key(present(schema, key))
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    for given in steps:
+        step, shape, info = below(shape, info, given, walked, source)
+        walked = joined(walked, step)
+    if value is None and shape.optional:
+        return
+    node = None if value is None else compose(json.dumps(value), source)  # JSON is YAML
+    if node is None:
+        raise UserError(f"{key} needs a value")
+    read = read_node(node, shape, key, info, source)
+    if info is not None:
+        check_value(read, key, info, {})

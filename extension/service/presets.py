@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dreambooth_core.config.catalogue import budget_of, entries, entry, names, recipe
 from dreambooth_core.config.describe import flatten, nest, renamed
-from dreambooth_core.config.marking import mark
+from dreambooth_core.config.loading import mark
 from dreambooth_core.config.reading import Source, read_file, read_yaml
 from dreambooth_core.disk import write_text
 from dreambooth_core.errors import SaveFailed, UserError

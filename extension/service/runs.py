@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dreambooth_core.commands.evaluate import PAGE
 from dreambooth_core.config.describe import flatten
-from dreambooth_core.config.marking import mark
+from dreambooth_core.config.loading import mark
 from dreambooth_core.config.reading import read_file
 from dreambooth_core.disk import remove, write_text
 from dreambooth_core.errors import DreamBoothError, UserError

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from dreambooth_core.config.marking import mark
+from dreambooth_core.config.loading import mark
 from dreambooth_core.errors import DreamBoothError
 from dreambooth_core.options import TrainConfig
 

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from dreambooth_core.config.describe import flatten, renamed
-from dreambooth_core.config.loading import dump, load
-from dreambooth_core.config.marking import mark
+from dreambooth_core.config.loading import dump, load, mark
 from dreambooth_core.config.shapes import members, tell_renamed
 from dreambooth_core.errors import UserError
 from dreambooth_core.options import TrainConfig

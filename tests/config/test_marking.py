@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dreambooth_core.config.describe import flatten, nest
-from dreambooth_core.config.loading import load
-from dreambooth_core.config.marking import mark
+from dreambooth_core.config.loading import load, mark
 from dreambooth_core.options import TrainConfig
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from dreambooth_core.config.marking import mark
+from dreambooth_core.config.loading import mark
 from dreambooth_core.hosting.curves import smoothed, thinned
 from dreambooth_core.options import TrainConfig
 from extension.service.types import Events, Problem, Report, Status
