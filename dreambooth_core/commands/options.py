@@ -80,52 +80,35 @@ def argument(
 
 
 @dataclass(frozen=True)
-class Argument:
-    """A field, as forms and interfaces see it."""
+class Argument(Member):
+    """A field, as forms and interfaces see it. Its info's ``path`` is a kind, also of each weighted
+    adapter."""
 
-    name: str
-    label: str
-    help: str
-    type: str
-    """``str``, ``int``, ``float``, ``bool``, ``choice``, ``path``, ``weighted`` (adapters, each
-    with a weight) or ``list`` (of texts, or of numbers)."""
-    kind: str
-    """What a path is, also of each weighted adapter."""
-    required: bool
-    optional: bool
-    """Whether None is a value."""
-    default: Any
-    choices: tuple[str, ...] | None
-    numbers: bool
-    """Whether a list holds numbers."""
-    words: Words
-    shape: Shape
+    @property
+    def words(self) -> Words:
+        """How it is said on a command line."""
+        found: Words = self.field.metadata["words"]
+        return found
+
+    @property
+    def type(self) -> str:
+        """``str``, ``int``, ``float``, ``bool``, ``choice``, ``path``, ``weighted`` (adapters, each
+        with a weight) or ``list`` (of texts, or of numbers)."""
+        if self.shape.item is not None and self.shape.item.schema is WeightedFile:
+            return "weighted"
+        return "choice" if self.info.choices else self.shape.kind
+
+    @property
+    def numbers(self) -> bool:
+        """Whether a list holds numbers."""
+        return self.shape.item is not None and self.shape.item.kind in ("int", "float")
 
 
 def arguments(schema: type) -> list[Argument]:
     """The fields in order: the class's own before those that it shares with others."""
     found = members(schema)
     order = [name for owner in schema.__mro__ for name in inspect.get_annotations(owner)]
-    return [_argument(found[name]) for name in dict.fromkeys(order) if name in found]
-
-
-def _argument(member: Member) -> Argument:
-    shape, info, item = member.shape, member.info, member.shape.item
-    weighted = item is not None and item.schema is WeightedFile
-    return Argument(
-        name=member.name,
-        label=info.label,
-        help=info.help,
-        type="weighted" if weighted else "choice" if info.choices else shape.kind,
-        kind=info.path,
-        required=member.required,
-        optional=shape.optional,
-        default=member.default,
-        choices=tuple(info.choices) if info.choices else None,
-        numbers=item is not None and item.kind in ("int", "float"),
-        words=member.field.metadata["words"],
-        shape=shape,
-    )
+    return [Argument(**vars(found[name])) for name in dict.fromkeys(order) if name in found]
 
 
 # --- from a command line --------------------------------------------------------------------------
@@ -134,7 +117,7 @@ def add_options(parser: argparse.ArgumentParser, schema: type) -> None:
     groups: dict[str, Any] = {"": parser}
     for each in arguments(schema):
         names = [f"--{each.name}" if flag == "--" else flag for flag in each.words.flags]
-        given: dict[str, Any] = {"help": argparse.SUPPRESS if each.words.hidden else each.help}
+        given: dict[str, Any] = {"help": argparse.SUPPRESS if each.words.hidden else each.info.help}
         if each.words.flags:
             given |= {"dest": each.name, "required": each.required}
         if each.type == "bool":
@@ -147,8 +130,8 @@ def add_options(parser: argparse.ArgumentParser, schema: type) -> None:
                 "path": Path,
                 "list": _finite if each.numbers else str,
             }.get(each.type, str)
-        if each.choices:
-            given["choices"] = each.choices
+        if each.info.choices:
+            given["choices"] = each.info.choices
         if each.type in ("list", "weighted"):
             if each.words.rest:
                 given["nargs"] = argparse.REMAINDER
@@ -244,9 +227,9 @@ def _read(each: Argument, shape: Shape, value: Any) -> Any:
         return [_read(each, shape.item, item) for item in value]
     if shape.kind == "section":
         return _weighted(each.name, value)
-    if each.choices and value not in each.choices:
+    if each.info.choices and value not in each.info.choices:
         what = f"{each.name}: {_shown(value)} is not a choice"
-        raise UserError(what, do=f"Choose from {', '.join(each.choices)}.")
+        raise UserError(what, do=f"Choose from {', '.join(each.info.choices)}.")
     return value
 
 

@@ -54,12 +54,12 @@ def options(tool: str) -> list[ToolOption]:
     return [
         ToolOption(
             name=each.name,
-            label=each.label,
-            help=each.help,
+            label=each.info.label,
+            help=each.info.help,
             type=_type(each),
             required=each.required,
             default=each.default,
-            choices=list(each.choices) if each.choices else None,
+            choices=list(each.info.choices) if each.info.choices else None,
         )
         for each in fields(tool)
     ]
@@ -67,7 +67,7 @@ def options(tool: str) -> list[ToolOption]:
 
 def _type(each: Argument) -> str:
     if each.type == "path":
-        return "output" if each.kind in WRITTEN else "file"
+        return "output" if each.info.path in WRITTEN else "file"
     return "numbers" if each.numbers else each.type
 
 
@@ -89,17 +89,17 @@ def request(tool: str, values: Mapping[str, Any], files: Files) -> dict[str, Any
             raise UserError(f"there is no option {name!r}")
     typed: Any = from_request(schema(tool), given)
     made: dict[str, Any] = {each.name: getattr(typed, each.name) for each in known}
-    sources = [each for each in known if each.kind and each.kind not in WRITTEN]
+    sources = [each for each in known if each.info.path and each.info.path not in WRITTEN]
     for each in sources:
         if each.type == "weighted":
-            made[each.name] = [_settled(part, each.kind, files) for part in made[each.name]]
+            made[each.name] = [_settled(part, each.info.path, files) for part in made[each.name]]
         elif made[each.name] is not None:
-            made[each.name] = files.read(str(made[each.name]), each.kind)
+            made[each.name] = files.read(str(made[each.name]), each.info.path)
     source = made.get("source")
     for each in known:
-        if each.kind in WRITTEN:
+        if each.info.path in WRITTEN:
             # As it was written: a Path forgets the "/" at the end that says "a folder".
-            made[each.name] = files.write(str(given[each.name]), each.kind, beside=source)
+            made[each.name] = files.write(str(given[each.name]), each.info.path, beside=source)
     return made
 
 

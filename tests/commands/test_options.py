@@ -35,10 +35,10 @@ def parsed(schema: type, *argv: str) -> Any:
 def test_every_option_is_described(task: str) -> None:
     assert task in COMMANDS
     found = arguments(load(task).Options)
-    assert all(each.help and each.label for each in found)
-    assert {each.kind for each in found} <= {"", *READ, *WRITTEN, *OWN}
+    assert all(each.info.help and each.info.label for each in found)
+    assert {each.info.path for each in found} <= {"", *READ, *WRITTEN, *OWN}
     paths = [each for each in found if each.type in ("path", "weighted")]
-    assert all(each.kind for each in paths), "a path without a kind cannot be confined"
+    assert all(each.info.path for each in paths), "a path without a kind cannot be confined"
 
 
 def test_both_ways_say_the_same() -> None:
