@@ -26,8 +26,8 @@ class Dialect:
     script: str
     name: str
     flags: str
-    """Every flag that it has: ``name``, or ``name=default`` where that is not off or nothing. A
-    later word goes over an earlier one, and ``-name`` takes a flag out."""
+    """Every flag that it has: ``name``, or ``name=default`` where there is one. A later word goes
+    over an earlier one, and ``-name`` takes a flag out."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
     """Configuration keys that hold whatever the flags say."""
     run_folder: str = ""
@@ -41,17 +41,13 @@ class Dialect:
     @cached_property
     def defaults(self) -> dict[str, Any]:
         """Every flag that it has, with its default."""
-        from dreambooth_core.compat.flags import BY_NAME  # late: it reads what actions need
-
         found: dict[str, Any] = {}
         for word in self.flags.split():
             name, equals, value = word.partition("=")
             if name.startswith("-"):
                 found.pop(name[1:])
-            elif equals:
-                found[name] = _default(value)
             else:
-                found[name] = False if BY_NAME[name].kind == "switch" else None
+                found[name] = _default(value) if equals else None
         return found
 
 
@@ -63,26 +59,27 @@ def _default(text: str) -> Any:
 
 
 COMMON = """pretrained_model_name_or_path tokenizer_name instance_data_dir class_data_dir
-instance_prompt class_prompt with_prior_preservation prior_loss_weight=1.0 num_class_images=100 seed
-resolution=512 center_crop train_text_encoder train_batch_size=4 sample_batch_size=4
-num_train_epochs=1 max_train_steps gradient_accumulation_steps=1 gradient_checkpointing
-learning_rate=5e-6 scale_lr lr_scheduler=constant lr_warmup_steps=500 adam_beta1=0.9
-adam_beta2=0.999 adam_weight_decay=1e-2 adam_epsilon=1e-8 max_grad_norm=1.0 push_to_hub hub_token
-hub_model_id hub_licence hub_consent logging_dir=logs"""
+instance_prompt class_prompt with_prior_preservation=false prior_loss_weight=1.0
+num_class_images=100 seed resolution=512 center_crop=false train_text_encoder=false
+train_batch_size=4 sample_batch_size=4 num_train_epochs=1 max_train_steps
+gradient_accumulation_steps=1 gradient_checkpointing=false learning_rate=5e-6 scale_lr=false
+lr_scheduler=constant lr_warmup_steps=500 adam_beta1=0.9 adam_beta2=0.999 adam_weight_decay=1e-2
+adam_epsilon=1e-8 max_grad_norm=1.0 push_to_hub=false hub_token hub_model_id hub_licence
+hub_consent logging_dir=logs"""
 """What every one of them has, and two flags of our own: what publishing needs to know."""
-TORCH = f"{COMMON} revision use_8bit_adam mixed_precision local_rank=-1"
+TORCH = f"{COMMON} revision use_8bit_adam=false mixed_precision local_rank=-1"
 """What those for PyTorch have."""
 NEWER = """checkpointing_steps=500 lr_num_cycles=1 lr_power=1.0 report_to=tensorboard
-enable_xformers_memory_efficient_attention"""
+enable_xformers_memory_efficient_attention=false"""
 """What those have that were written after the end of 2022."""
 VALIDATED = "validation_prompt num_validation_images=4"
 HUGGING_FACE = f"""{TORCH} {NEWER} {VALIDATED} variant checkpoints_total_limit
-resume_from_checkpoint dataloader_num_workers=0 allow_tf32 prior_generation_precision"""
+resume_from_checkpoint dataloader_num_workers=0 allow_tf32=false prior_generation_precision"""
 """What diffusers' own have."""
-IF_FLAGS = """pre_compute_text_embeddings tokenizer_max_length text_encoder_use_attention_mask
-validation_images class_labels_conditioning"""
-PADDLE = f"""{COMMON} {NEWER} adam_weight_decay=0.02 max_grad_norm=-1.0 height width random_flip
-dataloader_num_workers=0 noise_offset report_to=visualdl writer_type save_steps"""
+IF_FLAGS = """pre_compute_text_embeddings=false tokenizer_max_length
+text_encoder_use_attention_mask=false validation_images class_labels_conditioning"""
+PADDLE = f"""{COMMON} {NEWER} adam_weight_decay=0.02 max_grad_norm=-1.0 height width
+random_flip=false dataloader_num_workers=0 noise_offset report_to=visualdl writer_type save_steps"""
 TO_LORA = "output_dir=lora-dreambooth-model learning_rate=5e-4 validation_epochs=50"
 LANCZOS = "image_interpolation_mode=lanczos"
 
@@ -92,27 +89,28 @@ optimizer=AdamW prodigy_beta3 prodigy_decouple=true prodigy_use_bias_correction=
 prodigy_safeguard_warmup=true dataset_name dataset_config_name cache_dir image_column=image
 caption_column repeats=1 validation_epochs=50"""
 """What every one of the later ones has, but for ``train_text_encoder``, which comes and goes."""
-FLOW = f"""{SHARED} max_sequence_length=512 random_flip weighting_scheme=none logit_mean=0.0
+FLOW = f"""{SHARED} max_sequence_length=512 random_flip=false weighting_scheme=none logit_mean=0.0
 logit_std=1.0 mode_scale=1.29"""
 ADAPTER = "rank=4 lora_dropout=0.0"
 TEXT = "text_encoder_lr=5e-6 adam_weight_decay_text_encoder=1e-3 prior_generation_precision"
-LARGE = """lora_alpha=4 bnb_quantization_config_path offload skip_final_inference
-final_validation_prompt aspect_ratio_buckets use_aspect_ratio_buckets"""
+LARGE = """lora_alpha=4 bnb_quantization_config_path offload=false skip_final_inference=false
+final_validation_prompt aspect_ratio_buckets use_aspect_ratio_buckets=false"""
 """What those for the largest models have."""
-FLUX2 = f"""{LARGE} {TEXT} do_fp8_training guidance_scale=3.5 enable_npu_flash_attention
-fsdp_text_encoder"""
+FLUX2 = f"""{LARGE} {TEXT} do_fp8_training=false guidance_scale=3.5
+enable_npu_flash_attention=false fsdp_text_encoder=false"""
 LLAMA = """pretrained_tokenizer_4_name_or_path=meta-llama/Meta-Llama-3.1-8B-Instruct
 pretrained_text_encoder_4_name_or_path=meta-llama/Meta-Llama-3.1-8B-Instruct"""
 """HiDream's; Qwen-Image's script took them over and does not use them."""
-FLUX = f"{TEXT} train_text_encoder guidance_scale=3.5"
-SD3 = f"""{TEXT} train_text_encoder max_sequence_length=77 weighting_scheme=logit_normal
+FLUX = f"{TEXT} train_text_encoder=false guidance_scale=3.5"
+SD3 = f"""{TEXT} train_text_encoder=false max_sequence_length=77 weighting_scheme=logit_normal
 precondition_outputs=1 output_dir=sd3-dreambooth"""
-ADVANCED = f"""train_text_encoder text_encoder_lr=5e-6 prior_generation_precision
-token_abstraction=TOK num_new_tokens_per_abstraction=2 train_text_encoder_ti
+ADVANCED = f"""train_text_encoder=false text_encoder_lr=5e-6 prior_generation_precision
+token_abstraction=TOK num_new_tokens_per_abstraction=2 train_text_encoder_ti=false
 train_text_encoder_ti_frac=0.5 train_text_encoder_frac=1.0 {LANCZOS}"""
 ADVANCED_UNET = f"""{SHARED} {ADVANCED} {ADAPTER} output_dir=lora-dreambooth-model
 pretrained_vae_model_name_or_path adam_weight_decay_text_encoder
-enable_xformers_memory_efficient_attention snr_gamma noise_offset=0.0 use_dora cache_latents"""
+enable_xformers_memory_efficient_attention=false snr_gamma noise_offset=0.0 use_dora=false
+cache_latents=false"""
 
 ALIKE = {"data.captions": "prompt", "data.subfolders": False, "save.arrangement": "diffusers"}
 """How they all take images and write results."""
@@ -149,7 +147,12 @@ def flow(script: str, layers: str, guidance: float, flags: str, **fixed: Any) ->
         "validation.guidance_scale": guidance,
     }
     values |= {"method.target_modules": layers} if layers else {"save.precision": "fp32"}
-    own = f"{FLOW} {ADAPTER} lora_layers cache_latents upcast_before_saving" if layers else FLOW
+    own = (
+        f"""{FLOW} {ADAPTER} lora_layers cache_latents=false
+    upcast_before_saving=false"""
+        if layers
+        else FLOW
+    )
     return Dialect(f"train_dreambooth_{script}", "diffusers", f"{own} {flags}", values)
 
 
@@ -167,27 +170,27 @@ LATER = (
         "attention",
         4.0,
         f"""{FLUX2} output_dir=flux-dreambooth-lora text_encoder_out_layers=[10,20,30]
-        remote_text_encoder""",
+        remote_text_encoder=false""",
     ),
     flow(
         "lora_flux",
         f"{JOINT},{FORWARD}",
         3.5,
-        f"{FLUX} output_dir=flux-dreambooth-lora lora_alpha=4 enable_npu_flash_attention",
+        f"{FLUX} output_dir=flux-dreambooth-lora lora_alpha=4 enable_npu_flash_attention=false",
     ),
     flow(
         "flux",
         "",
         3.5,
         f"""{FLUX} output_dir=flux-dreambooth max_sequence_length=77 {LANCZOS}
-        enable_npu_flash_attention""",
+        enable_npu_flash_attention=false""",
     ),
     flow(
         "lora_flux_advanced",
         f"{JOINT},{FORWARD}",
         3.5,
         f"""{FLUX} {ADVANCED} output_dir=flux-dreambooth-lora num_new_tokens_per_abstraction
-        lora_alpha=4 initializer_concept enable_t5_ti train_transformer_frac=1.0""",
+        lora_alpha=4 initializer_concept enable_t5_ti=false train_transformer_frac=1.0""",
     ),
     flow(
         "lora_qwen_image",
@@ -200,7 +203,7 @@ LATER = (
         KREA2,
         1.0,
         f"""{LARGE} output_dir=krea2-dreambooth-lora rank=32 lora_alpha=32 learning_rate=3e-4
-        caption_dropout=0.0 do_fp8_training validation_model_path
+        caption_dropout=0.0 do_fp8_training=false validation_model_path
         validation_num_inference_steps=8 validation_guidance_scale=0.0""",
     ),
     flow(
@@ -208,31 +211,32 @@ LATER = (
         QKVO,
         4.0,
         f"""output_dir=lumina2-dreambooth-lora max_sequence_length=256 system_prompt
-        final_validation_prompt {LANCZOS} offload""",
+        final_validation_prompt {LANCZOS} offload=false""",
     ),
     flow(
         "lora_ideogram4",
         f"{QKVO},w1,w2,w3",
         7.0,
         f"""{FLUX2} -use_aspect_ratio_buckets output_dir=flux-dreambooth-lora
-        max_sequence_length=2048 weighting_scheme=logit_normal logit_std=1.5 upsample_prompt
+        max_sequence_length=2048 weighting_scheme=logit_normal logit_std=1.5 upsample_prompt=false
         prompt_enhancer_head_id=diffusers/qwen3-vl-8b-instruct-lm-head
-        disable_training_autocast""",
+        disable_training_autocast=false""",
     ),
     flow(
         "lora_hidream",
         "to_k,to_q,to_v,to_out",
         5.0,
         f"""{LLAMA} output_dir=hidream-dreambooth-lora max_sequence_length=128
-        bnb_quantization_config_path offload skip_final_inference final_validation_prompt""",
+        bnb_quantization_config_path offload=false skip_final_inference=false
+        final_validation_prompt""",
     ),
     flow(
         "lora_sana",
         "to_k,to_q,to_v",
         4.5,
         """output_dir=sana-dreambooth-lora max_sequence_length=300 complex_human_instruction
-        lora_alpha=4 adam_weight_decay_text_encoder=1e-3 offload enable_vae_tiling
-        enable_npu_flash_attention""",
+        lora_alpha=4 adam_weight_decay_text_encoder=1e-3 offload=false enable_vae_tiling=false
+        enable_npu_flash_attention=false""",
         **{"objective.shift": "none"},
     ),
     flow("lora_sd3", JOINT, 7.0, f"{SD3} lora_blocks"),
@@ -246,8 +250,8 @@ LATER = (
     Dialect(
         "train_dreambooth_lora_sdxl_advanced",
         "diffusers",
-        f"""{ADVANCED_UNET} resolution=1024 random_flip do_edm_style_training clip_skip
-        lora_unet_blocks use_blora""",
+        f"""{ADVANCED_UNET} resolution=1024 random_flip=false do_edm_style_training=false clip_skip
+        lora_unet_blocks use_blora=false""",
         LORA,
     ),
 )
@@ -258,7 +262,7 @@ DIALECTS = (
         "train_dreambooth",
         "diffusers",
         f"""{HUGGING_FACE} {IF_FLAGS} output_dir=dreambooth-model validation_steps=100
-        set_grads_to_none offset_noise snr_gamma skip_save_text_encoder
+        set_grads_to_none=false offset_noise=false snr_gamma skip_save_text_encoder=false
         validation_scheduler=DPMSolverMultistepScheduler""",
         FULL,
     ),
@@ -267,8 +271,8 @@ DIALECTS = (
         "shivam",
         f"""{TORCH} output_dir=text-inversion-model pretrained_vae_name_or_path concepts_list
         save_sample_prompt save_sample_negative_prompt n_save_sample=4 save_guidance_scale=7.5
-        save_infer_steps=20 save_interval=10000 save_min_steps=0 log_interval=10 pad_tokens
-        not_cache_latents hflip read_prompts_from_txts""",
+        save_infer_steps=20 save_interval=10000 save_min_steps=0 log_interval=10 pad_tokens=false
+        not_cache_latents=false hflip=false read_prompts_from_txts=false""",
         FULL
         | {
             "save.arrangement": "shivam",
@@ -283,10 +287,10 @@ DIALECTS = (
         "train_dreambooth",
         "peft",
         f"""{TORCH} {NEWER} {VALIDATED} output_dir=text-inversion-model resume_from_checkpoint
-        allow_tf32 prior_generation_precision validation_steps=100 use_lora lora_r=8 lora_alpha=32
-        lora_dropout=0.0 lora_bias=none lora_text_encoder_r=8 lora_text_encoder_alpha=32
-        lora_text_encoder_dropout=0.0 lora_text_encoder_bias=none num_dataloader_workers=1
-        no_tracemalloc wandb_key wandb_project_name""",
+        allow_tf32=false prior_generation_precision validation_steps=100 use_lora=false lora_r=8
+        lora_alpha=32 lora_dropout=0.0 lora_bias=none lora_text_encoder_r=8
+        lora_text_encoder_alpha=32 lora_text_encoder_dropout=0.0 lora_text_encoder_bias=none
+        num_dataloader_workers=1 no_tracemalloc=false wandb_key wandb_project_name""",
         FULL | {"save.arrangement": "peft"},
     ),
     Dialect("train_dreambooth", "ppdiffusers", f"{PADDLE} output_dir=dreambooth-model", FULL),
@@ -306,9 +310,9 @@ DIALECTS = (
         "train_dreambooth_lora_sdxl",
         "diffusers",
         f"""{SHARED} {TEXT} {ADAPTER} {LANCZOS} output_dir=lora-dreambooth-model resolution=1024
-        train_text_encoder enable_xformers_memory_efficient_attention
-        pretrained_vae_model_name_or_path do_edm_style_training output_kohya_format random_flip
-        snr_gamma use_dora""",
+        train_text_encoder=false enable_xformers_memory_efficient_attention=false
+        pretrained_vae_model_name_or_path do_edm_style_training=false output_kohya_format=false
+        random_flip=false snr_gamma use_dora=false""",
         LORA,
     ),
     *LATER,
