@@ -36,7 +36,7 @@ from dreambooth_core.methods.starting import (
     read_start,
     require_layers,
 )
-from dreambooth_core.methods.targets import TEXT_TARGETS, is_wide, target_layers
+from dreambooth_core.methods.targets import TEXT_TARGETS, target_layers
 from dreambooth_core.methods.training_adapter import TrainingAdapter
 from dreambooth_core.randomness import seed_of
 
@@ -299,7 +299,8 @@ class Oft(AdapterMethod):
     def layers(self, model: nn.Module, component: str) -> list[str]:
         # Turning the overlapping patches of a k x k convolution is not a weight change.
         named = super().layers(model, component)
-        return [name for name in named if not is_wide(model.get_submodule(name))]
+        kernels = {n: getattr(model.get_submodule(n), "kernel_size", (1,)) for n in named}
+        return [name for name in named if max(kernels[name]) == 1]
 
     def peft_config(self, layers: list[str], rank: int, alpha: float, dropout: float) -> Any:
         from peft import OFTConfig

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from dreambooth_core.config.fields import option
 from dreambooth_core.methods.table import METHODS
 
 TARGETS = ("query_value", "attention", "transformer", "all")
+
+
+def _of_text(name: str, between: tuple[float, float]) -> Any:
+    says = f"{name} of the text encoder's adapter. Empty: the denoiser's."
+    return option(None, label=f"{name}, text encoder", help=says, between=between, advanced=True)
 
 
 @dataclass
@@ -66,27 +72,9 @@ class MethodOptions:
         open=True,
         aliases=("targets",),
     )
-    text_rank: int | None = option(
-        None,
-        label="Rank, text encoder",
-        help="Rank of the text encoder's adapter. Empty: the denoiser's.",
-        between=(1, 1024),
-        advanced=True,
-    )
-    text_alpha: float | None = option(
-        None,
-        label="Alpha, text encoder",
-        help="Alpha of the text encoder's adapter. Empty: the denoiser's.",
-        between=(0.001, 1000000.0),
-        advanced=True,
-    )
-    text_dropout: float | None = option(
-        None,
-        label="Dropout, text encoder",
-        help="Dropout of the text encoder's adapter. Empty: the denoiser's.",
-        between=(0.0, 0.9),
-        advanced=True,
-    )
+    text_rank: int | None = _of_text("Rank", (1, 1024))
+    text_alpha: float | None = _of_text("Alpha", (0.001, 1000000.0))
+    text_dropout: float | None = _of_text("Dropout", (0.0, 0.9))
     placeholder_token: str = option(
         "sks",
         label="Placeholder token",

@@ -46,7 +46,7 @@ class QuantizedLinear(nn.Linear):
         self.bias = layer.bias
 
     @property
-    def weight(self) -> Tensor:  # type: ignore[override]
+    def weight(self) -> nn.Parameter:  # type: ignore[override]
         """``[out, in]``, frozen."""
         return nn.Parameter(self._decoded(), requires_grad=False)
 
@@ -59,11 +59,8 @@ class QuantizedLinear(nn.Linear):
 
     def plain(self) -> nn.Linear:
         """An ordinary layer with the same, already rounded, weight."""
-        has_bias = self.bias is not None
-        layer = nn.Linear(self.in_features, self.out_features, has_bias, device="meta")
-        layer.weight = nn.Parameter(self._decoded(), requires_grad=False)
-        if has_bias:
-            layer.bias = self.bias
+        layer = nn.Linear(self.in_features, self.out_features, device="meta")
+        layer.weight, layer.bias = self.weight, self.bias
         return layer
 
     def _decoded(self) -> Tensor:
@@ -113,7 +110,7 @@ def quantize(
     ]
     for name, layer in layers:
         quantized = QuantizedLinear(layer.to(device or layer.weight.device), kind)
-        _replace(model, name, quantized.to(home) if home else quantized)
+        model.set_submodule(name, quantized.to(home) if home else quantized)
     return len(layers)
 
 
@@ -121,18 +118,13 @@ def dequantize(model: nn.Module) -> None:
     """Makes ordinary layers of quantised ones, in place; the rounding stays."""
     for name, layer in list(model.named_modules()):
         if isinstance(layer, QuantizedLinear):
-            _replace(model, name, layer.plain())
+            model.set_submodule(name, layer.plain())
 
 
 def require_package(kind: str) -> None:
     """Raises ``UserError`` if what a kind of quantising needs is not installed."""
     if kind == "nf4":
         _bitsandbytes()
-
-
-def _replace(model: nn.Module, name: str, layer: nn.Module) -> None:
-    parent, _, last = name.rpartition(".")
-    setattr(model.get_submodule(parent), last, layer)
 
 
 def _encode_int8(weight: Tensor) -> tuple[Tensor, Tensor]:

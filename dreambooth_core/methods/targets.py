@@ -112,8 +112,3 @@ def target_layers(model: nn.Module, wanted: str, presets: Mapping[str, str]) -> 
             do=advice(wanted, presets),
         )
     return found
-
-
-def is_wide(layer: nn.Module) -> bool:
-    """Whether it is a convolution that looks at more than one place."""
-    return isinstance(layer, nn.Conv2d) and max(layer.kernel_size) > 1

@@ -104,18 +104,15 @@ def layout_of(path: str | Path) -> str:
     if path.suffix.lower() != ".safetensors":
         return "other"
     keys = list(storage.read_header(path).tensors)
-    signs = (
-        ("kohya", ("lora_unet_", "lora_te", "lora_transformer_", "lycoris_", "oft_unet_")),
-        ("peft", ("base_model.model.",)),
-        ("comfyui", ("diffusion_model.", "model.diffusion_model.", "text_encoders.")),
-    )
-    for layout, starts in signs:
-        if any(key.startswith(starts) for key in keys):
-            return layout
-    if any(".lora_A" in key for key in keys):
-        return "diffusers"
-    old = (".lora.down", "_lora.down", ".lora_linear_layer.down")
-    return "diffusers (old)" if any(sign in key for key in keys for sign in old) else "other"
+    signs = {
+        "kohya": r"lora_unet_|lora_te|lora_transformer_|lycoris_|oft_unet_",
+        "peft": r"base_model\.model\.",
+        "comfyui": r"(model\.)?diffusion_model\.|text_encoders\.",
+        "diffusers": r".*\.lora_A",
+        "diffusers (old)": r".*(\.lora|_lora|\.lora_linear_layer)\.down",
+    }
+    fitting = (name for name, sign in signs.items() if any(re.match(sign, key) for key in keys))
+    return next(fitting, "other")
 
 
 def base_of(metadata: Mapping[str, str]) -> str | None:

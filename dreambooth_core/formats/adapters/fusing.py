@@ -7,7 +7,7 @@ its own and ranks add up. What a part does not use is left out again, so the way
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,19 +22,12 @@ from dreambooth_core.formats.adapters.weights import DiffWeights, LoraWeights, W
 
 def outputs_of(weights: Weights) -> int | None:
     """Rows of the change; ``None`` where only the base tells (OFT of the inputs)."""
-    if isinstance(weights, LoraWeights):
-        return int(weights.up.shape[0])
-    if isinstance(weights, LohaWeights):
-        return int(weights.w1_a.shape[0 if weights.t1 is None else 1])
     if isinstance(weights, LokrWeights):
-        return int(weights.first().shape[0] * weights.second().shape[0])
+        return weights.first().shape[0] * weights.second().shape[0]
     if isinstance(weights, OftWeights):
         alone = weights.blocks.ndim != 3 or weights.blocks.shape[0] == 1
         return None if weights.side == "in" or alone else len(weights.blocks) * weights.rank
-    if isinstance(weights, DiffWeights):
-        tensor = weights.weight if weights.weight is not None else weights.bias
-        return None if tensor is None else int(tensor.shape[0])
-    return None
+    return next((tensor.shape[axis] for _, tensor, axis in _by_rows(weights)), None)
 
 
 def is_zero(weights: Weights) -> bool:
@@ -74,10 +67,8 @@ def rows(weights: Weights, wanted: Sequence[slice]) -> Weights:
         return _lokr_rows(weights, wanted)
     made = weights.to()
     made.dora_scale = _magnitudes(weights, wanted)
-    axis = 0 if getattr(weights, "t1", None) is None else 1
-    for name in _ROWS[type(weights)]:
-        if (held := getattr(weights, name)) is not None:
-            setattr(made, name, _take(held, wanted, axis).contiguous())
+    for name, tensor, axis in _by_rows(weights):
+        setattr(made, name, _take(tensor, wanted, axis).contiguous())
     if isinstance(made, LoraWeights) and made.up.ndim == 2 and made.mid is None:
         used = made.up.any(0)
         if bool(used.any()) and not bool(used.all()):
@@ -86,12 +77,12 @@ def rows(weights: Weights, wanted: Sequence[slice]) -> Weights:
     return made
 
 
-_ROWS: dict[type[Weights], tuple[str, ...]] = {
-    LoraWeights: ("up", "bias"),
-    LohaWeights: ("w1_a", "w2_a"),
-    DiffWeights: ("weight", "bias"),
-}
-"""The tensors whose rows are outputs."""
+def _by_rows(weights: Weights) -> Iterator[tuple[str, Tensor, int]]:
+    """The tensors that have the outputs along an axis."""
+    names = {LoraWeights: ("up", "bias"), LohaWeights: ("w1_a", "w2_a")}
+    for name in names.get(type(weights), ("weight", "bias")):
+        if (tensor := getattr(weights, name)) is not None:
+            yield name, tensor, 0 if getattr(weights, "t1", None) is None else 1
 
 
 def join(parts: Sequence[Weights | None], sizes: Sequence[int]) -> Weights:

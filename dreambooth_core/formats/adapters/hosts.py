@@ -118,7 +118,9 @@ def _loads_key(host: str, key: str, family: str, names: LayerNames | None) -> bo
     raw = cut[0]
     tail = key[len(raw) + 1 :]
     if ".processor." in key or "_lora." in key:
-        return host != "A1111" and names is None and _old_attention(key)
+        # diffusers' first names, which ComfyUI's and Forge's tables have for UNets.
+        old = ".processor.to_" in key and key.startswith(("unet.", "down_", "mid_", "up_"))
+        return old and names is None and host != "A1111"
     if not _TAILS[host].fullmatch(tail):
         lokr = host == "diffusers" and family in _LOKR_IN_DIFFUSERS
         if not (lokr and tail.startswith(("lokr_", "alpha"))):
@@ -140,11 +142,6 @@ def _diffusers_takes(raw: str, tail: str, names: LayerNames | None) -> bool:
     return not (tail.startswith("lora_magnitude") and not dotted) and (
         names is not None or dotted or not tail.startswith(("lora_A", "lora_B"))
     )
-
-
-def _old_attention(key: str) -> bool:
-    """diffusers' first names, which ComfyUI's and Forge's tables have for UNets."""
-    return ".processor.to_" in key and key.startswith(("unet.", "down_", "mid_", "up_"))
 
 
 def _sd_loads(host: str, raw: str, family: str) -> bool:

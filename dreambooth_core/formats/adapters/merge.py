@@ -25,7 +25,6 @@ from dreambooth_core.errors import UserError, at
 from dreambooth_core.formats.adapters import names
 from dreambooth_core.formats.adapters.lowrank import (
     Keep,
-    Reduced,
     as_lora,
     concatenate,
     energy,
@@ -193,11 +192,6 @@ class _Tally:
     cut: float = 0.0
     whole: float = 0.0
 
-    def keep(self, reduced: Reduced) -> Reduced:
-        self.cut += reduced.lost
-        self.whole += reduced.total
-        return reduced
-
     def compare(self, name: str, result: Weights, terms: list[Term], base: Base | None) -> None:
         """Adds the distance of a module's result from the true weighted sum."""
         joint, found = _joint(terms), result.factors()
@@ -217,23 +211,25 @@ def _module(name: str, terms: list[Term], plan: Plan, base: Base | None, tally: 
     if any(isinstance(w, DiffWeights) and w.is_small for w, _ in terms):
         return _full(name, terms, base)
     joint = _joint(terms)
-    if plan.method == "cat" and joint is None:
-        return _full(name, terms, base)
     keep = Keep(plan.rank or max(w.rank for w, _ in terms) or 16)
-    if plan.method in ("cat", "svd") and joint is not None:
+    if plan.method == "cat":
+        if joint is None:
+            return _full(name, terms, base)
         up, down, shape = joint
         smaller = min(up.shape[0], down.shape[1])
-        if plan.method == "svd":
-            reduced = tally.keep(reduce_product(up, down, keep))
-            up, down = reduced.up, reduced.down
-        elif up.shape[1] > smaller:
+        if up.shape[1] > smaller:
             # More columns than the weight has dimensions: the same sum fits a smaller rank.
             reduced = reduce_product(up, down, Keep(smaller))
             up, down = reduced.up, reduced.down
         return as_lora(up, down, names.kernel_shape(name, shape))
-    dense = _sparse_sum(name, terms, plan, base)
-    reduced = tally.keep(reduce_matrix(dense.flatten(1), keep, plan.seed))
-    return as_lora(reduced.up, reduced.down, dense.shape)
+    if plan.method == "svd" and joint is not None:
+        reduced, shape = reduce_product(joint[0], joint[1], keep), joint[2]
+    else:
+        dense = _sparse_sum(name, terms, plan, base)
+        reduced, shape = reduce_matrix(dense.flatten(1), keep, plan.seed), tuple(dense.shape)
+    tally.cut += reduced.lost
+    tally.whole += reduced.total
+    return as_lora(reduced.up, reduced.down, names.kernel_shape(name, shape))
 
 
 def _joint(terms: list[Term]) -> Factors | None:
@@ -270,7 +266,6 @@ def base_for(name: str, weights: Weights, base: Base | None) -> Tensor | None:
     if weight is None and weights.needs_base:
         raise UserError(
             f"the change that a {weights.method} with these settings makes depends on the base",
-            where=name,
             do="Give the base model with --base.",
         )
     return weight
@@ -329,7 +324,6 @@ def _apart(name: str, terms: list[Term], plan: Plan) -> LoraWeights:
         found = "other methods than LoRA" if len(loras) < len(terms) else f"ranks {sorted(ranks)}"
         raise UserError(
             f"{plan.method} needs plain LoRA of one rank, and here are {found}",
-            where=name,
             do=f"Use cat, svd{'' if plan.method == 'linear' else f' or {plan.method}_svd'}.",
         )
     for kind in ("down", "up"):

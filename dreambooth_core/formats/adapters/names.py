@@ -187,24 +187,13 @@ def layers_of(unet_config: Mapping[str, Any]) -> int:
 
 
 def guess_layers_per_block(flat_names: Iterable[str]) -> int:
-    """Resblocks per level that agree with the LDM names in a file; 2, the real models', if free.
-
-    Every ``layers + 1``-th input block is a downsampler and holds nothing else, and upsamplers
-    stand at the end of a level.
-    """
-    blocks = [m for m in map(_LDM_BLOCK.fullmatch, flat_names) if m]
-
-    def fits(layers: int) -> bool:
-        for match in blocks:
-            n, rest = int(match["n"]), match["rest"] or ""
-            if match["side"] == "input" and n > 0:
-                if (rest == "op") != (n % (layers + 1) == 0):
-                    return False
-            elif match["side"] == "output" and rest == "conv" and n % (layers + 1) != layers:
-                return False
-        return True
-
-    return next((layers for layers in (2, 1, 3, 4, 5, 6) if fits(layers)), 2)
+    """Resblocks per level with which the LDM names in a file are those of modules; 2, the real
+    models', if free: only downsamplers and upsamplers tell where a level ends."""
+    tries = (2, 1, 3, 4, 5, 6)
+    blocks = [name for name in flat_names if _LDM_BLOCK.fullmatch(name)]
+    known = [name for name in blocks if any(unet_path(name, layers) for layers in tries)]
+    fitting = (layers for layers in tries if all(unet_path(name, layers) for name in known))
+    return next(fitting, 2)
 
 
 def layers_shown(flat_names: Iterable[str]) -> int | None:

@@ -52,8 +52,7 @@ def take_off(model: nn.Module) -> None:
     """Takes everything that peft has put into a model off; what it was put on is untouched."""
     for name, layer in list(model.named_modules()):
         if hasattr(layer, "base_layer"):
-            parent, _, last = name.rpartition(".")
-            setattr(model.get_submodule(parent), last, layer.get_base_layer())
+            model.set_submodule(name, layer.get_base_layer())
     for attribute in ("peft_config", "_hf_peft_config_loaded"):
         vars(model).pop(attribute, None)
 

@@ -95,11 +95,10 @@ def verify_adapter(path: str | Path, models: Models, probe: Probe, expected: Ten
 
 def _read_back(path: Path, adapter: Adapter, models: Models, probe: Probe) -> tuple[str, Tensor]:
     """The name of the loader that took the file, and the output with it."""
-    name, through = "peft", _through_peft
-    if not path.is_dir():
-        name, through = "diffusers", _through_diffusers
+    folder = path.is_dir()
+    name, through = ("peft", _through_peft) if folder else ("diffusers", _through_diffusers)
     plain = all(weights.is_plain for weights in adapter.modules.values())
-    if path.is_dir() or (plain and TRANSFORMER not in adapter.components):
+    if folder or (plain and TRANSFORMER not in adapter.components):
         try:
             with through(path, adapter, models):
                 return name, probe(models)
