@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth_core.compat.flags import Flag
-from dreambooth_core.compat.translate import parse
+from dreambooth_core.compat.translate import read_flags, require
 from dreambooth_core.errors import Unsupported, UserError
 
 TO_DIFFUSERS = "convert_original_stable_diffusion_to_diffusers"
@@ -59,7 +59,7 @@ def convert(script: str, argv: Sequence[str]) -> list[str]:
     from dreambooth_core.formats.checkpoints.convert import convert_checkpoint
 
     table = FLAGS[script]
-    given = parse(script, table, argv)
+    given = read_flags(script, argv, table)
     refused = [f"--{f.name}: {f.refused}" for f in table if f.refused and f.name in given]
     if refused:
         raise Unsupported("; ".join(refused), do="Leave it out.")
@@ -78,7 +78,7 @@ def _to_diffusers(given: dict[str, Any]) -> Any:
 
     from dreambooth_core.formats.checkpoints.convert import Request
 
-    _require(given, "checkpoint_path", "dump_path")
+    require(given, ["checkpoint_path", "dump_path"])
     yaml = given.get("original_config_file") or given.get("config_files")
     return Request(
         source=Path(given["checkpoint_path"]),
@@ -97,19 +97,13 @@ def _to_diffusers(given: dict[str, Any]) -> Any:
 def _to_original(given: dict[str, Any]) -> Any:
     from dreambooth_core.formats.checkpoints.convert import SINGLE, Request
 
-    _require(given, "model_path", "checkpoint_path")
+    require(given, ["model_path", "checkpoint_path"])
     target = Path(given["checkpoint_path"])
     safe = given.get("use_safetensors", False)
     if target.suffix not in SINGLE or (safe and target.suffix == ".ckpt"):
         wanted = ".safetensors" if safe else ".safetensors or .ckpt"
         raise UserError(f"the name must end in {wanted}", where=f"--checkpoint_path {target}")
     return Request(source=Path(given["model_path"]), target=target, dtype=_half(given))
-
-
-def _require(given: dict[str, Any], *names: str) -> None:
-    missing = [f"--{name}" for name in names if not given.get(name)]
-    if missing:
-        raise UserError(f"{', '.join(missing)} must be given")
 
 
 def _folder(text: str) -> Path:

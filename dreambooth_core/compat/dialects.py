@@ -382,8 +382,3 @@ def _foreign(dialect: Dialect, given: Mapping[str, Any]) -> set[str]:
     if visual and dialect.name != "ppdiffusers":
         found.add("report_to visualdl")
     return found
-
-
-def others_that_have(script: str, name: str, but: Dialect) -> list[Dialect]:
-    """Other dialects of the script that have a flag."""
-    return [d for d in dialects_of(script) if d is not but and name in d.defaults]

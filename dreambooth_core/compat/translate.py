@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dreambooth_core.compat.dialects import infer, others_that_have
+from dreambooth_core.compat.dialects import dialects_of, infer
 from dreambooth_core.compat.draft import Draft
 from dreambooth_core.compat.flags import BY_NAME, FLAGS, Flag, flags_of
 from dreambooth_core.compat.machine import Machine
@@ -34,10 +34,9 @@ def translate(script: str, argv: Sequence[str], machine: Machine | None = None) 
     _refuse(given)
     values = {**dialect.defaults, **given}
     draft = Draft(dialect, telling, values, frozenset(given), machine or Machine())
-    for name in sorted(given):
-        others = others_that_have(script, name, dialect)
-        if name not in dialect.defaults and others:
-            draft.notes.append(f"--{name}: a flag of {others[0].whose} dialect, taken all the same")
+    for name in sorted(given.keys() - dialect.defaults.keys()):
+        other = next(each for each in dialects_of(script) if name in each.defaults)
+        draft.notes.append(f"--{name}: a flag of {other.whose} dialect, taken all the same")
     for key, value in dialect.fixed.items():
         draft.set(key, value)
     for flag in FLAGS:
@@ -62,17 +61,13 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(message, where=self.prog)
 
 
-def read_flags(script: str, argv: Sequence[str]) -> dict[str, Any]:
-    """The flags of a command line with their values.
+def read_flags(script: str, argv: Sequence[str], flags: Sequence[Flag] = ()) -> dict[str, Any]:
+    """The flags of a command line with their values; by default those that the script has.
 
     Raises:
         UserError: one is unknown (names the nearest), or its value is missing or wrong.
     """
-    return parse(script, flags_of(script), argv)
-
-
-def parse(script: str, flags: Sequence[Flag], argv: Sequence[str]) -> dict[str, Any]:
-    """Reads a command line by some flags of the table. Raises ``UserError``."""
+    flags = flags or flags_of(script)
     parser = _Parser(script, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     for flag in flags:
         parser.add_argument(f"--{flag.name}", **_argparse(flag))
@@ -138,7 +133,11 @@ def _apply(flag: Flag, draft: Draft) -> None:
 def _finish(draft: Draft) -> None:
     """What depends on several flags, or on what is no flag."""
     config, values = draft.config, draft.values
-    _require(draft)
+    wanted = ["pretrained_model_name_or_path"]
+    if not values.get("concepts_list"):
+        wanted += ["instance_data_dir", "instance_prompt"]
+        wanted += ["class_prompt"] * values["with_prior_preservation"]
+    require(values, wanted)
     if values["seed"] is not None:
         config.run.seed = config.validation.seed = values["seed"]
     if draft.machine.forced_cpu:
@@ -174,15 +173,9 @@ def _absolute(config: TrainConfig) -> None:
             concept.class_images = str(Path(concept.class_images).expanduser().absolute())
 
 
-def _require(draft: Draft) -> None:
-    """Raises ``UserError`` for what the scripts cannot do without."""
-    wanted = ["pretrained_model_name_or_path"]
-    if not draft.values.get("concepts_list"):
-        wanted += ["instance_data_dir", "instance_prompt"]
-        if draft.values["with_prior_preservation"]:
-            wanted.append("class_prompt")
-    missing = [f"--{name}" for name in wanted if not draft.values[name]]
-    if missing:
+def require(values: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Raises ``UserError`` for what a script cannot do without."""
+    if missing := [f"--{name}" for name in names if not values.get(name)]:
         raise UserError(f"{', '.join(missing)} must be given")
 
 

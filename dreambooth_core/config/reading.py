@@ -186,23 +186,22 @@ def read_node(
     null = isinstance(node, yaml.ScalarNode) and node.style is None and node.value in NULLS
     if null and shape.optional:
         return None
+    if null and (shape.kind == "dict" or (shape.kind == "section" and key)):
+        return {}  # a heading whose lines are all commented out
+    kinds = {"section": yaml.MappingNode, "dict": yaml.MappingNode, "list": yaml.SequenceNode}
+    if not isinstance(node, kinds.get(shape.kind, yaml.ScalarNode)):
+        raise _wrong(node, shape, key, source)
     if shape.kind == "section":
-        if null and key:
-            return {}  # a heading whose lines are all commented out
         return _section(node, shape, key, source)
     if shape.kind == "dict":
-        return {} if null else _dict(node, shape, key, source)
+        return _dict(node, shape, key, source)
     if shape.kind == "list":
-        if not isinstance(node, yaml.SequenceNode):
-            raise _wrong(node, shape, key, source)
         assert shape.item is not None
         _refuse_many(len(node.value), "items", key, source.at(node))
         return [
             read_node(item, shape.item, f"{key}[{number}]", info, source)
             for number, item in enumerate(node.value)
         ]
-    if not isinstance(node, yaml.ScalarNode):
-        raise _wrong(node, shape, key, source)
     if null and not (shape.kind == "str" and node.value == ""):
         raise UserError(f"{key} needs a value", where=source.at(node), do=_expected(shape))
     return read_text(node.value, shape, key, info, source, node)
@@ -302,11 +301,7 @@ def _place(text: str, info: FieldInfo | None, source: Source) -> str:
 
 
 def _section(node: yaml.Node, shape: Shape, key: str, source: Source) -> dict[str, Any]:
-    import yaml
-
     assert shape.schema is not None
-    if not isinstance(node, yaml.MappingNode):
-        raise _wrong(node, shape, key, source)
     values: dict[str, Any] = {}
     for name_node, value_node in node.value:
         name = _key_text(name_node, key, source)
@@ -330,11 +325,7 @@ def _section(node: yaml.Node, shape: Shape, key: str, source: Source) -> dict[st
 
 
 def _dict(node: yaml.Node, shape: Shape, key: str, source: Source) -> dict[str, Any]:
-    import yaml
-
     assert shape.item is not None
-    if not isinstance(node, yaml.MappingNode):
-        raise _wrong(node, shape, key, source)
     _refuse_many(len(node.value), "keys", key, source.at(node))
     values: dict[str, Any] = {}
     for name_node, value_node in node.value:
