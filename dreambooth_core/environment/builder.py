@@ -115,7 +115,6 @@ class Builder:
 
     def _build(self, wish: Wish, log: IO[str]) -> None:
         before = self.layout.known()
-        kind = makers.kind_for_this_python()
         reason = recipe.status(self.layout, wish.torch).reason or "as asked"
         self.reporter.say(
             f"Setting up the engine in {self.layout.home} "
@@ -140,12 +139,11 @@ class Builder:
             total = 4 + wish.test
             self.reporter.step(1, total, "an empty environment")
             options = package_options(self.environ)
-            pip = makers.make(self.layout, kind, self.recipe, log, options)
-            known.kind = "target" if makers.is_target(self.layout) else "venv"
+            known.kind = makers.make(self.layout, self.recipe, log, options)
+            pip = self._pip_of(known, log)
             source = self._announce(pip, choice, machine, wish)
             pins = self.recipe.pins()
             self.reporter.step(2, total, f"{len(pins)} packages")
-            pip.progress = self.reporter.progress
             if known.kind == "target":  # where pip would replace itself while it runs
                 pins = [pin for pin in pins if pin.name != "pip"]
             pip.install_pins(pins, step="the packages")

@@ -77,29 +77,28 @@ def base_python() -> str:
     return getattr(sys, "_base_executable", None) or sys.executable
 
 
-def kind_for_this_python() -> str:
-    """``venv``, ``uv`` (a virtual environment made by uv) or ``target``."""
-    if _is_embeddable():
-        return "target"  # its ._pth file switches virtual environments off
-    if _has("venv") and _bundled_pip():
-        return "venv"
-    return "uv"
+def make(layout: Layout, recipe: Recipe, log: IO[str], options: Sequence[str]) -> str:
+    """Makes the environment in ``layout.home`` with a current pip in it.
 
-
-def make(layout: Layout, kind: str, recipe: Recipe, log: IO[str], options: Sequence[str]) -> Pip:
-    """Makes the environment in ``layout.home`` with a current pip in it, and returns that pip.
+    Returns:
+        Its kind: ``venv`` or ``target``.
 
     Raises:
         DreamBoothError: a step failed.
     """
-    if kind == "target":
-        return _make_target(layout, recipe, log, options)
+    kind = "venv" if _has("venv") and _bundled_pip() else "uv"
+    if _is_embeddable():
+        kind = "target"  # its ._pth file switches virtual environments off
     if kind == "uv":
         try:
-            return _make_with_uv(layout, recipe, log, options)
+            _make_with_uv(layout, recipe, log, options)
+            return "venv"
         except _NoUv as reason:
             log.write(f"uv cannot help ({reason}): a folder of packages is made instead\n")
-            return _make_target(layout, recipe, log, options)
+            kind = "target"
+    if kind == "target":
+        _make_target(layout, recipe, log, options)
+        return kind
     command = [base_python(), "-m", "venv", "--without-pip", str(layout.home)]
     run_logged(command, log, "the virtual environment")
     bundled = _bundled_pip()
@@ -107,19 +106,14 @@ def make(layout: Layout, kind: str, recipe: Recipe, log: IO[str], options: Seque
     seed = Pip([str(layout.venv_python), str(bundled / "pip")], log, options)
     # Before 24.1 pip cannot tell a program how far a download is.
     seed.install_pins([recipe.pin("pip")], step="pip")
-    return Pip([str(layout.venv_python), "-m", "pip"], log, options)
-
-
-def is_target(layout: Layout) -> bool:
-    """Which kind was made in the end."""
-    return layout.boot.is_file()
+    return kind
 
 
 class _NoUv(Exception):
     """uv does not exist for this system, or does not serve this Python."""
 
 
-def _make_with_uv(layout: Layout, recipe: Recipe, log: IO[str], options: Sequence[str]) -> Pip:
+def _make_with_uv(layout: Layout, recipe: Recipe, log: IO[str], options: Sequence[str]) -> None:
     own = _own_pip(log, options)
     with tempfile.TemporaryDirectory(prefix="dreambooth-") as folder:
         tools = Path(folder)
@@ -140,10 +134,9 @@ def _make_with_uv(layout: Layout, recipe: Recipe, log: IO[str], options: Sequenc
         seed = Pip([str(layout.venv_python), str(tools / "pip")], log, options)
         # It finds itself in the folder of tools, which is not what is meant by installed.
         seed.install_pins([recipe.pin("pip")], "--ignore-installed", step="pip")
-    return Pip([str(layout.venv_python), "-m", "pip"], log, options)
 
 
-def _make_target(layout: Layout, recipe: Recipe, log: IO[str], options: Sequence[str]) -> Pip:
+def _make_target(layout: Layout, recipe: Recipe, log: IO[str], options: Sequence[str]) -> None:
     # What uv may have left is no part of this kind.
     for name in ("bin", "Scripts", "lib", "Lib", "lib64", "pyvenv.cfg"):
         path = layout.home / name
@@ -155,11 +148,6 @@ def _make_target(layout: Layout, recipe: Recipe, log: IO[str], options: Sequence
     write_text(layout.boot, BOOT.format(root=str(layout.root)))
     own = _own_pip(log, options)
     own.install_pins([recipe.pin("pip")], "--target", str(layout.site), step="pip")
-    return Pip(
-        [base_python(), str(layout.boot), "-m", "pip"],
-        log,
-        [*options, "--target", str(layout.site), "--upgrade"],
-    )
 
 
 def _bundled_pip() -> Path | None:
