@@ -60,14 +60,8 @@ def run(args: Options) -> None:
     """Merges. Raises ``UserError`` and ``SaveFailed``."""
     from dreambooth_core.formats.adapters.merge import Plan, merge
 
-    plan = Plan(
-        args.method,
-        args.rank,
-        args.density,
-        args.sign,
-        args.seed,
-        adapter_parts.dtype_of(args.dtype),
-    )
+    dtype = adapter_parts.dtype_of(args.dtype)
+    plan = Plan(args.method, args.rank, args.density, args.sign, args.seed, dtype)
     parts = adapter_parts.read_parts(args, args.adapters)
     merged, report = merge(parts, plan, adapter_parts.base_of(args.base))
     hosts = adapter_parts.write(args, merged, args.out)

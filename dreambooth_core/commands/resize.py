@@ -46,12 +46,8 @@ def run(args: Options) -> None:
         raise UserError("neither a rank nor an energy is given", do="Give --rank or --energy.")
     keep = Keep(args.rank, args.energy)
     adapter = read_adapter(args.source)
-    smaller, report = resize(
-        adapter,
-        keep,
-        base=adapter_parts.base_of(args.base),
-        dtype=adapter_parts.dtype_of(args.dtype),
-    )
+    base, dtype = adapter_parts.base_of(args.base), adapter_parts.dtype_of(args.dtype)
+    smaller, report = resize(adapter, keep, base=base, dtype=dtype)
     hosts = adapter_parts.write(args, smaller, args.target)
     ranks = Counter(report.ranks.values())
     told = {"file": str(args.target), "ranks": report.ranks, "error": report.error}

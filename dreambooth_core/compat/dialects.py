@@ -24,12 +24,13 @@ class Dialect:
     """One script as one project has it."""
 
     script: str
-    name: str
     flags: str
     """Every flag that it has: ``name``, or ``name=default`` where there is one. A later word goes
     over an earlier one, and ``-name`` takes a flag out."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
     """Configuration keys that hold whatever the flags say."""
+    name: str = "diffusers"
+    """Whose script it is."""
     run_folder: str = ""
     """Where in the output folder the run's own files lie; empty for the folder itself."""
 
@@ -153,7 +154,7 @@ def flow(script: str, layers: str, guidance: float, flags: str, **fixed: Any) ->
         if layers
         else FLOW
     )
-    return Dialect(f"train_dreambooth_{script}", "diffusers", f"{own} {flags}", values)
+    return Dialect(f"train_dreambooth_{script}", f"{own} {flags}", values)
 
 
 LATER = (
@@ -241,15 +242,9 @@ LATER = (
     ),
     flow("lora_sd3", JOINT, 7.0, f"{SD3} lora_blocks"),
     flow("sd3", "", 7.0, SD3),
-    Dialect(
-        "train_dreambooth_lora_sd15_advanced",
-        "diffusers",
-        f"{ADVANCED_UNET} optimizer=adamW",
-        LORA,
-    ),
+    Dialect("train_dreambooth_lora_sd15_advanced", f"{ADVANCED_UNET} optimizer=adamW", LORA),
     Dialect(
         "train_dreambooth_lora_sdxl_advanced",
-        "diffusers",
         f"""{ADVANCED_UNET} resolution=1024 random_flip=false do_edm_style_training=false clip_skip
         lora_unet_blocks use_blora=false""",
         LORA,
@@ -257,10 +252,16 @@ LATER = (
 )
 """diffusers' scripts of 2024 and later."""
 
+SHIVAM = {
+    "save.arrangement": "shivam",
+    "save.precision": "fp16",
+    "save.keep": 1,
+    "validation.scheduler": "ddim",
+}
+
 DIALECTS = (
     Dialect(
         "train_dreambooth",
-        "diffusers",
         f"""{HUGGING_FACE} {IF_FLAGS} output_dir=dreambooth-model validation_steps=100
         set_grads_to_none=false offset_noise=false snr_gamma skip_save_text_encoder=false
         validation_scheduler=DPMSolverMultistepScheduler""",
@@ -268,47 +269,37 @@ DIALECTS = (
     ),
     Dialect(
         "train_dreambooth",
-        "shivam",
         f"""{TORCH} output_dir=text-inversion-model pretrained_vae_name_or_path concepts_list
         save_sample_prompt save_sample_negative_prompt n_save_sample=4 save_guidance_scale=7.5
         save_infer_steps=20 save_interval=10000 save_min_steps=0 log_interval=10 pad_tokens=false
         not_cache_latents=false hflip=false read_prompts_from_txts=false""",
-        FULL
-        | {
-            "save.arrangement": "shivam",
-            "save.precision": "fp16",
-            "save.keep": 1,
-            "validation.scheduler": "ddim",
-        },
+        {**FULL, **SHIVAM},
+        "shivam",
         # Its notebook takes every other entry of the output folder for a number of steps.
         run_folder="0",
     ),
     Dialect(
         "train_dreambooth",
-        "peft",
         f"""{TORCH} {NEWER} {VALIDATED} output_dir=text-inversion-model resume_from_checkpoint
         allow_tf32=false prior_generation_precision validation_steps=100 use_lora=false lora_r=8
         lora_alpha=32 lora_dropout=0.0 lora_bias=none lora_text_encoder_r=8
         lora_text_encoder_alpha=32 lora_text_encoder_dropout=0.0 lora_text_encoder_bias=none
         num_dataloader_workers=1 no_tracemalloc=false wandb_key wandb_project_name""",
-        FULL | {"save.arrangement": "peft"},
+        {**FULL, "save.arrangement": "peft"},
+        "peft",
     ),
-    Dialect("train_dreambooth", "ppdiffusers", f"{PADDLE} output_dir=dreambooth-model", FULL),
+    Dialect("train_dreambooth", f"{PADDLE} output_dir=dreambooth-model", FULL, "ppdiffusers"),
     Dialect(
-        "train_dreambooth_lora",
-        "diffusers",
-        f"{HUGGING_FACE} {IF_FLAGS} {TO_LORA} {ADAPTER} {LANCZOS}",
-        LORA,
+        "train_dreambooth_lora", f"{HUGGING_FACE} {IF_FLAGS} {TO_LORA} {ADAPTER} {LANCZOS}", LORA
     ),
     Dialect(
         "train_dreambooth_lora",
-        "ppdiffusers",
         f"{PADDLE} {IF_FLAGS} {TO_LORA} {VALIDATED} lora_rank=4 rank",
         LORA,
+        "ppdiffusers",
     ),
     Dialect(
         "train_dreambooth_lora_sdxl",
-        "diffusers",
         f"""{SHARED} {TEXT} {ADAPTER} {LANCZOS} output_dir=lora-dreambooth-model resolution=1024
         train_text_encoder=false enable_xformers_memory_efficient_attention=false
         pretrained_vae_model_name_or_path do_edm_style_training=false output_kohya_format=false
@@ -324,12 +315,8 @@ CONVERSIONS = (
     "convert_diffusers_to_original_stable_diffusion",
 )
 NAMES = (*SCRIPTS, *CONVERSIONS)
-UNTRAINED = {
-    "flux_kontext": "a model that edits images",
-    "flux2_img2img": "a model that edits images",
-    "flux2_klein_img2img": "a model that edits images",
-}
-"""What diffusers' other scripts train, by the end of the script's name."""
+EDITING = ("flux_kontext", "flux2_img2img", "flux2_klein_img2img")
+"""The ends of names of diffusers' scripts for models that edit images."""
 
 
 def script_of(name: str) -> str:
@@ -348,10 +335,9 @@ def script_of(name: str) -> str:
             where=plain,
             do="TPUs are not supported. On a GPU or a CPU use train_dreambooth.",
         )
-    model = UNTRAINED.get(plain.removeprefix("train_dreambooth_lora_"))
-    if model:
+    if plain.removeprefix("train_dreambooth_lora_") in EDITING:
         raise Unsupported(
-            f"{model} is not trained by this engine",
+            "a model that edits images is not trained by this engine",
             where=plain,
             do="docs/models.md has the models that are.",
         )

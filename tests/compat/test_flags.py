@@ -124,7 +124,7 @@ def test_every_flag_of_the_peers_is_in_the_table(dialect: Dialect) -> None:
     assert theirs <= set(dialect.defaults)
     assert set(dialect.defaults) - theirs <= OURS
     assert set(dialect.defaults) <= set(BY_NAME)
-    assert set(Dialect("", "", COMMON).defaults) <= set(dialect.defaults) | {"tokenizer_name"}
+    assert set(Dialect("", COMMON).defaults) <= set(dialect.defaults) | {"tokenizer_name"}
 
 
 def test_the_table_does_not_contradict_itself() -> None:
