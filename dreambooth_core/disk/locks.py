@@ -91,8 +91,7 @@ class FileLock:
         try:
             handle = os.open(self.path, flags, 0o666)
         except OSError as error:
-            reason = error.strerror or str(error)
-            raise UserError(f"not writable: {reason}", where=self.path) from error
+            raise UserError(f"not writable: {error.strerror or error}", where=self.path) from error
         deadline = time.monotonic() + patience
         while not (taken := take(handle, windows=self._windows)):
             if taken is None or time.monotonic() >= deadline:

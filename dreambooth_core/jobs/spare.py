@@ -78,7 +78,11 @@ def hand_over(
         Whether one took it; False where none waits, or one of another kind.
     """
     folder = runs / FOLDER
-    if not FileLock(folder / "lock").is_held() or _kind_that_waits(folder) != kind:
+    try:
+        waits = FileLock(folder / "lock").is_held() and (folder / "kind").read_text("utf-8") == kind
+    except OSError:
+        waits = False
+    if not waits:
         return False
     request = folder / f"{kind}-{secrets.token_hex(8)}.request"
     try:
@@ -124,25 +128,22 @@ def wait(
             if time.time() - left.stat().st_mtime > STALE:  # its client was killed
                 left.unlink(missing_ok=True)
         write_text(folder / "kind", kind)
-        return _wait(folder, kind, time.monotonic() + seconds, wanted)
+        now = time.monotonic()
+        until, look = now + seconds, now + LOOK
+        while now < until:
+            for request in folder.glob(f"{kind}-*.request"):
+                if (taken := _taken(request)) is not None:
+                    return taken
+            if now >= look:
+                look = now + LOOK
+                if wanted() or not folder.is_dir():
+                    return None
+            time.sleep(POLL)
+            now = time.monotonic()
     except (OSError, SaveFailed, UserError):  # a worker too many is worth no word
-        return None
+        pass
     finally:
         lock.release()
-
-
-def _wait(folder: Path, kind: str, until: float, wanted: Callable[[], bool]) -> list[str] | None:
-    look = time.monotonic() + LOOK
-    while time.monotonic() < until:
-        for request in folder.glob(f"{kind}-*.request"):
-            taken = _taken(request)
-            if taken is not None:
-                return taken
-        if time.monotonic() >= look:
-            look = time.monotonic() + LOOK
-            if wanted() or not folder.is_dir():
-                return None
-        time.sleep(POLL)
     return None
 
 
@@ -156,10 +157,3 @@ def _taken(request: Path) -> list[str] | None:
     except (OSError, ValueError):
         return None
     return [str(argument) for argument in found] if isinstance(found, list) else None
-
-
-def _kind_that_waits(folder: Path) -> str:
-    try:
-        return (folder / "kind").read_text(encoding="utf-8")
-    except OSError:
-        return ""
