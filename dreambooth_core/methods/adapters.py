@@ -100,10 +100,11 @@ class AdapterMethod(Method):
 
     def _sizes(self, component: str) -> dict[str, Any]:
         """Rank, alpha and dropout of one model's adapter."""
-        names, text = ("rank", "alpha", "dropout"), component != self.parts.family.denoiser
-        options = vars(self.options)
-        own = {name: options[f"text_{name}"] if text else None for name in names}
-        return {name: options[name] if own[name] is None else own[name] for name in names}
+        sizes = {name: getattr(self.options, name) for name in ("rank", "alpha", "dropout")}
+        if component != self.parts.family.denoiser:
+            own = {name: getattr(self.options, f"text_{name}") for name in sizes}
+            sizes |= {name: value for name, value in own.items() if value is not None}
+        return sizes
 
     @property
     def adapted_models(self) -> dict[str, nn.Module]:

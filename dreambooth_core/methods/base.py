@@ -56,18 +56,14 @@ class Method(ABC):
     @property
     def passed_models(self) -> list[nn.Module]:
         """The models that gradients pass through, trained or not."""
-        models = [self.parts.denoiser]
-        if self.trains_text:
-            models += self.parts.text_encoders
-        return models
+        return [self.parts.denoiser, *(self.parts.text_encoders if self.trains_text else ())]
 
     @property
     def trained_models(self) -> dict[str, nn.Module]:
         """The base's models that this configuration trains."""
-        wanted = (
-            {self.parts.family.denoiser: self.parts.denoiser} if self.options.train_denoiser else {}
-        )
-        return wanted | (self.parts.text_models if self.options.train_text_encoder else {})
+        parts, options = self.parts, self.options
+        denoiser = {parts.family.denoiser: parts.denoiser} if options.train_denoiser else {}
+        return denoiser | (parts.text_models if options.train_text_encoder else {})
 
     @property
     def trains_text(self) -> bool:

@@ -9,14 +9,7 @@ import torch
 from torch import Tensor
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.formats.adapters.lowrank import (
-    Keep,
-    Reduced,
-    as_lora,
-    reduce_matrix,
-    root,
-    squares,
-)
+from dreambooth_core.formats.adapters.lowrank import Keep, as_lora, reduce_matrix, root, squares
 from dreambooth_core.formats.adapters.model import (
     COMPONENTS,
     Adapter,
@@ -63,19 +56,6 @@ class Extracted:
     """Matrices that are equal in both models."""
 
 
-@dataclass
-class _Sums:
-    blocks: dict[str, list[float]] = field(default_factory=dict)
-    """What was cut off, and the whole, by block."""
-    outside: float = 0.0
-    unchanged: int = 0
-
-    def add(self, module: str, reduced: Reduced) -> None:
-        sums = self.blocks.setdefault(block_of(module), [0.0, 0.0])
-        sums[0] += max(0.0, reduced.lost)
-        sums[1] += reduced.total
-
-
 def extract(
     base: States, tuned: States, options: Extraction | None = None, family: str | None = None
 ) -> tuple[Adapter, Extracted]:
@@ -86,28 +66,46 @@ def extract(
     """
     options = options or Extraction()
     modules: dict[str, Weights] = {}
-    sums = _Sums()
+    blocks: dict[str, list[float]] = {}
+    outside, unchanged = 0.0, 0
     for component in COMPONENTS:
         if component not in base or component not in tuned:
             continue
-        for name, change in _changes(component, base[component], tuned[component], sums):
-            made = _module(name, change, options, sums)
-            if made is not None:
-                modules[name] = made
-    if not modules and not sums.outside:
+        changes, equal = _changes(component, base[component], tuned[component])
+        unchanged += equal
+        for name, change in changes.items():
+            weight, bias = change.get("weight"), change.get("bias")
+            embedding = "embedding" in name.rsplit(".", 1)[-1]
+            if weight is not None and weight.ndim > 1 and not embedding:
+                reduced = reduce_matrix(weight.flatten(1), options.keep_of(name))
+                sums = blocks.setdefault(block_of(name), [0.0, 0.0])
+                sums[0] += max(0.0, reduced.lost)
+                sums[1] += reduced.total
+                made = as_lora(reduced.up, reduced.down, weight.shape)
+                if options.rest:
+                    made.bias = bias
+                elif bias is not None:
+                    outside += squares(bias)
+                modules[name] = made.to(options.dtype)
+            elif options.rest and not embedding:
+                norm = weight is not None and weight.ndim == 1
+                modules[name] = DiffWeights(weight, bias, norm=norm).to(options.dtype)
+            else:
+                outside += sum(map(squares, change.values()))
+    if not modules and not outside:
         raise UserError(
             "the two models are equal, there is nothing to extract",
             do="Give the base first and the trained model second.",
         )
     if not modules:
         raise UserError("the models differ only in norms, biases or embeddings", do="Give --rest.")
-    lost, total = (sum(pair[axis] for pair in sums.blocks.values()) for axis in (0, 1))
+    lost, total = (sum(pair[axis] for pair in blocks.values()) for axis in (0, 1))
     report = Extracted(
         {name: w.rank for name, w in modules.items() if w.rank},
         root(lost, total),
-        {block: root(*pair) for block, pair in sums.blocks.items()},
-        root(sums.outside, total + sums.outside),
-        sums.unchanged,
+        {block: root(*pair) for block, pair in blocks.items()},
+        root(outside, total + outside),
+        unchanged,
     )
     return Adapter(modules, {}, family), report
 
@@ -117,8 +115,9 @@ Change = dict[str, Tensor]
 
 
 def _changes(
-    component: str, base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], sums: _Sums
-) -> list[tuple[str, Change]]:
+    component: str, base: Mapping[str, Tensor], tuned: Mapping[str, Tensor]
+) -> tuple[dict[str, Change], int]:
+    """What changed by module, and how many matrices are equal."""
     missing = [key for key in base if key not in tuned and not key.endswith("position_ids")]
     if missing:
         raise UserError(
@@ -127,6 +126,7 @@ def _changes(
             do="Both models must be of one kind and size.",
         )
     found: dict[str, Change] = {}
+    equal = 0
     for key, before in base.items():
         path, _, kind = key.rpartition(".")
         if kind not in ("weight", "bias") or not before.is_floating_point():
@@ -148,25 +148,5 @@ def _changes(
         if bool(change.any()):
             found.setdefault(f"{component}.{path}", {})[kind] = change
         elif kind == "weight" and before.ndim > 1:
-            sums.unchanged += 1
-    return list(found.items())
-
-
-def _module(name: str, change: Change, options: Extraction, sums: _Sums) -> Weights | None:
-    weight, bias = change.get("weight"), change.get("bias")
-    embedding = "embedding" in name.rsplit(".", 1)[-1]
-    is_matrix = weight is not None and weight.ndim > 1 and not embedding
-    if not is_matrix:
-        if options.rest and not embedding:
-            norm = weight is not None and weight.ndim == 1
-            return DiffWeights(weight, bias, norm=norm).to(options.dtype)
-        sums.outside += sum(map(squares, change.values()))
-        return None
-    assert weight is not None
-    if bias is not None and not options.rest:
-        sums.outside += squares(bias)
-    reduced = reduce_matrix(weight.flatten(1), options.keep_of(name))
-    sums.add(name, reduced)
-    made = as_lora(reduced.up, reduced.down, weight.shape)
-    made.bias = bias if options.rest else None
-    return made.to(options.dtype)
+            equal += 1
+    return found, equal

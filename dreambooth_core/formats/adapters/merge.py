@@ -38,14 +38,13 @@ from dreambooth_core.formats.adapters.model import (
     COMPONENTS,
     Adapter,
     DiffWeights,
-    Factors,
     LoraWeights,
     Weights,
     component_of,
 )
 from dreambooth_core.formats.adapters.naming import alike, is_text, unfused
 from dreambooth_core.formats.adapters.sparse import combine
-from dreambooth_core.formats.adapters.weights import add_bias
+from dreambooth_core.formats.adapters.weights import Factors, add_bias
 
 log = logging.getLogger(__name__)
 

@@ -16,22 +16,10 @@ import torch
 from torch import Tensor
 
 from dreambooth_core.formats.adapters.relatives import LohaWeights, LokrWeights, OftWeights
-from dreambooth_core.formats.adapters.weights import DiffWeights, Factors, LoraWeights, Weights
+from dreambooth_core.formats.adapters.weights import DiffWeights, LoraWeights, Weights
 
-__all__ = [
-    "COMPONENTS",
-    "NETWORKS",
-    "Adapter",
-    "DiffWeights",
-    "Factors",
-    "LohaWeights",
-    "LokrWeights",
-    "LoraWeights",
-    "OftWeights",
-    "Weights",
-    "block_of",
-    "component_of",
-]
+# Of what is defined elsewhere.
+__all__ = ["DiffWeights", "LohaWeights", "LokrWeights", "LoraWeights", "OftWeights", "Weights"]
 
 NETWORKS = ("unet", "transformer", "text_encoder", "text_encoder_2")
 COMPONENTS = (*NETWORKS, "other")

@@ -147,17 +147,10 @@ def alike(adapters: Iterable[Adapter], family: str | None) -> list[Adapter]:
     its parts, the fused one is cut. Raises ``Unsupported`` where that is not exact."""
     adapters = list(adapters)
     names = names_of(family)
-    if names is None or not names.fused:
+    if names is None:
         return adapters
     present = {name for adapter in adapters for name in adapter.modules}
-    made = []
-    for adapter in adapters:
-        modules: dict[str, Weights] = {}
-        for name, weights in adapter.modules.items():
-            apart = not present.isdisjoint(_part_names(_layer(name, names)))
-            modules |= _cut(name, weights, names) if apart else {name: weights}
-        made.append(adapter.with_modules(modules))
-    return made
+    return [each.with_modules(_apart(each.modules, names, present)) for each in adapters]
 
 
 def unfused(adapter: Adapter) -> Adapter:
@@ -167,9 +160,7 @@ def unfused(adapter: Adapter) -> Adapter:
         Unsupported: a fused layer's change cannot be cut exactly.
     """
     names = names_of(adapter.family)
-    if names is None or not names.fused:
-        return adapter
-    return adapter.with_modules(_apart(adapter.modules, names))
+    return adapter if names is None else adapter.with_modules(_apart(adapter.modules, names))
 
 
 def written(adapter: Adapter, layout: str) -> dict[str, Weights]:
@@ -240,10 +231,15 @@ def _cut(name: str, weights: Weights, names: LayerNames) -> dict[str, Weights]:
     return {part: each for part, each in parts.items() if not fusing.is_zero(each)} or parts
 
 
-def _apart(modules: Mapping[str, Weights], names: LayerNames) -> dict[str, Weights]:
+def _apart(
+    modules: Mapping[str, Weights], names: LayerNames, present: set[str] | None = None
+) -> dict[str, Weights]:
+    """The modules with fused ones cut: all, or those of whose parts one is ``present``."""
     result: dict[str, Weights] = {}
     for name, weights in modules.items():
-        for part, each in _cut(name, weights, names).items():
+        whole = present is not None and present.isdisjoint(_part_names(_layer(name, names)))
+        cut = {name: weights} if whole else _cut(name, weights, names)
+        for part, each in cut.items():
             if part in result:
                 raise Unsupported(f"the file changes {part} twice, fused and separately")
             result[part] = each

@@ -68,8 +68,8 @@ def canonical(component: str, path: str) -> str:
 
 def names_in(component: str, model: nn.Module) -> dict[str, str]:
     """A model's modules: their own names by the paths that adapters have, and by themselves."""
-    names = [name for name, _ in model.named_modules()]
-    return {name: name for name in names} | {canonical(component, name): name for name in names}
+    own = [name for name, _ in model.named_modules()]
+    return {name: name for name in own} | {canonical(component, name): name for name in own}
 
 
 def _piece(component: str, path: str, layer: Any, adapter: str) -> Piece | None:
