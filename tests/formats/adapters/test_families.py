@@ -13,6 +13,7 @@ from dreambooth_core.errors import Unsupported
 from dreambooth_core.families.names import NAMES, LayerNames, names_of
 from dreambooth_core.formats import storage
 from dreambooth_core.formats.adapters.hosts import judge
+from dreambooth_core.formats.adapters.merge import Part, merge
 from dreambooth_core.formats.adapters.model import Adapter
 from dreambooth_core.formats.adapters.naming import family_of_keys
 from dreambooth_core.formats.adapters.read import read_adapter
@@ -207,6 +208,18 @@ def test_two_families_do_not_merge(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["merge", *map(str, paths), "--out", str(out)]) == 2
     assert "different kinds of base: qwen_image, z_image" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_a_layer_that_is_changed_twice_is_not_merged_once() -> None:
+    names = names_of("z_image")
+    assert names is not None
+    whole, part = names.fused[0].native, names.fused[0].parts[0]
+    sizes = {f"transformer.{whole}": 36, f"transformer.{part}": 12}
+    both = {
+        n.replace("#", "0"): weights_for(torch.ones(rows, 12), "lora") for n, rows in sizes.items()
+    }
+    with pytest.raises(Unsupported, match="twice, fused and separately"):
+        merge([Part(Adapter(both, family="z_image"))])
 
 
 def test_rotations_that_cannot_be_joined_are_named(tmp_path: Path) -> None:
