@@ -99,10 +99,6 @@ class Anima(VideoAutoencoder):
         "all": r"^transformer_blocks\.",
     }
 
-    def empty(self, name: str, config: Mapping[str, Any], *, buffers: bool = False) -> nn.Module:
-        _without_torchvision()
-        return super().empty(name, config, buffers=buffers)
-
     def _class(self, name: str) -> Any:
         _without_torchvision()
         return super()._class(name)

@@ -18,7 +18,7 @@ from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Family
 from dreambooth_core.families.host_texts import hosts_file
 from dreambooth_core.families.hosts import HostFiles
-from dreambooth_core.families.registry import family_of_file, family_of_pipeline
+from dreambooth_core.families.registry import denoiser_among, family_of_pipeline
 from dreambooth_core.families.split import pieces_in
 from dreambooth_core.formats.checkpoints.build import in_precision
 from dreambooth_core.formats.checkpoints.folder_layout import read_config, read_weights
@@ -46,7 +46,7 @@ class Flow:
                 for piece in pieces_in(self.source)
                 for name, tensor in piece.tensors().items()
             }
-        return hosts_file(self.family, lambda name: read_weights(self.source / name))
+        return hosts_file(self.family, self.files, lambda name: read_weights(self.source / name))
 
     def diffusers(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Its configuration and its weights in diffusers' names."""
@@ -69,12 +69,10 @@ def find_flow(source: Path) -> Flow | None:
     Raises:
         UserError: no such file, a damaged one, or one that is quantised in a way that is not read.
     """
-    if is_folder(source):
-        pipeline = str(identify(source).details.get("pipeline", ""))
-        family = family_of_pipeline(pipeline)
-    else:
-        found = (family_of_file(piece.entries) for piece in pieces_in(source))
-        family = next((each for each in found if each is not None), None)
+    if not is_folder(source):
+        found = denoiser_among(pieces_in(source))
+        return None if found is None else Flow(found[0], found[1], source)
+    family = family_of_pipeline(str(identify(source).details.get("pipeline", "")))
     return None if family is None or family.files is None else Flow(family, family.files, source)
 
 

@@ -84,6 +84,9 @@ class FoldedLatents(TransformerFamily):
         mean, deviation = _statistics(parts.vae, latents)
         return self.unfolded(latents * deviation + mean)
 
+    def latents_of(self, parts: Components, made: Tensor, height: int, width: int) -> Tensor:
+        return cells(made, height // 16, width // 16)
+
     def folded(self, latents: Tensor) -> Tensor:
         """Of the numbers of one cell the channel varies slowest, then the row."""
         return torch.nn.functional.pixel_unshuffle(latents, 2)
@@ -169,9 +172,6 @@ class Flux2Dev(Flux2):
     }
     files: ClassVar[HostFiles | None] = DEV_FILES
     negatives: ClassVar[bool] = False
-
-    def latents_of(self, parts: Components, made: Tensor, height: int, width: int) -> Tensor:
-        return cells(made, height // 16, width // 16)
 
 
 def cells(tokens: Tensor, rows: int, columns: int) -> Tensor:

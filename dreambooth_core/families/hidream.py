@@ -36,7 +36,6 @@ def _config(tensors: Tensors) -> dict[str, Any]:
     width, inputs = tensors["x_embedder.proj.weight"].shape
     double, single = (count(tensors, f"{kind}_stream_blocks.") for kind in ("double", "single"))
     block = "double_stream_blocks.0.block"
-    head = HEAD
     t5 = tensors[f"caption_projection.{double + single}.linear.weight"].shape[1]
     llama = tensors["caption_projection.0.linear.weight"].shape[1]
     return {
@@ -46,13 +45,13 @@ def _config(tensors: Tensors) -> dict[str, Any]:
         "out_channels": len(tensors["final_layer.linear.weight"]) // 4,
         "num_layers": double,
         "num_single_layers": single,
-        "attention_head_dim": head,
-        "num_attention_heads": width // head,
+        "attention_head_dim": HEAD,
+        "num_attention_heads": width // HEAD,
         "caption_channels": [t5, llama],
         "text_emb_dim": tensors["p_embedder.pooled_embedder.linear_1.weight"].shape[1],
         "num_routed_experts": count(tensors, f"{block}.ff_i.experts."),
         "num_activated_experts": 2,
-        "axes_dims_rope": axes(AXES, head),
+        "axes_dims_rope": axes(AXES, HEAD),
         "max_resolution": MOST,
         "llama_layers": [min(i, LLAMA_LAYERS - 1) for i in range(double + single)],
     }

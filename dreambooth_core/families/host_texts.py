@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dreambooth_core.families import host_language as language
-from dreambooth_core.families.hosts import count
+from dreambooth_core.families.hosts import HostFiles, count
 from dreambooth_core.formats.checkpoints import text
 
 if TYPE_CHECKING:
@@ -287,15 +287,15 @@ def kind_of(family: Family, name: str) -> TextKind:
     return next(k for k in TEXT_KINDS if its in k.classes and called.startswith(k.label))
 
 
-def hosts_file(family: Family, states: Callable[[str], Tensors]) -> dict[str, Tensor]:
+def hosts_file(
+    family: Family, files: HostFiles, states: Callable[[str], Tensors]
+) -> dict[str, Tensor]:
     """What the hosts' file of a denoiser holds, in their names.
 
     Args:
         states: gives a network's weights in diffusers' names, by its folder there.
     """
-    if family.files is None:
-        raise ValueError(f"no files are known of {family.name}")
-    found = family.files.to_hosts(states(family.denoiser))
+    found = files.to_hosts(states(family.denoiser))
     for name in family.text_encoders:
         if kind_of(family, name).within:
             found |= {f"{WITHIN}{key}": tensor for key, tensor in states(name).items()}

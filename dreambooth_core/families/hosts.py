@@ -182,8 +182,5 @@ def axes(whole: tuple[int, ...], head: int) -> list[int]:
 
 def flow_scheduler(**values: Any) -> dict[str, Any]:
     """The configuration of a scheduler of rectified flow."""
-    return {
-        "_class_name": "FlowMatchEulerDiscreteScheduler",
-        "num_train_timesteps": 1000,
-        **values,
-    }
+    kind = "FlowMatchEulerDiscreteScheduler"
+    return {"_class_name": kind, "num_train_timesteps": 1000, **values}

@@ -113,9 +113,6 @@ class Ideogram4(FoldedLatents):
     def unfolded(self, latents: Tensor) -> Tensor:
         return super().unfolded(latents.unflatten(1, (4, -1)).transpose(1, 2).flatten(1, 2))
 
-    def latents_of(self, parts: Components, made: Tensor, height: int, width: int) -> Tensor:
-        return cells(made, height // 16, width // 16)
-
     def encode(self, parts: Components, prompts: Sequence[str]) -> Conditioning:
         """Without the padding, at which the denoiser does not look; nothing else that the
         pipeline gives it depends on the text."""

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from dreambooth_core.devices import send
 from dreambooth_core.families.base import Components
 from dreambooth_core.families.hosts import HostFiles, Tensors, axes, count, flow_scheduler
 from dreambooth_core.families.names.krea2 import BLOCKS, NAMES
@@ -128,14 +127,14 @@ class Krea2(VideoAutoencoder):
             "encoder_hidden_states": text.embeds,
             "timestep": times,
             "position_ids": torch.cat([places.new_zeros(tokens, 3), places]),
-            "encoder_attention_mask": _mask(text),
+            "encoder_attention_mask": text.counted(),
         }
 
     def answered(self, answer: Tensor, noisy: Tensor) -> Tensor:
         return unpacked(answer, *noisy.shape[-2:])
 
     def given(self, parts: Components, conditioning: Conditioning) -> dict[str, Any]:
-        return {"prompt_embeds": conditioning.embeds, "prompt_embeds_mask": _mask(conditioning)}
+        return {"prompt_embeds": conditioning.embeds, "prompt_embeds_mask": conditioning.counted()}
 
     def sampling_arguments(
         self, parts: Components, prompts: Sequence[str], negative: str, guidance: float
@@ -153,10 +152,3 @@ class Krea2(VideoAutoencoder):
         config = parts.denoiser.config
         shape = (batch, self.most_tokens, config.num_text_layers, config.text_hidden_dim)
         return Conditioning(torch.empty(shape, dtype=dtype, device="meta"))
-
-
-def _mask(conditioning: Conditioning) -> Tensor:
-    """True where a token counts, ``[batch, tokens]``."""
-    count, tokens = conditioning.embeds.shape[:2]
-    lengths = torch.tensor(conditioning.lengths or [tokens] * count)
-    return send(torch.arange(tokens) < lengths[:, None], conditioning.embeds.device)

@@ -11,7 +11,7 @@ from dreambooth_core.disk.reading import read_json
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Components, Family
 from dreambooth_core.families.options import BaseOptions
-from dreambooth_core.families.registry import family_of, family_of_file, family_of_pipeline
+from dreambooth_core.families.registry import denoiser_among, family_of, family_of_pipeline
 from dreambooth_core.families.split import SplitParts, pieces_in, read_split, there
 from dreambooth_core.families.split_tokenizers import split_tokenizers
 from dreambooth_core.formats.checkpoints.folder_layout import read_config
@@ -98,12 +98,10 @@ def _look(
     """The family of a base, its configurations and, where it was opened for that, its tensors."""
     where = f"base.model: {path}"
     pieces = pieces_in(path)
-    for piece in pieces:
-        family = family_of_file(piece.entries)
-        if family is not None:
-            others = [other for other in pieces if other is not piece]
-            split = read_split(options, family, piece, others)
-            return family, {name: part.config for name, part in split.components.items()}, split
+    if found := denoiser_among(pieces):
+        others = [other for other in pieces if other is not found[2]]
+        split = read_split(options, *found, others)
+        return found[0], {name: part.config for name, part in split.components.items()}, split
     identity = identify(path)
     if identity.kind not in ("checkpoint", "diffusers"):
         raise UserError(

@@ -149,8 +149,4 @@ class QwenImage(VideoAutoencoder):
 
 def _mask(conditioning: Conditioning) -> Tensor | None:
     """1 where a token counts, ``[batch, tokens]``; None where all do, as in the pipeline."""
-    if conditioning.lengths is None:
-        return None
-    tokens = conditioning.embeds.shape[1]
-    rows = [[i < length for i in range(tokens)] for length in conditioning.lengths]
-    return send(torch.tensor(rows, dtype=torch.int64), conditioning.embeds.device)
+    return None if conditioning.lengths is None else conditioning.counted().long()

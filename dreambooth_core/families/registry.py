@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterable
 from dataclasses import replace
 
 from dreambooth_core.errors import Unsupported
@@ -11,15 +11,16 @@ from dreambooth_core.families.base import Configs, Family
 from dreambooth_core.families.flux import Chroma, Flux
 from dreambooth_core.families.flux2 import Flux2Dev, Flux2Klein
 from dreambooth_core.families.hidream import HiDream
+from dreambooth_core.families.hosts import HostFiles
 from dreambooth_core.families.ideogram4 import Ideogram4
 from dreambooth_core.families.krea2 import Krea2
 from dreambooth_core.families.lumina2 import Lumina2
 from dreambooth_core.families.qwen_image import QwenImage
 from dreambooth_core.families.sana import Sana
-from dreambooth_core.families.sd import StableDiffusion1, StableDiffusion2
+from dreambooth_core.families.sd import StableDiffusion1, StableDiffusion2, StableDiffusionXL
 from dreambooth_core.families.sd3 import StableDiffusion3
-from dreambooth_core.families.sdxl import StableDiffusionXL
 from dreambooth_core.families.z_image import ZImage
+from dreambooth_core.formats.checkpoints.pieces import Piece
 from dreambooth_core.formats.detect import Identity
 from dreambooth_core.registry import Registry
 
@@ -64,10 +65,13 @@ def family_of(configs: Configs, where: str) -> Family:
     )
 
 
-def family_of_file(names: Collection[str]) -> Family | None:
-    """The family of a denoiser whose weights have these names in the hosts' files."""
-    found = (f for f in FAMILIES.working() if f.files is not None and f.files.fits(names))
-    return next(found, None)
+def denoiser_among(pieces: Iterable[Piece]) -> tuple[Family, HostFiles, Piece] | None:
+    """The first denoiser of a known family among the networks in a file of the hosts."""
+    for piece in pieces:
+        for family in FAMILIES.working():
+            if family.files is not None and family.files.fits(piece.entries):
+                return family, family.files, piece
+    return None
 
 
 def named(identity: Identity) -> Identity:
@@ -81,5 +85,4 @@ def named(identity: Identity) -> Identity:
 
 def family_of_pipeline(pipeline: str) -> Family | None:
     """The family whose folders name this class of diffusers, if any does."""
-    found = (family for family in FAMILIES.working() if pipeline in family.pipelines)
-    return next(found, None)
+    return next((f for f in FAMILIES.working() if pipeline in f.pipelines), None)

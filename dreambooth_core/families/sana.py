@@ -45,10 +45,8 @@ class Sana(TransformerFamily):
         return int(2 ** (len(vae["encoder_block_out_channels"]) - 1))
 
     def vae_channels(self, vae: Mapping[str, Any]) -> tuple[int, int]:
-        return (
-            int(vae["encoder_block_out_channels"][0]),
-            int(max(vae["decoder_block_out_channels"][:2])),
-        )
+        first, last = (vae[f"{half}_block_out_channels"] for half in ("encoder", "decoder"))
+        return int(first[0]), int(max(last[:2]))
 
     def native_size(self, configs: Configs) -> int:
         return int(configs["transformer"]["sample_size"]) * self.latent_scale(configs["vae"])

@@ -1,4 +1,4 @@
-"""Stable Diffusion 1 and 2: one CLIP text encoder (Rombach et al. 2022), and what SDXL shares."""
+"""Stable Diffusion 1, 2 (Rombach et al. 2022) and XL (Podell et al. 2023): a UNet and CLIP."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from dreambooth_core.devices import send
 from dreambooth_core.errors import Unsupported
 from dreambooth_core.families.base import Components, Configs, Family, Loaded, SizeInfo
 from dreambooth_core.families.text import Conditioning, encode_chunks, tokenise
@@ -240,6 +241,14 @@ class SingleEncoder(UNetFamily):
     """What the families with one text encoder share."""
 
     pipeline: ClassVar[str] = "StableDiffusion"
+    is_openclip: ClassVar[bool]
+    """Its text tower uses the exact GELU, OpenAI's CLIP the quick one."""
+
+    def matches(self, configs: Configs) -> bool:
+        texts = [name for name in configs if name.startswith("text_encoder")]
+        if "unet" not in configs or texts != ["text_encoder"]:
+            return False
+        return (configs["text_encoder"].get("hidden_act") == "gelu") is self.is_openclip
 
     def pipeline_modules(self, parts: Components) -> dict[str, Any]:
         return {
@@ -255,9 +264,7 @@ class StableDiffusion1(SingleEncoder):
 
     name: ClassVar[str] = "sd1"
     label: ClassVar[str] = "Stable Diffusion 1"
-
-    def matches(self, configs: Configs) -> bool:
-        return _texts(configs) == 1 and not is_openclip(configs["text_encoder"])
+    is_openclip: ClassVar[bool] = False
 
 
 class StableDiffusion2(SingleEncoder):
@@ -265,18 +272,30 @@ class StableDiffusion2(SingleEncoder):
 
     name: ClassVar[str] = "sd2"
     label: ClassVar[str] = "Stable Diffusion 2"
+    is_openclip: ClassVar[bool] = True
+
+
+class StableDiffusionXL(UNetFamily):
+    """SDXL: CLIP ViT-L and OpenCLIP ViT-bigG side by side, penultimate layers, no final norm."""
+
+    name: ClassVar[str] = "sdxl"
+    label: ClassVar[str] = "Stable Diffusion XL"
+    pipeline: ClassVar[str] = "StableDiffusionXL"
+    is_normed: ClassVar[bool] = False
+    text_encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2")
+    tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer", "tokenizer_2")
 
     def matches(self, configs: Configs) -> bool:
-        return _texts(configs) == 1 and is_openclip(configs["text_encoder"])
+        unet = configs.get("unet", {})
+        both = all(name in configs for name in self.text_encoders)
+        return both and unet.get("addition_embed_type") == "text_time"
 
-
-def _texts(configs: Configs) -> int:
-    """How many text encoders a model with a UNet has; none counts for a model without."""
-    if "unet" not in configs:
-        return 0
-    return sum(name.startswith("text_encoder") for name in configs)
-
-
-def is_openclip(text_config: Mapping[str, Any]) -> bool:
-    """OpenCLIP's text towers use the exact GELU, OpenAI's the quick one."""
-    return str(text_config.get("hidden_act", "quick_gelu")) == "gelu"
+    def added_conditions(
+        self, parts: Components, conditioning: Conditioning, sizes: Sequence[SizeInfo]
+    ) -> dict[str, Tensor] | None:
+        numbers = [[*size.original, *size.crop_top_left, *size.target] for size in sizes]
+        embeds = conditioning.embeds
+        time_ids = send(torch.tensor(numbers, dtype=embeds.dtype), embeds.device)
+        if conditioning.pooled is None:
+            raise ValueError("SDXL needs the pooled output of its second text encoder")
+        return {"text_embeds": conditioning.pooled, "time_ids": time_ids}

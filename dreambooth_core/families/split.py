@@ -73,22 +73,21 @@ def pieces_in(path: Path) -> list[Piece]:
 
 
 def read_split(
-    options: BaseOptions, family: Family, denoiser: Piece, others: Sequence[Piece]
+    options: BaseOptions,
+    family: Family,
+    files: HostFiles,
+    denoiser: Piece,
+    others: Sequence[Piece],
 ) -> SplitParts:
     """A base whose denoiser was recognised, with the parts that the options name.
 
     Args:
-        options: the ``base`` section.
-        family: the denoiser's.
         others: what else lies in the denoiser's file.
 
     Raises:
         UserError: a part is missing, damaged or another family's: says which, and where hosts
             keep it.
     """
-    files = family.files
-    if files is None:
-        raise ValueError(f"no files are known of {family.name}")
     base = _Base(options, family, files, SplitParts(family.name, {}, {}))
     base.add(family.denoiser, denoiser, files.read)
     for name, word in files.beside.items():

@@ -12,7 +12,7 @@ from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Family
 from dreambooth_core.families.host_texts import TextKind, canonical, kind_of, text_kind
 from dreambooth_core.families.host_vaes import vae_kind, vae_kind_of_class
-from dreambooth_core.families.registry import family_of_file
+from dreambooth_core.families.registry import denoiser_among
 from dreambooth_core.families.split import TEXT_FOLDERS, VAE_FOLDERS, beside, pieces_in, unfit
 from dreambooth_core.families.split_tokenizers import split_tokenizers
 from dreambooth_core.formats.checkpoints.pieces import Piece
@@ -51,11 +51,10 @@ def find_parts(
         UserError: the file cannot be read.
     """
     pieces = pieces_in(path)
-    families = [(piece, family_of_file(piece.entries)) for piece in pieces]
-    known = next(((piece, family) for piece, family in families if family is not None), None)
-    if known is None or (files := known[1].files) is None:
+    known = denoiser_among(pieces)
+    if known is None:
         return None
-    denoiser, family = known
+    family, files, denoiser = known
     config, _ = files.read(denoiser.shapes())
     inside = [piece for piece in pieces if piece is not denoiser]
     around = [*inside, *_pieces(folders)]

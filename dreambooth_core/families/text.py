@@ -40,6 +40,12 @@ class Conditioning:
         named = {"embeds": self.embeds, "pooled": self.pooled, "mask": self.mask}
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
+    def counted(self) -> Tensor:
+        """True where a token counts and is no padding, ``[batch, tokens]``."""
+        count, tokens = self.embeds.shape[:2]
+        lengths = torch.tensor(self.lengths or [tokens] * count)
+        return send(torch.arange(tokens) < lengths[:, None], self.embeds.device)
+
     @classmethod
     def joined(cls, items: Sequence[Conditioning]) -> Conditioning:
         """One batch of several, the shorter ones lengthened with zeros that do not count."""
@@ -100,23 +106,12 @@ def tokenise(
         cut = tokenizer.decode(max(kept, key=len)[max_chunks * room :])
         log.warning("a prompt is longer than %d tokens; cut: %s", max_chunks * room, cut)
     chunks = min(needed, max_chunks)
-    rows = [
-        [_framed(tokenizer, tokens[i * room : (i + 1) * room], room) for i in range(chunks)]
-        for tokens in ids
-    ]
+    begin, end, padding = (getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "pad"))
+    rows = []
+    for tokens in ids:
+        parts = [tokens[i * room : (i + 1) * room] for i in range(chunks)]
+        rows.append([[begin, *part, end, *[padding] * (room - len(part))] for part in parts])
     return torch.tensor(rows, dtype=torch.long)
-
-
-def _framed(tokenizer: Any, tokens: list[int], room: int) -> list[int]:
-    padding = [tokenizer.pad_token_id] * (room - len(tokens))
-    return [tokenizer.bos_token_id, *tokens, tokenizer.eos_token_id, *padding]
-
-
-def final_layer_norm(encoder: nn.Module) -> nn.Module:
-    """A CLIP text encoder's last norm; transformers 5 moved it out of ``text_model``."""
-    body = getattr(encoder, "text_model", encoder)
-    norm: nn.Module = body.final_layer_norm  # type: ignore[assignment]
-    return norm
 
 
 def encode_chunks(
@@ -142,7 +137,9 @@ def encode_chunks(
     else:
         hidden = output.hidden_states[-1 - skip]
         if normalise:
-            hidden = final_layer_norm(encoder)(hidden)
+            # Transformers 5 moved it out of ``text_model``.
+            body: Any = getattr(encoder, "text_model", encoder)
+            hidden = body.final_layer_norm(hidden)
     pooled = getattr(output, "text_embeds", None)
     if pooled is None:
         pooled = output.pooler_output

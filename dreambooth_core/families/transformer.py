@@ -224,7 +224,7 @@ class TransformerFamily(Family):
         text encoders and autoencoder are the base's. So it is not the whole base: None."""
         if self.files is None:
             return None
-        found = hosts_file(self, lambda name: parts.models[name].state_dict())
+        found = hosts_file(self, self.files, lambda name: parts.models[name].state_dict())
         architecture = self.files.names.architecture.removesuffix("/lora")
         own = {"modelspec.architecture": architecture} if architecture else {}
         write_tensors(file, in_precision(found, dtype), {"format": "pt", **own, **metadata})

@@ -91,10 +91,10 @@ def identify(path: str | Path) -> Identity:
             return Identity(path, "embedding", None, label, "pickle")
         if isinstance(loaded, Mapping) and {320, 640, 768, 1024, 1280}.intersection(loaded):
             return Identity(path, "hypernetwork", None, "a hypernetwork", "pickle")
-        sorted_out = pickles.read_pickle(path)
-        shapes = {name: tuple(t.shape) for name, t in sorted_out.tensors.items()}
-        dtypes = Counter(str(t.dtype).removeprefix("torch.") for t in sorted_out.tensors.values())
-        return _by_names(path, shapes, dtypes, sorted_out.metadata, "pickle")
+        found = pickles.sorted_out(loaded, path)
+        shapes = {name: tuple(t.shape) for name, t in found.tensors.items()}
+        dtypes = Counter(str(t.dtype).removeprefix("torch.") for t in found.tensors.values())
+        return _by_names(path, shapes, dtypes, found.metadata, "pickle")
     header = storage.read_header(path)
     shapes = {name: entry.shape for name, entry in header.tensors.items()}
     dtypes = Counter(entry.dtype for entry in header.tensors.values())

@@ -9,7 +9,7 @@ The instructions are those that torch's restricted unpickler knows.
 from __future__ import annotations
 
 import pickletools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -85,10 +85,14 @@ class Check:
             Damaged: anything that contradicts itself or the file, or is out of all measure.
         """
         try:
-            for count, (code, argument, _) in enumerate(_instructions(file)):
+            for count, (code, argument, _) in enumerate(pickletools.genops(file)):
                 if count > MAX_INSTRUCTIONS:
                     raise Damaged("it has too many instructions")
                 self._do(code.name, argument)
+        except Damaged:
+            raise
+        except ValueError as error:  # cut, or no instruction
+            raise Damaged("its instructions end in the middle or are none") from error
         except (IndexError, KeyError, TypeError, AttributeError) as error:
             raise Damaged("its instructions do not fit together") from error
         return self.stack.pop() if self.stack else None
@@ -203,15 +207,6 @@ _LITERALS = (
     "BININT", "BININT1", "BININT2", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING", "LONG1",
 )  # fmt: skip
 _CALLED = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_parameter")
-
-
-def _instructions(
-    file: IO[bytes],
-) -> Iterator[tuple[pickletools.OpcodeInfo, Any, int | None]]:
-    try:
-        yield from pickletools.genops(file)
-    except ValueError as error:  # cut, or no instruction
-        raise Damaged("its instructions end in the middle or are none") from error
 
 
 def _tuple(items: tuple[Any, ...]) -> _Tuple:

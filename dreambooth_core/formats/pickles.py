@@ -93,7 +93,7 @@ def read_pickle(path: str | Path) -> Pickled:
         UserError: no such file, cut short, damaged, or without tensors.
     """
     path = Path(path)
-    return _sorted(load(path), path)
+    return sorted_out(load(path), path)
 
 
 def load(path: Path) -> Any:
@@ -166,7 +166,7 @@ def _check_bare(path: Path) -> None:
             raise Damaged(f"{left:,} of {wanted:,} bytes are there")
 
 
-def _sorted(loaded: Any, path: Path) -> Pickled:
+def sorted_out(loaded: Any, path: Path) -> Pickled:
     """Finds the weights in what trainers save around them."""
     step: int | None = None
     metadata: dict[str, str] = {}

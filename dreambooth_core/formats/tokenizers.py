@@ -221,17 +221,12 @@ def _load(folder: Path, padding: str, words: int | None = None) -> CLIPTokenizer
     if padding != END:
         # Not through the property: that would make every "!" in a prompt a special token.
         tokenizer._special_tokens_map["pad_token"] = padding
-    if folder != ASSETS:
-        _check_special(tokenizer, words or WORDS, folder)
-    return tokenizer
-
-
-def _check_special(tokenizer: CLIPTokenizer, words: int, folder: Path) -> None:
-    """A special token that is not in the vocabulary gets a number beyond the embeddings."""
-    for kind in ("bos_token", "eos_token", "pad_token"):
+    # A special token that is not in the vocabulary gets a number beyond the embeddings.
+    for kind in ("bos_token", "eos_token", "pad_token") if folder != ASSETS else ():
         number = getattr(tokenizer, f"{kind}_id")
-        if not isinstance(number, int) or not 0 <= number < words:
+        if not isinstance(number, int) or not 0 <= number < (words or WORDS):
             raise UserError(f"its {kind} is not a token of the vocabulary", where=folder)
+    return tokenizer
 
 
 def _padding_of(folder: Path, default: str) -> str:

@@ -67,12 +67,11 @@ class Finding:
 
 def look(shapes: Shapes, dtypes: Mapping[str, int]) -> Finding | None:
     """What this is, if it is one of these; ``None`` otherwise."""
-    found = family_of(shapes)
-    method = quantised_by(shapes)
+    found, method = family_of(shapes), quantised_by(shapes)
+    family = found[0].family if found is not None else None
     name = _called(shapes, *found) if found is not None else ""
     label = f"{name} denoiser" if found is not None else "model"
     if method is not None:
-        family = found[0].family if found is not None else None
         return Finding("quantised", family, f"a {label} quantised by {method}", ADVICE)
     eight = _eight_bit(shapes, dtypes)
     details: dict[str, Any] = {"quantisation": eight} if eight else {}
@@ -81,9 +80,9 @@ def look(shapes: Shapes, dtypes: Mapping[str, int]) -> Finding | None:
         others = (key for key in shapes if key.startswith(OTHERS))
         rest = sorted({"vae" if key.startswith(vae) else "text encoder" for key in others})
         if not rest:
-            return Finding("denoiser", found[0].family, f"a {label}", None, details)
+            return Finding("denoiser", family, f"a {label}", None, details)
         details["parts"] = ["denoiser", *rest]
-        return Finding("checkpoint", found[0].family, f"a {name} model", None, details)
+        return Finding("checkpoint", family, f"a {name} model", None, details)
     part = _text_encoder(shapes) or _autoencoder(shapes)
     return None if part is None else Finding(*part, None, details)
 

@@ -202,7 +202,7 @@ def recognise(
         for names in families
     )
     fitting = [(names, found) for names, found in every if found]
-    return max(fitting, key=lambda each: (len(each[1]), *_fit(*each, sizes)), default=None)
+    return max(fitting, key=lambda each: _fit(each[0], each[1], sizes), default=None)
 
 
 def variant_of(names: LayerNames, found: Mapping[str, Layer], sizes: Sizes) -> Variant | None:
@@ -251,7 +251,7 @@ class _Measured:
 
 
 def _fit(names: LayerNames, found: Mapping[str, Layer], sizes: Sizes) -> tuple[int, ...]:
-    """How well the sizes agree: ``(-contradictions, blocks, width, all blocks)``."""
+    """How well names and sizes agree: ``(layers, -contradictions, blocks, width, all blocks)``."""
     measured = _Measured.of(names, found, sizes)
     fitting = [variant for variant in names.variants if measured.fits(variant)]
     wide = any(variant.width in measured.widths for variant in fitting)
@@ -260,7 +260,7 @@ def _fit(names: LayerNames, found: Mapping[str, Layer], sizes: Sizes) -> tuple[i
         for variant in fitting
         if measured.highest
     )
-    return -measured.contradictions, bool(fitting), wide, exact
+    return len(found), -measured.contradictions, bool(fitting), wide, exact
 
 
 def _flat(name: str) -> str:

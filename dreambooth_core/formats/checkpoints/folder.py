@@ -62,8 +62,7 @@ def family_of(path: Path, index: Mapping[str, Any]) -> str | None:
         return None
     config = layout.read_config(path / "text_encoder")
     # OpenAI's CLIP and OpenCLIP differ in the activation; width tells where it is not written.
-    activation = config.get("hidden_act", "quick_gelu")
-    return "sd2" if activation == "gelu" else "sd1"
+    return "sd2" if config.get("hidden_act") == "gelu" else "sd1"
 
 
 def read_folder(

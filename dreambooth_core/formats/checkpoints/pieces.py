@@ -54,8 +54,9 @@ class Piece:
 
     def shapes(self) -> dict[str, Tensor]:
         """Tensors without data, on the meta device."""
+        dtype = self.dtype  # counted anew each time
         return {
-            name: torch.empty(entry.shape, dtype=self.dtype, device="meta")
+            name: torch.empty(entry.shape, dtype=dtype, device="meta")
             for name, entry in self.entries.items()
         }
 
@@ -75,7 +76,7 @@ class Piece:
         """Copies; the memory map is let go every few weights, so that the 8-bit file does not
         stay in memory beside them."""
         result: dict[str, Tensor] = {}
-        names = list(self.entries)
+        names, dtype = list(self.entries), self.dtype
         for start in range(0, len(names), _AT_ONCE):
             some = names[start : start + _AT_ONCE]
             scales = [self.scales[name] for name in some if name in self.scales]
@@ -84,7 +85,7 @@ class Piece:
                 value = found[self.prefix + name]
                 if name in self.scales:
                     value = scaled(value, found[self.scales[name]])
-                cast = _cast(value, self.dtype)
+                cast = _cast(value, dtype)
                 result[name] = cast.clone() if cast is value else cast
         return result
 
@@ -116,14 +117,13 @@ def pieces_of(path: Path) -> list[Piece]:
         Unsupported: it is quantised in a way that cannot be trained from.
     """
     header = read_header(path)
-    method = quantised_by({name: entry.shape for name, entry in header.tensors.items()})
-    whole = [
-        entry.dtype
+    whole = (
+        f"whole numbers ({entry.dtype})"
         for name, entry in header.tensors.items()
         if name.endswith(".weight") and not DTYPES[entry.dtype].is_floating_point
-    ]
-    if method is not None or whole:
-        method = method or f"whole numbers ({whole[0]})"
+    )
+    method = quantised_by({name: entry.shape for name, entry in header.tensors.items()})
+    if method := method or next(whole, None):
         raise Unsupported(
             f"the weights in this file are quantised by {method}", where=path, do=f"{ADVICE}."
         )

@@ -106,8 +106,8 @@ def _hint(tensors: Mapping[str, torch.Tensor]) -> str:
     probe = tensors.get(_PROBE)
     if probe is None or probe.device.type == "meta":
         return ""
-    wide = probe.float().std(correction=0).item() > _PROBE_LIMIT
-    return f"; its weights look like {'v_prediction' if wide else 'epsilon'}"
+    spread = probe.float().std(correction=0).item()
+    return f"; its weights look like {'v_prediction' if spread > _PROBE_LIMIT else 'epsilon'}"
 
 
 def markers(prediction_type: str, *, zero_terminal_snr: bool) -> dict[str, torch.Tensor]:

@@ -23,9 +23,8 @@ def heads_from_config(config: Mapping[str, Any]) -> tuple[int, ...]:
     In diffusers' UNet ``attention_head_dim`` is, against its name, the number of heads, unless
     ``num_attention_heads`` is there too.
     """
-    count = len(config["block_out_channels"])
     value = config.get("num_attention_heads") or config.get("attention_head_dim", 8)
-    return tuple(int(n) for n in each(value, count))
+    return tuple(int(n) for n in each(value, len(config["block_out_channels"])))
 
 
 def default_heads(plan: UNetPlan, family: str) -> tuple[int, ...]:
