@@ -13,6 +13,7 @@ from dreambooth_core.families.names.record import (
     Fused,
     LayerNames,
     Variant,
+    qkv,
 )
 
 DOUBLE = {
@@ -24,10 +25,7 @@ DOUBLE = {
     "transformer_blocks.#.ff_context.net.2": "double_blocks.#.txt_mlp.2",
 }
 SINGLE = {"single_transformer_blocks.#.proj_out": "single_blocks.#.linear2"}
-IMAGE = Fused(
-    "double_blocks.#.img_attn.qkv",
-    tuple(f"transformer_blocks.#.attn.to_{part}" for part in "qkv"),
-)
+IMAGE = qkv("double_blocks.#.img_attn.qkv", "transformer_blocks.#.attn")
 TEXT = Fused(
     "double_blocks.#.txt_attn.qkv",
     tuple(f"transformer_blocks.#.attn.add_{part}_proj" for part in "qkv"),

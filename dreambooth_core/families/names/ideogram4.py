@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dreambooth_core.families.names.record import DIFFUSERS, GENERIC, Fused, LayerNames, Variant
+from dreambooth_core.families.names.record import DIFFUSERS, GENERIC, LayerNames, Variant, qkv
 
 _SAME = (
     *("layers.#.feed_forward.w1", "layers.#.feed_forward.w2", "layers.#.feed_forward.w3"),
@@ -18,9 +18,7 @@ NAMES = LayerNames(
         "layers.#.attention.to_out.0": "layers.#.attention.o",
         **{layer: layer for layer in _SAME},
     },
-    fused=(
-        Fused("layers.#.attention.qkv", tuple(f"layers.#.attention.to_{part}" for part in "qkv")),
-    ),
+    fused=(qkv("layers.#.attention.qkv", "layers.#.attention"),),
     hosts={
         "ComfyUI": GENERIC,
         "diffusers": (("transformer.", DIFFUSERS), ("diffusion_model.", "native")),

@@ -6,7 +6,7 @@ and v are a third of q (grouped heads), so separate names are cut wrongly: ``qkv
 
 from __future__ import annotations
 
-from dreambooth_core.families.names.record import DIFFUSERS, GENERIC, Fused, LayerNames, Variant
+from dreambooth_core.families.names.record import DIFFUSERS, GENERIC, LayerNames, Variant, qkv
 
 BLOCKS = ("layers.#", "noise_refiner.#", "context_refiner.#")
 _TIME = "time_caption_embed"
@@ -29,12 +29,7 @@ NAMES = LayerNames(
         f"{_TIME}.timestep_embedder.linear_2": "t_embedder.mlp.2",
         f"{_TIME}.caption_embedder.1": "cap_embedder.1",
     },
-    fused=tuple(
-        Fused(
-            f"{block}.attention.qkv", tuple(f"{block}.attn.to_{part}" for part in "qkv"), (3, 1, 1)
-        )
-        for block in BLOCKS
-    ),
+    fused=tuple(qkv(f"{block}.attention.qkv", f"{block}.attn", (3, 1, 1)) for block in BLOCKS),
     hosts={
         "Forge Neo": GENERIC,
         "ComfyUI": GENERIC,

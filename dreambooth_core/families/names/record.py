@@ -49,6 +49,11 @@ class Fused:
     """Their shares of the rows. The first part has as many rows as inputs."""
 
 
+def qkv(native: str, attention: str, rows: tuple[int, ...] = (1, 1, 1)) -> Fused:
+    """The hosts' joined queries, keys and values of one of diffusers' attentions."""
+    return Fused(native, tuple(f"{attention}.to_{part}" for part in "qkv"), rows)
+
+
 @dataclass(frozen=True)
 class Variant:
     """A size in which a family exists."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dreambooth_core.families.names.record import DIFFUSERS, Fused, LayerNames, Variant
+from dreambooth_core.families.names.record import DIFFUSERS, Fused, LayerNames, Variant, qkv
 
 _BLOCK, _NATIVE = "transformer_blocks.#", "blocks.#"
 
@@ -25,7 +25,7 @@ NAMES = LayerNames(
         "proj_out": "final_layer.linear",
     },
     fused=(
-        Fused(f"{_NATIVE}.attn.qkv", tuple(f"{_BLOCK}.attn1.to_{part}" for part in "qkv")),
+        qkv(f"{_NATIVE}.attn.qkv", f"{_BLOCK}.attn1"),
         Fused(
             f"{_NATIVE}.cross_attn.kv_linear",
             tuple(f"{_BLOCK}.attn2.to_{part}" for part in "kv"),

@@ -8,14 +8,17 @@ the names of the text's side have a dot too many), and gives up a file with flat
 
 from __future__ import annotations
 
-from dreambooth_core.families.names.record import DIFFUSERS, GENERIC, Fused, LayerNames, Variant
+from dreambooth_core.families.names.record import (
+    DIFFUSERS,
+    GENERIC,
+    Fused,
+    LayerNames,
+    Variant,
+    qkv,
+)
 
 _BLOCK, _NATIVE = "transformer_blocks.#", "joint_blocks.#"
 _TIME = "time_text_embed"
-
-
-def _qkv(native: str, names: tuple[str, ...]) -> Fused:
-    return Fused(f"{_NATIVE}.{native}.qkv", tuple(f"{_BLOCK}.{name}" for name in names))
 
 
 NAMES = LayerNames(
@@ -41,9 +44,12 @@ NAMES = LayerNames(
         "proj_out": "final_layer.linear",
     },
     fused=(
-        _qkv("x_block.attn", ("attn.to_q", "attn.to_k", "attn.to_v")),
-        _qkv("context_block.attn", ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj")),
-        _qkv("x_block.attn2", ("attn2.to_q", "attn2.to_k", "attn2.to_v")),
+        qkv(f"{_NATIVE}.x_block.attn.qkv", f"{_BLOCK}.attn"),
+        Fused(
+            f"{_NATIVE}.context_block.attn.qkv",
+            tuple(f"{_BLOCK}.attn.add_{part}_proj" for part in "qkv"),
+        ),
+        qkv(f"{_NATIVE}.x_block.attn2.qkv", f"{_BLOCK}.attn2"),
     ),
     swapped=frozenset({"norm_out.linear"}),
     hosts={

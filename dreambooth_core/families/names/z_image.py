@@ -10,9 +10,9 @@ from dreambooth_core.families.names.record import (
     DIFFUSERS,
     FLAT,
     TABLES,
-    Fused,
     LayerNames,
     Variant,
+    qkv,
 )
 
 BLOCKS = ("layers.#", "noise_refiner.#", "context_refiner.#")
@@ -31,10 +31,7 @@ NAMES = LayerNames(
         "t_embedder.mlp.0": "t_embedder.mlp.0",
         "t_embedder.mlp.2": "t_embedder.mlp.2",
     },
-    fused=tuple(
-        Fused(f"{block}.attention.qkv", tuple(f"{block}.attention.to_{part}" for part in "qkv"))
-        for block in BLOCKS
-    ),
+    fused=tuple(qkv(f"{block}.attention.qkv", f"{block}.attention") for block in BLOCKS),
     hosts={
         "Forge Neo": TABLES,
         "ComfyUI": TABLES,
