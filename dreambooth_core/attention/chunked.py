@@ -97,7 +97,7 @@ class _Chunked(Function):
     ) -> Tensor:
         output = query.new_empty(*query.shape[:3], value.shape[-1])
         log_sums = query.new_empty(query.shape[:3], dtype=_accumulator(query))
-        with _as_given(query.device):
+        with without_autocast(query.device):
             for heads in _groups(query, key, value, mask, chunk):
                 for queries in _slices(query.shape[2], chunk):
                     out, log_sum = _attend(heads, queries, scale, chunk)
@@ -114,7 +114,7 @@ class _Chunked(Function):
         gradient = gradients[0].to(query.dtype)
         wide = _accumulator(query)
         results = [torch.empty_like(t) for t in (query, key, value)]
-        with _as_given(query.device):
+        with without_autocast(query.device):
             # Each probability's gradient is taken relative to their mean under the softmax.
             means = (gradient.to(wide) * output.to(wide)).sum(dim=-1)
             for heads in _groups(query, key, value, mask, ctx.chunk):
@@ -203,7 +203,7 @@ def _accumulator(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
-def _as_given(device: torch.device) -> AbstractContextManager[Any]:
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """Autocast off: the inputs' dtype holds in the forward and in the backward pass."""
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)

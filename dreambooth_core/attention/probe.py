@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dreambooth_core.attention.chunked import chunked_attention
+from dreambooth_core.attention.chunked import chunked_attention, without_autocast
 from dreambooth_core.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ def _probe(
     frugal, reason = True, ""
     try:
         # A trial must also run where gradients are off for now, or autocast is on.
-        with torch.enable_grad(), torch.inference_mode(False), _no_autocast(device):
+        with torch.enable_grad(), torch.inference_mode(False), without_autocast(device):
             for queries, keys in _SHAPES:
                 inputs = _inputs(queries, keys, device, dtype, head_size)
                 output = IMPLEMENTATIONS[kernel](*inputs, None)
@@ -154,11 +154,10 @@ def _inputs(
     queries: int, keys: int, device: torch.device, dtype: torch.dtype, head_size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     source = torch.Generator().manual_seed(head_size)
-    made = (
+    query, key, value = (
         torch.randn(1, 2, length, head_size, generator=source).to(device, dtype).requires_grad_()
         for length in (queries, keys, keys)
     )
-    query, key, value = made
     return query, key, value
 
 
@@ -187,11 +186,6 @@ def _compare(output: Tensor, inputs: tuple[Tensor, Tensor, Tensor]) -> str:
 def _is_fused(output: Tensor) -> bool:
     """Whether torch chose one of its fused kernels, seen from what will run backward."""
     return output.grad_fn is not None and "ScaledDotProduct" in output.grad_fn.name()
-
-
-def _no_autocast(device: torch.device) -> torch.autocast:
-    known = torch.amp.is_autocast_available(device.type)
-    return torch.autocast(device.type if known else "cpu", enabled=False)
 
 
 def _why(kernel: str, error: BaseException) -> str:

@@ -58,23 +58,19 @@ def choose(original: Size, sizes: Sequence[Size]) -> Size:
     )
 
 
-class Sizer:
-    """Gives every image its size, as the options say."""
+def sizes_for(options: DataOptions) -> list[Size]:
+    """The sizes that images are given, as the options say.
 
-    def __init__(self, options: DataOptions) -> None:
-        """Raises ``UserError`` for sizes that no autoencoder can take."""
-        fixed = options.fixed_size()
-        if options.crop != "bucket":
-            self.sizes: list[Size] = [fixed]
-            return
-        longest = round(max(fixed) * options.bucket_stretch)
-        found = set(bucket_sizes(fixed[0] * fixed[1], options.bucket_reso_steps, longest))
-        # The size that was asked for is always there, also where the step does not divide it.
-        self.sizes = sorted(found | {fixed})
-
-    def size_of(self, original: Size) -> Size:
-        """(height, width) for an image of ``original`` (height, width), upright."""
-        return choose(original, self.sizes)
+    Raises:
+        UserError: sizes that no autoencoder can take.
+    """
+    fixed = options.fixed_size()
+    if options.crop != "bucket":
+        return [fixed]
+    longest = round(max(fixed) * options.bucket_stretch)
+    found = set(bucket_sizes(fixed[0] * fixed[1], options.bucket_reso_steps, longest))
+    # The size that was asked for is always there, also where the step does not divide it.
+    return sorted(found | {fixed})
 
 
 def enlargement(original: Size, target: Size) -> float:

@@ -267,17 +267,15 @@ class DiskStore:
             return kept
         path = self._path(key)
         try:
-            content = path.read_bytes()
+            return unpack(path.read_bytes(), key)
         except FileNotFoundError:
             return None
         except OSError as error:
-            log.warning("cache file %s cannot be read (%s); made anew", path, error.strerror)
-            return None
-        try:
-            return unpack(content, key)
+            why = f"cannot be read ({error.strerror})"
         except ValueError as error:
-            log.warning("cache file %s is damaged (%s); made anew", path, error)
-            return None
+            why = f"is damaged ({error})"
+        log.warning("cache file %s %s; made anew", path, why)
+        return None
 
     def put(self, key: str, value: Any) -> None:
         """Write the value's file."""

@@ -139,10 +139,8 @@ class Captioner:
         """The caption of one showing."""
         options = self.options
         key = (self.seed, epoch, image, turn)
-        if (
-            options.caption_dropout_rate
-            and uniform("no caption", *key) < options.caption_dropout_rate
-        ):
+        rate = options.caption_dropout_rate
+        if rate and uniform("no caption", *key) < rate:
             return ""
         text = self.texts[image]
         if self.varies_tags:

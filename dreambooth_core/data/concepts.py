@@ -208,7 +208,7 @@ def with_marks(concepts: Sequence[Concept], options: MarkOptions, *, pairs: bool
 
     def image(mark: Mark) -> ImageFile:
         if mark.image not in seen:
-            found = look_at(marks.path_of(mark))
+            found = look_at(marks.file.parent / mark.image)
             if not isinstance(found, ImageFile):
                 what = f"a marked image cannot be used: {mark.image}: {found.reason}"
                 raise UserError(what, where=where, do="Put it back, or mark others.")
@@ -332,39 +332,35 @@ def _check_captions(
     options: ConceptOptions, data: DataOptions, inventory: Inventory, where: str
 ) -> None:
     """Every image has something to be called."""
-    if options.instance_prompt.strip():
-        if options.instance_prompt.strip() == options.class_prompt.strip():
-            inventory.warnings.append(
-                "instance prompt and class prompt are the same: nothing will call the subject"
-            )
-        if data.captions == "files":
-            bare = [image.name for image in inventory.taken if not _has_text(image)]
-            if len(bare) == len(inventory.taken):
-                raise UserError(
-                    "captions are to come from files, and no image has one",
-                    where=f"{where}.images",
-                    do="Put a .txt file beside each image, or set data.captions to auto.",
-                )
-            if bare:
-                inventory.warnings.append(
-                    f"{len(bare)} images have no caption file and get the instance prompt: "
-                    + ", ".join(bare[:5])
-                )
-        return
-    if data.captions == "prompt":
+    prompt, taken = options.instance_prompt.strip(), inventory.taken
+    if prompt and prompt == options.class_prompt.strip():
+        inventory.warnings.append(
+            "instance prompt and class prompt are the same: nothing will call the subject"
+        )
+    if not prompt and data.captions == "prompt":
         raise UserError("the instance prompt is empty", where=f"{where}.instance_prompt")
-    named = data.captions == "filewords"
-    bare = [
-        image.name
-        for image in inventory.taken
-        if not _has_text(image) and not (named and any(c.isalpha() for c in image.path.stem))
-    ]
-    if bare:
+    bare = [image.name for image in taken if not _has_text(image)]
+    if not prompt and data.captions == "filewords":
+        nameless = [p.name for p in taken if not any(c.isalpha() for c in p.path.stem)]
+        bare = [name for name in bare if name in nameless]
+    if not bare or (prompt and data.captions != "files"):
+        return
+    if not prompt:
         raise UserError(
             f"the instance prompt is empty, and {bare[0]} has no caption of its own",
             where=f"{where}.instance_prompt",
             do=f'Say what the images show, like "a photo of sks dog", or use {FILEWORDS}.',
         )
+    if len(bare) == len(taken):
+        raise UserError(
+            "captions are to come from files, and no image has one",
+            where=f"{where}.images",
+            do="Put a .txt file beside each image, or set data.captions to auto.",
+        )
+    inventory.warnings.append(
+        f"{len(bare)} images have no caption file and get the instance prompt: "
+        + ", ".join(bare[:5])
+    )
 
 
 def _has_text(image: ImageFile) -> bool:

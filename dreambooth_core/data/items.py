@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from dreambooth_core.data import images
-from dreambooth_core.data.buckets import Sizer, cut_share, enlargement
+from dreambooth_core.data.buckets import choose, cut_share, enlargement, sizes_for
 from dreambooth_core.data.captions import FILEWORDS, Captioner, caption_of, words_of
 from dreambooth_core.data.changes import Changes
 from dreambooth_core.data.concepts import Concept
@@ -54,7 +54,7 @@ class Items:
         self.concepts = list(concepts)
         self.options = options
         self.seed = seed
-        self.sizers = [Sizer(each) for each in options.by_resolution()]
+        sizes = [sizes_for(each) for each in options.by_resolution()]
         # So that all concepts have about as many showings as the largest.
         most = max(concept.showings for concept in concepts) if options.balance_concepts else 0
         self.images: list[ImageFile] = []
@@ -68,10 +68,10 @@ class Items:
         for concept in self.concepts:
             factor = max(round(most / concept.showings), 1) if most else 1
             about = concept.options
-            for image, sizer in product(concept.trained_images, self.sizers):
+            for image, own in product(concept.trained_images, sizes):
                 repeats = concept.repeats_of(image) * factor
                 self.images.append(image)
-                self.entries.append(_entry(image, sizer, concept.index, repeats))
+                self.entries.append(_entry(image, own, concept.index, repeats))
                 texts.append(caption_of(image, about.instance_prompt, options.captions, about.name))
                 words.append(words_of(image))
                 names.append(about.name)
@@ -79,13 +79,13 @@ class Items:
                 if example.rival is not None:
                     self.rivals[len(self.images)] = example.rival
                 self.images.append(example.image)
-                self.entries.append(_entry(example.image, self.sizers[0], concept.index, 1))
+                self.entries.append(_entry(example.image, sizes[0], concept.index, 1))
                 texts.append(example.caption)
                 words.append("")
                 names.append(about.name)
             for image in concept.class_images:
                 self.class_images.append(image)
-                self.class_entries.append(_entry(image, self.sizers[0], concept.index, 1))
+                self.class_entries.append(_entry(image, sizes[0], concept.index, 1))
                 # Texts beside class images count only where the prompt asks for them.
                 mode = "files" if FILEWORDS in about.class_prompt else "prompt"
                 self.class_captions.append(caption_of(image, about.class_prompt, mode, about.name))
@@ -247,5 +247,5 @@ class Items:
         return images.scale(images.load_rgb(image, self.options.background), (height, width))
 
 
-def _entry(image: ImageFile, sizer: Sizer, concept: int, repeats: int) -> Entry:
-    return Entry(image.size, sizer.size_of(image.size), concept, repeats)
+def _entry(image: ImageFile, sizes: list[Size], concept: int, repeats: int) -> Entry:
+    return Entry(image.size, choose(image.size, sizes), concept, repeats)

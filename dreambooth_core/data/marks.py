@@ -62,10 +62,6 @@ class Marks:
     """Fingerprint of the base's weights."""
     images: tuple[Mark, ...]
 
-    def path_of(self, mark: Mark) -> Path:
-        """Where an image is."""
-        return self.file.parent / mark.image
-
     def of(self, kind: str) -> list[Mark]:
         """The images of one mark."""
         return [one for one in self.images if one.mark == kind]

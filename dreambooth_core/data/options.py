@@ -29,7 +29,6 @@ class DataOptions:
 
     resolution: int | None = option(
         None,
-        label="Resolution",
         between=(SMALLEST, LARGEST),
         unit="px",
         help="""Side of a square image. Buckets of other aspect ratios have at most as many pixels.
@@ -42,22 +41,16 @@ class DataOptions:
         in buckets of their own. An epoch shows it once at each.""",
         between=(SMALLEST, LARGEST),
     )
-    height: int | None = option(
-        None, label="Height", between=(64, 4096), unit="px", help="Empty: the resolution."
-    )
-    width: int | None = option(
-        None, label="Width", between=(64, 4096), unit="px", help="Empty: the resolution."
-    )
+    height: int | None = option(None, between=(64, 4096), unit="px", help="Empty: the resolution.")
+    width: int | None = option(None, between=(64, 4096), unit="px", help="Empty: the resolution.")
     crop: str = option(
         "bucket",
-        label="Crop",
         choices=CROPS,
         help="""bucket: each image keeps about its aspect ratio, and images of one bucket share a
         batch. center, random: every image is cropped to height × width.""",
     )
     crop_positions: int = option(
         8,
-        label="Crop positions",
         between=(0, 1_000),
         advanced=True,
         help="""Random crops take one of this many positions, so that their latents can be kept.
@@ -74,7 +67,6 @@ class DataOptions:
     )
     bucket_stretch: float = option(
         2.0,
-        label="Bucket stretch",
         between=(1.0, 8.0),
         advanced=True,
         help="The longest side of a bucket, as a multiple of the resolution.",
@@ -109,18 +101,15 @@ class DataOptions:
     )
     background: str = option(
         "white",
-        label="Background",
         choices=BACKGROUNDS,
         help="The colour behind transparent images.",
     )
     subfolders: bool = option(
         True,
-        label="Subfolders",
         help="Take images from the folders inside the image folder too, one level deep.",
     )
     captions: str = option(
         "auto",
-        label="Captions",
         choices=CAPTION_MODES,
         help="""auto: the .txt or .caption file beside an image, else the instance prompt.
         prompt: always the instance prompt. files: the caption files. filewords: the words of the
@@ -154,7 +143,6 @@ class DataOptions:
     )
     caption_dropout_rate: float = option(
         0.0,
-        label="Caption dropout rate",
         between=(0.0, 1.0),
         help="The probability that an instance image is trained with an empty caption.",
         aliases=("caption_dropout",),
@@ -183,19 +171,16 @@ class DataOptions:
     )
     balance_concepts: bool = option(
         False,
-        label="Balance concepts",
         help="""Repeat the images of small concepts so that all concepts are seen about equally
         often.""",
     )
     cache: str = option(
         "memory",
-        label="Cache",
         choices=CACHES,
         help="Where encoded images and captions are kept: disk survives the run.",
     )
     cache_folder: str = option(
         "",
-        label="Cache folder",
         path="folder",
         advanced=True,
         help="For the disk cache. Empty: a folder beside the runs.",

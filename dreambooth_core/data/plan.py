@@ -159,7 +159,7 @@ class BatchPlan:
             self._per_concept[entry.concept] += entry.repeats
             self._per_size[entry.size] += entry.repeats
         self._batches = lru_cache(maxsize=2)(self._batches_of)
-        self._class_order = lru_cache(maxsize=64)(self._class_round)
+        self._class_order = lru_cache(maxsize=64)(permutation)
 
     @property
     def global_batch_size(self) -> int:
@@ -318,7 +318,8 @@ class BatchPlan:
         # How many class slots of this concept the whole run had before this one.
         before = epoch * self._per_concept[concept] + showing.ordinal
         turn, place_in_round = divmod(before, len(members))
-        image = members[self._class_order(len(members), concept, turn)[place_in_round]]
+        order = self._class_order(len(members), CLASS, self.seed, concept, turn)
+        image = members[order[place_in_round]]
         rounds = self._rounds(concept)
         turn = turn % rounds if rounds else turn
         return self._of_class(2 * number + 1, image, epoch, turn, is_kept=rounds > 0)
@@ -341,9 +342,6 @@ class BatchPlan:
             for turn in range(self._rounds(concept))
             for image in members
         ]
-
-    def _class_round(self, count: int, concept: int, turn: int) -> list[int]:
-        return permutation(count, CLASS, self.seed, concept, turn)
 
     def _view(self, entry: Entry, kind: str, epoch: int, image: int, turn: int) -> View:
         drawn = (self.seed, kind, epoch, image, turn)

@@ -70,10 +70,6 @@ class Recipe:
         words = re.sub(r"[^\w]+", "-", self.prompts[0].lower(), flags=re.ASCII).strip("-")[:40]
         return f"{words}-{self.digest}" if words else self.digest
 
-    def prompt_of(self, index: int) -> str:
-        """The prompt of image ``index``."""
-        return self.prompts[index % len(self.prompts)]
-
     def seed_of(self, index: int) -> int:
         """The seed of image ``index``: it depends on the run of images and on ``index`` alone."""
         return seed_of("class image", self.seed, index)
@@ -197,7 +193,7 @@ def make_missing(
         SaveFailed: An image could not be written.
     """
     mine = batches_of(state, batch_size, rank, processes)
-    missing = set(state.missing)
+    missing, known = set(state.missing), state.recipe.prompts
     wanted = sum(index in missing for batch in mine for index in batch)
     if mine and rank == 0:
         about = {**asdict(state.recipe), "prompts": list(state.recipe.prompts)}
@@ -206,7 +202,7 @@ def make_missing(
     for batch in mine:
         if stop is not None and stop():
             raise Stopped("stopped while class images were being made", where=state.folder)
-        prompts = [state.recipe.prompt_of(index) for index in batch]
+        prompts = [known[index % len(known)] for index in batch]
         images = make(prompts, [state.recipe.seed_of(index) for index in batch])
         if len(images) != len(batch):
             raise ValueError(f"{len(batch)} prompts gave {len(images)} images")

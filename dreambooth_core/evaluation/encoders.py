@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -68,27 +68,24 @@ class HubEncoders:
     @torch.no_grad()
     def identities(self, images: Sequence[Image.Image]) -> Tensor:
         """DINO's class token."""
-        found = [
+        return _unit(
             self.dino(pixel_values=self._pixels(self.dino_images, some)).last_hidden_state[:, 0]
             for some in _some(images)
-        ]
-        return F.normalize(torch.cat(found).float(), dim=-1).cpu()
+        )
 
     @torch.no_grad()
     def images(self, images: Sequence[Image.Image]) -> Tensor:
         """CLIP's projected image embedding."""
-        found = [
+        return _unit(
             _vector(self.clip.get_image_features(self._pixels(self.clip_images, some)))
             for some in _some(images)
-        ]
-        return F.normalize(torch.cat(found).float(), dim=-1).cpu()
+        )
 
     @torch.no_grad()
     def captions(self, texts: Sequence[str]) -> Tensor:
         """CLIP's projected text embedding."""
         tokens = self.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
-        found = _vector(self.clip.get_text_features(**tokens.to(self.device)))
-        return F.normalize(found.float(), dim=-1).cpu()
+        return _unit([_vector(self.clip.get_text_features(**tokens.to(self.device)))])
 
     def _pixels(self, processor: Any, images: Sequence[Image.Image]) -> Tensor:
         rgb = [image.convert("RGB") for image in images]
@@ -129,6 +126,10 @@ def _vector(output: Any) -> Tensor:
     """A tensor, or what newer versions of transformers wrap it in."""
     vector: Tensor = getattr(output, "pooler_output", output)
     return vector
+
+
+def _unit(vectors: Iterable[Tensor]) -> Tensor:
+    return F.normalize(torch.cat([*vectors]).float(), dim=-1).cpu()
 
 
 def _some(images: Sequence[Image.Image]) -> list[Sequence[Image.Image]]:

@@ -20,25 +20,20 @@ class BaseOptions:
     )
     text_encoders: list[str] = option(
         factory=list,
-        label="Text encoders",
         help="""Files of the text encoders, where the base model is a file of the denoiser alone,
         as hosts keep them in text_encoders.""",
         advanced=True,
     )
     tokenizer: str | None = option(
         None,
-        label="Tokenizer",
         help="""Folder or hub id of the tokenizer, where the base model is a file of the denoiser:
         no such file holds one. ComfyUI keeps them in its folder comfy/text_encoders, Forge in
         backend/huggingface.""",
         advanced=True,
     )
-    revision: str | None = option(
-        None, label="Revision", help="Branch, tag or commit of a hub id.", advanced=True
-    )
+    revision: str | None = option(None, help="Branch, tag or commit of a hub id.", advanced=True)
     variant: str | None = option(
         None,
-        label="Variant",
         help="Variant of a hub id's files, such as fp16.",
         advanced=True,
     )
@@ -51,7 +46,6 @@ class BaseOptions:
     )
     prediction_type: str = option(
         "auto",
-        label="Prediction type",
         help="""What the UNet predicts. "auto" reads it from the model; a single file of
         Stable Diffusion 2 may not say and must then be told here. "flow" trains and samples by
         rectified flow, as some models of SDXL do; "auto" knows them by "rectified" in the name.""",
@@ -60,7 +54,6 @@ class BaseOptions:
     )
     clip_skip: int = option(
         1,
-        label="Clip skip",
         help="""Which layer of the text encoder conditions the UNet, counted as the WebUI
         does: 1 is the last layer, 2 the one before it.""",
         between=(1, 12),

@@ -8,7 +8,7 @@ gradients appear, which gives the peak.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -176,30 +176,17 @@ def _same(tensor: Tensor) -> Tensor:
 @contextmanager
 def _checkpointed(modules: list[nn.Module], function: Callable[..., Any]) -> Iterator[None]:
     """Inside, every part that can be checkpointed calls ``function`` to do so."""
-    touched = [
-        part
-        for module in modules
-        for part in module.modules()
-        if hasattr(part, "gradient_checkpointing")
-    ]
-    before: list[tuple[Any, Any]] = [
-        (part.gradient_checkpointing, getattr(part, "_gradient_checkpointing_func", None))
-        for part in touched
-    ]
-    training = [(module, module.training) for module in modules]
-    for part in touched:
-        part.gradient_checkpointing = True  # type: ignore[assignment]
-        part._gradient_checkpointing_func = function  # type: ignore[assignment]
-    for module in modules:
-        module.train()
-    try:
+    with ExitStack() as undo:
+        for part in (part for module in modules for part in module.modules()):
+            if hasattr(part, "gradient_checkpointing"):
+                own = {"gradient_checkpointing": True, "_gradient_checkpointing_func": function}
+                for name, value in own.items():
+                    undo.callback(setattr, part, name, getattr(part, name, None))
+                    setattr(part, name, value)
+        for module in modules:
+            undo.callback(module.train, module.training)
+            module.train()
         yield
-    finally:
-        for part, (flag, own) in zip(touched, before, strict=True):
-            part.gradient_checkpointing = flag
-            part._gradient_checkpointing_func = own
-        for module, was in training:
-            module.train(was)
 
 
 def trace(

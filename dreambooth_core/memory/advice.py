@@ -259,10 +259,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def out_of_memory(
-    config: TrainConfig,
-    device: torch.device,
-    last_saved: int | None,
-    configs: Configs | None = None,
+    config: TrainConfig, device: torch.device, last_saved: int | None
 ) -> TrainingFailed:
     """The error for a run that ran out of memory: what is safe, and what would fit, in order.
 
@@ -270,13 +267,12 @@ def out_of_memory(
         config: the run.
         device: where it ran.
         last_saved: step of the latest checkpoint, if there is any.
-        configs: of the base's networks; read from the base if None.
     """
     where = "this computer" if device.type == "cpu" else "the GPU"
     saved = "nothing was saved yet" if last_saved is None else f"step {last_saved} is saved"
     total = room(device).total
     try:
-        planner = Planner(config, configs, device=device.type)
+        planner = Planner(config, device=device.type)
         peak = planner.needs().peak
         # Where the estimate says that it fits, it is wrong, or others use the device.
         advice = _in_words(cheaper(planner, min(usable(total), int(peak * WRONG))))

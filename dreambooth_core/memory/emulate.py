@@ -7,6 +7,7 @@ backward pass, so both are acted out here.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 
 # torch's autocast lists, as far as Stable Diffusion's models call them.
 _HALF = {
@@ -101,9 +103,9 @@ class Emulation(TorchFunctionMode):
         kwargs = kwargs or {}
         if self._dtype is not None:
             if func in _HALF:
-                args, kwargs = self._cast(args, kwargs, self._dtype)
+                args, kwargs = tree_map(partial(self._convert, self._dtype), (args, kwargs))
             elif self._norms_in_fp32 and func in _SINGLE:
-                args, kwargs = self._cast(args, kwargs, torch.float32)
+                args, kwargs = tree_map(partial(self._convert, torch.float32), (args, kwargs))
         if func is F.scaled_dot_product_attention:
             named = (kwargs[name] for name in ("query", "key", "value") if name in kwargs)
             query, key, value = (*args[:3], *named)
@@ -114,17 +116,7 @@ class Emulation(TorchFunctionMode):
             self.operations += 2 * found.numel() * _summands(func, args, kwargs)
         return found
 
-    def _cast(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], dtype: torch.dtype
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return (
-            tuple(self._convert(value, dtype) for value in args),
-            {name: self._convert(value, dtype) for name, value in kwargs.items()},
-        )
-
-    def _convert(self, value: Any, dtype: torch.dtype) -> Any:
-        if isinstance(value, (list, tuple)):
-            return type(value)(self._convert(item, dtype) for item in value)
+    def _convert(self, dtype: torch.dtype, value: Any) -> Any:
         if (
             not isinstance(value, Tensor)
             or not value.is_floating_point()

@@ -7,7 +7,7 @@ import statistics
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -95,11 +95,9 @@ def resident() -> int:
 
 def room(device: torch.device) -> Room:
     """Free and total memory of a device: of the GPU on CUDA and XPU, of the computer elsewhere."""
-    if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
-        return Room(int(free), int(total))
-    if device.type == "xpu" and hasattr(torch.xpu, "mem_get_info"):
-        free, total = torch.xpu.mem_get_info(device)
+    of_gpu = getattr(getattr(torch, device.type, None), "mem_get_info", None)
+    if of_gpu is not None:
+        free, total = of_gpu(device)
         return Room(int(free), int(total))
     import psutil
 
@@ -107,34 +105,26 @@ def room(device: torch.device) -> Room:
     return Room(int(memory.available), int(memory.total))
 
 
+@dataclass
 class MemoryWatch:
     """Measures the first step, and notices a GPU whose memory is full.
 
     Windows' drivers then move memory into the computer's instead of failing, and steps take many
     times longer; elsewhere whatever comes next, a preview or another program, finds no room.
-
-    Args:
-        device: the run's.
-        advice: a sentence that names the next cheaper setting; asked at most once.
-        windows: whether the driver is Windows'.
     """
 
-    def __init__(
-        self,
-        device: torch.device,
-        advice: Callable[[], str] = str,
-        *,
-        windows: bool = os.name == "nt",
-    ) -> None:
-        self.device = device
-        self.peak: Peak | None = None
-        self.estimate: Callable[[], int | None] = lambda: None
-        """Bytes that were expected, or None: asked when the first measurement is told, since no
-        step has to wait for it."""
-        self._advice, self._windows = advice, windows
-        self._seconds: list[float] = []
-        self._told = False
-        self._measured_told = False
+    device: torch.device
+    advice: Callable[[], str] = str
+    """A sentence that names the next cheaper setting; asked at most once."""
+    windows: bool = os.name == "nt"
+    """Whether the driver is Windows'."""
+    estimate: Callable[[], int | None] = lambda: None
+    """Bytes that were expected, or None: asked when the first measurement is told, since no step
+    has to wait for it."""
+    peak: Peak | None = None
+    _seconds: list[float] = field(default_factory=list)
+    _told: bool = False
+    _measured_told: bool = False
 
     @contextmanager
     def step(self) -> Iterator[None]:
@@ -178,18 +168,11 @@ class MemoryWatch:
         if slow:
             times = f"{seconds / usual:.0f} times longer than usual"
             full = f"this step took {seconds:.1f} s, {times}, and {full}"
-        follows = (
-            "Windows uses RAM in its place then, which is many times slower"
-            if self._windows
-            else "a preview or another program may find no room"
-        )
-        panel = (
-            ', or forbid that in NVIDIA\'s control panel ("CUDA - Sysmem Fallback Policy")'
-            if self._windows
-            else ""
-        )
-        said = f"{full}: {follows}. Close other programs{panel}. {self._advice()}"
-        return said.strip()
+        follows, panel = "a preview or another program may find no room", ""
+        if self.windows:
+            follows = "Windows uses RAM in its place then, which is many times slower"
+            panel = ', or forbid that in NVIDIA\'s control panel ("CUDA - Sysmem Fallback Policy")'
+        return f"{full}: {follows}. Close other programs{panel}. {self.advice()}".strip()
 
 
 def _reset_system_peak() -> bool:

@@ -42,27 +42,23 @@ class MethodOptions:
     )
     rank: int = option(
         16,
-        label="Rank",
         help="""Rank (dimension) of the adapter: 4 to 32 is plenty for a subject, more for a style.
         For OFT the block size.""",
         between=(1, 1024),
     )
     alpha: float = option(
         16.0,
-        label="Alpha",
         help="The adapter's output is scaled by alpha / rank. Usually equal to the rank.",
         between=(0.001, 1000000.0),
     )
     dropout: float = option(
         0.0,
-        label="Dropout",
         help="Share of the adapter's inputs that are dropped while training. Not for OFT.",
         between=(0.0, 0.9),
         advanced=True,
     )
     target_modules: str = option(
         "attention",
-        label="Target modules",
         help="""The layers that get an adapter. attention: the query, key, value and output layers.
         query_value: two of them.
         transformer: all linear layers of the transformer blocks. all: convolutions too. Or how
@@ -77,14 +73,12 @@ class MethodOptions:
     text_dropout: float | None = _of_text("Dropout", (0.0, 0.9))
     placeholder_token: str = option(
         "sks",
-        label="Placeholder token",
         help="""textual_inversion, pivotal: the token that is learned. It must be in the prompts,
         and names the embedding's file.""",
         aliases=("token",),
     )
     initializer_token: str = option(
         "",
-        label="Initializer token",
         help="""textual_inversion, pivotal: the token whose embedding it starts from, such as the
         class. Empty: random.""",
     )
@@ -105,7 +99,6 @@ class MethodOptions:
     )
     training_adapter: str = option(
         "",
-        label="Training adapter",
         help="""A LoRA file that is on the denoiser while an adapter is trained, and neither in the
         result nor in validation images. One that undoes a distillation lets Z-Image Turbo or
         schnell keep their few steps. Empty: none.""",

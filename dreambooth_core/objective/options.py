@@ -32,7 +32,6 @@ class ObjectiveOptions:
 
     loss: str = option(
         "l2",
-        label="Loss",
         help="""Distance between prediction and target: squared (l2), absolute (l1),
         pseudo-Huber or smooth L1; these three forgive outliers. dpo (Diffusion-DPO): of a good and
         a bad image of one prompt (marks.file) the good one becomes likelier; whatever is in no
@@ -56,7 +55,6 @@ class ObjectiveOptions:
     )
     huber_schedule: str = option(
         "constant",
-        label="Huber schedule",
         help="""How the threshold depends on the noise: constant; snr and exponential go from
         1 where there is no noise to the threshold where there is most.""",
         choices=HUBER_SCHEDULES,
@@ -90,7 +88,6 @@ class ObjectiveOptions:
     )
     noise_offset: float = option(
         0.0,
-        label="Noise offset",
         help="""Strength of noise that is constant over each channel: teaches very dark and very
         bright images. 0 is off, 0.05 to 0.1 is usual.""",
         between=(0.0, 1.0),
@@ -98,7 +95,6 @@ class ObjectiveOptions:
     )
     multires_noise_discount: float = option(
         0.0,
-        label="Multires noise discount",
         help="""Multi-resolution (pyramid) noise: the share that each coarser level keeps. 0 is off,
         0.1 to 0.4 suits fine-tuning, 0.9 training from scratch.""",
         between=(0.0, 0.99),
@@ -106,7 +102,6 @@ class ObjectiveOptions:
     )
     multires_noise_iterations: int = option(
         10,
-        label="Multires noise iterations",
         help="The number of coarser levels of multi-resolution noise; fewer for small images.",
         between=(1, 16),
         advanced=True,
@@ -128,21 +123,18 @@ class ObjectiveOptions:
     )
     min_timestep: int = option(
         0,
-        label="Min timestep",
         help="The lowest timestep (noise level) that is trained.",
         between=(0, 999),
         advanced=True,
     )
     max_timestep: int = option(
         999,
-        label="Max timestep",
         help="The highest timestep (noise level) that is trained, inclusive.",
         between=(0, 999),
         advanced=True,
     )
     timestep_bias: str = option(
         "auto",
-        label="Timestep bias",
         help="""Which noise levels are drawn more often: auto (as the base's makers do); none;
         earlier (little noise, details); later (much noise, composition); cubic (strongly later);
         logit_normal, sigmoid, mode and cosmap (the middle).""",
@@ -178,14 +170,12 @@ class ObjectiveOptions:
     )
     sigmoid_scale: float = option(
         1.0,
-        label="Sigmoid scale",
         help="Width for sigmoid, which is logit_normal around the middle.",
         between=(0.05, 10.0),
         advanced=True,
     )
     mode_scale: float = option(
         1.29,
-        label="Mode scale",
         help="How much mode favours the middle; below 0 it favours the ends.",
         between=(-1.0, 1.75),
         advanced=True,
@@ -200,7 +190,6 @@ class ObjectiveOptions:
     )
     shift_factor: float | None = option(
         None,
-        label="Shift factor",
         help="Factor of the static shift; 1 is none, 3 is usual. Empty takes the base's own.",
         between=(0.01, 100.0),
         advanced=True,

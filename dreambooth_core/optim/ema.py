@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,18 @@ from torch import Tensor, nn
 
 from dreambooth_core.errors import UserError
 from dreambooth_core.optim.options import EmaOptions
+
+
+@contextmanager
+def put_back(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Afterwards, parameters hold exactly what they held before."""
+    kept = [(parameter, parameter.detach().clone()) for parameter in parameters]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, value in kept:
+                parameter.copy_(value)
 
 
 class Ema:
@@ -60,14 +72,9 @@ class Ema:
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Inside, the parameters hold the averages; afterwards exactly what they held before."""
-        kept = {name: p.detach().clone() for name, p in self._parameters.items()}
-        self.copy_to_parameters()
-        try:
+        with put_back(self._parameters.values()):
+            self.copy_to_parameters()
             yield
-        finally:
-            with torch.no_grad():
-                for name, parameter in self._parameters.items():
-                    parameter.copy_(kept[name])
 
     @torch.no_grad()
     def copy_to_parameters(self) -> None:

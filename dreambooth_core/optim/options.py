@@ -64,7 +64,6 @@ class OptimOptions:
 
     optimizer: str = option(
         "adamw",
-        label="Optimizer",
         help="""AdamW; its 8-bit form takes a quarter of the memory; the paged ones spill into
         RAM; Prodigy and D-Adaptation find the learning rate themselves;
         the schedule-free ones need no learning rate schedule.""",
@@ -72,7 +71,6 @@ class OptimOptions:
     )
     learning_rate: float | None = option(
         None,
-        label="Learning rate",
         help="""Empty: 1 for Prodigy and D-Adaptation, otherwise 1e-4 for adapters and 2e-6 for
         full fine-tuning.""",
         between=(0.0, 1000.0),
@@ -131,14 +129,12 @@ class OptimOptions:
     )
     final_learning_rate: float = option(
         1e-7,
-        label="Final learning rate",
         help="Where the polynomial schedule ends.",
         between=(0.0, 1.0),
         advanced=True,
     )
     step_rules: str = option(
         "",
-        label="Step rules",
         help="""piecewise_constant: "1:10,0.1:20,0.01" is factor 1 until step 10, 0.1 until step
         20, then 0.01.""",
         advanced=True,
@@ -160,7 +156,6 @@ class OptimOptions:
     )
     weight_decay: float = option(
         0.01,
-        label="Weight decay",
         help="How strongly weights are pulled towards 0.",
         between=(0.0, 10.0),
         advanced=True,
@@ -174,7 +169,6 @@ class OptimOptions:
     )
     epsilon: float | None = option(
         None,
-        label="Epsilon",
         help="Small number against division by zero. Empty: the optimizer's own (AdamW 1e-8).",
         between=(0.0, 1.0),
         advanced=True,
@@ -195,7 +189,6 @@ class OptimOptions:
     )
     fused_backward_pass: bool = option(
         False,
-        label="Fused backward pass",
         help="""Each weight is updated as soon as its gradient is computed, and the gradient is
         freed: full fine-tuning without memory for all gradients at once.""",
         advanced=True,
@@ -203,7 +196,6 @@ class OptimOptions:
     )
     stochastic_rounding: bool = option(
         False,
-        label="Stochastic rounding",
         help="""With weights in bf16: round each update up or down at random, so that small updates
         are not lost. A quarter to half of the memory for weights and gradients.""",
         advanced=True,
@@ -211,3 +203,32 @@ class OptimOptions:
     ema: EmaOptions = section(
         EmaOptions, label="EMA", help="An exponential moving average of the trained weights."
     )
+
+
+ADAPTER_RATE, FULL_RATE, EMBEDDING_RATE = 1e-4, 2e-6, 5e-3
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Learning rates by what is trained."""
+
+    unet: float
+    text: float
+    embedding: float
+
+
+def rates(options: OptimOptions, *, full: bool = False, images: int = 1) -> Rates:
+    """The learning rates that the options ask for, those left empty filled in.
+
+    ``full`` is for full fine-tuning, where weights bear far smaller steps. With ``scale_lr``
+    all are multiplied by the number of ``images`` that one step sees.
+    """
+    own = 1.0 if OPTIMIZERS[options.optimizer].finds_rate else None
+    usual = own or (FULL_RATE if full else ADAPTER_RATE)
+    unet = usual if options.learning_rate is None else options.learning_rate
+    text = unet if options.text_encoder_lr is None else options.text_encoder_lr
+    embedding = options.embedding_lr
+    if embedding is None:
+        embedding = EMBEDDING_RATE if own is None else unet
+    factor = images if options.scale_lr else 1
+    return Rates(unet * factor, text * factor, embedding * factor)

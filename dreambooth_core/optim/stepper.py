@@ -11,13 +11,13 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
 from dreambooth_core.devices import is_sharded, uncut
 from dreambooth_core.optim.build import ParamGroup, build_optimizer
+from dreambooth_core.optim.ema import put_back
 from dreambooth_core.optim.options import OptimOptions
-from dreambooth_core.optim.rounding import as_fp32
 from dreambooth_core.optim.schedules import Schedule
 from dreambooth_core.optim.state import load_optimizer_state, optimizer_state
 from dreambooth_core.optim.table import OPTIMIZERS
@@ -114,15 +114,12 @@ class Stepper:
         if not self.kind.averages:
             yield
             return
-        kept = [p.detach().clone() for p in self.parameters]
-        self.optimizer.eval()  # type: ignore[attr-defined]
-        try:
-            yield
-        finally:
-            self.optimizer.train()  # type: ignore[attr-defined]
-            with torch.no_grad():
-                for parameter, value in zip(self.parameters, kept, strict=True):
-                    parameter.copy_(value)
+        with put_back(self.parameters):
+            self.optimizer.eval()  # type: ignore[attr-defined]
+            try:
+                yield
+            finally:
+                self.optimizer.train()  # type: ignore[attr-defined]
 
     def state_dict(self) -> dict[str, Any]:
         """The optimizer's state, readable with ``torch.load(weights_only=True)``."""
@@ -152,7 +149,7 @@ class Stepper:
         with as_fp32(parameters, [self._generator(p) for p in parameters]):
             self.optimizer.step()
 
-    def _generator(self, parameter: nn.Parameter) -> torch.Generator:
+    def _generator(self, parameter: nn.Parameter) -> Generator:
         number = self._numbers[parameter]
         return generator("rounding", self._seed, self._step, number, device=str(parameter.device))
 
@@ -220,3 +217,48 @@ def step_in_backward(
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             parameter.register_post_accumulate_grad_hook(partial(take, group))
+
+
+def round_into(target: Tensor, source: Tensor, generator: Generator) -> None:
+    """Writes ``source`` (fp32) into ``target`` (bf16, same shape), rounded stochastically.
+
+    bf16 has 8 significant bits, so a step smaller than about 1/256 of a weight is lost when it is
+    rounded to the nearest. Rounded up or down by chance, in proportion to the distance, it is right
+    on average (Gupta et al. 2015, arXiv:1502.02551; for bf16 weights Zamirai et al. 2020,
+    arXiv:2010.06192).
+
+    bf16 is the upper half of fp32: adding a random number below 2**16 to the bits carries into
+    the upper half with exactly the right probability. Values that bf16 holds stay as they are.
+    """
+    bits = torch.randint(
+        0, 1 << 16, source.shape, dtype=torch.int32, device=source.device, generator=generator
+    )
+    bits += source.contiguous().view(torch.int32)
+    bits &= -65536
+    target.copy_(bits.view(torch.float32))
+
+
+@contextmanager
+def as_fp32(parameters: list[nn.Parameter], generators: list[Generator]) -> Iterator[None]:
+    """Inside, bf16 parameters and their gradients are fp32; afterwards rounded stochastically.
+
+    An optimizer that steps inside makes its states in fp32. The gradients are gone afterwards.
+    """
+    kept: list[Tensor] = []
+    for parameter in parameters:
+        gradient = parameter.grad
+        kept.append(parameter.data)
+        parameter.grad = None
+        parameter.data = parameter.data.float()
+        parameter.grad = None if gradient is None else gradient.float()
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, original, generator in zip(parameters, kept, generators, strict=True):
+                stepped = parameter.data
+                moved = parameter.grad is not None
+                parameter.grad = None
+                parameter.data = original
+                if moved:
+                    round_into(original, stepped, generator)

@@ -50,11 +50,6 @@ class OptimizerSpec:
     paged: bool = False
     """Whether the states spill into RAM when the GPU's memory is short."""
 
-    @property
-    def default_rate(self) -> float | None:
-        """The usual learning rate, where it does not depend on what is trained."""
-        return 1.0 if self.finds_rate else None
-
 
 OPTIMIZERS: Registry[OptimizerSpec] = Registry(
     "optimizer", where="optim.optimizer", group="dreambooth.optimizers"

@@ -13,8 +13,7 @@ from pathlib import Path
 
 from dreambooth_core.errors import UserError
 from dreambooth_core.methods.table import METHODS, MethodSpec
-from dreambooth_core.optim.options import ENDLESS, OptimOptions
-from dreambooth_core.optim.rates import rates
+from dreambooth_core.optim.options import ENDLESS, OptimOptions, rates
 from dreambooth_core.optim.schedules import Schedule
 from dreambooth_core.optim.table import OPTIMIZERS, OptimizerSpec
 from dreambooth_core.options import TrainConfig
@@ -52,13 +51,8 @@ class Asked:
     def learning_rates(self) -> set[float]:
         """Those of what is trained."""
         run, method = self.config.run, self.config.method
-        found = rates(
-            self.optim,
-            full=self.method.trains_base,
-            batch_size=run.batch_size,
-            accumulation=run.gradient_accumulation_steps,
-            processes=self.processes,
-        )
+        images = run.batch_size * run.gradient_accumulation_steps * self.processes
+        found = rates(self.optim, full=self.method.trains_base, images=images)
         trained = (
             (found.unet, self.trains_weights and method.train_denoiser),
             (found.text, self.trains_weights and method.train_text_encoder),

@@ -29,6 +29,7 @@ from dreambooth_core.families.base import Components
 from dreambooth_core.jobs import Event
 from dreambooth_core.objective.objective import Objective
 from dreambooth_core.options import TrainConfig
+from dreambooth_core.trainer.placement import evaluating
 from dreambooth_core.trainer.samples import Samples
 from dreambooth_core.trainer.saving import Context
 from dreambooth_core.trainer.validation import drawn, sampling_settings
@@ -99,27 +100,13 @@ class HeldOut:
     @torch.no_grad()
     def loss(self) -> float:
         """The mean over images and timesteps, as training weighs them."""
-        models = self.samples.parts.models.values()
-        training = [model for model in models if model.training]
-        for model in training:
-            model.eval()
-        try:
-            found = [
-                self._losses(pairs[at : at + self.batch_size])
-                for pairs in self._pairs()
-                for at in range(0, len(pairs), self.batch_size)
-            ]
-        finally:
-            for model in training:
-                model.train()
+        found: list[torch.Tensor] = []
+        with evaluating(self.samples.parts.models.values()):
+            for group in groups(self.slots):  # of one size
+                pairs = [(slot, place) for slot in group for place in range(len(POSITIONS))]
+                starts = range(0, len(pairs), self.batch_size)
+                found += [self._losses(pairs[at : at + self.batch_size]) for at in starts]
         return float(torch.cat(found).mean())
-
-    def _pairs(self) -> list[list[tuple[Slot, int]]]:
-        """Every image at every place, in parts of one size."""
-        return [
-            [(slot, place) for slot in group for place in range(len(POSITIONS))]
-            for group in groups(self.slots)
-        ]
 
     def _losses(self, pairs: Sequence[tuple[Slot, int]]) -> torch.Tensor:
         slots = [slot for slot, _ in pairs]

@@ -31,7 +31,7 @@ from dreambooth_core.methods.base import Trainable, method_for
 from dreambooth_core.methods.quantized import require_package
 from dreambooth_core.methods.table import METHODS
 from dreambooth_core.optim.build import ParamGroup, try_out
-from dreambooth_core.optim.rates import rates
+from dreambooth_core.optim.options import rates
 from dreambooth_core.options import TrainConfig, with_resolution
 from dreambooth_core.options.combinations import refuse_settings
 from dreambooth_core.trainer import publish
@@ -172,13 +172,9 @@ def parameter_groups(
     config: TrainConfig, trainables: list[Trainable], processes: int
 ) -> list[ParamGroup]:
     """What is trained, each part with its learning rate."""
-    learning = rates(
-        config.optim,
-        full=METHODS[config.method.kind].trains_base,
-        batch_size=config.run.batch_size,
-        accumulation=config.run.gradient_accumulation_steps,
-        processes=processes,
-    )
+    images = config.run.batch_size * config.run.gradient_accumulation_steps * processes
+    full = METHODS[config.method.kind].trains_base
+    learning = rates(config.optim, full=full, images=images)
     found = []
     for group in trainables:
         rate, decay = learning.unet, None

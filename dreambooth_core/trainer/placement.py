@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,16 @@ from dreambooth_core.formats.fingerprint import fingerprint
 from dreambooth_core.memory.streaming import Streaming
 from dreambooth_core.methods.quantized import quantize
 from dreambooth_core.options import TrainConfig
+
+
+@contextmanager
+def evaluating(models: Iterable[nn.Module]) -> Iterator[None]:
+    """Inside, nothing is dropped out; afterwards the models are in the modes that they were in."""
+    with ExitStack() as undo:
+        for model in models:
+            undo.callback(model.train, model.training)
+            model.eval()
+        yield
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from dreambooth_core.formats.storage import read_tensors
 from dreambooth_core.methods.quantized import dequantize, quantize
 from dreambooth_core.options import TrainConfig
 from dreambooth_core.randomness import generator
+from dreambooth_core.trainer.placement import evaluating
 from dreambooth_core.trainer.train import Training
 
 SIDE = 16
@@ -51,28 +53,19 @@ def answer(parts: Components, caption: str) -> Tensor:
     if parts.is_inpainting:
         inpainting = torch.randn(1, 5, *shape[1:], generator=generator("proof", "inpainting"))
         inpainting = inpainting.to(parameter)
-    modes = {model: model.training for model in parts.models.values()}
-    homes = {encoder: next(encoder.parameters()).device for encoder in parts.text_encoders}
-    try:
-        for model in modes:
-            model.eval()
-        for encoder in homes:
+    with evaluating(parts.models.values()), ExitStack() as undo, torch.no_grad():
+        for encoder in parts.text_encoders:
+            undo.callback(encoder.to, next(encoder.parameters()).device)
             encoder.to(parameter.device)
-        with torch.no_grad():
-            conditioning = parts.family.encode(parts, [caption])
-            output = parts.family.predict(
-                parts,
-                noisy.to(parameter),
-                torch.tensor([parts.family.middle_time(parts)], device=parameter.device),
-                conditioning.to(device=parameter.device, dtype=parameter.dtype),
-                [SizeInfo((edge, edge), (0, 0), (edge, edge))],
-                inpainting,
-            )
-    finally:
-        for model, mode in modes.items():
-            model.train(mode)
-        for encoder, home in homes.items():
-            encoder.to(home)
+        conditioning = parts.family.encode(parts, [caption])
+        output = parts.family.predict(
+            parts,
+            noisy.to(parameter),
+            torch.tensor([parts.family.middle_time(parts)], device=parameter.device),
+            conditioning.to(device=parameter.device, dtype=parameter.dtype),
+            [SizeInfo((edge, edge), (0, 0), (edge, edge))],
+            inpainting,
+        )
     return output.float().cpu()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -139,15 +138,17 @@ def model_card(config: TrainConfig, facts: Facts) -> str:
     base = hub_id(config.base.model)
     prompts = [c.instance_prompt for c in config.concepts if c.instance_prompt]
     what = "all weights" if full else f"a {config.method.kind} adapter"
-    shown = zip(facts.images, _prompts_of(config), strict=False)
+    said = [prompt for prompt in config.validation.prompts for _ in range(config.validation.images)]
+    shown = zip(facts.images, said, strict=False)
+    kind = "stable-diffusion-xl" if facts.family == "sdxl" else "stable-diffusion"
     front = ModelCardData(
         base_model=base,
         license=options.licence,
         library_name="diffusers",
         pipeline_tag="text-to-image",
-        tags=_tags(config, facts),
+        tags=["text-to-image", "dreambooth", kind, config.method.kind],
         instance_prompt=prompts[0] if prompts else "",
-        widget=[{"text": said, "output": {"url": f"images/{path.name}"}} for path, said in shown],
+        widget=[{"text": text, "output": {"url": f"images/{path.name}"}} for path, text in shown],
     )
     lines = [
         "---",
@@ -181,17 +182,6 @@ def model_card(config: TrainConfig, facts: Facts) -> str:
         "",
     ]
     return cleaned("\n".join(lines))
-
-
-def _tags(config: TrainConfig, facts: Facts) -> list[str]:
-    kind = "stable-diffusion-xl" if facts.family == "sdxl" else "stable-diffusion"
-    return ["text-to-image", "dreambooth", kind, config.method.kind]
-
-
-def _prompts_of(config: TrainConfig) -> Sequence[str]:
-    """The prompt of each sample image, in their order."""
-    watch = config.validation
-    return [prompt for prompt in watch.prompts for _ in range(watch.images)]
 
 
 def _settings(config: TrainConfig, facts: Facts) -> list[tuple[str, object]]:

@@ -7,6 +7,7 @@ import importlib.metadata
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -260,7 +261,7 @@ def _keep_learned(training: Training) -> None:
     """A state to resume from, where no result could be written. Why there was none is what ends
     the run, whatever happens here."""
     try:
-        training.checkpoints.save_rolling(training.step)
+        training.trained.save_rolling(training.step)
     except FAILURES as error:
         log.exception("the state of the last step could not be kept")
         training.reporter.warn(f"the state of the last step could not be kept: {reason_of(error)}")
@@ -302,10 +303,8 @@ def _facts(training: Training) -> dict[str, Any]:
 def _versions() -> dict[str, str]:
     found = {}
     for name in LIBRARIES:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
 
 

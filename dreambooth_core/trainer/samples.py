@@ -72,9 +72,7 @@ class Samples:
         made = []
         for slot in group:
             pixels = self.items.pixels(self.items.image(slot), slot.view)
-            key = generator("mask", self.seed, *slot.key(step))
-            height, width = slot.size
-            mask = random_mask(height, width, key)
+            mask = random_mask(*slot.size, generator("mask", self.seed, *slot.key(step)))
             made.append(conditions(self.parts, pixels, mask))
         return send(torch.stack(made), self.device)
 

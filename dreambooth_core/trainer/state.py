@@ -263,9 +263,9 @@ def refuse_changes(saved: dict[str, Any], current: dict[str, Any]) -> None:
 
 @dataclass
 class Trained:
-    """What is trained, with all that a checkpoint holds of it."""
+    """What is trained, with all that a checkpoint holds of it, which it writes into the folder."""
 
-    config: TrainConfig
+    run: Context
     parts: Components
     method: Method
     trainables: list[Trainable]
@@ -280,7 +280,7 @@ class Trained:
     def identity(self) -> dict[str, Any]:
         """What cannot change when a run is resumed."""
         return {
-            **settings_identity(self.config),
+            **settings_identity(self.run.config),
             "base": self.parts.fingerprint,
             "commit": self.parts.commit,
             "family": self.parts.family.name,
@@ -334,18 +334,10 @@ class Trained:
         if "scaler" in state.states:
             self.scaler.load_state_dict(state.states["scaler"])
 
-
-@dataclass
-class Checkpoints:
-    """Writes the state of what is trained into a run's folder."""
-
-    run: Context
-    trained: Trained
-
     @property
     def takes_part(self) -> bool:
         """Whether this process has a part in it: the main one, or in pieces all."""
-        return self.run.processes.is_main or self.trained.shards is not None
+        return self.run.processes.is_main or self.shards is not None
 
     @property
     def _root(self) -> Path:
@@ -356,7 +348,7 @@ class Checkpoints:
         In pieces all processes must ask, and hear what the main one sees."""
         path = saved_steps(self._root).get(step)
         kept = path is not None and not is_rolling(path)
-        return self.run.processes.agree(kept) if self.trained.shards else kept
+        return self.run.processes.agree(kept) if self.shards else kept
 
     def latest(self) -> str:
         """What the run resumes from, in words."""
@@ -368,7 +360,7 @@ class Checkpoints:
     def save(self, step: int) -> None:
         """Writes a checkpoint to resume from; on a full disk, once there is room."""
         if self.takes_part:
-            state, what = self.trained.at(step), f"the checkpoint of step {step}"
+            state, what = self.at(step), f"the checkpoint of step {step}"
             if self.run.processes.is_main:
                 self._tell(self.run.saver(what, lambda: save_state(self._root, state)), step)
 
@@ -377,11 +369,11 @@ class Checkpoints:
         be written, that is a warning."""
         if self.takes_part and not self.are_kept(step):
             with self.run.reporter.decorative(f"saving the resume state of step {step}"):
-                state = self.trained.at(step)
+                state = self.at(step)
                 if self.run.processes.is_main:
                     self.run.asked.look()
                     self._tell(save_state(self._root, state, rolling=True), step)
 
     def _tell(self, path: Path, step: int) -> None:
         self.run.reporter.saved(path, step)
-        prune(self._root, self.trained.config.save.keep)
+        prune(self._root, self.run.config.save.keep)

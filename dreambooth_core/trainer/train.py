@@ -45,7 +45,7 @@ from dreambooth_core.trainer.reports import MOST_WAITING, Compiling, Window
 from dreambooth_core.trainer.results import Results
 from dreambooth_core.trainer.samples import Samples
 from dreambooth_core.trainer.saving import Clock, Context
-from dreambooth_core.trainer.state import Checkpoints, Trained, TrainState
+from dreambooth_core.trainer.state import Trained, TrainState
 from dreambooth_core.trainer.validation import Validation
 
 ROLLING = "(rolling)"
@@ -60,16 +60,11 @@ class Training:
         Stopped: the user asked for it.
     """
 
-    def __init__(
-        self,
-        decision: Decision,
-        run: Context,
-        kept: Kept,
-    ) -> None:
+    def __init__(self, decision: Decision, run: Context, kept: Kept) -> None:
         config = self.config = run.config
         self.folder, self.reporter, self.processes = run.folder, run.reporter, run.processes
         self.asked, self.saver, self.seed = run.asked, run.saver, config.run.seed
-        processes = run.processes
+        processes = self.processes
         self.step = self._began_at = self._saved_at = 0  # optimizer steps that are done
         self._sampled_at, self._stops_at_epoch_end = -1, False
         run.reporter.emit("progress", stage="loading")
@@ -138,9 +133,8 @@ class Training:
         named = {f"{g.component}.{n}": p for g in trainables for n, p in g.parameters.items()}
         self.ema = Ema(named, config.optim.ema) if config.optim.ema.enabled else None
         self.trained = Trained(
-            config, parts, method, trainables, self.stepper, self.ema, precision.scaler, shards
+            run, parts, method, trainables, self.stepper, self.ema, precision.scaler, shards
         )
-        self.checkpoints = Checkpoints(run, self.trained)
         self.clock = Clock(config.save.every_minutes)
         self.results = Results(run, parts, method, items, self.plan)
 
@@ -186,8 +180,8 @@ class Training:
             self.save_and_sample()
             self.answer()
         self.measure()
-        if self.config.save.at_end and not self.checkpoints.are_kept(self.step):
-            self.checkpoints.save(self.step)
+        if self.config.save.at_end and not self.trained.are_kept(self.step):
+            self.trained.save(self.step)
 
     def train_step(self) -> tuple[Tensor, Tensor | None]:
         """One optimizer step: gradients of all its images, the weights' step, their average.
@@ -314,15 +308,13 @@ class Training:
         if self.step == self.total_steps:
             return  # the result comes next, whatever was asked
         if "stop_without_saving" in verbs:
-            raise Stopped(
-                f"stopped at step {self.step} without saving; {self.checkpoints.latest()}"
-            )
+            raise Stopped(f"stopped at step {self.step} without saving; {self.trained.latest()}")
         self._stops_at_epoch_end |= "stop_after_epoch" in verbs
         ended = self.step > self._began_at and self.plan.ends_epoch(self.step - 1)
         if (ended and self._stops_at_epoch_end) or verbs & {"stop", "stop_after_step"}:
             self.save()
             raise Stopped(
-                f"stopped at step {self.step} of {self.total_steps}; {self.checkpoints.latest()}"
+                f"stopped at step {self.step} of {self.total_steps}; {self.trained.latest()}"
             )
         if "sample" in verbs:
             self.sample(asked=True)
@@ -331,7 +323,7 @@ class Training:
         elif ROLLING in verbs and self._saved_at != self.step:
             self.window.settle()
             began = time.monotonic()
-            self.checkpoints.save_rolling(self.step)
+            self.trained.save_rolling(self.step)
             self.clock.saved(began)
             self._to_training()
 
@@ -343,7 +335,7 @@ class Training:
         self.window.settle()  # nothing that diverged is saved
         began = time.monotonic()
         self.measure()
-        self.checkpoints.save(self.step)
+        self.trained.save(self.step)
         if self.save_result(f"{self.folder.name}-{self.step:06d}"):
             self.results.prune()
         # Whoever leaves first is taken for a failure, and the launcher ends the others soon.
@@ -355,7 +347,7 @@ class Training:
     def save_result(self, name: str) -> Path | None:
         """Writes what has been learned under ``name``, and once more if no step was better; on a
         full disk, once there is room. None in all processes but the main one."""
-        if not self.checkpoints.takes_part:
+        if not self.trained.takes_part:
             return None
         with self.trained.as_result(whole=True):
             if not self.processes.is_main:
@@ -371,7 +363,7 @@ class Training:
         """Makes the validation images of this step, once. A request to stop ends it within one
         denoising step, and is answered by the loop. ``asked``: somebody wants to see images."""
         prompts = self.validation.prompts(asked=asked)
-        if not prompts or self._sampled_at == self.step or not self.checkpoints.takes_part:
+        if not prompts or self._sampled_at == self.step or not self.trained.takes_part:
             return
         self._sampled_at = self.step
         # In pieces all processes must make them, and none may stop alone.

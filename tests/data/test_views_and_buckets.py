@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dreambooth_core.data.buckets import Sizer, bucket_sizes, choose, cut_share, enlargement
+from dreambooth_core.data.buckets import bucket_sizes, choose, cut_share, enlargement, sizes_for
 from dreambooth_core.data.changes import Change
 from dreambooth_core.data.options import DataOptions
 from dreambooth_core.data.plan import View, crop_top_left, place, scaled
@@ -114,30 +114,30 @@ def test_among_equal_shapes_the_larger_is_chosen():
 
 
 def test_common_photos():
-    sizer = Sizer(DataOptions(resolution=512))
-    assert sizer.size_of((780, 780)) == (512, 512)
-    assert sizer.size_of((3000, 4000)) == (448, 576)
-    assert sizer.size_of((4000, 3000)) == (576, 448)
-    assert sizer.size_of((2160, 3840)) == (384, 640)
-    assert sizer.size_of((100, 9000)) == (256, 1024)
+    sizes = sizes_for(DataOptions(resolution=512))
+    assert choose((780, 780), sizes) == (512, 512)
+    assert choose((3000, 4000), sizes) == (448, 576)
+    assert choose((4000, 3000), sizes) == (576, 448)
+    assert choose((2160, 3840), sizes) == (384, 640)
+    assert choose((100, 9000), sizes) == (256, 1024)
 
 
 @pytest.mark.parametrize("resolution", [64, 128, 192, 256])
 def test_small_resolutions_suit_eight_downsamplings_of_the_latents(resolution):
-    for height, width in Sizer(DataOptions(resolution=resolution)).sizes:
+    for height, width in sizes_for(DataOptions(resolution=resolution)):
         assert (height // 8) % 8 == (width // 8) % 8 == 0
 
 
 def test_cuts_have_one_size():
     for crop in ("center", "random"):
         options = DataOptions(resolution=512, crop=crop)
-        assert Sizer(options).sizes == [(512, 512)]
+        assert sizes_for(options) == [(512, 512)]
         options = DataOptions(resolution=512, height=384, width=640, crop=crop)
-        assert Sizer(options).sizes == [(384, 640)]
+        assert sizes_for(options) == [(384, 640)]
 
 
 def test_height_and_width_bound_the_buckets():
-    sizes = Sizer(DataOptions(height=256, width=512)).sizes
+    sizes = sizes_for(DataOptions(height=256, width=512))
     assert (256, 512) in sizes
     assert max(h * w for h, w in sizes) == 256 * 512
 
@@ -154,7 +154,7 @@ def test_height_and_width_bound_the_buckets():
 )
 def test_sizes_that_cannot_be(options, where):
     with pytest.raises(UserError) as caught:
-        Sizer(options)
+        sizes_for(options)
     assert caught.value.where == where
     assert caught.value.do
 

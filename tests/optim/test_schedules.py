@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.optim.options import SCHEDULES, OptimOptions
-from dreambooth_core.optim.rates import rates
+from dreambooth_core.optim.options import SCHEDULES, OptimOptions, rates
 from dreambooth_core.optim.schedules import Schedule, parse_rules
 from dreambooth_core.optim.stepper import clip_gradients
 
@@ -84,7 +83,7 @@ def test_rates():
     assert rates(OptimOptions(), full=True).text == 2e-6
     assert rates(OptimOptions(optimizer="prodigy")).embedding == 1.0
     given = OptimOptions(learning_rate=1e-3, text_encoder_lr=1e-5, scale_lr=True)
-    scaled = rates(given, batch_size=2, accumulation=3, processes=4)
+    scaled = rates(given, images=24)
     assert (scaled.unet, scaled.text) == pytest.approx((24e-3, 24e-5))
     assert rates(OptimOptions(learning_rate=0.0)).unet == 0.0
 

@@ -10,8 +10,7 @@ from dreambooth_core.errors import UserError
 from dreambooth_core.optim.build import ParamGroup
 from dreambooth_core.optim.ema import Ema
 from dreambooth_core.optim.options import EmaOptions, OptimOptions
-from dreambooth_core.optim.rounding import round_into
-from dreambooth_core.optim.stepper import Stepper
+from dreambooth_core.optim.stepper import Stepper, round_into
 from dreambooth_core.optim.table import OPTIMIZERS
 
 pytestmark = pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")

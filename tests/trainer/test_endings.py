@@ -19,7 +19,7 @@ from dreambooth_core.options import TrainConfig
 from dreambooth_core.trainer import saving
 from dreambooth_core.trainer.run import run
 from dreambooth_core.trainer.saving import Asked
-from dreambooth_core.trainer.state import Checkpoints
+from dreambooth_core.trainer.state import Trained
 from dreambooth_core.trainer.train import Training
 from dreambooth_core.worker import supervise
 
@@ -150,7 +150,7 @@ def test_what_fails_first_is_what_is_told(
         raise MemoryError("and no state either")
 
     monkeypatch.setattr(Training, "save_result", first)
-    monkeypatch.setattr(Checkpoints, "save_rolling", second)
+    monkeypatch.setattr(Trained, "save_rolling", second)
     folder = folder_for(config_for(base, pictures, tmp_path, run__steps=1))
     assert supervise(folder) == 1
     assert status(folder).message == "the result cannot be written"

@@ -8,10 +8,9 @@ import pytest
 import torch
 from helpers.runs import config_for, folder_for, training_of
 
-from dreambooth_core.attention.fastest import Cost
 from dreambooth_core.formats.fingerprint import fingerprint
 from dreambooth_core.trainer import kernels
-from dreambooth_core.trainer.kernels import arrange, frozen_convolutions
+from dreambooth_core.trainer.kernels import Cost, arrange, frozen_convolutions
 from dreambooth_core.trainer.train import Training
 
 

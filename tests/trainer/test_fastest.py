@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dreambooth_core.attention.fastest import SDPA, Cost, fastest, sdpa_by
+from dreambooth_core.trainer.kernels import SDPA, Cost, fastest, sdpa_by
 
 
 class Trials(dict[str, Callable[[], Cost]]):
