@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 MAX_SEED = 2**53 - 1
@@ -57,6 +58,10 @@ def option(
     low, high = between
     info = FieldInfo(help=" ".join(help.split()), minimum=low, maximum=high, **facts)
     return described(info, default, factory)
+
+
+advanced = partial(option, advanced=True)
+"""An option that few need to see."""
 
 
 def described(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dreambooth_core.config.fields import MAX_SEED, option
+from dreambooth_core.config.fields import MAX_SEED, advanced, option
 
 
 @dataclass
@@ -135,22 +135,19 @@ class PriorOptions:
     scheduler: str = option(
         "", label="Sampler", help="The sampler for class images. Empty: the base's own."
     )
-    precision: str = option(
+    precision: str = advanced(
         "auto",
         choices=("auto", "fp32", "fp16", "bf16"),
-        advanced=True,
         help="Number format while generating class images. auto: that of the run.",
     )
-    seed: int = option(
+    seed: int = advanced(
         0,
         between=(0, MAX_SEED),
-        advanced=True,
         help="Class image i depends on this seed and on i alone.",
     )
-    folder: str = option(
+    folder: str = advanced(
         "",
         path="folder",
-        advanced=True,
         help="Where generated class images are kept. Empty: a folder beside the runs.",
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from dreambooth_core.config.fields import option
+from dreambooth_core.config.fields import advanced, option
 from dreambooth_core.errors import UserError
 
 LATENT_FACTOR = 8
@@ -49,26 +49,23 @@ class DataOptions:
         help="""bucket: each image keeps about its aspect ratio, and images of one bucket share a
         batch. center, random: every image is cropped to height × width.""",
     )
-    crop_positions: int = option(
+    crop_positions: int = advanced(
         8,
         between=(0, 1_000),
-        advanced=True,
         help="""Random crops take one of this many positions, so that their latents can be kept.
         0: any position, encoded anew each time.""",
     )
-    bucket_reso_steps: int = option(
+    bucket_reso_steps: int = advanced(
         64,
         label="Bucket resolution steps",
         between=(8, 1_024),
         unit="px",
-        advanced=True,
         help="Sides of buckets are multiples of this. 64 suits every Stable Diffusion UNet.",
         aliases=("bucket_step",),
     )
-    bucket_stretch: float = option(
+    bucket_stretch: float = advanced(
         2.0,
         between=(1.0, 8.0),
-        advanced=True,
         help="The longest side of a bucket, as a multiple of the resolution.",
     )
     flip: bool = option(
@@ -91,11 +88,10 @@ class DataOptions:
         help="""Change brightness, contrast and saturation of instance images by up to this share:
         0.1 is what a camera does. Not for styles, nor where the colours matter.""",
     )
-    variants: int = option(
+    variants: int = advanced(
         4,
         label="Variants of an image",
         between=(0, 1_000),
-        advanced=True,
         help="""Random rotation and colour jitter take turns with this many changed versions of each
         image and itself, so that their latents can be kept. 0: another each time, encoded anew.""",
     )
@@ -179,17 +175,15 @@ class DataOptions:
         choices=CACHES,
         help="Where encoded images and captions are kept: disk survives the run.",
     )
-    cache_folder: str = option(
+    cache_folder: str = advanced(
         "",
         path="folder",
-        advanced=True,
         help="For the disk cache. Empty: a folder beside the runs.",
     )
-    cache_batch_size: int = option(
+    cache_batch_size: int = advanced(
         1,
         label="VAE batch size",
         between=(1, 1_024),
-        advanced=True,
         help="""Images that are encoded at once while caching. More is faster on some GPUs; 1 keeps
         results independent of the order.""",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from dreambooth_core.config.fields import option
+from dreambooth_core.config.fields import advanced, option
 from dreambooth_core.methods.table import METHODS
 
 TARGETS = ("query_value", "attention", "transformer", "all")
@@ -13,7 +13,7 @@ TARGETS = ("query_value", "attention", "transformer", "all")
 
 def _of_text(name: str, between: tuple[float, float]) -> Any:
     says = f"{name} of the text encoder's adapter. Empty: the denoiser's."
-    return option(None, label=f"{name}, text encoder", help=says, between=between, advanced=True)
+    return advanced(None, label=f"{name}, text encoder", help=says, between=between)
 
 
 @dataclass
@@ -26,11 +26,10 @@ class MethodOptions:
         help=" ".join(f"{name}: {spec.help}" for name, spec in METHODS.ours().items()),
         choices=METHODS,
     )
-    train_denoiser: bool = option(
+    train_denoiser: bool = advanced(
         True,
         label="Train the denoiser",
         help="The denoising network: a UNet or a transformer.",
-        advanced=True,
         aliases=("unet",),
     )
     train_text_encoder: bool = option(
@@ -51,11 +50,10 @@ class MethodOptions:
         help="The adapter's output is scaled by alpha / rank. Usually equal to the rank.",
         between=(0.001, 1000000.0),
     )
-    dropout: float = option(
+    dropout: float = advanced(
         0.0,
         help="Share of the adapter's inputs that are dropped while training. Not for OFT.",
         between=(0.0, 0.9),
-        advanced=True,
     )
     target_modules: str = option(
         "attention",
@@ -82,12 +80,11 @@ class MethodOptions:
         help="""textual_inversion, pivotal: the token whose embedding it starts from, such as the
         class. Empty: random.""",
     )
-    num_vectors: int = option(
+    num_vectors: int = advanced(
         1,
         label="Vectors per token",
         help="textual_inversion, pivotal: how many tokens of a prompt it takes.",
         between=(1, 64),
-        advanced=True,
         aliases=("vectors",),
     )
     init_from: str = option(
@@ -97,18 +94,16 @@ class MethodOptions:
         is what the file is. The layers that it changes are trained too. Empty: from nothing.""",
         path="file",
     )
-    training_adapter: str = option(
+    training_adapter: str = advanced(
         "",
         help="""A LoRA file that is on the denoiser while an adapter is trained, and neither in the
         result nor in validation images. One that undoes a distillation lets Z-Image Turbo or
         schnell keep their few steps. Empty: none.""",
         path="file",
-        advanced=True,
     )
-    init_weight: float = option(
+    init_weight: float = advanced(
         1.0,
         label="Weight of that adapter",
         help="The strength at which the adapter is taken over.",
         between=(-10.0, 10.0),
-        advanced=True,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dreambooth_core.config.fields import option
+from dreambooth_core.config.fields import advanced, option
 from dreambooth_core.errors import UserError
 
 LOSSES = ("l2", "l1", "huber", "smooth_l1", "dpo")
@@ -38,27 +38,24 @@ class ObjectiveOptions:
         pair is squared.""",
         choices=LOSSES,
     )
-    dpo_beta: float = option(
+    dpo_beta: float = advanced(
         2000.0,
         label="DPO beta",
         help="""How close the adapter stays to what it was at the start: higher stays closer. 1000
         to 5000 is usual.""",
         between=(1.0, 1e6),
-        advanced=True,
     )
-    huber_c: float = option(
+    huber_c: float = advanced(
         0.1,
         label="Huber threshold",
         help="Error from which Huber and smooth L1 grow linearly instead of squared.",
         between=(1e-6, 10.0),
-        advanced=True,
     )
-    huber_schedule: str = option(
+    huber_schedule: str = advanced(
         "constant",
         help="""How the threshold depends on the noise: constant; snr and exponential go from
         1 where there is no noise to the threshold where there is most.""",
         choices=HUBER_SCHEDULES,
-        advanced=True,
     )
     weighting: str = option(
         "none",
@@ -71,20 +68,18 @@ class ObjectiveOptions:
         choices=WEIGHTINGS,
         renamed={"debiased": "debiased_estimation"},
     )
-    min_snr_gamma: float = option(
+    min_snr_gamma: float = advanced(
         5.0,
         label="Min-SNR gamma",
         help="Cap of the signal-to-noise ratio for min_snr. The paper recommends 5.",
         between=(0.01, 100.0),
-        advanced=True,
     )
-    max_weight: float = option(
+    max_weight: float = advanced(
         20.0,
         label="Largest weight",
         help="""Cap of the weight for debiased_estimation and v_equivalent, which grow without bound
         where there is almost only noise, and for sigma_sqrt, where there is almost none.""",
         between=(1.0, 1e6),
-        advanced=True,
     )
     noise_offset: float = option(
         0.0,
@@ -100,11 +95,10 @@ class ObjectiveOptions:
         between=(0.0, 0.99),
         aliases=("pyramid_noise",),
     )
-    multires_noise_iterations: int = option(
+    multires_noise_iterations: int = advanced(
         10,
         help="The number of coarser levels of multi-resolution noise; fewer for small images.",
         between=(1, 16),
-        advanced=True,
         aliases=("pyramid_levels",),
     )
     ip_noise_gamma: float = option(
@@ -121,17 +115,15 @@ class ObjectiveOptions:
         help="""Rescale the noise schedule so that the last step is pure noise. Needs a base with
         v-prediction (or sample prediction).""",
     )
-    min_timestep: int = option(
+    min_timestep: int = advanced(
         0,
         help="The lowest timestep (noise level) that is trained.",
         between=(0, 999),
-        advanced=True,
     )
-    max_timestep: int = option(
+    max_timestep: int = advanced(
         999,
         help="The highest timestep (noise level) that is trained, inclusive.",
         between=(0, 999),
-        advanced=True,
     )
     timestep_bias: str = option(
         "auto",
@@ -140,45 +132,39 @@ class ObjectiveOptions:
         logit_normal, sigmoid, mode and cosmap (the middle).""",
         choices=TIMESTEP_BIASES,
     )
-    timestep_bias_multiplier: float = option(
+    timestep_bias_multiplier: float = advanced(
         2.0,
         label="Bias multiplier",
         help="How many times more often earlier or later draw the favoured range.",
         between=(0.0, 100.0),
-        advanced=True,
     )
-    timestep_bias_portion: float = option(
+    timestep_bias_portion: float = advanced(
         0.25,
         label="Bias portion",
         help="Share of the timesteps that earlier or later favour.",
         between=(0.01, 0.99),
-        advanced=True,
     )
-    logit_mean: float = option(
+    logit_mean: float = advanced(
         0.0,
         label="Logit-normal mean",
         help="Location for logit_normal; above 0 draws more noise.",
         between=(-5.0, 5.0),
-        advanced=True,
     )
-    logit_std: float = option(
+    logit_std: float = advanced(
         1.0,
         label="Logit-normal width",
         help="Width for logit_normal.",
         between=(0.05, 10.0),
-        advanced=True,
     )
-    sigmoid_scale: float = option(
+    sigmoid_scale: float = advanced(
         1.0,
         help="Width for sigmoid, which is logit_normal around the middle.",
         between=(0.05, 10.0),
-        advanced=True,
     )
-    mode_scale: float = option(
+    mode_scale: float = advanced(
         1.29,
         help="How much mode favours the middle; below 0 it favours the ends.",
         between=(-1.0, 1.75),
-        advanced=True,
     )
     shift: str = option(
         "auto",
@@ -188,11 +174,10 @@ class ObjectiveOptions:
         the base's makers).""",
         choices=SHIFTS,
     )
-    shift_factor: float | None = option(
+    shift_factor: float | None = advanced(
         None,
         help="Factor of the static shift; 1 is none, 3 is usual. Empty takes the base's own.",
         between=(0.01, 100.0),
-        advanced=True,
     )
 
     def timestep_range(self, steps: int) -> tuple[int, int]:

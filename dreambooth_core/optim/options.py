@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dreambooth_core.config.fields import MAX_STEPS, option, section
+from dreambooth_core.config.fields import MAX_STEPS, advanced, option, section
 from dreambooth_core.optim.table import OPTIMIZERS
 
 SCHEDULES = (
@@ -36,25 +36,22 @@ class EmaOptions:
         help="Share of the old average that each step keeps. Short runs: 0.99 to 0.999.",
         between=(0.0, 1.0),
     )
-    warmup: bool = option(
+    warmup: bool = advanced(
         True,
         label="EMA warm-up",
         help="Start with a smaller decay, so that the untrained weights are soon forgotten.",
-        advanced=True,
     )
-    every: int = option(
+    every: int = advanced(
         1,
         label="EMA update every … steps",
         help="""Update the average only so often, with the decay adjusted to match. Saves time on a
         CPU.""",
         between=(1, 1000),
-        advanced=True,
     )
-    on_cpu: bool = option(
+    on_cpu: bool = advanced(
         False,
         label="EMA on the CPU",
         help="Keep the average in RAM instead of GPU memory.",
-        advanced=True,
     )
 
 
@@ -82,19 +79,17 @@ class OptimOptions:
         between=(0.0, 1000.0),
         aliases=("text_learning_rate",),
     )
-    embedding_lr: float | None = option(
+    embedding_lr: float | None = advanced(
         None,
         label="Embedding learning rate",
         help="Learning rate of learned tokens. Empty: 5e-3 with a fixed-rate optimizer.",
         between=(0.0, 1000.0),
-        advanced=True,
         aliases=("embedding_learning_rate",),
     )
-    scale_lr: bool = option(
+    scale_lr: bool = advanced(
         False,
         label="Scale learning rate",
         help="Multiply learning rates by batch size, gradient accumulation and processes.",
-        advanced=True,
     )
     lr_scheduler: str = option(
         "constant",
@@ -110,95 +105,82 @@ class OptimOptions:
         between=(0, MAX_STEPS),
         aliases=("warmup_steps",),
     )
-    lr_num_cycles: float | None = option(
+    lr_num_cycles: float | None = advanced(
         None,
         label="Number of cycles",
         help="""cosine: number of waves (empty: 0.5, one fall to 0);
         cosine_with_restarts: number of restarts (empty: 1).""",
         between=(0.0, 1000.0),
-        advanced=True,
         aliases=("cycles",),
     )
-    lr_power: float = option(
+    lr_power: float = advanced(
         1.0,
         label="Polynomial power",
         help="Exponent of the polynomial schedule.",
         between=(0.0, 100.0),
-        advanced=True,
         aliases=("power",),
     )
-    final_learning_rate: float = option(
+    final_learning_rate: float = advanced(
         1e-7,
         help="Where the polynomial schedule ends.",
         between=(0.0, 1.0),
-        advanced=True,
     )
-    step_rules: str = option(
+    step_rules: str = advanced(
         "",
         help="""piecewise_constant: "1:10,0.1:20,0.01" is factor 1 until step 10, 0.1 until step
         20, then 0.01.""",
-        advanced=True,
     )
-    beta1: float | None = option(
+    beta1: float | None = advanced(
         None,
         label="Beta 1",
         help="Decay of the running mean of gradients. Empty: the optimizer's own (AdamW 0.9).",
         between=(0.0, 0.99999),
-        advanced=True,
     )
-    beta2: float | None = option(
+    beta2: float | None = advanced(
         None,
         label="Beta 2",
         help="""Decay of the running mean of squared gradients. Empty: the optimizer's own (AdamW
         0.999).""",
         between=(0.0, 0.99999),
-        advanced=True,
     )
-    weight_decay: float = option(
+    weight_decay: float = advanced(
         0.01,
         help="How strongly weights are pulled towards 0.",
         between=(0.0, 10.0),
-        advanced=True,
     )
-    text_weight_decay: float | None = option(
+    text_weight_decay: float | None = advanced(
         None,
         label="Weight decay, text encoder",
         help="Weight decay of the text encoders. Empty: the same.",
         between=(0.0, 10.0),
-        advanced=True,
     )
-    epsilon: float | None = option(
+    epsilon: float | None = advanced(
         None,
         help="Small number against division by zero. Empty: the optimizer's own (AdamW 1e-8).",
         between=(0.0, 1.0),
-        advanced=True,
     )
-    optimizer_args: dict[str, str] = option(
+    optimizer_args: dict[str, str] = advanced(
         factory=dict,
         label="Optimizer arguments",
         help="Further arguments of the optimizer by its own names, such as d_coef: 2.",
-        advanced=True,
         aliases=("arguments",),
     )
-    max_grad_norm: float = option(
+    max_grad_norm: float = advanced(
         1.0,
         label="Gradient clipping",
         help="Largest norm of all gradients together. 0 does not clip.",
         between=(0.0, 1e6),
-        advanced=True,
     )
-    fused_backward_pass: bool = option(
+    fused_backward_pass: bool = advanced(
         False,
         help="""Each weight is updated as soon as its gradient is computed, and the gradient is
         freed: full fine-tuning without memory for all gradients at once.""",
-        advanced=True,
         aliases=("fused_backward",),
     )
-    stochastic_rounding: bool = option(
+    stochastic_rounding: bool = advanced(
         False,
         help="""With weights in bf16: round each update up or down at random, so that small updates
         are not lost. A quarter to half of the memory for weights and gradients.""",
-        advanced=True,
     )
     ema: EmaOptions = section(
         EmaOptions, label="EMA", help="An exponential moving average of the trained weights."

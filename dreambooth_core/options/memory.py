@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from dreambooth_core.config.fields import option
+from dreambooth_core.config.fields import advanced, option
 from dreambooth_core.errors import UserError
 
 AUTO = "auto"
@@ -30,60 +30,53 @@ class MemoryOptions:
     gradient_checkpointing: bool = option(
         False, help="Recomputes activations in the backward pass: much less memory, a third slower."
     )
-    attention: str = option(
+    attention: str = advanced(
         "auto",
         help="""The attention implementation. auto takes the first that works here: xformers,
         PyTorch's own (sdpa), or the chunked one that needs little memory anywhere. fastest tries
         those of PyTorch (flash, cuDNN, efficient) and xformers at the run's own sizes first, for a
         few seconds, and remembers what won.""",
         choices=("auto", FASTEST, "xformers", "sdpa", "chunked"),
-        advanced=True,
     )
-    channels_last: str = option(
+    channels_last: str = advanced(
         AUTO,
         help="""How the frozen convolutions' weights lie in memory: on (the order that a GPU's
         tensor cores read in half precision), off, or auto, which tries both for two steps on such
         a GPU and remembers what won. Networks without convolutions have nothing to arrange.""",
         choices=(AUTO, ON, "off"),
-        advanced=True,
     )
-    tf32: bool = option(
+    tf32: bool = advanced(
         False,
         label="TF32",
         help="Faster matrix products on NVIDIA GPUs since Ampere, slightly less exact.",
-        advanced=True,
     )
-    quantize: str = option(
+    quantize: str = advanced(
         "no",
         label="Quantise the base",
         help="""Keep the linear layers of the frozen base in 8 bits (int8; fp8 for files that are
         fp8 already, which stay exactly as they are) or 4 bits (nf4): a half or a quarter of fp16's
         memory, slightly less exact. For adapters and embeddings only.""",
         choices=QUANTIZED,
-        advanced=True,
     )
-    stream: str = option(
+    stream: str = advanced(
         "auto",
         label="Stream from RAM",
         help="""The share of the denoiser's blocks that lies in RAM and comes to the GPU ahead of
         its use: off, a number from 0 to 1, or auto (as much as the memory budget needs). Slower
         steps; what is learned is the same. Full fine-tuning needs the fused backward pass.""",
-        advanced=True,
     )
-    compile: bool = option(
+    compile: bool = advanced(
         False,
         help="""Compile the denoiser's repeated blocks with torch.compile: a minute or more at the
         start, faster steps on a GPU; needs Triton there, and on a CPU a C++ compiler.""",
-        advanced=True,
     )
 
-    cuda_graphs: bool = option(
+    cuda_graphs: bool = advanced(
         False,
         label="CUDA graphs",
         help="""Record the compiled blocks' work once and replay it: faster where an NVIDIA GPU
         waits for the processor, as with a small model or batch. Needs more memory, Compile, and
         images of one size.""",
-        advanced=True,
     )
 
     @property

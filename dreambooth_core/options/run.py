@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dreambooth_core.config.fields import MAX_SEED, MAX_STEPS, option
+from dreambooth_core.config.fields import MAX_SEED, MAX_STEPS, advanced, option
 from dreambooth_core.formats.layouts import LAYOUTS
 from dreambooth_core.methods.table import ARRANGEMENTS
 
@@ -46,18 +46,16 @@ class RunOptions:
         help="Instance images per batch. With prior preservation as many class images are added.",
         between=(1, 1024),
     )
-    gradient_accumulation_steps: int = option(
+    gradient_accumulation_steps: int = advanced(
         1,
         help="""Batches whose gradients are added up for one optimizer step: a larger batch without
         more memory.""",
         between=(1, 1024),
-        advanced=True,
         aliases=("accumulation",),
     )
-    device: str = option(
+    device: str = advanced(
         "auto",
         help="auto takes a GPU where there is one; otherwise cuda, cuda:1, mps, xpu or cpu.",
-        advanced=True,
     )
     mixed_precision: str = option(
         "no",
@@ -72,22 +70,20 @@ class RunOptions:
         than the best one's. Empty: never.""",
         between=(1, 10_000),
     )
-    sharding: str = option(
+    sharding: str = advanced(
         "no",
         help="""With several processes: no gives each a whole model (DDP), full cuts the denoising
         network into a piece for each (FSDP2), offload keeps the pieces in RAM besides.""",
         choices=SHARDINGS,
-        advanced=True,
     )
     resume: str = option(
         "",
         label="Resume from",
         help='The checkpoint of this run to resume from: "latest", a step number, or empty.',
     )
-    presets: dict[str, str] = option(
+    presets: dict[str, str] = advanced(
         factory=dict,
         help="The presets that this configuration was built on, with their versions.",
-        advanced=True,
     )
 
 
@@ -109,26 +105,23 @@ class SaveOptions:
         help="How often a checkpoint is saved that is kept, with the result so far. Empty: never.",
         between=(1, MAX_STEPS),
     )
-    every_epochs: int | None = option(
+    every_epochs: int | None = advanced(
         None,
         label="Checkpoint every … epochs",
         help="The same in epochs.",
         between=(1, 1_000_000),
-        advanced=True,
     )
-    first_step: int = option(
+    first_step: int = advanced(
         0,
         label="First checkpoint",
         help="No checkpoint is written before this step.",
         between=(0, MAX_STEPS),
-        advanced=True,
     )
-    at_end: bool = option(
+    at_end: bool = advanced(
         False,
         label="Checkpoint at the end",
         help="""Save a checkpoint after the last step too, so that a finished run can be trained
         further.""",
-        advanced=True,
     )
     best: bool = option(
         False,
@@ -137,30 +130,27 @@ class SaveOptions:
         training, always with the same noise. The result of the step with the lowest is kept as
         <name>-best too.""",
     )
-    best_by: str = option(
+    best_by: str = advanced(
         "loss",
         help="""loss: the loss on held-out images. images: a few are drawn at each save, and CLIP
         and DINO on this machine (or the base's own encoders) compare them with the real ones: the
         subject as alike as can be while prompt and class stay near the base's.""",
         choices=("loss", "images"),
-        advanced=True,
     )
-    best_images: int = option(
+    best_images: int = advanced(
         8,
         label="Images to judge by",
         help="""Best by images: about how many of the subject are drawn at each save, and as many
         of the class (8 to 50). More take longer, and chance counts less.""",
         between=(2, 50),
-        advanced=True,
     )
-    full_steps: str = option(
+    full_steps: str = advanced(
         "both",
         label="Full results on the way",
         help="""What a full fine-tune leaves at each save before the end: a folder in diffusers'
         layout, the file that hosts load, or both. Both take twice the disk. At the end both are
         written.""",
         choices=("both", "folder", "file"),
-        advanced=True,
     )
     keep: int | None = option(
         None,
@@ -169,33 +159,29 @@ class SaveOptions:
         "keeps all. The final result always stays.",
         between=(1, 1_000_000),
     )
-    layout: str = option(
+    layout: str = advanced(
         "host",
         label="Adapter key layout",
         help="host: what most hosts load for the family; diffusers and peft are for scripts.",
         choices=LAYOUTS,
-        advanced=True,
     )
-    arrangement: str = option(
+    arrangement: str = advanced(
         "run",
         label="Result layout",
         help="""The folder layout of results: run, as the hosts load them; diffusers, peft or
         shivam, as code written for the training scripts of that name expects them.""",
         choices=ARRANGEMENTS,
-        advanced=True,
     )
-    also_kohya: bool = option(
+    also_kohya: bool = advanced(
         False,
         label="Kohya file too",
         help="In diffusers' layout, write an adapter with kohya's key names as well.",
-        advanced=True,
     )
-    precision: str = option(
+    precision: str = advanced(
         "fp16",
         label="Precision of results",
         help="Number format of the saved files.",
         choices=("fp32", "fp16", "bf16"),
-        advanced=True,
     )
 
 
@@ -213,12 +199,11 @@ class ValidationOptions:
         help="How often validation images are generated.",
         between=(1, MAX_STEPS),
     )
-    every_epochs: int | None = option(
+    every_epochs: int | None = advanced(
         None,
         label="Every … epochs",
         help="The same in epochs.",
         between=(1, 1_000_000),
-        advanced=True,
     )
     images: int = option(
         1, label="Images per prompt", help="With seeds that count up.", between=(1, 64)
@@ -238,26 +223,23 @@ class ValidationOptions:
         between=(0.0, 50),
         aliases=("guidance",),
     )
-    scheduler: str = option(
+    scheduler: str = advanced(
         "ddim",
         label="Sampler",
         help="Sampling method of the images.",
         choices=("ddim", "euler", "euler_a", "dpm++", "unipc", "pndm"),
-        advanced=True,
     )
-    like: str = option(
+    like: str = advanced(
         "none",
         label="Images of a host",
         help="""a1111, comfyui: the very image that this host makes of prompt, seed, steps and CFG,
         with its noise and noise levels. For Stable Diffusion 1, 2 and XL; ddim, euler or dpm++.""",
         choices=("none", "a1111", "comfyui"),
-        advanced=True,
     )
-    size: int | None = option(
+    size: int | None = advanced(
         None,
         help="Side in pixels; the training resolution if empty.",
         between=(8, 4096),
-        advanced=True,
     )
 
 
@@ -273,24 +255,21 @@ class LogOptions:
         label="Weights & Biases",
         help="Log metrics and images to Weights & Biases. Needs the package wandb and its login.",
     )
-    project: str = option(
+    project: str = advanced(
         "dreambooth",
         label="W&B project",
         help="The project at Weights & Biases that runs are listed under.",
-        advanced=True,
     )
-    folder: str = option(
+    folder: str = advanced(
         "",
         label="TensorBoard folder",
         help="Where metrics are written, relative to the run's folder. Empty: logs.",
-        advanced=True,
     )
-    every_steps: int = option(
+    every_steps: int = advanced(
         1,
         label="Progress every … steps",
         help="How often progress is reported; loss is averaged over that many steps.",
         between=(1, MAX_STEPS),
-        advanced=True,
     )
 
 
