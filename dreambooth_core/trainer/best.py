@@ -116,9 +116,7 @@ class HeldOut:
             [("held out", slot.image, place) for slot, place in pairs],
             self.objective.timesteps([POSITIONS[place] for _, place in pairs], latents.shape),
         )
-        prediction = self.samples.predict(
-            noisy.noisy, noisy.timesteps, slots, 0, inpainting=self.samples.inpainting(slots, 0)
-        )
+        prediction = self.samples.predict(noisy, slots, 0, self.samples.inpainting(slots, 0))
         return self.objective.losses(prediction, noisy, self.samples.masks(slots))
 
 

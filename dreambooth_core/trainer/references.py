@@ -42,8 +42,7 @@ def answer_of(samples: Samples, objective: Objective, slot: Slot) -> Tensor:
     """What the models answer to a slot that is kept, ``[C, H, W]``, fp32, on the CPU."""
     latents = samples.latents([slot], 0)
     noisy = objective.draw(latents, [("train", samples.seed, *slot.key(0))])
-    masked = samples.inpainting([slot], 0)
-    answer = samples.predict(noisy.noisy, noisy.timesteps, [slot], 0, inpainting=masked)
+    answer = samples.predict(noisy, [slot], 0, samples.inpainting([slot], 0))
     return answer[0].float().cpu()
 
 
@@ -71,16 +70,20 @@ class References:
             kept = torch.stack([self.answers.value(slot) for slot in group[first:]])
             answers = send(kept, noisy.target.device)
             return replace(noisy, target=torch.cat([noisy.target[:first], answers]))
-        masked = None if inpainting is None else inpainting[first:]
         with torch.no_grad(), self.method.as_base():
-            answer = self.samples.predict(
-                noisy.noisy[first:],
-                noisy.timesteps[first:],
-                group[first:],
-                step,
-                inpainting=masked,
-            )
+            answer = self._answer(slice(first, None), noisy, group, step, inpainting)
         return replace(noisy, target=torch.cat([noisy.target[:first], answer.to(noisy.target)]))
+
+    def _answer(
+        self,
+        which: slice,
+        noisy: NoisySample,
+        group: Sequence[Slot],
+        step: int,
+        inpainting: Tensor | None,
+    ) -> Tensor:
+        masked = None if inpainting is None else inpainting[which]
+        return self.samples.predict(noisy.part(which), group[which], step, masked)
 
     def compared(
         self,
@@ -94,11 +97,8 @@ class References:
         """The losses ``[B]`` with that of each pair in the place of its good image's, and 0 in the
         place of its bad one's. Good and bad images stand at the front, ``pairs`` of each."""
         both = slice(0, 2 * pairs)
-        masked = None if inpainting is None else inpainting[both]
         with torch.no_grad(), self.method.as_remembered():
-            answer = self.samples.predict(
-                noisy.noisy[both], noisy.timesteps[both], group[both], step, inpainting=masked
-            )
+            answer = self._answer(both, noisy, group, step, inpainting)
         before = self.objective.losses(answer, noisy.part(both), self.samples.masks(group[both]))
         found = preference(
             losses[both].unflatten(0, (2, pairs)),

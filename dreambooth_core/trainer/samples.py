@@ -16,6 +16,7 @@ from dreambooth_core.devices import Precision, send
 from dreambooth_core.families.base import Components, SizeInfo
 from dreambooth_core.families.inpainting import conditions, random_mask
 from dreambooth_core.families.text import Conditioning
+from dreambooth_core.objective.objective import NoisySample
 from dreambooth_core.randomness import generator
 
 
@@ -91,20 +92,14 @@ class Samples:
         return send(latent_mask(masks, self.parts.latent_scale), self.device)
 
     def predict(
-        self,
-        noisy: Tensor,
-        timesteps: Tensor,
-        group: Sequence[Slot],
-        step: int,
-        *,
-        inpainting: Tensor | None,
+        self, noisy: NoisySample, group: Sequence[Slot], step: int, inpainting: Tensor | None
     ) -> Tensor:
-        """What the denoiser answers to ``noisy`` ``[B, C, H, W]``, of the same shape."""
+        """What the denoiser answers to noisy latents ``[B, C, H, W]``, of the same shape."""
         with self.precision.autocast():
             return self.parts.family.predict(
                 self.parts,
-                noisy,
-                timesteps,
+                noisy.noisy,
+                noisy.timesteps,
                 self.conditioning(group, step),
                 self.sizes(group),
                 inpainting,

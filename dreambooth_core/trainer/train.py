@@ -239,9 +239,7 @@ class Training:
         inpainting = self.samples.inpainting(group, step)
         if self.asks_base:
             noisy = self.references.preserved(noisy, group, step, inpainting)
-        prediction = self.samples.predict(
-            noisy.noisy, noisy.timesteps, group, step, inpainting=inpainting
-        )
+        prediction = self.samples.predict(noisy, group, step, inpainting)
         losses = self.objective.losses(prediction, noisy, self.samples.masks(group))
         if pairs:
             losses = self.references.compared(losses, noisy, group, pairs, step, inpainting)
