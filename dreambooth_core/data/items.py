@@ -171,8 +171,6 @@ class Items:
         """What the slot's image is said to show this time."""
         if slot.kind == CLASS:
             return self.class_captions[slot.image]
-        if self.captioner.fixed is not None:
-            return self.captioner.fixed[slot.image]
         return self.captioner.caption(slot.image, slot.epoch, slot.turn)
 
     def sizes(self, slot: Slot) -> tuple[Size, tuple[int, int], Size]:

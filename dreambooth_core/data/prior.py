@@ -30,7 +30,7 @@ from dreambooth_core.data.inventory import ImageFile, Inventory, Skipped
 from dreambooth_core.data.options import DataOptions
 from dreambooth_core.data.stocktaking import look_at, take_stock
 from dreambooth_core.disk import write_bytes, write_json, write_text
-from dreambooth_core.errors import SaveFailed, Stopped, UserError
+from dreambooth_core.errors import SaveFailed, Stopped
 from dreambooth_core.randomness import seed_of
 
 Make = Callable[[list[str], list[int]], list[Image.Image]]
@@ -145,8 +145,6 @@ def find_class_images(
     Raises:
         UserError: ``own_folder`` cannot be used.
     """
-    if not recipe.prompts:
-        raise UserError("there is no class prompt", where="class_prompt")
     folder = Path(kept_in) / recipe.folder_name
     if own_folder:
         folder = Path(os.path.expanduser(own_folder))
@@ -204,8 +202,6 @@ def make_missing(
             raise Stopped("stopped while class images were being made", where=state.folder)
         prompts = [known[index % len(known)] for index in batch]
         images = make(prompts, [state.recipe.seed_of(index) for index in batch])
-        if len(images) != len(batch):
-            raise ValueError(f"{len(batch)} prompts gave {len(images)} images")
         for index, prompt, image in zip(batch, prompts, images, strict=True):
             if index in missing:
                 save(partial(_write, state, index, prompt, image))

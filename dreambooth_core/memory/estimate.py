@@ -150,12 +150,9 @@ class Estimator:
             autocast=_HALF.get(precision),
             norms_in_fp32=device != "cpu",
         )
-        self._precision, self._device = precision, device
 
     def estimate(self, asked: Asked) -> Estimate:
         """The memory for a configuration of the precision and device that were traced."""
-        if (self._precision, self._device) != (asked.precision, asked.device):
-            raise ValueError("this trace is for another precision or device")
         passes, ema = asked.config.run.gradient_accumulation_steps, asked.optim.ema
         fused = asked.optim.fused_backward_pass
         trained = [t for part in self.parts for t in part.tensors if t.requires_grad]

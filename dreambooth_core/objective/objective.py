@@ -83,8 +83,6 @@ class Objective(ABC):
         Each purpose has a stream of its own, so switching offset noise on changes neither the
         timesteps nor the Gaussian noise. ``timesteps`` ``[B]`` fixes them, for evaluation.
         """
-        if len(keys) != latents.shape[0]:
-            raise ValueError(f"{len(keys)} keys for {latents.shape[0]} latents")
         if timesteps is None:
             timesteps = self.timesteps([uniform(*key, "timestep") for key in keys], latents.shape)
         asked = torch.stack([self._noise(latents.shape[1:], key) for key in keys])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from PIL import Image, ImageFilter, ImageOps
@@ -18,16 +18,8 @@ FOUND = 0.002
 """The share of an image below which a mask is taken for nothing: a speck."""
 
 
-class Segmenter(Protocol):
-    """Says where in an image something is."""
-
-    def find(self, image: Image.Image, words: Sequence[str]) -> Tensor:
-        """How likely each place shows each of the words: ``[words, h, w]`` in 0 to 1, fp32 on the
-        CPU, at the model's own size."""
-
-
 class ClipSeg:
-    """CLIPSeg and its processor."""
+    """Says where in an image something is: CLIPSeg and its processor."""
 
     def __init__(self, model: Any, processor: Any, device: torch.device) -> None:
         self.model = model.to(device).eval()
@@ -36,7 +28,8 @@ class ClipSeg:
 
     @torch.no_grad()
     def find(self, image: Image.Image, words: Sequence[str]) -> Tensor:
-        """As :meth:`Segmenter.find`."""
+        """How likely each place shows each of the words: ``[words, h, w]`` in 0 to 1, fp32 on the
+        CPU, at the model's own size."""
         inputs = self.processor(
             text=list(words), images=[image] * len(words), padding=True, return_tensors="pt"
         )
@@ -44,7 +37,7 @@ class ClipSeg:
         return logits.reshape(len(words), *logits.shape[-2:]).float().sigmoid().cpu()
 
 
-def load_segmenter(name: str, device: torch.device, *, download: bool = False) -> Segmenter:
+def load_segmenter(name: str, device: torch.device, *, download: bool = False) -> ClipSeg:
     """A segmenter by its short name, a hub id, or a folder.
 
     Raises:

@@ -215,5 +215,3 @@ def test_bad_options_are_named():
         make("flow")
     with pytest.raises(UserError, match="above the last"):
         make(min_timestep=500, max_timestep=1)
-    with pytest.raises(ValueError, match="2 keys for 1"):
-        make().draw(torch.randn(1, 4, 8, 8), keys(2))
