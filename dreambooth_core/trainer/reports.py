@@ -79,21 +79,21 @@ class Reporter:
 
     def begin(self, options: LogOptions) -> None:
         """Starts the trackers. Until then nothing but events is written."""
-        trackers: dict[str, tuple[object, type[_Board] | type[_Wandb]]] = {
-            "Weights & Biases": (options.wandb and options.project, _Wandb),
-            "TensorBoard": (options.tensorboard, _Board),
-        }
-        for name, (wanted, kind) in trackers.items():
-            if not (wanted and self.enabled):
-                continue
+        if not self.enabled:
+            return
+        wanted: dict[str, type[_Board] | type[_Wandb]] = {}
+        if options.wandb and options.project:
+            wanted["Weights & Biases"] = _Wandb
+        if options.tensorboard:
+            wanted["TensorBoard"] = _Board
+        for name, kind in wanted.items():
             try:
                 self._trackers[name] = kind(self.folder, options)
             except Exception as error:  # wandb's derive from nothing else
                 log.exception("%s does not start", name)
                 self.warn(f"{name} does not start, the run continues without: {reason_of(error)}")
-        if self.enabled:
-            with suppress(OSError):
-                (self.folder.path / BALLAST).write_bytes(bytes(BALLAST_BYTES))
+        with suppress(OSError):
+            (self.folder.path / BALLAST).write_bytes(bytes(BALLAST_BYTES))
 
     def emit(self, kind: str, **details: Any) -> None:
         """Writes one event."""

@@ -21,7 +21,6 @@ KINDS = [ConceptOptions, DataOptions, PriorOptions]
 def test_every_option_says_what_it_is(kind):
     for field in dataclasses.fields(kind):
         info = field.metadata["info"]
-        assert info.label
         assert info.help
         if info.choices is not None:
             assert getattr(kind(), field.name) in info.choices
