@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dreambooth_core.attention.chunked import chunked_attention, without_autocast
-from dreambooth_core.errors import UserError
+from dreambooth_core.errors import FAILURES, UserError
 
 log = logging.getLogger(__name__)
 
@@ -31,16 +31,6 @@ KERNELS = ("xformers", "sdpa", "chunked")
 _TOLERANCE = {torch.bfloat16: 0.05, torch.float16: 0.02}
 _SHAPES = ((128, 128), (80, 77))
 """Queries and keys of the trials: self-attention, and 77 tokens, a size no kernel likes."""
-_FAILURES = (
-    ImportError,
-    OSError,
-    RuntimeError,
-    NotImplementedError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-)
 
 
 @dataclass(frozen=True)
@@ -145,7 +135,7 @@ def _probe(
                 wrong = _compare(output, inputs)
                 if wrong:
                     return Verdict(kernel, False, False, wrong)
-    except _FAILURES as error:
+    except (*FAILURES, AssertionError) as error:
         return Verdict(kernel, False, False, _why(kernel, error))
     return Verdict(kernel, True, frugal, reason)
 

@@ -131,6 +131,9 @@ class Captioner:
         self.names = list(names) if names is not None else [""] * len(self.texts)
         self.options = options
         self.seed = seed
+        drawn = self.varies_tags or options.caption_dropout_rate or options.templates
+        self.fixed = None if drawn else self.texts
+        """The captions, where each is the same at every showing."""
 
     def caption(self, image: int, epoch: int, turn: int = 0) -> str:
         """The caption of one showing."""

@@ -40,11 +40,7 @@ class ConceptOptions:
         between=(1, 10_000),
         help="How many class images this concept needs. Empty: the number set for the prior.",
     )
-    repeats: int = option(
-        1,
-        between=(1, 10_000),
-        help="How often each image is seen in one epoch.",
-    )
+    repeats: int = option(1, between=(1, 10_000), help="How often each image is seen in one epoch.")
     name: str = option(
         "",
         help="Replaces [name] in prompts and templates, and names the concept in reports.",

@@ -15,7 +15,6 @@ from torch import Tensor
 from dreambooth_core.data import images
 from dreambooth_core.data.buckets import choose, cut_share, enlargement, sizes_for
 from dreambooth_core.data.captions import FILEWORDS, Captioner, caption_of, words_of
-from dreambooth_core.data.changes import Changes
 from dreambooth_core.data.concepts import Concept
 from dreambooth_core.data.inventory import ImageFile
 from dreambooth_core.data.options import DataOptions
@@ -123,19 +122,9 @@ class Items:
             batch_size=batch_size,
             accumulation=accumulation,
             processes=processes,
-            flip=self.options.flip,
-            crop=self.options.crop,
-            crop_positions=self.options.crop_positions,
+            options=self.options,
             answers={concept.index: concept.answers for concept in self.concepts},
-            changes=self.changes,
         )
-
-    @property
-    def changes(self) -> Changes | None:
-        """What is changed about instance images; ``None`` for nothing."""
-        options = self.options
-        found = Changes(options.rotation, options.color_jitter, options.variants)
-        return found if options.rotation or options.color_jitter else None
 
     def image(self, slot: Slot) -> ImageFile:
         """The image that a slot names."""
@@ -171,6 +160,8 @@ class Items:
         """What the slot's image is said to show this time."""
         if slot.kind == CLASS:
             return self.class_captions[slot.image]
+        if self.captioner.fixed is not None:
+            return self.captioner.fixed[slot.image]
         return self.captioner.caption(slot.image, slot.epoch, slot.turn)
 
     def sizes(self, slot: Slot) -> tuple[Size, tuple[int, int], Size]:

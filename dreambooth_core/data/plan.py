@@ -18,6 +18,7 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import lru_cache
 
 from dreambooth_core.data.changes import Change, Changes
+from dreambooth_core.data.options import DataOptions
 from dreambooth_core.errors import UserError
 from dreambooth_core.randomness import Key, permutation, uniform
 
@@ -135,21 +136,18 @@ class BatchPlan:
     """Micro batches of a step."""
     processes: int = 1
     """How many processes share a step."""
-    flip: bool = False
-    """Mirror half of the showings."""
-    crop: str = "bucket"
-    """``center``, ``random``, or ``bucket`` (which cuts in the centre)."""
-    crop_positions: int = 8
-    """Random crops take one of so many places; 0 for any."""
+    options: DataOptions = field(default_factory=DataOptions)
+    """How images are cut, mirrored and changed."""
     answers: Mapping[int, int] = field(default_factory=dict)
     """Of each concept, how many of the base's answers to class slots are kept: so many slots there
     are, which come back again and again. They are asked beforehand."""
-    changes: Changes | None = None
-    """Of instance images."""
 
     def __post_init__(self) -> None:
         if not self.instances:
             raise UserError("there is no image to train on", where="concepts")
+        data = self.options
+        changes = Changes(data.rotation, data.color_jitter, data.variants)
+        self.changes = changes if data.rotation or data.color_jitter else None
         self._class_members: dict[int, list[int]] = {}
         for index, entry in enumerate(self.classes):
             self._class_members.setdefault(entry.concept, []).append(index)
@@ -241,11 +239,8 @@ class BatchPlan:
         if not self.is_finite:
             raise ValueError("views without end cannot be listed")
         places = [(0.5, 0.5)]
-        if self.crop == "random":
-            places = [self._grid(index) for index in range(self.crop_positions)]
-        places = [(0.5, 0.5)]
-        if self.crop == "random":
-            places = [self._grid(index) for index in range(self.crop_positions)]
+        if self.options.crop == "random":
+            places = [self._grid(index) for index in range(self.options.crop_positions)]
         found = []
         for kind, entries in ((INSTANCE, self.instances), (CLASS, self.classes)):
             for image, entry in enumerate(entries):
@@ -255,7 +250,7 @@ class BatchPlan:
                 seen = dict.fromkeys(
                     place(entry.original, entry.size, at, flip=flip, change=change)
                     for at in places
-                    for flip in ((False, True) if self.flip else (False,))
+                    for flip in ((False, True) if self.options.flip else (False,))
                     for change in changes
                 )
                 found += [(kind, image, view) for view in seen]
@@ -264,12 +259,12 @@ class BatchPlan:
     @property
     def is_finite(self) -> bool:
         """Whether the views can be listed."""
-        any_place = self.crop == "random" and not self.crop_positions
-        return not any_place and (self.changes is None or self.changes.variants > 0)
+        return self.options.has_finite_views
 
     def _grid(self, index: int) -> tuple[float, float]:
         """An image overhangs on one side only, so one number places it on both."""
-        share = index / (self.crop_positions - 1) if self.crop_positions > 1 else 0.5
+        last = self.options.crop_positions - 1
+        share = index / last if last > 0 else 0.5
         return share, share
 
     def _batches_of(self, epoch: int) -> list[list[_Showing]]:
@@ -345,12 +340,13 @@ class BatchPlan:
 
     def _view(self, entry: Entry, kind: str, epoch: int, image: int, turn: int) -> View:
         drawn = (self.seed, kind, epoch, image, turn)
-        flip = self.flip and uniform("flip", *drawn) < 0.5
+        options = self.options
+        flip = options.flip and uniform("flip", *drawn) < 0.5
         at = (0.5, 0.5)
-        if self.crop == "random":
+        if options.crop == "random":
             at = uniform("crop", *drawn), uniform("crop across", *drawn)
-            if self.crop_positions:
-                at = self._grid(int(at[0] * self.crop_positions))
+            if options.crop_positions:
+                at = self._grid(int(at[0] * options.crop_positions))
         change = None
         if kind == INSTANCE and self.changes is not None:
             change = self.changes.one_of(self.seed, image, epoch, turn)

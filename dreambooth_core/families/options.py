@@ -30,10 +30,7 @@ class BaseOptions:
         backend/huggingface.""",
     )
     revision: str | None = advanced(None, help="Branch, tag or commit of a hub id.")
-    variant: str | None = advanced(
-        None,
-        help="Variant of a hub id's files, such as fp16.",
-    )
+    variant: str | None = advanced(None, help="Variant of a hub id's files, such as fp16.")
     vae: str | None = advanced(
         None,
         label="VAE",

@@ -17,27 +17,12 @@ from torch.autograd import Function
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-# torch's autocast lists, as far as Stable Diffusion's models call them.
-_HALF = {
-    F.linear,
-    F.conv2d,
-    torch.conv2d,
-    torch.matmul,
-    torch.bmm,
-    torch.baddbmm,
-    torch.addmm,
-    torch.mm,
-    torch.einsum,
-    Tensor.matmul,
-    Tensor.__matmul__,
-    F.scaled_dot_product_attention,
-}
-# On GPUs only; the CPU's autocast leaves the norms in half precision.
-_SINGLE = {F.group_norm, F.layer_norm, F.softmax, torch.softmax, Tensor.softmax, F.mse_loss}
-
-
 _PRODUCTS = {F.linear, F.conv2d, torch.conv2d, torch.matmul, torch.bmm, Tensor.matmul}
 _PRODUCTS |= {Tensor.__matmul__, torch.baddbmm}
+# torch's autocast lists, as far as Stable Diffusion's models call them.
+_HALF = _PRODUCTS | {torch.addmm, torch.mm, torch.einsum, F.scaled_dot_product_attention}
+# On GPUs only; the CPU's autocast leaves the norms in half precision.
+_SINGLE = {F.group_norm, F.layer_norm, F.softmax, torch.softmax, Tensor.softmax, F.mse_loss}
 
 
 def _summands(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:

@@ -21,17 +21,8 @@ TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 UNPUBLISHED = [
     *("checkpoints/*", "checkpoint-*", "class_images/*", "samples/*", "logs/*", "earlier-*"),
-    *(
-        ".*",
-        "*.jsonl",
-        "*.lock",
-        "*.log",
-        CARD,
-        "args.json",
-        "config.yaml",
-        "receipt.json",
-        "loss.png",
-    ),
+    *(".*", "*.jsonl", "*.lock", "*.log"),
+    *(CARD, "args.json", "config.yaml", "receipt.json", "loss.png"),
 ]
 """What a run's folder has for itself, where a published pipeline lies in the same folder."""
 

@@ -218,7 +218,6 @@ class Results:
             "ss_training_finished_at": round(time.time(), 1),
             "ss_tag_frequency": json.dumps(tags, ensure_ascii=False),
             "modelspec.title": name,
-            "modelspec.author": "",
             "modelspec.date": time.strftime("%Y-%m-%dT%H:%M:%S"),
             "modelspec.resolution": f"{width}x{height}",
             "modelspec.prediction_type": PREDICTION.get(parts.prediction_type),

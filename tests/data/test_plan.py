@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dreambooth_core.data.changes import Change, Changes
+from dreambooth_core.data.changes import Change
+from dreambooth_core.data.options import DataOptions
 from dreambooth_core.data.plan import CLASS, INSTANCE, BatchPlan, Entry, Slot, groups
 from dreambooth_core.errors import UserError
 
@@ -40,10 +41,15 @@ layouts = st.fixed_dictionaries(
         "accumulation": st.integers(1, 4),
         "processes": st.integers(1, 3),
         "seed": st.integers(0, 5),
-        "flip": st.booleans(),
-        "crop": st.sampled_from(["bucket", "center", "random"]),
-        "crop_positions": st.sampled_from([0, 1, 3]),
-        "changes": st.sampled_from([None, Changes(9.0, 0.1, 2), Changes(0.0, 0.1, 0)]),
+        "options": st.builds(
+            DataOptions,
+            flip=st.booleans(),
+            crop=st.sampled_from(["bucket", "center", "random"]),
+            crop_positions=st.sampled_from([0, 1, 3]),
+            rotation=st.sampled_from([0.0, 9.0]),
+            color_jitter=st.sampled_from([0.0, 0.1]),
+            variants=st.sampled_from([0, 2]),
+        ),
     }
 )
 
@@ -160,8 +166,8 @@ def test_class_pictures_take_turns(instances, classes, layout):
 
 
 def test_each_image_has_changes_of_its_own_that_take_turns_with_itself():
-    changes = Changes(rotation=5.0, color_jitter=0.1, variants=3)
-    plan = BatchPlan(_squares(2), _squares(2), batch_size=2, seed=3, changes=changes)
+    options = DataOptions(rotation=5.0, color_jitter=0.1, variants=3)
+    plan = BatchPlan(_squares(2), _squares(2), batch_size=2, seed=3, options=options)
     seen: dict[tuple[str, int], Counter[str]] = {}
     for step in range(400):
         for slot in plan.slots(step):
@@ -174,7 +180,7 @@ def test_each_image_has_changes_of_its_own_that_take_turns_with_itself():
     for counts in own:
         assert len(counts) == 4 and min(counts.values()) > 60
     assert [set(seen[CLASS, picture]) for picture in range(2)] == [{"64x64+0+0"}] * 2
-    without_end = BatchPlan(_squares(2), changes=Changes(rotation=5.0))
+    without_end = BatchPlan(_squares(2), options=DataOptions(rotation=5.0, variants=0))
     changes_seen = {without_end.slots(step)[0].view.change for step in range(50)}
     assert len(changes_seen) == 50 and not without_end.is_finite
     assert {change.light for change in changes_seen if change} == {(1.0, 1.0, 1.0)}
@@ -190,22 +196,24 @@ def _shown(plan: BatchPlan, step: int) -> list[tuple]:
 
 def test_a_step_is_the_same_however_it_is_laid_out():
     args = (_squares(12), _squares(5))
-    one = BatchPlan(*args, batch_size=4, flip=True)
+    one = BatchPlan(*args, batch_size=4, options=DataOptions(flip=True))
     for layout in (
         {"batch_size": 2, "accumulation": 2},
         {"batch_size": 1, "accumulation": 4},
         {"batch_size": 2, "processes": 2},
         {"batch_size": 1, "accumulation": 2, "processes": 2},
     ):
-        other = BatchPlan(*args, flip=True, **layout)
+        other = BatchPlan(*args, options=DataOptions(flip=True), **layout)
         assert other.steps_per_epoch == one.steps_per_epoch
         for step in range(9):
             assert sorted(_shown(other, step)) == sorted(_shown(one, step))
 
 
 def test_the_subjects_samples_are_the_same_without_prior_preservation():
-    with_prior = BatchPlan(_squares(7), _squares(5), batch_size=2, seed=4, flip=True)
-    without = BatchPlan(_squares(7), batch_size=2, seed=4, flip=True)
+    with_prior = BatchPlan(
+        _squares(7), _squares(5), batch_size=2, seed=4, options=DataOptions(flip=True)
+    )
+    without = BatchPlan(_squares(7), batch_size=2, seed=4, options=DataOptions(flip=True))
     for step in range(12):
         own = [slot for slot in with_prior.slots(step) if slot.kind == INSTANCE]
         assert own == without.slots(step)
@@ -241,7 +249,9 @@ def test_concepts_are_mixed_in_their_share():
 
 
 def test_flips_are_fair_and_drawn_anew():
-    plan = BatchPlan(_squares(10, repeats=2), _squares(10), batch_size=10, flip=True)
+    plan = BatchPlan(
+        _squares(10, repeats=2), _squares(10), batch_size=10, options=DataOptions(flip=True)
+    )
     slots = [slot for step in range(100) for slot in plan.slots(step)]
     for kind in (INSTANCE, CLASS):
         flips = [slot.view.flip for slot in slots if slot.kind == kind]
@@ -256,12 +266,14 @@ def test_flips_are_fair_and_drawn_anew():
 def test_random_crops_reach_both_ends():
     wide = [Entry((64, 640), (64, 64))]
     for positions, expected in ((3, {0, 288, 576}), (1, {288})):
-        plan = BatchPlan(wide, crop="random", crop_positions=positions)
+        plan = BatchPlan(wide, options=DataOptions(crop="random", crop_positions=positions))
         assert {plan.slots(step)[0].view.left for step in range(60)} == expected
-    plan = BatchPlan(wide, crop="random", crop_positions=0)
+    plan = BatchPlan(wide, options=DataOptions(crop="random", crop_positions=0))
     lefts = {plan.slots(step)[0].view.left for step in range(60)}
     assert len(lefts) > 40
-    assert {slot.view.left for slot in BatchPlan(wide, crop="center").slots(0)} == {288}
+    assert {
+        slot.view.left for slot in BatchPlan(wide, options=DataOptions(crop="center")).slots(0)
+    } == {288}
 
 
 def test_parts_of_one_size():
@@ -279,7 +291,7 @@ def test_no_pictures():
 
 def test_a_known_plan_stays_what_it_is():
     """Resuming a run of an older version must find the same pictures in the same steps."""
-    plan = BatchPlan(_squares(5), _squares(3), batch_size=2, seed=7, flip=True)
+    plan = BatchPlan(_squares(5), _squares(3), batch_size=2, seed=7, options=DataOptions(flip=True))
     got = [[(s.number, s.kind[0], s.image, s.view.flip) for s in plan.slots(i)] for i in range(3)]
     assert got == KNOWN
 
