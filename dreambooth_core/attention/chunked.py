@@ -69,11 +69,14 @@ class _Heads:
     key: Tensor
     value: Tensor
     mask: Tensor | None
+    scale: float
+    chunk: int
+    """Queries and keys taken at once."""
 
-    def scores(self, queries: slice, keys: slice, scale: float) -> Tensor:
+    def scores(self, queries: slice, keys: slice) -> Tensor:
         """Masked scores of a chunk, ``[h, n, m]``, fp32 or double."""
         product = torch.matmul(self.query[:, queries], self.key[:, keys].transpose(1, 2))
-        scores = product.to(_accumulator(product)).mul_(scale)
+        scores = product.to(_accumulator(product)).mul_(self.scale)
         if self.mask is None:
             return scores
         chunk = self.mask[:, queries, keys]
@@ -98,9 +101,9 @@ class _Chunked(Function):
         output = query.new_empty(*query.shape[:3], value.shape[-1])
         log_sums = query.new_empty(query.shape[:3], dtype=_accumulator(query))
         with without_autocast(query.device):
-            for heads in _groups(query, key, value, mask, chunk):
+            for heads in _groups(query, key, value, mask, scale, chunk):
                 for queries in _slices(query.shape[2], chunk):
-                    out, log_sum = _attend(heads, queries, scale, chunk)
+                    out, log_sum = _attend(heads, queries)
                     output[heads.at][:, queries] = out
                     log_sums[heads.at][:, queries] = log_sum
         ctx.save_for_backward(query, key, value, mask, output, log_sums)
@@ -117,26 +120,20 @@ class _Chunked(Function):
         with without_autocast(query.device):
             # Each probability's gradient is taken relative to their mean under the softmax.
             means = (gradient.to(wide) * output.to(wide)).sum(dim=-1)
-            for heads in _groups(query, key, value, mask, ctx.chunk):
-                parts = _gradients(
-                    heads,
-                    gradient[heads.at],
-                    log_sums[heads.at],
-                    means[heads.at],
-                    ctx.scale,
-                    ctx.chunk,
-                )
+            for heads in _groups(query, key, value, mask, ctx.scale, ctx.chunk):
+                given = (each[heads.at] for each in (gradient, log_sums, means))
+                parts = _gradients(heads, *given)
                 for result, part in zip(results, parts, strict=True):
                     result[heads.at] = part
         return (*results, None, None, None)
 
 
-def _attend(heads: _Heads, queries: slice, scale: float, chunk: int) -> tuple[Tensor, Tensor]:
+def _attend(heads: _Heads, queries: slice) -> tuple[Tensor, Tensor]:
     """Output ``[h, n, E]`` of some queries and the logarithm of their softmax sums ``[h, n]``."""
     largest: Tensor | None = None
     total = summed = torch.empty(0)
-    for keys in _slices(heads.key.shape[1], chunk):
-        scores = heads.scores(queries, keys, scale)
+    for keys in _slices(heads.key.shape[1], heads.chunk):
+        scores = heads.scores(queries, keys)
         peak = scores.amax(dim=-1, keepdim=True)
         new = peak if largest is None else torch.maximum(largest, peak)
         # Where every score so far is -inf any finite number does; 0 keeps NaN away.
@@ -158,7 +155,7 @@ def _attend(heads: _Heads, queries: slice, scale: float, chunk: int) -> tuple[Te
 
 
 def _gradients(
-    heads: _Heads, gradient: Tensor, log_sums: Tensor, means: Tensor, scale: float, chunk: int
+    heads: _Heads, gradient: Tensor, log_sums: Tensor, means: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value of some heads, in the accumulator's dtype."""
     wide, narrow = log_sums.dtype, heads.query.dtype
@@ -166,14 +163,14 @@ def _gradients(
         torch.zeros(t.shape, dtype=wide, device=t.device)
         for t in (heads.query, heads.key, heads.value)
     )
-    for keys in _slices(heads.key.shape[1], chunk):
-        for queries in _slices(heads.query.shape[1], chunk):
+    for keys in _slices(heads.key.shape[1], heads.chunk):
+        for queries in _slices(heads.query.shape[1], heads.chunk):
             outer = gradient[:, queries]
-            weights = heads.scores(queries, keys, scale)
+            weights = heads.scores(queries, keys)
             weights.sub_(log_sums[:, queries, None]).exp_()
             to_value[:, keys] += torch.matmul(weights.to(narrow).transpose(1, 2), outer)
             change = torch.matmul(outer, heads.value[:, keys].transpose(1, 2)).to(wide)
-            change.sub_(means[:, queries, None]).mul_(weights).mul_(scale)
+            change.sub_(means[:, queries, None]).mul_(weights).mul_(heads.scale)
             del weights
             change = change.to(narrow)
             to_query[:, queries] += torch.matmul(change, heads.key[:, keys])
@@ -182,7 +179,7 @@ def _gradients(
 
 
 def _groups(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, chunk: int
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, chunk: int
 ) -> Iterator[_Heads]:
     """As many heads of one sample at a time as keep the number of scores small."""
     batch, count, length, _ = query.shape
@@ -191,7 +188,8 @@ def _groups(
     for sample in range(batch):
         for chosen in _slices(count, together):
             at = (sample, chosen)
-            yield _Heads(at, query[at], key[at], value[at], None if mask is None else mask[at])
+            masked = None if mask is None else mask[at]
+            yield _Heads(at, query[at], key[at], value[at], masked, scale, chunk)
 
 
 def _slices(length: int, step: int) -> Iterator[slice]:

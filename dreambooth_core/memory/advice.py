@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,6 @@ from dreambooth_core.memory.budget import (
     DROPS,
     SMALLER,
     USABLE,
-    Measure,
     Taken,
     changed_config,
     measures_for,
@@ -124,7 +124,12 @@ def fit(
         budget = room.free
     elif elsewhere and config.run.device == "auto":
         device = "cuda"  # a budget is a GPU's
-    found = _fitted(config, by_hand, configs, device, budget)
+    planner = Planner(config, configs, device=device)
+    taken = cheaper(planner, usable(budget), by_hand=by_hand, smaller=False)
+    for each in taken:
+        config = changed_config(config, each.changes)
+    needs = taken[-1].needs if taken else planner.needs()
+    found = Fit(config, budget, device, needs, tuple(taken))
     if not found.fits:
         error = _too_large(found, configs)
         if limit is not None:
@@ -146,32 +151,6 @@ def _for_processor(config: TrainConfig, by_hand: Collection[str]) -> TrainConfig
         return config
     log.info("this processor computes faster in fp32 than in bf16")
     return changed_config(config, {key: "no"})
-
-
-def _fitted(
-    config: TrainConfig,
-    by_hand: Collection[str],
-    configs: Configs | None,
-    device: str,
-    budget: int,
-) -> Fit:
-    planner = Planner(config, configs, device=device)
-    taken = reduced(
-        planner,
-        usable(budget),
-        (*_measures(config, device), *DROPS),
-        by_hand=by_hand,
-        allowed=lambda changed: can_run(changed, device),
-    )
-    for each in taken:
-        config = changed_config(config, each.changes)
-    needs = taken[-1].needs if taken else planner.needs()
-    return Fit(config, budget, device, needs, tuple(taken))
-
-
-def _measures(config: TrainConfig, device: str) -> tuple[Measure, ...]:
-    """Those that suit the base's files and the device."""
-    return measures_for(fp8=_is_in_fp8(config), bf16=device != "cpu" or processor_computes_bf16())
 
 
 def _is_in_fp8(config: TrainConfig) -> bool:
@@ -217,16 +196,24 @@ def _too_large(found: Fit, configs: Configs | None) -> UserError:
     )
 
 
-def cheaper(planner: Planner, limit: int) -> list[Taken]:
+def cheaper(
+    planner: Planner, limit: int, *, by_hand: Collection[str] = (), smaller: bool = True
+) -> list[Taken]:
     """What to change so that a run fits into ``limit`` bytes, what costs least first.
 
     Changes that would not help are left out. The last one fits, if any does; none is made where
     the run fits as it is.
+
+    Args:
+        by_hand: dotted keys that stay.
+        smaller: whether images may become smaller too.
     """
-    measures = (*_measures(planner.config, planner.device), *DROPS, *SMALLER)
-    return reduced(
-        planner, limit, measures, allowed=lambda changed: can_run(changed, planner.device)
-    )
+    config, device = planner.config, planner.device
+    bf16 = device != "cpu" or processor_computes_bf16()
+    own = measures_for(fp8=_is_in_fp8(config), bf16=bf16)
+    measures = (*own, *DROPS, *(SMALLER if smaller else ()))
+    allowed = partial(can_run, device=device)
+    return reduced(planner, limit, measures, by_hand=by_hand, allowed=allowed)
 
 
 def _in_words(ways: list[Taken]) -> str | None:

@@ -69,8 +69,8 @@ def reduced(
     limit: int,
     measures: Sequence[Measure],
     *,
-    by_hand: Collection[str] = (),
-    allowed: Callable[[TrainConfig], bool] = lambda _: True,
+    by_hand: Collection[str],
+    allowed: Callable[[TrainConfig], bool],
 ) -> list[Taken]:
     """The measures after which a run fits into ``limit`` bytes; none where it does already.
 

@@ -182,7 +182,6 @@ class Planner:
         config: what is to be trained.
         configs: the base's networks; read from the base if None.
         device: ``cuda``, ``cpu`` … in place of what the configuration says.
-        processes: how many share the work.
     """
 
     def __init__(
@@ -191,7 +190,6 @@ class Planner:
         configs: Configs | None = None,
         *,
         device: str | None = None,
-        processes: int | None = None,
     ) -> None:
         said: dict[str, Any] = {}
         if configs is None:  # no weight is read where the file allows it
@@ -202,7 +200,7 @@ class Planner:
         native = int(said.get("resolution", family.native_size(configs)))
         self.config = config = with_resolution(config, native)
         self.device = device or device_kind(config.run.device)
-        self.processes = processes or int(os.environ.get("WORLD_SIZE") or 1)
+        self.processes = int(os.environ.get("WORLD_SIZE") or 1)
         self.base = traced(config, self.configs, self.device)
         self.family = self.base.family
 

@@ -280,10 +280,7 @@ def mean_per_sample(losses: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def combine(
-    losses: Tensor,
-    is_class: Tensor,
-    prior_weight: float,
-    counts: tuple[int, int] | None = None,
+    losses: Tensor, is_class: Tensor, prior_weight: float, counts: tuple[int, int]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """DreamBooth's loss in two parts, the subject, and its class so that it survives (Ruiz et al.
     2022, arXiv:2208.12242, equation 2): the mean over instance images plus ``prior_weight`` times
@@ -292,9 +289,9 @@ def combine(
     ``losses`` ``[B]``, ``is_class`` ``[B]`` bool. Each kind has a mean of its own, so the order
     of the batch and the share of each kind do not matter.
 
-    ``counts``, the number of instance and class images of the *whole* batch, is for a part of
-    it (one accumulation step, one process): the totals of all parts then add up to the total of
-    the whole batch, however the kinds are spread.
+    ``counts`` is the number of instance and class images of the *whole* batch: the totals of all
+    its parts (accumulation steps, processes) then add up to the total of the whole batch, however
+    the kinds are spread.
 
     Returns:
         The total, and without gradient the mean of the instance and of the class images, before
@@ -302,14 +299,8 @@ def combine(
     """
     of_class = is_class.to(device=losses.device, dtype=losses.dtype)
     of_instance = 1.0 - of_class
-    instances: Tensor | float
-    classes: Tensor | float
-    if counts is None:
-        instances, classes = of_instance.sum().clamp(min=1.0), of_class.sum().clamp(min=1.0)
-    else:
-        instances, classes = max(counts[0], 1.0), max(counts[1], 1.0)
-    instance = (losses * of_instance).sum() / instances
-    prior = (losses * of_class).sum() / classes
+    instance = (losses * of_instance).sum() / max(counts[0], 1.0)
+    prior = (losses * of_class).sum() / max(counts[1], 1.0)
     return instance + prior_weight * prior, instance.detach(), prior.detach()
 
 

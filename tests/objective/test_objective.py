@@ -77,7 +77,7 @@ def test_a_mask_of_the_pictures_size_is_averaged_down():
 def test_the_two_part_loss_by_hand():
     values = torch.tensor([1.0, 4.0, 3.0, 8.0, 5.0], requires_grad=True)
     is_class = torch.tensor([False, True, False, True, False])
-    total, instance, prior = combine(values, is_class, prior_weight=0.5)
+    total, instance, prior = combine(values, is_class, 0.5, (3, 2))
     assert total.item() == pytest.approx(3.0 + 0.5 * 6.0)
     assert instance.item() == pytest.approx(3.0)
     assert prior.item() == pytest.approx(6.0)
@@ -87,15 +87,15 @@ def test_the_two_part_loss_by_hand():
 
 
 def test_one_kind_alone_gives_no_nan():
-    total, _, prior = combine(torch.tensor([2.0, 4.0]), torch.tensor([False, False]), 1.0)
+    total, _, prior = combine(torch.tensor([2.0, 4.0]), torch.tensor([False, False]), 1.0, (2, 0))
     assert (total.item(), prior.item()) == (3.0, 0.0)
-    total, *_ = combine(torch.tensor([2.0, 4.0]), torch.tensor([True, True]), 2.0)
+    total, *_ = combine(torch.tensor([2.0, 4.0]), torch.tensor([True, True]), 2.0, (0, 2))
     assert total.item() == 6.0
 
 
 def test_parts_of_a_batch_add_up_to_the_whole():
     values, is_class = torch.rand(7), torch.tensor([0, 1, 1, 0, 0, 0, 1]).bool()
-    whole, *_ = combine(values, is_class, 0.7)
+    whole, *_ = combine(values, is_class, 0.7, (4, 3))
     pieces = [
         combine(values[s], is_class[s], 0.7, counts=(4, 3))[0]
         for s in (slice(0, 1), slice(1, 3), slice(3, 7))
