@@ -166,7 +166,7 @@ def row(name: str, script: Path | None, most: float | None) -> str:
         config = load(TrainConfig, overrides=[f"{k}={v}" for k, v in values.items()])
         planner = Planner(config, configs, device="cuda" if real else "cpu")
         passes = 2 + contest.checkpointing
-        operations = planner.estimator.trace.operations * passes
+        operations = planner.base.estimator.trace.operations * passes
         mine = clocked(ours(values), folder / "clock.json")
         peer: Clocked | None = None
         if script is not None:

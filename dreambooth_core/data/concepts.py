@@ -6,6 +6,7 @@ import codecs
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -204,16 +205,14 @@ def with_marks(concepts: Sequence[Concept], options: MarkOptions, *, pairs: bool
         return list(concepts)
     marks, first = read_marks(options.file), concepts[0]
     where = f"{WHERE}: {marks.file}"
-    seen: dict[str, ImageFile] = {}
 
+    @cache
     def image(mark: Mark) -> ImageFile:
-        if mark.image not in seen:
-            found = look_at(marks.file.parent / mark.image)
-            if not isinstance(found, ImageFile):
-                what = f"a marked image cannot be used: {mark.image}: {found.reason}"
-                raise UserError(what, where=where, do="Put it back, or mark others.")
-            seen[mark.image] = found
-        return seen[mark.image]
+        found = look_at(marks.file.parent / mark.image)
+        if not isinstance(found, ImageFile):
+            what = f"a marked image cannot be used: {mark.image}: {found.reason}"
+            raise UserError(what, where=where, do="Put it back, or mark others.")
+        return found
 
     examples, lonely = [], []
     if options.images == "joined":

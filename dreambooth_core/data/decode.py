@@ -90,7 +90,7 @@ def probe(content: bytes, suffix: str = "") -> Facts:
         Undecodable: with the reason.
     """
     with _opened(content, suffix) as image:
-        notes = [*_frames_note(image), *_kind_notes(image, content, suffix)]
+        notes = [*_kind_notes(image, content, suffix)]
         turn = _orientation(image)
         width, height = image.size
         if turn in _UPRIGHT:
@@ -201,14 +201,11 @@ def _unknown(content: bytes, suffix: str) -> str:
     return "damaged (not what its name says)" if suffix.lower() in known else "not an image"
 
 
-def _frames_note(image: Image.Image) -> Iterator[str]:
+def _kind_notes(image: Image.Image, content: bytes, suffix: str) -> Iterator[str]:
+    """What is unusual about a file that is taken all the same."""
     frames = int(getattr(image, "n_frames", 1))
     if frames > 1 and image.format == "TIFF":
         yield f"the first of {frames} pages"
-
-
-def _kind_notes(image: Image.Image, content: bytes, suffix: str) -> Iterator[str]:
-    """What is unusual about a file that is taken all the same."""
     deep = _is_deep(image)
     if deep or (image.format == "PNG" and content[24:25] == b"\x10"):
         yield "more than 8 bits a channel, scaled to 8"

@@ -70,10 +70,6 @@ class Recipe:
         words = re.sub(r"[^\w]+", "-", self.prompts[0].lower(), flags=re.ASCII).strip("-")[:40]
         return f"{words}-{self.digest}" if words else self.digest
 
-    def seed_of(self, index: int) -> int:
-        """The seed of image ``index``: it depends on the run of images and on ``index`` alone."""
-        return seed_of("class image", self.seed, index)
-
 
 @dataclass(frozen=True)
 class ClassImages:
@@ -201,7 +197,8 @@ def make_missing(
         if stop is not None and stop():
             raise Stopped("stopped while class images were being made", where=state.folder)
         prompts = [known[index % len(known)] for index in batch]
-        images = make(prompts, [state.recipe.seed_of(index) for index in batch])
+        # Each depends on the run of images and on its own number alone.
+        images = make(prompts, [seed_of("class image", state.recipe.seed, n) for n in batch])
         for index, prompt, image in zip(batch, prompts, images, strict=True):
             if index in missing:
                 save(partial(_write, state, index, prompt, image))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -133,8 +134,6 @@ def _adam(config: TrainConfig) -> bool:
 
 
 def _one_at_a_time(config: TrainConfig) -> Changes:
-    if config.run.batch_size == 1:
-        return {}
     together = config.run.batch_size * config.run.gradient_accumulation_steps
     return {"run.batch_size": 1, "run.gradient_accumulation_steps": together}
 
@@ -268,19 +267,14 @@ DROPS: tuple[Measure, ...] = (
 """What a recipe asks for, and what goes where nothing else makes the run fit."""
 
 
-def _smaller(side: int) -> Measure:
-    return Measure(
-        f"images at {side} px",
-        "less detail",
-        lambda c: {"data.resolution": side} if _shrinks(c, side) else {},
-    )
-
-
-SMALLER = tuple(_smaller(side) for side in (768, 512, 384))
-"""Advice alone: a budget never takes it."""
-
-
-def _shrinks(config: TrainConfig, side: int) -> bool:
+def _shrunk(side: int, config: TrainConfig) -> Changes:
     data = config.data
     alone = not (data.height or data.width or data.resolutions)
-    return bool(data.resolution and side < data.resolution and alone)
+    return {"data.resolution": side} if alone and side < (data.resolution or 0) else {}
+
+
+SMALLER = tuple(
+    Measure(f"images at {side} px", "less detail", partial(_shrunk, side))
+    for side in (768, 512, 384)
+)
+"""Advice alone: a budget never takes it."""

@@ -110,7 +110,7 @@ class Estimate:
         return {**asdict(self), "peak": self.peak}
 
     def rows(self) -> list[tuple[str, int]]:
-        """What a person is shown: name and bytes, the peak last."""
+        """What a person is shown: name and bytes of what there is."""
         named = [
             ("weights", self.weights),
             ("gradients", self.gradients),
@@ -120,9 +120,8 @@ class Estimate:
             ("recomputed block", self.recomputed),
             ("workspace", self.workspace),
             ("driver", self.overhead),
-            ("peak", self.peak),
         ]
-        return [(name, size) for name, size in named if size or name == "peak"]
+        return [(name, size) for name, size in named if size]
 
 
 class Estimator:

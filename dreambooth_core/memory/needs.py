@@ -73,9 +73,8 @@ class Needs:
 
     def rows(self) -> list[tuple[str, int]]:
         """Name and bytes of each part, the peak of the whole run last."""
-        rows = [row for row in self.training.rows() if row[0] != "peak"]
         return [
-            *rows,
+            *self.training.rows(),
             ("while training", self.training.peak),
             ("while encoding images", self.encoding),
             *([("while making class images", self.class_images)] if self.class_images else []),
@@ -211,11 +210,6 @@ class Planner:
         return other
 
     @property
-    def estimator(self) -> Estimator:
-        """What answers for the weights and activations of a step."""
-        return self.base.estimator
-
-    @property
     def size(self) -> tuple[int, int]:
         """(height, width) of the training images; buckets have no more pixels than that."""
         return self.config.data.largest_size()
@@ -230,7 +224,7 @@ class Planner:
         driver = CUDA_CONTEXT if self.device == "cuda" else 0
         return Needs(
             self.family,
-            self.estimator.estimate(self.asked),
+            self.base.estimator.estimate(self.asked),
             encoding=driver + self._encoding(),
             class_images=(driver + self._imaging() if self.config.prior.makes_images else 0),
             ram=self._ram(),
@@ -239,7 +233,7 @@ class Planner:
     def _ram(self) -> int:
         """The base as it is read, with what lies in RAM beside the rest of it while training."""
         read = self.base.numbers * (4 if self.base.reads_in_fp32 else torch.bfloat16.itemsize)
-        denoiser, *others = (Lying(part, self.asked) for part in self.estimator.parts)
+        denoiser, *others = (Lying(part, self.asked) for part in self.base.estimator.parts)
         lying = sum(part.whole for part in others) + denoiser.away + denoiser.states
         return PROGRAM + max(read, lying)
 
@@ -252,7 +246,7 @@ class Planner:
         )
         if self.config.prior.makes_images:
             return self.base.bytes + images - _bytes(self.base.vae)
-        denoiser, *texts, _ = (Lying(p, self.asked).on_device for p in self.estimator.parts)
+        denoiser, *texts, _ = (Lying(p, self.asked).on_device for p in self.base.estimator.parts)
         return max(images, denoiser, sum(texts))
 
     def _imaging(self) -> int:
@@ -260,7 +254,7 @@ class Planner:
         have a precision of their own. A denoiser that is streamed is then streamed too."""
         own = STORED.get(self.config.prior.precision, self.base.dtype) != self.base.dtype
         whole = 4 * self.base.numbers if own else self.base.bytes
-        stream = Lying(self.estimator.parts[0], self.asked, quantized=False)
+        stream = Lying(self.base.estimator.parts[0], self.asked, quantized=False)
         away = stream.away - stream.here
         return whole - (2 * away if own else away) + self._decoding()
 

@@ -73,14 +73,10 @@ class Ema:
     def applied(self) -> Iterator[None]:
         """Inside, the parameters hold the averages; afterwards exactly what they held before."""
         with put_back(self._parameters.values()):
-            self.copy_to_parameters()
+            with torch.no_grad():
+                for name, parameter in self._parameters.items():
+                    parameter.copy_(self.averages[name])
             yield
-
-    @torch.no_grad()
-    def copy_to_parameters(self) -> None:
-        """Overwrites the parameters with the averages, at the end of a run."""
-        for name, parameter in self._parameters.items():
-            parameter.copy_(self.averages[name])
 
     def state_dict(self) -> dict[str, Any]:
         """The averages by name."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from dreambooth_core import __version__
 from dreambooth_core.bases.locate import hub_id
@@ -99,14 +99,15 @@ def publish(config: TrainConfig, folder: Path, facts: Facts) -> str:
     try:
         repository = api.create_repo(options.repository, private=options.private, exist_ok=True)
         name = repository.repo_id
+        upload = partial(api.upload_file, repo_id=name)
         for path in dict.fromkeys(facts.files):
             if path.is_dir():
                 api.upload_folder(repo_id=name, folder_path=str(path), ignore_patterns=UNPUBLISHED)
             else:
-                _upload(api, name, path, path.name)
+                upload(path_or_fileobj=str(path), path_in_repo=path.name)
         for path in facts.images:
-            _upload(api, name, path, f"images/{path.name}")
-        _upload(api, name, card, CARD)
+            upload(path_or_fileobj=str(path), path_in_repo=f"images/{path.name}")
+        upload(path_or_fileobj=str(card), path_in_repo=CARD)
     except (OSError, ValueError, RuntimeError) as error:
         # The hub's errors are OSErrors (HTTP) and ValueErrors (names).
         raise SaveFailed(
@@ -115,10 +116,6 @@ def publish(config: TrainConfig, folder: Path, facts: Facts) -> str:
             do="The results are in the run's folder; publish them by hand, or resume the run.",
         ) from error
     return str(repository)
-
-
-def _upload(api: Any, repository: str, path: Path, name: str) -> None:
-    api.upload_file(path_or_fileobj=str(path), path_in_repo=name, repo_id=repository)
 
 
 def model_card(config: TrainConfig, facts: Facts) -> str:

@@ -79,14 +79,10 @@ def drawn(
 ) -> list[Image.Image]:
     """Images of the present weights; the samplers of a pipeline may draw from torch's global
     generator, which is left as it was."""
-    state = torch.get_rng_state()
-    try:
-        with precision.autocast():
-            return generate(
-                parts, prompts, seeds, settings, should_stop=should_stop, device=precision.device
-            )
-    finally:
-        torch.set_rng_state(state)
+    with torch.random.fork_rng(devices=[]), precision.autocast():
+        return generate(
+            parts, prompts, seeds, settings, should_stop=should_stop, device=precision.device
+        )
 
 
 @dataclass
