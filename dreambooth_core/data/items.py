@@ -136,7 +136,7 @@ class Items:
         """Every view that a plan over these images can ask for: what a cache is filled with.
 
         Raises:
-            ValueError: The plan is not finite (``BatchPlan.is_finite``).
+            ValueError: There is no end of them (``DataOptions.has_finite_views``).
         """
         kinds = {INSTANCE: self.images, CLASS: self.class_images}
         listed = plan.views()

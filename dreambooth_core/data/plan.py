@@ -236,7 +236,7 @@ class BatchPlan:
         Raises:
             ValueError: Crops are at any place, or changes of any size, so there is no end to them.
         """
-        if not self.is_finite:
+        if not self.options.has_finite_views:
             raise ValueError("views without end cannot be listed")
         places = [(0.5, 0.5)]
         if self.options.crop == "random":
@@ -255,11 +255,6 @@ class BatchPlan:
                 )
                 found += [(kind, image, view) for view in seen]
         return found
-
-    @property
-    def is_finite(self) -> bool:
-        """Whether the views can be listed."""
-        return self.options.has_finite_views
 
     def _grid(self, index: int) -> tuple[float, float]:
         """An image overhangs on one side only, so one number places it on both."""

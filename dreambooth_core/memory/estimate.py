@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -104,10 +104,6 @@ class Estimate:
         """The most at any time while training."""
         fixed = self.weights + self.optimizer + self.ema
         return fixed + self.training + self.workspace + self.overhead
-
-    def as_dict(self) -> dict[str, float | bool]:
-        """Plain values, in bytes and seconds, with the peak."""
-        return {**asdict(self), "peak": self.peak}
 
     def rows(self) -> list[tuple[str, int]]:
         """What a person is shown: name and bytes of what there is."""

@@ -6,7 +6,7 @@ import copy
 import logging
 import os
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ class Needs:
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
         return {
-            **self.training.as_dict(),
+            **asdict(self.training),
             "training_peak": self.training.peak,
             "encoding": self.encoding,
             "class_images": self.class_images,
@@ -210,11 +210,6 @@ class Planner:
         return other
 
     @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) of the training images; buckets have no more pixels than that."""
-        return self.config.data.largest_size()
-
-    @property
     def asked(self) -> Asked:
         """The configuration, and where it is to run."""
         return Asked(self.config, self.device, self.processes)
@@ -240,7 +235,8 @@ class Planner:
     def _encoding(self) -> int:
         """What encoding takes: one network after another comes to the device, quantised as it
         comes, where none is there from making class images."""
-        batch, (height, width) = self.config.data.cache_batch_size, self.size
+        data = self.config.data
+        batch, (height, width) = data.cache_batch_size, data.largest_size()
         images = encoding_peak(
             self.base.vae, self.base.channels[0], batch=batch, height=height, width=width
         )
@@ -261,7 +257,7 @@ class Planner:
     def _decoding(self) -> int:
         """What decoding class images takes besides all weights: three tensors of the widest
         layers at full size, a convolution's input and output and a norm's copy."""
-        height, width = self.size
+        height, width = self.config.data.largest_size()
         pixels = height * width * self.config.prior.batch_size
         return 3 * self.base.channels[1] * pixels * 4
 

@@ -98,19 +98,18 @@ class Kept:
             base: with nothing of the training on it; None: there is none any more.
             mark: the fingerprint of its models before training. One that has another is not kept.
         """
+        stores, self._stores = self._stores, {}
         if base is None or not mark or fingerprint(*base.models.values()) != mark:
-            self._stores = {}
             return
         tensors = chain.from_iterable(chain(n.parameters(), n.buffers()) for n in base.networks)
         if not has_room(sum(t.nbytes for t in tensors if t.device.type != "cpu")):
             log.info("the base is not kept for another run: little memory is free")
-            self._stores = {}
             return
         for network in base.networks:
             _reset(network)
-        for store in self._stores.values():
+        for store in stores.values():
             store.forget_others()
-        self._base = base
+        self._base, self._stores = base, stores
 
 
 def _reset(network: nn.Module) -> None:

@@ -213,12 +213,12 @@ class Preparation:
         cache = LatentCache(
             encode,
             fingerprint(parts.vae),
-            self._store("images") if plan.is_finite else NoStore(),
+            self._store("images") if data.has_finite_views else NoStore(),
             pixels=items.pixels,
             recipe=items.recipe,
             batch_size=data.cache_batch_size,
         )
-        if plan.is_finite and data.cache != "none":
+        if data.has_finite_views and data.cache != "none":
             views = items.views(plan)
             if held_out is not None:
                 views += held_out.views(held_out.plan(batch_size=1))

@@ -38,18 +38,13 @@ class Samples:
     seed: int
     precision: Precision
 
-    @property
-    def device(self) -> torch.device:
-        """Where they are wanted."""
-        return self.precision.device
-
     def latents(self, group: Sequence[Slot], step: int) -> Tensor:
         """Scaled latents ``[batch, channels, height, width]``."""
         drawn = []
         for slot in group:
             distribution = self.views.distribution(self.items.image(slot), slot.view)
             drawn.append(distribution.sample(generator("latent", self.seed, *slot.key(step))))
-        return send(self.parts.family.scaled(self.parts, torch.stack(drawn)), self.device)
+        return send(self.parts.family.scaled(self.parts, torch.stack(drawn)), self.precision.device)
 
     def conditioning(self, group: Sequence[Slot], step: int) -> Conditioning:
         """Text conditioning of the group's captions, differentiable if the encoders are trained."""
@@ -60,7 +55,7 @@ class Samples:
         else:
             kept = [Conditioning(**cache.value(caption)) for caption in captions]
             found = family.stack(kept, lambda: Conditioning(**cache.value("")))
-        return found.to(device=self.device, dtype=self.precision.dtype)
+        return found.to(device=self.precision.device, dtype=self.precision.dtype)
 
     def inpainting(self, group: Sequence[Slot], step: int) -> Tensor | None:
         """Mask and masked latents ``[batch, 5, height, width]`` for an inpainting UNet, or None.
@@ -75,7 +70,7 @@ class Samples:
             pixels = self.items.pixels(self.items.image(slot), slot.view)
             mask = random_mask(*slot.size, generator("mask", self.seed, *slot.key(step)))
             made.append(conditions(self.parts, pixels, mask))
-        return send(torch.stack(made), self.device)
+        return send(torch.stack(made), self.precision.device)
 
     def sizes(self, group: Sequence[Slot]) -> list[SizeInfo]:
         """Where each image came from."""
@@ -89,7 +84,7 @@ class Samples:
         height, width = group[0].size
         whole = torch.ones(1, height, width)
         masks = torch.stack([whole if mask is None else mask for mask in found])
-        return send(latent_mask(masks, self.parts.latent_scale), self.device)
+        return send(latent_mask(masks, self.parts.latent_scale), self.precision.device)
 
     def predict(
         self, noisy: NoisySample, group: Sequence[Slot], step: int, inpainting: Tensor | None

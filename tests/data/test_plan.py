@@ -141,7 +141,7 @@ def test_processes_share_a_batch_without_rest(instances, classes, layout, step):
 @given(instances=entries, classes=class_entries, layout=layouts, step=st.integers(0, 20))
 def test_all_views_are_listed_beforehand(instances, classes, layout, step):
     plan = BatchPlan(instances, classes, **layout)
-    if not plan.is_finite:
+    if not plan.options.has_finite_views:
         with pytest.raises(ValueError, match="cannot be listed"):
             plan.views()
         return
@@ -182,7 +182,7 @@ def test_each_image_has_changes_of_its_own_that_take_turns_with_itself():
     assert [set(seen[CLASS, picture]) for picture in range(2)] == [{"64x64+0+0"}] * 2
     without_end = BatchPlan(_squares(2), options=DataOptions(rotation=5.0, variants=0))
     changes_seen = {without_end.slots(step)[0].view.change for step in range(50)}
-    assert len(changes_seen) == 50 and not without_end.is_finite
+    assert len(changes_seen) == 50 and not without_end.options.has_finite_views
     assert {change.light for change in changes_seen if change} == {(1.0, 1.0, 1.0)}
 
 

@@ -81,7 +81,6 @@ def test_the_parts_by_hand(full):
     assert found.peak == (
         found.weights + found.optimizer + found.training + found.workspace + found.ema
     )
-    assert found.as_dict()["peak"] == found.peak
     assert found.rows()[0][0] == "weights"
 
 
