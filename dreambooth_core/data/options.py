@@ -16,12 +16,6 @@ STANDARD = 512
 SMALLEST, LARGEST = 64, 4096
 """Pixels of a side."""
 
-CAPTION_MODES = ("auto", "prompt", "files", "filewords")
-CROPS = ("bucket", "center", "random")
-MASK_SOURCES = ("none", "auto", "files", "alpha")  # not "off": YAML reads it as false
-CACHES = ("memory", "disk", "none")
-BACKGROUNDS = ("white", "black", "grey")
-
 
 @dataclass
 class DataOptions:
@@ -45,7 +39,7 @@ class DataOptions:
     width: int | None = option(None, between=(64, 4096), unit="px", help="Empty: the resolution.")
     crop: str = option(
         "bucket",
-        choices=CROPS,
+        choices=("bucket", "center", "random"),
         help="""bucket: each image keeps about its aspect ratio, and images of one bucket share a
         batch. center, random: every image is cropped to height × width.""",
     )
@@ -97,7 +91,7 @@ class DataOptions:
     )
     background: str = option(
         "white",
-        choices=BACKGROUNDS,
+        choices=("white", "black", "grey"),
         help="The colour behind transparent images.",
     )
     subfolders: bool = option(
@@ -106,7 +100,7 @@ class DataOptions:
     )
     captions: str = option(
         "auto",
-        choices=CAPTION_MODES,
+        choices=("auto", "prompt", "files", "filewords"),
         help="""auto: the .txt or .caption file beside an image, else the instance prompt.
         prompt: always the instance prompt. files: the caption files. filewords: the words of the
         file names (or caption files), put where the prompt says [filewords].""",
@@ -146,7 +140,7 @@ class DataOptions:
     masks: str = option(
         "none",
         label="Masked loss",
-        choices=MASK_SOURCES,
+        choices=("none", "auto", "files", "alpha"),  # not "off": YAML reads it as false
         help="""Where the loss counts. files: name.mask.png or name-mask.png beside the image, or
         masks/name.png; white counts. alpha: the image's transparency. auto: the file, else the
         alpha.""",
@@ -172,7 +166,7 @@ class DataOptions:
     )
     cache: str = option(
         "memory",
-        choices=CACHES,
+        choices=("memory", "disk", "none"),
         help="Where encoded images and captions are kept: disk survives the run.",
     )
     cache_folder: str = advanced(

@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from dreambooth_core.config.fields import advanced, option
 from dreambooth_core.errors import UserError
 
-LOSSES = ("l2", "l1", "huber", "smooth_l1", "dpo")
-HUBER_SCHEDULES = ("constant", "snr", "exponential")
 DIFFUSION_WEIGHTINGS = ("none", "min_snr", "debiased_estimation", "v_equivalent")
 FLOW_WEIGHTINGS = ("none", "sigma_sqrt", "sigma_squared", "cosmap")
-WEIGHTINGS = tuple(dict.fromkeys(DIFFUSION_WEIGHTINGS + FLOW_WEIGHTINGS))
 TIMESTEP_BIASES = (
     "auto",
     "none",
@@ -23,7 +20,6 @@ TIMESTEP_BIASES = (
     "mode",
     "cosmap",
 )
-SHIFTS = ("auto", "none", "static", "resolution")
 
 
 @dataclass
@@ -36,7 +32,7 @@ class ObjectiveOptions:
         pseudo-Huber or smooth L1; these three forgive outliers. dpo (Diffusion-DPO): of a good and
         a bad image of one prompt (marks.file) the good one becomes likelier; whatever is in no
         pair is squared.""",
-        choices=LOSSES,
+        choices=("l2", "l1", "huber", "smooth_l1", "dpo"),
     )
     dpo_beta: float = advanced(
         2000.0,
@@ -55,7 +51,7 @@ class ObjectiveOptions:
         "constant",
         help="""How the threshold depends on the noise: constant; snr and exponential go from
         1 where there is no noise to the threshold where there is most.""",
-        choices=HUBER_SCHEDULES,
+        choices=("constant", "snr", "exponential"),
     )
     weighting: str = option(
         "none",
@@ -65,7 +61,7 @@ class ObjectiveOptions:
         colours and composition as a v base does); for rectified flow, where s is the share of
         noise, sigma_sqrt (1/s²), sigma_squared (s²: SD3's preconditioned outputs) and cosmap (the
         middle).""",
-        choices=WEIGHTINGS,
+        choices=tuple(dict.fromkeys(DIFFUSION_WEIGHTINGS + FLOW_WEIGHTINGS)),
         renamed={"debiased": "debiased_estimation"},
     )
     min_snr_gamma: float = advanced(
@@ -172,7 +168,7 @@ class ObjectiveOptions:
         help="""Rectified flow: moves training towards noise. auto (as the base's makers do);
         none; static (the same for all sizes); resolution (more for larger images, by the rule of
         the base's makers).""",
-        choices=SHIFTS,
+        choices=("auto", "none", "static", "resolution"),
     )
     shift_factor: float | None = advanced(
         None,

@@ -4,13 +4,13 @@ and taggers."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from PIL import Image
 
 from dreambooth_core.vision.pretrained import Pretrained, placed
-from dreambooth_core.vision.taggers import Thresholds, is_tagger, load_tagger
+from dreambooth_core.vision.taggers import Tagger, Thresholds, is_tagger, load_tagger
 
 QUESTION = "Describe this image in one sentence for someone who cannot see it."
 FLORENCE_TASK = "<MORE_DETAILED_CAPTION>"
@@ -22,13 +22,6 @@ MODELS = {
     "florence-2": Pretrained("florence-community/Florence-2-base", "about 0.5 GB"),
     "florence-2-large": Pretrained("florence-community/Florence-2-large", "about 1.6 GB"),
 }
-
-
-class Captioner(Protocol):
-    """Says what images show."""
-
-    def describe(self, images: Sequence[Image.Image]) -> list[str]:
-        """One text for each image, RGB."""
 
 
 class Describer:
@@ -94,7 +87,7 @@ def load_captioner(
     longest: int,
     thresholds: Thresholds | None = None,
     download: bool = False,
-) -> Captioner:
+) -> Describer | Tagger:
     """A captioner by its short name, a hub id, or a folder.
 
     Args:
