@@ -39,7 +39,12 @@ def bucket_sizes(area: int, step: int, longest: int) -> list[Size]:
             where="data.bucket_reso_steps",
             do="Raise data.resolution or lower data.bucket_reso_steps.",
         )
-    return _largest(sizes)
+    # Those that no other one surpasses on both sides: the others only waste pixels.
+    kept: list[Size] = []
+    for size in sorted(sizes, reverse=True):
+        if not kept or size[1] > kept[-1][1]:
+            kept.append(size)
+    return kept[::-1]
 
 
 def choose(original: Size, sizes: Sequence[Size]) -> Size:
@@ -82,12 +87,3 @@ def cut_share(original: Size, target: Size) -> float:
     """The share of the image's area that is cut away."""
     height, width = scaled(original, target)
     return 1.0 - (target[0] * target[1]) / (height * width)
-
-
-def _largest(sizes: set[Size]) -> list[Size]:
-    """The sizes that no other one surpasses on both sides: the others only waste pixels."""
-    kept: list[Size] = []
-    for size in sorted(sizes, reverse=True):
-        if not kept or size[1] > kept[-1][1]:
-            kept.append(size)
-    return kept[::-1]

@@ -21,7 +21,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -190,18 +190,9 @@ class TextCache(Cache[str]):
         return hashed(f"texts\0{self.fingerprint}\0{item}")
 
 
-class Store(Protocol):
-    """Keeps values by key. What it lost, or cannot read, is simply not there."""
-
-    def get(self, key: str) -> Any | None:
-        """The value, or ``None``. It is shared: do not change it in place."""
-
-    def put(self, key: str, value: Any) -> None:
-        """Keep a value, as well as can be."""
-
-
 class NoStore:
-    """Keeps nothing: everything is encoded anew."""
+    """Keeps nothing: everything is encoded anew. Of any store, what it lost or cannot read is
+    simply not there, and what it gives is shared: do not change it in place."""
 
     def get(self, key: str) -> Any | None:
         """Always ``None``."""
@@ -290,6 +281,9 @@ class DiskStore:
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.cache"
+
+
+Store = MemoryStore | DiskStore | NoStore
 
 
 def pack(value: Any, key: str) -> bytes:

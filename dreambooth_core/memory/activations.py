@@ -131,7 +131,7 @@ class _Recorder:
                 self._note(leaf, outer)
         self.trace.blocks.append(Block())
         self.trace.inputs.append(outer.saved)
-        with torch.autograd.graph.saved_tensors_hooks(self.pack, _same):
+        with torch.autograd.graph.saved_tensors_hooks(self.pack, lambda tensor: tensor):
             result = function(*args, **kwargs)
         self.trace.blocks.append(Block())
         self.trace.inputs.append([])
@@ -167,10 +167,6 @@ class _Recorder:
             self._alive.append(storage)
             self.trace.largest = max(self.trace.largest, storage.nbytes())
         block.saved.append((key, storage.nbytes()))
-
-
-def _same(tensor: Tensor) -> Tensor:
-    return tensor
 
 
 @contextmanager
@@ -213,7 +209,7 @@ def trace(
     with (
         torch.enable_grad(),
         _checkpointed(modules, recorder.checkpoint),
-        torch.autograd.graph.saved_tensors_hooks(recorder.pack, _same),
+        torch.autograd.graph.saved_tensors_hooks(recorder.pack, lambda tensor: tensor),
         emulation,
     ):
         result = run()

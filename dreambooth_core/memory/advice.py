@@ -131,7 +131,13 @@ def fit(
     needs = taken[-1].needs if taken else planner.needs()
     found = Fit(config, budget, device, needs, tuple(taken))
     if not found.fits:
-        error = _too_large(found, configs)
+        ways = cheaper(Planner(config, configs, device=device), usable(budget))
+        error = UserError(
+            f"the run does not fit into {amount(budget)}: it needs about {amount(needs.peak)} and "
+            "a margin",
+            where="memory.budget",
+            do=_in_words(ways),
+        )
         if limit is not None:
             raise error
         log.warning("%s", error.line)
@@ -183,17 +189,6 @@ def can_run(config: TrainConfig, device: str) -> bool:
     if here and "bf16" in config.run.mixed_precision and not torch.cuda.is_bf16_supported():
         return False
     return not refuse(Asked(config, device))
-
-
-def _too_large(found: Fit, configs: Configs | None) -> UserError:
-    assert found.budget is not None and found.needs is not None
-    planner = Planner(found.config, configs, device=found.device)
-    return UserError(
-        f"the run does not fit into {amount(found.budget)}: it needs about "
-        f"{amount(found.needs.peak)} and a margin",
-        where="memory.budget",
-        do=_in_words(cheaper(planner, usable(found.budget))),
-    )
 
 
 def cheaper(

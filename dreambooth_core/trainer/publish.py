@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,8 +15,6 @@ from dreambooth_core.methods.table import METHODS
 from dreambooth_core.options import TrainConfig
 
 CARD = "README.md"
-TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-"""Environment variables that may hold the token."""
 
 UNPUBLISHED = [
     *("checkpoints/*", "checkpoint-*", "class_images/*", "samples/*", "logs/*", "earlier-*"),
@@ -52,7 +49,7 @@ def check(config: TrainConfig) -> None:
         raise UserError(
             "publishing needs a token of the Hugging Face hub",
             where="publish.repository",
-            do=f"Set {TOKENS[0]}, run 'hf auth login', or leave publish.repository empty.",
+            do="Set HF_TOKEN, run 'hf auth login', or leave publish.repository empty.",
         )
     if not options.licence:
         raise UserError(
@@ -73,8 +70,7 @@ def find_token() -> str | None:
     configuration, which is written down and passed on."""
     from huggingface_hub import get_token
 
-    there = next((os.environ[name] for name in TOKENS if os.environ.get(name)), None)
-    return there or get_token()
+    return get_token()
 
 
 def publish(config: TrainConfig, folder: Path, facts: Facts) -> str:

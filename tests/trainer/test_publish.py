@@ -85,10 +85,8 @@ def test_a_hub_out_of_reach_is_a_warning(
 def test_what_is_missing_is_named_before_training(
     missing: str, named: str, base: Path, pictures: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    if missing != "token":
-        monkeypatch.setenv("HF_TOKEN", "secret")
+    token = None if missing == "token" else "secret"
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: token)
     options = {**OPTIONS, **({missing: ""} if missing in OPTIONS else {})}
     with pytest.raises(UserError, match=named):
         train(config_for(base, pictures, tmp_path, **options))
