@@ -134,14 +134,10 @@ def _loads_key(host: str, key: str, family: str, names: LayerNames | None) -> bo
 
 def _diffusers_takes(raw: str, tail: str, names: LayerNames | None) -> bool:
     """diffusers raises or filters where tails and prefix do not go together."""
-    if tail == "dora_scale":
+    if tail == "dora_scale" or (tail == "alpha" and raw.startswith("transformer.")):
         return False
-    if tail == "alpha" and raw.startswith("transformer."):
-        return False
-    dotted = "." in raw
-    return not (tail.startswith("lora_magnitude") and not dotted) and (
-        names is not None or dotted or not tail.startswith(("lora_A", "lora_B"))
-    )
+    with_dots = ("lora_magnitude",) if names is not None else ("lora_magnitude", "lora_A", "lora_B")
+    return "." in raw or not tail.startswith(with_dots)
 
 
 def _sd_loads(host: str, raw: str, family: str) -> bool:

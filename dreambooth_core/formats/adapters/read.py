@@ -136,15 +136,12 @@ def _folder(folder: Path) -> list[_Source]:
         return sources
     known = [folder / name for name in _DIFFUSERS_FILES if (folder / name).is_file()]
     files = known[:1] or sorted(folder.glob("*.safetensors"))
-    if len(files) == 1:
-        return [_source(files[0])]
-    if files:
-        raise UserError(
-            f"there are {len(files)} safetensors files in this folder",
-            where=folder,
-            do="Name one of them.",
-        )
-    raise UserError("there is no adapter in this folder", where=folder)
+    if not files:
+        raise UserError("there is no adapter in this folder", where=folder)
+    if len(files) > 1:
+        what = f"there are {len(files)} safetensors files in this folder"
+        raise UserError(what, where=folder, do="Name one of them.")
+    return [_source(files[0])]
 
 
 def _peft(folder: Path, component: str | None) -> _Source | None:
@@ -155,12 +152,9 @@ def _peft(folder: Path, component: str | None) -> _Source | None:
         if component is None or not inner:
             return None
         if len(inner) > 1:
-            raise UserError(
-                f"there are {len(inner)} adapters in this folder: "
-                f"{', '.join(p.name for p in inner)}",
-                where=folder,
-                do="Name one of them.",
-            )
+            told = ", ".join(place.name for place in inner)
+            what = f"there are {len(inner)} adapters in this folder: {told}"
+            raise UserError(what, where=folder, do="Name one of them.")
         folder = inner[0]
     for name in _PEFT_FILES:
         if (folder / name).is_file():
