@@ -61,30 +61,18 @@ class Watcher:
         left = None
         if one.state == "running" and one.stage == "train" and facts.pace and one.steps:
             left = facts.pace * max(one.steps - one.step, 0)
+        told = vars(one) | {
+            "message": message,
+            "samples": [str(run.path / path) for path in one.samples],
+            "results": [str(run.path / path) for path in one.results],
+        }
         return Status(
-            name=run.name,
-            state=one.state,
-            path=str(run.path),
-            stage=one.stage,
-            stage_step=one.stage_step,
-            stage_steps=one.stage_steps,
-            step=one.step,
-            steps=one.steps,
-            loss=one.loss,
-            best_step=one.best_step,
+            **told,
             seconds_per_step=facts.pace,
             seconds_left=left,
             memory_bytes=facts.memory,
             compile_seconds=facts.compiling,
-            message=message,
             ahead=one.stage_steps if one.state == "waiting" and one.stage == STAGE else 0,
-            created=one.created,
-            started=one.started,
-            updated=one.updated,
-            ended=one.ended,
-            warnings=one.warnings,
-            samples=[str(run.path / path) for path in one.samples],
-            results=[str(run.path / path) for path in one.results],
             published=[each.name for each in self.results.published(run)],
             method=str(facts.config.get("method.kind", "")),
             base=str(facts.config.get("base.model", "")),
