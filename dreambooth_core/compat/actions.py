@@ -130,19 +130,16 @@ def weighting_scheme(draft: Draft, value: str) -> None:
 def precondition_outputs(draft: Draft, value: int) -> None:
     """1: times the squared share of noise"""
     # The loss between images is that between directions times the squared share of noise.
-    if not value:
-        return
     weighting = draft.config.objective.weighting
-    if weighting == "cosmap":
+    if value and weighting == "cosmap":
         draft.warn("precondition_outputs", "not together with cosmap; 0 instead")
-        return
-    draft.set("objective.weighting", "none" if weighting == "sigma_sqrt" else "sigma_squared")
+    elif value:
+        draft.set("objective.weighting", "none" if weighting == "sigma_sqrt" else "sigma_squared")
 
 
 def mixed_precision(draft: Draft, value: str) -> None:
     """what the device can do; without it what accelerate was told"""
-    reason = draft.machine.refuses_precision(value)
-    if reason:
+    if reason := draft.machine.refuses_precision(value):
         other = "fp16" if draft.machine.device == "cuda" else "no"
         draft.warn("mixed_precision", f"{reason}; {'fp32' if other == 'no' else other} instead")
         value = other
@@ -174,17 +171,15 @@ def quantization(draft: Draft, value: str) -> None:
 
 def aspect_ratio_buckets(draft: Draft, value: bool | str) -> None:
     """bucket, with the engine's own sizes"""
-    if not value:
-        return
-    draft.set("data.crop", "bucket")
-    draft.note("aspect_ratio_buckets", "sizes follow --resolution and the images")
+    if value:
+        draft.set("data.crop", "bucket")
+        draft.note("aspect_ratio_buckets", "sizes follow --resolution and the images")
 
 
 def prior_precision(draft: Draft, value: str) -> None:
     """no is fp32"""
     wanted = "no" if value == "fp32" else value
-    reason = draft.machine.refuses_precision(wanted)
-    if reason:
+    if reason := draft.machine.refuses_precision(wanted):
         draft.warn("prior_generation_precision", f"{reason}; fp32 instead")
         wanted = "no"
     draft.set("prior.precision", "fp32" if wanted == "no" else wanted)
@@ -196,8 +191,7 @@ def xformers(draft: Draft, value: bool) -> None:
         return
     # "auto" tries xformers first, for every head size there is.
     draft.set("memory.attention", "auto")
-    reason = draft.machine.refuses_xformers
-    if reason:
+    if reason := draft.machine.refuses_xformers:
         draft.warn(
             "enable_xformers_memory_efficient_attention",
             f"xformers does not work here ({reason}); another memory-efficient attention instead",
@@ -206,21 +200,18 @@ def xformers(draft: Draft, value: bool) -> None:
 
 def eight_bit(draft: Draft, value: bool) -> None:
     """adamw8bit, if it works"""
-    if not value:
-        return
-    reason = draft.machine.refuses_8bit
-    if reason:
+    if value and (reason := draft.machine.refuses_8bit):
         draft.warn("use_8bit_adam", f"{reason}; 32-bit AdamW instead")
-        return
-    draft.set("optim.optimizer", "adamw8bit")
+    elif value:
+        draft.set("optim.optimizer", "adamw8bit")
 
 
 def tf32(draft: Draft, value: bool) -> None:
     """on an NVIDIA GPU"""
     if value and draft.machine.device != "cuda":
         draft.warn("allow_tf32", "there is no NVIDIA GPU here; fp32 instead")
-        return
-    draft.set("memory.tf32", value)
+    else:
+        draft.set("memory.tf32", value)
 
 
 def optimizer(draft: Draft, value: str) -> None:
@@ -242,10 +233,10 @@ def prodigy_argument(name: str) -> Callable[[Draft, Any], None]:
     """An action that passes a flag on to Prodigy, and says when that has no meaning."""
 
     def act(draft: Draft, value: Any) -> None:
-        if str(draft.values.get("optimizer")).lower() != "prodigy":
+        if str(draft.values.get("optimizer")).lower() == "prodigy":
+            draft.config.optim.optimizer_args[name] = str(value).lower()
+        else:
             draft.note(f"prodigy_{name}", "nothing without --optimizer prodigy, as there")
-            return
-        draft.config.optim.optimizer_args[name] = str(value).lower()
 
     return act
 
@@ -309,10 +300,10 @@ def _wandb(draft: Draft, *, only: bool) -> None:
 
 def wandb_key(draft: Draft, value: str) -> None:
     """the environment variable WANDB_API_KEY, for this process"""
-    if not draft.config.log.wandb:
+    if draft.config.log.wandb:
+        draft.secrets["WANDB_API_KEY"] = value
+    else:
         draft.note("wandb_key", "nothing is sent to Weights & Biases")
-        return
-    draft.secrets["WANDB_API_KEY"] = value
 
 
 def push_to_hub(draft: Draft, value: bool) -> None:
