@@ -20,6 +20,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["HYPOTHESIS_NO_PLUGINS"] = "1"  # that of trio, which selenium brings
 # What is imported and collected stays; searching among it for garbage takes a fifth of that time.
 gc.disable()
 # No worker of a test waits for another run, but in the tests of that.
@@ -98,9 +99,20 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
-def pytest_sessionfinish() -> None:
-    """Hypothesis, imported now at the latest, looks for what holds its random numbers."""
-    gc.unfreeze()
+@pytest.fixture(autouse=True, scope="session")
+def runs_leave_their_garbage() -> Iterator[None]:
+    """What a run lets go of is searched for at the end of each module. A search at the end of each
+    run takes longer than the steps of a tiny model."""
+    if "dreambooth_core.trainer.run" not in sys.modules:
+        yield
+        return
+    with mock.patch("dreambooth_core.trainer.run.gc"):
+        yield
+
+
+def pytest_unconfigure() -> None:
+    """Or Python takes apart all that was imported, which takes seconds."""
+    gc.freeze()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
