@@ -1,4 +1,4 @@
-"""Parts of the form, who may use it, and the page before the engine is there."""
+"""Parts of the form, marks of images, who may use it, and the page before the engine is there."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from helpers.engine_environment import ROOT, this_python
 from helpers.gradio import python_of
+from PIL import Image
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
+from dreambooth_core.data.marks import read_marks
 from dreambooth_core.environment import locate
-from dreambooth_core.jobs import FileLock
+from dreambooth_core.jobs import FileLock, RunFolder, write_receipt
 
 from .conftest import Server, require_browser
 from .driving import Browser
@@ -192,6 +194,44 @@ def test_every_function_asks_for_the_word_of_the_page(server: Server) -> None:
     assert call(few, told["word"]) == 200
     for wrong in ("", "x" * 32):
         assert call(few, wrong) == 500
+
+
+def finished(server: Server) -> RunFolder:
+    """A run that is over, with two images of one prompt."""
+    run = RunFolder.create(server.runs, "star")
+    concept = f"{{images: '{STAR.as_posix()}', instance_prompt: a photo of a sks star}}"
+    settings = f"base: {{model: pocket}}\nconcepts: [{concept}]\nrun: {{steps: 400}}\n"
+    run.config.write_text(settings, encoding="utf-8")
+    (run.path / "star.safetensors").write_bytes(b"")
+    run.events.write("started", step=0, steps=400)
+    for n in range(2):
+        image = run.samples / f"step-000400-0{n}.png"
+        Image.new("RGB", (64, 64), (200 * n, 90, 30)).save(image)
+        run.events.write("sample", path=run.relative(image), step=400, prompt="a star", seed=n)
+    run.events.write("finished", outcome="done", results=["star.safetensors"])
+    write_receipt(run, base={"fingerprint": "b"}, result={"file": "star.safetensors", "steps": 400})
+    return run
+
+
+# What a page of the other gradio does differently is in the form, for both.
+@pytest.mark.parametrize(
+    "python", ["a1111", pytest.param("forge", marks=pytest.mark.long)], indirect=True
+)
+def test_clicks_mark_images_and_the_form_goes_on(browser: Browser, server: Server) -> None:
+    run = finished(server)
+    browser.refresh()
+    image = "#dreambooth_marks figure:nth-of-type({}) img"
+    for place, wanted in ((1, "good"), (2, "good"), (2, "bad")):
+        browser.press(image.format(place))
+        now = f"#dreambooth_marks figure:nth-of-type({place})[data-marked={wanted}]"
+        browser.until(lambda now=now: browser.find(now), wanted)
+    assert [one.mark for one in read_marks(run.path).images] == ["good", "bad"]
+    browser.press("#dreambooth_continue")
+    browser.reads("#dreambooth_marks_said", "Its settings")
+    browser.until(lambda: browser.value("#dreambooth_field_run_steps") == "100", "the steps")
+    assert browser.value("#dreambooth_field_marks_file") == str(run.samples / "marks.json")
+    assert browser.value("#dreambooth_field_objective_loss") == "dpo"
+    assert browser.value("#dreambooth_field_method_init_from").endswith("star.safetensors")
 
 
 @pytest.fixture

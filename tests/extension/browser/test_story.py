@@ -64,19 +64,24 @@ def mark_wrong_value(browser: Browser) -> None:
 
 
 def train_and_come_back(browser: Browser, server: Server) -> None:
-    """Progress is live; reloading the page or Reload UI loses nothing."""
+    """Progress is live; Reload UI, and a page that is loaded again, lose neither the run nor what
+    was in the form."""
     browser.write("#dreambooth_run_name", NAME)
     browser.press("#dreambooth_train")
     browser.until(lambda: state(browser) == "running" and step(browser) > 3, "progress")
     assert browser.script("return document.querySelector('#dreambooth_live .db-calm') !== null")
     browser.press("#dreambooth_sample")
     browser.until(lambda: browser.find("#dreambooth_samples figure img"), "a sample")
-    browser.refresh()
-    browser.until(lambda: step(browser) > 3, "the run after the page was loaded again")
+    browser.set("run.steps", "4321")
+    browser.until(lambda: "4321" in str(browser.script(KEPT)), "the form to be kept")
     before = step(browser)
     server.reload()
     browser.refresh()
     browser.until(lambda: step(browser) > before, "the run after Reload UI")
+    browser.until(lambda: browser.value("#dreambooth_field_run_steps") == "4321", "the steps")
+    browser.until(lambda: browser.value("#dreambooth_run_name") == NAME, "the name")
+    assert browser.value("#dreambooth_field_concepts_0_instance_prompt") == "a photo of a sks star"
+    browser.reads("#dreambooth_pictures_0", "5")
 
 
 def use_result(browser: Browser, server: Server) -> str:
@@ -97,16 +102,9 @@ def use_result(browser: Browser, server: Server) -> str:
 
 
 def resume(browser: Browser) -> None:
-    """A page that is loaded again has what was in it, one that is opened anew an empty form: the
-    run's settings fill it, and the run resumes."""
+    """A page that is opened anew has an empty form: the run's settings fill it, and the run
+    resumes."""
     done = step(browser)
-    browser.set("run.steps", "4321")
-    browser.until(lambda: "4321" in str(browser.script(KEPT)), "the form to be kept")
-    browser.refresh()
-    browser.until(lambda: browser.value("#dreambooth_field_run_steps") == "4321", "the steps")
-    browser.until(lambda: browser.value("#dreambooth_run_name") == NAME, "the name")
-    assert browser.value("#dreambooth_field_concepts_0_instance_prompt") == "a photo of a sks star"
-    browser.reads("#dreambooth_pictures_0", "5")
     browser.script("sessionStorage.clear()")
     browser.refresh()
     browser.until(lambda: browser.value("#dreambooth_field_run_steps") == "500", "the preset")
