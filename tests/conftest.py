@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -14,6 +15,9 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from helpers.kept_environments import CACHE
+
+from dreambooth_core.deferral import defer
 
 # Before anything imports torch, which reads it once.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -21,6 +25,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HYPOTHESIS_NO_PLUGINS"] = "1"  # that of trio, which selenium brings
+# As in the engine's own processes: what is collected need not read torch's compiler, nor all that
+# transformers has; what that looks for is kept from one run of the tests to the next.
+os.environ["XDG_CACHE_HOME"] = str(CACHE)
+defer()
 # What is imported and collected stays; searching among it for garbage takes a fifth of that time.
 gc.disable()
 # No worker of a test waits for another run, but in the tests of that.
@@ -42,14 +50,25 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     return (folder / str(number) for number in count())
 
 
+@pytest.fixture(scope="session")
+def walks(caches: Iterator[Path]) -> list[Path]:
+    """What transformers looks for when it is imported; see dreambooth_core/walked.py."""
+    folder = next(caches)
+    folder.mkdir()
+    every = (CACHE / "dreambooth").glob("transformers-*.json")
+    return [Path(shutil.copy2(file, folder)) for file in every]
+
+
 @pytest.fixture(autouse=True)
-def own_cache(caches: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache folder for this test alone: nothing of the person who runs it is read or written."""
+def own_cache(caches: Iterator[Path], walks: list[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder for this test alone: nothing of the person who runs it is read or written. A
+    process that the test starts finds there what this one knows of transformers."""
     cache = next(caches)
-    cache.mkdir()
+    (cache / "dreambooth").mkdir(parents=True)
+    for file in walks:
+        os.link(file, cache / "dreambooth" / file.name)
     monkeypatch.setenv("HF_HOME", str(cache / "huggingface"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
-    monkeypatch.setenv("DREAMBOOTH_CACHE", str(cache / "dreambooth"))
     return cache
 
 

@@ -42,7 +42,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def comfyui(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    for name in ("HF_HOME", "XDG_CACHE_HOME", "DREAMBOOTH_CACHE"):
+    for name in ("HF_HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, str(place / "cache" / name))
     kind_of = spare.kind_of
 

@@ -39,7 +39,7 @@ def main() -> int:
     measured = {}
     bad = 0
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["DREAMBOOTH_CACHE"] = f"{folder}/cache"
+        os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"
         bench = Bench(Path(folder))
         for case in wanted:
             found = measured[case.name] = bench.measure(case)

@@ -39,7 +39,6 @@ class Server:
             **os.environ,
             "STAND_IN_DATA": str(self.data),
             "DREAMBOOTH_ENV": str(this_python(self.engine) if engine else self.engine),
-            "DREAMBOOTH_CACHE": str(folder / "cache"),
             "DREAMBOOTH_SPARE_MINUTES": "0.3",  # the second run of a story begins at once
             "GRADIO_ANALYTICS_ENABLED": "False",
             "GRADIO_TEMP_DIR": str(folder / "gradio"),
