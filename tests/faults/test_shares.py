@@ -17,10 +17,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SHARES = {
-    "__main__": ["--every", "211"],
+    "__main__": ["--every", "401"],
     # One in each third of a run, by each signal.
     "kills": ["--processes", "1", "--every", "31"],
-    "disk": ["--share", "3", "merge", "adapter to peft, beside others", "run"],
+    "disk": ["--share", "2", "merge", "adapter to peft, beside others", "run"],
 }
 """What each command is asked."""
 LARGER = {
