@@ -18,6 +18,7 @@ from dreambooth_core.commands.main import main
 from dreambooth_core.config.loading import dump, load
 from dreambooth_core.errors import UserError
 from dreambooth_core.families import loading
+from dreambooth_core.families.sd import UNetFamily
 from dreambooth_core.memory.needs import Planner
 from dreambooth_core.options import TrainConfig
 from dreambooth_core.trainer import decide as module
@@ -226,13 +227,13 @@ def test_tokenizers_are_read_once_unless_a_token_was_added(
     make: Make, monkeypatch: pytest.MonkeyPatch, kind: str, times: int
 ) -> None:
     read: list[None] = []
-    original = loading._tokenizers
+    original = UNetFamily.load_tokenizers
 
     def counted(*args: Any) -> list[Any]:
         read.append(None)
         return original(*args)
 
-    monkeypatch.setattr(loading, "_tokenizers", counted)
+    monkeypatch.setattr(UNetFamily, "load_tokenizers", counted)
     monkeypatch.setattr("helpers.runs._tried", {})  # by no test before
     config = make(method__kind=kind)
     training = training_of(config, folder_for(config))
