@@ -255,7 +255,7 @@ def test_images_are_as_large_as_the_base_was_made_for(
     found = decide(config)
     assert found.config.data.resolution == 128
     assert {max(entry.size) for entry in found.items.entries} == {128}
-    assert Planner(config).size == (128, 128)
+    assert Planner(config).config.data.largest_size() == (128, 128)
     config.data.resolution = 192
     assert decide(config).config.data.resolution == 192
     # What was in effect is written down.
