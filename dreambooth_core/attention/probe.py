@@ -129,7 +129,9 @@ def _probe(
             for queries, keys in _SHAPES:
                 inputs = _inputs(queries, keys, device, dtype, head_size)
                 output = IMPLEMENTATIONS[kernel](*inputs, None)
-                if kernel == "sdpa" and not _is_fused(output):
+                # Whether torch chose a fused kernel is seen from what will run backward.
+                ran = output.grad_fn.name() if output.grad_fn is not None else ""
+                if kernel == "sdpa" and "ScaledDotProduct" not in ran:
                     frugal = False
                     reason = "torch has only its math kernel here"
                 wrong = _compare(output, inputs)
@@ -171,11 +173,6 @@ def _compare(output: Tensor, inputs: tuple[Tensor, Tensor, Tensor]) -> str:
         if not error < limit:  # also where it is NaN
             return f"its {name} is wrong (relative error {error:.2g})"
     return ""
-
-
-def _is_fused(output: Tensor) -> bool:
-    """Whether torch chose one of its fused kernels, seen from what will run backward."""
-    return output.grad_fn is not None and "ScaledDotProduct" in output.grad_fn.name()
 
 
 def _why(kernel: str, error: BaseException) -> str:

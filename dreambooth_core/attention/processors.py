@@ -50,7 +50,11 @@ class KernelProcessor:
             hidden_states = hidden_states.flatten(2).transpose(1, 2)
         if attn.group_norm is not None:
             hidden_states = attn.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
-        context = _context(attn, hidden_states, encoder_hidden_states)
+        context = hidden_states
+        if encoder_hidden_states is not None:
+            context = encoder_hidden_states
+            if attn.norm_cross:
+                context = attn.norm_encoder_hidden_states(context)
         query = _heads(attn, attn.to_q(hidden_states))
         key = _heads(attn, attn.to_k(context))
         value = _heads(attn, attn.to_v(context))
@@ -110,15 +114,6 @@ def _sign(kind: Any) -> None:
     every layer."""
     if "__signature__" not in vars(kind.__call__):
         kind.__call__.__signature__ = inspect.signature(kind.__call__)
-
-
-def _context(attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None) -> Tensor:
-    if encoder_hidden_states is None:
-        return hidden_states
-    if attn.norm_cross:
-        normed: Tensor = attn.norm_encoder_hidden_states(encoder_hidden_states)
-        return normed
-    return encoder_hidden_states
 
 
 def _heads(attn: Any, projected: Tensor) -> Tensor:

@@ -37,7 +37,8 @@ def sheet(
     """
     font = ImageFont.load_default(15)
     heading = ImageFont.load_default(22)
-    label_width = max((_label_width(row.label, font) for row in rows), default=0) + 2 * GAP
+    lengths = (font.getlength(line) for row in rows for line in row.label.splitlines())
+    label_width = int(max(lengths, default=0)) + 2 * GAP
     width = max((len(row.images) for row in rows), default=0) * (tile + GAP) + label_width + GAP
     top = GAP + (36 if title else 0)
     column_height = 24 if columns else 0
@@ -58,7 +59,3 @@ def sheet(
             resized = image.convert("RGB").resize((tile, tile), Image.Resampling.LANCZOS)
             page.paste(resized, (label_width + index * (tile + GAP), y))
     return page
-
-
-def _label_width(label: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
-    return int(max((font.getlength(line) for line in label.splitlines()), default=0))

@@ -14,14 +14,29 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
-from dreambooth_core.devices import is_sharded, uncut
+from dreambooth_core.devices import cut_like, is_sharded, uncut
+from dreambooth_core.errors import UserError
 from dreambooth_core.optim.build import ParamGroup, build_optimizer
 from dreambooth_core.optim.ema import put_back
 from dreambooth_core.optim.options import OptimOptions
 from dreambooth_core.optim.schedules import Schedule
-from dreambooth_core.optim.state import load_optimizer_state, optimizer_state
 from dreambooth_core.optim.table import OPTIMIZERS
 from dreambooth_core.randomness import generator
+
+# What the configuration says holds, not what a checkpoint says: it may have been changed.
+_CONFIGURED = (
+    "name",
+    "initial_lr",
+    "lr",
+    "weight_decay",
+    "betas",
+    "eps",
+    "momentum",
+    "fused",
+    "foreach",
+    "capturable",
+    "warmup_steps",
+)
 
 AnyTensor = TypeVar("AnyTensor", bound=Tensor)
 
@@ -122,12 +137,46 @@ class Stepper:
                 self.optimizer.train()  # type: ignore[attr-defined]
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimizer's state, readable with ``torch.load(weights_only=True)``."""
-        return optimizer_state(self.optimizer)
+        """The optimizer's state, readable with ``torch.load(weights_only=True)``. Its tensors are
+        the live ones: write them before the next step."""
+        state: dict[str, Any] = _plain(self.optimizer.state_dict())
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what :meth:`state_dict` gave, bit for bit; rates stay as configured."""
-        load_optimizer_state(self.optimizer, state)
+        """Takes back what :meth:`state_dict` gave, bit for bit; rates stay as configured.
+
+        torch and bitsandbytes cast states to the dtype of the weights when they load them, which
+        would shorten fp32 states of bf16 weights; so the saved tensors are put back afterwards.
+
+        Raises:
+            UserError: the state belongs to other parameters or another optimizer.
+        """
+        optimizer, parameters = self.optimizer, self.parameters
+        configured = [
+            {key: group[key] for key in _CONFIGURED if key in group}
+            for group in optimizer.param_groups
+        ]
+        numbers = [n for group in state["param_groups"] for n in group["params"]]
+        states = dict(state["state"])
+        for parameter, number in zip(parameters, numbers, strict=False):
+            if is_sharded(parameter) and isinstance(states.get(number), dict):  # in pieces (FSDP2)
+                states[number] = {k: cut_like(v, parameter) for k, v in states[number].items()}
+        state = {**state, "state": states}
+        try:
+            optimizer.load_state_dict(state)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"the saved optimizer state does not fit ({error})",
+                do="It was saved with other trained parts or another optimizer; start anew.",
+            ) from error
+        for group, own in zip(optimizer.param_groups, configured, strict=True):
+            group.update(own)
+        for parameter, number in zip(parameters, numbers, strict=True):
+            saved = states.get(number)
+            if isinstance(saved, dict):
+                live = optimizer.state[parameter]
+                for name, value in saved.items():
+                    live[name] = _put_back(live.get(name), value, parameter.device)
 
     def _step_one(self, group: dict[str, Any], parameter: nn.Parameter) -> None:
         with only(self.optimizer, group, parameter):
@@ -262,3 +311,29 @@ def as_fp32(parameters: list[nn.Parameter], generators: list[Generator]) -> Iter
                 parameter.data = original
                 if moved:
                     round_into(original, stepped, generator)
+
+
+def _put_back(live: Any, saved: Any, device: torch.device) -> Any:
+    if not isinstance(saved, Tensor):
+        return saved
+    if isinstance(live, Tensor) and live.dtype == saved.dtype and live.shape == saved.shape:
+        # Keeps the place that the library chose: paged memory, the CPU for step counts.
+        target = live if saved.dim() == 0 or live.device == device else live.to(device)
+        with torch.no_grad():
+            target.copy_(saved)
+        return target
+    return saved.detach().clone().to(device)
+
+
+def _plain(value: Any) -> Any:
+    """Containers made plain, so that ``torch.load(weights_only=True)`` reads them."""
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        items = [_plain(item) for item in value]
+        return tuple(items) if isinstance(value, tuple) else items
+    if hasattr(value, "item") and not isinstance(value, (bool, int, float, str)):
+        return value.item()
+    return value

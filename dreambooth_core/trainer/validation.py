@@ -43,6 +43,16 @@ def sampling_settings(
         parts.family.latent_shape(parts.configs, height, width)
     except UserError as error:
         raise UserError(error.what, where="validation.size", do=error.do) from error
+    like = None
+    if options.like != "none":
+        try:
+            like = Like(options.like, options.scheduler)
+            like.check(parts)
+        except UserError as error:
+            here = "Set it to none"
+            if options.scheduler not in SAMPLERS:
+                here += f", or validation.scheduler to one of {', '.join(SAMPLERS)}"
+            raise UserError(error.what, where="validation.like", do=f"{here}.") from error
     return SamplingSettings(
         steps=options.num_inference_steps,
         guidance=options.guidance_scale,
@@ -50,23 +60,8 @@ def sampling_settings(
         width=width,
         height=height,
         negative_prompt=options.negative_prompt,
-        like=_like(options, parts),
+        like=like,
     )
-
-
-def _like(options: ValidationOptions, parts: Components) -> Like | None:
-    """The host whose images are made, if any is. Raises ``UserError`` where they cannot be."""
-    if options.like == "none":
-        return None
-    try:
-        found = Like(options.like, options.scheduler)
-        found.check(parts)
-    except UserError as error:
-        here = "Set it to none"
-        if options.scheduler not in SAMPLERS:
-            here += f", or validation.scheduler to one of {', '.join(SAMPLERS)}"
-        raise UserError(error.what, where="validation.like", do=f"{here}.") from error
-    return found
 
 
 def drawn(
