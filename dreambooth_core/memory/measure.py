@@ -192,12 +192,12 @@ def _system_peak() -> int:
 
 
 class _Sampler:
-    """Looks at the resident memory every few milliseconds, on a thread of its own."""
+    """Looks at the resident memory every two milliseconds, on a thread of its own."""
 
-    def __init__(self, interval: float = 0.002) -> None:
+    def __init__(self) -> None:
         self._highest = resident()
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, args=(interval,), daemon=True)
+        self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
     def stop(self) -> int:
@@ -206,6 +206,6 @@ class _Sampler:
         self._thread.join()
         return max(self._highest, resident())
 
-    def _watch(self, interval: float) -> None:
-        while not self._done.wait(interval):
+    def _watch(self) -> None:
+        while not self._done.wait(0.002):
             self._highest = max(self._highest, resident())

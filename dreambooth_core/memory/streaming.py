@@ -132,14 +132,14 @@ class Streaming:
 
         Autograd runs what was recorded last first, so by then all blocks behind it are done.
         """
-        begin = partial(self._backward, index)
+
+        def begin(gradient: Tensor) -> None:
+            self._visit(Visit(index, backward=True))
+
         given = {id(leaf) for leaf in tree_leaves((inputs, named))}
         for leaf in tree_leaves(outputs):
             if isinstance(leaf, Tensor) and leaf.requires_grad and id(leaf) not in given:
                 leaf.register_hook(begin)
-
-    def _backward(self, index: int, gradient: Tensor) -> None:
-        self._visit(Visit(index, backward=True))
 
     def _visit(self, visit: Visit) -> None:
         """Makes a block ready to compute, and sends for the one after it."""

@@ -236,10 +236,10 @@ class Results:
             self._prune(r"checkpoint-(\d+)")
             if not final:
                 return written
-        if adapter is None:
-            self._write_pipeline(root, metadata)
-            return root
-        return self._write_trained(root, adapter)
+        if adapter is not None:
+            return self._write_trained(root, adapter)
+        self.parts.family.write_folder(self.parts, root, self.dtype, metadata, extras="none")
+        return root
 
     def _write_trained(self, folder: Path, adapter: Adapter | None) -> Path:
         """What is trained and nothing else: networks in folders of their own, or the adapter."""
@@ -264,19 +264,13 @@ class Results:
             write_adapter(adapter, part / LORA_FILE, "diffusers", dtype=self.dtype)
         return folder / LORA_FILE
 
-    def _write_pipeline(
-        self, folder: Path, metadata: dict[str, str], scheduler: str | None = None
-    ) -> None:
-        """A whole diffusers folder, with the base's sampler or another."""
-        self.parts.family.write_folder(
-            self.parts, folder, self.dtype, metadata, scheduler=scheduler, extras="none"
-        )
-
     def _write_numbered(self, step: int, adapter: Adapter | None, metadata: dict[str, str]) -> Path:
         folder = self.numbered(step)
         with replacing_folder(folder, [*NAMES, LORA_FILE, ARGUMENTS]) as part:
             if adapter is None:
-                self._write_pipeline(part, metadata, scheduler="ddim")
+                self.parts.family.write_folder(
+                    self.parts, part, self.dtype, metadata, scheduler="ddim", extras="none"
+                )
             else:
                 write_adapter(adapter, part / LORA_FILE, "diffusers", dtype=self.dtype)
             write_json(part / ARGUMENTS, cleaned(asdict(self.config)))
