@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
@@ -85,7 +85,7 @@ class Contest:
                     "step": model.step,
                     "best": model.best,
                     "held_out_loss": model.held_out_loss,
-                    "measures": {n: m.as_dict() for n, m in model.measures.items()},
+                    "measures": {n: asdict(m) for n, m in model.measures.items()},
                 }
                 for model in self.models
             ],

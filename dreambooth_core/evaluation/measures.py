@@ -16,7 +16,7 @@ An interval holds the middle 95% of what drawing the images anew, with replaceme
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from PIL import Image
@@ -40,10 +40,6 @@ class Measure:
     high: float
     images: int
     """How many were judged."""
-
-    def as_dict(self) -> dict[str, float | int]:
-        """Plain JSON values."""
-        return asdict(self)
 
 
 def measure(

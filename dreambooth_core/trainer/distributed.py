@@ -33,7 +33,6 @@ PATIENCE = timedelta(days=2)
 """How long processes wait for each other: the first may be waiting for room on the disk. Whoever
 started them ends the others when one dies."""
 
-
 BACKENDS = {"cuda": "nccl", "xpu": "xccl"}
 """Who carries tensors between the devices of a kind; gloo does where it is not there."""
 

@@ -47,8 +47,6 @@ _KEPT = 64
 FILE = "attention.json"
 LAYOUTS = "layout.json"
 
-HALF = (torch.float16, torch.bfloat16)
-
 # In half precision a GPU's tensor cores read channels last; a tensor that comes in another order is
 # turned around first, in every pass. diffusers' norms turn it back, so which order wins depends on
 # the network and the GPU.
@@ -171,7 +169,7 @@ def _may_gain(training: Training) -> bool:
     memory, precision = training.config.memory, training.precision
     return (
         precision.device.type == "cuda"
-        and precision.dtype in HALF
+        and precision.dtype in (torch.float16, torch.bfloat16)
         and training.processes.count == 1
         and not (memory.compile or memory.share)
     )

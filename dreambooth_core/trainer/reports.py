@@ -53,7 +53,6 @@ CURVES = {
 BOARD_SECONDS = 2.0
 """How long they may wait. TensorBoard's writer keeps them up to two minutes anyway."""
 
-
 BALLAST = ".ballast"
 BALLAST_BYTES = 64 * 1024
 """Room that a run keeps for itself, to tell that the disk is full when it is."""

@@ -187,10 +187,10 @@ def _prepared(
 
 def _estimate(training: Training) -> int | None:
     """The memory in bytes that the run should take."""
+    needs = None
     with training.reporter.decorative("estimating the memory"):
         needs = estimate_of(training.config, training.parts.configs, training.processes.device)
-        return needs.peak if needs else None
-    return None
+    return needs.peak if needs else None
 
 
 def _resume_point(run: Context) -> Path | None:

@@ -15,7 +15,6 @@ from dreambooth_core.vision.taggers import Tagger, Thresholds, is_tagger, load_t
 QUESTION = "Describe this image in one sentence for someone who cannot see it."
 FLORENCE_TASK = "<MORE_DETAILED_CAPTION>"
 
-
 MODELS = {
     "blip": Pretrained("Salesforce/blip-image-captioning-base", "990 MB"),
     "blip-large": Pretrained("Salesforce/blip-image-captioning-large", "1.9 GB"),
