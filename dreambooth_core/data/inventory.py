@@ -76,6 +76,10 @@ class Skipped:
     name: str
     reason: str
 
+    def as_dict(self) -> dict[str, str]:
+        """For receipts and pages: plain JSON values."""
+        return {"name": printable(self.name), "reason": self.reason}
+
 
 @dataclass(frozen=True)
 class Inventory:
@@ -100,7 +104,7 @@ class Inventory:
             "folder": printable(str(self.folder)),
             "fingerprint": self.fingerprint,
             "taken": [image.as_dict() for image in self.taken],
-            "skipped": [{"name": printable(s.name), "reason": s.reason} for s in self.skipped],
+            "skipped": [item.as_dict() for item in self.skipped],
             "warnings": list(self.warnings),
         }
 

@@ -31,7 +31,7 @@ DECORATIVE = {
         f"{TRAINER}.reports._Board.__init__",
         f"{TRAINER}.reports._Wandb.__init__",
         f"{TRAINER}.results.Results.arrange_samples",
-        f"{TRAINER}.publish._upload",
+        "huggingface_hub.HfApi",
     ),
     "disk": (
         f"{TRAINER}.run.write_bytes",

@@ -121,7 +121,7 @@ def test_the_step_that_went_wrong_is_named() -> None:
 
 def test_nothing_that_diverged_is_saved(nowhere: Training, monkeypatch: pytest.MonkeyPatch) -> None:
     saved: list[int] = []
-    monkeypatch.setattr(nowhere.checkpoints, "save", saved.append)
+    monkeypatch.setattr(nowhere.trained, "save", saved.append)
     nowhere.window.add(1, numbers(float("nan"), 1, 0), None)
     nowhere.step = 1
     with pytest.raises(TrainingFailed):
