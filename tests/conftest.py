@@ -115,6 +115,7 @@ def only_what_is_new_is_searched() -> None:
 
 def pytest_collection_finish() -> None:
     gc.freeze()
+    gc.set_threshold(20_000)
     gc.enable()
 
 

@@ -1,7 +1,7 @@
 """Environments of other packages, made once and kept in the cache.
 
-They lie in ``dreambooth-tests`` below XDG_CACHE_HOME (``~/.cache``), named by their purpose, the
-Python and what they are made of, so that a change of those makes a new one.
+They lie in DREAMBOOTH_TESTS_CACHE (``dreambooth-tests`` in XDG_CACHE_HOME or ``~/.cache``), named
+by their purpose, the Python and what they are made of, so that a change of those makes a new one.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import pytest
 
 from dreambooth_core.jobs import FileLock
 
-# At import: each test has an empty cache of its own.
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dreambooth-tests"
+# At import, and handed on: each test has an empty cache of its own.
+_CACHES = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+CACHE = Path(os.environ.setdefault("DREAMBOOTH_TESTS_CACHE", str(_CACHES / "dreambooth-tests")))
 PATIENCE = 480.0
 """Seconds that another process may take that makes the same environment."""
 

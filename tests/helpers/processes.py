@@ -14,7 +14,7 @@ from dreambooth_core.jobs import RunFolder
 
 ROOT = Path(__file__).parents[2]
 BOTH = """
-import importlib, os, sys
+import gc, importlib, os, sys
 from pathlib import Path
 from unittest import mock
 from dreambooth_core.deferral import load_libraries
@@ -45,6 +45,7 @@ if ranks == "both":
     for name in ("diffusers.models.unets.unet_2d_condition", "torch._dynamo", "peft.tuners.lora",
                  "transformers.models.clip.modeling_clip", "torch.distributed.fsdp"):
         importlib.import_module(name)
+    gc.freeze()
     second = os.fork()
     ranks = "0" if second else "1"
 os.environ["RANK"] = os.environ["LOCAL_RANK"] = ranks

@@ -58,9 +58,9 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 ONCE = {
-    "loha": "fsdp2",
+    "loha": "ddp",
     "lokr": "ddp",
-    "oft": "fsdp2",
+    "oft": "ddp",
     "pivotal": "fsdp2",
     "textual_inversion": "ddp",
     "flow": "fsdp2",

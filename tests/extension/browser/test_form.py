@@ -217,9 +217,11 @@ def finished(server: Server) -> RunFolder:
 @pytest.mark.parametrize(
     "python", ["a1111", pytest.param("forge", marks=pytest.mark.long)], indirect=True
 )
-def test_clicks_mark_images_and_the_form_goes_on(browser: Browser, server: Server) -> None:
+def test_clicks_mark_images_and_the_form_goes_on(
+    server: Server, request: pytest.FixtureRequest
+) -> None:
     run = finished(server)
-    browser.refresh()
+    browser: Browser = request.getfixturevalue("browser")  # with the run on its page
     image = "#dreambooth_marks figure:nth-of-type({}) img"
     for place, wanted in ((1, "good"), (2, "good"), (2, "bad")):
         browser.press(image.format(place))
