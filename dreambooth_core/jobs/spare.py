@@ -25,8 +25,8 @@ MINUTES = "DREAMBOOTH_SPARE_MINUTES"
 """The environment variable that says how long a worker waits after its run; 0: not at all."""
 
 DEFAULT_MINUTES = 5.0
-PATIENCE = 1.0
-"""Seconds that a request may lie there untaken."""
+PATIENCE = 5.0
+"""Seconds that a request may lie there untaken while a worker waits: a busy machine is slow."""
 
 STALE = 60.0
 """Seconds after which a request lies there for good: its client takes it back long before."""
@@ -78,8 +78,9 @@ def hand_over(
         Whether one took it; False where none waits, or one of another kind.
     """
     folder = runs / FOLDER
+    lock = FileLock(folder / "lock")
     try:
-        waits = FileLock(folder / "lock").is_held() and (folder / "kind").read_text("utf-8") == kind
+        waits = lock.is_held() and (folder / "kind").read_text("utf-8") == kind
     except OSError:
         waits = False
     if not waits:
@@ -90,9 +91,7 @@ def hand_over(
     except SaveFailed:
         return False
     deadline = time.monotonic() + patience
-    while time.monotonic() < deadline:
-        if not request.exists():
-            return True
+    while request.exists() and lock.is_held() and time.monotonic() < deadline:
         time.sleep(POLL)
     try:
         request.unlink()

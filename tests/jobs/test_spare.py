@@ -35,8 +35,10 @@ class Waiting(threading.Thread):
 
 
 def until_one_waits(runs: Path) -> None:
-    kind = runs / spare.FOLDER / "kind"
-    waiting.until(kind.exists, lambda: "nobody waits")
+    folder = runs / spare.FOLDER
+    lock = FileLock(folder / "lock")
+    # The lock is taken first, and the kind written under it.
+    waiting.until(lambda: lock.is_held() and (folder / "kind").exists(), lambda: "nobody waits")
 
 
 def test_what_is_handed_over_is_what_is_taken(tmp_path: Path) -> None:
@@ -67,6 +69,23 @@ def test_a_request_that_nobody_takes_is_taken_back(tmp_path: Path) -> None:
         assert not spare.hand_over(tmp_path, "k", RUN, patience=0.1)
     assert not list(folder.glob("*.request"))
     assert not spare.hand_over(tmp_path, "k", RUN)  # it died
+
+
+def test_one_that_leaves_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / spare.FOLDER
+    folder.mkdir()
+    (folder / "kind").write_text("k")
+    lock = FileLock(folder / "lock")
+    assert lock.acquire()
+    write = spare.write_text
+
+    def leaving(*arguments: object) -> None:
+        write(*arguments)
+        lock.release()
+
+    monkeypatch.setattr(spare, "write_text", leaving)
+    assert not spare.hand_over(tmp_path, "k", RUN, patience=1e9)
+    assert not list(folder.glob("*.request"))
 
 
 def test_what_a_killed_client_left_is_not_taken_for_long(tmp_path: Path) -> None:
@@ -137,8 +156,8 @@ def done_by(run: RunFolder, engine: Path) -> int:
     start(run, python=engine)
     kinds = [event["kind"] for event in attach(run, timeout=waiting.PATIENCE)]
     assert kinds == ["started", "progress", "progress", "progress", "finished"]
-    lock = FileLock(run.path.parent / spare.FOLDER / "lock")
-    waiting.until(lambda: lock.is_held() or not spare.minutes(os.environ), lambda: "none waits")
+    if spare.minutes(os.environ):
+        until_one_waits(run.path.parent)
     return int(run.lock.holder()["pid"])
 
 
