@@ -24,12 +24,12 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from dreambooth_core.families.stable_diffusion.build import empty  # noqa: E402
+from dreambooth_core.families.stable_diffusion.scheduler import default_scheduler  # noqa: E402
+from dreambooth_core.families.stable_diffusion.single_write import tensors_of  # noqa: E402
+from dreambooth_core.families.stable_diffusion.stock import stock_configs  # noqa: E402
 from dreambooth_core.formats import storage  # noqa: E402
-from dreambooth_core.formats.checkpoints.build import empty  # noqa: E402
 from dreambooth_core.formats.checkpoints.parts import Component, ModelParts  # noqa: E402
-from dreambooth_core.formats.checkpoints.scheduler import default_scheduler  # noqa: E402
-from dreambooth_core.formats.checkpoints.single_write import tensors_of  # noqa: E402
-from dreambooth_core.formats.checkpoints.stock import stock_configs  # noqa: E402
 
 
 def main() -> None:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from dreambooth_core.families.base import Components, Family
+from dreambooth_core.families.stable_diffusion.stock import stock_configs
 from dreambooth_core.families.transformer import TransformerFamily
-from dreambooth_core.formats.checkpoints.stock import stock_configs
 
 LEVELS: dict[str, Any] = {
     "_class_name": "AutoencoderKL",

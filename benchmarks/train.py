@@ -127,7 +127,7 @@ def make_model(name: str, work: Path) -> None:
     from diffusers import AutoencoderKL
     from helpers.tiny import draw_pictures, tiny_sd1, tiny_unet
 
-    from dreambooth_core.formats.tokenizers import load_tokenizers
+    from dreambooth_core.families.clip_tokenizers import load_tokenizers
 
     tiny_sd1(work / "base")
     load_tokenizers("sd1")[0].save_pretrained(work / "base" / "tokenizer")

@@ -77,7 +77,7 @@ def one_vocabulary() -> Iterator[None]:
     """CLIP's word pieces are sorted out once: that takes as long as three steps of a tiny model,
     and every base that is loaded would do it. What is shared never changes; what a tokenizer
     learns lies beside it."""
-    if "dreambooth_core.formats.tokenizers" not in sys.modules:
+    if "dreambooth_core.families.clip_tokenizers" not in sys.modules:
         yield
         return
     from transformers.models.clip import tokenization_clip

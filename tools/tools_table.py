@@ -20,11 +20,11 @@ from dreambooth_core.disk import write_text
 from dreambooth_core.families.base import Family
 from dreambooth_core.families.names import names_of
 from dreambooth_core.families.registry import FAMILIES
+from dreambooth_core.families.stable_diffusion.folder import write_folder
+from dreambooth_core.families.stable_diffusion.single_write import write_single_file
 from dreambooth_core.formats import storage
 from dreambooth_core.formats.adapters.model import Adapter
 from dreambooth_core.formats.adapters.write import write_adapter
-from dreambooth_core.formats.checkpoints.folder import write_folder
-from dreambooth_core.formats.checkpoints.single_write import write_single_file
 from tests.helpers.adapters import adapter_for
 from tests.helpers.family_adapters import family_adapter, native_file
 from tests.helpers.host_files import as_fp8, write_gguf, write_split

@@ -125,10 +125,10 @@ def base_of(path: Path | None) -> dict[str, torch.Tensor] | None:
     """Weights of the base by module name, for adapters whose change depends on it."""
     if path is None:
         return None
+    from dreambooth_core.families.stable_diffusion.read import read_model
     from dreambooth_core.formats.adapters.apply import base_weights
     from dreambooth_core.formats.adapters.denoisers import is_transformer, read_denoiser
     from dreambooth_core.formats.adapters.naming import TRANSFORMER
-    from dreambooth_core.formats.checkpoints.read import read_model
 
     if is_transformer(path):
         return base_weights({TRANSFORMER: read_denoiser(path).tensors})

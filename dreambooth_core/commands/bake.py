@@ -48,12 +48,12 @@ class Options(adapter_parts.Weighted, Reporting):
 
 def run(args: Options) -> None:
     """Bakes. Raises ``UserError`` and ``SaveFailed``."""
+    from dreambooth_core.families.stable_diffusion.convert import refuse_overlap
+    from dreambooth_core.families.stable_diffusion.folder import write_folder
+    from dreambooth_core.families.stable_diffusion.read import read_model
+    from dreambooth_core.families.stable_diffusion.single_write import write_single_file
     from dreambooth_core.formats.adapters.apply import bake
     from dreambooth_core.formats.adapters.denoisers import is_transformer
-    from dreambooth_core.formats.checkpoints.convert import refuse_overlap
-    from dreambooth_core.formats.checkpoints.folder import write_folder
-    from dreambooth_core.formats.checkpoints.read import read_model
-    from dreambooth_core.formats.checkpoints.single_write import write_single_file
 
     dtype = adapter_parts.dtype_of(args.dtype)
     refuse_overlap(args.base, args.out)

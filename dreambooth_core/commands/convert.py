@@ -121,7 +121,7 @@ class Options(Reporting):
 
 def run(args: Options) -> None:
     """Converts. Raises ``UserError`` and ``SaveFailed``."""
-    from dreambooth_core.formats.detect import identify
+    from dreambooth_core.families.detect import identify
 
     identity = identify(args.source)
     if identity.kind == "adapter":
@@ -149,7 +149,7 @@ UNETS_ALONE = (
 def _flow(args: Options) -> bool:
     """Converts the denoiser of a rectified-flow family; False where it is none."""
     from dreambooth_core.families.convert import convert_flow, find_flow
-    from dreambooth_core.formats.checkpoints.convert import refuse_overlap
+    from dreambooth_core.families.stable_diffusion.convert import refuse_overlap
 
     flow = find_flow(args.source)
     if flow is None:
@@ -171,7 +171,7 @@ def _flow(args: Options) -> bool:
 
 
 def _checkpoint(args: Options) -> None:
-    from dreambooth_core.formats.checkpoints.convert import Request, convert_checkpoint
+    from dreambooth_core.families.stable_diffusion.convert import Request, convert_checkpoint
 
     report = convert_checkpoint(
         Request(

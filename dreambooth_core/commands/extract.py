@@ -52,11 +52,11 @@ class Options(adapter_parts.Writing):
 
 def run(args: Options) -> None:
     """Extracts. Raises ``UserError`` and ``SaveFailed``."""
+    from dreambooth_core.families.stable_diffusion.read import read_model
     from dreambooth_core.formats.adapters.denoisers import is_transformer, read_denoiser
     from dreambooth_core.formats.adapters.extract import extract
     from dreambooth_core.formats.adapters.names import layers_of
     from dreambooth_core.formats.adapters.naming import TRANSFORMER
-    from dreambooth_core.formats.checkpoints.read import read_model
 
     kinds = [is_transformer(path) for path in (args.base, args.tuned)]
     layers, warnings = 2, []

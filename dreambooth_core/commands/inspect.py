@@ -38,8 +38,8 @@ class Options(Reporting):
 def run(args: Options) -> None:
     """Inspects. Raises ``UserError`` for what is no model, or, after the report, a damaged one."""
     with importing():
+        from dreambooth_core.families.detect import identify
         from dreambooth_core.families.registry import FAMILIES, named
-        from dreambooth_core.formats.detect import identify
         from dreambooth_core.formats.embeddings import read_embedding
 
     identity = named(identify(args.file))

@@ -17,9 +17,8 @@ from dreambooth_core.disk import sha256, write_bytes
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.host_sampling import HOSTS, SCHEDULES, Like
 from dreambooth_core.families.loading import load_base, pinned
-from dreambooth_core.families.options import BaseOptions
+from dreambooth_core.families.options import SCHEDULERS, BaseOptions
 from dreambooth_core.families.sampling import SamplingSettings, generate
-from dreambooth_core.families.sd import SCHEDULERS
 from dreambooth_core.families.tokens import add_token
 from dreambooth_core.formats.adapters.apply import AdapterStack
 from dreambooth_core.formats.adapters.read import read_adapter
@@ -59,7 +58,7 @@ class Options(Reporting):
     negative: str = argument("", help="what the images should not show")
     steps: int | None = argument(None, between=(1, 1000), help="denoising steps")
     guidance: float | None = argument(None, between=(0, 100), help="guidance scale")
-    scheduler: str = argument("ddim", choices=tuple(SCHEDULERS), help="sampler")
+    scheduler: str = argument("ddim", choices=SCHEDULERS, help="sampler")
     like: str = argument(
         "", choices=("", *HOSTS), help="make the very image that this host makes of a seed"
     )

@@ -56,7 +56,7 @@ def convert(script: str, argv: Sequence[str]) -> list[str]:
         UserError: a wrong command line, or a model that cannot be converted.
         SaveFailed: the target could not be written.
     """
-    from dreambooth_core.formats.checkpoints.convert import convert_checkpoint
+    from dreambooth_core.families.stable_diffusion.convert import convert_checkpoint
 
     table = FLAGS[script]
     given = read_flags(script, argv, table)
@@ -76,7 +76,7 @@ def convert(script: str, argv: Sequence[str]) -> list[str]:
 def _to_diffusers(given: dict[str, Any]) -> Any:
     import torch
 
-    from dreambooth_core.formats.checkpoints.convert import Request
+    from dreambooth_core.families.stable_diffusion.convert import Request
 
     require(given, ["checkpoint_path", "dump_path"])
     yaml = given.get("original_config_file") or given.get("config_files")
@@ -95,7 +95,7 @@ def _to_diffusers(given: dict[str, Any]) -> Any:
 
 
 def _to_original(given: dict[str, Any]) -> Any:
-    from dreambooth_core.formats.checkpoints.convert import SINGLE, Request
+    from dreambooth_core.families.stable_diffusion.convert import SINGLE, Request
 
     require(given, ["model_path", "checkpoint_path"])
     target = Path(given["checkpoint_path"])

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dreambooth_core.config.fields import MAX_SEED, advanced, option
+from dreambooth_core.families.options import SCHEDULERS
 
 
 @dataclass
@@ -123,7 +124,10 @@ class PriorOptions:
     )
     negative_prompt: str = option("", help="What class images should not show.")
     scheduler: str = option(
-        "", label="Sampler", help="The sampler for class images. Empty: the base's own."
+        "",
+        label="Sampler",
+        help="The sampler for class images. Empty: the base's own.",
+        choices=("", *SCHEDULERS),
     )
     precision: str = advanced(
         "auto",

@@ -20,9 +20,9 @@ from torch.nn import functional as F
 
 from dreambooth_core.disk.reading import read_json
 from dreambooth_core.errors import UserError
+from dreambooth_core.families.clip_tokenizers import load_tokenizers
 from dreambooth_core.families.text import encode_chunks, tokenise
 from dreambooth_core.formats.storage import read_tensors
-from dreambooth_core.formats.tokenizers import load_tokenizers
 from dreambooth_core.vision.pretrained import Pretrained
 
 FOLDER = "clip"

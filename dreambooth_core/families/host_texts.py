@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dreambooth_core.families import host_language as language
 from dreambooth_core.families.hosts import HostFiles, count
-from dreambooth_core.formats.checkpoints import text
+from dreambooth_core.families.stable_diffusion import text
 
 if TYPE_CHECKING:
     from dreambooth_core.families.base import Family

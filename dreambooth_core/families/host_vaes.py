@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dreambooth_core.formats.checkpoints import vae
+from dreambooth_core.families.stable_diffusion import vae
 from dreambooth_core.formats.checkpoints.pairs import to_diffusers
 from dreambooth_core.formats.storage import Stored
 

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from dreambooth_core.config.fields import advanced, option
 
+SCHEDULERS = ("ddim", "euler", "euler_a", "dpm++", "unipc", "pndm")
+"""The samplers of validation, class and other images; a family has its own under these names."""
+
 
 @dataclass
 class BaseOptions:

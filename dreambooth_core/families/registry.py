@@ -8,6 +8,7 @@ from dataclasses import replace
 from dreambooth_core.errors import Unsupported
 from dreambooth_core.families.anima import Anima
 from dreambooth_core.families.base import Configs, Family
+from dreambooth_core.families.detect import Identity
 from dreambooth_core.families.flux import Chroma, Flux
 from dreambooth_core.families.flux2 import Flux2Dev, Flux2Klein
 from dreambooth_core.families.hidream import HiDream
@@ -17,11 +18,14 @@ from dreambooth_core.families.krea2 import Krea2
 from dreambooth_core.families.lumina2 import Lumina2
 from dreambooth_core.families.qwen_image import QwenImage
 from dreambooth_core.families.sana import Sana
-from dreambooth_core.families.sd import StableDiffusion1, StableDiffusion2, StableDiffusionXL
 from dreambooth_core.families.sd3 import StableDiffusion3
+from dreambooth_core.families.stable_diffusion.family import (
+    StableDiffusion1,
+    StableDiffusion2,
+    StableDiffusionXL,
+)
 from dreambooth_core.families.z_image import ZImage
 from dreambooth_core.formats.checkpoints.pieces import Piece
-from dreambooth_core.formats.detect import Identity
 from dreambooth_core.registry import Registry
 
 FAMILIES: Registry[Family] = Registry("family", where="base.model", group="dreambooth.families")

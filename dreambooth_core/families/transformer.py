@@ -30,13 +30,13 @@ from dreambooth_core.families.base import (
 from dreambooth_core.families.host_texts import hosts_file
 from dreambooth_core.families.split import SplitParts, fill
 from dreambooth_core.families.text import Conditioning
-from dreambooth_core.formats.checkpoints.build import (
+from dreambooth_core.formats.checkpoints.folder_layout import read_weights
+from dreambooth_core.formats.checkpoints.networks import (
     UNREADABLE,
     UNRUN,
     in_precision,
     without_initial_values,
 )
-from dreambooth_core.formats.checkpoints.folder_layout import read_weights
 from dreambooth_core.formats.checkpoints.parts import ModelParts
 from dreambooth_core.formats.folders import index_of, read_scheduler
 from dreambooth_core.formats.privacy import cleaned

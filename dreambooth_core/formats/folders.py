@@ -19,6 +19,12 @@ MOST_ENTRIES = 10_000
 
 INDEXES = ("model_index.json", "modular_model_index.json")
 """What names the parts of a model in diffusers' layout; the second of a modular pipeline."""
+PIPELINE = (
+    INDEXES[0],
+    *("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler"),
+    *("feature_extractor", "image_encoder", "safety_checker"),
+)
+"""What a pipeline's folder may consist of, and what goes when another takes its place."""
 
 
 def index_of(folder: Path) -> Path:

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from dreambooth_core.errors import UserError
+from dreambooth_core.families.detect import family_label
 from dreambooth_core.formats.adapters.lowrank import Keep, Reduced, reduce_matrix, reduce_product
 from dreambooth_core.formats.adapters.model import Weights, component_of
 from dreambooth_core.formats.adapters.naming import unfused
 from dreambooth_core.formats.adapters.peft_state import names_in
 from dreambooth_core.formats.adapters.read import read_adapter
 from dreambooth_core.formats.adapters.weights import require_fit
-from dreambooth_core.formats.detect import family_label
 
 WHERE = "method.init_from"
 EXACT = 3e-6

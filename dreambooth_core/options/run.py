@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dreambooth_core.config.fields import MAX_SEED, MAX_STEPS, advanced, option
+from dreambooth_core.families.options import SCHEDULERS
 from dreambooth_core.formats.layouts import LAYOUTS
 from dreambooth_core.methods.table import ARRANGEMENTS
 
@@ -227,7 +228,7 @@ class ValidationOptions:
         "ddim",
         label="Sampler",
         help="Sampling method of the images.",
-        choices=("ddim", "euler", "euler_a", "dpm++", "unipc", "pndm"),
+        choices=SCHEDULERS,
     )
     like: str = advanced(
         "none",

@@ -40,7 +40,6 @@ from dreambooth_core.devices import Precision, make_precision
 from dreambooth_core.errors import Stopped, UserError
 from dreambooth_core.families.base import Components, config_of
 from dreambooth_core.families.sampling import SamplingSettings, generate
-from dreambooth_core.families.sd import SCHEDULERS
 from dreambooth_core.formats.fingerprint import fingerprint
 from dreambooth_core.objective.objective import Objective
 from dreambooth_core.options import TrainConfig
@@ -70,12 +69,6 @@ def class_images(config: TrainConfig, concept: Concept, base_fingerprint: str) -
         UserError: they cannot be made as asked, or the folder cannot be used.
     """
     prior = config.prior
-    if prior.scheduler and prior.scheduler not in SCHEDULERS:
-        raise UserError(
-            f"there is no scheduler {prior.scheduler!r}",
-            where="prior.scheduler",
-            do=f"Choose from {', '.join(SCHEDULERS)}, or leave it empty for the base's own.",
-        )
     recipe = recipe_of(concept, prior, config.data, base_fingerprint)
     kept_in = Path(prior.folder) if prior.folder else Path(config.run.output) / CLASS_FOLDER
     return find_class_images(

@@ -44,10 +44,10 @@ from dreambooth_core.disk import (
 from dreambooth_core.families.base import Components, config_of
 from dreambooth_core.formats.adapters.model import Adapter
 from dreambooth_core.formats.adapters.write import write_adapter
-from dreambooth_core.formats.checkpoints.build import component_of
-from dreambooth_core.formats.checkpoints.folder import NAMES
 from dreambooth_core.formats.checkpoints.folder_layout import stored_config
+from dreambooth_core.formats.checkpoints.networks import component_of
 from dreambooth_core.formats.embeddings import write_embedding
+from dreambooth_core.formats.folders import PIPELINE
 from dreambooth_core.formats.privacy import cleaned
 from dreambooth_core.formats.storage import write_tensors
 from dreambooth_core.jobs import RunFolder
@@ -244,7 +244,7 @@ class Results:
     def _write_trained(self, folder: Path, adapter: Adapter | None) -> Path:
         """What is trained and nothing else: networks in folders of their own, or the adapter."""
         if adapter is None:
-            with replacing_folder(folder, NAMES) as part:
+            with replacing_folder(folder, [*PIPELINE, *self.parts.family.networks]) as part:
                 for name, model in self.method.trained_models.items():
                     component = component_of(name, model)
                     denoises = name == self.parts.family.denoiser
@@ -266,7 +266,7 @@ class Results:
 
     def _write_numbered(self, step: int, adapter: Adapter | None, metadata: dict[str, str]) -> Path:
         folder = self.numbered(step)
-        with replacing_folder(folder, [*NAMES, LORA_FILE, ARGUMENTS]) as part:
+        with replacing_folder(folder, [*PIPELINE, LORA_FILE, ARGUMENTS]) as part:
             if adapter is None:
                 self.parts.family.write_folder(
                     self.parts, part, self.dtype, metadata, scheduler="ddim", extras="none"

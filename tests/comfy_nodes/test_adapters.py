@@ -11,13 +11,13 @@ from PIL import Image
 
 from comfy_nodes.adapters import is_host_named
 from dreambooth_core.errors import UserError
+from dreambooth_core.families.stable_diffusion.single_read import read_single_file
+from dreambooth_core.families.stable_diffusion.single_write import write_single_file
 from dreambooth_core.formats.adapters.apply import bake
 from dreambooth_core.formats.adapters.merge import Part
 from dreambooth_core.formats.adapters.read import read_adapter
 from dreambooth_core.formats.adapters.write import write_adapter
 from dreambooth_core.formats.checkpoints.parts import ModelParts
-from dreambooth_core.formats.checkpoints.single_read import read_single_file
-from dreambooth_core.formats.checkpoints.single_write import write_single_file
 from dreambooth_core.formats.storage import read_metadata
 from tests.helpers.adapters import adapter_for, assert_same_change, base_of, parts_of, states_of
 

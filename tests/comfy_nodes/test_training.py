@@ -17,8 +17,8 @@ from comfy_nodes.requests import FILE, Draft, Found, Request, find, prepare, sav
 from comfy_nodes.watching import line_of
 from dreambooth_core.config.loading import load
 from dreambooth_core.errors import DreamBoothError, UserError
+from dreambooth_core.families.stable_diffusion.single_write import write_single_file
 from dreambooth_core.formats.adapters.read import read_adapter
-from dreambooth_core.formats.checkpoints.single_write import write_single_file
 from dreambooth_core.formats.embeddings import read_embedding
 from dreambooth_core.jobs import RunFolder, spare, status
 from dreambooth_core.options import TrainConfig

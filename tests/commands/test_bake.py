@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from dreambooth_core.commands.main import main
+from dreambooth_core.families.stable_diffusion.read import read_model
+from dreambooth_core.families.stable_diffusion.single_write import write_single_file
 from dreambooth_core.formats.adapters.read import read_adapter
 from dreambooth_core.formats.adapters.write import write_adapter
-from dreambooth_core.formats.checkpoints.read import read_model
-from dreambooth_core.formats.checkpoints.single_write import write_single_file
 from tests.helpers.adapters import adapter_for, parts_of, relative
 
 

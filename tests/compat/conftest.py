@@ -13,7 +13,7 @@ from helpers.runs import bare
 from helpers.tiny import draw_pictures, tiny_sd1
 
 from dreambooth_core.commands.main import main
-from dreambooth_core.formats.checkpoints.folder import write_folder
+from dreambooth_core.families.stable_diffusion.folder import write_folder
 
 Typed = Callable[..., Path]
 
@@ -21,7 +21,7 @@ Typed = Callable[..., Path]
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny SD1 as a whole diffusers folder, tokenizer and all."""
-    from dreambooth_core.formats.checkpoints.folder import read_folder
+    from dreambooth_core.families.stable_diffusion.folder import read_folder
 
     bare = tiny_sd1(tmp_path_factory.mktemp("bare"))
     whole = tmp_path_factory.mktemp("base")

@@ -20,7 +20,7 @@ from dreambooth_core.compat.launch import prepare
 from dreambooth_core.compat.translate import translate
 from dreambooth_core.config.loading import load
 from dreambooth_core.errors import UserError
-from dreambooth_core.formats.checkpoints.single_write import write_single_file
+from dreambooth_core.families.stable_diffusion.single_write import write_single_file
 from dreambooth_core.formats.storage import read_tensors
 from dreambooth_core.jobs import Proposal, RunFolder
 from dreambooth_core.options import TrainConfig

@@ -17,10 +17,10 @@ from dreambooth_core.families.base import SizeInfo
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.families.options import BaseOptions
 from dreambooth_core.families.sampling import build_pipeline
-from dreambooth_core.formats.checkpoints.folder import write_folder
-from dreambooth_core.formats.checkpoints.prediction import find
-from dreambooth_core.formats.checkpoints.scheduler import default_scheduler
-from dreambooth_core.formats.checkpoints.single_write import write_single_file
+from dreambooth_core.families.stable_diffusion.folder import write_folder
+from dreambooth_core.families.stable_diffusion.prediction import find
+from dreambooth_core.families.stable_diffusion.scheduler import default_scheduler
+from dreambooth_core.families.stable_diffusion.single_write import write_single_file
 from dreambooth_core.formats.storage import read_metadata
 from dreambooth_core.jobs import read_receipt
 from dreambooth_core.objective.options import ObjectiveOptions

@@ -36,7 +36,7 @@ from dreambooth_core.families.loading import load_base, read_configs
 from dreambooth_core.families.options import BaseOptions
 from dreambooth_core.families.registry import FAMILIES
 from dreambooth_core.families.split_find import find_parts
-from dreambooth_core.formats.checkpoints import text
+from dreambooth_core.families.stable_diffusion import text
 from dreambooth_core.formats.storage import read_metadata, write_tensors
 
 SENTENCEPIECE = Path(__file__).with_name("sentencepiece.json")

@@ -72,7 +72,7 @@ PRELOADED = (
     "dreambooth_core.trainer.run",
     "torch._dynamo",  # which the first optimizer imports
     "dreambooth_core.formats.adapters.read",
-    "dreambooth_core.formats.checkpoints.read",
+    "dreambooth_core.families.stable_diffusion.read",
     "diffusers",
     "diffusers.models.autoencoders.autoencoder_kl",
     "diffusers.models.unets.unet_2d_condition",

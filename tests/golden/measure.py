@@ -17,7 +17,7 @@ from helpers.runs import bare, config_for, folder_for, losses
 from helpers.tiny import COLOURS
 from PIL import Image, ImageDraw
 
-from dreambooth_core.formats.checkpoints.folder import write_folder
+from dreambooth_core.families.stable_diffusion.folder import write_folder
 from dreambooth_core.formats.storage import read_tensors
 from dreambooth_core.jobs import RunFolder
 from dreambooth_core.trainer.run import run

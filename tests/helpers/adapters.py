@@ -10,6 +10,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from dreambooth_core.families.stable_diffusion.build import build
 from dreambooth_core.formats.adapters.model import (
     Adapter,
     DiffWeights,
@@ -19,7 +20,6 @@ from dreambooth_core.formats.adapters.model import (
     OftWeights,
     Weights,
 )
-from dreambooth_core.formats.checkpoints.build import build
 from dreambooth_core.formats.checkpoints.parts import ModelParts
 from tests.helpers.reduced_models import reduced_parts
 

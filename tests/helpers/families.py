@@ -6,7 +6,7 @@ from pathlib import Path
 
 from helpers.reduced_models import reduced_parts
 
-from dreambooth_core.formats.checkpoints.folder import write_folder
+from dreambooth_core.families.stable_diffusion.folder import write_folder
 
 KINDS: dict[str, tuple[str, int, str]] = {
     "sd1": ("sd1", 4, "epsilon"),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dreambooth_core.families.base import Family
-from dreambooth_core.formats.checkpoints import vae
+from dreambooth_core.families.stable_diffusion import vae
 from dreambooth_core.formats.checkpoints.folder_layout import read_config, read_weights
 from dreambooth_core.formats.checkpoints.pairs import to_single
 from dreambooth_core.formats.storage import Lazy, write_tensors

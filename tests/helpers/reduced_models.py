@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from dreambooth_core.formats.checkpoints import text, unet, unet_config, vae
-from dreambooth_core.formats.checkpoints.build import empty
+from dreambooth_core.families.stable_diffusion import text, unet, unet_config, vae
+from dreambooth_core.families.stable_diffusion.build import empty
+from dreambooth_core.families.stable_diffusion.scheduler import default_scheduler
+from dreambooth_core.families.stable_diffusion.stock import stock_configs
 from dreambooth_core.formats.checkpoints.parts import Component, ModelParts
-from dreambooth_core.formats.checkpoints.scheduler import default_scheduler
-from dreambooth_core.formats.checkpoints.stock import stock_configs
 
 VOCABULARY = 49408
 """CLIP's whole vocabulary: the tokenizer comes with the package."""

@@ -10,8 +10,8 @@ from pathlib import Path
 from torch import Tensor
 
 from dreambooth_core.bases.embedded import embedded_folder
-from dreambooth_core.formats.checkpoints.read import read_model
-from dreambooth_core.formats.checkpoints.single_write import write_single_file
+from dreambooth_core.families.stable_diffusion.read import read_model
+from dreambooth_core.families.stable_diffusion.single_write import write_single_file
 
 ROOT = Path(__file__).parents[2]
 STAR = ROOT / "dreambooth_core" / "assets" / "demo" / "star"

@@ -21,7 +21,7 @@ from helpers.flow_bases import WRITERS
 from helpers.tiny import draw_pictures, tiny_sd1
 
 from dreambooth_core.commands.main import main
-from dreambooth_core.formats.checkpoints.folder import read_folder, write_folder
+from dreambooth_core.families.stable_diffusion.folder import read_folder, write_folder
 
 HUB = "hf-internal-testing/"
 IMAGES = "docs/source/en/imgs"

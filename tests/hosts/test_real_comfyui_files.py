@@ -13,14 +13,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from dreambooth_core.families.stable_diffusion.scheduler import default_scheduler
+from dreambooth_core.families.stable_diffusion.single_write import tensors_of, write_single_file
+from dreambooth_core.families.stable_diffusion.stock import stock_configs
 from dreambooth_core.formats.adapters.apply import bake
 from dreambooth_core.formats.adapters.merge import Part
 from dreambooth_core.formats.adapters.model import Adapter, DiffWeights, LoraWeights, Weights
 from dreambooth_core.formats.adapters.write import write_adapter
 from dreambooth_core.formats.checkpoints.parts import Component, ModelParts
-from dreambooth_core.formats.checkpoints.scheduler import default_scheduler
-from dreambooth_core.formats.checkpoints.single_write import tensors_of, write_single_file
-from dreambooth_core.formats.checkpoints.stock import stock_configs
 from dreambooth_core.formats.storage import read_tensors
 from tests.helpers.adapters import weights_for
 from tests.helpers.reduced_models import full_parts, random_tensors, unet_of

@@ -336,11 +336,11 @@ def full_size_file(target: Path) -> Path:
     """
     import torch
 
-    from dreambooth_core.formats.checkpoints.build import empty
+    from dreambooth_core.families.stable_diffusion.build import empty
+    from dreambooth_core.families.stable_diffusion.scheduler import default_scheduler
+    from dreambooth_core.families.stable_diffusion.single_write import write_single_file
+    from dreambooth_core.families.stable_diffusion.stock import stock_configs
     from dreambooth_core.formats.checkpoints.parts import Component, ModelParts
-    from dreambooth_core.formats.checkpoints.scheduler import default_scheduler
-    from dreambooth_core.formats.checkpoints.single_write import write_single_file
-    from dreambooth_core.formats.checkpoints.stock import stock_configs
 
     torch.manual_seed(0)
     components = {}

@@ -12,7 +12,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
 
-from dreambooth_core.formats.checkpoints.build import empty
+from dreambooth_core.families.stable_diffusion.build import empty
 from dreambooth_core.memory.activations import trace
 from dreambooth_core.memory.models import training_step
 

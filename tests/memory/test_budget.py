@@ -11,7 +11,7 @@ import torch
 from dreambooth_core.commands.main import main
 from dreambooth_core.config.loading import load
 from dreambooth_core.errors import UserError
-from dreambooth_core.formats.checkpoints.stock import stock_configs
+from dreambooth_core.families.stable_diffusion.stock import stock_configs
 from dreambooth_core.formats.storage import write_tensors
 from dreambooth_core.jobs import RunFolder, read_receipt
 from dreambooth_core.memory import advice

@@ -12,7 +12,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
 
-from dreambooth_core.formats.checkpoints.build import empty
+from dreambooth_core.families.stable_diffusion.build import empty
 from dreambooth_core.memory.budget import changed_config
 from dreambooth_core.memory.estimate import (
     CUDA_CONTEXT,

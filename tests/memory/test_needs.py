@@ -12,7 +12,7 @@ from helpers.runs import PRIOR, config_for, folder_for, go_on, losses, train
 
 from dreambooth_core.commands.main import main
 from dreambooth_core.config.loading import load
-from dreambooth_core.formats.checkpoints.stock import stock_configs
+from dreambooth_core.families.stable_diffusion.stock import stock_configs
 from dreambooth_core.jobs import read_receipt
 from dreambooth_core.jobs.checkpoints import saved_steps
 from dreambooth_core.memory import measure

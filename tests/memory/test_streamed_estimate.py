@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from dreambooth_core.families.sd import StableDiffusion1
-from dreambooth_core.formats.checkpoints.build import empty
+from dreambooth_core.families.stable_diffusion.build import empty
+from dreambooth_core.families.stable_diffusion.family import StableDiffusion1
 from dreambooth_core.memory.budget import changed_config
 from dreambooth_core.memory.estimate import (
     COMPUTED,

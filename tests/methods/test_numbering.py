@@ -7,10 +7,10 @@ from pathlib import Path
 from helpers.reduced_models import random_tensors, reduced_parts, unet_of
 from helpers.runs import config_for, train
 
+from dreambooth_core.families.stable_diffusion.folder import write_folder
+from dreambooth_core.families.stable_diffusion.single_write import write_single_file
 from dreambooth_core.formats.adapters.read import read_adapter
-from dreambooth_core.formats.checkpoints.folder import write_folder
 from dreambooth_core.formats.checkpoints.parts import Component
-from dreambooth_core.formats.checkpoints.single_write import write_single_file
 from dreambooth_core.formats.storage import read_tensors
 from dreambooth_core.jobs import read_receipt
 

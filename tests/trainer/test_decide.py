@@ -18,7 +18,7 @@ from dreambooth_core.commands.main import main
 from dreambooth_core.config.loading import dump, load
 from dreambooth_core.errors import UserError
 from dreambooth_core.families import loading
-from dreambooth_core.families.sd import UNetFamily
+from dreambooth_core.families.stable_diffusion.family import UNetFamily
 from dreambooth_core.memory.needs import Planner
 from dreambooth_core.options import TrainConfig
 from dreambooth_core.trainer import decide as module

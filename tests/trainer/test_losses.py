@@ -15,7 +15,7 @@ from transformers import CLIPTextModel
 
 from dreambooth_core.data.plan import CLASS, Slot
 from dreambooth_core.errors import TrainingFailed
-from dreambooth_core.formats.tokenizers import load_tokenizers
+from dreambooth_core.families.clip_tokenizers import load_tokenizers
 from dreambooth_core.randomness import generator, uniform
 from dreambooth_core.trainer.run import run
 

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from dreambooth_core.errors import UserError, at
+from dreambooth_core.families.detect import family_label
 from dreambooth_core.formats.adapters.lowrank import root, squares
 from dreambooth_core.formats.adapters.merge import Part, terms_of
 from dreambooth_core.formats.adapters.model import Adapter, Weights
 from dreambooth_core.formats.adapters.naming import unfused
 from dreambooth_core.formats.adapters.peft_state import names_in
 from dreambooth_core.formats.adapters.weights import add_bias
-from dreambooth_core.formats.detect import family_label
 
 
 @dataclass

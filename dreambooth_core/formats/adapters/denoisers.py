@@ -19,12 +19,13 @@ from dreambooth_core.disk import settle
 from dreambooth_core.disk.reading import open_regular
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.names import LayerNames
+from dreambooth_core.families.names.keys import family_of
 from dreambooth_core.formats import folders, gguf, storage
 from dreambooth_core.formats.adapters.naming import TRANSFORMER
 from dreambooth_core.formats.checkpoints.folder_layout import read_weights
 from dreambooth_core.formats.checkpoints.pieces import gguf_pieces
 from dreambooth_core.formats.eight_bits import MARKS, is_fp8, scale_of, scaled
-from dreambooth_core.formats.transformer_files import ADVICE, family_of, quantised_by
+from dreambooth_core.formats.quantised import ADVICE, quantised_by
 
 _KINDS = ("weight", "bias")
 

@@ -11,26 +11,7 @@ import torch
 from dreambooth_core.disk import reading
 from dreambooth_core.errors import UserError
 from dreambooth_core.formats import folders, pickles, storage
-from dreambooth_core.formats.checkpoints.parts import TEXT_ENCODERS, ModelParts
 from dreambooth_core.formats.privacy import cleaned
-from dreambooth_core.formats.tokenizers import tokenizer_name
-
-FEATURES: dict[str, Any] = {
-    "crop_size": {"height": 224, "width": 224},
-    "do_center_crop": True,
-    "do_convert_rgb": True,
-    "do_normalize": True,
-    "do_rescale": True,
-    "do_resize": True,
-    "feature_extractor_type": "CLIPFeatureExtractor",
-    "image_mean": [0.48145466, 0.4578275, 0.40821073],
-    "image_processor_type": "CLIPImageProcessor",
-    "image_std": [0.26862954, 0.26130258, 0.27577711],
-    "resample": 3,
-    "rescale_factor": 1 / 255,
-    "size": {"shortest_edge": 224},
-}
-"""How CLIP's vision tower takes images: what a safety checker would need."""
 
 PRECISION = ("torch_dtype", "dtype")
 """Keys by which transformers, older and newer, is told the precision to load in."""
@@ -54,41 +35,6 @@ def stored_config(name: str, config: dict[str, Any]) -> dict[str, Any]:
         config["torch_dtype"] = "float32"
     found: dict[str, Any] = cleaned(config)
     return found
-
-
-def model_index(parts: ModelParts) -> dict[str, Any]:
-    """The content of ``model_index.json``."""
-    import diffusers
-
-    xl = parts.family.startswith("sdxl")
-    kind = "StableDiffusionXL" if xl else "StableDiffusion"
-    if parts.family == "sdxl_refiner":
-        kind += "Img2Img"
-    elif parts.inpainting:
-        kind += "Inpaint"
-    index: dict[str, Any] = {
-        "_class_name": f"{kind}Pipeline",
-        "_diffusers_version": diffusers.__version__,
-    }
-    if xl:
-        index["force_zeros_for_empty_prompt"] = parts.family == "sdxl"
-        if parts.family == "sdxl_refiner":
-            index |= {"requires_aesthetics_score": True, "text_encoder": [None, None]}
-            index["tokenizer"] = [None, None]
-        index |= {"feature_extractor": [None, None], "image_encoder": [None, None]}
-    else:
-        index["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
-        index |= {"image_encoder": [None, None], "safety_checker": [None, None]}
-        index["requires_safety_checker"] = False
-    index["scheduler"] = ["diffusers", parts.scheduler["_class_name"]]
-    for name in TEXT_ENCODERS[parts.family]:
-        projected = "WithProjection" if name == "text_encoder_2" else ""
-        index[name] = ["transformers", f"CLIPTextModel{projected}"]
-    for name in TEXT_ENCODERS[parts.family]:
-        index[tokenizer_name(name)] = ["transformers", "CLIPTokenizer"]
-    index["unet"] = ["diffusers", "UNet2DConditionModel"]
-    index["vae"] = ["diffusers", "AutoencoderKL"]
-    return index
 
 
 def read_config(folder: Path) -> dict[str, Any]:

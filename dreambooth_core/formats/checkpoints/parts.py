@@ -9,27 +9,12 @@ from typing import Any
 
 import torch
 
-from dreambooth_core.errors import UserError
 from dreambooth_core.formats.storage import Lazy, TensorLike
 
 FLOW = "flow_prediction"
 """diffusers' word for what a UNet answers that was trained by rectified flow."""
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample", FLOW)
-
-TEXT_ENCODERS: dict[str, dict[str, str]] = {
-    "sd1": {"text_encoder": "cond_stage_model.transformer."},
-    "sd2": {"text_encoder": "cond_stage_model.model."},
-    "sdxl": {
-        "text_encoder": "conditioner.embedders.0.transformer.",
-        "text_encoder_2": "conditioner.embedders.1.model.",
-    },
-    "sdxl_refiner": {"text_encoder_2": "conditioner.embedders.0.model."},
-}
-"""The text encoders of each family by diffusers' names, and where the single file has them."""
-
-OPENCLIP = {("sd2", "text_encoder"), ("sdxl", "text_encoder_2"), ("sdxl_refiner", "text_encoder_2")}
-"""Those that are OpenCLIP's: in names of its own in the single file, and padded with 0."""
 
 CASTABLE = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
@@ -45,7 +30,7 @@ class Component:
 
 @dataclass
 class ModelParts:
-    """A Stable Diffusion model, independent of the layout that it was stored in.
+    """A model, independent of the layout that it was stored in.
 
     Tensors are views on memory maps where the file allows it: nothing is read before it is used.
     """
@@ -72,20 +57,6 @@ class ModelParts:
         """Whether the noise schedule ends in pure noise (Lin et al., arXiv 2305.08891)."""
         return bool(self.scheduler.get("rescale_betas_zero_snr", False))
 
-    @property
-    def inpainting(self) -> bool:
-        """Whether the UNet also takes a mask and the masked image (9 channels in)."""
-        unet = self.components.get("unet")
-        return unet is not None and unet.config.get("in_channels") == 9
-
-    @property
-    def resolution(self) -> int:
-        """The image size in pixels that the model was made for."""
-        size = self.components["unet"].config.get("sample_size") or 64
-        levels = len(self.components["vae"].config.get("block_out_channels", (1, 2, 4, 4)))
-        edge = size if isinstance(size, int) else max(size)
-        return int(edge * 2 ** (levels - 1))
-
 
 def cast(value: TensorLike, dtype: torch.dtype | None) -> TensorLike:
     """A floating-point tensor in another dtype, cast when it is written; others as they are."""
@@ -96,12 +67,3 @@ def cast(value: TensorLike, dtype: torch.dtype | None) -> TensorLike:
     if value.device.type == "meta":
         return value.to(dtype)
     return Lazy(tuple(value.shape), dtype, partial(value.to, dtype))
-
-
-def check_complete(parts: ModelParts, where: str | Path) -> None:
-    """Raises ``UserError`` when a network that the family needs is missing."""
-    for name in ("unet", "vae", *TEXT_ENCODERS[parts.family]):
-        if name not in parts.components:
-            advice = "Give one with --vae" if name == "vae" else None
-            what = {"vae": "VAE", "unet": "UNet"}.get(name, name.replace("_", " "))
-            raise UserError(f"there is no {what} in this model", where=where, do=advice)

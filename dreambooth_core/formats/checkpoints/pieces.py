@@ -20,8 +20,8 @@ from dreambooth_core.disk.reading import open_regular
 from dreambooth_core.errors import Unsupported
 from dreambooth_core.formats import gguf
 from dreambooth_core.formats.eight_bits import MARKS, is_fp8, scale_of, scaled
+from dreambooth_core.formats.quantised import ADVICE, quantised_by
 from dreambooth_core.formats.storage import DTYPES, Stored, read_header, read_tensors
-from dreambooth_core.formats.transformer_files import ADVICE, quantised_by
 
 _PREFIX = re.compile(
     r"((model\.diffusion_model|net)\.)?llm_adapter\.|(model\.diffusion_model|net)\.|vae\.|first_stage_model\.|text_encoders\.[^.]+\.transformer\."

@@ -128,7 +128,7 @@ def base(folder: Path, spoil: Callable[[Tensors], None] | None = None, name: str
     """A reduced Stable Diffusion 1 in one file, whole or spoilt. Its module ``to_q`` is 32 x 32."""
     from safetensors.torch import load_file
 
-    from dreambooth_core.formats.checkpoints.single_write import write_single_file
+    from dreambooth_core.families.stable_diffusion.single_write import write_single_file
     from tests.helpers.reduced_models import reduced_parts
 
     good = shared(

@@ -55,8 +55,8 @@ def template(family: str, layout: str, seed: int = 0) -> Path:
     made = STORE / name / ("base" if layout == "folder" else f"base.{layout}")
     if made.exists():
         return made
-    from dreambooth_core.formats.checkpoints.folder import write_folder
-    from dreambooth_core.formats.checkpoints.single_write import write_single_file
+    from dreambooth_core.families.stable_diffusion.folder import write_folder
+    from dreambooth_core.families.stable_diffusion.single_write import write_single_file
 
     STORE.mkdir(exist_ok=True)
     place = Path(tempfile.mkdtemp(dir=STORE))
@@ -73,9 +73,9 @@ def template(family: str, layout: str, seed: int = 0) -> Path:
 
 
 def _parts(family: str, seed: int) -> Any:
-    from dreambooth_core.formats.checkpoints import vae
+    from dreambooth_core.families.stable_diffusion import vae
+    from dreambooth_core.families.stable_diffusion.scheduler import default_scheduler
     from dreambooth_core.formats.checkpoints.parts import Component, ModelParts
-    from dreambooth_core.formats.checkpoints.scheduler import default_scheduler
     from tests.helpers.reduced_models import random_tensors, reduced_configs, unet_of
 
     configs = reduced_configs(family)

@@ -109,7 +109,7 @@ def _as_small_as_they_are() -> None:
         qwen_image,
         sd3,
     )
-    from dreambooth_core.formats.checkpoints import text
+    from dreambooth_core.families.stable_diffusion import text
 
     host_vaes.NORM_GROUPS = 4
     text.HEAD_WIDTH = 16

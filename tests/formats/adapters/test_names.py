@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dreambooth_core.families.stable_diffusion.stock import stock_configs
 from dreambooth_core.formats.adapters import names
 from dreambooth_core.formats.adapters.read import module_name
 from dreambooth_core.formats.adapters.write import kohya_name
-from dreambooth_core.formats.checkpoints.stock import stock_configs
 from tests.helpers.reduced_models import meta_tensors, unet_of
 
 TRANSFORMER = [

@@ -18,11 +18,11 @@ from peft import (
 from torch import Tensor, nn
 
 from dreambooth_core.errors import Unsupported
+from dreambooth_core.families.detect import identify
 from dreambooth_core.formats.adapters.apply import AdapterStack
 from dreambooth_core.formats.adapters.model import Adapter, Weights
 from dreambooth_core.formats.adapters.peft_state import from_peft
 from dreambooth_core.formats.adapters.read import is_adapter_folder, read_adapter
-from dreambooth_core.formats.detect import identify
 from tests.helpers.adapters import models_of
 
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2"]
