@@ -152,7 +152,7 @@ def _top(key: str) -> str:
 @lru_cache(8192)
 def names_of(key: str) -> tuple[str, ...]:
     """All that a tensor's block is called by, the most specific first."""
-    from dreambooth_core.formats.adapters.names import ldm_name, unet_path
+    from dreambooth_core.families.names.unet import ldm_name, unet_path
 
     if key.startswith("lora_te"):
         number = "text_encoder_2" if key.startswith("lora_te2_") else "text_encoder"

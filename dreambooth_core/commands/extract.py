@@ -52,10 +52,10 @@ class Options(adapter_parts.Writing):
 
 def run(args: Options) -> None:
     """Extracts. Raises ``UserError`` and ``SaveFailed``."""
+    from dreambooth_core.families.names.unet import layers_of
     from dreambooth_core.families.stable_diffusion.read import read_model
     from dreambooth_core.formats.adapters.denoisers import is_transformer, read_denoiser
     from dreambooth_core.formats.adapters.extract import extract
-    from dreambooth_core.formats.adapters.names import layers_of
     from dreambooth_core.formats.adapters.naming import TRANSFORMER
 
     kinds = [is_transformer(path) for path in (args.base, args.tuned)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +12,8 @@ from typing import Any
 from dreambooth_core.disk import settle
 from dreambooth_core.disk.reading import open_regular, read_json, regular
 from dreambooth_core.errors import UserError
-from dreambooth_core.families.names import names_of
+from dreambooth_core.families.names import LABELS, label_of, names_of
+from dreambooth_core.families.names.stable_diffusion import has_second_encoder, of_keys, of_width
 from dreambooth_core.families.signatures import (
     ADAPTER_ENDINGS,
     ADAPTER_FRAGMENTS,
@@ -30,19 +30,8 @@ from dreambooth_core.formats.folders import INDEXES, entries, is_file, is_folder
 
 NOT_A_MODEL = "not a model"
 
-_FAMILY_NAMES = {
-    "sd1": "Stable Diffusion 1",
-    "sd2": "Stable Diffusion 2",
-    "sdxl": "Stable Diffusion XL",
-    "sdxl_refiner": "Stable Diffusion XL refiner",
-}
 _VARIANTS = {9: "inpainting", 8: "edit (image and instruction)", 5: "depth"}
 _PARTS = {"UNet2DConditionModel": "unet", "AutoencoderKL": "vae", "ControlNetModel": "controlnet"}
-_KEY_OR_VALUE = re.compile(r"to_[kv](?=[._])")
-_UNET_LAYER = re.compile(
-    r"(?:down_blocks|up_blocks|mid_block|(?:in|out)put_blocks|middle_block)[._]"
-)
-_CONTEXTS = {768: "sd1", 1024: "sd2", 2048: "sdxl", 1280: "sdxl_refiner"}
 
 
 @dataclass(frozen=True)
@@ -129,7 +118,7 @@ def _by_names(
         raise UserError(
             f"a file of an unknown kind: {len(shapes)} tensors, for example {example}", where=path
         )
-    if kind == "checkpoint" and family in _FAMILY_NAMES:
+    if kind == "checkpoint" and family in LABELS:
         details |= _checkpoint_details(shapes, metadata)
         if details["variant"] != "base":
             label += f", {details['variant']}"
@@ -148,7 +137,7 @@ def _classify(shapes: Shapes, metadata: Mapping[str, str]) -> tuple[str | None, 
     if _is_adapter(shapes):
         family = _adapter_family(shapes, metadata)
         transformer = names_of(family)
-        whose = called(transformer, shapes) if transformer else family_label(family)
+        whose = called(transformer, shapes) if transformer else label_of(family)
         return "adapter", family, f"a LoRA or relative{f' for {whose}' * bool(whose)}"
     for signature in SIGNATURES:
         if signature.fits(names):
@@ -156,12 +145,12 @@ def _classify(shapes: Shapes, metadata: Mapping[str, str]) -> tuple[str | None, 
             return signature.kind, family, signature.label
     family = single_layout.family_of(shapes)
     if family is not None:
-        return "checkpoint", family, f"a {_FAMILY_NAMES[family]} checkpoint"
+        return "checkpoint", family, f"a {LABELS[family]} checkpoint"
     if any(name.startswith(single_layout.UNET) for name in names):
         return "checkpoint", None, "a checkpoint of an unknown diffusion model"
     if _is_embedding(shapes):
         widths = {int(shape[-1]) for shape in shapes.values()}
-        family = "sdxl" if widths == {768, 1280} else _CONTEXTS.get(min(widths))
+        family = "sdxl" if widths == {768, 1280} else of_width(min(widths))
         return "embedding", family, "a textual inversion embedding"
     return None, None, ""
 
@@ -180,35 +169,19 @@ def _checkpoint_details(shapes: Shapes, metadata: Mapping[str, str]) -> dict[str
 
 
 def _adapter_family(shapes: Shapes, metadata: Mapping[str, str]) -> str | None:
-    """By the layers' names; of a UNet by the width of the text that cross-attention takes."""
-    for name, shape in shapes.items():
-        wide = any(part in name for part in (".lora_down.", ".lora_A.", "lora.down.", "hada_w1_b"))
-        wide = wide or name.endswith(".diff")
-        stable = "transformer_blocks" in name and _UNET_LAYER.search(name)
-        if wide and stable and len(shape) > 1 and "attn2" in name and _KEY_OR_VALUE.search(name):
-            found = _CONTEXTS.get(int(shape[1]))
-            if found:
-                return found
-    if any(_UNET_LAYER.search(name) for name in shapes):
-        return "sdxl" if any(n.startswith("lora_te2_") for n in shapes) else None
+    family, of_unet = of_keys(shapes)
+    if of_unet:
+        return family
     transformer = family_of_keys(shapes, metadata)
     if transformer is not None:
         return transformer[0].family
-    if any(n.startswith("lora_te2_") or "text_encoder_2." in n for n in shapes):
-        return "sdxl"
-    return None
-
-
-def family_label(family: str | None) -> str:
-    """What an adapter's family is called, ``""`` where it is not known."""
-    names = names_of(family)
-    return names.label if names is not None else _FAMILY_NAMES.get(family or "", "")
+    return "sdxl" if has_second_encoder(shapes) else None
 
 
 def _family_of_part(shapes: Shapes) -> str | None:
     for name, shape in shapes.items():
         if name.endswith("attn2.to_k.weight") and len(shape) == 2:
-            return _CONTEXTS.get(int(shape[1]))
+            return of_width(int(shape[1]))
     return None
 
 
@@ -285,7 +258,7 @@ def _folder(path: Path) -> Identity:
 
         pipeline = str(config.get("_class_name", ""))
         family = folder.family_of(path, config)
-        name = _FAMILY_NAMES.get(family or "", pipeline or "an unknown pipeline")
+        name = LABELS.get(family or "", pipeline or "an unknown pipeline")
         return told("diffusers", family, f"a diffusers folder of {name}", pipeline=pipeline)
     if file == "adapter_config.json":
         method = str(config.get("peft_type", "adapter"))

@@ -1,7 +1,7 @@
 """Files of textual inversion: what a learned token adds to the text encoders.
 
-Both hosts read a safetensors file with ``emb_params`` [vectors, width] for SD1 and SD2, and with
-``clip_l`` [vectors, 768] and ``clip_g`` [vectors, 1280] for SDXL. The file's name is the word
+Both hosts read a safetensors file with ``emb_params`` [vectors, width] for one text encoder, and
+with ``clip_l`` [vectors, 768] and ``clip_g`` [vectors, 1280] for two. The file's name is the word
 that the hosts know it by. Files of others are also read as diffusers writes them (one tensor
 under the token's name) and as the WebUI's pickles (``string_to_param``).
 """
@@ -19,13 +19,8 @@ from torch import Tensor
 from dreambooth_core.errors import UserError
 from dreambooth_core.formats import pickles, storage
 
-KEYS: dict[str, tuple[str, ...]] = {
-    "sd1": ("emb_params",),
-    "sd2": ("emb_params",),
-    "sdxl": ("clip_l", "clip_g"),
-}
-"""The tensors of a family's file, in the order of its text encoders."""
-
+KEYS = {1: ("emb_params",), 2: ("clip_l", "clip_g")}
+"""The tensors of a file, in the order of the text encoders, by how many of these there are."""
 
 MAX_VECTORS = 1024
 """Of one token; a prompt takes 75 at a time."""
@@ -68,8 +63,8 @@ def read_embedding(path: str | Path) -> Embedding:
         for name, value in (found.items() if isinstance(found, Mapping) else ())
         if isinstance(value, Tensor) and value.is_floating_point()
     }
-    names = KEYS["sdxl"] if tensors.keys() >= set(KEYS["sdxl"]) else tuple(tensors)
-    if names != KEYS["sdxl"] and len(names) != 1:
+    names = KEYS[2] if tensors.keys() >= set(KEYS[2]) else tuple(tensors)
+    if names != KEYS[2] and len(names) != 1:
         raise UserError("this is not an embedding of a learned token", where=path)
     rows = tuple(_matrix(tensors[name], path) for name in names)
     if len({len(r) for r in rows}) != 1:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dreambooth_core.errors import UserError, at
+from dreambooth_core.families.names.unet import layers_of
 from dreambooth_core.formats.adapters.model import (
     Adapter,
     DiffWeights,
@@ -23,7 +24,6 @@ from dreambooth_core.formats.adapters.model import (
     LoraWeights,
     Weights,
 )
-from dreambooth_core.formats.adapters.names import layers_of
 from dreambooth_core.formats.adapters.peft_state import from_peft, take_off
 from dreambooth_core.methods.base import Method, Trainable
 from dreambooth_core.methods.quick import quicken

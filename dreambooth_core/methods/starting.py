@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.families.detect import family_label
+from dreambooth_core.families.names import label_of
 from dreambooth_core.formats.adapters.lowrank import Keep, Reduced, reduce_matrix, reduce_product
 from dreambooth_core.formats.adapters.model import Weights, component_of
 from dreambooth_core.formats.adapters.naming import unfused
@@ -35,7 +35,7 @@ def read_start(path: str, models: Mapping[str, nn.Module]) -> dict[str, dict[str
     adapter = unfused(read_adapter(Path(path)))
     names = {component: names_in(component, model) for component, model in models.items()}
     found: dict[str, dict[str, Weights]] = {component: {} for component in models}
-    made_for = family_label(adapter.family)
+    made_for = label_of(adapter.family)
     the_adapter = f"the adapter{f' was made for {made_for} and' * bool(made_for)} changes"
     for full, weights in adapter.modules.items():
         component = component_of(full)

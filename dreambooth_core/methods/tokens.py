@@ -37,7 +37,7 @@ class _Token(Method):
         return [Trainable(name, {"rows": table.rows}) for name, table in pairs]
 
     def embedding(self) -> dict[str, Tensor]:
-        names = KEYS["sdxl" if len(self._tables) > 1 else self.parts.family.name]
+        names = KEYS[len(self._tables)]
         return {
             name: table.rows.detach().to("cpu", torch.float32, copy=True)
             for name, table in zip(names, self._tables, strict=True)

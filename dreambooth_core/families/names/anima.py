@@ -71,4 +71,6 @@ NAMES = LayerNames(
     # LTX-Video, of as many blocks as wide, reads a text as wide as itself.
     ratios={f"transformer_blocks.#.attn2.to_{part}": 2 for part in "kv"},
     base_version="anima",
+    beside=CONDITIONER,
+    llm_hosts=("ComfyUI", "Forge Neo"),
 )

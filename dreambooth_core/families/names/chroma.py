@@ -32,5 +32,7 @@ NAMES = LayerNames(
     written="diffusers",
     variants=flux.NAMES.variants,
     ratios=flux.NAMES.ratios,
+    known_by="chroma",
+    t5="1",
     base_version="chroma",
 )

@@ -84,5 +84,7 @@ NAMES = LayerNames(
         "transformer_blocks.#.ff_context.net.0.proj": 4,
     },
     base_version="flux1",
+    clips=1,
+    t5="23",
     architecture="flux-1-dev/lora",
 )

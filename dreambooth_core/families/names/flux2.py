@@ -24,6 +24,7 @@ _UNKNOWN = {
 NAMES = LayerNames(
     family="flux2",
     label="Flux.2",
+    lokr_in_diffusers=True,
     layers={
         "transformer_blocks.#.attn.to_out.0": "double_blocks.#.img_attn.proj",
         "transformer_blocks.#.attn.to_add_out": "double_blocks.#.txt_attn.proj",

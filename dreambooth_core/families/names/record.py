@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 
 DIFFUSERS, NATIVE = "diffusers", "native"
@@ -82,11 +82,65 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class LayerNames:
-    """What is known of one family's names."""
+class FamilyNames:
+    """What adapters' files say of one family, and what hosts look for in them."""
 
     family: str
     label: str
+    _: KW_ONLY
+    base_version: str = ""
+    """What kohya's scripts write as ``ss_base_model_version``."""
+    architecture: str = ""
+    """``modelspec.architecture`` (SAI model spec 1.0.0)."""
+    versions: tuple[str, ...] = ()
+    """What else ``ss_base_model_version`` may begin with."""
+    known_by: str = ""
+    """What stands in every ``modelspec.architecture`` of this family."""
+    marks: Mapping[str, str] = field(default_factory=dict)
+    """What else A1111 looks at in kohya's metadata. One that is true tells the family."""
+    implementation: str = ""
+    """``modelspec.implementation``."""
+    text_prefix: str = "lora_te1"
+    """What kohya calls its first text encoder."""
+    clips: int = 0
+    """How many CLIP text encoders hosts number in kohya's names; 0: there is one, or none."""
+    t5: str = ""
+    """The numbers under which ComfyUI knows its T5 in kohya's names."""
+    llm_hosts: tuple[str, ...] = ("ComfyUI",)
+    """Those that change a language model that reads its prompts."""
+    lokr_in_diffusers: bool = False
+
+    @property
+    def name(self) -> str:
+        """Under which it is registered: the family's."""
+        return self.family
+
+    def is_named(self, metadata: Mapping[str, str]) -> bool:
+        """Whether a file's metadata name this family."""
+        version = metadata.get("ss_base_model_version", "").lower()
+        architecture = metadata.get("modelspec.architecture", "").lower()
+        return bool(
+            (version and version == self.base_version)
+            or version.startswith(self.versions)
+            or (architecture and architecture == self.architecture)
+            or (self.known_by and self.known_by in architecture)
+            or any(v == "True" and metadata.get(key) == v for key, v in self.marks.items())
+        )
+
+    def runs_on(self, host: str) -> bool:
+        """Whether a host runs this family."""
+        raise NotImplementedError
+
+    def loads(self, raw: str, host: str) -> bool:
+        """Whether a host that runs this family knows a layer of the denoiser under the name in a
+        file."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class LayerNames(FamilyNames):
+    """What is known of the names of one family's diffusion transformer."""
+
     layers: Mapping[str, str]
     """The hosts' name by diffusers', for layers that are one in both."""
     fused: tuple[Fused, ...] = ()
@@ -106,15 +160,8 @@ class LayerNames:
     variants: tuple[Variant, ...] = ()
     ratios: Mapping[str, float] = field(default_factory=dict)
     """Outputs by inputs of layers that tell this family from one with equal names."""
-    base_version: str = ""
-    """What kohya's scripts write as ``ss_base_model_version``."""
-    architecture: str = ""
-    """``modelspec.architecture`` (SAI model spec 1.0.0)."""
-
-    @property
-    def name(self) -> str:
-        """Under which it is registered: the family's."""
-        return self.family
+    beside: str = ""
+    """With what diffusers' names begin of layers in a network beside the transformer."""
 
     @cached_property
     def _known(self) -> dict[str, tuple[str, Fused | None, bool]]:
@@ -170,8 +217,10 @@ class LayerNames:
         yield from self.layers
         yield from self._parts
 
+    def runs_on(self, host: str) -> bool:
+        return host in self.hosts
+
     def loads(self, raw: str, host: str) -> bool:
-        """Whether a host that runs this family knows a layer under the name in a file."""
         for prefix, side in self.hosts.get(host, ()):
             if not raw.startswith(prefix):
                 continue

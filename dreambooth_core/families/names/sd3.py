@@ -75,5 +75,7 @@ NAMES = LayerNames(
         Variant(2432, {"transformer_blocks": 38}),
     ),
     base_version="sd3",
+    clips=2,
+    t5="3",
     architecture="stable-diffusion-3/lora",
 )

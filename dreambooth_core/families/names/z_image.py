@@ -21,6 +21,7 @@ _SAME = ("feed_forward.w1", "feed_forward.w2", "feed_forward.w3", "adaLN_modulat
 NAMES = LayerNames(
     family="z_image",
     label="Z-Image",
+    lokr_in_diffusers=True,
     layers={
         **{f"{block}.attention.to_out.0": f"{block}.attention.out" for block in BLOCKS},
         **{f"{block}.{layer}": f"{block}.{layer}" for block in BLOCKS for layer in _SAME},

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dreambooth_core.errors import UserError, at
-from dreambooth_core.families.detect import family_label
+from dreambooth_core.families.names import label_of
 from dreambooth_core.formats.adapters.lowrank import root, squares
 from dreambooth_core.formats.adapters.merge import Part, terms_of
 from dreambooth_core.formats.adapters.model import Adapter, Weights
@@ -206,7 +206,7 @@ def bake(
         tensors = result.get(component, {})
         if f"{path}.weight" not in tensors:
             family = next(p.adapter.family for p in parts if name in p.adapter.modules)
-            made_for = family_label(family)
+            made_for = label_of(family)
             raise UserError(
                 f"the model has no {component}.{path}, which the adapter"
                 f"{f', made for {made_for},' * bool(made_for)} changes",

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dreambooth_core.families.names import HOSTS, LayerNames, names_of
+from dreambooth_core.families.names import HOSTS, FamilyNames, UNetNames, record_of
+from dreambooth_core.families.names.unet import flat_name
 from dreambooth_core.formats import storage
 from dreambooth_core.formats.adapters import tails
-from dreambooth_core.formats.adapters.names import flat_name, unet_path
 from dreambooth_core.formats.adapters.naming import family_of_keys
 
 SHOWN = 3
@@ -37,15 +37,11 @@ _TAILS = {
     "ComfyUI": _COMFYUI,
     "diffusers": re.compile(rf"{_LORA}|{_PEFT}|{_OLD}|lora_magnitude_vector(?:\.weight)?"),
 }
-_LOKR_IN_DIFFUSERS = ("z_image", "flux2")
-
-_SD = ("sd1", "sd2", "sdxl")
 _CLIP = re.compile(r"(?:text_model_)?encoder_layers_[0-9]+_(?:self_attn_\w+|mlp_fc[12])")
 _T5 = re.compile(
     r"lora_te([123])_encoder_block_[0-9]+_layer_[01]_(?:SelfAttention_[qkvo]|DenseReluDense_\w+)"
 )
 _LLM = re.compile(r"lora_te_layers_[0-9]+_(?:self_attn_[qkvo]_proj|mlp_\w+)")
-_UNET_DIFFUSERS = re.compile(r"(?:down_blocks|up_blocks|mid_block|conv_|time_emb|add_emb)")
 
 
 @dataclass(frozen=True)
@@ -81,11 +77,10 @@ class Loads:
 def judge(shapes: Mapping[str, tuple[int, ...]], family: str | None) -> list[Loads]:
     """Each host's answer to a file with these keys; ``family`` as the reader found it."""
     keys = sorted(key for key in shapes if not key.startswith("bundle_emb."))
-    if family in _SD:
-        return [_loads(host, keys, family, None) for host in HOSTS]
-    found = family_of_keys(shapes)
-    names = names_of(family) or (found[0] if found else None)
-    return [_loads(host, keys, names.family if names else None, names) for host in HOSTS]
+    names = record_of(family)
+    if names is None and (found := family_of_keys(shapes)):
+        names = found[0]
+    return [_loads(host, keys, names) for host in HOSTS]
 
 
 def unheard(table: Sequence[Mapping[str, Any]]) -> str | None:
@@ -98,20 +93,19 @@ def unheard(table: Sequence[Mapping[str, Any]]) -> str | None:
     return f"not every host loads the whole adapter: {'; '.join(partly)}" if partly else None
 
 
-def _loads(host: str, keys: list[str], family: str | None, names: LayerNames | None) -> Loads:
+def _loads(host: str, keys: list[str], names: FamilyNames | None) -> Loads:
     total = len(keys)
-    if family is None:
+    if names is None:
         return Loads(host, total, runs=None)
-    runs = (host, family) != ("Forge Neo", "sd2") if names is None else host in names.hosts
-    if not runs:
+    if not names.runs_on(host):
         return Loads(host, total, runs=False)
-    missed = [key for key in keys if not _loads_key(host, key, family, names)]
+    missed = [key for key in keys if not _loads_key(host, key, names)]
     if host == "Forge" and len(missed) > FORGE_GIVES_UP:
         missed = keys
     return Loads(host, total, total - len(missed), tuple(missed[:SHOWN]))
 
 
-def _loads_key(host: str, key: str, family: str, names: LayerNames | None) -> bool:
+def _loads_key(host: str, key: str, names: FamilyNames) -> bool:
     cut = tails.split(key)
     if cut is None:
         return False
@@ -120,61 +114,39 @@ def _loads_key(host: str, key: str, family: str, names: LayerNames | None) -> bo
     if ".processor." in key or "_lora." in key:
         # diffusers' first names, which ComfyUI's and Forge's tables have for UNets.
         old = ".processor.to_" in key and key.startswith(("unet.", "down_", "mid_", "up_"))
-        return old and names is None and host != "A1111"
+        return old and isinstance(names, UNetNames) and host != "A1111"
     if not _TAILS[host].fullmatch(tail):
-        lokr = host == "diffusers" and family in _LOKR_IN_DIFFUSERS
+        lokr = host == "diffusers" and names.lokr_in_diffusers
         if not (lokr and tail.startswith(("lokr_", "alpha"))):
             return False
     if host == "diffusers" and not _diffusers_takes(raw, tail, names):
         return False
-    if names is not None and names.loads(raw, host):
-        return True
-    return _text_loads(host, raw, family) if names is not None else _sd_loads(host, raw, family)
+    return names.loads(raw, host) or _text_loads(host, raw, names)
 
 
-def _diffusers_takes(raw: str, tail: str, names: LayerNames | None) -> bool:
+def _diffusers_takes(raw: str, tail: str, names: FamilyNames) -> bool:
     """diffusers raises or filters where tails and prefix do not go together."""
     if tail == "dora_scale" or (tail == "alpha" and raw.startswith("transformer.")):
         return False
-    with_dots = ("lora_magnitude",) if names is not None else ("lora_magnitude", "lora_A", "lora_B")
-    return "." in raw or not tail.startswith(with_dots)
+    peft = ("lora_A", "lora_B") if isinstance(names, UNetNames) else ()
+    return "." in raw or not tail.startswith(("lora_magnitude", *peft))
 
 
-def _sd_loads(host: str, raw: str, family: str) -> bool:
-    """Stable Diffusion 1, 2 and XL."""
-    if _text_loads(host, raw, family):
-        return True
-    for prefix in ("lora_unet_", "lycoris_"):
-        rest = raw.removeprefix(prefix)
-        if rest == raw or "." in rest:
-            continue
-        kohya = prefix == "lora_unet_"
-        lycoris = host not in ("A1111", "diffusers") and bool(_UNET_DIFFUSERS.match(rest))
-        return (kohya or lycoris) and unet_path(rest) is not None
-    if host == "diffusers":
-        return raw.startswith("unet.") and unet_path(flat_name(raw[5:])) is not None
-    if host == "A1111" or not raw.startswith("diffusion_model."):
-        return False
-    rest = flat_name(raw[len("diffusion_model.") :])
-    return not _UNET_DIFFUSERS.match(rest) and unet_path(rest) is not None
-
-
-def _text_loads(host: str, raw: str, family: str) -> bool:
+def _text_loads(host: str, raw: str, names: FamilyNames) -> bool:
     """A text encoder's layers, under the names of each host's table."""
     comfyui = host in ("ComfyUI", "Forge Neo")
     if match := _T5.fullmatch(raw):
-        wanted = {"sd3": "3", "flux": "23", "chroma": "1"}.get(family, "")
-        return (comfyui and match[1] in wanted) or (host == "Forge" and match[1] in "23")
+        return (comfyui and match[1] in names.t5) or (host == "Forge" and match[1] in "23")
     if _LLM.fullmatch(raw):
-        return host == "ComfyUI" or (host == "Forge Neo" and family == "anima")
+        return host in names.llm_hosts
     if comfyui and raw.startswith("text_encoders.") and ".transformer." in raw:
         return True
     prefixes = ["lora_te1_"]
-    if host in ("ComfyUI", "Forge", "Forge Neo") or family not in ("sdxl", "sd3", "flux"):
+    if host in ("ComfyUI", "Forge", "Forge Neo") or not names.clips:
         prefixes.append("lora_te_")
     if host != "A1111":
         prefixes.append("text_encoder.")
-    if family in ("sdxl", "sd3"):
+    if names.clips > 1:
         prefixes += ["lora_te2_", *(["text_encoder_2."] if host != "A1111" else [])]
     for prefix in prefixes:
         rest = raw.removeprefix(prefix)

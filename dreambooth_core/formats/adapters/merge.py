@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from dreambooth_core.errors import UserError, at
-from dreambooth_core.formats.adapters import names
+from dreambooth_core.families.names import unet
 from dreambooth_core.formats.adapters.lowrank import (
     Keep,
     as_lora,
@@ -220,7 +220,7 @@ def _module(name: str, terms: list[Term], plan: Plan, base: Base | None, tally: 
             # More columns than the weight has dimensions: the same sum fits a smaller rank.
             reduced = reduce_product(up, down, Keep(smaller))
             up, down = reduced.up, reduced.down
-        return as_lora(up, down, names.kernel_shape(name, shape))
+        return as_lora(up, down, unet.kernel_shape(name, shape))
     if plan.method == "svd" and joint is not None:
         reduced, shape = reduce_product(joint[0], joint[1], keep), joint[2]
     else:
@@ -228,7 +228,7 @@ def _module(name: str, terms: list[Term], plan: Plan, base: Base | None, tally: 
         reduced, shape = reduce_matrix(dense.flatten(1), keep, plan.seed), tuple(dense.shape)
     tally.cut += reduced.lost
     tally.whole += reduced.total
-    return as_lora(reduced.up, reduced.down, names.kernel_shape(name, shape))
+    return as_lora(reduced.up, reduced.down, unet.kernel_shape(name, shape))
 
 
 def _joint(terms: list[Term]) -> Factors | None:
@@ -256,7 +256,7 @@ def _dense(name: str, terms: list[Term], base: Base | None) -> Tensor:
 def _delta(name: str, weights: Weights, base: Base | None) -> Tensor:
     weight = base_for(name, weights, base)
     delta = weights.delta(weight)
-    return delta if weight is not None else delta.reshape(names.kernel_shape(name, delta.shape))
+    return delta if weight is not None else delta.reshape(unet.kernel_shape(name, delta.shape))
 
 
 def base_for(name: str, weights: Weights, base: Base | None) -> Tensor | None:

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dreambooth_core.disk.reading import parse_json
-from dreambooth_core.families.names import NAMES, LayerNames, names_of
+from dreambooth_core.families.names import NAMES, STABLE_DIFFUSION, LayerNames, record_of
+from dreambooth_core.families.names.stable_diffusion import of_modules
 from dreambooth_core.formats.adapters.model import LoraWeights, Weights
 
 LAYERS_KEY = "dreambooth_layers_per_block"
@@ -17,31 +18,23 @@ LAYERS_KEY = "dreambooth_layers_per_block"
 RECIPE_KEY = "dreambooth_merge"
 """JSON: the method, and name and weight of each adapter."""
 
-STABLE = {
-    "sd1": ("sd_v1", "stable-diffusion-v1/lora"),
-    "sd2": ("sd_v2", "stable-diffusion-v2-512/lora"),
-    "sdxl": ("sdxl_base_v1-0", "stable-diffusion-xl-v1-base/lora"),
-}
-"""kohya's ``ss_base_model_version`` and ``modelspec.architecture`` (SAI model spec 1.0.0)."""
-
-_CONTEXT = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
-
 
 def family_of(modules: Mapping[str, Weights], metadata: Mapping[str, str]) -> str | None:
     """``sd1``, ``sd2``, ``sdxl``, or ``None``: metadata first, then what the shapes tell."""
-    return _said(metadata) or _shown(modules)
+    said = next((names for names in STABLE_DIFFUSION if names.is_named(metadata)), None)
+    if said is not None:
+        return said.family
+    return of_modules(
+        {
+            n: int(w.down.shape[1]) if isinstance(w, LoraWeights) else None
+            for n, w in modules.items()
+        }
+    )
 
 
 def said_transformer(metadata: Mapping[str, str]) -> LayerNames | None:
     """The family of a diffusion transformer that metadata name, if they name one."""
-    version = metadata.get("ss_base_model_version", "").lower()
-    architecture = metadata.get("modelspec.architecture", "").lower()
-    for names in NAMES.working():
-        if version and version == names.base_version:
-            return names
-        if names.architecture and architecture == names.architecture:
-            return names
-    return names_of("chroma") if "chroma" in architecture else None
+    return next((names for names in NAMES.working() if names.is_named(metadata)), None)
 
 
 def training_settings(metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -115,55 +108,16 @@ def for_kohya(
         if values:
             name = "ss_network_dim" if key == "rank" else "ss_network_alpha"
             said[name] = str(values.pop()) if len(values) == 1 else "Dynamic"
-    names = names_of(family)
+    names = record_of(family)
     if names is not None:
         said["ss_base_model_version"] = names.base_version
+        said |= names.marks
         if names.architecture:
             said["modelspec.sai_model_spec"] = "1.0.0"
             said["modelspec.architecture"] = names.architecture
-    elif family in STABLE:
-        said |= {
-            "ss_base_model_version": STABLE[family][0],
-            "ss_v2": str(family == "sd2"),
-            "modelspec.sai_model_spec": "1.0.0",
-            "modelspec.architecture": STABLE[family][1],
-            "modelspec.implementation": "https://github.com/Stability-AI/StableDiffusion",
-        }
+        if names.implementation:
+            said["modelspec.implementation"] = names.implementation
     return {**there, **said, **there}
-
-
-def _said(metadata: Mapping[str, str]) -> str | None:
-    version = metadata.get("ss_base_model_version", "").lower()
-    architecture = metadata.get("modelspec.architecture", "").lower()
-    for family, known, versions in (
-        ("sdxl", "stable-diffusion-xl", ("sdxl",)),
-        ("sd2", "stable-diffusion-v2", ("sd_v2",)),
-        ("sd1", "stable-diffusion-v1", ("sd_v1", "sd_1")),
-    ):
-        if known in architecture or version.startswith(versions):
-            return family
-        if family == "sd2" and metadata.get("ss_v2") == "True":
-            return family
-    return None
-
-
-def _shown(modules: Mapping[str, Weights]) -> str | None:
-    if any(n.startswith(("text_encoder_2.", "unet.add_embedding")) for n in modules):
-        return "sdxl"
-    for name, weights in modules.items():
-        if isinstance(weights, LoraWeights):
-            width = int(weights.down.shape[1])
-            if name.startswith("unet.") and name.endswith((".attn2.to_k", ".attn2.to_v")):
-                return _CONTEXT.get(width)
-            text = name.startswith("text_encoder.") and name.endswith((".q_proj", ".mlp.fc1"))
-            if text and width in _CONTEXT:
-                return _CONTEXT[width]
-    depths = [
-        int(n.split(".transformer_blocks.")[1].split(".")[0])
-        for n in modules
-        if n.startswith("unet.") and ".transformer_blocks." in n
-    ]
-    return "sdxl" if depths and max(depths) > 0 else None
 
 
 def _plain(value: str) -> Any:

@@ -22,7 +22,6 @@ from dreambooth_core.families.names import (
     recognise,
     variant_of,
 )
-from dreambooth_core.families.names.anima import CONDITIONER
 from dreambooth_core.formats.adapters import fusing, tails
 from dreambooth_core.formats.adapters.metadata import said_transformer
 from dreambooth_core.formats.adapters.model import Adapter, Weights, component_of
@@ -188,19 +187,20 @@ def written(adapter: Adapter, layout: str) -> dict[str, Weights]:
             if native and layer.template in names.swapped:
                 weights = fusing.swap_halves(weights)
             path = layer.path if layer.fused or not native else names.native(layer)
-        key = path if component == OTHER else _prefixed(path, layout)
+        key = path if component == OTHER else _prefixed(path, layout, names)
         if key in result:
             raise Unsupported(f"two layers would be written as {key!r}")
         result[key] = weights
     return result
 
 
-def _prefixed(path: str, layout: str) -> str:
+def _prefixed(path: str, layout: str, names: LayerNames | None) -> str:
     if layout == "kohya":
         return f"lora_unet_{path.replace('.', '_')}"
     if layout == "comfyui":
         return f"diffusion_model.{path}"
-    return path if path.startswith(CONDITIONER) else f"{TRANSFORMER}.{path}"
+    beside = names is not None and names.beside and path.startswith(names.beside)
+    return path if beside else f"{TRANSFORMER}.{path}"
 
 
 def _layer(name: str, names: LayerNames) -> Layer | None:

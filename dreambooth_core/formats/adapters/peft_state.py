@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from dreambooth_core.errors import Unsupported
-from dreambooth_core.formats.adapters import names
+from dreambooth_core.families.names import unet
 from dreambooth_core.formats.adapters.model import LohaWeights, LokrWeights, Weights
 from dreambooth_core.formats.adapters.peft_config import PeftSettings
 from dreambooth_core.formats.adapters.tails import Piece
@@ -61,8 +61,8 @@ def canonical(component: str, path: str) -> str:
     """A module's path as adapters have it, from that in a model, which may be wrapped."""
     for wrapper in ("base_model.model.", "_orig_mod.", "module."):
         path = path.removeprefix(wrapper)
-    flat = names.flat_name(path)
-    known = names.unet_path(flat) if component == "unet" else names.text_path(flat)
+    flat = unet.flat_name(path)
+    known = unet.unet_path(flat) if component == "unet" else unet.text_path(flat)
     return known or path
 
 

@@ -18,9 +18,9 @@ from torch import Tensor
 from dreambooth_core.disk import settle
 from dreambooth_core.disk.reading import read_json, regular
 from dreambooth_core.errors import Unsupported, UserError, at
-from dreambooth_core.families.names import Layer
+from dreambooth_core.families.names import Layer, unet
 from dreambooth_core.formats import pickles, storage
-from dreambooth_core.formats.adapters import names, naming, tails
+from dreambooth_core.formats.adapters import naming, tails
 from dreambooth_core.formats.adapters.fusing import swap_halves
 from dreambooth_core.formats.adapters.metadata import LAYERS_KEY, family_of
 from dreambooth_core.formats.adapters.model import NETWORKS, Adapter
@@ -211,8 +211,8 @@ def _layers(metadata: Mapping[str, str], raw: Iterable[str]) -> int:
     if re.fullmatch(r"[1-9]", said):
         return int(said)
     found = map(naming.stripped, raw)
-    flats = [names.flat_name(rest) for component, rest in found if component == "unet"]
-    return names.layers_shown(flats) or names.guess_layers_per_block(flats)
+    flats = [unet.flat_name(rest) for component, rest in found if component == "unet"]
+    return unet.layers_shown(flats) or unet.guess_layers_per_block(flats)
 
 
 def module_name(raw: str, component: str | None = None, layers_per_block: int = 2) -> str | None:
@@ -230,8 +230,8 @@ def module_name(raw: str, component: str | None = None, layers_per_block: int = 
         return None
     rest = rest.replace(".processor.", ".").replace("_processor_", "_")
     if component == "unet":
-        path = names.unet_path(names.flat_name(rest), layers_per_block)
+        path = unet.unet_path(unet.flat_name(rest), layers_per_block)
     else:
         rest = re.sub(r"\.to_(out|[qkv])$", r".\1_proj", rest)
-        path = names.text_path(names.flat_name(rest))
+        path = unet.text_path(unet.flat_name(rest))
     return f"{component}.{path}" if path else None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dreambooth_core.errors import at
-from dreambooth_core.formats.adapters import names
+from dreambooth_core.families.names import unet
 from dreambooth_core.formats.adapters.lowrank import (
     Keep,
     Reduced,
@@ -62,7 +62,7 @@ def resize(
         with at(name):
             reduced, shape = _reduce(name, weights, keep, base)
         kind = dtype or weights.dtype
-        made = as_lora(reduced.up, reduced.down, names.kernel_shape(name, shape), kind)
+        made = as_lora(reduced.up, reduced.down, unet.kernel_shape(name, shape), kind)
         bias = weights.bias_delta()
         made.bias = None if bias is None else bias.to(kind)
         modules[name] = made

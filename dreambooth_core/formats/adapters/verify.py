@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from dreambooth_core.disk import sha256
 from dreambooth_core.errors import DreamBoothError
+from dreambooth_core.families.names import UNetNames, record_of
 from dreambooth_core.formats.adapters.apply import AdapterStack
 from dreambooth_core.formats.adapters.describe import faults
 from dreambooth_core.formats.adapters.model import NETWORKS, Adapter
@@ -118,12 +119,14 @@ class _NotTaken(Exception):
 
 @contextmanager
 def _through_diffusers(path: Path, adapter: Adapter, models: Models) -> Iterator[None]:
-    from diffusers.loaders import StableDiffusionLoraLoaderMixin, StableDiffusionXLLoraLoaderMixin
+    from diffusers import loaders
     from diffusers.utils import logging as chatter
     from transformers.utils import logging as bars
 
-    family = adapter.family == "sdxl"
-    mixin: Any = StableDiffusionXLLoraLoaderMixin if family else StableDiffusionLoraLoaderMixin
+    record = record_of(adapter.family)
+    mixin: Any = getattr(
+        loaders, record.loader if isinstance(record, UNetNames) else UNetNames.loader
+    )
     unet: Any = models["unet"]
     before, shown = chatter.get_verbosity(), bars.is_progress_bar_enabled()
     chatter.set_verbosity_error()

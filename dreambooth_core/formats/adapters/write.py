@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,8 @@ from torch import Tensor
 from dreambooth_core.bases.locate import hub_id
 from dreambooth_core.disk import replacing_folder, write_json
 from dreambooth_core.errors import Unsupported, UserError
-from dreambooth_core.families.names import names_of
-from dreambooth_core.families.names.anima import CONDITIONER
+from dreambooth_core.families.names import FamilyNames, UNetNames, names_of, record_of, unet
 from dreambooth_core.formats import storage
-from dreambooth_core.formats.adapters import names
 from dreambooth_core.formats.adapters.metadata import LAYERS_KEY, family_of, for_kohya
 from dreambooth_core.formats.adapters.model import (
     NETWORKS,
@@ -110,9 +109,11 @@ def host_tensors(adapter: Adapter, layout: str) -> dict[str, Tensor]:
             would have to be cut or joined and cannot be.
     """
     family = adapter.family or family_of(adapter.modules, adapter.metadata)
-    levels = names.attention_levels((path for path, _ in adapter.of("unet")), family)
+    record = record_of(family)
+    usual = record.attention_levels if isinstance(record, UNetNames) else unet.USUAL_LEVELS
+    levels = unet.attention_levels((path for path, _ in adapter.of("unet")), usual)
     named = {
-        kohya_name(name, family, adapter.layers_per_block, levels): weights
+        kohya_name(name, record, adapter.layers_per_block, levels): weights
         for name, weights in _stable(adapter).items()
     }
     named |= written(adapter, layout)
@@ -143,19 +144,19 @@ def folded(weights: Weights) -> Weights:
     return replace(weights, up=up, alpha=float(weights.rank))
 
 
-def kohya_name(name: str, family: str | None, layers_per_block: int, levels: set[int]) -> str:
+def kohya_name(
+    name: str, record: FamilyNames | None, layers_per_block: int, levels: Set[int]
+) -> str:
     """A module's name in kohya's layout, the one that both hosts know for its family."""
     component, path = name.split(".", 1)
     if component == "unet":
         flat = None
-        if family == "sdxl":
-            flat = names.ldm_name(path, layers_per_block, levels)
-        return f"lora_unet_{flat or names.flat_name(path)}"
-    prefix = {
-        "text_encoder": "lora_te" if family in (None, "sd1", "sd2") else "lora_te1",
-        "text_encoder_2": "lora_te2",
-    }[component]
-    return f"{prefix}_{names.flat_name(path)}"
+        if isinstance(record, UNetNames) and record.is_numbered:
+            flat = unet.ldm_name(path, layers_per_block, levels)
+        return f"lora_unet_{flat or unet.flat_name(path)}"
+    first = record.text_prefix if record is not None else "lora_te"
+    prefix = {"text_encoder": first, "text_encoder_2": "lora_te2"}[component]
+    return f"{prefix}_{unet.flat_name(path)}"
 
 
 def kohya_metadata(adapter: Adapter) -> dict[str, str]:
@@ -243,7 +244,8 @@ def _write_peft(adapter: Adapter, folder: Path) -> Path:
             do="Write the host layout, which keeps them.",
         )
     renamed = adapter.with_modules(_stable(adapter) | written(adapter, "diffusers"))
-    if any(name.startswith(CONDITIONER) for name in renamed.modules):
+    beside = getattr(names_of(adapter.family), "beside", "")
+    if beside and any(name.startswith(beside) for name in renamed.modules):
         raise Unsupported(
             "peft's layout has no place for the text conditioner", do="Write the host layout."
         )

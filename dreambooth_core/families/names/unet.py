@@ -8,7 +8,7 @@ this module parses that language: any number of levels, layers and depths, no ta
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 _SAMPLER = re.compile(r"(down|up)_blocks_([0-9]{1,3})_\1samplers_0_conv")
@@ -207,8 +207,12 @@ def layers_shown(flat_names: Iterable[str]) -> int | None:
     return ends.pop() if len(last) > 1 and len(ends) == 1 and ends != {0} else None
 
 
-def attention_levels(paths: Iterable[str], family: str | None) -> set[int]:
-    """Which ``up_blocks`` have attention: what the adapter shows, else the family's layout."""
+USUAL_LEVELS = frozenset({1, 2, 3})
+"""Which ``up_blocks`` of Stable Diffusion 1 and 2 have attention."""
+
+
+def attention_levels(paths: Iterable[str], usual: Set[int] = USUAL_LEVELS) -> Set[int]:
+    """Which ``up_blocks`` have attention: what the adapter shows, else the usual ones."""
     parts = (path.split(".") for path in paths)
     found = {int(p[1]) for p in parts if p[0] == "up_blocks" and p[2] == "attentions"}
-    return found or ({0, 1} if family == "sdxl" else {1, 2, 3})
+    return found or usual

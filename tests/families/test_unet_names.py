@@ -6,11 +6,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dreambooth_core.families.names import STABLE_DIFFUSION, UNetNames
+from dreambooth_core.families.names import unet as names
 from dreambooth_core.families.stable_diffusion.stock import stock_configs
-from dreambooth_core.formats.adapters import names
 from dreambooth_core.formats.adapters.read import module_name
 from dreambooth_core.formats.adapters.write import kohya_name
 from tests.helpers.reduced_models import meta_tensors, unet_of
+
+
+def stable(family: str) -> UNetNames:
+    return next(each for each in STABLE_DIFFUSION if each.family == family)
+
 
 TRANSFORMER = [
     "norm1",
@@ -59,7 +65,7 @@ def attention(spot: str, depth: int) -> list[str]:
 @given(unets())
 def test_no_path_is_lost_or_doubled_in_either_naming(unet: tuple[int, list[str]]) -> None:
     layers, paths = unet
-    levels = names.attention_levels(paths, None)
+    levels = names.attention_levels(paths)
     for name in (
         {p: names.flat_name(p) for p in paths},
         {p: names.ldm_name(p, layers, levels) or "" for p in paths},
@@ -74,7 +80,7 @@ def test_no_path_is_lost_or_doubled_in_either_naming(unet: tuple[int, list[str]]
 @given(unets())
 def test_the_layers_are_guessed_from_ldm_names(unet: tuple[int, list[str]]) -> None:
     layers, paths = unet
-    levels = names.attention_levels(paths, None)
+    levels = names.attention_levels(paths)
     flat = [names.ldm_name(p, layers, levels) or "" for p in paths]
     if any("downsamplers" in p for p in paths):
         assert names.guess_layers_per_block(flat) == layers
@@ -97,10 +103,10 @@ def test_every_module_of_the_full_models_has_a_name(family: str) -> None:
             continue
         tensors = meta_tensors(component, config)
         modules = {k.rpartition(".")[0] for k in tensors if k.endswith(".weight")}
-        levels = names.attention_levels(modules, family)
+        levels = names.attention_levels(modules, stable(family).attention_levels)
         for module in modules:
             name = f"{component}.{module}"
-            kohya = kohya_name(name, family, 2, levels)
+            kohya = kohya_name(name, stable(family), 2, levels)
             assert module_name(kohya) == name
             assert module_name(name) == name
             found.add(kohya)
@@ -111,7 +117,7 @@ def test_every_module_of_the_full_models_has_a_name(family: str) -> None:
 def test_reduced_sdxl_with_one_layer_a_level() -> None:
     tensors = meta_tensors("unet", unet_of("sdxl", (32, 64, 64), blocks=1, context=64))
     modules = sorted({k.rpartition(".")[0] for k in tensors if k.endswith(".weight")})
-    levels = names.attention_levels(modules, "sdxl")
+    levels = names.attention_levels(modules, stable("sdxl").attention_levels)
     flat = [names.ldm_name(m, 1, levels) for m in modules]
     assert None not in flat
     assert [names.unet_path(f or "", 1) for f in flat] == modules
@@ -157,7 +163,8 @@ def test_reduced_sdxl_with_one_layer_a_level() -> None:
     ],
 )
 def test_names_as_the_hosts_know_them(family: str, name: str, kohya: str) -> None:
-    assert kohya_name(name, family, 2, names.attention_levels([], family)) == kohya
+    record = stable(family)
+    assert kohya_name(name, record, 2, record.attention_levels) == kohya
     assert module_name(kohya) == name
 
 
