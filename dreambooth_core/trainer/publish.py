@@ -10,6 +10,7 @@ from dreambooth_core import __version__
 from dreambooth_core.bases.locate import hub_id
 from dreambooth_core.disk import write_text
 from dreambooth_core.errors import SaveFailed, UserError
+from dreambooth_core.families.names import record_of
 from dreambooth_core.formats.privacy import cleaned
 from dreambooth_core.methods.table import METHODS
 from dreambooth_core.options import TrainConfig
@@ -124,7 +125,8 @@ def model_card(config: TrainConfig, facts: Facts) -> str:
     what = "all weights" if full else f"a {config.method.kind} adapter"
     said = [prompt for prompt in config.validation.prompts for _ in range(config.validation.images)]
     shown = zip(facts.images, said, strict=False)
-    kind = "stable-diffusion-xl" if facts.family == "sdxl" else "stable-diffusion"
+    record = record_of(facts.family)
+    kind = (record.hub_tag if record is not None else "") or facts.family.replace("_", "-")
     front = ModelCardData(
         base_model=base,
         license=options.licence,

@@ -42,6 +42,7 @@ from dreambooth_core.disk import (
     write_json,
 )
 from dreambooth_core.families.base import Components, config_of
+from dreambooth_core.families.names import record_of
 from dreambooth_core.formats.adapters.model import Adapter
 from dreambooth_core.formats.adapters.write import write_adapter
 from dreambooth_core.formats.checkpoints.folder_layout import stored_config
@@ -190,6 +191,7 @@ class Results:
         """Metadata for the file of the result ``name``: kohya's ``ss_*`` keys and the SAI model
         spec (1.0.0)."""
         config, parts, items = self.config, self.parts, self.items
+        record = record_of(parts.family.names or parts.family.name)
         words = ", ".join(c.instance_prompt for c in config.concepts if c.instance_prompt)
         height, width = items.entries[0].size
         tags: dict[str, Counter[str]] = {}  # parts of captions between commas, by concept
@@ -201,7 +203,7 @@ class Results:
             "ss_sd_model_name": hub_id(parts.source) or Path(parts.source).name,
             "base_model_name_or_path": hub_id(parts.source),
             "ss_sd_model_hash": parts.fingerprint,
-            "ss_v2": str(parts.family.name == "sd2"),
+            "ss_v2": record.marks.get("ss_v2", "False") if record is not None else "False",
             "ss_steps": step,
             "ss_epoch": self.plan.epoch_of(max(step - 1, 0)) + 1,
             "ss_seed": config.run.seed,

@@ -14,6 +14,7 @@ from helpers.runs import config_for, train
 
 from dreambooth_core.errors import UserError
 from dreambooth_core.jobs import read_receipt
+from dreambooth_core.trainer.publish import Facts, model_card
 
 OPTIONS: dict[str, Any] = {
     "publish__repository": "me/ball",
@@ -66,6 +67,24 @@ def test_a_result_is_published_with_its_card(
         assert words in text
     assert "secret" not in folder.config.read_text() + card
     assert "published" in read_receipt(folder)
+
+
+@pytest.mark.parametrize(
+    ("family", "tag"),
+    [
+        ("sd1", "stable-diffusion"),
+        ("sdxl", "stable-diffusion-xl"),
+        ("flux", "flux"),
+        ("qwen_image", "qwen-image"),
+        ("of_a_plugin", "of-a-plugin"),
+    ],
+)
+def test_the_hub_lists_it_under_its_family(
+    base: Path, pictures: Path, tmp_path: Path, family: str, tag: str
+) -> None:
+    card = model_card(config_for(base, pictures, tmp_path, **OPTIONS), Facts(family, 1, []))
+    tags = yaml.safe_load(card.split("---\n", 2)[1])["tags"]
+    assert tags == ["text-to-image", "dreambooth", tag, "lora"]
 
 
 def test_a_hub_out_of_reach_is_a_warning(

@@ -100,6 +100,8 @@ class FamilyNames:
     """What else A1111 looks at in kohya's metadata. One that is true tells the family."""
     implementation: str = ""
     """``modelspec.implementation``."""
+    hub_tag: str = ""
+    """Under which the hub lists its models, where that is not the family's name."""
     text_prefix: str = "lora_te1"
     """What kohya calls its first text encoder."""
     clips: int = 0

@@ -32,6 +32,7 @@ class UNetNames(FamilyNames):
     hosts: tuple[str, ...] = HOSTS
     loader: str = "StableDiffusionLoraLoaderMixin"
     """diffusers' class that loads its adapters."""
+    hub_tag: str = "stable-diffusion"
     implementation: str = "https://github.com/Stability-AI/StableDiffusion"
 
     def runs_on(self, host: str) -> bool:
@@ -62,6 +63,7 @@ STABLE_DIFFUSION = (
         architecture="stable-diffusion-xl-v1-base/lora",
         known_by="stable-diffusion-xl",
         marks={"ss_v2": "False"},
+        hub_tag="stable-diffusion-xl",
         clips=2,
         width=2048,
         is_numbered=True,

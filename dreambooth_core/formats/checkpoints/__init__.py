@@ -1,11 +1,1 @@
-"""Whole models: single file and diffusers folder, both ways, bit for bit.
-
-The usual doors, imported from their modules so that nothing heavy loads before it is needed::
-
-    from dreambooth_core.families.stable_diffusion.single_read import read_single_file
-    from dreambooth_core.families.stable_diffusion.single_write import write_single_file
-    from dreambooth_core.families.stable_diffusion.folder import read_folder, write_folder
-    from dreambooth_core.families.stable_diffusion.build import build
-    from dreambooth_core.formats.checkpoints.networks import component_of
-    from dreambooth_core.families.stable_diffusion.read import read_model
-"""
+"""Whole models in memory, the networks of a file or folder, and names in two layouts."""
