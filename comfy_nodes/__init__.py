@@ -14,9 +14,11 @@ from . import (
     linked,
     looking,
     marking,
+    places,
     settings,
     tools,
     training,
+    words,
 )
 from .description import Node
 
@@ -34,6 +36,7 @@ NODES: tuple[Node, ...] = (
     *evaluating.NODES,
 )
 """Every node, described once."""
+words.look_up(places.places)
 
 
 def knows_v3() -> bool:

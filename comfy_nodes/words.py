@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from functools import cache
+from collections.abc import Callable, Mapping
 
 from dreambooth_core.errors import DreamBoothError
+
+Places = Mapping[str, str]
+"""Node and widget by the engine's key, and by the last part of it."""
 
 _KEY = re.compile(r"\b[a-z_]+(?:\.[a-z_0-9]+)+\b")
 _FLAG = re.compile(r"--([A-Za-z_]+)")
@@ -15,6 +18,15 @@ COMMAND_LINE = "command line"
 
 SENT = "settings.json"
 """The file in which a graph's settings go to the engine: nobody has written it by hand."""
+
+
+_places: Callable[[], Places] = dict
+
+
+def look_up(places: Callable[[], Places]) -> None:
+    """Says where the nodes' names are found: the nodes themselves stand above this module."""
+    global _places
+    _places = places
 
 
 def in_words(error: DreamBoothError) -> DreamBoothError:
@@ -34,38 +46,3 @@ def in_words(error: DreamBoothError) -> DreamBoothError:
 def _told(text: str) -> str:
     text = _FLAG.sub(lambda flag: _places().get(flag[1], flag[1].replace("_", " ")), text)
     return _KEY.sub(lambda key: _places().get(key.group(), key.group()), text)
-
-
-@cache
-def _places() -> dict[str, str]:
-    """Node and widget by the engine's key, and by the last part of it."""
-    from . import settings, tools, training
-
-    found: dict[str, str] = {}
-
-    def add(key: str, node: str, label: str, *, short: bool = True) -> None:
-        found[key] = f"“{label}” ({node})"
-        if short:
-            found.setdefault(key.rpartition(".")[2], found[key])
-
-    main = {each.id: each.label for each in settings.MAIN.inputs}
-    for key, name in (
-        ("run.steps", "steps"),
-        ("run.seed", "random_seed"),
-        ("memory.budget", "memory"),
-        ("overrides", "overrides"),
-    ):
-        add(key, settings.MAIN.label, main[name])
-    train = training.TRAIN_LORA
-    labels = {each.id: each.label for each in train.inputs}
-    add("method.kind", train.label, labels["method"])
-    add("base.model", train.label, labels["checkpoint"])
-    add("validation.prompts", train.label, labels["sample_prompts"])
-    add("validation.every_steps", train.label, labels["sample_every"], short=False)
-    for said, made in training.WORD_WIDGETS:
-        add(said["key"], training.TRAIN_EMBEDDING.label, made.label)
-    for key, node, label in settings.places():
-        add(key, node, label)
-    for each in tools.MERGE.inputs:
-        found.setdefault(each.id, f"“{each.label}”")
-    return found

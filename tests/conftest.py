@@ -149,7 +149,6 @@ LONGEST = (
     "comfy_nodes/test_training.py",
     "trainer",
     "families",
-    "formats/checkpoints",
 )
 """Files and folders whose tests take longest: begun first, so that in the end no process waits
 for another."""

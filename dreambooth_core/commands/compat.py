@@ -72,7 +72,7 @@ def _train(script: str, argv: list[str], *, as_json: bool, dry: bool) -> int:
 def refuse_base(script: str, base: BaseOptions) -> None:
     """Refuses what a script for SDXL cannot train. Raises ``UserError``."""
     from dreambooth_core.bases.locate import locate
-    from dreambooth_core.families.detect import identify
+    from dreambooth_core.families.recognition.detect import identify
 
     if not script.endswith("sdxl"):
         return

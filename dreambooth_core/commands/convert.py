@@ -121,7 +121,7 @@ class Options(Reporting):
 
 def run(args: Options) -> None:
     """Converts. Raises ``UserError`` and ``SaveFailed``."""
-    from dreambooth_core.families.detect import identify
+    from dreambooth_core.families.recognition.detect import identify
 
     identity = identify(args.source)
     if identity.kind == "adapter":
@@ -148,7 +148,7 @@ UNETS_ALONE = (
 
 def _flow(args: Options) -> bool:
     """Converts the denoiser of a rectified-flow family; False where it is none."""
-    from dreambooth_core.families.convert import convert_flow, find_flow
+    from dreambooth_core.families.host_files.convert import convert_flow, find_flow
     from dreambooth_core.families.stable_diffusion.convert import refuse_overlap
 
     flow = find_flow(args.source)

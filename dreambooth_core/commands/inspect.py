@@ -38,7 +38,7 @@ class Options(Reporting):
 def run(args: Options) -> None:
     """Inspects. Raises ``UserError`` for what is no model, or, after the report, a damaged one."""
     with importing():
-        from dreambooth_core.families.detect import identify
+        from dreambooth_core.families.recognition.detect import identify
         from dreambooth_core.families.registry import FAMILIES, named
         from dreambooth_core.formats.embeddings import read_embedding
 
@@ -54,7 +54,7 @@ def run(args: Options) -> None:
             found["tokenizer"] = tokenizer
         lines = [f"{args.file}: {identity.label}", *_details(found)]
         if args.beside:
-            from dreambooth_core.families.split_find import find_parts
+            from dreambooth_core.families.host_files.find import find_parts
 
             parts = find_parts(args.file, args.beside, args.tokenizers)
             found |= {"parts": vars(parts)} if parts is not None else {}
@@ -67,8 +67,8 @@ def run(args: Options) -> None:
 
 def _tokenizer(path: Path) -> str:
     """Where ComfyUI keeps the tokenizer of the text encoders in a file; empty for none, or CLIP."""
-    from dreambooth_core.families.host_texts import text_kind
-    from dreambooth_core.families.split import pieces_in
+    from dreambooth_core.families.host_files.read import pieces_in
+    from dreambooth_core.families.host_files.texts import text_kind
 
     if path.is_dir():
         return ""

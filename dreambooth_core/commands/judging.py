@@ -26,10 +26,10 @@ from dreambooth_core.evaluation.measures import measure
 from dreambooth_core.evaluation.page import WORDS, Judged, page
 from dreambooth_core.evaluation.protocol import Task, prompts_for, read_prompts, tasks
 from dreambooth_core.families.base import Components
+from dreambooth_core.families.host_files.read import put_denoiser
 from dreambooth_core.families.loading import load_base, pinned
 from dreambooth_core.families.options import BaseOptions
 from dreambooth_core.families.sampling import SamplingSettings, generate
-from dreambooth_core.families.split import put_denoiser
 from dreambooth_core.families.tokens import add_token
 from dreambooth_core.formats.adapters.apply import AdapterStack
 from dreambooth_core.formats.adapters.read import read_adapter

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.families.hosts import HostFiles
+from dreambooth_core.families.host_files.record import HostFiles
 from dreambooth_core.families.text import Conditioning
 from dreambooth_core.memory.estimate import NOTHING
 

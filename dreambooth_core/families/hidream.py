@@ -13,7 +13,13 @@ from torch import Tensor
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Components, Configs
 from dreambooth_core.families.flux import LATENTS
-from dreambooth_core.families.hosts import HostFiles, Tensors, axes, count, flow_scheduler
+from dreambooth_core.families.host_files.record import (
+    HostFiles,
+    Tensors,
+    axes,
+    count,
+    flow_scheduler,
+)
 from dreambooth_core.families.names.hidream import NAMES
 from dreambooth_core.families.text import Conditioning
 from dreambooth_core.families.transformer import Call, TransformerFamily

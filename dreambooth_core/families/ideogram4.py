@@ -14,7 +14,7 @@ from dreambooth_core.devices import send
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Components, Loaded
 from dreambooth_core.families.flux2 import FoldedLatents, cells
-from dreambooth_core.families.hosts import HostFiles, Tensors, count, flow_scheduler
+from dreambooth_core.families.host_files.record import HostFiles, Tensors, count, flow_scheduler
 from dreambooth_core.families.names.ideogram4 import NAMES
 from dreambooth_core.families.text import Conditioning
 from dreambooth_core.families.transformer import Call

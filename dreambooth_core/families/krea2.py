@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from dreambooth_core.families.base import Components
-from dreambooth_core.families.hosts import HostFiles, Tensors, axes, count, flow_scheduler
+from dreambooth_core.families.host_files.record import (
+    HostFiles,
+    Tensors,
+    axes,
+    count,
+    flow_scheduler,
+)
 from dreambooth_core.families.names.krea2 import BLOCKS, NAMES
 from dreambooth_core.families.packing import image_ids, packed, unpacked
 from dreambooth_core.families.qwen_image import VideoAutoencoder

@@ -10,11 +10,11 @@ from dreambooth_core.bases.locate import commit_of, is_commit, is_on_hub, locate
 from dreambooth_core.disk.reading import read_json
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Components, Family
-from dreambooth_core.families.detect import identify
+from dreambooth_core.families.host_files.read import SplitParts, pieces_in, read_split, there
+from dreambooth_core.families.host_files.tokenizers import split_tokenizers
 from dreambooth_core.families.options import BaseOptions
+from dreambooth_core.families.recognition.detect import identify
 from dreambooth_core.families.registry import denoiser_among, family_of, family_of_pipeline
-from dreambooth_core.families.split import SplitParts, pieces_in, read_split, there
-from dreambooth_core.families.split_tokenizers import split_tokenizers
 from dreambooth_core.families.stable_diffusion.read import read_model, read_vae
 from dreambooth_core.formats.checkpoints.folder_layout import read_config
 from dreambooth_core.formats.checkpoints.parts import ModelParts

@@ -10,7 +10,13 @@ from torch import Tensor
 
 from dreambooth_core.devices import send
 from dreambooth_core.families.base import Components, Configs
-from dreambooth_core.families.hosts import HostFiles, Tensors, axes, count, flow_scheduler
+from dreambooth_core.families.host_files.record import (
+    HostFiles,
+    Tensors,
+    axes,
+    count,
+    flow_scheduler,
+)
 from dreambooth_core.families.names.qwen_image import NAMES
 from dreambooth_core.families.packing import packed, unpacked
 from dreambooth_core.families.text import Conditioning

@@ -8,15 +8,15 @@ from dataclasses import replace
 from dreambooth_core.errors import Unsupported
 from dreambooth_core.families.anima import Anima
 from dreambooth_core.families.base import Configs, Family
-from dreambooth_core.families.detect import Identity
 from dreambooth_core.families.flux import Chroma, Flux
 from dreambooth_core.families.flux2 import Flux2Dev, Flux2Klein
 from dreambooth_core.families.hidream import HiDream
-from dreambooth_core.families.hosts import HostFiles
+from dreambooth_core.families.host_files.record import HostFiles
 from dreambooth_core.families.ideogram4 import Ideogram4
 from dreambooth_core.families.krea2 import Krea2
 from dreambooth_core.families.lumina2 import Lumina2
 from dreambooth_core.families.qwen_image import QwenImage
+from dreambooth_core.families.recognition.detect import Identity
 from dreambooth_core.families.sana import Sana
 from dreambooth_core.families.sd3 import StableDiffusion3
 from dreambooth_core.families.stable_diffusion.family import (

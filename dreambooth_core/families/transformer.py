@@ -27,8 +27,8 @@ from dreambooth_core.families.base import (
     SizeInfo,
     config_of,
 )
-from dreambooth_core.families.host_texts import hosts_file
-from dreambooth_core.families.split import SplitParts, fill
+from dreambooth_core.families.host_files.read import SplitParts, fill
+from dreambooth_core.families.host_files.texts import hosts_file
 from dreambooth_core.families.text import Conditioning
 from dreambooth_core.formats.checkpoints.folder_layout import read_weights
 from dreambooth_core.formats.checkpoints.networks import (

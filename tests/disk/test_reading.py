@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dreambooth_core.disk.reading import MAX_JSON, parse_json, read_json
 from dreambooth_core.errors import UserError
-from dreambooth_core.families.detect import identify
+from dreambooth_core.families.recognition.detect import identify
 from dreambooth_core.formats import pickles, storage
 from dreambooth_core.formats.embeddings import read_embedding
 from dreambooth_core.formats.folders import read_scheduler

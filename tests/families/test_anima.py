@@ -13,11 +13,12 @@ from helpers import flow_bases, host_files
 from safetensors.torch import load_file
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.families import anima, host_language, sampling
+from dreambooth_core.families import anima, sampling
+from dreambooth_core.families.host_files import language as host_language
+from dreambooth_core.families.host_files.find import find_parts
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.families.options import BaseOptions
 from dreambooth_core.families.registry import FAMILIES
-from dreambooth_core.families.split_find import find_parts
 from dreambooth_core.formats.checkpoints.folder_layout import read_weights
 from dreambooth_core.formats.storage import write_tensors
 

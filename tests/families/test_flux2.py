@@ -16,8 +16,8 @@ from dreambooth_core.disk import write_json
 from dreambooth_core.disk.reading import read_json
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Components
-from dreambooth_core.families.detect import identify
 from dreambooth_core.families.names import names_of
+from dreambooth_core.families.recognition.detect import identify
 from dreambooth_core.formats.adapters.apply import AdapterStack
 from dreambooth_core.formats.adapters.merge import Part, merge
 from dreambooth_core.formats.adapters.read import read_adapter

@@ -15,9 +15,9 @@ from helpers.tiny import tiny_text_encoder
 from dreambooth_core.commands import main
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Components
-from dreambooth_core.families.detect import identify
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.families.options import BaseOptions
+from dreambooth_core.families.recognition.detect import identify
 from dreambooth_core.families.text import tokenise
 from dreambooth_core.families.tokens import add_token, embeddings_of
 from dreambooth_core.formats.embeddings import read_embedding, write_embedding

@@ -19,7 +19,7 @@ from dreambooth_core.commands.options import from_arguments
 from dreambooth_core.config.loading import dump, load
 from dreambooth_core.devices import choose_device
 from dreambooth_core.errors import TrainingFailed, UserError
-from dreambooth_core.families.detect import identify
+from dreambooth_core.families.recognition.detect import identify
 from dreambooth_core.formats.adapters.read import read_adapter
 from dreambooth_core.formats.storage import read_tensors
 from dreambooth_core.jobs import Proposal, RunFolder, read_receipt, status

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.families import detect
+from dreambooth_core.families.recognition import detect
 from dreambooth_core.families.stable_diffusion import single_layout, vae
 from dreambooth_core.families.stable_diffusion.check import (
     check_component,

@@ -12,7 +12,7 @@ import torch
 
 from dreambooth_core.disk import reading
 from dreambooth_core.errors import Unsupported, UserError
-from dreambooth_core.families import detect
+from dreambooth_core.families.recognition import detect
 from dreambooth_core.families.stable_diffusion import (
     ldm_yaml,
     prediction,

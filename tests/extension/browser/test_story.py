@@ -11,7 +11,7 @@ from helpers.engine_environment import ROOT
 from selenium.webdriver.common.keys import Keys
 
 from dreambooth_core.commands.main import main
-from dreambooth_core.families.detect import identify
+from dreambooth_core.families.recognition.detect import identify
 
 if TYPE_CHECKING:
     from .conftest import Server

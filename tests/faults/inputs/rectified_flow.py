@@ -97,18 +97,10 @@ def _as_small_as_they_are() -> None:
     """What no shape tells, as the tiny bases have it."""
     from helpers import flow_bases
 
-    from dreambooth_core.families import (
-        flux,
-        hidream,
-        host_language,
-        host_texts,
-        host_vaes,
-        ideogram4,
-        krea2,
-        lumina2,
-        qwen_image,
-        sd3,
-    )
+    from dreambooth_core.families import flux, hidream, ideogram4, krea2, lumina2, qwen_image, sd3
+    from dreambooth_core.families.host_files import language as host_language
+    from dreambooth_core.families.host_files import texts as host_texts
+    from dreambooth_core.families.host_files import vaes as host_vaes
     from dreambooth_core.families.stable_diffusion import text
 
     host_vaes.NORM_GROUPS = 4

@@ -18,7 +18,7 @@ from peft import (
 from torch import Tensor, nn
 
 from dreambooth_core.errors import Unsupported
-from dreambooth_core.families.detect import identify
+from dreambooth_core.families.recognition.detect import identify
 from dreambooth_core.formats.adapters.apply import AdapterStack
 from dreambooth_core.formats.adapters.model import Adapter, Weights
 from dreambooth_core.formats.adapters.peft_state import from_peft

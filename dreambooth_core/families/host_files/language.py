@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreambooth_core.families.hosts import axes, count
+from dreambooth_core.families.host_files.record import axes, count
 
 Tensors = Mapping[str, Tensor]
 

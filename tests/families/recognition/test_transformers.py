@@ -9,7 +9,7 @@ import torch
 
 from dreambooth_core.commands.main import main
 from dreambooth_core.families.names import NAMES, LayerNames, names_of
-from dreambooth_core.families.transformer_files import look
+from dreambooth_core.families.recognition.transformers import look
 from dreambooth_core.formats import storage
 from tests.helpers.family_adapters import sizes
 

@@ -19,23 +19,15 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from dreambooth_core.commands.main import main
 from dreambooth_core.errors import UserError
-from dreambooth_core.families import (
-    flux,
-    hidream,
-    host_language,
-    host_texts,
-    host_vaes,
-    ideogram4,
-    krea2,
-    lumina2,
-    qwen_image,
-    sd3,
-)
+from dreambooth_core.families import flux, hidream, ideogram4, krea2, lumina2, qwen_image, sd3
 from dreambooth_core.families.base import Components
+from dreambooth_core.families.host_files import language as host_language
+from dreambooth_core.families.host_files import texts as host_texts
+from dreambooth_core.families.host_files import vaes as host_vaes
+from dreambooth_core.families.host_files.find import find_parts
 from dreambooth_core.families.loading import load_base, read_configs
 from dreambooth_core.families.options import BaseOptions
 from dreambooth_core.families.registry import FAMILIES
-from dreambooth_core.families.split_find import find_parts
 from dreambooth_core.families.stable_diffusion import text
 from dreambooth_core.formats.storage import read_metadata, write_tensors
 

@@ -16,11 +16,11 @@ from torch import Tensor
 from dreambooth_core.disk import replacing_folder, write_json
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Family
-from dreambooth_core.families.detect import identify
-from dreambooth_core.families.host_texts import hosts_file
-from dreambooth_core.families.hosts import HostFiles
+from dreambooth_core.families.host_files.read import pieces_in
+from dreambooth_core.families.host_files.record import HostFiles
+from dreambooth_core.families.host_files.texts import hosts_file
+from dreambooth_core.families.recognition.detect import identify
 from dreambooth_core.families.registry import denoiser_among, family_of_pipeline
-from dreambooth_core.families.split import pieces_in
 from dreambooth_core.formats.checkpoints.folder_layout import read_config, read_weights
 from dreambooth_core.formats.checkpoints.networks import in_precision
 from dreambooth_core.formats.folders import is_folder

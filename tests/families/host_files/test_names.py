@@ -12,7 +12,7 @@ import torch
 from diffusers.loaders import single_file_utils
 from helpers import host_files
 
-from dreambooth_core.families import host_vaes
+from dreambooth_core.families.host_files import vaes as host_vaes
 from dreambooth_core.families.registry import FAMILIES
 
 CONVERSIONS = {

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from dreambooth_core.families import host_language as language
-from dreambooth_core.families.hosts import HostFiles, count
+from dreambooth_core.families.host_files import language as language
+from dreambooth_core.families.host_files.record import HostFiles, count
 from dreambooth_core.families.stable_diffusion import text
 
 if TYPE_CHECKING:

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from dreambooth_core.disk.reading import open_regular
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Components, Family
-from dreambooth_core.families.detect import describe
-from dreambooth_core.families.host_language import WORDS
-from dreambooth_core.families.host_texts import TextKind, kind_of, text_kind, text_values
-from dreambooth_core.families.host_vaes import vae_kind, vae_kind_of_class
-from dreambooth_core.families.hosts import HostFiles
+from dreambooth_core.families.host_files.language import WORDS
+from dreambooth_core.families.host_files.record import HostFiles
+from dreambooth_core.families.host_files.texts import TextKind, kind_of, text_kind, text_values
+from dreambooth_core.families.host_files.vaes import vae_kind, vae_kind_of_class
 from dreambooth_core.families.options import BaseOptions
+from dreambooth_core.families.recognition.detect import describe
 from dreambooth_core.formats import gguf
 from dreambooth_core.formats.checkpoints.folder_layout import read_config, read_weights
 from dreambooth_core.formats.checkpoints.networks import names_of

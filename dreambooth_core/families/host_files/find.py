@@ -10,11 +10,17 @@ from typing import Any
 
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.base import Family
-from dreambooth_core.families.host_texts import TextKind, canonical, kind_of, text_kind
-from dreambooth_core.families.host_vaes import vae_kind, vae_kind_of_class
+from dreambooth_core.families.host_files.read import (
+    TEXT_FOLDERS,
+    VAE_FOLDERS,
+    beside,
+    pieces_in,
+    unfit,
+)
+from dreambooth_core.families.host_files.texts import TextKind, canonical, kind_of, text_kind
+from dreambooth_core.families.host_files.tokenizers import split_tokenizers
+from dreambooth_core.families.host_files.vaes import vae_kind, vae_kind_of_class
 from dreambooth_core.families.registry import denoiser_among
-from dreambooth_core.families.split import TEXT_FOLDERS, VAE_FOLDERS, beside, pieces_in, unfit
-from dreambooth_core.families.split_tokenizers import split_tokenizers
 from dreambooth_core.formats.checkpoints.pieces import Piece
 
 MOST_FILES = 1000

@@ -14,16 +14,16 @@ from dreambooth_core.disk.reading import open_regular, read_json, regular
 from dreambooth_core.errors import UserError
 from dreambooth_core.families.names import LABELS, label_of, names_of
 from dreambooth_core.families.names.stable_diffusion import has_second_encoder, of_keys, of_width
-from dreambooth_core.families.signatures import (
+from dreambooth_core.families.recognition.signatures import (
     ADAPTER_ENDINGS,
     ADAPTER_FRAGMENTS,
     FOREIGN,
     MAGIC,
     SIGNATURES,
 )
+from dreambooth_core.families.recognition.transformers import look
 from dreambooth_core.families.stable_diffusion import prediction, single_layout
 from dreambooth_core.families.stable_diffusion.unet import Shapes
-from dreambooth_core.families.transformer_files import look
 from dreambooth_core.formats import pickles, storage
 from dreambooth_core.formats.adapters.naming import called, family_of_keys
 from dreambooth_core.formats.folders import INDEXES, entries, is_file, is_folder

@@ -12,7 +12,7 @@ from helpers.reduced_models import full_parts, reduced_parts
 from safetensors.torch import save_file
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.families import detect
+from dreambooth_core.families.recognition import detect
 from dreambooth_core.families.stable_diffusion.folder import write_folder
 from dreambooth_core.families.stable_diffusion.single_read import read_single_file
 from dreambooth_core.families.stable_diffusion.single_write import tensors_of, write_single_file
