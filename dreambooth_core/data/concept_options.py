@@ -6,7 +6,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dreambooth_core.config.fields import MAX_SEED, advanced, option
-from dreambooth_core.families.options import SCHEDULERS
 
 
 @dataclass
@@ -124,10 +123,7 @@ class PriorOptions:
     )
     negative_prompt: str = option("", help="What class images should not show.")
     scheduler: str = option(
-        "",
-        label="Sampler",
-        help="The sampler for class images. Empty: the base's own.",
-        choices=("", *SCHEDULERS),
+        "", label="Sampler", help="The sampler for class images. Empty: the base's own."
     )
     precision: str = advanced(
         "auto",

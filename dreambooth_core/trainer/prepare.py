@@ -39,6 +39,7 @@ from dreambooth_core.data.prior import (
 from dreambooth_core.devices import Precision, make_precision
 from dreambooth_core.errors import Stopped, UserError
 from dreambooth_core.families.base import Components, config_of
+from dreambooth_core.families.options import SCHEDULERS
 from dreambooth_core.families.sampling import SamplingSettings, generate
 from dreambooth_core.formats.fingerprint import fingerprint
 from dreambooth_core.objective.objective import Objective
@@ -69,6 +70,12 @@ def class_images(config: TrainConfig, concept: Concept, base_fingerprint: str) -
         UserError: they cannot be made as asked, or the folder cannot be used.
     """
     prior = config.prior
+    if prior.scheduler and prior.scheduler not in SCHEDULERS:
+        raise UserError(
+            f"there is no scheduler {prior.scheduler!r}",
+            where="prior.scheduler",
+            do=f"Choose from {', '.join(SCHEDULERS)}, or leave it empty for the base's own.",
+        )
     recipe = recipe_of(concept, prior, config.data, base_fingerprint)
     kept_in = Path(prior.folder) if prior.folder else Path(config.run.output) / CLASS_FOLDER
     return find_class_images(
