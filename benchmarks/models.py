@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dreambooth_core.families.base import Components, Family
+from dreambooth_core.families.base import Family
+from dreambooth_core.families.components import Components
 from dreambooth_core.families.stable_diffusion.stock import stock_configs
 from dreambooth_core.families.transformer import TransformerFamily
 

@@ -12,7 +12,7 @@ from dreambooth_core.bases.embedded import ASSETS
 from dreambooth_core.bases.locate import locate
 from dreambooth_core.evaluation.grid import Row, sheet
 from dreambooth_core.evaluation.scores import Scorer, agreement, diversity, load_scorer, similarity
-from dreambooth_core.families.base import Components
+from dreambooth_core.families.components import Components
 from dreambooth_core.families.sampling import SamplingSettings, generate
 from dreambooth_core.formats.adapters.apply import AdapterStack
 from dreambooth_core.formats.adapters.read import read_adapter

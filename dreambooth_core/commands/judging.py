@@ -25,7 +25,7 @@ from dreambooth_core.evaluation.grid import Row, sheet
 from dreambooth_core.evaluation.measures import measure
 from dreambooth_core.evaluation.page import WORDS, Judged, page
 from dreambooth_core.evaluation.protocol import Task, prompts_for, read_prompts, tasks
-from dreambooth_core.families.base import Components
+from dreambooth_core.families.components import Components
 from dreambooth_core.families.host_files.read import put_denoiser
 from dreambooth_core.families.loading import load_base, pinned
 from dreambooth_core.families.options import BaseOptions

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from dreambooth_core.families.base import Components
+from dreambooth_core.families.components import Components
 from dreambooth_core.families.host_files.record import HostFiles, Tensors, count, flow_scheduler
 from dreambooth_core.families.names.anima import NAMES
 from dreambooth_core.families.qwen_image import VideoAutoencoder

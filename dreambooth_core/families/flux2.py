@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from dreambooth_core.families.base import Components, Configs
+from dreambooth_core.families.components import Components, Configs
 from dreambooth_core.families.flux import NORMS, SCALES, SHIFT_BY_SIZE, blocks_of
 from dreambooth_core.families.host_files.record import HostFiles, Tensors, axes, flow_scheduler
 from dreambooth_core.families.names.flux2 import NAMES

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.families.base import Components, Configs
+from dreambooth_core.families.components import Components, Configs
 from dreambooth_core.families.flux import LATENTS
 from dreambooth_core.families.host_files.record import (
     HostFiles,

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from dreambooth_core.errors import Stopped, UserError
-from dreambooth_core.families.base import Components, SizeInfo
+from dreambooth_core.families.base import SizeInfo
+from dreambooth_core.families.components import Components
 from dreambooth_core.objective.diffusion import alphas_of
 
 HOSTS = ("a1111", "comfyui")

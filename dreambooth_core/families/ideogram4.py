@@ -12,7 +12,8 @@ from torch import Tensor
 
 from dreambooth_core.devices import send
 from dreambooth_core.errors import UserError
-from dreambooth_core.families.base import Components, Loaded
+from dreambooth_core.families.base import Loaded
+from dreambooth_core.families.components import Components
 from dreambooth_core.families.flux2 import FoldedLatents, cells
 from dreambooth_core.families.host_files.record import HostFiles, Tensors, count, flow_scheduler
 from dreambooth_core.families.names.ideogram4 import NAMES

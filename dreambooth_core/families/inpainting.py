@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dreambooth_core.families.base import Components
+from dreambooth_core.families.components import Components
 
 WHOLE = 0.25
 """Share of masks that hide everything, so that the model keeps drawing whole images."""

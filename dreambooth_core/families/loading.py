@@ -9,7 +9,8 @@ from typing import Any
 from dreambooth_core.bases.locate import commit_of, is_commit, is_on_hub, locate
 from dreambooth_core.disk.reading import read_json
 from dreambooth_core.errors import UserError
-from dreambooth_core.families.base import Components, Family
+from dreambooth_core.families.base import Family
+from dreambooth_core.families.components import Components
 from dreambooth_core.families.host_files.read import SplitParts, pieces_in, read_split, there
 from dreambooth_core.families.host_files.tokenizers import split_tokenizers
 from dreambooth_core.families.options import BaseOptions

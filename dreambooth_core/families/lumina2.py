@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from dreambooth_core.families.base import Components
+from dreambooth_core.families.components import Components
 from dreambooth_core.families.flux import LATENTS
 from dreambooth_core.families.host_files.record import (
     HostFiles,

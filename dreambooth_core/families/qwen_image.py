@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dreambooth_core.devices import send
-from dreambooth_core.families.base import Components, Configs
+from dreambooth_core.families.components import Components, Configs
 from dreambooth_core.families.host_files.record import (
     HostFiles,
     Tensors,

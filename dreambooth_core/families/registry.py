@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from dreambooth_core.errors import Unsupported
 from dreambooth_core.families.anima import Anima
-from dreambooth_core.families.base import Configs, Family
+from dreambooth_core.families.base import Family
+from dreambooth_core.families.components import Configs
 from dreambooth_core.families.flux import Chroma, Flux
 from dreambooth_core.families.flux2 import Flux2Dev, Flux2Klein
 from dreambooth_core.families.hidream import HiDream

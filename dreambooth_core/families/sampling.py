@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dreambooth_core.devices import is_sharded
 from dreambooth_core.errors import Stopped, UserError
-from dreambooth_core.families.base import Components
+from dreambooth_core.families.components import Components
 from dreambooth_core.families.host_sampling import Like
 from dreambooth_core.memory.streaming import Streaming
 from dreambooth_core.randomness import generator

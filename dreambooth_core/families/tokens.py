@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.families.base import Components
+from dreambooth_core.families.components import Components
 
 
 class LearnedEmbedding(nn.Module):

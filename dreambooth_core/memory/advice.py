@@ -14,7 +14,7 @@ import torch
 
 from dreambooth_core.devices import processor_computes_bf16
 from dreambooth_core.errors import FAILURES, TrainingFailed, UserError
-from dreambooth_core.families.base import Configs
+from dreambooth_core.families.components import Configs
 from dreambooth_core.formats.storage import read_header
 from dreambooth_core.memory.budget import (
     DROPS,

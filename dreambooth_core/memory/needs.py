@@ -16,7 +16,8 @@ from torch import nn
 from dreambooth_core.bases.locate import locate
 from dreambooth_core.devices import DTYPES, STORED, choose_device
 from dreambooth_core.errors import FAILURES
-from dreambooth_core.families.base import Components, Configs, Family
+from dreambooth_core.families.base import Family
+from dreambooth_core.families.components import Components, Configs
 from dreambooth_core.families.loading import read_configs, recommended
 from dreambooth_core.families.registry import family_of
 from dreambooth_core.memory.estimate import (

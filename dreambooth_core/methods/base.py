@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.families.base import Components
+from dreambooth_core.families.components import Components
 from dreambooth_core.formats.adapters.model import Adapter
 from dreambooth_core.methods.options import MethodOptions
 from dreambooth_core.methods.table import METHODS

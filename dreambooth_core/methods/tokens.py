@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.families.base import Components
+from dreambooth_core.families.components import Components
 from dreambooth_core.families.tokens import LearnedEmbedding, add_token, embeddings_of, token_ids
 from dreambooth_core.formats.embeddings import KEYS
 from dreambooth_core.methods.adapters import Lora

@@ -25,7 +25,7 @@ from dreambooth_core.errors import Stopped
 from dreambooth_core.evaluation.encoders import load_encoders, own_folder
 from dreambooth_core.evaluation.protocol import prompts_for, tasks
 from dreambooth_core.evaluation.scores import diversity, similarity
-from dreambooth_core.families.base import Components
+from dreambooth_core.families.components import Components
 from dreambooth_core.jobs import Event
 from dreambooth_core.objective.objective import Objective
 from dreambooth_core.options import TrainConfig

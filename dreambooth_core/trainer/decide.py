@@ -25,7 +25,7 @@ from dreambooth_core.data.plan import BatchPlan, Size
 from dreambooth_core.data.prior import ClassImages
 from dreambooth_core.devices import choose_device, make_precision
 from dreambooth_core.errors import UserError
-from dreambooth_core.families.base import Components
+from dreambooth_core.families.components import Components
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.methods.base import Trainable, method_for
 from dreambooth_core.methods.quantized import require_package

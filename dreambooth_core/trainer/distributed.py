@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from dreambooth_core.attention.processors import apply_attention
 from dreambooth_core.devices import choose_device, cut_like, is_sharded, uncut
 from dreambooth_core.errors import Stopped, UserError
-from dreambooth_core.families.base import Components
+from dreambooth_core.families.components import Components
 from dreambooth_core.methods.base import Trainable
 from dreambooth_core.options import TrainConfig
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from dreambooth_core.bases.locate import locate
 from dreambooth_core.data.cache import MemoryStore
-from dreambooth_core.families.base import Components
+from dreambooth_core.families.components import Components
 from dreambooth_core.families.options import BaseOptions
 from dreambooth_core.formats.fingerprint import fingerprint
 from dreambooth_core.memory.wanted import has_room

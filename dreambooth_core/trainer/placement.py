@@ -11,7 +11,7 @@ from torch import nn
 
 from dreambooth_core.attention.processors import apply_attention
 from dreambooth_core.devices import Precision
-from dreambooth_core.families.base import Components
+from dreambooth_core.families.components import Components
 from dreambooth_core.formats.fingerprint import fingerprint
 from dreambooth_core.memory.streaming import Streaming
 from dreambooth_core.methods.quantized import quantize

@@ -38,7 +38,7 @@ from dreambooth_core.data.prior import (
 )
 from dreambooth_core.devices import Precision, make_precision
 from dreambooth_core.errors import Stopped, UserError
-from dreambooth_core.families.base import Components, config_of
+from dreambooth_core.families.components import Components, config_of
 from dreambooth_core.families.options import SCHEDULERS
 from dreambooth_core.families.sampling import SamplingSettings, generate
 from dreambooth_core.formats.fingerprint import fingerprint

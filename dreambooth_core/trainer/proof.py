@@ -19,7 +19,8 @@ from dreambooth_core.attention.processors import apply_attention
 from dreambooth_core.devices import STORED
 from dreambooth_core.disk import sha256
 from dreambooth_core.errors import TrainingFailed
-from dreambooth_core.families.base import Components, SizeInfo
+from dreambooth_core.families.base import SizeInfo
+from dreambooth_core.families.components import Components
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.families.options import BaseOptions
 from dreambooth_core.families.tokens import add_token

@@ -41,7 +41,7 @@ from dreambooth_core.disk import (
     write_bytes,
     write_json,
 )
-from dreambooth_core.families.base import Components, config_of
+from dreambooth_core.families.components import Components, config_of
 from dreambooth_core.families.names import record_of
 from dreambooth_core.formats.adapters.model import Adapter
 from dreambooth_core.formats.adapters.write import write_adapter

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -13,7 +14,8 @@ from dreambooth_core.data.images import latent_mask
 from dreambooth_core.data.items import Items
 from dreambooth_core.data.plan import Slot
 from dreambooth_core.devices import Precision, send
-from dreambooth_core.families.base import Components, SizeInfo
+from dreambooth_core.families.base import SizeInfo
+from dreambooth_core.families.components import Components
 from dreambooth_core.families.inpainting import conditions, random_mask
 from dreambooth_core.families.text import Conditioning
 from dreambooth_core.objective.objective import NoisySample
@@ -63,7 +65,7 @@ class Samples:
         Masks are keyed as latents are; each image is encoded alone, so that the batch's
         layout changes nothing.
         """
-        if not self.parts.is_inpainting:
+        if not self._is_inpainting:
             return None
         made = []
         for slot in group:
@@ -71,6 +73,10 @@ class Samples:
             mask = random_mask(*slot.size, generator("mask", self.seed, *slot.key(step)))
             made.append(conditions(self.parts, pixels, mask))
         return send(torch.stack(made), self.precision.device)
+
+    @cached_property
+    def _is_inpainting(self) -> bool:
+        return self.parts.is_inpainting
 
     def sizes(self, group: Sequence[Slot]) -> list[SizeInfo]:
         """Where each image came from."""

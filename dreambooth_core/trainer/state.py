@@ -26,7 +26,7 @@ from dreambooth_core.bases.locate import is_commit
 from dreambooth_core.disk import replacing, replacing_folder, sha256, tidy, write_json
 from dreambooth_core.disk.reading import parse_json
 from dreambooth_core.errors import UserError
-from dreambooth_core.families.base import Components
+from dreambooth_core.families.components import Components
 from dreambooth_core.formats.storage import read_metadata, read_tensors, write_tensors
 from dreambooth_core.jobs.checkpoints import (
     MANIFEST,

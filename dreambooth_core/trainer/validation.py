@@ -16,7 +16,7 @@ from dreambooth_core.data.items import Items
 from dreambooth_core.devices import Precision
 from dreambooth_core.disk import write_bytes
 from dreambooth_core.errors import UserError
-from dreambooth_core.families.base import Components
+from dreambooth_core.families.components import Components
 from dreambooth_core.families.host_sampling import SAMPLERS, Like
 from dreambooth_core.families.sampling import SamplingSettings, generate
 from dreambooth_core.options.run import ValidationOptions

@@ -23,7 +23,8 @@ from diffusers import ClassifierFreeGuidance, DiffusionPipeline, ModularPipeline
 from torch import Tensor
 
 from dreambooth_core.families.anima import _without_torchvision
-from dreambooth_core.families.base import Components, SizeInfo
+from dreambooth_core.families.base import SizeInfo
+from dreambooth_core.families.components import Components
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.families.options import BaseOptions
 from dreambooth_core.families.text import Conditioning

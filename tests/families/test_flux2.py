@@ -15,7 +15,7 @@ from torch import Tensor
 from dreambooth_core.disk import write_json
 from dreambooth_core.disk.reading import read_json
 from dreambooth_core.errors import UserError
-from dreambooth_core.families.base import Components
+from dreambooth_core.families.components import Components
 from dreambooth_core.families.names import names_of
 from dreambooth_core.families.recognition.detect import identify
 from dreambooth_core.formats.adapters.apply import AdapterStack

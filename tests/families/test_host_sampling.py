@@ -12,7 +12,7 @@ from helpers.families import reduced_base
 from torch import Tensor
 
 from dreambooth_core.errors import Stopped, UserError
-from dreambooth_core.families.base import Components
+from dreambooth_core.families.components import Components
 from dreambooth_core.families.host_sampling import SCHEDULES, Levels, Like
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.families.options import BaseOptions

@@ -14,7 +14,7 @@ from torch import Tensor
 from dreambooth_core.config.loading import load
 from dreambooth_core.devices import Precision
 from dreambooth_core.errors import UserError
-from dreambooth_core.families.base import Components
+from dreambooth_core.families.components import Components
 from dreambooth_core.families.ideogram4 import Ideogram4
 from dreambooth_core.families.sampling import SamplingSettings, build_pipeline, generate
 from dreambooth_core.memory.needs import Planner

@@ -8,7 +8,8 @@ import pytest
 import torch
 from helpers.families import reduced_base
 
-from dreambooth_core.families.base import Components, SizeInfo
+from dreambooth_core.families.base import SizeInfo
+from dreambooth_core.families.components import Components
 from dreambooth_core.families.inpainting import conditions, random_mask
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.families.options import BaseOptions

@@ -10,7 +10,7 @@ from helpers.families import reduced_base
 from PIL import ImageChops
 from torch import Tensor
 
-from dreambooth_core.families.base import Components
+from dreambooth_core.families.components import Components
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.families.options import BaseOptions
 from dreambooth_core.families.sampling import SamplingSettings, decode, generate

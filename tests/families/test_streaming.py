@@ -12,7 +12,8 @@ from helpers.families import reduced_base
 from helpers.flow_bases import WRITERS
 from torch import Tensor
 
-from dreambooth_core.families.base import Components, SizeInfo
+from dreambooth_core.families.base import SizeInfo
+from dreambooth_core.families.components import Components
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.families.options import BaseOptions
 from dreambooth_core.memory.streaming import Streaming

@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers.families import KINDS, reduced_base
 
-from dreambooth_core.families.base import Components
+from dreambooth_core.families.components import Components
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.families.options import BaseOptions
 from dreambooth_core.families.text import tokenise

@@ -14,7 +14,7 @@ from helpers.flow_bases import WRITERS
 from helpers.tiny import tiny_sd1
 
 from benchmarks.models import in_size
-from dreambooth_core.families.base import Components
+from dreambooth_core.families.components import Components
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.families.options import BaseOptions
 from dreambooth_core.trainer import decide as decides

@@ -11,7 +11,7 @@ from unittest import mock
 
 from dreambooth_core.config.loading import dump, load
 from dreambooth_core.data.cache import MemoryStore
-from dreambooth_core.families.base import Components
+from dreambooth_core.families.components import Components
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.jobs import Event, RunFolder
 from dreambooth_core.methods.base import Trainable

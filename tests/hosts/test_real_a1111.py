@@ -16,7 +16,7 @@ import pytest
 from hosts.webui_host import Refused, WebUI, pocket_file
 from PIL import Image, ImageChops, ImageStat
 
-from dreambooth_core.families.base import Components
+from dreambooth_core.families.components import Components
 from dreambooth_core.families.host_sampling import Like
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.families.options import BaseOptions

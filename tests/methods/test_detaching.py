@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dreambooth_core.families.base import Components
+from dreambooth_core.families.components import Components
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.families.options import BaseOptions
 from dreambooth_core.methods.base import method_for

@@ -10,7 +10,7 @@ from helpers.runs import config_for, losses, train
 from torch import nn
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.families.base import Components
+from dreambooth_core.families.components import Components
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.families.options import BaseOptions
 from dreambooth_core.formats.adapters.model import DiffWeights

@@ -10,7 +10,7 @@ from helpers.adapters import METHODS, adapter_for, relative, weights_for
 from helpers.family_adapters import family_adapter
 
 from dreambooth_core.errors import UserError
-from dreambooth_core.families.base import Components
+from dreambooth_core.families.components import Components
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.families.names import names_of
 from dreambooth_core.families.options import BaseOptions

@@ -14,7 +14,7 @@ from helpers.tiny import tiny_text_encoder
 
 from dreambooth_core.commands import main
 from dreambooth_core.errors import UserError
-from dreambooth_core.families.base import Components
+from dreambooth_core.families.components import Components
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.families.options import BaseOptions
 from dreambooth_core.families.recognition.detect import identify

@@ -19,7 +19,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from dreambooth_core.commands.main import main
 from dreambooth_core.config.loading import dump
-from dreambooth_core.families.base import Components
+from dreambooth_core.families.components import Components
 from dreambooth_core.families.names import NAMES
 from dreambooth_core.families.registry import FAMILIES
 from dreambooth_core.formats.adapters.read import read_adapter

@@ -15,7 +15,7 @@ import torch
 from helpers.runs import config_for, folder_for
 
 from dreambooth_core.errors import Stopped
-from dreambooth_core.families.base import Components
+from dreambooth_core.families.components import Components
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.families.options import BaseOptions
 from dreambooth_core.formats.fingerprint import fingerprint

@@ -10,7 +10,7 @@ import torch
 from helpers.runs import PRIOR, config_for, folder_for, go_on, train, training_of
 
 from dreambooth_core.errors import TrainingFailed, UserError
-from dreambooth_core.families.base import Components
+from dreambooth_core.families.components import Components
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.families.options import BaseOptions
 from dreambooth_core.families.sampling import SamplingSettings, generate

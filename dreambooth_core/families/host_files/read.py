@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from dreambooth_core.disk.reading import open_regular
 from dreambooth_core.errors import UserError
-from dreambooth_core.families.base import Components, Family
+from dreambooth_core.families.base import Family
+from dreambooth_core.families.components import Components
 from dreambooth_core.families.host_files.language import WORDS
 from dreambooth_core.families.host_files.record import HostFiles
 from dreambooth_core.families.host_files.texts import TextKind, kind_of, text_kind, text_values

@@ -10,8 +10,9 @@ from typing import Any
 
 from dreambooth_core.bases.locate import is_on_hub
 from dreambooth_core.errors import UserError
-from dreambooth_core.families.base import Configs, Family
+from dreambooth_core.families.base import Family
 from dreambooth_core.families.clip_tokenizers import load_tokenizers
+from dreambooth_core.families.components import Configs
 from dreambooth_core.families.host_files.language import MISTRAL_CHAT
 from dreambooth_core.families.host_files.texts import TEXT_KINDS, TextKind, kind_of, text_values
 from dreambooth_core.families.transformer import readable

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from dreambooth_core.devices import send
 from dreambooth_core.errors import Unsupported
-from dreambooth_core.families.base import Components, Configs, Family, Loaded, SizeInfo
+from dreambooth_core.families.base import Family, Loaded, SizeInfo
 from dreambooth_core.families.clip_tokenizers import load_tokenizers
+from dreambooth_core.families.components import Components, Configs
 from dreambooth_core.families.stable_diffusion.build import build, empty
 from dreambooth_core.families.stable_diffusion.folder import write_folder
 from dreambooth_core.families.stable_diffusion.scheduler import FLOW_SIGMAS, with_scheduler

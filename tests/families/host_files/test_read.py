@@ -20,7 +20,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from dreambooth_core.commands.main import main
 from dreambooth_core.errors import UserError
 from dreambooth_core.families import flux, hidream, ideogram4, krea2, lumina2, qwen_image, sd3
-from dreambooth_core.families.base import Components
+from dreambooth_core.families.components import Components
 from dreambooth_core.families.host_files import language as host_language
 from dreambooth_core.families.host_files import texts as host_texts
 from dreambooth_core.families.host_files import vaes as host_vaes
