@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import yaml
+from selenium.webdriver import ActionChains
 from selenium.webdriver.common.keys import Keys
 
 from tests.extension.browser.driving import Browser
@@ -45,7 +46,7 @@ def main() -> None:
         host.environment["DREAMBOOTH_ENV"] = str(folder / "none")
         _taken(host, _set_up)
         host.environment["DREAMBOOTH_ENV"] = engine
-        _taken(host, _train, _generate, _merge, _runs)
+        _taken(host, _train, _marks, _crop, _generate, _merge, _runs)
         _taken(host, _chinese)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -98,6 +99,31 @@ def _train(browser: Browser, host: WebUI) -> None:
     browser.script("window.scrollTo(0, 0)")
     _photograph(browser, "train")
     browser.until(lambda: browser.script(f"{PANEL}.state") == "finished", "the end", 1200)
+
+
+def _marks(browser: Browser, host: WebUI) -> None:
+    image = "#dreambooth_marks figure:nth-of-type({}) img"
+    browser.until(lambda: browser.find(image.format(1)).is_displayed(), "the images")
+    for place, wanted in ((1, "good"), (2, "good"), (3, "good"), (4, "good"), (4, "bad")):
+        browser.press(image.format(place))
+        now = f"#dreambooth_marks figure:nth-of-type({place})[data-marked={wanted}]"
+        browser.until(lambda now=now: browser.find(now), wanted)
+    browser.script(
+        "document.querySelector('#dreambooth_marks_area').scrollIntoView({block: 'end'})"
+    )
+    _photograph(browser, "marks")
+
+
+def _crop(browser: Browser, host: WebUI) -> None:
+    browser.press("#dreambooth_pictures_0 figure img")
+    paper = browser.until(lambda: browser.find("#dreambooth_crop_0 .db-cropper img"), "the image")
+    browser.script("arguments[0].scrollIntoView({block: 'center'})", paper)
+    wide, high = paper.size["width"], paper.size["height"]
+    drag = ActionChains(browser.driver).move_to_element_with_offset(paper, -wide // 3, -high // 3)
+    drag.click_and_hold().move_by_offset(wide * 2 // 3, high * 2 // 3).release().perform()
+    browser.until(lambda: browser.value("#dreambooth_crop_sides_0"), "the sides")
+    _photograph(browser, "crop")
+    browser.press("#dreambooth_crop_close_0")
 
 
 def _generate(browser: Browser, host: WebUI) -> None:

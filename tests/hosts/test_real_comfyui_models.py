@@ -10,7 +10,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from tests.families.test_split_names import REAL
+from tests.families.host_files.test_names import REAL
 
 from dreambooth_core.families.registry import FAMILIES
 from tests.hosts import comfyui_host
