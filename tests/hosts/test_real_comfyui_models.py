@@ -10,9 +10,9 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from tests.families.host_files.test_names import REAL
 
 from dreambooth_core.families.registry import FAMILIES
+from tests.families.host_files.test_names import REAL
 from tests.hosts import comfyui_host
 
 pytestmark = pytest.mark.host
