@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.engine_environment import this_python
+from tests.helpers.engine_environment import this_python
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
