@@ -1,4 +1,4 @@
-"""``dreambooth convert`` on adapters; checkpoints are in tests/formats/checkpoints."""
+"""``dreambooth convert`` on adapters; checkpoints are in tests/families/stable_diffusion."""
 
 from __future__ import annotations
 
