@@ -98,7 +98,13 @@ def marked(found: Sequence[Any]) -> Html:
     good, bad = (sum(one.mark == kind for one in found) for kind in ("good", "bad"))
     return div(
         "db-marks",
-        div("db-saved", chip("good", f"{good}"), chip("bad", f"{bad}")),
+        div(
+            "db-counts",
+            span("db-count db-good", good),
+            span("", "good"),
+            span("db-count", bad),
+            span("", "bad"),
+        ),
         div("db-pictures", *figures),
     )
 

@@ -31,7 +31,7 @@ class RunsPage:
     def __init__(self, studio: Any) -> None:
         self.studio = studio
         with card(elem_id="dreambooth_runs_area"):
-            heading("", "Runs", "Every training, also those of the queue; it is one at a time.")
+            heading("", "Runs", "All trainings, queued ones too; one runs at a time.")
             self.table: Component = html(elem_id="dreambooth_runs")
             self.chosen: Component = hidden_text("dreambooth_chosen_run")
             self.about: Component = html(elem_id="dreambooth_run_about")

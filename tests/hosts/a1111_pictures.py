@@ -23,7 +23,7 @@ CHANGES = {
     "run.steps": STEPS,
     "save.every_steps": 100,
     "validation.every_steps": 50,
-    "validation.prompts": ["a photo of a sks star with one eye and a smile on a night background"],
+    "validation.prompts": ["a photo of a sks star with one eye and a smile on a purple background"],
 }
 """To what the demo trains with; not typed into the page, whose form would be unfolded."""
 

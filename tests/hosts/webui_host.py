@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.helpers.engine_environment import this_python
 from PIL import Image
+
+from tests.helpers.engine_environment import this_python
 
 ROOT = Path(__file__).parents[2]
 NAME = "sd-webui-dreambooth-studio"

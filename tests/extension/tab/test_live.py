@@ -13,7 +13,7 @@ from PIL import Image
 from dreambooth_core.config.loading import mark
 from dreambooth_core.hosting.curves import smoothed, thinned
 from dreambooth_core.options import TrainConfig
-from extension.service.types import Events, Problem, Report, Status
+from extension.service.types import Events, Marked, Problem, Report, Status
 from extension.tab import check, history, html, live
 from extension.tab.curve import loss_curve
 
@@ -248,6 +248,13 @@ def test_absurd_steps_are_not_in_order() -> None:
 
 def measured(step: int, **numbers: float) -> dict[str, Any]:
     return {"kind": "measured", "step": step, "best": 100, **numbers}
+
+
+def test_marks_are_counted_in_words() -> None:
+    marks = ["good", "good", "bad", ""]
+    found = [Marked(f"{n}.png", f"/none/{n}.png", "a dog", 0, mark) for n, mark in enumerate(marks)]
+    text = re.sub("<[^>]+>", " ", history.marked(found)).split()
+    assert text == ["2", "good", "1", "bad", "good", "good", "bad", "–"]
 
 
 def test_what_was_measured_is_drawn_with_the_best_step_marked() -> None:
