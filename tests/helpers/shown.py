@@ -13,7 +13,7 @@ OPTIONS = "methods/test_options.py"
 TOKENS = "methods/test_tokens.py"
 FLOW = "objective/test_flow.py"
 MEMORY = "methods/test_memory_options.py"
-SPLIT = "families/test_split.py"
+SPLIT = "families/host_files/test_read.py"
 
 SHOWN: dict[str, tuple[str, str]] = {
     "base.model": (DATA, "test_revision_and_variant_choose_the_hubs_files"),
