@@ -104,7 +104,7 @@ def _train(browser: Browser, host: WebUI) -> None:
 def _marks(browser: Browser, host: WebUI) -> None:
     image = "#dreambooth_marks figure:nth-of-type({}) img"
     browser.until(lambda: browser.find(image.format(1)).is_displayed(), "the images")
-    for place, wanted in ((1, "good"), (2, "good"), (3, "good"), (4, "good"), (4, "bad")):
+    for place, wanted in ((1, "good"), (1, "bad"), (5, "good"), (6, "good"), (7, "good")):
         browser.press(image.format(place))
         now = f"#dreambooth_marks figure:nth-of-type({place})[data-marked={wanted}]"
         browser.until(lambda now=now: browser.find(now), wanted)
