@@ -13,11 +13,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from dreambooth_core.families.base import Conditioning
 from dreambooth_core.families.components import Components
 from dreambooth_core.families.host_files.record import HostFiles, Tensors, count, flow_scheduler
 from dreambooth_core.families.names.anima import NAMES
 from dreambooth_core.families.qwen_image import VideoAutoencoder
-from dreambooth_core.families.text import Conditioning
 from dreambooth_core.families.transformer import Call
 
 HEAD = 128

@@ -9,17 +9,17 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from dreambooth_core.devices import send
 from dreambooth_core.errors import UserError
-from dreambooth_core.families.components import Components, Configs
+from dreambooth_core.families.components import Components, Configs, Loaded
 from dreambooth_core.families.host_files.record import HostFiles
-from dreambooth_core.families.text import Conditioning
 from dreambooth_core.memory.estimate import NOTHING
 
 if TYPE_CHECKING:
@@ -29,14 +29,68 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A base as a family reads it."""
+class Conditioning:
+    """What the denoiser is told about a batch of prompts."""
 
-    models: dict[str, nn.Module]
-    """By the names of their folders in diffusers' layout."""
-    scheduler: dict[str, Any]
-    prediction_type: str
-    settings: dict[str, Any] = field(default_factory=dict)
+    embeds: Tensor
+    """``[batch, tokens, …]``."""
+    pooled: Tensor | None = None
+    """``[batch, width]``, where the family has one."""
+    mask: Tensor | None = None
+    """``[batch, tokens]``, true where a token counts, where the family's encoder says so."""
+    lengths: tuple[int, ...] | None = None
+    """Tokens of each prompt, where prompts of a batch differ and the rest is padding. On the
+    host: asking a GPU for them would make it wait."""
+
+    def to(self, *, device: torch.device, dtype: torch.dtype) -> Conditioning:
+        """The same conditioning on a device and in a precision."""
+        pooled = None if self.pooled is None else send(self.pooled, device).to(dtype)
+        mask = None if self.mask is None else send(self.mask, device)
+        return Conditioning(send(self.embeds, device).to(dtype), pooled, mask, self.lengths)
+
+    def as_dict(self) -> dict[str, Tensor]:
+        """Plain tensors of one prompt, for the cache."""
+        named = {"embeds": self.embeds, "pooled": self.pooled, "mask": self.mask}
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
+
+    def counted(self) -> Tensor:
+        """True where a token counts and is no padding, ``[batch, tokens]``."""
+        count, tokens = self.embeds.shape[:2]
+        lengths = torch.tensor(self.lengths or [tokens] * count)
+        return send(torch.arange(tokens) < lengths[:, None], self.embeds.device)
+
+    @classmethod
+    def joined(cls, items: Sequence[Conditioning]) -> Conditioning:
+        """One batch of several, the shorter ones lengthened with zeros that do not count."""
+        lengths = tuple(item.embeds.shape[1] for item in items for _ in range(len(item.embeds)))
+        longest = max(lengths)
+        pooled = [item.pooled for item in items if item.pooled is not None]
+        masks = [longer(item.mask, longest) for item in items if item.mask is not None]
+        return cls(
+            torch.cat([longer(item.embeds, longest) for item in items]),
+            torch.cat(pooled) if pooled else None,
+            torch.cat(masks) if masks else None,
+            lengths if min(lengths) < longest else None,
+        )
+
+    def padded(self, tokens: int, empty: Conditioning) -> Conditioning:
+        """Lengthened to ``tokens`` with chunks of the empty prompt, as the hosts do.
+
+        ``empty`` is the conditioning of ``""`` for one prompt, one chunk long.
+        """
+        missing = (tokens - self.embeds.shape[1]) // empty.embeds.shape[1]
+        if missing <= 0:
+            return self
+        filler = empty.embeds.to(self.embeds).expand(self.embeds.shape[0], -1, -1)
+        return Conditioning(torch.cat([self.embeds, *[filler] * missing], dim=1), self.pooled)
+
+
+def longer(values: Tensor, tokens: int) -> Tensor:
+    """``[batch, tokens, …]`` lengthened with zeros."""
+    missing = tokens - values.shape[1]
+    if not missing:
+        return values
+    return torch.cat([values, values.new_zeros(len(values), missing, *values.shape[2:])], dim=1)
 
 
 @dataclass(frozen=True)

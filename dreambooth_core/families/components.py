@@ -105,3 +105,14 @@ def config_of(model: Any) -> dict[str, Any]:
         values = {**config, "_class_name": type(model).__name__}
     values.pop("_name_or_path", None)  # where it lay, which is no fact of the network
     return values
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A base as a family reads it."""
+
+    models: dict[str, nn.Module]
+    """By the names of their folders in diffusers' layout."""
+    scheduler: dict[str, Any]
+    prediction_type: str
+    settings: dict[str, Any] = field(default_factory=dict)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from dreambooth_core.families.base import Conditioning
 from dreambooth_core.families.components import Components
 from dreambooth_core.families.host_files.record import (
     HostFiles,
@@ -21,7 +22,6 @@ from dreambooth_core.families.host_files.record import (
 )
 from dreambooth_core.families.names import chroma, flux
 from dreambooth_core.families.packing import image_ids, packed, unpacked
-from dreambooth_core.families.text import Conditioning
 from dreambooth_core.families.transformer import (
     FEED_FORWARD,
     JOINT_ATTENTION,

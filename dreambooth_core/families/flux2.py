@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from dreambooth_core.families.base import Conditioning
 from dreambooth_core.families.components import Components, Configs
 from dreambooth_core.families.flux import NORMS, SCALES, SHIFT_BY_SIZE, blocks_of
 from dreambooth_core.families.host_files.record import HostFiles, Tensors, axes, flow_scheduler
 from dreambooth_core.families.names.flux2 import NAMES
-from dreambooth_core.families.text import Conditioning
 from dreambooth_core.families.transformer import Call, TransformerFamily
 from dreambooth_core.objective.shift import FlowDefaults
 

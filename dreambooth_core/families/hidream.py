@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dreambooth_core.errors import UserError
+from dreambooth_core.families.base import Conditioning
 from dreambooth_core.families.components import Components, Configs
 from dreambooth_core.families.flux import LATENTS
 from dreambooth_core.families.host_files.record import (
@@ -21,7 +22,6 @@ from dreambooth_core.families.host_files.record import (
     flow_scheduler,
 )
 from dreambooth_core.families.names.hidream import NAMES
-from dreambooth_core.families.text import Conditioning
 from dreambooth_core.families.transformer import Call, TransformerFamily
 from dreambooth_core.objective.shift import FlowDefaults
 

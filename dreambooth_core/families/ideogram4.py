@@ -12,12 +12,11 @@ from torch import Tensor
 
 from dreambooth_core.devices import send
 from dreambooth_core.errors import UserError
-from dreambooth_core.families.base import Loaded
-from dreambooth_core.families.components import Components
+from dreambooth_core.families.base import Conditioning
+from dreambooth_core.families.components import Components, Loaded
 from dreambooth_core.families.flux2 import FoldedLatents, cells
 from dreambooth_core.families.host_files.record import HostFiles, Tensors, count, flow_scheduler
 from dreambooth_core.families.names.ideogram4 import NAMES
-from dreambooth_core.families.text import Conditioning
 from dreambooth_core.families.transformer import Call
 from dreambooth_core.formats.checkpoints.parts import ModelParts
 from dreambooth_core.objective.shift import FlowDefaults, root_mu

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from dreambooth_core.families.base import Conditioning, longer
 from dreambooth_core.families.components import Components
 from dreambooth_core.families.host_files.record import (
     HostFiles,
@@ -19,7 +20,6 @@ from dreambooth_core.families.host_files.record import (
 from dreambooth_core.families.names.krea2 import BLOCKS, NAMES
 from dreambooth_core.families.packing import image_ids, packed, unpacked
 from dreambooth_core.families.qwen_image import VideoAutoencoder
-from dreambooth_core.families.text import Conditioning, longer
 from dreambooth_core.families.transformer import Call
 from dreambooth_core.objective.shift import FlowDefaults, linear_mu
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dreambooth_core.devices import send
+from dreambooth_core.families.base import Conditioning
 from dreambooth_core.families.components import Components, Configs
 from dreambooth_core.families.host_files.record import (
     HostFiles,
@@ -19,7 +20,6 @@ from dreambooth_core.families.host_files.record import (
 )
 from dreambooth_core.families.names.qwen_image import NAMES
 from dreambooth_core.families.packing import packed, unpacked
-from dreambooth_core.families.text import Conditioning
 from dreambooth_core.families.transformer import JOINT_ATTENTION, Call, TransformerFamily
 from dreambooth_core.objective.shift import FlowDefaults, linear_mu
 

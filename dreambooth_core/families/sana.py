@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from dreambooth_core.families.base import Conditioning
 from dreambooth_core.families.components import Components, Configs
-from dreambooth_core.families.text import Conditioning
 from dreambooth_core.families.transformer import Call, TransformerFamily
 from dreambooth_core.objective.shift import FlowDefaults
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from dreambooth_core.errors import UserError
+from dreambooth_core.families.base import Conditioning
 from dreambooth_core.families.components import Components, Configs
 from dreambooth_core.families.host_files.record import HostFiles, Tensors, count, flow_scheduler
 from dreambooth_core.families.names.sd3 import NAMES
-from dreambooth_core.families.text import Conditioning
 from dreambooth_core.families.transformer import (
     FEED_FORWARD,
     JOINT_ATTENTION,

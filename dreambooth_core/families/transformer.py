@@ -19,11 +19,10 @@ from torch import Tensor, nn
 from dreambooth_core.disk import replacing_folder, write_json
 from dreambooth_core.disk.reading import read_json
 from dreambooth_core.errors import UserError
-from dreambooth_core.families.base import Family, Loaded, SizeInfo
-from dreambooth_core.families.components import Components, Configs, config_of
+from dreambooth_core.families.base import Conditioning, Family, SizeInfo
+from dreambooth_core.families.components import Components, Configs, Loaded, config_of
 from dreambooth_core.families.host_files.read import SplitParts, fill
 from dreambooth_core.families.host_files.texts import hosts_file
-from dreambooth_core.families.text import Conditioning
 from dreambooth_core.formats.checkpoints.folder_layout import read_weights
 from dreambooth_core.formats.checkpoints.networks import (
     UNREADABLE,

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from dreambooth_core.families.base import Conditioning
 from dreambooth_core.families.components import Components
 from dreambooth_core.families.flux import LATENTS
 from dreambooth_core.families.host_files.record import (
@@ -18,7 +19,6 @@ from dreambooth_core.families.host_files.record import (
     flow_scheduler,
 )
 from dreambooth_core.families.names.z_image import BLOCKS, NAMES
-from dreambooth_core.families.text import Conditioning
 from dreambooth_core.families.transformer import Call, TransformerFamily
 
 TURBO_SHIFT = 3.0

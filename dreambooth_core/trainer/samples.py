@@ -14,10 +14,9 @@ from dreambooth_core.data.images import latent_mask
 from dreambooth_core.data.items import Items
 from dreambooth_core.data.plan import Slot
 from dreambooth_core.devices import Precision, send
-from dreambooth_core.families.base import SizeInfo
+from dreambooth_core.families.base import Conditioning, SizeInfo
 from dreambooth_core.families.components import Components
 from dreambooth_core.families.inpainting import conditions, random_mask
-from dreambooth_core.families.text import Conditioning
 from dreambooth_core.objective.objective import NoisySample
 from dreambooth_core.randomness import generator
 

@@ -23,11 +23,10 @@ from diffusers import ClassifierFreeGuidance, DiffusionPipeline, ModularPipeline
 from torch import Tensor
 
 from dreambooth_core.families.anima import _without_torchvision
-from dreambooth_core.families.base import SizeInfo
+from dreambooth_core.families.base import Conditioning, SizeInfo
 from dreambooth_core.families.components import Components
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.families.options import BaseOptions
-from dreambooth_core.families.text import Conditioning
 from dreambooth_core.objective.options import ObjectiveOptions
 from dreambooth_core.trainer.prepare import encode_each
 

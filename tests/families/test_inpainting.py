@@ -8,13 +8,12 @@ import pytest
 import torch
 from helpers.families import reduced_base
 
-from dreambooth_core.families.base import SizeInfo
+from dreambooth_core.families.base import Conditioning, SizeInfo
 from dreambooth_core.families.components import Components
 from dreambooth_core.families.inpainting import conditions, random_mask
 from dreambooth_core.families.loading import load_base
 from dreambooth_core.families.options import BaseOptions
 from dreambooth_core.families.sampling import SamplingSettings, decode, generate
-from dreambooth_core.families.text import Conditioning
 from dreambooth_core.randomness import generator
 
 

@@ -11,7 +11,7 @@ from helpers.runs import KeptBase, bare, folder_for, undecorated
 from torch import Tensor
 
 from dreambooth_core.data.plan import Slot
-from dreambooth_core.families.text import Conditioning
+from dreambooth_core.families.base import Conditioning
 from dreambooth_core.formats.storage import read_tensors
 from dreambooth_core.jobs import Event, RunFolder, read_receipt
 from dreambooth_core.methods.table import METHODS

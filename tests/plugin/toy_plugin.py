@@ -11,10 +11,9 @@ from diffusers import ConfigMixin, DiffusionPipeline, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from dreambooth_core.families.base import SizeInfo
+from dreambooth_core.families.base import Conditioning, SizeInfo
 from dreambooth_core.families.components import Components
 from dreambooth_core.families.names.record import GENERIC, LayerNames
-from dreambooth_core.families.text import Conditioning
 from dreambooth_core.families.transformer import TransformerFamily
 from dreambooth_core.methods.adapters import Lora
 from dreambooth_core.methods.table import MethodSpec

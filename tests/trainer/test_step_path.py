@@ -30,6 +30,8 @@ def test_a_step_passes_through_few_files(base: Path, pictures: Path, tmp_path: P
     finally:
         sys.setprofile(None)
     ours = {Path(name) for name in seen if Path(name).is_relative_to(HOME)}
+    # Torch asks it in each step where its compiler is unread, as in a worker; tests may read it.
+    ours.add(HOME / "deferral.py")
     told = sorted(path.relative_to(HOME).as_posix() for path in ours)
     assert {"trainer/train.py", "objective/diffusion.py", "optim/stepper.py"} <= set(told)
     assert len(told) <= MOST, "\n".join(told)

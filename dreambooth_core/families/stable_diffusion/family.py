@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from dreambooth_core.devices import send
 from dreambooth_core.errors import Unsupported
-from dreambooth_core.families.base import Family, Loaded, SizeInfo
+from dreambooth_core.families.base import Conditioning, Family, SizeInfo
 from dreambooth_core.families.clip_tokenizers import load_tokenizers
-from dreambooth_core.families.components import Components, Configs
+from dreambooth_core.families.components import Components, Configs, Loaded
 from dreambooth_core.families.stable_diffusion.build import build, empty
 from dreambooth_core.families.stable_diffusion.folder import write_folder
 from dreambooth_core.families.stable_diffusion.scheduler import FLOW_SIGMAS, with_scheduler
 from dreambooth_core.families.stable_diffusion.single_write import write_single_file
-from dreambooth_core.families.text import Conditioning, encode_chunks, tokenise
+from dreambooth_core.families.text import encode_chunks, tokenise
 from dreambooth_core.formats.checkpoints.networks import component_of
 from dreambooth_core.formats.checkpoints.parts import FLOW, ModelParts
 from dreambooth_core.memory.models import training_step
