@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -11,13 +9,15 @@ from rich.progress import (
     Progress,
     TaskID,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
 from dreambooth_core.commands.console import terminal, words
 from dreambooth_core.jobs import Event
 from dreambooth_core.jobs.stages import stage_words
+
+WIDE = 100
+"""Columns of a terminal from which on everything is told; a line of 80 is full without."""
 
 MEASURED = {"held_out_loss": "held-out loss", "likeness": "likeness", "score": "score"}
 """What is told of a measurement, and how."""
@@ -28,12 +28,12 @@ class EventPrinter:
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or terminal(stderr=True)
+        self._is_wide = self.console.width >= WIDE
         self.progress = Progress(
             TextColumn("{task.description:<18}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=24 if self._is_wide else 8),
             MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
             TextColumn("{task.fields[note]}"),
             console=self.console,
             refresh_per_second=4,
@@ -75,11 +75,12 @@ class EventPrinter:
             return
         if stage not in self._tasks:
             self._tasks[stage] = self.progress.add_task(stage_words(stage), total=total, note="")
-        self.progress.update(self._tasks[stage], completed=done, total=total, note=_note(event))
+        self.progress.update(
+            self._tasks[stage], completed=done, total=total, note=self._note(event)
+        )
 
-
-def _note(event: dict[str, Any]) -> str:
-    if event.get("loss") is None:
-        return ""
-    seconds = event.get("seconds_per_step") or 0.0
-    return f"loss {event['loss']:.4f}  lr {event['lr']:.1e}  {seconds:.2f} s/step"
+    def _note(self, event: Event) -> str:
+        if event.get("loss") is None:
+            return ""
+        rate = f"  lr {event['lr']:.1e}" if self._is_wide else ""
+        return f"loss {event['loss']:.4f}{rate}  {event.get('seconds_per_step') or 0.0:.2f} s/step"

@@ -44,6 +44,20 @@ def test_events() -> None:
     assert written(console).count(SHOWN) == 2
 
 
+@pytest.mark.parametrize(("width", "rate"), [(80, ""), (120, "  lr 1.0e-04")])
+def test_a_line_of_the_progress_fits_the_terminal(width: int, rate: str) -> None:
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    with EventPrinter(console) as printer:
+        printer({"kind": "progress", "stage": "proof", "time": 0.0})
+        for step in (1, 4000):
+            event = {"kind": "progress", "stage": "train", "step": step, "steps": 4000}
+            told = {"loss": 0.1893, "lr": 1e-4, "seconds_per_step": 0.94, "time": 0.0}
+            printer({**event, **told})
+    last = [line for line in written(console).splitlines() if "training" in line][-1]
+    assert "4000/4000" in last and "00:00" in last
+    assert f"loss 0.1893{rate}  0.94 s/step" in last and "…" not in last
+
+
 def test_check_shows_a_prompt_as_it_is(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
