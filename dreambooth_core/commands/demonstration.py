@@ -112,11 +112,14 @@ class Demonstration:
         return sheet(
             [
                 Row("the five\nimages", self.subject[:count]),
-                Row(f"{subject}\n\nbefore", before.subject[first]),
+                Row(
+                    f"{subject}\n\nbefore",
+                    before.subject[first],
+                    columns=[f"… {name}" for name in BACKGROUNDS],
+                ),
                 Row("after", after.subject[first]),
-                Row(f"{of_class}\n\nbefore", before.of_class[:count]),
+                Row(f"{of_class}\n\nbefore", before.of_class[:count], columns=[""]),
                 Row("after", after.of_class[:count]),
             ],
-            columns=[f"… {name}" for name in BACKGROUNDS],
             title="dreambooth demo: the same prompts and seeds before and after training",
         )

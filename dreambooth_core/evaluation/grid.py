@@ -11,6 +11,8 @@ INK = (32, 33, 36)
 PAPER = (255, 255, 255)
 GAP = 8
 """Pixels of white space around each image."""
+COLUMN = 24
+"""Pixels of a line of headings."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,8 @@ class Row:
 
     label: str
     images: Sequence[Image.Image]
+    columns: Sequence[str] = ()
+    """A heading above each image, for this row and those below it until the next; or none."""
 
 
 def sheet(
@@ -32,7 +36,7 @@ def sheet(
 
     Args:
         rows: the rows; short ones leave their last places empty.
-        columns: a heading for each column, or none.
+        columns: headings of the first row, where it has none of its own.
         tile: side of an image on the sheet, in pixels.
     """
     font = ImageFont.load_default(15)
@@ -40,22 +44,23 @@ def sheet(
     lengths = (font.getlength(line) for row in rows for line in row.label.splitlines())
     label_width = int(max(lengths, default=0)) + 2 * GAP
     width = max((len(row.images) for row in rows), default=0) * (tile + GAP) + label_width + GAP
-    top = GAP + (36 if title else 0)
-    column_height = 24 if columns else 0
-    height = top + column_height + len(rows) * (tile + GAP) + GAP
+    heads = [row.columns or (columns if not line else ()) for line, row in enumerate(rows)]
+    y = GAP + (36 if title else 0)
+    height = y + sum(tile + GAP + (COLUMN if head else 0) for head in heads) + GAP
     page = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(page)
     if title:
         draw.text((GAP, GAP), title, font=heading, fill=INK)
-    for index, text in enumerate(columns):
-        x = label_width + index * (tile + GAP) + tile // 2
-        draw.text((x, top + column_height // 2), text, font=font, fill=INK, anchor="mm")
-    for line, row in enumerate(rows):
-        y = top + column_height + line * (tile + GAP)
+    for row, head in zip(rows, heads, strict=True):
+        for index, text in enumerate(head):
+            x = label_width + index * (tile + GAP) + tile // 2
+            draw.text((x, y + COLUMN // 2), text, font=font, fill=INK, anchor="mm")
+        y += COLUMN if head else 0
         draw.multiline_text(
             (GAP, y + tile // 2), row.label, font=font, fill=INK, anchor="lm", spacing=5
         )
         for index, image in enumerate(row.images):
             resized = image.convert("RGB").resize((tile, tile), Image.Resampling.LANCZOS)
             page.paste(resized, (label_width + index * (tile + GAP), y))
+        y += tile + GAP
     return page
