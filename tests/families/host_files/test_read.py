@@ -2,130 +2,27 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import shutil
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from helpers import flow_bases, flow_tokenizers, host_files
+from helpers import flow_bases, host_files
+from helpers.host_bases import WRITERS, Bases, answer, options, refused
 from helpers.host_files import Split
 from transformers import T5Config, T5EncoderModel
-from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from dreambooth_core.commands.main import main
 from dreambooth_core.errors import UserError
-from dreambooth_core.families import flux, hidream, ideogram4, krea2, lumina2, qwen_image, sd3
 from dreambooth_core.families.components import Components
 from dreambooth_core.families.host_files import language as host_language
-from dreambooth_core.families.host_files import texts as host_texts
-from dreambooth_core.families.host_files import vaes as host_vaes
 from dreambooth_core.families.host_files.find import find_parts
 from dreambooth_core.families.loading import load_base, read_configs
 from dreambooth_core.families.options import BaseOptions
 from dreambooth_core.families.registry import FAMILIES
-from dreambooth_core.families.stable_diffusion import text
 from dreambooth_core.formats.storage import read_metadata, write_tensors
 
-SENTENCEPIECE = Path(__file__).with_name("sentencepiece.json")
-"""A small model that the sentencepiece package (0.2.3) made, and the ids that it gives."""
-WRITERS = {
-    "z_image": flow_bases.z_image,
-    "flux2": flow_bases.flux2_klein,
-    "flux": flow_bases.flux,
-    "chroma": flow_bases.chroma,
-    "sd3": flow_bases.sd3,
-    "lumina2": flow_bases.lumina2,
-    "qwen_image": flow_bases.qwen_image,
-    "krea2": flow_bases.krea2,
-    "ideogram4": flow_bases.ideogram4,
-    "hidream": flow_bases.hidream,
-}
-ALL = {**WRITERS, "flux2_dev": partial(flow_bases.flux2_dev, head=8)}
-"""Flux.2 dev too, whose tiny Mistral has heads of 8: ``host_language.LLAMA_HEAD``."""
-PROMPT = "a photo of a red star"
-
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What no shape tells, as the tiny bases have it."""
-    monkeypatch.setattr(host_vaes, "NORM_GROUPS", 4)
-    monkeypatch.setattr(text, "HEAD_WIDTH", 16)
-    for family in (flux, qwen_image, krea2, lumina2):
-        monkeypatch.setattr(family, "AXES", flow_bases.AXES)
-    monkeypatch.setattr(hidream, "HEAD", flow_bases.HEAD)
-    monkeypatch.setattr(hidream, "MOST", [16, 16])
-    monkeypatch.setattr(ideogram4, "MROPE", [4, 2, 2])
-    monkeypatch.setattr(ideogram4, "ROPE", 100)
-    monkeypatch.setattr(sd3, "HEAD", flow_bases.HEAD)
-    monkeypatch.setattr(krea2, "LAYERS", (1, 2, 3))
-    monkeypatch.setattr(host_texts, "CLIP_L_LAYERS", 3)
-    monkeypatch.setattr(host_language, "QWEN25_HEAD", 16)
-    monkeypatch.setattr(host_language, "GEMMA2_HEAD", 16)
-    monkeypatch.setattr(host_language, "LLAMA_HEAD", 16)
-    plain = {"rope_theta": 10000.0, "rms_norm_eps": 1e-6, "max_position_embeddings": 1024}
-    monkeypatch.setattr(host_language, "LLAMA_FACTS", plain)
-    monkeypatch.setattr(host_language, "MISTRAL_FACTS", plain)
-    monkeypatch.setitem(host_language.QWEN3_FACTS, "rope_theta", 10000.0)
-    monkeypatch.setitem(host_language.QWEN3_VL_FACTS, "rope_theta", 500000.0)
-    monkeypatch.setitem(host_language.QWEN25_VL_FACTS, "rms_norm_eps", 1e-5)
-
-
-class Bases:
-    """Each tiny base once, as a folder and as files."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        self.made: dict[str, tuple[Path, Split]] = {}
-        self.read: dict[str, Components] = {}
-
-    def of(self, name: str) -> tuple[Path, Split]:
-        if name not in self.made:
-            folder = ALL[name](self.home / name)
-            files = host_files.write_split(FAMILIES[name], folder, self.home / f"{name} files")
-            self.made[name] = folder, files
-        return self.made[name]
-
-    def loaded(self, name: str) -> Components:
-        """The folder's models, which no test changes."""
-        if name not in self.read:
-            self.read[name] = load_base(BaseOptions(model=str(self.of(name)[0])))
-        return self.read[name]
-
-
-@pytest.fixture(scope="module")
-def bases(tmp_path_factory: pytest.TempPathFactory) -> Bases:
-    return Bases(tmp_path_factory.mktemp("bases"))
-
-
-def options(files: Split) -> BaseOptions:
-    return BaseOptions(
-        model=str(files.denoiser),
-        vae=str(files.vae),
-        text_encoders=[str(path) for path in files.texts],
-        tokenizer=str(files.tokenizer),
-    )
-
-
-def answer(parts: Components) -> torch.Tensor:
-    """Of the denoiser, to a prompt that the text encoders read.
-
-    From copies of the weights: kernels sum in an order that depends on where in a file they lie."""
-    for model in parts.models.values():
-        for parameter in model.parameters():
-            parameter.data = parameter.data.clone()
-    generator = torch.Generator().manual_seed(1)
-    noisy = torch.randn(1, *parts.family.latent_shape(parts.configs, 64, 64), generator=generator)
-    with torch.no_grad():
-        dtype = next(parts.denoiser.parameters()).dtype
-        conditioning = parts.family.encode(parts, [PROMPT]).to(
-            device=torch.device("cpu"), dtype=dtype
-        )
-        return parts.family.predict(parts, noisy.to(dtype), torch.tensor([0.4]), conditioning, [])
+pytestmark = pytest.mark.usefixtures("small")
 
 
 def same(ours: Components, theirs: Components) -> None:
@@ -244,12 +141,6 @@ def test_half_precision_stays_as_it_is(bases: Bases, tmp_path: Path, dtype: torc
     assert {p.dtype for p in ours.vae.parameters()} == {torch.float32}
 
 
-def refused(base: BaseOptions) -> str:
-    with pytest.raises(UserError) as caught:
-        load_base(base)
-    return " ".join(filter(None, (caught.value.what, str(caught.value.where), caught.value.do)))
-
-
 def test_what_is_missing_is_named_with_its_folder(bases: Bases) -> None:
     _, files = bases.of("z_image")
     whole = options(files)
@@ -307,30 +198,6 @@ def test_the_vae_may_be_a_folder(bases: Bases) -> None:
         assert all(torch.equal(ours[key], tensor) for key, tensor in theirs.items())
 
 
-def test_a_tokenizer_that_lacks_what_frames_the_prompt_is_refused(
-    bases: Bases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Qwen2.5's, which ComfyUI has, is Z-Image's as it is; Klein's prompts hold more."""
-    older = [token for token in flow_tokenizers.QWEN_SPECIAL if "think" not in token]
-    monkeypatch.setattr(flow_tokenizers, "QWEN_SPECIAL", older)
-    flow_tokenizers.qwen().save_pretrained(tmp_path)
-    assert load_base(replace(options(bases.of("z_image")[1]), tokenizer=str(tmp_path)))
-    said = refused(replace(options(bases.of("flux2")[1]), tokenizer=str(tmp_path)))
-    assert "does not know <think>" in said
-
-
-def test_inspect_says_where_a_tokenizer_is(
-    bases: Bases, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """For hosts that ask what they should name."""
-    _, files = bases.of("z_image")
-    told = []
-    for path in (*files.texts, files.denoiser):
-        assert main(["inspect", str(path), "--json"]) == 0
-        told.append(json.loads(capsys.readouterr().out).get("tokenizer"))
-    assert told == ["comfy/text_encoders/qwen25_tokenizer", None]
-
-
 def test_the_other_parts_are_found_in_the_hosts_folders(bases: Bases, tmp_path: Path) -> None:
     """Those that fit, among those of other models."""
     _, files = bases.of("z_image")
@@ -355,14 +222,6 @@ def test_the_other_parts_are_found_in_the_hosts_folders(bases: Bases, tmp_path: 
         "its VAE",
     ]
     assert find_parts(files.vae, homes) is None
-
-
-def test_clips_tokenizer_comes_with_the_program(bases: Bases) -> None:
-    folder, files = bases.of("flux")
-    one = replace(options(files), tokenizer=str(folder / "tokenizer_2"))
-    clip, t5 = load_base(one, weights=False).tokenizers
-    assert len(clip) == 49408
-    assert type(t5).__name__.startswith("T5")
 
 
 def test_parts_in_each_others_places_are_refused(bases: Bases) -> None:
@@ -416,82 +275,6 @@ def test_quantised_files_are_named(bases: Bases, tmp_path: Path, name: str, kind
     assert "bf16" in said
 
 
-def test_gemmas_tokenizer_stands_in_its_file(bases: Bases, tmp_path: Path) -> None:
-    """As ComfyUI stores it; its ids are those of the sentencepiece package."""
-    _, files = bases.of("lumina2")
-    known = json.loads(SENTENCEPIECE.read_text(encoding="utf-8"))
-    text = dict(files.tensors["text_encoder"])
-
-    def load(model: bytes) -> list[Any]:
-        text["spiece_model"] = torch.frombuffer(bytearray(model), dtype=torch.uint8)
-        write_tensors(tmp_path / "gemma.safetensors", text)
-        named = [str(tmp_path / "gemma.safetensors")]
-        asked = replace(options(files), text_encoders=named, tokenizer=None)
-        return load_base(asked, weights=False).tokenizers
-
-    tokenizer = load(base64.b64decode(known["model"]))[0]
-    assert {line: tokenizer(line).input_ids for line in known["ids"]} == known["ids"]
-    for broken in (b"\x0a\xff", bytes(range(256))):
-        with pytest.raises(UserError, match="stored in this file is"):
-            load(broken)
-
-
-def tekken(tokenizer: Any) -> bytes:
-    """A byte-pair tokenizer in Mistral's own form: special tokens, then pairs by their rank."""
-    letters = {letter: byte for byte, letter in bytes_to_unicode().items()}
-    special = flow_tokenizers.MISTRAL_SPECIAL
-    pairs = sorted((i, text) for text, i in tokenizer.get_vocab().items() if text not in special)
-    words = [bytes(letters[letter] for letter in text) for _, text in pairs]
-    words.sort(key=lambda word: len(word) > 1)  # single bytes come first there
-    return json.dumps(
-        {
-            "config": {
-                "pattern": r" ?[^\s]+|\s+",
-                "default_vocab_size": len(special) + len(words),
-                "default_num_special_tokens": len(special),
-            },
-            "vocab": [
-                {"rank": rank, "token_bytes": base64.b64encode(word).decode(), "token_str": None}
-                for rank, word in enumerate(words)
-            ],
-            "special_tokens": [
-                {"rank": rank, "token_str": text, "is_control": True}
-                for rank, text in enumerate(special)
-            ],
-        }
-    ).encode()
-
-
-@pytest.mark.parametrize("cut", [False, True])
-def test_flux2_dev_reads_with_the_hosts_mistral(
-    tmp_path: Path, cut: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whose file holds its tokenizer and no image tower, and ComfyUI's has 30 layers without the
-    norm: prompts are encoded as by the folder's Mistral."""
-    monkeypatch.setattr(host_language, "LLAMA_HEAD", 8)
-    folder = flow_bases.flux2_dev(tmp_path / "folder", head=8)
-    family = FAMILIES["flux2_dev"]
-    files = host_files.write_split(family, folder, tmp_path / "files")
-    theirs = load_base(BaseOptions(model=str(folder)))
-    text = files.tensors["text_encoder"]
-    if cut:
-        after = tuple(name for name in text if ".layers.30." in name or name == "model.norm.weight")
-        assert len(after) == 10
-        text = host_files.without(text, after)
-    model = tekken(theirs.tokenizers[0])
-    text["tekken_model"] = torch.frombuffer(bytearray(model), dtype=torch.uint8)
-    write_tensors(files.texts[0], text)
-    ours = load_base(replace(options(files), tokenizer=None), weights=True)
-    assert ours.family is family and ours.is_told_guidance
-    # The words have other numbers in this form, as a Mistral of the same words would have.
-    places = {i: word for word, i in ours.tokenizers[0].get_vocab().items()}
-    old = theirs.tokenizers[0].get_vocab()
-    order = [old[places[i]] for i in range(len(places))]
-    embedding = ours.text_encoders[0].get_input_embeddings()
-    embedding.weight.data = embedding.weight.data[order]
-    assert torch.equal(answer(ours), answer(theirs))
-
-
 def test_a_mistral_that_lacks_what_is_read_is_refused(tmp_path: Path) -> None:
     folder = flow_bases.flux2_dev(tmp_path / "folder", head=8)
     files = host_files.write_split(FAMILIES["flux2_dev"], folder, tmp_path / "files")
@@ -520,12 +303,6 @@ def test_the_second_denoiser_lies_beside_the_first(bases: Bases, tmp_path: Path)
     assert "its unconditional denoiser" in said and "models/diffusion_models" in said
     found = find_parts(alone, [home])
     assert found is not None and found.missing[0] == "its unconditional denoiser (beside it)"
-
-
-def test_a_tokenizers_folder_without_one_is_refused(bases: Bases, tmp_path: Path) -> None:
-    (tmp_path / "tokenizer_config.json").write_text("{}", encoding="utf-8")
-    said = refused(replace(options(bases.of("z_image")[1]), tokenizer=str(tmp_path)))
-    assert "no tokenizer in this folder" in said
 
 
 @pytest.mark.parametrize("name", ["z_image", "hidream", "ideogram4", "flux2_dev"])
