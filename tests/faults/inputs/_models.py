@@ -426,3 +426,20 @@ def ending(*ends: str) -> Callable[[list[str]], str]:
 
 def _ending(ends: tuple[str, ...], names: list[str]) -> str:
     return next(name for name in names if name.endswith(ends))
+
+
+def say(key: str, text: str, *, bare: bool = False) -> Damage:
+    """Sets a text of the metadata; ``bare`` takes our own configurations away."""
+
+    def damage(base: Path) -> None:
+        from safetensors.torch import load_file, save_file
+
+        from dreambooth_core.formats.storage import read_metadata
+
+        tensors, metadata = load_file(base), read_metadata(base)
+        if bare:
+            metadata.pop("dreambooth.model")
+        base.unlink()
+        save_file(tensors, base, {**metadata, key: text})
+
+    return damage
