@@ -84,7 +84,8 @@ def test_one_that_leaves_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.M
         lock.release()
 
     monkeypatch.setattr(spare, "write_text", leaving)
-    assert not spare.hand_over(tmp_path, "k", RUN, patience=1e9)
+    monkeypatch.setattr(spare.time, "sleep", lambda _: pytest.fail("waited for nobody"))
+    assert not spare.hand_over(tmp_path, "k", RUN)
     assert not list(folder.glob("*.request"))
 
 
