@@ -244,7 +244,8 @@ def _write_peft(adapter: Adapter, folder: Path) -> Path:
             do="Write the host layout, which keeps them.",
         )
     renamed = adapter.with_modules(_stable(adapter) | written(adapter, "diffusers"))
-    beside = getattr(names_of(adapter.family), "beside", "")
+    layers = names_of(adapter.family)
+    beside = layers.beside if layers is not None else ""
     if beside and any(name.startswith(beside) for name in renamed.modules):
         raise Unsupported(
             "peft's layout has no place for the text conditioner", do="Write the host layout."
