@@ -20,7 +20,7 @@ SHOWN: dict[str, tuple[str, str]] = {
     "base.revision": (DATA, "test_revision_and_variant_choose_the_hubs_files"),
     "base.variant": (DATA, "test_revision_and_variant_choose_the_hubs_files"),
     "base.vae": (DATA, "test_another_vae_encodes_the_pictures"),
-    "base.text_encoders": (SPLIT, "test_files_are_the_folder_to_the_bit"),
+    "base.text_encoders": (SPLIT, "test_parts_in_each_others_places_are_refused"),
     "base.tokenizer": (SPLIT, "test_what_is_missing_is_named_with_its_folder"),
     "base.prediction_type": (DATA, "test_the_prediction_type_can_be_told"),
     "base.clip_skip": (DATA, "test_clip_skip_and_prompt_chunks_reach_the_unet"),
